@@ -1,0 +1,115 @@
+"""What the rest of the program knows of a server: one-token reads of label tokens.
+
+A *read* asks for the log-probs of a few tokens right after a prompt. Reads that share a prefix
+are cheap on a server with a prefix cache, if they arrive in the right order; that order is the
+planner's business (`icm_client.scoring.planner`), and `Endpoint.lanes` is what it must know.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+TokenIds = tuple[int, ...]
+
+
+class Exactness(StrEnum):
+    """How much a log-prob can be relied on."""
+
+    EXACT = "exact"
+    """From the softmax over the whole vocabulary."""
+
+
+class Read(NamedTuple):
+    """A question: the log-probs of `wanted` as the token that follows `prompt`."""
+
+    prompt: TokenIds
+    wanted: TokenIds
+
+
+class Answer(NamedTuple):
+    """Natural-log probabilities (nats), aligned with `Read.wanted`; all finite and <= 0."""
+
+    log_probs: tuple[float, ...]
+    exactness: Exactness
+
+
+@dataclass(slots=True)
+class Usage:
+    """Running totals of one endpoint, for progress and cost.
+
+    Attributes:
+        requests: HTTP requests that asked for log-probs or warmed a prefix (retries included).
+        computed_tokens: prompt tokens the server prefilled.
+        cached_tokens: prompt tokens the server read from its prefix cache.
+        retries: attempts beyond the first.
+    """
+
+    requests: int = 0
+    computed_tokens: int = 0
+    cached_tokens: int = 0
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """Which server and model answer.
+
+    Attributes:
+        kind: "vllm" or "llama.cpp".
+        model: the model's name as the server gives it.
+        context_length: prompt tokens that one request may hold.
+        fingerprint: a hex digest over everything the server tells about itself that can change
+            a log-prob: part of every key in the score store.
+    """
+
+    kind: str
+    model: str
+    context_length: int
+    fingerprint: str
+
+
+class Endpoint(Protocol):
+    """One served base model.
+
+    Attributes:
+        identity: who answers.
+        lanes: number of independent prefix caches that serve one request at a time in the order
+            sent (llama.cpp's slots); 0 where the server schedules concurrent requests over one
+            shared prefix cache itself (vLLM).
+        usage: running totals.
+    """
+
+    @property
+    def identity(self) -> ServerIdentity: ...
+
+    @property
+    def lanes(self) -> int: ...
+
+    @property
+    def usage(self) -> Usage: ...
+
+    async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
+        """Token ids of `text`; with `add_special`, behind the model's own BOS where it has one."""
+        ...
+
+    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
+        """Answer `reads` (all with the same `wanted`) in one go, aligned with them.
+
+        Args:
+            reads: at least one; on a server with lanes they are sent one by one in this order.
+            lane: which lane serves them, where `lanes > 0`.
+
+        Raises:
+            EndpointError: retries included, the server did not answer.
+            ScoreError: it answered, and the answer holds no usable score.
+        """
+        ...
+
+    async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
+        """Have the server prefill `prefix` into its cache. Raises as `read`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections; stop the server where this endpoint started it."""
+        ...

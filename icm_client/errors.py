@@ -1,0 +1,142 @@
+"""Every error that icm-client raises on purpose.
+
+    IcmError
+    ├── InputError                  the user's own input; raised before anything is spent
+    │   ├── RowError                a row of a data file
+    │   ├── TaskError               template, labels or prior
+    │   └── SetupError              a missing extra, model file or cache folder
+    ├── EndpointError               the server, or the way to it
+    │   ├── EndpointUnreachable     * refused, reset, DNS, TLS
+    │   ├── EndpointTimeout         * no complete answer within the deadline
+    │   ├── EndpointOverloaded      * 429 or 503: back pressure
+    │   ├── EndpointFault           * any other 5xx
+    │   ├── MalformedAnswer         * 200 with a body that is not the protocol's
+    │   ├── RequestRefused            4xx that a repetition cannot heal
+    │   │   ├── AuthenticationRefused 401, 403
+    │   │   ├── ModelNotFound         404 for the model's name
+    │   │   └── PromptTooLong         longer than the server's context
+    │   ├── UnsupportedServer         answers, but not as any server known here
+    │   └── EmbeddedServerFailed      the llama.cpp child did not start, or died
+    ├── ScoreError                  an answer from which no score may be taken
+    │   ├── LabelMissing              a label's token is not among the log-probs
+    │   └── ScoreNotFinite          * NaN, infinite, positive, or the -9999 padding
+    └── StoreError                  the score store cannot be read or written
+
+An asterisk marks errors that a repetition can heal (`retryable`).
+"""
+
+
+class IcmError(Exception):
+    """The root: `except IcmError` catches everything that this package raises on purpose."""
+
+    retryable = False
+
+
+class InputError(IcmError):
+    """The user's input is wrong; nothing has been sent yet. The message says what to do."""
+
+
+class RowError(InputError):
+    """A row cannot be used. Carries where it stands.
+
+    Attributes:
+        path: the file as the user named it, or None for rows given from Python.
+        line: 1-based line of a text file, or 1-based row of a Parquet file or list; None where
+            the whole file is meant.
+    """
+
+    def __init__(self, reason: str, *, path: str | None = None, line: int | None = None) -> None:
+        """Join place and reason into `FILE:LINE: reason`."""
+        self.path = path
+        self.line = line
+        where = path if path is not None else "rows"
+        super().__init__(f"{where}:{line}: {reason}" if line is not None else f"{where}: {reason}")
+
+
+class TaskError(InputError):
+    """The template, the labels or the prior cannot be used, or not with this model's tokenizer."""
+
+
+class SetupError(InputError):
+    """Something that must be installed or present is not; the message has the command to run."""
+
+
+class EndpointError(IcmError):
+    """The server failed or refused, or could not be reached."""
+
+
+class EndpointUnreachable(EndpointError):
+    """No connection, or one that broke: the server may be starting or restarting."""
+
+    retryable = True
+
+
+class EndpointTimeout(EndpointError):
+    """No complete answer within the attempt's deadline."""
+
+    retryable = True
+
+
+class EndpointOverloaded(EndpointError):
+    """429 or 503. `retry_after_s` is what the server asked for, or None."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        """Keep the wait that the server asked for, in seconds."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EndpointFault(EndpointError):
+    """A 5xx other than 503."""
+
+    retryable = True
+
+
+class MalformedAnswer(EndpointError):
+    """Status 200, but not the protocol: HTML, cut-off JSON, fewer choices than prompts."""
+
+    retryable = True
+
+
+class RequestRefused(EndpointError):
+    """A 4xx: the same request would be refused again."""
+
+
+class AuthenticationRefused(RequestRefused):
+    """401 or 403: set ICM_API_KEY, or ask the server's owner."""
+
+
+class ModelNotFound(RequestRefused):
+    """The server does not serve the model that was asked for; the message lists what it has."""
+
+
+class PromptTooLong(RequestRefused):
+    """The prompt does not fit the server's context: fewer demos, shorter rows, a larger context."""
+
+
+class UnsupportedServer(EndpointError):
+    """The server's answers fit none of the servers known here."""
+
+
+class EmbeddedServerFailed(EndpointError):
+    """The embedded llama.cpp server did not start or died; the message ends with its last words."""
+
+
+class ScoreError(IcmError):
+    """The server answered, but no score may be taken from the answer."""
+
+
+class LabelMissing(ScoreError):
+    """A label's token is not among the returned log-probs; it is never read as probability 0."""
+
+
+class ScoreNotFinite(ScoreError):
+    """A log-prob is NaN, infinite, positive, or -9999.0 (vLLM's padding; its JSON has no -inf)."""
+
+    retryable = True
+
+
+class StoreError(IcmError):
+    """The score store cannot be opened, read or written (disk full, permissions, damage)."""
