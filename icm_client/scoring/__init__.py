@@ -1,0 +1,30 @@
+"""Log-probs of labels after contexts: prompts, the order of requests, and the score store.
+
+`Scorer` is the `icm_client.coherence.problem.Score` that a search is given.
+"""
+
+from icm_client.scoring.assemble import Pieces, context_ids, prompt_ids, tokenize_pieces
+from icm_client.scoring.label_trie import LabelTokens, LabelTrie
+from icm_client.scoring.lanes import assign_lanes
+from icm_client.scoring.planner import Branch, optimal_tokens, plan, prune
+from icm_client.scoring.scorer import Scorer, ScorerStats, ScoringProgress
+from icm_client.scoring.store import ScoreStore, default_path
+
+__all__ = [
+    "Branch",
+    "LabelTokens",
+    "LabelTrie",
+    "Pieces",
+    "ScoreStore",
+    "Scorer",
+    "ScorerStats",
+    "ScoringProgress",
+    "assign_lanes",
+    "context_ids",
+    "default_path",
+    "optimal_tokens",
+    "plan",
+    "prompt_ids",
+    "prune",
+    "tokenize_pieces",
+]

@@ -1,0 +1,37 @@
+"""Calibrated scores: what the items say about the labels, with the context's own taste divided out.
+
+A model behind a context prefers some label for every target, whatever the target says. Raw
+log-probs then reward labelling everything alike: on movie reviews with gemma-3-270m the mean
+log-prob of an all-positive labelling is -0.01, that of the gold labels -0.45. Dividing each
+label's mean probability in the same context out leaves the pointwise mutual information of item
+and label; a one-label solution then scores 0 or less.
+"""
+
+import numpy as np
+
+from icm_client.coherence.problem import FloatArray
+
+
+def pointwise_mutual_information(log_probs: FloatArray) -> FloatArray:
+    """`log P(y | x_i, C) - log mean_j P(y | x_j, C)` for targets `j` scored after one context `C`.
+
+    Args:
+        log_probs: shape `[n, K]`, nats; all rows from the same context.
+
+    Returns:
+        Shape `[n, K]`, nats. For a fixed label the mean over items is at most 0 (Jensen), so a
+        labelling that uses one label for everything cannot score above 0.
+    """
+    largest = log_probs.max(axis=0)
+    log_mean = largest + np.log(np.exp(log_probs - largest).mean(axis=0))
+    calibrated: FloatArray = log_probs - log_mean
+    return calibrated
+
+
+def log_softmax(scores: FloatArray) -> FloatArray:
+    """Normalise over the labels (last axis), in nats."""
+    largest = scores.max(axis=-1, keepdims=True)
+    normalised: FloatArray = (
+        scores - largest - np.log(np.exp(scores - largest).sum(axis=-1, keepdims=True))
+    )
+    return normalised

@@ -1,0 +1,96 @@
+"""Which name belongs to which class: the same labels, scored again with label names exchanged.
+
+Mutual predictability alone cannot name classes. Where a label's word says what it means, the
+labelling with the names exchanged is much less coherent; where it does not (` A` / ` B`), both
+are equally coherent and a person must say which class is which.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from icm_client.coherence.calibration import pointwise_mutual_information
+from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Query, Score
+
+CLEAR_STANDARD_ERRORS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class NameExchange:
+    """The closest of the exchanges tried.
+
+    Attributes:
+        names: the labelling with label `k` renamed `names[k]`, shape `[K]`.
+        utility: calibrated `U` of the labels as found, over the targets scored, nats an item.
+        exchanged_utility: the same with the names exchanged.
+        standard_error: of the mean paired difference of the two, nats.
+    """
+
+    names: tuple[int, ...]
+    utility: float
+    exchanged_utility: float
+    standard_error: float
+
+    @property
+    def ambiguous(self) -> bool:
+        """The exchanged labelling is not clearly worse than the one found."""
+        margin = self.utility - self.exchanged_utility
+        return margin < CLEAR_STANDARD_ERRORS * self.standard_error
+
+    @property
+    def better(self) -> bool:
+        """The exchanged labelling is clearly better: the labels found are the wrong way round."""
+        margin = self.exchanged_utility - self.utility
+        return margin > CLEAR_STANDARD_ERRORS * self.standard_error
+
+
+def exchanges(n_labels: int) -> list[tuple[int, ...]]:
+    """Neighbouring names exchanged: one way for two labels, `K` ways for more (the last with the first)."""
+    swaps = [(0, 1)] if n_labels == 2 else [(k, (k + 1) % n_labels) for k in range(n_labels)]  # noqa: PLR2004
+    names = []
+    for a, b in swaps:
+        renamed = list(range(n_labels))
+        renamed[a], renamed[b] = b, a
+        names.append(tuple(renamed))
+    return names
+
+
+async def exchange_names(
+    context: Context,
+    targets: Sequence[int],
+    calibrated: FloatArray,
+    labels: IntArray,
+    score: Score,
+) -> NameExchange:
+    """Score `targets` behind `context` with names exchanged, and compare.
+
+    Args:
+        context: demos of the last sweep, as they were labelled then.
+        targets: items scored behind `context` in the last sweep.
+        calibrated: shape `[len(targets), K]`, their calibrated scores then.
+        labels: shape `[N]`, the labels found.
+        score: the way out; `len(targets)` queries an exchange.
+
+    Returns:
+        The exchange whose labelling is the most coherent.
+    """
+    held = labels[np.asarray(targets)]
+    rows = np.arange(len(targets))
+    as_found = calibrated[rows, held]
+    closest: NameExchange | None = None
+    for names in exchanges(calibrated.shape[1]):
+        renamed = tuple(Demo(demo.item, names[demo.label]) for demo in context)
+        log_probs = await score([Query(renamed, target) for target in targets])
+        exchanged = pointwise_mutual_information(log_probs)[rows, np.asarray(names)[held]]
+        difference = as_found - exchanged
+        tried = NameExchange(
+            names=names,
+            utility=float(as_found.mean()),
+            exchanged_utility=float(exchanged.mean()),
+            standard_error=float(difference.std(ddof=1) / np.sqrt(len(targets))),
+        )
+        if closest is None or tried.exchanged_utility > closest.exchanged_utility:
+            closest = tried
+    assert closest is not None  # noqa: S101 - at least one exchange for K >= 2
+    return closest

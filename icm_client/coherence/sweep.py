@@ -1,0 +1,309 @@
+"""The `fast` search: every item relabelled at once, sweep after sweep, from fold contexts.
+
+Algorithm 1 of the paper (arXiv 2506.10139) moves one label a step and reads the whole objective
+again. Here one sweep scores all `N` items behind `F` shared contexts, `F * C + N` prompts' worth
+of tokens, and relabels them all:
+
+    D <- K0 random items with random labels
+    for t = 1, 2, ...:
+        split the items into F folds
+        for each fold f:   C_f <- balanced demos from D \\ D_f
+                           s_t(i, y) <- log P(y | x_i, C_f) - log mean_j P(y | x_j, C_f)
+        S <- mean of the last M sweeps' s
+        D <- {(x_i, y_i)},  y_i ~ softmax(S(i, .) / T_t),  T_t falling to 0
+        U(D) <- mean_i s_t(i, y_i)
+    until fewer than 1% of the labels move and U no longer climbs
+
+The objective is the calibrated one (`calibration`): the paper's `P(D)` as a mean, with each
+context's own preference divided out, so that labelling everything alike scores 0. As fold contexts
+stand for leave-one-out contexts, this is Algorithm 3 of the paper's Appendix G with in-context
+learning in the place of fine-tuning.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
+from icm_client.coherence.contexts import UNLABELLED, draw_demos, split_folds
+from icm_client.coherence.labels import random_labels
+from icm_client.coherence.polarity import NameExchange, exchange_names
+from icm_client.coherence.prior import PriorEstimate, estimate_prior
+from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Query, Score
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSettings:
+    """How the search goes about it. docs/search.md has the figures behind the defaults.
+
+    Attributes:
+        initial: `K` of the paper: items labelled at random to start from.
+        folds: `F`, parts that are scored behind contexts of the other parts' demos.
+        demos: `C`, the most demos in a context.
+        second_demos: the most demos in the second sweep, whose labels come from one context of
+            random labels and are not worth more tokens yet.
+        keep: the share of a label's items, the most certain ones, that demos are drawn from.
+        averaged: `M`, the sweeps whose scores are averaged.
+        temperature: `T_1` in nats; halved each sweep, and 0 from `cold_after` sweeps on.
+        cold_after: sweeps after which labels are no longer sampled.
+        min_sweeps: sweeps before the search may stop.
+        max_sweeps: sweeps after which it stops anyway.
+        moving: the share of labels that may still move when the search stops.
+        climb: nats by which `U` must rise to count as climbing.
+        restarts: `R`, the most searches from new random starts.
+        coherent: nats of `U` at which no further restart is made.
+    """
+
+    initial: int = 8
+    folds: int = 2
+    demos: int = 64
+    second_demos: int = 16
+    keep: float = 0.7
+    averaged: int = 3
+    temperature: float = 0.5
+    cold_after: int = 2
+    min_sweeps: int = 5
+    max_sweeps: int = 12
+    moving: float = 0.01
+    climb: float = 0.02
+    restarts: int = 3
+    coherent: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRecord:
+    """One sweep, as told to the observer.
+
+    Attributes:
+        restart: from 0.
+        sweep: from 0, within the restart.
+        utility: calibrated `U(D)` of the labels after this sweep, nats an item.
+        counts: items of each label, shape `[K]`.
+        moved: items whose label changed, those labelled for the first time included.
+    """
+
+    restart: int
+    sweep: int
+    utility: float
+    counts: tuple[int, ...]
+    moved: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The labels found.
+
+    Attributes:
+        labels: shape `[N]`.
+        log_probs: shape `[N, K]`, nats; rows sum to one in probability.
+        utility: calibrated `U(D)` of the labels, nats an item.
+        restart: which restart won.
+        prior: what was assumed about the labels' shares.
+        exchange: what became of `U` when label names were exchanged.
+        history: all sweeps of all restarts, in order.
+    """
+
+    labels: IntArray
+    log_probs: FloatArray
+    utility: float
+    restart: int
+    prior: PriorEstimate
+    exchange: NameExchange
+    history: tuple[SweepRecord, ...]
+
+
+Observer = Callable[[SweepRecord], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """Targets and the context they were scored behind, with their calibrated scores `[n, K]`."""
+
+    context: Context
+    targets: IntArray
+    calibrated: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Climb:
+    """Where one restart ended."""
+
+    restart: int
+    labels: IntArray
+    averaged: FloatArray
+    utility: float
+    prior: PriorEstimate
+    fold: _Fold
+
+
+async def search(
+    n_items: int,
+    n_labels: int,
+    score: Score,
+    *,
+    rng: np.random.Generator,
+    settings: SweepSettings,
+    prior: FloatArray | None = None,
+    observe: Observer = lambda _: None,
+) -> SearchResult:
+    """Find the labels of highest calibrated `U`; `score` is the only way out.
+
+    Args:
+        n_items: `N`, at least 2.
+        n_labels: `K`, at least 2.
+        score: answers queries about items `0..N-1`.
+        rng: the only source of chance; the result is a function of it, the settings and the scores.
+        settings: the search's own numbers.
+        prior: shape `[K]`, the labels' shares where the user knows them.
+        observe: told of each sweep as it ends.
+
+    Raises:
+        EndpointError, ScoreError: whatever `score` raises.
+    """
+    history: list[SweepRecord] = []
+
+    def note(record: SweepRecord) -> None:
+        history.append(record)
+        observe(record)
+
+    best: _Climb | None = None
+    for restart, chance in enumerate(rng.spawn(settings.restarts)):
+        labels = random_labels(n_items, n_labels, settings.initial, chance)
+        found = await _climb(restart, labels, n_labels, score, chance, settings, prior, note)
+        if best is None or found.utility > best.utility:
+            best = found
+        if best.utility >= settings.coherent:
+            break
+    assert best is not None  # noqa: S101 - restarts >= 1
+    exchange = await exchange_names(
+        best.fold.context, best.fold.targets, best.fold.calibrated, best.labels, score
+    )
+    labels, log_probs = best.labels, log_softmax(best.averaged + best.prior.offsets)
+    if exchange.better:
+        names = np.asarray(exchange.names)
+        labels, log_probs = names[labels], log_probs[:, names]  # an exchange is its own inverse
+    return SearchResult(
+        labels=labels,
+        log_probs=log_probs,
+        utility=best.utility,
+        restart=best.restart,
+        prior=best.prior,
+        exchange=exchange,
+        history=tuple(history),
+    )
+
+
+async def _climb(
+    restart: int,
+    labels: IntArray,
+    n_labels: int,
+    score: Score,
+    rng: np.random.Generator,
+    settings: SweepSettings,
+    prior: FloatArray | None,
+    note: Observer,
+) -> _Climb:
+    """Sweep from the first `labels` until they settle and `U` no longer climbs."""
+    shape = (len(labels), n_labels)
+    window: deque[FloatArray] = deque(maxlen=settings.averaged)
+    averaged = np.full(shape, np.nan)
+    highest = -np.inf
+    sweep = 0
+    while True:
+        contexts = _contexts(sweep, labels, averaged, rng, settings)
+        folds = await _score_folds(contexts, score)
+        scores = np.full(shape, np.nan)
+        for fold in folds:
+            scores[fold.targets] = fold.calibrated
+        window.append(scores)
+        averaged = _mean_of_scored(window)
+        estimate = estimate_prior(averaged, prior)
+        decided = averaged + estimate.offsets
+        before, labels = labels, _assign(decided)
+        moved = int((labels != before).sum())
+        utility = float(_at_labels(scores, labels).mean())
+        counts = np.bincount(labels[labels != UNLABELLED], minlength=n_labels)
+        note(SweepRecord(restart, sweep, utility, tuple(map(int, counts)), moved))
+        climbs = utility > highest + settings.climb
+        highest = max(highest, utility)
+        sweep += 1
+        settled = moved < settings.moving * len(labels) or utility >= settings.coherent
+        if sweep >= settings.max_sweeps or (
+            sweep >= settings.min_sweeps and settled and not climbs
+        ):
+            return _Climb(restart, labels, averaged, utility, estimate, folds[0])
+        if sweep <= settings.cold_after:
+            temperature = settings.temperature / 2 ** (sweep - 1)
+            labels = _assign(decided / temperature + rng.gumbel(size=shape))
+
+
+def _contexts(
+    sweep: int,
+    labels: IntArray,
+    averaged: FloatArray,
+    rng: np.random.Generator,
+    settings: SweepSettings,
+) -> list[tuple[Context, IntArray]]:
+    """Each fold's context and targets; the first sweep has one context of all first labels."""
+    n_items, n_labels = averaged.shape
+    everything = np.arange(n_items)
+    if sweep == 0:
+        first = rng.permutation(np.flatnonzero(labels != UNLABELLED))
+        context = tuple(Demo(int(i), int(labels[i])) for i in first)
+        return [(context, np.setdiff1d(everything, first))]
+    certainty = np.nan_to_num(_margin(averaged))
+    return [
+        (
+            draw_demos(
+                labels,
+                np.setdiff1d(everything, targets),
+                certainty,
+                size=settings.second_demos if sweep == 1 else settings.demos,
+                keep=settings.keep,
+                n_labels=n_labels,
+                rng=rng,
+            ),
+            targets,
+        )
+        for targets in split_folds(n_items, settings.folds, rng)
+    ]
+
+
+async def _score_folds(contexts: list[tuple[Context, IntArray]], score: Score) -> list[_Fold]:
+    log_probs = await score([Query(context, int(i)) for context, ts in contexts for i in ts])
+    ends = np.cumsum([len(targets) for _, targets in contexts])
+    return [
+        _Fold(context, targets, pointwise_mutual_information(part))
+        for (context, targets), part in zip(contexts, np.split(log_probs, ends[:-1]), strict=True)
+    ]
+
+
+def _mean_of_scored(window: Iterable[FloatArray]) -> FloatArray:
+    """Mean over sweeps, `[N, K]`; NaN where no sweep scored the item."""
+    stacked = np.stack(list(window))
+    times = (~np.isnan(stacked)).sum(axis=0)
+    total = np.nansum(stacked, axis=0)
+    mean: FloatArray = np.where(times > 0, total / np.maximum(times, 1), np.nan)
+    return mean
+
+
+def _margin(scores: FloatArray) -> FloatArray:
+    """Nats between the best label and the next, `[N]`."""
+    ordered = np.sort(scores, axis=1)
+    margin: FloatArray = ordered[:, -1] - ordered[:, -2]
+    return margin
+
+
+def _assign(scores: FloatArray) -> IntArray:
+    """The best label of each item, `UNLABELLED` where it has no score."""
+    unscored = np.isnan(scores).any(axis=1)
+    return np.where(unscored, UNLABELLED, np.nan_to_num(scores).argmax(axis=1))
+
+
+def _at_labels(scores: FloatArray, labels: IntArray) -> FloatArray:
+    """Each item's score at its own label; items without either are left out."""
+    there = (labels != UNLABELLED) & ~np.isnan(scores).any(axis=1)
+    at: FloatArray = scores[there, labels[there]]
+    return at

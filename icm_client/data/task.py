@@ -1,0 +1,293 @@
+"""A task: the template that turns a row into a prompt, and the label words that may follow it."""
+
+import os
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from icm_client.data.messages import did_you_mean, listed, shown
+from icm_client.data.rows import Dataset, Row, path_of
+from icm_client.data.template import parse_template
+from icm_client.data.values import Unusable, kind_of
+from icm_client.errors import RowError, TaskError
+
+_FEWEST_LABELS = 2
+_PRIOR_TOLERANCE = 1e-6
+
+
+class Task(BaseModel):
+    r"""What is asked about each row.
+
+    Whatever is wrong with it is a `TaskError`, however it is made.
+
+    Attributes:
+        template: the prompt, with `{field}` where a row's field belongs.
+        labels: the words that may follow the prompt; at least two.
+        separator: what stands between two rows with their labels.
+        gold: the field with the known labels, where a run does not name another.
+        prior: label -> expected share of the rows; labels left out share the rest equally.
+        name: what reports call the task.
+        description: a sentence for people.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    template: str
+    labels: tuple[str, ...]
+    separator: str = "\n\n"
+    gold: str | None = None
+    prior: dict[str, float] | None = None
+    name: str | None = None
+    description: str | None = None
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str]) -> Self:
+        """Return the task that a TOML file describes.
+
+        Raises:
+            TaskError: the file cannot be read, is not TOML, or describes no task.
+        """
+        name = os.fspath(path)
+        try:
+            content = Path(name).read_bytes()
+        except OSError as problem:
+            raise TaskError(f"{name}: the task cannot be read: {problem.strerror}") from None
+        return cls._from_bytes(content, name)
+
+    @classmethod
+    def builtin(cls, name: str) -> Self:
+        """Return the built-in task of this name.
+
+        Raises:
+            TaskError: there is none; the message names those there are.
+        """
+        if name not in (names := builtin_names()):
+            raise TaskError(
+                f"no built-in task is called {shown(name)}; there are {listed(names)}."
+                f"{did_you_mean(name, names)}"
+            )
+        file = f"{name}.toml"
+        return cls._from_bytes(_builtin_folder().joinpath(file).read_bytes(), file)
+
+    @classmethod
+    def _from_bytes(cls, content: bytes, name: str) -> Self:
+        try:
+            described = tomllib.loads(content.decode("utf-8-sig"))
+        except UnicodeDecodeError as problem:
+            raise TaskError(f"{name}: not UTF-8 at byte {problem.start + 1}") from None
+        except tomllib.TOMLDecodeError as problem:
+            raise TaskError(f"{name}: not TOML: {problem}") from None
+        return cls.model_validate(described, context=name)
+
+    @property
+    def template_fields(self) -> tuple[str, ...]:
+        """The fields that the template uses, each once, in its order."""
+        fields = (piece.field for piece in parse_template(self.template))
+        return tuple(dict.fromkeys(field for field in fields if field is not None))
+
+    @property
+    def label_texts(self) -> tuple[str, ...]:
+        """What follows a prompt, for each label: the word, with one space before it.
+
+        The space belongs to the label because models have tokens like ` True`; a template that
+        ends in spaces or tabs loses them for the same reason. After a newline no space is added.
+        """
+        direct = self.template[-1:].isspace() and self.template[-1] not in " \t"
+        return self.labels if direct else tuple(f" {label}" for label in self.labels)
+
+    def prior_vector(self) -> tuple[float, ...] | None:
+        """Return the expected share of each label, in the labels' order, summing to 1; or None."""
+        if self.prior is None:
+            return None
+        given = sum(self.prior.values())
+        absent = len(self.labels) - len(self.prior)
+        if absent == 0:
+            return tuple(self.prior[label] / given for label in self.labels)
+        share = (1 - given) / absent
+        return tuple(self.prior.get(label, share) for label in self.labels)
+
+    def render(self, row: Row, *, path: str | None = None) -> str:
+        """Return the row's prompt, ready for a label text to follow.
+
+        Raises:
+            RowError: a field of the template is missing, empty, or a list or object; `path` is
+                the file it names.
+        """
+        parts = []
+        for literal, field in parse_template(self.template.rstrip(" \t")):
+            parts.append(literal)
+            if field is not None:
+                try:
+                    parts.append(_field_text(row, field))
+                except Unusable as problem:
+                    raise RowError(str(problem), path=path, line=row.line) from None
+        return "".join(parts)
+
+    def render_all(self, dataset: Dataset) -> tuple[str, ...]:
+        """Return every row's prompt, in order; `duplicate_warning` says if some are the same.
+
+        Raises:
+            TaskError: the template uses the field that holds the gold labels.
+            RowError: as `render`, for the first row that cannot be used.
+        """
+        if dataset.gold_field in self.template_fields:
+            raise TaskError(_gives_gold_away(dataset.gold_field))
+        path = path_of(dataset)
+        return tuple(self.render(row, path=path) for row in dataset.rows)
+
+    @field_validator("template")
+    @classmethod
+    def _template_parses(cls, template: str) -> str:
+        try:
+            parse_template(template)
+        except TaskError as problem:
+            raise ValueError(str(problem)) from None
+        return template
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_are_words(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(labels) < _FEWEST_LABELS:
+            raise ValueError(f"at least 2 labels are needed, not {len(labels)}")
+        for label in labels:
+            if not label.strip():
+                raise ValueError("a label is empty")
+            if label != label.strip():
+                raise ValueError(f"the label {shown(label)} has white space around it: remove it")
+            if not label.isprintable():
+                raise ValueError(f"the label {shown(label)} is no plain word: use printable text")
+            if labels.count(label) > 1:
+                raise ValueError(f"the label {shown(label)} is there twice")
+        return labels
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.gold is not None and self.gold in self.template_fields:
+            raise ValueError(_gives_gold_away(self.gold))
+        if self.prior is not None:
+            self._check_prior(self.prior)
+        return self
+
+    @model_validator(mode="wrap")
+    @classmethod  # stands after the other validators, so that it hears what they say
+    def _in_sentences(
+        cls, data: object, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        where = f"{info.context}: " if info.context else ""
+        try:
+            return handler(data)
+        except ValidationError as invalid:
+            sentences = [f"{where}{_sentence(problem)}" for problem in invalid.errors()]
+            raise TaskError("\n".join(sentences)) from None
+
+    def _check_prior(self, prior: dict[str, float]) -> None:
+        if not prior:
+            raise ValueError("the prior is empty: give a label's share, or leave the prior out")
+        for label, share in prior.items():
+            if label not in self.labels:
+                raise ValueError(
+                    f"the prior has a share for {shown(label)}, which is none of the labels "
+                    f"{listed(self.labels)}.{did_you_mean(label, self.labels)}"
+                )
+            if not 0 < share < 1:
+                raise ValueError(
+                    f"the prior gives {shown(label)} the share {share}; "
+                    "it must lie between 0 and 1, both excluded"
+                )
+        total = sum(prior.values())
+        if len(prior) == len(self.labels):
+            if abs(total - 1) > _PRIOR_TOLERANCE:
+                raise ValueError(f"the prior's shares sum to {total:g}, not to 1")
+        elif total > 1 - _PRIOR_TOLERANCE:
+            raise ValueError(
+                f"the prior's shares sum to {total:g}, which leaves nothing for the other labels"
+            )
+
+
+def builtin_names() -> tuple[str, ...]:
+    """Return the names of the built-in tasks, sorted."""
+    files = (file.name for file in _builtin_folder().iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml")))
+
+
+def find_beside(data_path: str | os.PathLike[str]) -> Path | None:
+    """Return the task file that lies beside a data file, or None.
+
+    `reviews.task.toml` is looked for first beside `reviews.jsonl`, then `task.toml`.
+    """
+    data = Path(data_path)
+    for name in (f"{data.stem}.task.toml", "task.toml"):
+        if (beside := data.with_name(name)).is_file():
+            return beside
+    return None
+
+
+def duplicate_warning(prompts: Sequence[str]) -> str | None:
+    """Return a sentence on rows whose prompts are the same as an earlier row's, or None."""
+    twins = len(prompts) - len(set(prompts))
+    if not twins:
+        return None
+    rows = "1 row says" if twins == 1 else f"{twins} rows say"
+    return (
+        f"{rows} the same as an earlier row; a row's twin in the context gives its label away. "
+        "Remove the repetitions, or let the template show what tells the rows apart"
+    )
+
+
+def _builtin_folder() -> Traversable:
+    return resources.files("icm_client.data").joinpath("tasks")
+
+
+def _field_text(row: Row, field: str) -> str:
+    if field not in row.fields:
+        raise Unusable(
+            f"no field {shown(field)}, which the template uses; the row has "
+            f"{listed(row.fields)}.{did_you_mean(field, row.fields)}"
+        )
+    value = row.fields[field]
+    if value is None:
+        raise Unusable(f"the field {shown(field)} is null; the template needs its text")
+    if isinstance(value, list | dict):
+        raise Unusable(
+            f"the field {shown(field)} is {kind_of(value)}; flatten "
+            "it into text before it is used in the template"
+        )
+    text = str(value)
+    if not text.strip():
+        raise Unusable(f"the field {shown(field)} is empty; the template needs its text")
+    return text
+
+
+def _gives_gold_away(field: str | None) -> str:
+    return (
+        f"the template uses {shown(field)}, the field with the gold labels: the model would read "
+        "the answer. Take it out of the template"
+    )
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    match problem["type"]:
+        case "missing":
+            return f"`{key}` is missing: a task needs a template and labels"
+        case "extra_forbidden":
+            return f"no setting is called {shown(key)}.{did_you_mean(key, Task.model_fields)}"
+        case "value_error":
+            return str(problem["ctx"]["error"])
+        case _:
+            expected = problem["msg"].removeprefix("Input should be ").replace("tuple", "list")
+            return f"`{key or 'task'}` should be {expected}, not {shown(problem['input'])}"

@@ -1,0 +1,100 @@
+"""What a field of a row may hold: JSON values, whichever file or program they came from."""
+
+import datetime as dt
+import decimal
+import math
+import re
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import numpy as np
+
+from icm_client.data.messages import shown
+
+JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
+
+# orjson writes at most 254 levels; what is read must be writable beside its label.
+_DEEPEST = 200
+_UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
+_SMALLEST_INT = -(2**63)
+_LARGEST_INT = 2**64 - 1
+_NOT_JSON = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+_KINDS: Mapping[type, str] = {
+    type(None): "null",
+    bool: "true or false",
+    str: "text",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    tuple: "a list",
+    dict: "an object",
+}
+
+
+class Unusable(Exception):  # noqa: N818 - not an error yet: it has no place
+    """Why a row's value cannot be used. Who knows the row's place makes it a `RowError`."""
+
+
+def json_value(value: object, depth: int = 0) -> JsonValue:
+    """Return the value as JSON has it: dates as ISO text, decimals as text, NumPy unwrapped.
+
+    Raises:
+        Unusable: it has no place in JSON or UTF-8; the reason continues `field 'x' holds`.
+    """
+    if not isinstance(value, Mapping | list | tuple):
+        return _scalar(value)
+    if depth == _DEEPEST:
+        raise Unusable(f"lists or objects nested more than {_DEEPEST} deep")
+    if isinstance(value, Mapping):
+        return {_key(key): json_value(item, depth + 1) for key, item in value.items()}
+    return [json_value(item, depth + 1) for item in value]
+
+
+def kind_of(value: object) -> str:
+    """Return what JSON calls a value of this kind, with its article."""
+    return _KINDS.get(type(value), f"a value of type {type(value).__name__}")
+
+
+def _scalar(value: object) -> str | float | bool | None:
+    if isinstance(value, np.number | np.bool_):
+        value = value.item()
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, int | float):
+        return _number(value)
+    if isinstance(value, dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal | dt.timedelta):
+        return str(value)
+    raise Unusable(f"{kind_of(value)}, which is not JSON: turn it into text, or leave it out")
+
+
+def _key(key: object) -> str:
+    if not isinstance(key, str):
+        raise Unusable(f"an object with the key {shown(key)}: keys must be text")
+    return _text(key)
+
+
+def _text(text: str) -> str:
+    if bad := _UNWRITABLE.search(text):
+        what = (
+            "a NUL character"
+            if bad.group() == "\0"
+            else f"half of a surrogate pair (\\u{ord(bad.group()):04x}), which UTF-8 cannot hold"
+        )
+        raise Unusable(f"{what}: remove it from {shown(text)}")
+    return str(text)
+
+
+def _number(number: float) -> int | float:
+    if isinstance(number, float):
+        if not math.isfinite(number):
+            raise Unusable(
+                f"{_NOT_JSON[str(number)]}, which is not JSON: use null where there is no value"
+            )
+        return float(number)
+    if not _SMALLEST_INT <= number <= _LARGEST_INT:
+        raise Unusable(f"{shown(number)}, a whole number beyond 64 bits: write it as text")
+    return int(number)

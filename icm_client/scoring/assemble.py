@@ -1,0 +1,186 @@
+"""Prompts as token ids, put together from pieces that were tokenized once.
+
+A prompt is BOS, then for each demo its prompt, label and separator, then the target's prompt.
+Because pieces are joined as ids, two contexts that begin with the same demos begin with the same
+ids whatever follows, which a prefix cache needs; joined as text they might not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from icm_client.coherence.problem import Context, Query
+from icm_client.endpoints.protocol import Endpoint, TokenIds
+from icm_client.errors import TaskError
+from icm_client.scoring.store import ScoreStore
+from icm_client.scoring.task_groups import open_task_group
+
+FIRST_CHECKED = 3
+"""Label ids are compared after this many prompts from the start of the data, ..."""
+
+ENDINGS_CHECKED = 16
+"""... after the longest one, and after this many that end in different tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """The token ids that prompts are made of.
+
+    Attributes:
+        bos: what the model wants in front of every prompt; often one id, or none.
+        prompts: one per item; never empty.
+        labels: one per label, as it is written after a prompt.
+        separator: what stands between a demo's label and the next prompt.
+        label_texts: one per label, for messages; may be left empty.
+    """
+
+    bos: TokenIds
+    prompts: tuple[TokenIds, ...]
+    labels: tuple[TokenIds, ...]
+    separator: TokenIds
+    label_texts: tuple[str, ...] = ()
+
+
+def context_ids(pieces: Pieces, context: Context) -> TokenIds:
+    """Return BOS and the demos of `context`, each followed by the separator."""
+    ids = list(pieces.bos)
+    for item, label in context:
+        ids += pieces.prompts[item]
+        ids += pieces.labels[label]
+        ids += pieces.separator
+    return tuple(ids)
+
+
+def prompt_ids(pieces: Pieces, query: Query) -> TokenIds:
+    """Return the context's ids and the target's prompt: what a label is asked after."""
+    return context_ids(pieces, query.context) + pieces.prompts[query.target]
+
+
+async def tokenize_pieces(
+    prompts: Sequence[str],
+    label_texts: Sequence[str],
+    separator: str,
+    endpoint: Endpoint,
+    store: ScoreStore,
+    *,
+    concurrency: int = 16,
+) -> Pieces:
+    """Tokenize each piece once; what the store holds already is not asked again.
+
+    A label's ids are what its text adds to a prompt's ids, which must be the same after each
+    prompt checked; a tokenizer may write a word differently on its own. The separator's ids are
+    found likewise, from what it adds after the labels, where that is one answer.
+
+    Args:
+        prompts: one per item, the template filled in, without the label.
+        label_texts: one per label, exactly as it follows a prompt (most often " word").
+        separator: stands between a demo's label and the next demo.
+        endpoint: whose tokenizer is used.
+        store: where token ids are kept.
+        concurrency: requests in flight at most.
+
+    Raises:
+        TaskError: a prompt is empty, or the template's end and a label merge into one token.
+        EndpointError: the server did not tokenize.
+        StoreError: the store could not be read or written.
+    """
+    tokenizer = _Tokenizer(endpoint, store, concurrency)
+    (bos,) = await tokenizer.ids([""], add_special=True)
+    prompt_pieces = await tokenizer.ids(prompts)
+    for number, ids in enumerate(prompt_pieces):
+        if not ids:
+            raise TaskError(f"item {number} (counting from 0) makes an empty prompt.")
+    checked = _representatives(prompt_pieces)
+    labels = [
+        _label_ids(
+            text,
+            [(prompts[number], prompt_pieces[number]) for number in checked],
+            await tokenizer.ids([prompts[number] + text for number in checked]),
+        )
+        for text in label_texts
+    ]
+    alone, *after_labels = await tokenizer.ids(
+        [separator, *(prompts[0] + text + separator for text in label_texts)]
+        if prompts
+        else [separator]
+    )
+    tails = {
+        _tail(whole, prompt_pieces[0] + label)
+        for whole, label in zip(after_labels, labels, strict=False)
+    }
+    tail = tails.pop() if len(tails) == 1 else None
+    return Pieces(
+        bos,
+        tuple(prompt_pieces),
+        tuple(labels),
+        alone if tail is None else tail,
+        tuple(label_texts),
+    )
+
+
+class _Tokenizer:
+    """Token ids by way of the store, each text asked once."""
+
+    def __init__(self, endpoint: Endpoint, store: ScoreStore, concurrency: int) -> None:
+        self._endpoint = endpoint
+        self._store = store
+        self._concurrency = concurrency
+
+    async def ids(self, texts: Sequence[str], *, add_special: bool = False) -> list[TokenIds]:
+        fingerprint = self._endpoint.identity.fingerprint
+        stored = self._store.get_tokens(fingerprint, texts, add_special=add_special)
+        known = {text: ids for text, ids in zip(texts, stored, strict=True) if ids is not None}
+        missing = iter([text for text in dict.fromkeys(texts) if text not in known])
+
+        async def work() -> None:
+            for text in missing:  # one iterator for all workers
+                ids = await self._endpoint.tokenize(text, add_special=add_special)
+                self._store.put_tokens(fingerprint, [text], [ids], add_special=add_special)
+                known[text] = ids
+
+        async with open_task_group() as tasks:
+            for _ in range(self._concurrency):
+                tasks.start_soon(work)
+        return [known[text] for text in texts]
+
+
+def _representatives(prompts: Sequence[TokenIds]) -> list[int]:
+    """Return which prompts to check labels after: whether they merge depends on the last token."""
+    endings: dict[int, int] = {}
+    for number, ids in enumerate(prompts):
+        endings.setdefault(ids[-1], number)
+    chosen = {
+        *range(min(FIRST_CHECKED, len(prompts))),
+        *sorted(endings.values())[:ENDINGS_CHECKED],
+    }
+    if prompts:
+        chosen.add(max(range(len(prompts)), key=lambda number: len(prompts[number])))
+    return sorted(chosen)
+
+
+def _label_ids(
+    text: str, prompts: Sequence[tuple[str, TokenIds]], wholes: Sequence[TokenIds]
+) -> TokenIds:
+    found: dict[TokenIds, str] = {}
+    for (prompt, ids), whole in zip(prompts, wholes, strict=True):
+        tail = _tail(whole, ids)
+        if tail is None:
+            raise TaskError(
+                f"the label {text!r} merges with the end of the prompt ({prompt[-20:]!r}) in this "
+                "model's tokenizer, so it has no tokens of its own. Change the end of the "
+                "template: let it end in a mark such as ':' without a space behind it, and let "
+                "the label begin with the space."
+            )
+        found.setdefault(tail, prompt)
+    if len(found) > 1:
+        one, other = list(found.values())[:2]
+        raise TaskError(
+            f"this model's tokenizer writes the label {text!r} differently after {one[-20:]!r} "
+            f"and after {other[-20:]!r}. Let the template end in the same text for every item, "
+            "such as 'Answer:'."
+        )
+    return next(iter(found), ())
+
+
+def _tail(whole: TokenIds, head: TokenIds) -> TokenIds | None:
+    """Return what follows `head` in `whole`, or None where `whole` does not begin with it."""
+    return whole[len(head) :] if whole[: len(head)] == head else None

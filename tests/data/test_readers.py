@@ -1,0 +1,378 @@
+import datetime as dt
+import json
+import math
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icm_client.data import Dataset, JsonValue, check_gold, read_rows
+from icm_client.errors import InputError, RowError, SetupError
+
+JSON_FIELDS = st.dictionaries(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0")).filter(lambda key: key != "id"),
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63), 2**64 - 1)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(st.characters(codec="utf-8", exclude_characters="\0")),
+        lambda inner: st.lists(inner, max_size=3),
+        max_leaves=6,
+    ),
+    max_size=4,
+)
+
+
+def read(path: Path, content: bytes, *, gold: str | None = None) -> Dataset:
+    path.write_bytes(content)
+    return read_rows(path, gold=gold)
+
+
+def refused(path: Path, content: bytes, *, gold: str | None = None) -> str:
+    """Return what is said after the file's name."""
+    path.write_bytes(content)
+    with pytest.raises(RowError) as caught:
+        read_rows(path, gold=gold)
+    assert caught.value.path == str(path)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < len(str(path)) * 3 + 300
+    return message.removeprefix(str(path))
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Path:
+    return tmp_path / "rows.jsonl"
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Path:
+    return tmp_path / "rows.csv"
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> Path:
+    return tmp_path / "rows.parquet"
+
+
+# JSON Lines
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".json-lines", ".json", ".JSONL"])
+def test_json_lines(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rows{suffix}"
+    dataset = read(path, b'{"id": "a", "text": "x", "tags": [1, null]}\n{"id": "b", "n": 1.5}')
+    assert dataset.name == str(path)
+    assert [(row.id, row.fields) for row in dataset.rows] == [
+        ("a", {"id": "a", "text": "x", "tags": [1, None]}),
+        ("b", {"id": "b", "n": 1.5}),
+    ]
+
+
+def test_the_name_is_kept_as_the_user_gave_it(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read(jsonl, b'{"n": 1}\n{"n": 2}\n')
+    monkeypatch.chdir(jsonl.parent)
+    assert read_rows("./rows.jsonl").name == "./rows.jsonl"
+
+
+def test_blank_lines_are_skipped_but_counted(jsonl: Path) -> None:
+    dataset = read(jsonl, b'\n{"n": 1}\r\n  \t\r\n\n{"n": 2}\n\n')
+    assert [(row.id, row.line) for row in dataset.rows] == [(1, 2), (2, 5)]
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+def test_a_byte_order_mark_is_accepted(jsonl: Path, csv: Path, ending: bytes) -> None:
+    from_jsonl = read(jsonl, b"\xef\xbb\xbf" + ending.join([b'{"a": "1"}', b'{"a": "2"}']))
+    from_csv = read(csv, b"\xef\xbb\xbf" + ending.join([b"a", b"1", b"2"]))
+    for dataset in (from_jsonl, from_csv):
+        assert [row.fields for row in dataset.rows] == [{"a": "1"}, {"a": "2"}]
+
+
+def test_line_separators_inside_a_text_do_not_end_the_line(jsonl: Path) -> None:
+    rows = read(jsonl, '{"a": "x\u2028y\x85z"}\n{"a": ""}\n'.encode()).rows
+    assert rows[0].fields == {"a": "x\u2028y\x85z"}
+
+
+@given(st.lists(JSON_FIELDS, min_size=2, max_size=5), st.booleans())
+def test_what_json_writes_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, JsonValue]], ascii_only: bool
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    text = "".join(json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in rows)
+    assert [row.fields for row in read(path, text.encode()).rows] == rows
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"a": 1,}', "broken JSON at column 8: trailing comma"),
+        (b'{"a": 1} x', "broken JSON at column 10: unexpected content"),
+        (b'{"a": "x', "broken JSON at column 9: unexpected end of data; the line begins '{"),
+        ('{"é": oops}'.encode(), "broken JSON at column 7:"),
+        (b'{"a": "' + b"z" * 9999, "..."),
+        (b'{"a": "\x1b[31m"}', r"control character in string; the line begins '{\"a\": \"\x1b[31"),
+        (b'{"a": NaN}', "NaN at column 7 is not JSON: use null"),
+        (b'{"a": [Infinity]}', "Infinity at column 8 is not JSON: use null"),
+        (b'{"a": -Infinity}', "Infinity at column 8 is not JSON: use null"),
+        (b'{"a": 1e999}', "broken JSON at column 7: number is infinity"),
+        (b'{"a": "\\ud800"}', "half of a surrogate pair (a lone \\ud800 to \\udfff) at column 8"),
+        (b'{"a": "\\udc00"}', "half of a surrogate pair (a lone \\ud800 to \\udfff) at column 8"),
+        (b'{"a": "\\ud800\\u0041"}', "half of a surrogate pair"),
+        (b'{"a": "\xff"}', "not UTF-8: byte 0xff at byte 8 of the line. Save the file as UTF-8"),
+        (b'{"a": "\xed\xa0\x80"}', "not UTF-8: byte 0xed at byte 8"),
+        (b'{"a": "\0"}', "a NUL byte at byte 8 of the line"),
+        (b'{"a": "\\u0000"}', "field 'a' holds a NUL character"),
+        (b"[1, 2]", "a row must be an object with named fields, not a list: [1, 2]"),
+        (b'"text"', "not text: 'text'"),
+        (b"12", "not a number: 12"),
+        (b"null", "not null"),
+        (b'{"a": ' + b"[" * 5000, "depth limit"),
+        (b'{"a": ' + b"[" * 300 + b"]" * 300 + b"}", "nested more than 200 deep"),
+        (b'{"id": 18446744073709551616}', "the id must be text or a whole number"),
+    ],
+)
+def test_a_bad_line_is_named(jsonl: Path, line: bytes, said: str) -> None:
+    message = refused(jsonl, b'{"a": 1}\n\n' + line + b'\n{"a": 2}\n')
+    assert message.startswith(":3: ")
+    assert said.replace('\\"', '"') in message
+
+
+def test_a_repeated_id_names_both_lines(jsonl: Path) -> None:
+    message = refused(jsonl, b'{"id": "a"}\n\n{"id": "b"}\n{"id": "a"}\n')
+    assert message.startswith(f":4: the id 'a' is already that of {jsonl}:1; ids must be unique")
+
+
+def test_a_missing_gold_field_is_named_with_its_line(jsonl: Path) -> None:
+    message = refused(jsonl, b'{"t": 1, "label": "a"}\n\n{"t": 2, "Label": "b"}\n', gold="label")
+    assert message == ":3: no gold field 'label'; the row has 't', 'Label'. Did you mean 'Label'?"
+
+
+def test_a_row_with_many_fields_does_not_fill_the_screen(jsonl: Path) -> None:
+    wide = json.dumps({f"column_{n}": n for n in range(500)}).encode()
+    assert "'column_11' and 488 more" in refused(jsonl, wide + b"\n" + wide, gold="label")
+
+
+def test_a_wrong_gold_label_is_named_with_file_and_line(jsonl: Path) -> None:
+    dataset = read(jsonl, b'{"l": "yes"}\n\n{"l": "maybe"}\n', gold="l")
+    with pytest.raises(RowError) as caught:
+        check_gold(dataset, ["yes", "no"])
+    assert caught.value.line == 3
+    assert str(caught.value).startswith(f"{jsonl}:3: the gold field 'l' holds 'maybe'")
+
+
+@pytest.mark.parametrize("content", [b'[\n{"a": 1},\n{"a": 2}\n]', b'[{"a": 1}, {"a": 2}]'])
+def test_a_json_array_comes_with_the_command_that_converts_it(
+    tmp_path: Path, content: bytes
+) -> None:
+    message = refused(tmp_path / "my rows.json", content)
+    assert message.startswith(":1: a JSON array, not one object a line. Convert it: jq -c '.[]' ")
+    assert f"'{tmp_path}/my rows.json' > '{tmp_path}/my rows.jsonl'" in message
+
+
+def test_the_converting_command_never_writes_over_its_own_input(jsonl: Path) -> None:
+    assert refused(jsonl, b"[]").endswith("rows.jsonl > " + str(jsonl.parent / "rows-lines.jsonl"))
+
+
+def test_an_object_over_several_lines_comes_with_the_command(jsonl: Path) -> None:
+    assert "Convert the file: jq -c . " in refused(jsonl, b'{\n  "a": 1\n}\n')
+
+
+# files
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_a_file_that_is_missing_empty_or_a_folder(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rows{suffix}"
+    with pytest.raises(RowError, match=r"no such file: check the path$") as caught:
+        read_rows(path)
+    assert caught.value.path == str(path)
+    assert refused(path, b"") == ": the file is empty; at least 2 rows are needed"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RowError, match=r"this is a folder: name one file in it$"):
+        read_rows(path)
+
+
+def test_a_file_that_may_not_be_read(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_args: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", forbidden)  # root may read everything
+    with pytest.raises(RowError, match=r"the file may not be read: check its permissions$"):
+        read_rows(jsonl)
+
+
+def test_a_disk_that_fails(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_args: object, **_options: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "open", broken)
+    with pytest.raises(RowError, match=r"the file cannot be read: Input/output error$"):
+        read_rows(jsonl)
+
+
+def test_a_pipe_can_be_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b'{"a": 1}\n{"a": 2}\n',))
+    writer.start()
+    assert len(read_rows(pipe, format="jsonl").rows) == 2
+    writer.join()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [(".jsonl", b"\n \n"), (".csv", b"a,b\n"), (".csv", b"\n\n"), (".csv", b"a\n\n\n")],
+)
+def test_a_file_without_rows(tmp_path: Path, suffix: str, content: bytes) -> None:
+    assert refused(tmp_path / f"rows{suffix}", content).startswith(": no rows; at least 2")
+
+
+@pytest.mark.parametrize(("suffix", "content"), [(".jsonl", b'{"a": 1}\n'), (".csv", b"a\n1\n")])
+def test_a_file_with_one_row(tmp_path: Path, suffix: str, content: bytes) -> None:
+    assert refused(tmp_path / f"rows{suffix}", content).startswith(": only one row; at least 2")
+
+
+def test_a_name_that_does_not_tell_the_format(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_bytes(b'{"a": 1}\n{"a": 2}\n')
+    with pytest.raises(InputError, match="the name does not tell the format"):
+        read_rows(path)
+    assert len(read_rows(path, format="jsonl").rows) == 2
+
+
+def test_a_format_that_is_not_known(jsonl: Path) -> None:
+    jsonl.write_bytes(b"{}")
+    with pytest.raises(InputError, match="no format is called 'yaml'; there are 'jsonl', 'csv'"):
+        read_rows(jsonl, format="yaml")  # type: ignore[arg-type]
+
+
+# CSV
+
+
+def test_csv(csv: Path) -> None:
+    dataset = read(csv, 'id,text,label\n7,"a ""b"", c",yes\nx,é,no\n'.encode(), gold="label")
+    assert [(row.id, row.fields, row.line) for row in dataset.rows] == [
+        ("7", {"id": "7", "text": 'a "b", c'}, 2),
+        ("x", {"id": "x", "text": "é"}, 3),
+    ]
+    assert dataset.gold == ("yes", "no")
+
+
+def test_tab_separated(tmp_path: Path) -> None:
+    dataset = read(tmp_path / "rows.tsv", b"text\tn\na, b\t1\nc\t2\n")
+    assert dataset.rows[0].fields == {"text": "a, b", "n": "1"}
+
+
+def test_csv_lines_are_counted_as_an_editor_counts_them(csv: Path) -> None:
+    dataset = read(csv, b'\r\na,b\r\n"1\r\n2\n3",x\r\n\r\n\r\n4,y\r\n')
+    assert [(row.line, row.fields["a"]) for row in dataset.rows] == [(3, "1\r\n2\n3"), (8, "4")]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'a,b\n"x\ny",2\n3\n', ":4: columns: 1 here, 2 in the header;"),
+        (b"a,b\n1,2\nlong,2,3\n", ":3: columns: 3 here, 2 in the header;"),
+        (b"a,b\n1,2\n" + b"z" * 9999 + b"\n", "The row begins 'zzz"),
+        (b"a,b,a\n1,2,3\n", ":1: the header names 'a' more than once: rename one"),
+        (b",a\n0,x\n1,y\n", ":1: column 1 has no name in the header (pandas"),
+        (b"a, \n0,x\n1,y\n", ":1: column 2 has no name in the header"),
+        (b"\n,,\n1,2,3\n", ":2: the header is empty"),
+        (b'""\n1\n2\n', ":1: the header is empty"),
+        (b'a,b\n1,2\n"x,3\n\n4,5\n', ":3: broken CSV: a double quote is opened here and never"),
+        (b'a,b\n"x"y,2\n3,4\n', ":2: broken CSV: ',' expected after '\"'"),
+        (b"a,b\n1,2\r3,4\n", ":2: broken CSV: a carriage return outside double quotes"),
+        (b"a\nx\n" + b"z" * 200_000 + b"\n", ":3: broken CSV: field larger than field limit"),
+        (b'a\n"x\ny\xff"\nz\n', ":3: not UTF-8: byte 0xff at byte 2 of the line"),
+        (b'a\n"x\ny\0"\nz\n', ":3: a NUL byte at byte 2 of the line"),
+        ("a,b\n1,2\n".encode("utf-16"), ":1: a NUL byte at byte 4 of the line"),
+        (b"id\nx\n\ny\nx\n", ":5: the id 'x' is already that of "),
+        (b"id,a\nx,1\n,2\n", ":3: the id is empty: give the row one"),
+    ],
+)
+def test_bad_csv_is_named(csv: Path, content: bytes, said: str) -> None:
+    message = refused(csv, content)
+    assert said in message
+    if said.startswith(":"):
+        assert message.startswith(said)
+
+
+# Parquet
+
+
+def test_parquet(parquet: Path) -> None:
+    table = pa.table(
+        {
+            "id": ["a", "b"],
+            "n": [1, None],
+            "tags": [["x"], []],
+            "meta": [{"k": 1.5}, {"k": None}],
+            "day": [dt.date(2024, 2, 29), None],
+            "label": [True, False],
+        }
+    )
+    pq.write_table(table, parquet)
+    dataset = read_rows(parquet, gold="label")
+    assert [(row.id, row.line, row.fields) for row in dataset.rows] == [
+        ("a", 1, {"id": "a", "n": 1, "tags": ["x"], "meta": {"k": 1.5}, "day": "2024-02-29"}),
+        ("b", 2, {"id": "b", "n": None, "tags": [], "meta": {"k": None}, "day": None}),
+    ]
+    assert dataset.gold == ("True", "False")
+
+
+def test_parquet_of_several_batches_is_numbered_through(parquet: Path) -> None:
+    pq.write_table(pa.table({"n": range(200_000)}), parquet, row_group_size=70_000)
+    rows = read_rows(parquet).rows
+    assert (len(rows), rows[-1].id, rows[-1].fields["n"]) == (200_000, 200_000, 199_999)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (pa.table({"a": [1.5, math.nan]}), ":2: field 'a' holds NaN, which is not JSON"),
+        (pa.table({"a": ["x", "\0"]}), ":2: field 'a' holds a NUL character"),
+        (pa.table({"a": [None, b"x"]}), ":2: field 'a' holds a value of type bytes"),
+        (pa.table({"id": [3, 3]}), ":2: the id 3 is already that of "),
+        (pa.table({"id": ["x", None]}), ":2: the id must be text or a whole number"),
+        (pa.table({"a": [1]}), ": only one row"),
+        (pa.table({"a": pa.array([], pa.int64())}), ": no rows"),
+        (pa.table([[1, 2], [3, 4]], names=["a", "a"]), ": more than one column is called 'a'"),
+    ],
+)
+def test_bad_parquet_is_named_by_row(parquet: Path, table: pa.Table, said: str) -> None:
+    pq.write_table(table, parquet)
+    assert refused(parquet, parquet.read_bytes()).startswith(said)
+
+
+def test_a_missing_gold_column(parquet: Path) -> None:
+    pq.write_table(pa.table({"text": ["a", "b"], "lable": [1, 2]}), parquet)
+    message = refused(parquet, parquet.read_bytes(), gold="label")
+    assert message.startswith(":1: no gold field 'label'; the row has 'text', 'lable'. Did you")
+
+
+def test_what_is_no_parquet_file(parquet: Path) -> None:
+    assert refused(parquet, b'{"a": 1}\n').startswith(": not a Parquet file that can be read: ")
+
+
+def test_a_damaged_parquet_file(parquet: Path) -> None:
+    pq.write_table(pa.table({"a": ["x", "y"]}), parquet)
+    content = bytearray(parquet.read_bytes())
+    content[4:30] = b"\xff" * 26
+    assert refused(parquet, bytes(content)).startswith(": not a Parquet file that can be read: ")
+
+
+def test_parquet_without_pyarrow_says_what_to_install(
+    parquet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet.write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(SetupError, match=r"pip install 'icm-client\[parquet\]'"):
+        read_rows(parquet)
