@@ -5,7 +5,6 @@ labelling with the names exchanged is much less coherent; where it does not (` A
 are equally coherent and a person must say which class is which.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +45,7 @@ class NameExchange:
 
 
 def exchanges(n_labels: int) -> list[tuple[int, ...]]:
-    """Neighbouring names exchanged: one way for two labels, `K` ways for more (the last with the first)."""
+    """Neighbouring names exchanged: one way for two labels, `K` ways for more."""
     swaps = [(0, 1)] if n_labels == 2 else [(k, (k + 1) % n_labels) for k in range(n_labels)]  # noqa: PLR2004
     names = []
     for a, b in swaps:
@@ -58,7 +57,7 @@ def exchanges(n_labels: int) -> list[tuple[int, ...]]:
 
 async def exchange_names(
     context: Context,
-    targets: Sequence[int],
+    targets: IntArray,
     calibrated: FloatArray,
     labels: IntArray,
     score: Score,
@@ -75,13 +74,13 @@ async def exchange_names(
     Returns:
         The exchange whose labelling is the most coherent.
     """
-    held = labels[np.asarray(targets)]
+    held = labels[targets]
     rows = np.arange(len(targets))
     as_found = calibrated[rows, held]
     closest: NameExchange | None = None
     for names in exchanges(calibrated.shape[1]):
         renamed = tuple(Demo(demo.item, names[demo.label]) for demo in context)
-        log_probs = await score([Query(renamed, target) for target in targets])
+        log_probs = await score([Query(renamed, int(target)) for target in targets])
         exchanged = pointwise_mutual_information(log_probs)[rows, np.asarray(names)[held]]
         difference = as_found - exchanged
         tried = NameExchange(

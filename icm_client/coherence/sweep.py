@@ -1,4 +1,4 @@
-"""The `fast` search: every item relabelled at once, sweep after sweep, from fold contexts.
+r"""The `fast` search: every item relabelled at once, sweep after sweep, from fold contexts.
 
 Algorithm 1 of the paper (arXiv 2506.10139) moves one label a step and reads the whole objective
 again. Here one sweep scores all `N` items behind `F` shared contexts, `F * C + N` prompts' worth

@@ -1,0 +1,1 @@
+"""Label jobs: from checked input, over a search, to labels."""

@@ -1,0 +1,1 @@
+"""What can be said of labels once they have been found."""

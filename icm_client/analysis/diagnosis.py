@@ -1,0 +1,80 @@
+"""Whether to believe the labels: findings from the search itself, without gold.
+
+The worst outcome is a wrong labelling that looks right, so each finding says what was seen, and
+what to do about it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from icm_client.coherence.sweep import SearchResult
+
+INCOHERENT = 0.10
+"""Nats of `U` under which labels are not to be trusted. Measured with gemma-3-270m (docs/search.md):
+sentiment ends above 0.3, labels that follow nothing the model knows below this."""
+
+DEGENERATE_SHARE = 0.97
+"""Share of the rows under one label from which on it is said that one label took nearly all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something a person must know before the labels are used.
+
+    Attributes:
+        code: a stable name for programs.
+        message: what was seen.
+        advice: what to do.
+        fatal: the labels are not to be trusted.
+    """
+
+    code: str
+    message: str
+    advice: str
+    fatal: bool
+
+
+def diagnose(result: SearchResult, labels: Sequence[str]) -> tuple[Finding, ...]:
+    """Return what is wrong with a result, the worst first; `labels` are the words, shape `[K]`."""
+    findings = []
+    counts = np.bincount(result.labels, minlength=len(labels))
+    share = counts.max() / counts.sum()
+    if result.utility < INCOHERENT:
+        findings.append(
+            Finding(
+                "incoherent",
+                f"The labels are not to be trusted: they hardly predict each other (U = "
+                f"{result.utility:+.3f} nats, under {INCOHERENT}), so they follow no concept that "
+                "this model sees in these rows.",
+                "Try a larger base model, label words that say what is meant, or a template that "
+                "asks the question more plainly.",
+                fatal=True,
+            )
+        )
+    if share >= DEGENERATE_SHARE:
+        findings.append(
+            Finding(
+                "one-label",
+                f"{labels[int(counts.argmax())]!r} was given to {share:.0%} of the rows.",
+                "If the other labels are really that rare, say so with --prior; else the template "
+                "or the label words do not fit the rows.",
+                fatal=True,
+            )
+        )
+    if result.exchange.ambiguous and result.utility >= INCOHERENT:
+        a, b = (k for k, name in enumerate(result.exchange.names) if name != k)
+        findings.append(
+            Finding(
+                "ambiguous-names",
+                f"{labels[a]!r} and {labels[b]!r} may be the wrong way round: with the two names "
+                f"exchanged the labels are about as coherent (U = "
+                f"{result.exchange.exchanged_utility:+.3f} against {result.exchange.utility:+.3f} "
+                "nats).",
+                "Look at a few rows of each label and exchange the names if need be, or use words "
+                "that say what is meant.",
+                fatal=False,
+            )
+        )
+    return tuple(sorted(findings, key=lambda finding: not finding.fatal))

@@ -1,0 +1,103 @@
+"""A label job, checked: everything that can be wrong with the user's input is found here."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from icm_client.coherence.problem import FloatArray
+from icm_client.data import (
+    Dataset,
+    JsonValue,
+    Task,
+    builtin_names,
+    check_gold,
+    duplicate_warning,
+    read_rows,
+    rows_from,
+)
+
+Rows = Dataset | str | os.PathLike[str] | Iterable[Mapping[str, JsonValue] | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Rows and task, ready to be sent.
+
+    The search works on `labels`, the label words in alphabetical order, so that the order in which
+    a user lists them changes nothing.
+
+    Attributes:
+        dataset: the rows; gold, where there is any, uses the task's label words.
+        task: what is asked.
+        prompts: one per row, the template filled in.
+        labels: the label words, sorted.
+        label_texts: what follows a prompt, aligned with `labels`.
+        prior: the labels' shares aligned with `labels`, shape `[K]`, or None.
+        notices: sentences that the user should see.
+    """
+
+    dataset: Dataset
+    task: Task
+    prompts: tuple[str, ...]
+    labels: tuple[str, ...]
+    label_texts: tuple[str, ...]
+    prior: FloatArray | None
+    notices: tuple[str, ...]
+
+    @classmethod
+    def prepare(
+        cls,
+        rows: Rows,
+        task: Task | str | os.PathLike[str],
+        *,
+        gold: str | None = None,
+        prior: Mapping[str, float] | None = None,
+    ) -> "Job":
+        """Read, render and check everything; nothing is sent.
+
+        Args:
+            rows: as for `icm_client.label`.
+            task: a task, the name of a built-in one, or a task file's path.
+            gold: the field with known labels; None takes the task's own, where the rows have it.
+            prior: label -> share; None takes the task's own.
+
+        Raises:
+            InputError: says what is wrong, where, and what to do.
+        """
+        task = _task(task)
+        if prior is not None:
+            task = Task(**{**task.model_dump(), "prior": dict(prior)})
+        dataset = check_gold(_dataset(rows, gold or task.gold), task.labels)
+        prompts = task.render_all(dataset)
+        order = sorted(range(len(task.labels)), key=lambda k: task.labels[k])
+        shares = task.prior_vector()
+        twins = duplicate_warning(prompts)
+        return cls(
+            dataset=dataset,
+            task=task,
+            prompts=prompts,
+            labels=tuple(task.labels[k] for k in order),
+            label_texts=tuple(task.label_texts[k] for k in order),
+            prior=None if shares is None else np.array([shares[k] for k in order]),
+            notices=dataset.warnings + ((twins,) if twins else ()),
+        )
+
+
+def _task(task: Task | str | os.PathLike[str]) -> Task:
+    if isinstance(task, Task):
+        return task
+    name = os.fspath(task)
+    if name in builtin_names() or not (Path(name).suffix or Path(name).exists()):
+        return Task.builtin(name)
+    return Task.from_toml(name)
+
+
+def _dataset(rows: Rows, gold: str | None) -> Dataset:
+    if isinstance(rows, Dataset):
+        return rows
+    if isinstance(rows, str | os.PathLike):
+        return read_rows(rows, gold=gold)
+    return rows_from(rows, gold=gold)

@@ -1,0 +1,137 @@
+"""What a run tells while it goes on."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from icm_client.coherence.sweep import SweepRecord, SweepSettings
+from icm_client.endpoints import Endpoint
+from icm_client.scoring import ScoringProgress
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run has taken so far.
+
+    Attributes:
+        requests: requests for log-probs, retries included.
+        retries: attempts beyond the first.
+        from_server: log-prob reads that the server answered.
+        from_store: log-prob reads that the score store answered.
+        computed_tokens: prompt tokens that the server prefilled.
+        cached_tokens: prompt tokens that it found in its prefix cache.
+        seconds: wall clock, the embedded server's start included.
+    """
+
+    requests: int
+    retries: int
+    from_server: int
+    from_store: int
+    computed_tokens: int
+    cached_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A moment of a run.
+
+    Attributes:
+        labels: the label words, in the order of `last.counts`.
+        sweep: which sweep is under way, from 0, over all restarts.
+        done: reads answered in it.
+        total: reads that it needs; 0 before the first.
+        last: the last sweep that ended, or None in the first.
+        cost: so far.
+        left_s: seconds left if the search ends as early as it may; None while unknown.
+    """
+
+    labels: tuple[str, ...]
+    sweep: int
+    done: int
+    total: int
+    last: SweepRecord | None
+    cost: Cost
+    left_s: float | None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class ProgressMeter:
+    """Turns what scorer and search report into `Progress`."""
+
+    def __init__(
+        self,
+        labels: tuple[str, ...],
+        n_items: int,
+        server: Endpoint,
+        settings: SweepSettings,
+        tell: OnProgress | None,
+    ) -> None:
+        self._started = time.monotonic()
+        self._labels = labels
+        self._n_items = n_items
+        self._server = server
+        self._before = replace(server.usage)
+        self._settings = settings
+        self._tell = tell
+        self._sweep = 0
+        self._last: SweepRecord | None = None
+        self._earlier = ScoringProgress(0, 0, 0)  # of the sweeps that have ended
+        self._now = ScoringProgress(0, 0, 0)
+
+    def scored(self, progress: ScoringProgress) -> None:
+        """Hear from the scorer."""
+        self._now = progress
+        self._report()
+
+    def swept(self, record: SweepRecord) -> None:
+        """Hear from the search, after a sweep."""
+        self._last = record
+        self._sweep += 1
+        self._earlier = ScoringProgress(
+            self._earlier.done + self._now.done,
+            self._earlier.total + self._now.total,
+            self._earlier.from_store + self._now.from_store,
+        )
+        self._now = ScoringProgress(0, 0, 0)
+        self._report()
+
+    def cost(self) -> Cost:
+        """What has been used since this meter was made."""
+        usage, before = self._server.usage, self._before
+        from_store = self._earlier.from_store + self._now.from_store
+        return Cost(
+            requests=usage.requests - before.requests,
+            retries=usage.retries - before.retries,
+            from_server=self._earlier.done + self._now.done - from_store,
+            from_store=from_store,
+            computed_tokens=usage.computed_tokens - before.computed_tokens,
+            cached_tokens=usage.cached_tokens - before.cached_tokens,
+            seconds=time.monotonic() - self._started,
+        )
+
+    def _report(self) -> None:
+        if self._tell is None:
+            return
+        cost = self.cost()
+        self._tell(
+            Progress(
+                labels=self._labels,
+                sweep=self._sweep,
+                done=self._now.done,
+                total=self._now.total,
+                last=self._last,
+                cost=cost,
+                left_s=self._left(cost),
+            )
+        )
+
+    def _left(self, cost: Cost) -> float | None:
+        # One read an item until the fewest sweeps are done, and a fold's with names exchanged.
+        if cost.from_server == 0:
+            return None
+        sweeps = max(self._settings.min_sweeps - self._sweep, 0) + 1 / self._settings.folds
+        left = max(0.0, sweeps * self._n_items - self._now.done)
+        return left * cost.seconds / cost.from_server

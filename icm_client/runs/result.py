@@ -1,0 +1,104 @@
+"""What a run returns."""
+
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from icm_client.analysis.diagnosis import Finding
+from icm_client.coherence.sweep import SweepRecord
+from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
+from icm_client.endpoints import ServerIdentity
+from icm_client.runs.progress import Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels found, and what is to be known about them.
+
+    Attributes:
+        rows: every row with its label, confidence and log-probs, in the order of the data.
+        dataset: the rows as they were read.
+        labels: the task's label words, in its order.
+        utility: calibrated `U`, nats an item; at most the entropy of the labels' shares.
+        findings: what a person must know before the labels are used; worst first.
+        notices: sentences on the data that the user should see.
+        server: who answered.
+        history: every sweep.
+        restart: which restart's labels these are.
+        prior_source: "given", "mixture" or "even": where the labels' shares came from.
+        cost: requests, tokens, seconds.
+        seed: of the run.
+    """
+
+    rows: tuple[LabelledRow, ...]
+    dataset: Dataset
+    labels: tuple[str, ...]
+    utility: float
+    findings: tuple[Finding, ...]
+    notices: tuple[str, ...]
+    server: ServerIdentity
+    history: tuple[SweepRecord, ...]
+    restart: int
+    prior_source: str
+    cost: Cost
+    seed: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows of each label, in the task's order."""
+        found = Counter(row.label for row in self.rows)
+        return {label: found[label] for label in self.labels}
+
+    @property
+    def rows_with_gold(self) -> int:
+        """Rows whose gold label is known."""
+        return sum(gold is not None for gold in self.dataset.gold or ())
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the rows with gold whose label is the gold one; None where no row has gold."""
+        known = self.rows_with_gold
+        if not known:
+            return None
+        pairs = zip(self.rows, self.dataset.gold or (), strict=True)
+        return sum(row.label == gold for row, gold in pairs) / known
+
+    def write(self, path: str | os.PathLike[str], *, format: FileFormat | None = None) -> None:  # noqa: A002 - the word that users know
+        """Write one line a row: id, label, confidence, log-probs, then the row's own fields.
+
+        The file is complete or not there: it is moved into place when it has been written.
+
+        Args:
+            path: where to; the extension says JSONL, CSV or Parquet.
+            format: which of them, where the extension does not say it.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        write_labels(
+            path,
+            self.rows,
+            format=format,
+            gold=self.dataset.gold,
+            gold_field=self.dataset.gold_field,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the rows, as JSON values."""
+        return {
+            "data": self.dataset.name,
+            "rows": len(self.rows),
+            "counts": self.counts,
+            "accuracy": self.accuracy,
+            "rows_with_gold": self.rows_with_gold,
+            "utility": self.utility,
+            "findings": [asdict(finding) for finding in self.findings],
+            "notices": list(self.notices),
+            "server": asdict(self.server),
+            "seed": self.seed,
+            "restart": self.restart,
+            "prior_source": self.prior_source,
+            "sweeps": [asdict(record) for record in self.history],
+            "cost": asdict(self.cost),
+        }
