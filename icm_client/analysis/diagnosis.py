@@ -12,8 +12,7 @@ import numpy as np
 from icm_client.coherence.sweep import SearchResult
 
 INCOHERENT = 0.10
-"""Nats of `U` under which labels are not to be trusted. Measured with gemma-3-270m (docs/search.md):
-sentiment ends above 0.3, labels that follow nothing the model knows below this."""
+"""Nats of `U` under which labels are not to be trusted; docs/search.md has the figures."""
 
 DEGENERATE_SHARE = 0.97
 """Share of the rows under one label from which on it is said that one label took nearly all."""

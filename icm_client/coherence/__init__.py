@@ -1,1 +1,1 @@
-"""The method: Internal Coherence Maximization (arXiv 2506.10139). Pure: no sockets, files, clock."""
+"""The method: Internal Coherence Maximization (arXiv 2506.10139). No sockets, files or clock."""

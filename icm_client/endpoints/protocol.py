@@ -81,13 +81,19 @@ class Endpoint(Protocol):
     """
 
     @property
-    def identity(self) -> ServerIdentity: ...
+    def identity(self) -> ServerIdentity:
+        """Who answers."""
+        ...
 
     @property
-    def lanes(self) -> int: ...
+    def lanes(self) -> int:
+        """As in the class docstring."""
+        ...
 
     @property
-    def usage(self) -> Usage: ...
+    def usage(self) -> Usage:
+        """Running totals."""
+        ...
 
     async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
         """Token ids of `text`; with `add_special`, behind the model's own BOS where it has one."""

@@ -67,7 +67,7 @@ class Job:
         Raises:
             InputError: says what is wrong, where, and what to do.
         """
-        task = _task(task)
+        task = task if isinstance(task, Task) else named_task(task)
         if prior is not None:
             task = Task(**{**task.model_dump(), "prior": dict(prior)})
         dataset = check_gold(_dataset(rows, gold or task.gold), task.labels)
@@ -86,10 +86,13 @@ class Job:
         )
 
 
-def _task(task: Task | str | os.PathLike[str]) -> Task:
-    if isinstance(task, Task):
-        return task
-    name = os.fspath(task)
+def named_task(name: str | os.PathLike[str]) -> Task:
+    """Return the built-in task of this name, or the one that a file describes.
+
+    Raises:
+        TaskError: there is neither, or the file describes no task.
+    """
+    name = os.fspath(name)
     if name in builtin_names() or not (Path(name).suffix or Path(name).exists()):
         return Task.builtin(name)
     return Task.from_toml(name)

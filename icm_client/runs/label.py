@@ -23,7 +23,7 @@ from icm_client.settings import Environment
 
 
 async def label(
-    rows: Rows,
+    rows: Rows | Job,
     *,
     task: Task | str | os.PathLike[str],
     endpoint: Endpoint | str | None = None,
@@ -61,7 +61,7 @@ async def label(
         ScoreError: it answers with something that is no score.
         StoreError: scores cannot be kept.
     """
-    job = Job.prepare(rows, task, gold=gold, prior=prior)
+    job = rows if isinstance(rows, Job) else Job.prepare(rows, task, gold=gold, prior=prior)
     with ScoreStore.open(Path(store) if store is not None else default_path()) as kept:
         async with open_endpoint(endpoint, model=model) as server:
             pieces = await tokenize_pieces(

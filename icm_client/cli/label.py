@@ -1,0 +1,205 @@
+"""`icm-client label`."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import get_args
+
+import anyio
+import click
+import orjson
+
+from icm_client.cli.terminal import print_preview, print_result, print_warnings, progress_display
+from icm_client.coherence.sweep import SweepSettings
+from icm_client.data import (
+    FileFormat,
+    Task,
+    builtin_names,
+    check_output,
+    find_beside,
+    read_rows,
+    unescape,
+)
+from icm_client.endpoints import EmbeddedEndpoint, Endpoint
+from icm_client.errors import InputError, TaskError
+from icm_client.runs.job import Job, named_task
+from icm_client.runs.label import label
+from icm_client.runs.result import Labels
+
+_FORMATS = click.Choice(get_args(FileFormat))
+
+
+@click.command("label", short_help="Label the rows of a file.")
+@click.argument("data", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="Where the labels go (required).")
+@click.option(
+    "-t",
+    "--task",
+    "task_name",
+    help=f"A task file, or a built-in task ({', '.join(builtin_names())}). "
+    "Default: NAME.task.toml or task.toml beside DATA.",
+)
+@click.option("--template", help=r"The prompt: {field} is a row's field, \n a newline.")
+@click.option("--labels", help="The label words, separated by commas.")
+@click.option("--gold", help="Field with known labels, for nothing but the accuracy printed.")
+@click.option(
+    "--prior",
+    "shares",
+    multiple=True,
+    metavar="LABEL=SHARE",
+    help="A label's share of the rows, where known: positive=0.2.",
+)
+@click.option(
+    "-e",
+    "--endpoint",
+    metavar="URL",
+    help="A vLLM or llama.cpp server. [env: ICM_ENDPOINT; default: the embedded server]",
+)
+@click.option(
+    "-m", "--model", help="One of the server's models. [env: ICM_MODEL; default: its only one]"
+)
+@click.option(
+    "--gguf",
+    type=click.Path(path_type=Path),
+    help="A base model's file for the embedded server. [default: gemma-3-270m]",
+)
+@click.option("--seed", default=0, show_default=True, help="Of all that is random.")
+@click.option(
+    "--restarts",
+    default=SweepSettings().restarts,
+    show_default=True,
+    type=click.IntRange(1),
+    help="The most starts while no coherent labels are found.",
+)
+@click.option(
+    "--max-sweeps",
+    default=SweepSettings().max_sweeps,
+    show_default=True,
+    type=click.IntRange(2),
+    help="The most sweeps from one start.",
+)
+@click.option(
+    "--demos",
+    default=SweepSettings().demos,
+    show_default=True,
+    type=click.IntRange(2),
+    help="The most labelled rows in a context.",
+)
+@click.option("--store", type=click.Path(), help="The score store. [default: in the user's cache]")
+@click.option(
+    "--format", "data_format", type=_FORMATS, help="DATA's format. [default: by its name]"
+)
+@click.option("--output-format", type=_FORMATS, help="The output's format. [default: by its name]")
+@click.option("--dry-run", is_flag=True, help="Check rows and task, show a prompt, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
+@click.option("-v", "--verbose", is_flag=True, help="Show a prompt before the run.")
+def label_command(  # noqa: C901 - options one by one
+    *,
+    data: str,
+    output: str | None,
+    task_name: str | None,
+    template: str | None,
+    labels: str | None,
+    gold: str | None,
+    shares: tuple[str, ...],
+    endpoint: str | None,
+    model: str | None,
+    gguf: Path | None,
+    seed: int,
+    restarts: int,
+    max_sweeps: int,
+    demos: int,
+    store: str | None,
+    data_format: FileFormat | None,
+    output_format: FileFormat | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Label the rows of DATA (JSON Lines, CSV or Parquet).
+
+    Every score is kept: the same command again asks nothing twice, and goes on where an
+    interrupted one stopped.
+    """
+    task, found_at = _task(data, task_name, template, labels)
+    dataset = read_rows(data, format=data_format, gold=gold or task.gold)
+    job = Job.prepare(dataset, task, prior=_prior(shares))
+    if not as_json and not quiet and found_at is not None:
+        click.echo(f"Task: {found_at}", err=True)
+    if dry_run:
+        print_preview(job)
+        return
+    if output is None:
+        raise click.UsageError("Missing option '-o' / '--output': where should the labels go?")
+    if Path(output).resolve() == Path(data).resolve():
+        raise InputError(f"{output}: the labels would overwrite the rows; name another file")
+    check_output(output, output_format)
+    if gguf is not None and endpoint is not None:
+        raise click.UsageError("--gguf is for the embedded server; leave --endpoint out.")
+    if verbose and not as_json:
+        print_preview(job)
+
+    settings = SweepSettings(restarts=restarts, max_sweeps=max_sweeps, demos=demos)
+
+    async def run() -> Labels:
+        with progress_display(hidden=quiet or as_json) as progress:
+            async with AsyncExitStack() as closing:
+                server: Endpoint | str | None = endpoint
+                if gguf is not None:
+                    server = await closing.enter_async_context(EmbeddedEndpoint(gguf))
+                return await label(
+                    job,
+                    task=task,
+                    endpoint=server,
+                    model=model,
+                    seed=seed,
+                    settings=settings,
+                    store=store,
+                    progress=progress,
+                )
+
+    found = anyio.run(run)
+    found.write(output, format=output_format)
+    if as_json:
+        document = {**found.summary(), "output": output}
+        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    elif not quiet:
+        print_result(found, output)
+    print_warnings(found)
+
+
+def _task(
+    data: str, name: str | None, template: str | None, labels: str | None
+) -> tuple[Task, Path | None]:
+    """The task that the options describe, and the file it was found in without being named."""
+    if template is not None or labels is not None:
+        if template is None or labels is None:
+            raise click.UsageError("--template and --labels go together.")
+        if name is not None:
+            raise click.UsageError("--task and --template exclude each other.")
+        words = tuple(word.strip() for word in labels.split(","))
+        return Task(template=unescape(template), labels=words), None
+    if name is not None:
+        return named_task(name), None
+    beside = find_beside(data)
+    if beside is None:
+        raise TaskError(
+            "no task: say what is asked about a row with --template 'Review: {text}\\nSentiment:' "
+            "--labels positive,negative, or with --task FILE or NAME, or put a task.toml beside "
+            f"{data}"
+        )
+    return Task.from_toml(beside), beside
+
+
+def _prior(shares: tuple[str, ...]) -> dict[str, float] | None:
+    prior: dict[str, float] = {}
+    for share in shares:
+        word, _, number = share.rpartition("=")
+        try:
+            prior[word.strip()] = float(number)
+        except ValueError:
+            raise click.BadParameter(
+                f"{share!r} is not LABEL=SHARE, such as positive=0.2", param_hint="--prior"
+            ) from None
+    return prior or None

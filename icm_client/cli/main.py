@@ -1,0 +1,42 @@
+"""`icm-client`: the group of commands, and how errors end.
+
+Exit status: 0 done, 1 failed (the same command goes on where it stopped), 2 wrong input.
+"""
+
+import sys
+
+import click
+
+import icm_client
+from icm_client.cli.label import label_command
+from icm_client.errors import IcmError, InputError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(icm_client.__version__, prog_name="icm-client")
+def cli() -> None:
+    """Find labels for unlabelled rows: those that a base model finds most coherent."""
+
+
+cli.add_command(label_command)
+
+
+def main() -> None:
+    """Run the command line; errors of ours end as one message and a status."""
+    try:
+        cli()
+    except InputError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except IcmError as error:
+        click.echo(f"Error: {error}", err=True)
+        click.echo(
+            "Every score so far is kept: the same command again goes on from here.", err=True
+        )
+        sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo(
+            "\nInterrupted. Every score so far is kept: the same command again goes on from here.",
+            err=True,
+        )
+        sys.exit(130)

@@ -1,0 +1,139 @@
+"""What a person sees: progress on standard error, the result on standard output, warnings last."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from icm_client.coherence.sweep import SweepRecord
+from icm_client.runs.job import Job
+from icm_client.runs.progress import OnProgress, Progress
+from icm_client.runs.result import Labels
+
+REDRAWS_A_SECOND = 4
+
+
+@contextmanager
+def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
+    """Yield what to call with progress: a live display, or plain lines where no terminal is."""
+    console = Console(stderr=True, highlight=False)
+    if hidden:
+        yield None
+    elif console.is_terminal:
+        with Live(
+            Text("Starting ..."),
+            console=console,
+            refresh_per_second=REDRAWS_A_SECOND,
+            transient=True,
+        ) as live:
+            lines = SweepLines(console)
+
+            def show(progress: Progress) -> None:
+                lines(progress)
+                live.update(_moment(progress))  # drawn at the display's own pace
+
+            yield show
+    else:
+        yield SweepLines(console)
+
+
+class SweepLines:
+    """Prints a line for each sweep that has ended."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._told: SweepRecord | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Hear of a moment."""
+        last = progress.last
+        if last is None or last is self._told:
+            return
+        self._told = last
+        counts = ", ".join(
+            f"{count} {word}" for word, count in zip(progress.labels, last.counts, strict=True)
+        )
+        start = f"start {last.restart + 1}, " if last.restart else ""
+        self._console.print(
+            Text(
+                f"{start}sweep {last.sweep + 1}: U {last.utility:+.3f}, {counts}, "
+                f"{last.moved} moved, {progress.cost.computed_tokens:,} tokens computed, "
+                f"{progress.cost.seconds:.0f} s"
+            ),
+            soft_wrap=True,
+        )
+
+
+def _moment(progress: Progress) -> Group:
+    cost = progress.cost
+    left = "" if progress.left_s is None else f"   about {_duration(progress.left_s)} left"
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        Text(f"Sweep {progress.sweep + 1}"),
+        ProgressBar(total=max(progress.total, 1), completed=progress.done, width=40),
+        Text(f"{progress.done}/{progress.total} rows{left}"),
+    )
+    return Group(
+        bar,
+        Text(
+            f"{cost.requests:,} requests   {cost.from_store:,} scores from the store   tokens: "
+            f"{cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached   "
+            f"{_duration(cost.seconds)}",
+            style="dim",
+        ),
+    )
+
+
+def print_preview(job: Job) -> None:
+    """Print the first prompt as the model gets it, and the labels that may follow."""
+    console = Console(highlight=False)
+    console.print(Text(f"{len(job.prompts):,} rows. The first prompt, and what may follow:\n"))
+    console.print(Text(job.prompts[0], style="dim"))
+    for text in job.label_texts:
+        console.print(Text(f"  {text!r}"))
+    console.print()
+
+
+def print_result(found: Labels, output: str) -> None:
+    """Print the table that a run ends with."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    total = len(found.rows)
+    for word, count in found.counts.items():
+        table.add_row(Text(word), f"{count:,} rows ({count / total:.0%})")
+    if found.accuracy is not None:
+        table.add_row(
+            "accuracy", f"{found.accuracy:.1%} of {found.rows_with_gold:,} rows with gold"
+        )
+    table.add_row("coherence", f"U = {found.utility:+.3f} nats an item")
+    cost = found.cost
+    table.add_row("tokens", f"{cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached")
+    table.add_row(
+        "scores", f"{cost.from_server:,} from the server, {cost.from_store:,} from the store"
+    )
+    table.add_row("time", _duration(cost.seconds))
+    table.add_row("model", Text(f"{found.server.model} ({found.server.kind})"))
+    table.add_row("labels in", Text(output))
+    Console(highlight=False).print(table)
+
+
+def print_warnings(found: Labels) -> None:
+    """Print what a person must see, on standard error."""
+    console = Console(stderr=True, highlight=False)
+    for notice in found.notices:
+        console.print(Text(f"Warning: {notice}.", style="yellow"), soft_wrap=True)
+    for finding in reversed(found.findings):  # the worst one last, where it is read
+        style = "bold red" if finding.fatal else "yellow"
+        console.print(Text(f"Warning: {finding.message} {finding.advice}", style=style), soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds, 1), 60)
+    if minutes:
+        return f"{minutes:.0f} min {rest:.0f} s"
+    return f"{rest:.1f} s" if rest < 10 else f"{rest:.0f} s"  # noqa: PLR2004

@@ -1,0 +1,293 @@
+"""The embedded server: llama.cpp in a child process, for a machine with nothing else on it.
+
+It is started on the first request. Until then, and for a run whose every score is in the store
+for ever, it costs nothing, not even the model file.
+"""
+
+import os
+import secrets
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from subprocess import PIPE
+from typing import Final, Self, TypeVar
+
+import anyio
+from anyio.abc import Process
+from pydantic import SecretStr, ValidationError
+
+from icm_client.endpoints import gemma
+from icm_client.endpoints.answers import fingerprint
+from icm_client.endpoints.cores import physical_cores
+from icm_client.endpoints.embedded_child import Orders, Report
+from icm_client.endpoints.gguf import cache_folder, sha256_of
+from icm_client.endpoints.llama_cpp import KIND, LlamaCppEndpoint
+from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
+from icm_client.endpoints.settings import RetryPolicy, TransportSettings
+from icm_client.endpoints.transport import Transport
+from icm_client.errors import EmbeddedServerFailed, EndpointError, SetupError
+
+T = TypeVar("T")
+
+DEFAULT_CONTEXT_LENGTH: Final = 8192
+"""Tokens."""
+
+_LAST_WORDS: Final = 2000
+"""Bytes of the log that an error message ends with."""
+
+# Nothing is between us and the child: what a second attempt does not heal, a restart must. A long
+# prompt on a large model and few cores is slow, though.
+_RETRY: Final = RetryPolicy(
+    attempts=2,
+    attempt_timeout_s=900.0,
+    item_timeout_s=1800.0,
+    initial_wait_s=0.1,
+    maximum_wait_s=1.0,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """One life of the child."""
+
+    process: Process
+    endpoint: LlamaCppEndpoint
+
+
+class EmbeddedEndpoint:
+    """A base model served by llama.cpp on this machine's CPU, one request at a time.
+
+    Log-probs are bit-identical however the cache stands, in whatever order they are asked for.
+
+    Args:
+        model: a GGUF file; None takes gemma-3-270m from the `local` extra. Its digest is part of
+            the fingerprint and is taken here, at about a second per GB, once per file.
+        context_length: tokens that a prompt may hold.
+        threads: of the CPU; None takes the physical cores this process may run on.
+        start_timeout_s: deadline for loading the model, in seconds.
+
+    Raises:
+        SetupError: `xllamacpp` is not installed, or `model` cannot be read.
+    """
+
+    def __init__(
+        self,
+        model: Path | None = None,
+        *,
+        context_length: int = DEFAULT_CONTEXT_LENGTH,
+        threads: int | None = None,
+        start_timeout_s: float = 120.0,
+    ) -> None:
+        try:
+            engine = metadata.version("xllamacpp")
+        except metadata.PackageNotFoundError as error:
+            raise SetupError(
+                "the embedded server is not installed; run: pip install 'icm-client[local]' "
+                "(or give the URL of a server)"
+            ) from error
+        self._model = model
+        self._threads = threads or physical_cores()
+        self._start_timeout_s = start_timeout_s
+        self._usage = Usage()
+        self._lock = anyio.Lock()
+        self._running: _Running | None = None
+        self._log = cache_folder() / "logs" / f"embedded-{os.getpid()}-{id(self):x}.log"
+        name = gemma.MODEL_NAME if model is None else model.stem
+        self._identity = ServerIdentity(
+            kind=KIND,
+            model=name,
+            context_length=context_length,
+            fingerprint=fingerprint(
+                {
+                    "kind": "embedded",
+                    "model": name,
+                    "sha256": gemma.SHA256 if model is None else sha256_of(model),
+                    "engine": engine,
+                    "settings": "CPU, swa_full, no_extra_bufts, flash attention, ubatch 4",
+                }
+            ),
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(model={self._identity.model!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    @property
+    def identity(self) -> ServerIdentity:
+        """Who answers; known before the server runs."""
+        return self._identity
+
+    @property
+    def lanes(self) -> int:
+        """One: a second slot would only share the same cores."""
+        return 1
+
+    @property
+    def usage(self) -> Usage:
+        """Running totals, over restarts of the child."""
+        return self._usage
+
+    async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
+        """As `Endpoint.tokenize`."""
+        return await self._with_server(
+            lambda server: server.tokenize(text, add_special=add_special)
+        )
+
+    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
+        """As `Endpoint.read`.
+
+        Raises:
+            EmbeddedServerFailed: the child did not start, or died twice over these reads.
+        """
+        return await self._with_server(lambda server: server.read(reads, lane=lane))
+
+    async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
+        """As `Endpoint.warm`."""
+        await self._with_server(lambda server: server.warm(prefix, lane=lane))
+
+    async def aclose(self) -> None:
+        """End the child, wait for it, and remove its log."""
+        async with self._lock:
+            running, self._running = self._running, None
+            if running is not None:
+                await _ended(running)
+            with suppress(OSError):
+                self._log.unlink()
+
+    async def _with_server(self, ask: Callable[[LlamaCppEndpoint], Awaitable[T]]) -> T:
+        """`ask` of the running child; of a second one if the first dies over it."""
+        running = await self._started(instead_of=None)
+        try:
+            return await ask(running.endpoint)
+        except EndpointError:
+            if not await _is_dead(running.process):
+                raise
+        running = await self._started(instead_of=running)
+        try:
+            return await ask(running.endpoint)
+        except EndpointError as error:
+            if not await _is_dead(running.process):
+                raise
+            raise self._failed("died twice over the same request") from error
+
+    async def _started(self, *, instead_of: _Running | None) -> _Running:
+        async with self._lock:
+            if self._running is not None and self._running is not instead_of:
+                return self._running
+            if self._running is not None:
+                dead, self._running = self._running, None
+                await _ended(dead)
+            self._running = await self._start()
+            return self._running
+
+    async def _start(self) -> _Running:
+        model_path = self._model or await anyio.to_thread.run_sync(gemma.model_path)
+        api_key = SecretStr(secrets.token_urlsafe(32))
+        orders = Orders(
+            model_path=str(model_path),
+            model_name=self._identity.model,
+            api_key=api_key,
+            context_length=self._identity.context_length,
+            threads=self._threads,
+        )
+        try:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            log = self._log.open("wb")
+        except OSError as error:
+            raise SetupError(
+                f"cannot write {self._log} ({error.strerror}); set ICM_CACHE_DIR to a folder that "
+                "can be written"
+            ) from error
+        with log:
+            # A session of its own: Ctrl-C in the terminal goes to the parent only, which then
+            # ends its child in order.
+            process = await anyio.open_process(
+                [sys.executable, "-m", "icm_client.endpoints.embedded_child"],
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=log,
+                # OpenMP's barriers spin by default. Where another program wants the same cores
+                # a read then takes seconds instead of 20 ms.
+                env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
+                start_new_session=True,
+            )
+        try:
+            with anyio.fail_after(self._start_timeout_s):
+                url = await self._url_of(process, orders)
+                transport = Transport(
+                    url,
+                    api_key=api_key,
+                    settings=TransportSettings(retry=_RETRY),
+                    usage=self._usage,
+                )
+                # 503 while it loads, in versions that listen before they have.
+                await transport.get("/health", bytes, attempts=sys.maxsize)
+                endpoint = await LlamaCppEndpoint.open(transport)
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await _stopped(process)
+            if isinstance(error, TimeoutError):
+                raise self._failed(f"was not ready in {self._start_timeout_s:g} s") from None
+            raise
+        # A model trained on a shorter context serves only that one.
+        served = min(endpoint.identity.context_length, self._identity.context_length)
+        self._identity = replace(self._identity, context_length=served)
+        return _Running(process, endpoint)
+
+    async def _url_of(self, process: Process, orders: Orders) -> str:
+        """Hand the orders over and wait for the report, one JSON line each."""
+        if process.stdin is None or process.stdout is None:
+            raise AssertionError
+        line = b""
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
+            await process.stdin.send(orders.model_dump_json().encode() + b"\n")
+            while not line.endswith(b"\n"):
+                line += await process.stdout.receive()
+        try:
+            return Report.model_validate_json(line).url
+        except ValidationError:
+            code = await process.wait()
+            raise self._failed(f"did not start (exit status {code})") from None
+
+    def _failed(self, what: str) -> EmbeddedServerFailed:
+        try:
+            words = self._log.read_bytes()[-_LAST_WORDS:].decode("utf-8", "replace").strip()
+        except OSError:
+            words = ""
+        return EmbeddedServerFailed(
+            f"the embedded server for {self._identity.model} {what}; its log, {self._log}, ends "
+            f"with:\n{words}"
+        )
+
+
+async def _is_dead(process: Process) -> bool:
+    """Whether the child has ended, or does within the moment between its sockets' and its own."""
+    with anyio.move_on_after(1.0):
+        await process.wait()
+    return process.returncode is not None
+
+
+async def _ended(running: _Running) -> None:
+    await running.endpoint.aclose()
+    await _stopped(running.process)
+
+
+async def _stopped(process: Process) -> None:
+    """Close the child's stdin, which ends it, and wait; kill it if that does not help."""
+    if process.stdin is not None:
+        with suppress(OSError, anyio.BrokenResourceError):
+            await process.stdin.aclose()
+    with anyio.move_on_after(5.0):
+        await process.wait()
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+    await process.aclose()

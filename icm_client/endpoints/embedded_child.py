@@ -1,0 +1,88 @@
+"""The child process of `EmbeddedEndpoint`: serves one GGUF file until its stdin closes.
+
+`python -m icm_client.endpoints.embedded_child` reads one JSON line (`Orders`) from stdin, writes
+one (`Report`) to stdout once the model is loaded, and logs to stderr. Its stdin is a pipe from the
+parent, so that it ends with the parent however that one ends, kill -9 included.
+"""
+
+import os
+import threading
+
+from pydantic import BaseModel, ConfigDict, SecretStr, field_serializer
+
+
+class Orders(BaseModel):
+    """What the parent wants served."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model_path: str
+    model_name: str
+    api_key: SecretStr
+    context_length: int
+    threads: int
+
+    @field_serializer("api_key", when_used="json")
+    def _key_in_clear(self, api_key: SecretStr) -> str:
+        return api_key.get_secret_value()
+
+
+class Report(BaseModel):
+    """Where it is served."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str
+
+
+def _exit_with_parent() -> None:
+    # Whatever llama.cpp is doing at this moment is of no use any more: no destructors.
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve until stdin closes."""
+    import xllamacpp  # noqa: PLC0415 - an optional dependency, and the parent imports this module
+
+    with open(0, "rb", buffering=0, closefd=False) as orders_pipe:
+        orders = Orders.model_validate_json(orders_pipe.readline())
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    report = os.dup(1)
+    os.dup2(2, 1)  # a library that prints must not fill the pipe that nobody reads any more
+
+    params = xllamacpp.CommonParams()
+    params.model.path = orders.model_path
+    params.model_alias = {orders.model_name}
+    params.api_keys = [orders.api_key.get_secret_value()]
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.n_ctx = orders.context_length
+    params.n_parallel = 1
+    params.warmup = False
+    # The cache keeps only the last window of a sliding-window model (Gemma 3) without this, and
+    # no prefix can be reused.
+    params.swa_full = True
+    params.cache_ram_mib = 0
+    params.n_gpu_layers = 0
+    # llama.cpp picks its CPU kernels by the number of tokens in a batch (1, 2 to 7, 8 and more;
+    # repacked weights by multiples of 4), and they round differently: the same prompt's log-odds
+    # moved by up to 0.3 nat with how much of it was cached. Without repacking, with flash
+    # attention, and in micro-batches of 4, a token's log-probs are bit-identical however the
+    # prompt was cut, at 60% of the speed. Single tokens, behind 256 others, are summed up in as
+    # many pieces as there are threads: so they get one, and only batches get them all. That is
+    # why an interrupted and resumed run ends with the same labels as one that was not.
+    params.no_extra_bufts = True
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    params.n_ubatch = 4
+    params.cpuparams.n_threads = 1
+    params.cpuparams_batch.n_threads = orders.threads
+    server = xllamacpp.Server(params)
+    os.write(report, Report(url=server.listening_address).model_dump_json().encode() + b"\n")
+    os.close(report)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

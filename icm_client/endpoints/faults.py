@@ -1,0 +1,119 @@
+"""From what went wrong on the wire to the tree of errors in `icm_client.errors`."""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+from icm_client.endpoints.answers import clipped
+from icm_client.errors import (
+    AuthenticationRefused,
+    EndpointFault,
+    EndpointOverloaded,
+    IcmError,
+    ModelNotFound,
+    PromptTooLong,
+    RequestRefused,
+    ScoreNotFinite,
+)
+
+# llama.cpp: the `type` of its 400. vLLM: words of its 400, whose `type` is only BadRequestError.
+_TOO_LONG = (
+    "exceed_context_size_error",
+    "maximum context length",
+    "maximum model length",
+    "longer than the maximum",
+)
+_NOT_FINITE = ("out of range float values", "nan values in")
+
+
+def error_of_status(
+    status: int, headers: Mapping[str, str], body: bytes, *, asked: str
+) -> IcmError:
+    """The error that an answer with a status other than 2xx stands for.
+
+    Args:
+        status: the HTTP status, 300 to 599.
+        headers: the answer's headers, looked up in lower case.
+        body: the answer's body; OpenAI's, vLLM's and llama.cpp's shapes are understood.
+        asked: "METHOD URL", for the message.
+    """
+    kind, words = _error_words(body)
+    message = (
+        f"{asked}: {status} {_reason(status)}: {words}"
+        if words
+        else (f"{asked}: {status} {_reason(status)}")
+    )
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return EndpointOverloaded(message, retry_after_s=retry_after_s(headers))
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return EndpointFault(message)
+    if status < HTTPStatus.BAD_REQUEST:
+        target = clipped(headers.get("location", "nowhere"))
+        return RequestRefused(
+            f"{message} (redirects are not followed; it points to {target}: use that URL if it "
+            "is the server you mean)"
+        )
+    return _refusal(status, message, told=f"{kind} {words}".lower())
+
+
+def _refusal(status: int, message: str, *, told: str) -> IcmError:
+    """The error behind a 4xx; `told` is what the server said, in lower case."""
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return AuthenticationRefused(f"{message} (set ICM_API_KEY to the server's key)")
+    if any(sign in told for sign in _TOO_LONG):
+        return PromptTooLong(message)
+    if any(sign in told for sign in _NOT_FINITE):
+        # vLLM computes NaN logits and then cannot write them as JSON: its own fault, not ours.
+        return ScoreNotFinite(message)
+    if status == HTTPStatus.NOT_FOUND and "model" in told:
+        return ModelNotFound(message)
+    return RequestRefused(message)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds the server asks to be left alone, or None (RFC 9110, 10.2.3; `retry-after-ms`)."""
+    milliseconds = _non_negative(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after")
+    seconds = _non_negative(value)
+    if seconds is not None or value is None:
+        return seconds
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def _non_negative(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "unknown status"
+
+
+def _error_words(body: bytes) -> tuple[str, str]:
+    """The error's type and message, wherever the server put them; else the body's beginning."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return "", clipped(body[:2000].decode("utf-8", "replace"))
+    error = answer.get("error", answer) if isinstance(answer, dict) else answer
+    if isinstance(error, dict):
+        message = error.get("message") or error.get("detail") or json.dumps(error)
+        return clipped(str(error.get("type", ""))), clipped(str(message))
+    return "", clipped(error if isinstance(error, str) else json.dumps(error))

@@ -1,0 +1,226 @@
+"""The real llama.cpp child on the real gemma-3-270m."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from icm_client.endpoints import EmbeddedEndpoint, Read, TokenIds, llama_cpp
+from icm_client.endpoints.cores import physical_cores
+from icm_client.errors import EmbeddedServerFailed, PromptTooLong, SetupError
+
+DEMOS = "".join(
+    f"Review: {text}\nSentiment: {label}\n\n"
+    for text, label in [
+        ("a great movie with lots of fun", "positive"),
+        ("the plot was dull and the acting awful", "negative"),
+        ("I would gladly see it again", "positive"),
+    ]
+)
+TARGET = "Review: it never comes to life\nSentiment:"
+
+
+@pytest.fixture(scope="session")
+async def labels(embedded: EmbeddedEndpoint) -> TokenIds:
+    positive = await embedded.tokenize(" positive", add_special=False)
+    negative = await embedded.tokenize(" negative", add_special=False)
+    assert len(positive) == len(negative) == 1
+    return positive + negative
+
+
+@pytest.fixture(scope="session")
+async def prompt(embedded: EmbeddedEndpoint) -> TokenIds:
+    return await embedded.tokenize(DEMOS + TARGET, add_special=True)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    return "State:\tZ" not in status
+
+
+async def test_the_identity_is_known_without_a_start() -> None:
+    first, second = EmbeddedEndpoint(), EmbeddedEndpoint(threads=1)
+    assert first.identity == second.identity
+    assert first.identity.model == "gemma-3-270m-q4_k_m"
+    assert first.identity.context_length == 8192
+    assert first.lanes == 1
+    assert first._running is None
+    await first.aclose()
+
+
+async def test_log_probs_are_those_of_the_whole_vocabulary(
+    embedded: EmbeddedEndpoint, prompt: TokenIds, labels: TokenIds
+) -> None:
+    (answer,) = await embedded.read([Read(prompt, labels)])
+    inner = (await embedded._started(instead_of=None)).endpoint
+    everything = await inner._complete(
+        prompt, 0, top=inner._vocabulary_size, wanted=tuple(range(inner._vocabulary_size))
+    )
+    assert answer.log_probs == tuple(everything[label] for label in labels)
+    assert len(everything) == inner._vocabulary_size
+    assert math.fsum(map(math.exp, everything.values())) == pytest.approx(1, abs=1e-3)
+
+
+async def test_log_probs_do_not_depend_on_what_was_cached(
+    embedded: EmbeddedEndpoint, prompt: TokenIds, labels: TokenIds
+) -> None:
+    await embedded.read([Read((9, 9, 9), labels)])
+    (cold,) = await embedded.read([Read(prompt, labels)])
+    for new in (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 31):
+        cached = embedded.usage.cached_tokens
+        await embedded.warm(prompt[:-new])
+        (warm,) = await embedded.read([Read(prompt, labels)])
+        assert embedded.usage.cached_tokens > cached
+        assert warm == cold, f"differs when {new} tokens are new"
+
+
+async def test_log_probs_do_not_depend_on_order_or_threads(
+    embedded: EmbeddedEndpoint, prompt: TokenIds, labels: TokenIds
+) -> None:
+    reads = [Read(prompt[:1] + prompt[cut:], labels) for cut in range(1, 40, 9)]
+    forwards = await embedded.read(reads)
+    backwards = await embedded.read(reads[::-1])
+    assert forwards == backwards[::-1]
+    async with EmbeddedEndpoint(context_length=2048, threads=1) as other:
+        assert await other.read(reads[:2]) == forwards[:2]
+
+
+async def test_long_prompts_are_bit_identical_too(
+    embedded: EmbeddedEndpoint, prompt: TokenIds, labels: TokenIds
+) -> None:
+    long = prompt + (prompt[1:] * 20)[: 1100 - len(prompt)]
+    await embedded.read([Read((9, 9, 9), labels)])
+    (cold,) = await embedded.read([Read(long, labels)])
+    for new in (1, 2, 3, 4, 5, 7, 8, 9, 149):
+        await embedded.warm(long[:-new])
+        assert await embedded.read([Read(long, labels)]) == [cold]
+
+
+async def test_warming_saves_the_prefix(
+    embedded: EmbeddedEndpoint, prompt: TokenIds, labels: TokenIds
+) -> None:
+    await embedded.read([Read((9, 9, 9), labels)])
+    await embedded.warm(prompt[:-1])
+    computed = embedded.usage.computed_tokens
+    await embedded.read([Read(prompt, labels)])
+    assert embedded.usage.computed_tokens - computed == 1
+
+
+async def test_a_rare_token_is_found(embedded: EmbeddedEndpoint, prompt: TokenIds) -> None:
+    inner = (await embedded._started(instead_of=None)).endpoint
+    found = await inner._complete(prompt, 0, top=3000, wanted=tuple(range(262144)))
+    rare = list(found)[-1]
+    inner._top = llama_cpp._FIRST_TOP
+    (answer,) = await embedded.read([Read(prompt, (rare,))])
+    assert answer.log_probs == (found[rare],)
+    assert inner._top == llama_cpp._KEPT_TOP
+
+
+async def test_a_prompt_longer_than_the_context_is_refused(
+    embedded: EmbeddedEndpoint, labels: TokenIds
+) -> None:
+    with pytest.raises(PromptTooLong):
+        await embedded.read([Read((2, *range(1000, 3500)), labels)])
+
+
+async def test_special_tokens_come_from_us_and_never_from_text(embedded: EmbeddedEndpoint) -> None:
+    with_bos = await embedded.tokenize("x <eos>\n\t", add_special=True)
+    without = await embedded.tokenize("x <eos>\n\t", add_special=False)
+    assert with_bos == (2, *without)
+    assert 1 not in without
+
+
+async def test_a_killed_child_is_replaced_and_the_read_repeated(
+    prompt: TokenIds, labels: TokenIds
+) -> None:
+    async with EmbeddedEndpoint(context_length=1024) as endpoint:
+        before = await endpoint.read([Read(prompt, labels)])
+        running = endpoint._running
+        assert running is not None
+        os.kill(running.process.pid, signal.SIGKILL)
+        assert await endpoint.read([Read(prompt, labels)]) == before
+        second = endpoint._running
+        assert second is not None
+        log, child = endpoint._log, second.process.pid
+        assert child != running.process.pid
+        assert os.getsid(child) == child
+        assert log.exists()
+    assert not is_alive(child)
+    assert not log.exists()
+
+
+async def test_what_is_no_model_fails_with_the_logs_last_words(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + b"\0" * 100)
+    async with EmbeddedEndpoint(broken) as endpoint:
+        with pytest.raises(EmbeddedServerFailed, match=r"broken did not start[\s\S]*gguf"):
+            await endpoint.tokenize("x", add_special=True)
+
+
+async def test_a_model_that_never_loads_is_given_up() -> None:
+    async with EmbeddedEndpoint(start_timeout_s=0.01) as endpoint:
+        with pytest.raises(EmbeddedServerFailed, match=r"not ready in 0\.01 s"):
+            await endpoint.tokenize("x", add_special=True)
+        assert endpoint._running is None
+
+
+def test_the_child_dies_with_a_parent_that_is_killed() -> None:
+    program = """
+import anyio
+from icm_client.endpoints import EmbeddedEndpoint
+async def main():
+    endpoint = EmbeddedEndpoint(context_length=512)
+    await endpoint.tokenize("x", add_special=True)
+    print(endpoint._running.process.pid, flush=True)
+    await anyio.sleep_forever()
+anyio.run(main)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert is_alive(child)
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(child)
+
+
+def test_another_file_is_another_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"one")
+    first = EmbeddedEndpoint(model).identity.fingerprint
+    assert EmbeddedEndpoint(model).identity.fingerprint == first
+    model.write_bytes(b"two")
+    os.utime(model, ns=(1, 1))
+    assert EmbeddedEndpoint(model).identity.fingerprint != first
+
+
+def test_without_the_extra_the_message_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    with pytest.raises(SetupError, match=r"icm-client\[local\]"):
+        EmbeddedEndpoint()
+
+
+def test_a_model_that_does_not_exist_is_a_setup_error(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="cannot read the model file"):
+        EmbeddedEndpoint(tmp_path / "none.gguf")
+
+
+def test_at_least_one_core() -> None:
+    assert 1 <= physical_cores() <= (os.cpu_count() or 1)

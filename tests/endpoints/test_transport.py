@@ -1,0 +1,307 @@
+import traceback
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import anyio
+import pytest
+from aiohttp import web
+from anyio.abc import ByteStream, SocketAttribute
+from pydantic import SecretStr
+
+from icm_client.endpoints.answers import Wire, clipped, parsed
+from icm_client.endpoints.faults import error_of_status, retry_after_s
+from icm_client.endpoints.settings import RetryPolicy, TransportSettings
+from icm_client.endpoints.transport import Transport
+from icm_client.errors import (
+    AuthenticationRefused,
+    EndpointError,
+    EndpointFault,
+    EndpointOverloaded,
+    EndpointTimeout,
+    EndpointUnreachable,
+    IcmError,
+    InputError,
+    MalformedAnswer,
+    ModelNotFound,
+    PromptTooLong,
+    RequestRefused,
+    ScoreNotFinite,
+)
+
+KEY = "sk-canary-3141592653"
+
+
+class Fine(Wire):
+    fine: bool
+
+
+def fine(body: Any) -> bool:
+    return parsed(Fine, body).fine
+
+
+def to(url: str, **retry: Any) -> Transport:
+    retry = {"attempts": 3, "initial_wait_s": 0.0, "retry_after_cap_s": 0.0} | retry
+    settings = TransportSettings(retry=RetryPolicy(**retry), max_body_bytes=100_000)
+    return Transport(url, api_key=SecretStr(KEY), settings=settings)
+
+
+async def ask(transport: Transport) -> bool:
+    async with transport:
+        return await transport.post("/v1/completions", {"prompt": [1]}, fine, scoring=True)
+
+
+async def reset(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def trickle(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for _ in range(100):
+        await response.write(b" ")
+        await anyio.sleep(0.02)
+    return response
+
+
+async def half(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": "1000"})
+    await response.prepare(request)
+    await response.write(b'{"fine":')
+    assert request.transport is not None
+    request.transport.abort()
+    return response
+
+
+@pytest.mark.parametrize("status", [429, 503, 500, 502, 504])
+async def test_a_burst_of_faults_is_survived_and_counted(
+    server: Any, say: Any, status: int
+) -> None:
+    burst = [say("busy", status=status, headers={"Retry-After": "7"})] * 2
+    server.script = [*burst, say('{"fine": true}')]
+    transport = to(server.url)
+    assert await ask(transport)
+    assert (transport.usage.requests, transport.usage.retries) == (3, 2)
+
+
+@pytest.mark.parametrize("fault", [reset, half])
+async def test_a_broken_connection_is_unreachable_not_a_timeout(server: Any, fault: Any) -> None:
+    server.script = [fault]
+    with pytest.raises(EndpointUnreachable, match="gave up after 3 attempts"):
+        await ask(to(server.url))
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['{"fine": tr', "<html>proxy</html>", '{"error": {"message": "no"}}', "", "[]", '{"fine": 1}'],
+)
+async def test_status_200_with_another_body_is_never_an_answer(
+    server: Any, say: Any, body: Any
+) -> None:
+    server.script = [say(body)]
+    with pytest.raises(MalformedAnswer, match="attempts"):
+        await ask(to(server.url))
+    assert len(server.paths) == 3
+
+
+async def test_a_malformed_answer_heals(server: Any, say: Any) -> None:
+    server.script = [say('{"fi'), say('{"fine": true}')]
+    assert await ask(to(server.url))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (401, '{"error": {"message": "bad key"}}', AuthenticationRefused),
+        (403, "no", AuthenticationRefused),
+        (404, '{"error": {"message": "The model `x` does not exist"}}', ModelNotFound),
+        (404, "Not Found", RequestRefused),
+        (400, '{"error": {"type": "exceed_context_size_error", "message": "m"}}', PromptTooLong),
+        (400, '{"message": "This model\'s maximum context length is 10"}', PromptTooLong),
+        (400, '{"error": {"message": "Out of range float values: nan"}}', ScoreNotFinite),
+        (400, '{"error": "what?"}', RequestRefused),
+        (422, '{"detail": [{"loc": 1}]}', RequestRefused),
+        (500, "", EndpointFault),
+        (599, "null", EndpointFault),
+    ],
+)
+async def test_each_status_has_its_error(
+    server: Any, say: Any, status: int, body: Any, error: type[IcmError]
+) -> None:
+    server.script = [say(body, status=status)]
+    with pytest.raises(IcmError) as caught:
+        await ask(to(server.url))
+    assert type(caught.value) is error
+    assert len(server.paths) == (3 if error.retryable else 1)
+
+
+async def test_retry_after_is_kept_on_the_error(server: Any, say: Any) -> None:
+    server.script = [say("", status=429, headers={"Retry-After": "300"})]
+    with pytest.raises(EndpointOverloaded) as caught:
+        await ask(to(server.url))
+    assert caught.value.retry_after_s == 300
+
+
+async def test_the_wait_a_server_asks_for_is_honoured_up_to_the_cap(server: Any, say: Any) -> None:
+    server.script = [
+        say("", status=503, headers={"Retry-After": "3600"}),
+        say('{"fine": true}'),
+    ]
+    start = anyio.current_time()
+    assert await ask(to(server.url, retry_after_cap_s=0.2))
+    assert 0.2 <= anyio.current_time() - start < 5
+
+
+async def test_no_attempt_starts_after_the_items_deadline(server: Any, say: Any) -> None:
+    server.script = [say("", status=503, headers={"Retry-After": "50"})]
+    start = anyio.current_time()
+    with pytest.raises(EndpointOverloaded):
+        await ask(to(server.url, retry_after_cap_s=60.0, item_timeout_s=10.0))
+    assert anyio.current_time() - start < 5
+
+
+async def test_a_body_that_trickles_for_ever_times_out(server: Any) -> None:
+    server.script = [trickle]
+    with pytest.raises(EndpointTimeout, match=r"0\.1 s"):
+        await ask(to(server.url, attempts=1, attempt_timeout_s=0.1))
+
+
+async def test_a_refused_connection_is_unreachable(free_tcp_port: int) -> None:
+    with pytest.raises(EndpointUnreachable):
+        await ask(to(f"http://127.0.0.1:{free_tcp_port}"))
+
+
+async def test_something_that_is_not_http_is_an_endpoint_error() -> None:
+    async def babble(stream: ByteStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"SSH-2.0-OpenSSH\r\n\r\n")
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - no Django here
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, babble)
+            with pytest.raises(EndpointError):
+                await ask(to(f"http://127.0.0.1:{port}"))
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_redirect_is_refused_and_says_where_it_points(server: Any, say: Any) -> None:
+    elsewhere = "http://u:pw@evil.example/v1"
+    server.script = [say("", status=307, headers={"Location": elsewhere})]
+    with pytest.raises(RequestRefused, match=r"evil\.example") as caught:
+        await ask(to(server.url))
+    assert len(server.paths) == 1
+    assert "pw@" not in str(caught.value)
+
+
+async def test_a_body_over_the_limit_is_refused(server: Any, say: Any) -> None:
+    server.script = [say(b" " * 200_000)]
+    with pytest.raises(MalformedAnswer, match="longer than 100,000 bytes"):
+        await ask(to(server.url))
+
+
+async def test_no_more_than_the_limit_is_in_flight(server: Any) -> None:
+    now = most = 0
+
+    async def slow(_: Any) -> web.Response:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await anyio.sleep(0.02)
+        now -= 1
+        return web.Response(body=b'{"fine": true}')
+
+    server.script = [slow]
+    settings = TransportSettings(max_in_flight=3)
+    async with (
+        Transport(server.url, settings=settings) as transport,
+        anyio.create_task_group() as t,
+    ):
+        for _ in range(12):
+            t.start_soon(transport.get, "/x", fine)
+    assert most == 3
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 401, 500])
+async def test_the_key_is_in_no_exception_even_if_the_server_echoes_it(
+    server: Any, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def echo(request: web.Request) -> web.Response:
+        words = f"you said {request.headers['Authorization']}"
+        return web.Response(text=words, status=status, headers={"Location": "/elsewhere"})
+
+    caplog.set_level("DEBUG")
+    server.script = [echo]
+    transport = to(server.url)
+    with pytest.raises(IcmError) as caught:
+        await ask(transport)
+    told = "".join(traceback.format_exception(caught.value)) + repr(transport) + caplog.text
+    assert KEY not in told
+
+
+async def test_credentials_in_the_url_are_sent_but_never_shown(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str] = []
+
+    async def remember(request: web.Request) -> web.Response:
+        seen.append(request.headers["Authorization"])
+        return web.Response(text=f"{request.headers['Authorization']} pa55word", status=500)
+
+    caplog.set_level("DEBUG")
+    server.script = [remember]
+    transport = to(server.url.replace("//", "//ann:pa55word@") + "/v1/")
+    with pytest.raises(EndpointFault) as caught:
+        await ask(transport)
+    assert seen[0].startswith("Basic ")
+    assert "pa55word" not in str(caught.value) + repr(transport) + caplog.text
+    assert server.paths[0] == "/v1/completions"
+
+
+async def test_openai_account_variables_are_not_sent(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-private")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-private")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-private")
+    seen: list[str] = []
+
+    async def remember(request: web.Request) -> web.Response:
+        seen.append(str(request.headers))
+        return web.Response(body=b'{"fine": true}')
+
+    server.script = [remember]
+    async with Transport(server.url) as transport:
+        assert await transport.get("/x", fine)
+    assert "private" not in seen[0]
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "", "ftp://x", "http://"])
+def test_what_is_not_a_url_is_the_users_error(url: str) -> None:
+    with pytest.raises(InputError, match="http://localhost:8000"):
+        Transport(url)
+
+
+def test_retry_after_in_each_of_its_forms() -> None:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    assert retry_after_s({"retry-after": "2.5"}) == 2.5
+    assert retry_after_s({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
+    assert retry_after_s({"retry-after": soon}) == pytest.approx(30, abs=2)
+    assert retry_after_s({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    for nonsense in ("soon", "-1", "nan", "inf", ""):
+        assert retry_after_s({"retry-after": nonsense}) is None
+    assert retry_after_s({}) is None
+
+
+def test_a_servers_words_are_clipped_and_harmless() -> None:
+    words = clipped("a\x1b[31m\nb http://u:p@h/ " + "x" * 1000)
+    assert len(words) <= 303
+    assert words.isprintable()
+    assert "u:p@" not in words
+    error = error_of_status(
+        400, {}, b'{"error": {"message": "' + b"y" * 5000 + b'"}}', asked="GET x"
+    )
+    assert len(str(error)) < 400

@@ -1,0 +1,264 @@
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from icm_client.endpoints import (
+    LlamaCppEndpoint,
+    Read,
+    RetryPolicy,
+    Transport,
+    TransportSettings,
+    VllmEndpoint,
+    connect,
+)
+from icm_client.errors import (
+    AuthenticationRefused,
+    IcmError,
+    LabelMissing,
+    MalformedAnswer,
+    ModelNotFound,
+    PromptTooLong,
+    ScoreNotFinite,
+    UnsupportedServer,
+)
+
+SETTINGS = TransportSettings(retry=RetryPolicy(attempts=2, initial_wait_s=0.0))
+READS = [Read((1, 2), (7, 9)), Read((1, 3), (7, 9))]
+VLLM_MODELS = json.dumps(
+    {"data": [{"id": "base", "root": "org/base", "max_model_len": 64, "owned_by": "vllm"}]}
+)
+META = {"n_vocab": 5000, "n_params": 1, "size": 2, "ftype": "Q4"}
+LLAMA_MODELS = json.dumps(
+    {"data": [{"id": "g", "aliases": ["gem"], "owned_by": "llamacpp", "meta": META}]}
+)
+PROPS = json.dumps(
+    {
+        "default_generation_settings": {"n_ctx": 64},
+        "total_slots": 2,
+        "model_alias": "g",
+        "build_info": "b1",
+    }
+)
+
+
+def choice(index: int, found: Any) -> dict[str, Any]:
+    return {"index": index, "text": "x", "logprobs": {"top_logprobs": [found]}}
+
+
+def completion(*choices: Any, usage: Any = None) -> str:
+    return json.dumps({"choices": choices, "usage": usage or {"prompt_tokens": 4}})
+
+
+@pytest.fixture
+async def vllm(server: Any, say: Any) -> AsyncIterator[VllmEndpoint]:
+    server.script = [say(VLLM_MODELS), say('{"version": "0.32.0"}')]
+    endpoint = await VllmEndpoint.open(Transport(server.url, settings=SETTINGS))
+    yield endpoint
+    await endpoint.aclose()
+
+
+@pytest.fixture
+async def llama(server: Any, say: Any) -> AsyncIterator[LlamaCppEndpoint]:
+    server.script = [say(LLAMA_MODELS), say(PROPS)]
+    endpoint = await LlamaCppEndpoint.open(Transport(server.url, settings=SETTINGS))
+    yield endpoint
+    await endpoint.aclose()
+
+
+GOOD = {"token_id:7": -0.5, "token_id:9": -1.5, "token_id:3": -0.1}
+
+
+async def test_choices_are_put_back_in_order(server: Any, say: Any, vllm: VllmEndpoint) -> None:
+    other = GOOD | {"token_id:7": -2.0}
+    usage = {"prompt_tokens": 4, "prompt_tokens_details": {"cached_tokens": 3}}
+    server.script = [say(completion(choice(1, other), choice(0, GOOD), usage=usage))]
+    answers = await vllm.read(READS)
+    assert [answer.log_probs for answer in answers] == [(-0.5, -1.5), (-2.0, -1.5)]
+    assert (vllm.usage.computed_tokens, vllm.usage.cached_tokens) == (1, 3)
+    sent = server.bodies[-1]
+    assert sent["prompt"] == [[1, 2], [1, 3]]
+    assert sent["logprob_token_ids"] == [7, 9]
+    assert sent["max_tokens"] == 1
+    assert "prompt_logprobs" not in sent
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [[], [choice(0, GOOD)], [choice(0, GOOD), choice(0, GOOD)], [choice(1, GOOD), choice(2, GOOD)]],
+)
+async def test_a_missing_or_doubled_choice_is_malformed(
+    server: Any, say: Any, vllm: VllmEndpoint, choices: Any
+) -> None:
+    server.script = [say(completion(*choices))]
+    with pytest.raises(MalformedAnswer, match="2 prompts"):
+        await vllm.read(READS)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "-9999.0", "0.01", "null"])
+async def test_what_is_no_log_prob_is_never_a_score(
+    server: Any, say: Any, vllm: VllmEndpoint, value: str
+) -> None:
+    body = completion(choice(0, GOOD), choice(1, GOOD)).replace("-1.5", value)
+    server.script = [say(body)]
+    with pytest.raises(ScoreNotFinite, match="token 9"):
+        await vllm.read(READS)
+    assert vllm.usage.retries == 1
+
+
+async def test_a_score_that_heals_is_taken(server: Any, say: Any, vllm: VllmEndpoint) -> None:
+    good = completion(choice(0, GOOD), choice(1, GOOD))
+    server.script = [say(good.replace("-1.5", "NaN")), say(good.replace("-1.5", "1e-8"))]
+    assert (await vllm.read(READS))[0].log_probs == (-0.5, 0.0)
+
+
+async def test_a_server_that_ignores_logprob_token_ids_is_told_apart(
+    server: Any, say: Any, vllm: VllmEndpoint
+) -> None:
+    top = {"token_id:7": -0.1}
+    server.script = [say(completion(choice(0, top), choice(1, top)))]
+    with pytest.raises(LabelMissing, match="logprob_token_ids"):
+        await vllm.read(READS)
+
+
+@pytest.mark.parametrize("logprobs", [None, {"top_logprobs": []}, {"top_logprobs": [None]}])
+async def test_null_log_probs_are_malformed(
+    server: Any, say: Any, vllm: VllmEndpoint, logprobs: Any
+) -> None:
+    choices = [{"index": index, "logprobs": logprobs} for index in (0, 1)]
+    server.script = [say(completion(*choices))]
+    with pytest.raises(MalformedAnswer):
+        await vllm.read(READS)
+
+
+async def test_vllm_tokenizes_and_warms(server: Any, say: Any, vllm: VllmEndpoint) -> None:
+    server.script = [say('{"tokens": [2, 5], "count": 2}'), say(completion(choice(0, None)))]
+    assert await vllm.tokenize("x", add_special=True) == (2, 5)
+    assert server.bodies[-1]["add_special_tokens"] is True
+    await vllm.warm((1, 2, 3))
+    assert server.bodies[-1]["prompt"] == [[1, 2, 3]]
+    assert vllm.usage.requests == 1
+
+
+async def test_reads_of_one_call_must_want_the_same(vllm: VllmEndpoint) -> None:
+    with pytest.raises(ValueError, match="same tokens"):
+        await vllm.read([Read((1,), (2,)), Read((1,), (3,))])
+
+
+def llama_answer(entries: Any, **changes: Any) -> str:
+    body = {
+        "completion_probabilities": [
+            {"top_logprobs": [{"id": token, "logprob": value} for token, value in entries]}
+        ],
+        "timings": {"cache_n": 1, "prompt_n": 1},
+        "tokens_evaluated": 2,
+        "truncated": False,
+    }
+    return json.dumps(body | changes)
+
+
+async def test_llama_asks_for_ten_times_as_many_until_the_token_is_there(
+    server: Any, say: Any, llama: LlamaCppEndpoint
+) -> None:
+    server.script = [
+        say(llama_answer([(7, -0.1)])),
+        say(llama_answer([(7, -0.1)])),
+        say(llama_answer([(9, -9.0), (7, -0.1)])),
+    ]
+    assert (await llama.read([READS[0]], lane=1))[0].log_probs == (-0.1, -9.0)
+    assert [body["n_probs"] for body in server.bodies[-3:]] == [60, 600, 5000]
+    assert {body["id_slot"] for body in server.bodies[-3:]} == {1}
+    await llama.read([READS[0]])
+    assert server.bodies[-1]["n_probs"] == 600
+
+
+async def test_llama_without_the_token_in_the_whole_vocabulary(
+    server: Any, say: Any, llama: LlamaCppEndpoint
+) -> None:
+    server.script = [say(llama_answer([(7, -0.1)]))]
+    with pytest.raises(LabelMissing, match="whole vocabulary"):
+        await llama.read([READS[0]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"truncated": True}, PromptTooLong),
+        ({"tokens_evaluated": 1}, PromptTooLong),
+        ({"tokens_evaluated": 3}, MalformedAnswer),
+        ({"completion_probabilities": []}, MalformedAnswer),
+    ],
+)
+async def test_llama_with_another_prompt_than_ours_is_refused(
+    server: Any, say: Any, llama: LlamaCppEndpoint, changes: Any, error: type[IcmError]
+) -> None:
+    server.script = [say(llama_answer([(7, -0.1), (9, -1.0)], **changes))]
+    with pytest.raises(error):
+        await llama.read([READS[0]])
+
+
+async def test_llama_null_log_prob_counts_only_where_it_is_wanted(
+    server: Any, say: Any, llama: LlamaCppEndpoint
+) -> None:
+    server.script = [say(llama_answer([(7, -0.1), (9, -1.0), (8, None)]))]
+    assert (await llama.read([READS[0]]))[0].log_probs == (-0.1, -1.0)
+    server.script = [say(llama_answer([(7, None), (9, -1.0)]))]
+    with pytest.raises(ScoreNotFinite):
+        await llama.read([READS[0]])
+
+
+async def test_connect_finds_vllm(server: Any, say: Any) -> None:
+    server.script = [say(VLLM_MODELS), say(VLLM_MODELS), say('{"version": "0.32.0"}')]
+    endpoint = await connect(f"{server.url}/v1", settings=SETTINGS)
+    assert endpoint.identity.kind == "vllm"
+    assert endpoint.identity.context_length == 64
+    assert endpoint.lanes == 0
+    await endpoint.aclose()
+
+
+async def test_connect_finds_llama_cpp_by_alias(server: Any, say: Any) -> None:
+    server.script = [say(LLAMA_MODELS), say(LLAMA_MODELS), say(PROPS)]
+    endpoint = await connect(server.url, model="gem", settings=SETTINGS)
+    assert (endpoint.identity.kind, endpoint.identity.model, endpoint.lanes) == (
+        "llama.cpp",
+        "g",
+        2,
+    )
+    await endpoint.aclose()
+
+
+@pytest.mark.parametrize("model", [None, "other"])
+async def test_connect_lists_the_models_it_may_not_choose_from(
+    server: Any, say: Any, model: str | None
+) -> None:
+    entry = {"root": None, "max_model_len": 64, "owned_by": "vllm"}
+    models = json.dumps({"data": [entry | {"id": "alpha"}, entry | {"id": "beta"}]})
+    server.script = [say(models)]
+    with pytest.raises(ModelNotFound, match="alpha, beta"):
+        await connect(server.url, model=model, settings=SETTINGS)
+
+
+async def test_connect_says_what_it_found_and_what_it_supports(server: Any, say: Any) -> None:
+    models = '{"data": [{"id": "x", "owned_by": "sglang"}]}'
+    server.script = [say(models), say("", status=404)]
+    with pytest.raises(UnsupportedServer, match=r"sglang.*vLLM.*llama\.cpp"):
+        await connect(server.url, settings=SETTINGS)
+    server.script = [say("<html>")]
+    with pytest.raises(UnsupportedServer, match="not an OpenAI-compatible"):
+        await connect(server.url, settings=SETTINGS)
+
+
+async def test_connect_without_the_key_says_how_to_set_it(server: Any, say: Any) -> None:
+    server.script = [say("", status=401)]
+    with pytest.raises(AuthenticationRefused, match="ICM_API_KEY"):
+        await connect(server.url, settings=SETTINGS)
+
+
+async def test_another_version_is_another_fingerprint(
+    server: Any, say: Any, vllm: VllmEndpoint
+) -> None:
+    server.script = [say(VLLM_MODELS), say('{"version": "0.33.0"}')]
+    async with Transport(server.url) as transport:
+        newer = await VllmEndpoint.open(transport)
+    assert newer.identity.fingerprint != vllm.identity.fingerprint
