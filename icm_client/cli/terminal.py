@@ -129,7 +129,9 @@ def print_warnings(found: Labels) -> None:
         console.print(Text(f"Warning: {notice}.", style="yellow"), soft_wrap=True)
     for finding in reversed(found.findings):  # the worst one last, where it is read
         style = "bold red" if finding.fatal else "yellow"
-        console.print(Text(f"Warning: {finding.message} {finding.advice}", style=style), soft_wrap=True)
+        console.print(
+            Text(f"Warning: {finding.message} {finding.advice}", style=style), soft_wrap=True
+        )
 
 
 def _duration(seconds: float) -> str:

@@ -7,13 +7,20 @@ before items are assigned. Nothing here reads a gold label.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from icm_client.coherence.calibration import log_softmax
 from icm_client.coherence.problem import FloatArray
 
-_ITERATIONS = 200
+APART = 2.0
+"""Ashman's D from which on two modes are taken for two labels (Ashman, Bird and Zepf 1994)."""
+
+UNEVEN = 0.15
+"""How far from a half the mixture's share must lie before it moves the threshold."""
+
+_ITERATIONS = 300
 _TOLERANCE = 1e-9
 
 
@@ -23,13 +30,67 @@ class PriorEstimate:
 
     Attributes:
         offsets: shape `[K]`, nats; added to each item's calibrated scores.
-        source: "given" by the user, "mixture" where two modes stand apart, else "even".
-        separation: Ashman's D of the two modes (`K = 2`, no prior given), else None.
+        source: "given" by the user, "mixture" where two uneven modes stand apart, else "even".
+        separation: Ashman's D of the two modes, where a mixture was fitted (`K = 2`).
     """
 
     offsets: FloatArray
-    source: str
+    source: Literal["given", "mixture", "even"]
     separation: float | None = None
+
+
+def estimate_prior(scores: FloatArray, given: FloatArray | None) -> PriorEstimate:
+    """Decide what to add to calibrated scores before items are assigned.
+
+    For two labels without a given prior, two normal distributions of one variance are fitted to
+    the log-odds. They replace the threshold at zero only where they stand apart and their shares
+    are uneven: on balanced rows, or where the modes overlap, zero is the better threshold.
+
+    Args:
+        scores: shape `[N, K]`, nats; rows of NaN are items without a score.
+        given: shape `[K]`, the shares where the user knows them.
+    """
+    n_labels = scores.shape[1]
+    scored = scores[~np.isnan(scores).any(axis=1)]
+    if given is not None:
+        return PriorEstimate(offsets_for_prior(scored, given), "given")
+    even = np.zeros(n_labels)
+    if n_labels != 2 or len(scored) < 2:  # noqa: PLR2004
+        return PriorEstimate(even, "even")
+    log_odds = scored[:, 0] - scored[:, 1]
+    if np.ptp(log_odds) == 0:
+        return PriorEstimate(even, "even")
+    separation, share, threshold = _two_normals(log_odds)
+    if separation < APART or abs(share - 0.5) < UNEVEN:
+        return PriorEstimate(even, "even", separation)
+    return PriorEstimate(np.array([-threshold, 0.0]), "mixture", separation)
+
+
+def _two_normals(x: FloatArray) -> tuple[float, float, float]:
+    """Fit two normal distributions of one variance by expectation maximisation.
+
+    Returns:
+        Ashman's D, the upper one's share, and where both are equally probable.
+    """
+    best = (-np.inf, 0.0, 0.5, 0.0)
+    for start in (0.0, float(np.median(x))):
+        upper = np.where(x > start, 0.95, 0.05)
+        for _ in range(_ITERATIONS):
+            share = upper.mean()
+            high = (upper * x).sum() / upper.sum()
+            low = ((1 - upper) * x).sum() / (1 - upper).sum()
+            variance = (upper * (x - high) ** 2 + (1 - upper) * (x - low) ** 2).mean()
+            variance = max(variance, _TOLERANCE)
+            log_high = np.log(share) - (x - high) ** 2 / (2 * variance)
+            log_low = np.log1p(-share) - (x - low) ** 2 / (2 * variance)
+            total = np.logaddexp(log_high, log_low)
+            upper = np.clip(np.exp(log_high - total), _TOLERANCE, 1 - _TOLERANCE)
+        likelihood = float(total.sum() - len(x) * np.log(variance) / 2)
+        gap = max(high - low, _TOLERANCE)
+        threshold = (high + low) / 2 - variance / gap * np.log(share / (1 - share))
+        if likelihood > best[0]:
+            best = (likelihood, float(gap / np.sqrt(variance)), float(share), float(threshold))
+    return best[1:]
 
 
 def offsets_for_prior(scores: FloatArray, prior: FloatArray) -> FloatArray:
@@ -47,12 +108,3 @@ def offsets_for_prior(scores: FloatArray, prior: FloatArray) -> FloatArray:
             break
     fixed: FloatArray = offsets - offsets[0]
     return fixed
-
-
-def estimate_prior(scores: FloatArray, given: FloatArray | None) -> PriorEstimate:
-    """Offsets for `scores` `[N, K]` (nats; rows of NaN are items without a score)."""
-    n_labels = scores.shape[1]
-    scored = scores[~np.isnan(scores).any(axis=1)]
-    if given is not None:
-        return PriorEstimate(offsets_for_prior(scored, given), "given")
-    return PriorEstimate(np.zeros(n_labels), "even")

@@ -65,10 +65,10 @@ class SweepSettings:
     temperature: float = 0.5
     cold_after: int = 2
     min_sweeps: int = 5
-    max_sweeps: int = 12
+    max_sweeps: int = 10
     moving: float = 0.01
-    climb: float = 0.02
-    restarts: int = 3
+    climb: float = 0.04
+    restarts: int = 2
     coherent: float = 0.2
 
 
@@ -118,7 +118,7 @@ Observer = Callable[[SweepRecord], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Fold:
+class ScoredFold:
     """Targets and the context they were scored behind, with their calibrated scores `[n, K]`."""
 
     context: Context
@@ -135,7 +135,7 @@ class _Climb:
     averaged: FloatArray
     utility: float
     prior: PriorEstimate
-    fold: _Fold
+    fold: ScoredFold
 
 
 async def search(
@@ -171,7 +171,16 @@ async def search(
     best: _Climb | None = None
     for restart, chance in enumerate(rng.spawn(settings.restarts)):
         labels = random_labels(n_items, n_labels, settings.initial, chance)
-        found = await _climb(restart, labels, n_labels, score, chance, settings, prior, note)
+        found = await _climb(
+            labels,
+            n_labels,
+            score,
+            restart=restart,
+            rng=chance,
+            settings=settings,
+            prior=prior,
+            note=note,
+        )
         if best is None or found.utility > best.utility:
             best = found
         if best.utility >= settings.coherent:
@@ -196,10 +205,11 @@ async def search(
 
 
 async def _climb(
-    restart: int,
     labels: IntArray,
     n_labels: int,
     score: Score,
+    *,
+    restart: int,
     rng: np.random.Generator,
     settings: SweepSettings,
     prior: FloatArray | None,
@@ -212,8 +222,8 @@ async def _climb(
     highest = -np.inf
     sweep = 0
     while True:
-        contexts = _contexts(sweep, labels, averaged, rng, settings)
-        folds = await _score_folds(contexts, score)
+        contexts = fold_contexts(sweep, labels, averaged, rng, settings)
+        folds = await score_folds(contexts, score)
         scores = np.full(shape, np.nan)
         for fold in folds:
             scores[fold.targets] = fold.calibrated
@@ -239,7 +249,7 @@ async def _climb(
             labels = _assign(decided / temperature + rng.gumbel(size=shape))
 
 
-def _contexts(
+def fold_contexts(
     sweep: int,
     labels: IntArray,
     averaged: FloatArray,
@@ -271,11 +281,12 @@ def _contexts(
     ]
 
 
-async def _score_folds(contexts: list[tuple[Context, IntArray]], score: Score) -> list[_Fold]:
+async def score_folds(contexts: list[tuple[Context, IntArray]], score: Score) -> list[ScoredFold]:
+    """Score each fold's targets behind its context, in one call."""
     log_probs = await score([Query(context, int(i)) for context, ts in contexts for i in ts])
     ends = np.cumsum([len(targets) for _, targets in contexts])
     return [
-        _Fold(context, targets, pointwise_mutual_information(part))
+        ScoredFold(context, targets, pointwise_mutual_information(part))
         for (context, targets), part in zip(contexts, np.split(log_probs, ends[:-1]), strict=True)
     ]
 

@@ -31,7 +31,7 @@ _KINDS: Mapping[type, str] = {
 }
 
 
-class Unusable(Exception):  # noqa: N818 - not an error yet: it has no place
+class Unusable(Exception):
     """Why a row's value cannot be used. Who knows the row's place makes it a `RowError`."""
 
 

@@ -106,7 +106,7 @@ class EmbeddedEndpoint:
                     "model": name,
                     "sha256": gemma.SHA256 if model is None else sha256_of(model),
                     "engine": engine,
-                    "settings": "CPU, swa_full, no_extra_bufts, flash attention, ubatch 4",
+                    "settings": "CPU, swa_full, no_extra_bufts, no flash attention, steady",
                 }
             ),
         )
@@ -215,8 +215,8 @@ class EmbeddedEndpoint:
                 stdout=PIPE,
                 stderr=log,
                 # OpenMP's barriers spin by default. Where another program wants the same cores
-                # a read then takes seconds instead of 20 ms.
-                env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
+                # a read then takes seconds; after a short spin it takes its fair share.
+                env={"GOMP_SPINCOUNT": "1000", **os.environ},
                 start_new_session=True,
             )
         try:
@@ -230,7 +230,7 @@ class EmbeddedEndpoint:
                 )
                 # 503 while it loads, in versions that listen before they have.
                 await transport.get("/health", bytes, attempts=sys.maxsize)
-                endpoint = await LlamaCppEndpoint.open(transport)
+                endpoint = await LlamaCppEndpoint.open(transport, steady=True)
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await _stopped(process)

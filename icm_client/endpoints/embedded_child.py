@@ -10,6 +10,8 @@ import threading
 
 from pydantic import BaseModel, ConfigDict, SecretStr, field_serializer
 
+from icm_client.endpoints.steady import MICRO_BATCH
+
 
 class Orders(BaseModel):
     """What the parent wants served."""
@@ -66,17 +68,12 @@ def main() -> None:
     params.swa_full = True
     params.cache_ram_mib = 0
     params.n_gpu_layers = 0
-    # llama.cpp picks its CPU kernels by the number of tokens in a batch (1, 2 to 7, 8 and more;
-    # repacked weights by multiples of 4), and they round differently: the same prompt's log-odds
-    # moved by up to 0.3 nat with how much of it was cached. Without repacking, with flash
-    # attention, and in micro-batches of 4, a token's log-probs are bit-identical however the
-    # prompt was cut, at 60% of the speed. Single tokens, behind 256 others, are summed up in as
-    # many pieces as there are threads: so they get one, and only batches get them all. That is
-    # why an interrupted and resumed run ends with the same labels as one that was not.
+    # With `steady`, these two make log-probs bit-identical whatever was cached before, at about
+    # 10% of the speed. That is why a resumed run ends with the labels of an undisturbed one.
     params.no_extra_bufts = True
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
-    params.n_ubatch = 4
-    params.cpuparams.n_threads = 1
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.n_ubatch = MICRO_BATCH
+    params.cpuparams.n_threads = orders.threads
     params.cpuparams_batch.n_threads = orders.threads
     server = xllamacpp.Server(params)
     os.write(report, Report(url=server.listening_address).model_dump_json().encode() + b"\n")

@@ -25,6 +25,8 @@ _TOO_LONG = (
     "maximum context length",
     "maximum model length",
     "longer than the maximum",
+    # vLLM, of a prompt that fills the context to the last token: none is left for the answer.
+    "max_tokens must be at least 1",
 )
 _NOT_FINITE = ("out of range float values", "nan values in")
 

@@ -19,6 +19,7 @@ from icm_client.endpoints.protocol import (
     TokenIds,
     Usage,
 )
+from icm_client.endpoints.steady import preparation
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import LabelMissing, MalformedAnswer, ModelNotFound, PromptTooLong
 
@@ -97,7 +98,13 @@ class LlamaCppEndpoint:
     """
 
     def __init__(
-        self, transport: Transport, *, identity: ServerIdentity, lanes: int, vocabulary_size: int
+        self,
+        transport: Transport,
+        *,
+        identity: ServerIdentity,
+        lanes: int,
+        vocabulary_size: int,
+        steady: bool,
     ) -> None:
         self._transport = transport
         self._identity = identity
@@ -105,14 +112,20 @@ class LlamaCppEndpoint:
         self._top = _FIRST_TOP
         # Two requests that interleave on one slot throw each other's prefix away.
         self._locks = tuple(anyio.Lock() for _ in range(lanes))
+        self._steady = steady
+        self._sent: list[TokenIds] = [()] * lanes  # last, on each slot
 
     @classmethod
-    async def open(cls, transport: Transport, *, model: str | None = None) -> Self:
+    async def open(
+        cls, transport: Transport, *, model: str | None = None, steady: bool = False
+    ) -> Self:
         """Ask the server who it is.
 
         Args:
             transport: the way to it; closed by `aclose`.
             model: its name or alias; None takes the one model there is.
+            steady: send what `icm_client.endpoints.steady` asks for ahead of a prompt; for a
+                server that nobody else uses.
 
         Raises:
             EndpointError: no answer, or not llama.cpp's.
@@ -151,6 +164,7 @@ class LlamaCppEndpoint:
             identity=identity,
             lanes=props.total_slots,
             vocabulary_size=meta.n_vocab,
+            steady=steady,
         )
 
     def __repr__(self) -> str:
@@ -221,6 +235,16 @@ class LlamaCppEndpoint:
 
         With `top` 0 the prompt is prefilled, and that is all.
         """
+        if self._steady:
+            ahead = preparation(self._sent[slot], prompt)
+            if ahead is not None:
+                await self._send(ahead, slot, top=0, wanted=())
+        return await self._send(prompt, slot, top=top, wanted=wanted)
+
+    async def _send(
+        self, prompt: TokenIds, slot: int, *, top: int, wanted: TokenIds
+    ) -> dict[int, float]:
+        """One request."""
         url = self._transport.url
         needed = frozenset(wanted)
         body = {
@@ -255,4 +279,7 @@ class LlamaCppEndpoint:
                 if candidate.id in needed
             }
 
-        return await self._transport.post("/completion", body, checked, scoring=True)
+        self._sent[slot] = ()  # unknown, should the request fail
+        found = await self._transport.post("/completion", body, checked, scoring=True)
+        self._sent[slot] = prompt
+        return found

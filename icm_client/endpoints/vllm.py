@@ -6,6 +6,7 @@ Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html (`/
 """
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Final, Self
 
 from icm_client.endpoints.answers import Wire, clipped, fingerprint, log_prob, parsed
@@ -148,7 +149,7 @@ class VllmEndpoint:
         return await self._transport.post(
             "/v1/completions",
             body,
-            lambda raw: self._answers(raw, len(reads), wanted),
+            lambda raw: self._answers(raw, [read.prompt for read in reads], wanted),
             scoring=True,
         )
 
@@ -160,7 +161,10 @@ class VllmEndpoint:
         """
         del lane
         await self._transport.post(
-            "/v1/completions", self._body_for([prefix]), self._completion_of, scoring=True
+            "/v1/completions",
+            self._body_for([prefix]),
+            lambda raw: self._completion_of(raw, [prefix]),
+            scoring=True,
         )
 
     async def aclose(self) -> None:
@@ -176,22 +180,22 @@ class VllmEndpoint:
             "add_special_tokens": False,
         }
 
-    def _completion_of(self, raw: bytes) -> _Completion:
+    def _completion_of(self, raw: bytes, prompts: Sequence[TokenIds]) -> _Completion:
         completion = parsed(_Completion, raw)
         tokens = completion.usage
         details = tokens.prompt_tokens_details
         # Without --enable-prompt-tokens-details nothing is known of the cache.
-        cached = (details.cached_tokens if details else None) or 0
+        cached = _cached_of_all((details.cached_tokens if details else None) or 0, prompts)
         self.usage.cached_tokens += cached
-        self.usage.computed_tokens += tokens.prompt_tokens - cached
+        self.usage.computed_tokens += max(0, tokens.prompt_tokens - cached)
         return completion
 
-    def _answers(self, raw: bytes, count: int, wanted: TokenIds) -> list[Answer]:
-        choices = sorted(self._completion_of(raw).choices, key=lambda choice: choice.index)
-        if [choice.index for choice in choices] != list(range(count)):
+    def _answers(self, raw: bytes, prompts: Sequence[TokenIds], wanted: TokenIds) -> list[Answer]:
+        choices = sorted(self._completion_of(raw, prompts).choices, key=lambda choice: choice.index)
+        if [choice.index for choice in choices] != list(range(len(prompts))):
             raise MalformedAnswer(
-                f"{self._transport.url}: {len(choices)} choices for {count} prompts, or not one "
-                "for each"
+                f"{self._transport.url}: {len(choices)} choices for {len(prompts)} prompts, or "
+                "not one for each"
             )
         return [self._answer(choice, wanted) for choice in choices]
 
@@ -210,3 +214,20 @@ class VllmEndpoint:
             tuple(log_prob(found[f"token_id:{token}"], token=token) for token in wanted),
             Exactness.EXACT,
         )
+
+
+def _cached_of_all(cached: int, prompts: Sequence[TokenIds]) -> int:
+    """Tokens of all `prompts` that came from the cache, where the last one had `cached` there.
+
+    vLLM (0.32) adds up the prompt tokens of a request and gives the cached ones of its last prompt
+    alone. What another prompt shares with that one was in the cache for it too.
+    """
+    found = prompts[-1][:cached]
+    return sum(_shared(prompt, found) for prompt in prompts)
+
+
+def _shared(prompt: TokenIds, found: TokenIds) -> int:
+    if prompt[: len(found)] == found:  # nearly always, and compared in C
+        return len(found)
+    pairs = zip(prompt, found, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

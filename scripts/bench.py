@@ -1,0 +1,115 @@
+"""The figures behind the claims, measured on the real embedded server: `scripts/bench quality`.
+
+With --store every score is kept, so that a second run prints the same accuracies in seconds; its
+tokens and seconds are then those of the second run.
+"""
+
+import statistics
+import tempfile
+from pathlib import Path
+
+import anyio
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import icm_client
+from icm_client import EmbeddedEndpoint, SweepSettings
+from icm_client.coherence.sweep import ScoredFold, fold_contexts, score_folds
+from icm_client.endpoints import Endpoint
+from icm_client.runs.job import Job
+from icm_client.runs.label import fit_demos
+from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SAMPLES = ("movie_reviews", "product_reviews")
+
+
+@click.group()
+def bench() -> None:
+    """Measure."""
+
+
+@bench.command()
+@click.option("--seeds", default="0,1,2,3,4", show_default=True)
+@click.option("--sample", "samples", multiple=True, default=SAMPLES, show_default=True)
+@click.option("--store", type=click.Path(path_type=Path), help="[default: a temporary file]")
+def quality(seeds: str, samples: tuple[str, ...], store: Path | None) -> None:
+    """Accuracy and cost of the fast preset on the example rows, and what to hold them against."""
+    with tempfile.TemporaryDirectory() as folder:
+        anyio.run(
+            _quality,
+            [int(seed) for seed in seeds.split(",")],
+            samples,
+            store or Path(folder) / "scores.sqlite3",
+        )
+
+
+async def _quality(seeds: list[int], samples: tuple[str, ...], store: Path) -> None:
+    console = Console(width=120)
+    for sample in samples:
+        job = Job.prepare(EXAMPLES / sample / f"{sample}.jsonl", EXAMPLES / sample / "task.toml")
+        table = Table(title=f"{sample}: {len(job.prompts)} rows, gemma-3-270m embedded")
+        for column in ("seed", "accuracy", "golden demos", "U", "computed", "cached", "s", "says"):
+            table.add_column(column)
+        accuracies, golden = [], []
+        for seed in seeds:
+            async with EmbeddedEndpoint() as server:
+                found = await icm_client.label(
+                    job, task=job.task, endpoint=server, seed=seed, store=store
+                )
+                accuracies.append(found.accuracy or 0.0)
+                golden.append(await golden_accuracy(job, server, store, seed))
+            table.add_row(
+                str(seed),
+                f"{accuracies[-1]:.1%}",
+                f"{golden[-1]:.1%}",
+                f"{found.utility:+.3f}",
+                f"{found.cost.computed_tokens:,}",
+                f"{found.cost.cached_tokens:,}",
+                f"{found.cost.seconds:.0f}",
+                ", ".join(finding.code for finding in found.findings) or "-",
+            )
+        table.add_section()
+        table.add_row(
+            "mean", f"{statistics.mean(accuracies):.1%}", f"{statistics.mean(golden):.1%}"
+        )
+        console.print(table)
+        console.print(f"mean single rater: {single_rater(job):.1%}\n")
+
+
+async def golden_accuracy(job: Job, server: Endpoint, store: Path, seed: int) -> float:
+    """Accuracy where the demos bear gold labels: contexts drawn and averaged as the search does."""
+    settings = SweepSettings()
+    gold = np.array([job.labels.index(word) for word in job.dataset.gold or () if word])
+    rng = np.random.default_rng(seed)
+    unsure = np.zeros((len(gold), len(job.labels)))
+    with ScoreStore.open(store) as kept:
+        pieces = await tokenize_pieces(
+            job.prompts, job.label_texts, job.task.separator, server, kept
+        )
+        settings = fit_demos(settings, pieces, server, len(job.labels))
+        total = np.zeros_like(unsure)
+        for _ in range(settings.averaged):
+            contexts = fold_contexts(2, gold, unsure, rng, settings)
+            folds: list[ScoredFold] = await score_folds(contexts, Scorer(server, kept, pieces))
+            for fold in folds:
+                total[fold.targets] += fold.calibrated
+    return float((total.argmax(axis=1) == gold).mean())
+
+
+def single_rater(job: Job) -> float:
+    """Mean share of a row's raters whose sign is the mean's; ratings of 0 have none."""
+    agreement = []
+    for row in job.dataset.rows:
+        ratings, mean = row.fields["ratings"], row.fields["mean"]
+        if not isinstance(ratings, list) or not isinstance(mean, float):
+            raise TypeError(row.id)
+        signed = [rating * mean > 0 for rating in ratings if isinstance(rating, int) and rating]
+        agreement.append(statistics.mean(signed))
+    return statistics.mean(agreement)
+
+
+if __name__ == "__main__":
+    bench()
