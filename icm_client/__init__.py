@@ -4,7 +4,8 @@ Internal Coherence Maximization, arXiv 2506.10139.
 """
 
 from icm_client.analysis.diagnosis import Finding
-from icm_client.coherence.sweep import SweepRecord, SweepSettings
+from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.sweep import SweepRecord
 from icm_client.data import Dataset, LabelledRow, Row, Task, read_rows, rows_from
 from icm_client.endpoints import EmbeddedEndpoint, connect
 from icm_client.errors import IcmError

@@ -16,7 +16,7 @@ from rich.table import Table
 
 import icm_client
 from icm_client import EmbeddedEndpoint, SweepSettings
-from icm_client.coherence.sweep import ScoredFold, fold_contexts, score_folds
+from icm_client.coherence.fold_scores import ScoredFold, fold_contexts, score_folds
 from icm_client.endpoints import Endpoint
 from icm_client.runs.job import Job
 from icm_client.runs.label import fit_demos
@@ -57,7 +57,7 @@ async def _quality(seeds: list[int], samples: tuple[str, ...], store: Path) -> N
         for seed in seeds:
             async with EmbeddedEndpoint() as server:
                 found = await icm_client.label(
-                    job, task=job.task, endpoint=server, seed=seed, store=store
+                    job.dataset, task=job.task, endpoint=server, seed=seed, store=store
                 )
                 accuracies.append(found.accuracy or 0.0)
                 golden.append(await golden_accuracy(job, server, store, seed))

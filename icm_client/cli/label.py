@@ -9,7 +9,7 @@ import click
 import orjson
 
 from icm_client.cli.terminal import print_preview, print_result, print_warnings, progress_display
-from icm_client.coherence.sweep import SweepSettings
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data import (
     FileFormat,
     Task,
@@ -124,7 +124,8 @@ def label_command(  # noqa: C901 - options one by one
     """
     task, found_at = _task(data, task_name, template, labels)
     dataset = read_rows(data, format=data_format, gold=gold or task.gold)
-    job = Job.prepare(dataset, task, prior=_prior(shares))
+    prior = _prior(shares)
+    job = Job.prepare(dataset, task, prior=prior)
     if not as_json and not quiet and found_at is not None:
         click.echo(f"Task: {found_at}", err=True)
     if dry_run:
@@ -149,8 +150,9 @@ def label_command(  # noqa: C901 - options one by one
                 if gguf is not None:
                     server = await closing.enter_async_context(EmbeddedEndpoint(gguf))
                 return await label(
-                    job,
+                    dataset,
                     task=task,
+                    prior=prior,
                     endpoint=server,
                     model=model,
                     seed=seed,

@@ -11,6 +11,8 @@ import icm_client
 from icm_client.cli.label import label_command
 from icm_client.errors import IcmError, InputError
 
+GO_ON = "Every score so far is kept: the same command again goes on from here."
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(icm_client.__version__, prog_name="icm-client")
@@ -30,13 +32,9 @@ def main() -> None:
         sys.exit(2)
     except IcmError as error:
         click.echo(f"Error: {error}", err=True)
-        click.echo(
-            "Every score so far is kept: the same command again goes on from here.", err=True
-        )
+        if error.retryable:
+            click.echo(GO_ON, err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        click.echo(
-            "\nInterrupted. Every score so far is kept: the same command again goes on from here.",
-            err=True,
-        )
+        click.echo(f"\nInterrupted. {GO_ON}", err=True)
         sys.exit(130)

@@ -8,8 +8,9 @@ UNLABELLED = -1
 
 
 def split_folds(n_items: int, folds: int, rng: np.random.Generator) -> list[IntArray]:
-    """Split the items at random into `folds` parts whose sizes differ by at most one."""
-    return [part.astype(np.int64) for part in np.array_split(rng.permutation(n_items), folds)]
+    """Split the items at random into `folds` parts (at most one an item) of almost equal sizes."""
+    parts = np.array_split(rng.permutation(n_items), min(folds, n_items))
+    return [part.astype(np.int64) for part in parts]
 
 
 def draw_demos(
@@ -50,4 +51,4 @@ def draw_demos(
         for k, members in enumerate(candidates)
         for item in rng.permutation(members)[:share]
     ]
-    return tuple(drawn[j] for j in rng.permutation(len(drawn)))
+    return tuple(drawn[j] for j in rng.permutation(len(drawn))[:size])

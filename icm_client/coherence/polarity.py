@@ -33,9 +33,9 @@ class NameExchange:
 
     @property
     def ambiguous(self) -> bool:
-        """The exchanged labelling is not clearly worse than the one found."""
-        margin = self.utility - self.exchanged_utility
-        return margin < CLEAR_STANDARD_ERRORS * self.standard_error
+        """Neither of the two labellings is clearly the more coherent."""
+        margin = abs(self.utility - self.exchanged_utility)
+        return not margin > CLEAR_STANDARD_ERRORS * self.standard_error
 
     @property
     def better(self) -> bool:
@@ -87,9 +87,16 @@ async def exchange_names(
             names=names,
             utility=float(as_found.mean()),
             exchanged_utility=float(exchanged.mean()),
-            standard_error=float(difference.std(ddof=1) / np.sqrt(len(targets))),
+            standard_error=_standard_error(difference),
         )
         if closest is None or tried.exchanged_utility > closest.exchanged_utility:
             closest = tried
     assert closest is not None  # noqa: S101 - at least one exchange for K >= 2
     return closest
+
+
+def _standard_error(differences: FloatArray) -> float:
+    """Of the mean, nats; infinite for a single difference, which tells nothing."""
+    if len(differences) < 2:  # noqa: PLR2004
+        return float("inf")
+    return float(differences.std(ddof=1) / np.sqrt(len(differences)))

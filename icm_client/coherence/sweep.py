@@ -26,50 +26,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
-from icm_client.coherence.contexts import UNLABELLED, draw_demos, split_folds
+from icm_client.coherence.calibration import log_softmax
+from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.fold_scores import ScoredFold, fold_contexts, score_folds
 from icm_client.coherence.labels import random_labels
 from icm_client.coherence.polarity import NameExchange, exchange_names
 from icm_client.coherence.prior import PriorEstimate, estimate_prior
-from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Query, Score
-
-
-@dataclass(frozen=True, slots=True)
-class SweepSettings:
-    """How the search goes about it. docs/search.md has the figures behind the defaults.
-
-    Attributes:
-        initial: `K` of the paper: items labelled at random to start from.
-        folds: `F`, parts that are scored behind contexts of the other parts' demos.
-        demos: `C`, the most demos in a context.
-        second_demos: the most demos in the second sweep, whose labels come from one context of
-            random labels and are not worth more tokens yet.
-        keep: the share of a label's items, the most certain ones, that demos are drawn from.
-        averaged: `M`, the sweeps whose scores are averaged.
-        temperature: `T_1` in nats; halved each sweep, and 0 from `cold_after` sweeps on.
-        cold_after: sweeps after which labels are no longer sampled.
-        min_sweeps: sweeps before the search may stop.
-        max_sweeps: sweeps after which it stops anyway.
-        moving: the share of labels that may still move when the search stops.
-        climb: nats by which `U` must rise to count as climbing.
-        restarts: `R`, the most searches from new random starts.
-        coherent: nats of `U` at which no further restart is made.
-    """
-
-    initial: int = 8
-    folds: int = 2
-    demos: int = 64
-    second_demos: int = 16
-    keep: float = 0.7
-    averaged: int = 3
-    temperature: float = 0.5
-    cold_after: int = 2
-    min_sweeps: int = 5
-    max_sweeps: int = 10
-    moving: float = 0.01
-    climb: float = 0.04
-    restarts: int = 2
-    coherent: float = 0.2
+from icm_client.coherence.problem import FloatArray, IntArray, Score
+from icm_client.coherence.settings import SweepSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +79,6 @@ class SearchResult:
 
 
 Observer = Callable[[SweepRecord], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredFold:
-    """Targets and the context they were scored behind, with their calibrated scores `[n, K]`."""
-
-    context: Context
-    targets: IntArray
-    calibrated: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +144,18 @@ async def search(
     exchange = await exchange_names(
         best.fold.context, best.fold.targets, best.fold.calibrated, best.labels, score
     )
-    labels, log_probs = best.labels, log_softmax(best.averaged + best.prior.offsets)
+    averaged, shares, utility = best.averaged, best.prior, best.utility
     if exchange.better:
-        names = np.asarray(exchange.names)
-        labels, log_probs = names[labels], log_probs[:, names]  # an exchange is its own inverse
+        averaged = averaged[:, np.asarray(exchange.names)]  # an exchange is its own inverse
+        shares = estimate_prior(averaged, prior)
+        utility = exchange.exchanged_utility
+    decided = averaged + shares.offsets
     return SearchResult(
-        labels=labels,
-        log_probs=log_probs,
-        utility=best.utility,
+        labels=_assign(decided),
+        log_probs=log_softmax(decided),
+        utility=utility,
         restart=best.restart,
-        prior=best.prior,
+        prior=shares,
         exchange=exchange,
         history=tuple(history),
     )
@@ -249,48 +206,6 @@ async def _climb(
             labels = _assign(decided / temperature + rng.gumbel(size=shape))
 
 
-def fold_contexts(
-    sweep: int,
-    labels: IntArray,
-    averaged: FloatArray,
-    rng: np.random.Generator,
-    settings: SweepSettings,
-) -> list[tuple[Context, IntArray]]:
-    """Each fold's context and targets; the first sweep has one context of all first labels."""
-    n_items, n_labels = averaged.shape
-    everything = np.arange(n_items)
-    if sweep == 0:
-        first = rng.permutation(np.flatnonzero(labels != UNLABELLED))
-        context = tuple(Demo(int(i), int(labels[i])) for i in first)
-        return [(context, np.setdiff1d(everything, first))]
-    certainty = np.nan_to_num(_margin(averaged))
-    return [
-        (
-            draw_demos(
-                labels,
-                np.setdiff1d(everything, targets),
-                certainty,
-                size=settings.second_demos if sweep == 1 else settings.demos,
-                keep=settings.keep,
-                n_labels=n_labels,
-                rng=rng,
-            ),
-            targets,
-        )
-        for targets in split_folds(n_items, settings.folds, rng)
-    ]
-
-
-async def score_folds(contexts: list[tuple[Context, IntArray]], score: Score) -> list[ScoredFold]:
-    """Score each fold's targets behind its context, in one call."""
-    log_probs = await score([Query(context, int(i)) for context, ts in contexts for i in ts])
-    ends = np.cumsum([len(targets) for _, targets in contexts])
-    return [
-        ScoredFold(context, targets, pointwise_mutual_information(part))
-        for (context, targets), part in zip(contexts, np.split(log_probs, ends[:-1]), strict=True)
-    ]
-
-
 def _mean_of_scored(window: Iterable[FloatArray]) -> FloatArray:
     """Mean over sweeps, `[N, K]`; NaN where no sweep scored the item."""
     stacked = np.stack(list(window))
@@ -298,13 +213,6 @@ def _mean_of_scored(window: Iterable[FloatArray]) -> FloatArray:
     total = np.nansum(stacked, axis=0)
     mean: FloatArray = np.where(times > 0, total / np.maximum(times, 1), np.nan)
     return mean
-
-
-def _margin(scores: FloatArray) -> FloatArray:
-    """Nats between the best label and the next, `[N]`."""
-    ordered = np.sort(scores, axis=1)
-    margin: FloatArray = ordered[:, -1] - ordered[:, -2]
-    return margin
 
 
 def _assign(scores: FloatArray) -> IntArray:

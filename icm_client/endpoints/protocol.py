@@ -58,7 +58,7 @@ class ServerIdentity:
     Attributes:
         kind: "vllm" or "llama.cpp".
         model: the model's name as the server gives it.
-        context_length: prompt tokens that one request may hold.
+        context_length: tokens of a prompt and the one read after it, together.
         fingerprint: a hex digest over everything the server tells about itself that can change
             a log-prob: part of every key in the score store.
     """

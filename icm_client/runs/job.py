@@ -18,6 +18,7 @@ from icm_client.data import (
     read_rows,
     rows_from,
 )
+from icm_client.errors import InputError
 
 Rows = Dataset | str | os.PathLike[str] | Iterable[Mapping[str, JsonValue] | str]
 
@@ -70,7 +71,8 @@ class Job:
         task = task if isinstance(task, Task) else named_task(task)
         if prior is not None:
             task = Task(**{**task.model_dump(), "prior": dict(prior)})
-        dataset = check_gold(_dataset(rows, gold or task.gold), task.labels)
+        own = None if isinstance(rows, Dataset) else task.gold
+        dataset = check_gold(_dataset(rows, gold or own), task.labels)
         prompts = task.render_all(dataset)
         order = sorted(range(len(task.labels)), key=lambda k: task.labels[k])
         shares = task.prior_vector()
@@ -100,6 +102,10 @@ def named_task(name: str | os.PathLike[str]) -> Task:
 
 def _dataset(rows: Rows, gold: str | None) -> Dataset:
     if isinstance(rows, Dataset):
+        if gold not in (None, rows.gold_field):
+            raise InputError(
+                f"the rows were read without the gold field {gold!r}; name it when they are read"
+            )
         return rows
     if isinstance(rows, str | os.PathLike):
         return read_rows(rows, gold=gold)

@@ -11,10 +11,11 @@ import numpy as np
 from anyio.from_thread import start_blocking_portal
 
 from icm_client.analysis.diagnosis import diagnose
-from icm_client.coherence.sweep import SearchResult, SweepSettings, search
+from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.sweep import SearchResult, search
 from icm_client.data import LabelledRow, Task
 from icm_client.endpoints import EmbeddedEndpoint, Endpoint, connect
-from icm_client.errors import PromptTooLong
+from icm_client.errors import InputError, PromptTooLong
 from icm_client.runs.job import Job, Rows
 from icm_client.runs.progress import Cost, OnProgress, ProgressMeter
 from icm_client.runs.result import Labels
@@ -23,7 +24,7 @@ from icm_client.settings import Environment
 
 
 async def label(
-    rows: Rows | Job,
+    rows: Rows,
     *,
     task: Task | str | os.PathLike[str],
     endpoint: Endpoint | str | None = None,
@@ -61,7 +62,7 @@ async def label(
         ScoreError: it answers with something that is no score.
         StoreError: scores cannot be kept.
     """
-    job = rows if isinstance(rows, Job) else Job.prepare(rows, task, gold=gold, prior=prior)
+    job = Job.prepare(rows, task, gold=gold, prior=prior)
     with ScoreStore.open(Path(store) if store is not None else default_path()) as kept:
         async with open_endpoint(endpoint, model=model) as server:
             pieces = await tokenize_pieces(
@@ -69,10 +70,13 @@ async def label(
             )
             fitted = fit_demos(settings or SweepSettings(), pieces, server, len(job.labels))
             meter = ProgressMeter(job.labels, len(job.prompts), server, fitted, progress)
+            scorer = Scorer(
+                server, kept, pieces, on_progress=lambda now: meter.scored(now, scorer.stats)
+            )
             result = await search(
                 len(job.prompts),
                 len(job.labels),
-                Scorer(server, kept, pieces, on_progress=meter.scored),
+                scorer,
                 rng=np.random.default_rng(seed),
                 settings=fitted,
                 prior=job.prior,
@@ -150,8 +154,13 @@ def fit_demos(
     """Lower the demos in a context to what fits the server's context whichever are drawn.
 
     Raises:
+        InputError: fewer demos than labels are allowed.
         PromptTooLong: not even one demo of each label fits.
     """
+    if settings.demos < n_labels:
+        raise InputError(
+            f"{settings.demos} demos in a context cannot show {n_labels} labels: allow more"
+        )
     label_tokens = max(map(len, pieces.labels))
     lengths = sorted(map(len, pieces.prompts), reverse=True)
     room = server.identity.context_length - len(pieces.bos) - lengths[0] - label_tokens

@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from icm_client.coherence.sweep import SweepRecord, SweepSettings
+from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.sweep import SweepRecord
 from icm_client.endpoints import Endpoint
-from icm_client.scoring import ScoringProgress
+from icm_client.scoring import ScorerStats, ScoringProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,35 +79,30 @@ class ProgressMeter:
         self._tell = tell
         self._sweep = 0
         self._last: SweepRecord | None = None
-        self._earlier = ScoringProgress(0, 0, 0)  # of the sweeps that have ended
+        self._stats = ScorerStats()
         self._now = ScoringProgress(0, 0, 0)
 
-    def scored(self, progress: ScoringProgress) -> None:
-        """Hear from the scorer."""
+    def scored(self, progress: ScoringProgress, stats: ScorerStats) -> None:
+        """Hear from the scorer: of the call under way, and its totals."""
         self._now = progress
+        self._stats = stats
         self._report()
 
     def swept(self, record: SweepRecord) -> None:
         """Hear from the search, after a sweep."""
         self._last = record
         self._sweep += 1
-        self._earlier = ScoringProgress(
-            self._earlier.done + self._now.done,
-            self._earlier.total + self._now.total,
-            self._earlier.from_store + self._now.from_store,
-        )
         self._now = ScoringProgress(0, 0, 0)
         self._report()
 
     def cost(self) -> Cost:
         """What has been used since this meter was made."""
         usage, before = self._server.usage, self._before
-        from_store = self._earlier.from_store + self._now.from_store
         return Cost(
             requests=usage.requests - before.requests,
             retries=usage.retries - before.retries,
-            from_server=self._earlier.done + self._now.done - from_store,
-            from_store=from_store,
+            from_server=self._stats.asked,
+            from_store=self._stats.from_store,
             computed_tokens=usage.computed_tokens - before.computed_tokens,
             cached_tokens=usage.cached_tokens - before.cached_tokens,
             seconds=time.monotonic() - self._started,

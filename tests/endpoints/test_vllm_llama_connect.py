@@ -72,16 +72,48 @@ GOOD = {"token_id:7": -0.5, "token_id:9": -1.5, "token_id:3": -0.1}
 
 async def test_choices_are_put_back_in_order(server: Any, say: Any, vllm: VllmEndpoint) -> None:
     other = GOOD | {"token_id:7": -2.0}
-    usage = {"prompt_tokens": 4, "prompt_tokens_details": {"cached_tokens": 3}}
-    server.script = [say(completion(choice(1, other), choice(0, GOOD), usage=usage))]
+    server.script = [say(completion(choice(1, other), choice(0, GOOD)))]
     answers = await vllm.read(READS)
     assert [answer.log_probs for answer in answers] == [(-0.5, -1.5), (-2.0, -1.5)]
-    assert (vllm.usage.computed_tokens, vllm.usage.cached_tokens) == (1, 3)
     sent = server.bodies[-1]
     assert sent["prompt"] == [[1, 2], [1, 3]]
     assert sent["logprob_token_ids"] == [7, 9]
     assert sent["max_tokens"] == 1
     assert "prompt_logprobs" not in sent
+
+
+@pytest.mark.parametrize(
+    ("details", "cached"),
+    [
+        (None, 0),
+        ({"cached_tokens": None}, 0),
+        ({"cached_tokens": 0}, 0),
+        # vLLM tells it of the last prompt only: three tokens there and in its twin, two in the
+        # prompt that shares no more, none in the stranger.
+        ({"cached_tokens": 3}, 8),
+        # A server that adds them up must not lead to more than what is shared.
+        ({"cached_tokens": 99}, 10),
+    ],
+)
+async def test_cached_tokens_are_counted_for_every_prompt(
+    server: Any, say: Any, vllm: VllmEndpoint, details: Any, cached: int
+) -> None:
+    prompts = [(1, 2, 3, 4), (1, 2, 8), (5, 6), (1, 2, 3, 4)]
+    usage = {"prompt_tokens": 13, "prompt_tokens_details": details}
+    choices = [choice(index, GOOD) for index in range(4)]
+    server.script = [say(completion(*choices, usage=usage))]
+    await vllm.read([Read(prompt, (7, 9)) for prompt in prompts])
+    assert (vllm.usage.computed_tokens, vllm.usage.cached_tokens) == (13 - cached, cached)
+
+
+async def test_a_prompt_that_leaves_no_room_for_the_answer_is_too_long(
+    server: Any, say: Any, vllm: VllmEndpoint
+) -> None:
+    words = "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)"
+    body = json.dumps({"error": {"message": words, "type": "BadRequestError", "code": 400}})
+    server.script = [say(body, status=400)]
+    with pytest.raises(PromptTooLong):
+        await vllm.read(READS)
 
 
 @pytest.mark.parametrize(

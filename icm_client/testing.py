@@ -1,0 +1,199 @@
+r"""For tests of your own: a served model without a model, whose answers are a written-down formula.
+
+task = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
+data = rows_from(["great", "awful", "lovely", "dull"])
+planted = dict(zip(task.render_all(data), [0, 1, 0, 1], strict=True))
+found = await label(data, task=task, endpoint=PlantedConcept(planted, task.label_texts))
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+import anyio.lowlevel
+
+from icm_client.endpoints.answers import fingerprint
+from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds, Usage
+from icm_client.errors import PromptTooLong
+
+_BOS = 1
+_ELSEWHERE = math.log(1e-9)  # a token that goes on with no label
+_TOKEN = re.compile(r" ?\S+|\s")
+
+
+class PlantedConcept:
+    """An `Endpoint` that has learnt one concept, and follows the labels in its context.
+
+    The score of label `k` for a target of class `c` behind `n` demos `(c_j, l_j)`, in nats, is
+
+        bias[k] + strength / 2 * mean_j a_j(k, c) + meaning * [k = c] + noise * e(target, k)
+
+    where `a_j(k, c)` is 1 if demo `j` speaks for naming class `c` with label `k` (both `c_j = c`
+    and `l_j = k`, or neither) and -1 if against (one of the two), and `e` is uniform in -1..1, a
+    hash of target, label and seed. A softmax over the labels makes log-probs. For two labels the
+    log-odds without bias and noise are `strength` times the demos' agreement with the planted
+    classes, from -1 (all names exchanged) to 1, towards the planted class, plus `meaning`.
+
+    A token is a word with the space before it, or other white space; its id is a hash, the same in
+    every process. What a prompt shares with the one before it on its lane counts as cached.
+
+    Args:
+        planted: prompt (the template filled in, as `Task.render_all` gives it) -> class.
+        labels: label texts as they follow a prompt, shape `[K]` (`Task.label_texts`); label `k`
+            is the name of class `k`.
+        strength: how far a context in which all demos agree moves the log-odds, nats.
+        meaning: what the labels' words say without any context, nats; 0 for names that say
+            nothing, as ` A` and ` B`: both ways round are then equally coherent.
+        bias: the model's own taste, one number a label, nats; None is none.
+        noise: the largest size of an item's own deviation, nats.
+        seed: of the deviations.
+        lanes: prefix caches, at least 1.
+        context_length: tokens that a prompt may hold.
+
+    Raises:
+        ValueError: a class that is no label's, a bias of another length, or no lanes.
+    """
+
+    def __init__(
+        self,
+        planted: Mapping[str, int],
+        labels: Sequence[str],
+        *,
+        strength: float = 3.0,
+        meaning: float = 1.0,
+        bias: Sequence[float] | None = None,
+        noise: float = 0.5,
+        seed: int = 0,
+        lanes: int = 1,
+        context_length: int = 8192,
+    ) -> None:
+        bias = [0.0] * len(labels) if bias is None else list(bias)
+        if not all(0 <= planted_class < len(labels) for planted_class in planted.values()):
+            raise ValueError(f"planted classes must be 0 to {len(labels) - 1}")
+        if len(bias) != len(labels) or lanes < 1:
+            raise ValueError("one bias a label and at least one lane are needed")
+        self._planted = dict(planted)
+        self._prompts = {_ids(prompt): prompt for prompt in planted}
+        self._lengths: dict[TokenIds, dict[int, None]] = {}  # of prompts that begin so, falling
+        for ids in sorted(self._prompts, key=len, reverse=True):
+            self._lengths.setdefault(ids[:1], {})[len(ids)] = None
+        self._labels = [_ids(label) for label in labels]
+        self._strength, self._meaning, self._bias = strength, meaning, bias
+        self._noise, self._seed = noise, seed
+        self._sent: list[TokenIds] = [()] * lanes  # last, on each lane
+        self._usage = Usage()
+        told = repr((self._planted, list(labels), strength, meaning, bias, noise, seed))
+        self._identity = ServerIdentity(
+            "planted", "planted-concept", context_length, fingerprint({"told": told})
+        )
+
+    @property
+    def identity(self) -> ServerIdentity:
+        """Who answers; everything that the formula takes is in the fingerprint."""
+        return self._identity
+
+    @property
+    def lanes(self) -> int:
+        """Prefix caches."""
+        return len(self._sent)
+
+    @property
+    def usage(self) -> Usage:
+        """Running totals."""
+        return self._usage
+
+    def label_log_probs(self, demos: Sequence[tuple[str, int]], target: str) -> list[float]:
+        """Return `log P(label | demos, target)` in nats, shape `[K]`; demos are (prompt, label)."""
+        asked = self._planted[target]
+        scores = []
+        for k, bias in enumerate(self._bias):
+            votes = sum(
+                1 if (self._planted[prompt] == asked) == (label == k) else -1
+                for prompt, label in demos
+            )
+            agreement = self._strength / 2 * votes / max(len(demos), 1)
+            means = self._meaning * (k == asked)
+            scores.append(bias + agreement + means + self._noise * self._deviation(target, k))
+        total = _log_sum_exp(scores)
+        return [min(score - total, 0.0) for score in scores]
+
+    async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
+        """As `Endpoint.tokenize`: one id a word."""
+        await anyio.lowlevel.checkpoint()
+        return (_BOS, *_ids(text)) if add_special else _ids(text)
+
+    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
+        """As `Endpoint.read`; a `ValueError` where a prompt does not end in a planted one."""
+        await anyio.lowlevel.checkpoint()
+        for read in reads:
+            self._count(read.prompt, lane or 0)
+        return [self._answer(read) for read in reads]
+
+    async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
+        """As `Endpoint.warm`."""
+        await anyio.lowlevel.checkpoint()
+        self._count(prefix, lane or 0)
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+    def _answer(self, read: Read) -> Answer:
+        demos, target, begun = self._parse(read.prompt)
+        log_probs = self.label_log_probs(demos, target)
+        before = self._beginning_with(begun, log_probs)
+        after = [self._beginning_with((*begun, token), log_probs) for token in read.wanted]
+        return Answer(tuple(min(one - before, 0.0) for one in after), Exactness.EXACT)
+
+    def _beginning_with(self, begun: TokenIds, log_probs: Sequence[float]) -> float:
+        """Log-prob of all labels that begin so; never -inf, which no server may answer."""
+        pairs = zip(self._labels, log_probs, strict=True)
+        found = [log_prob for ids, log_prob in pairs if ids[: len(begun)] == begun]
+        return _log_sum_exp(found) if found else _ELSEWHERE
+
+    def _parse(self, ids: TokenIds) -> tuple[list[tuple[str, int]], str, TokenIds]:
+        """Return the demos, the target, and what of a label follows it."""
+        demos: list[tuple[str, int]] = []
+        position = 0
+        while position < len(ids):
+            lengths = self._lengths.get(ids[position : position + 1], {})
+            slices = (ids[position : position + length] for length in lengths)
+            prompt = next((some for some in slices if some in self._prompts), None)
+            if prompt is None:  # BOS, or a part of the separator
+                position += 1
+                continue
+            position += len(prompt)
+            for k, label in enumerate(self._labels):
+                if ids[position : position + len(label)] == label:
+                    demos.append((self._prompts[prompt], k))
+                    position += len(label)
+                    break
+            else:
+                return demos, self._prompts[prompt], ids[position:]
+        raise ValueError("the prompt does not end in a planted one")
+
+    def _count(self, prompt: TokenIds, lane: int) -> None:
+        if len(prompt) >= self._identity.context_length:
+            raise PromptTooLong(f"{len(prompt)} of {self._identity.context_length} tokens")
+        before, self._sent[lane] = self._sent[lane], prompt
+        pairs = zip(before, prompt, strict=False)
+        same = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(before), len(prompt)))
+        cached = min(same, max(len(prompt) - 1, 0))  # the last token is computed in any case
+        self._usage.requests += 1
+        self._usage.cached_tokens += cached
+        self._usage.computed_tokens += len(prompt) - cached
+
+    def _deviation(self, target: str, label: int) -> float:
+        told = repr((target, label, self._seed)).encode()
+        return 2 * int.from_bytes(blake2b(told, digest_size=6).digest()) / 2**48 - 1
+
+
+def _ids(text: str) -> TokenIds:
+    """One positive int32 a word, never BOS."""
+    words = (blake2b(word.encode(), digest_size=4) for word in _TOKEN.findall(text))
+    return tuple(max(int.from_bytes(word.digest()) >> 1, _BOS + 1) for word in words)
+
+
+def _log_sum_exp(scores: Sequence[float]) -> float:
+    largest = max(scores)
+    return largest + math.log(sum(math.exp(score - largest) for score in scores))

@@ -1,0 +1,324 @@
+"""`icm-client label` as a user meets it: what is printed where, and how it ends."""
+
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+import pytest
+from click.testing import CliRunner
+
+import icm_client.runs.label
+from icm_client import Task, read_rows
+from icm_client.cli.main import cli, main
+from icm_client.data import builtin_names
+from icm_client.endpoints import Answer, Read
+from icm_client.errors import EndpointFault
+from icm_client.testing import PlantedConcept
+
+ASKED = ("--template", r"Review: {text}\nSentiment:", "--labels", "positive,negative")
+TASK = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
+GOES_ON = "Every score so far is kept: the same command again goes on from here.\n"
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture(autouse=True)
+def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """40 rows with gold labels; a copy of their texts says which class is planted."""
+    path = tmp_path / "rows.jsonl"
+    lines = [{"text": f"words of row {i}", "gold": TASK.labels[i * 7 % 5 % 2]} for i in range(40)]
+    path.write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The whole program, its exit status included."""
+
+    def run_main(*arguments: str | Path) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["icm-client", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        code = ended.value.code
+        return Ended(code if isinstance(code, int) else 0, printed.out, printed.err)
+
+    return run_main
+
+
+def concept(
+    rows: Path, *, strength: float = 3.0, noise: float = 0.5, meaning: float = 1.0
+) -> PlantedConcept:
+    dataset = read_rows(rows, gold="gold")
+    classes = [TASK.labels.index(gold or "") for gold in dataset.gold or ()]
+    planted = dict(zip(TASK.render_all(dataset), classes, strict=True))
+    return PlantedConcept(
+        planted, TASK.label_texts, strength=strength, noise=noise, meaning=meaning
+    )
+
+
+def own_endpoint(monkeypatch: pytest.MonkeyPatch, endpoint: PlantedConcept) -> PlantedConcept:
+    """Have `endpoint` stand where the embedded server would."""
+    monkeypatch.setattr(icm_client.runs.label, "EmbeddedEndpoint", lambda: endpoint)
+    return endpoint
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch, rows: Path) -> PlantedConcept:
+    return own_endpoint(monkeypatch, concept(rows))
+
+
+@pytest.fixture
+def nothing_there(
+    monkeypatch: pytest.MonkeyPatch, rows: Path
+) -> Iterator[tuple[str, socket.socket]]:
+    """The URL of a socket that listens, and the socket, to see whether anybody came."""
+    monkeypatch.setattr(icm_client.runs.label, "EmbeddedEndpoint", lambda: pytest.fail(str(rows)))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", listening
+
+
+def test_help_names_the_command_and_every_option(run: Run) -> None:
+    whole = run("--help")
+    assert whole.code == 0
+    assert "label" in whole.out
+    about = run("label", "-h")
+    assert about.code == 0
+    for option in ("--output", "--task", "--template", "--endpoint", "--seed", "--dry-run"):
+        assert option in about.out
+    for name in builtin_names():
+        assert name in about.out
+    assert run("--version").out.startswith("icm-client, version")
+
+
+def test_a_dry_run_shows_the_first_prompt_and_needs_neither_output_nor_server(
+    run: Run, rows: Path, nothing_there: tuple[str, socket.socket], tmp_path: Path
+) -> None:
+    ended = run("label", rows, *ASKED, "--dry-run", "-e", nothing_there[0])
+    assert ended.code == 0
+    assert "Review: words of row 0\nSentiment:\n" in ended.out
+    assert "' positive'" in ended.out
+    assert "40 rows" in ended.out
+    assert ended.err == ""
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (ASKED, r"Missing option '-o'"),
+        ((*ASKED[:2], "-o", "out.jsonl"), r"--template and --labels go together"),
+        ((*ASKED[2:], "-o", "out.jsonl"), r"--template and --labels go together"),
+        ((*ASKED, "-t", "sentiment", "-o", "out.jsonl"), r"exclude each other"),
+        (("-t", "sentimet", "-o", "out.jsonl"), r"no built-in task .*Did you mean 'sentiment'"),
+        (("-o", "out.jsonl"), r"no task: .*--template"),
+        ((*ASKED, "-o", "out.jsonl", "--prior", "positive"), r"'positive' is not LABEL=SHARE"),
+        ((*ASKED, "-o", "out.jsonl", "--prior", "fine=0.2"), r"fine"),
+        ((*ASKED, "-o", "out.jsonl", "--prior", "positive=1.2"), r"prior"),
+        ((*ASKED, "-o", "rows.jsonl"), r"would overwrite the rows"),
+        ((*ASKED, "-o", "./rows.jsonl"), r"would overwrite the rows"),
+        ((*ASKED, "-o", "nowhere/out.jsonl"), r"nowhere"),
+        ((*ASKED, "-o", "out.jsonl", "--gold", "glod"), r"rows.jsonl:1: no gold field 'glod'"),
+        ((*ASKED, "-o", "out.jsonl", "--gguf", "m.gguf"), r"--gguf is for the embedded server"),
+        ((*ASKED, "-o", "out.jsonl", "--max-sweeps", "1"), r"--max-sweeps"),
+        (("--template", "{txt}", "--labels", "a,b", "-o", "o.csv"), r"rows.jsonl:1: .*'txt'"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_a_reason_and_sends_nothing(
+    run: Run,
+    rows: Path,
+    nothing_there: tuple[str, socket.socket],
+    arguments: Sequence[str],
+    message: str,
+) -> None:
+    url, listening = nothing_there
+    before = rows.read_bytes()
+    ended = run("label", rows.name, *arguments, "-e", url)
+    assert ended.code == 2
+    assert re.search(message, ended.err, re.DOTALL), ended.err
+    assert "Error: " in ended.err
+    assert "Traceback" not in ended.err
+    assert GOES_ON not in ended.err
+    assert ended.out == ""
+    with pytest.raises(BlockingIOError):
+        listening.accept()
+    assert rows.read_bytes() == before
+    assert not Path("out.jsonl").exists()
+
+
+def test_a_broken_row_is_told_with_its_line_and_nothing_is_sent(
+    run: Run, rows: Path, nothing_there: tuple[str, socket.socket]
+) -> None:
+    url, listening = nothing_there
+    lines = rows.read_bytes().splitlines()
+    lines[6] = lines[6][:-3]
+    rows.write_bytes(b"\n".join(lines))
+    ended = run("label", rows.name, *ASKED, "-o", "out.jsonl", "-e", url)
+    assert ended.code == 2
+    assert ended.err.startswith("Error: rows.jsonl:7: broken JSON")
+    with pytest.raises(BlockingIOError):
+        listening.accept()
+
+
+def test_a_missing_file_is_told(run: Run) -> None:
+    ended = run("label", "none.jsonl", *ASKED, "-o", "out.jsonl")
+    assert ended.code == 2
+    assert "none.jsonl: no such file" in ended.err
+
+
+def test_a_server_that_cannot_be_reached_ends_with_1_and_how_to_go_on(run: Run, rows: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    ended = run("label", rows, *ASKED, "-o", "out.jsonl", "-e", f"http://127.0.0.1:{port}")
+    assert ended.code == 1
+    assert f"127.0.0.1:{port}" in ended.err
+    assert ended.err.endswith(GOES_ON)
+    assert "Traceback" not in ended.err
+    assert not Path("out.jsonl").exists()
+
+
+def test_the_command_again_goes_on_after_a_failure(
+    run: Run, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = own_endpoint(monkeypatch, concept(rows))
+    answer = endpoint.read
+
+    async def read(reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
+        if endpoint.usage.requests >= 60:
+            raise EndpointFault("the server fell over")
+        return await answer(reads, lane=lane)
+
+    monkeypatch.setattr(endpoint, "read", read)
+    ended = run("label", rows, *ASKED, "-o", "out.jsonl")
+    assert ended.code == 1
+    assert ended.err.endswith(f"Error: the server fell over\n{GOES_ON}")
+    assert not Path("out.jsonl").exists()
+    own_endpoint(monkeypatch, concept(rows))
+    ended = run("label", rows, *ASKED, "-o", "out.jsonl", "--json")
+    assert ended.code == 0
+    assert orjson.loads(ended.out)["cost"]["from_store"] == 60
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_labels_are_written_and_a_table_tells_of_them(run: Run, rows: Path) -> None:
+    ended = run("label", rows, *ASKED, "-o", "out.jsonl", "--gold", "gold")
+    assert ended.code == 0
+    for word in ("positive", "negative", "accuracy", "coherence", "tokens", "out.jsonl"):
+        assert word in ended.out
+    lines = [orjson.loads(line) for line in Path("out.jsonl").read_bytes().splitlines()]
+    assert len(lines) == 40
+    assert {line["label"] for line in lines} == set(TASK.labels)
+    assert sum(line["label"] == line["gold"] for line in lines) > 38
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_the_same_command_again_writes_the_same_and_asks_nothing(run: Run, rows: Path) -> None:
+    command = ("label", rows, *ASKED, "--json", "-o")
+    first, again = run(*command, "first.csv"), run(*command, "again.csv")
+    assert Path("first.csv").read_bytes() == Path("again.csv").read_bytes()
+    told, retold = orjson.loads(first.out), orjson.loads(again.out)
+    assert retold["cost"]["from_server"] == 0
+    assert retold["cost"]["from_store"] == told["cost"]["from_server"] > 0
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_json_is_all_of_standard_output(run: Run, rows: Path) -> None:
+    ended = run("label", rows, *ASKED, "-o", "out.jsonl", "--gold", "gold", "--json", "-v")
+    told = orjson.loads(ended.out)
+    assert ended.err == ""
+    assert told["output"] == "out.jsonl"
+    assert told["rows"] == 40
+    assert told["counts"].keys() == {"positive", "negative"}
+    assert told["accuracy"] > 0.95
+    assert told["findings"] == told["notices"] == []
+    assert told["server"]["kind"] == "planted"
+    keys = {"utility", "seed", "restart", "prior_source", "sweeps", "cost", "data"}
+    assert keys <= told.keys()
+    assert {"restart", "sweep", "utility", "counts", "moved"} <= told["sweeps"][0].keys()
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_quiet_prints_nothing_where_nothing_is_wrong(run: Run, rows: Path) -> None:
+    assert run("label", rows, *ASKED, "-o", "out.jsonl", "-q") == (0, "", "")
+    assert Path("out.jsonl").exists()
+
+
+def test_quiet_prints_warnings(run: Run, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_endpoint(monkeypatch, concept(rows, strength=0, meaning=0, noise=0.1))
+    ended = run("label", rows, *ASKED, "-o", "out.jsonl", "-q")
+    assert ended.code == 0
+    assert ended.out == ""
+    lines = ended.err.splitlines()
+    assert lines
+    assert all(line.startswith("Warning: ") for line in lines)
+    assert "not to be trusted" in lines[-1]
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_without_a_terminal_progress_is_a_plain_line_a_sweep(run: Run, rows: Path) -> None:
+    ended = run("label", rows, *ASKED, "-o", "out.jsonl")
+    lines = ended.err.splitlines()
+    assert len(lines) >= 2
+    for number, line in enumerate(lines, start=1):
+        assert re.fullmatch(
+            rf"sweep {number}: U [+-]\d\.\d{{3}}, \d+ negative, \d+ positive, \d+ moved, "
+            r"[\d,]+ tokens computed, \d+ s",
+            line,
+        )
+    assert "\x1b" not in ended.err + ended.out
+
+
+def test_warnings_come_last_and_the_worst_one_at_the_very_end(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows.write_bytes(rows.read_bytes() + b'\n{"text": "words of row 0", "gold": "positive"}')
+    own_endpoint(monkeypatch, concept(rows, strength=0, meaning=0, noise=0.1))
+    ended = CliRunner().invoke(cli, ["label", str(rows), *ASKED, "-o", "out.jsonl"])
+    assert ended.exit_code == 0
+    lines = ended.output.splitlines()
+    warnings = [line.startswith("Warning: ") for line in lines]
+    assert sum(warnings) >= 2  # the two rows alike, and the incoherence
+    assert warnings == sorted(warnings)
+    assert "labels in" in lines[warnings.index(True) - 1]
+    assert "not to be trusted" in lines[-1]
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_verbose_shows_a_prompt_and_the_task_beside_the_rows_is_found(run: Run, rows: Path) -> None:
+    Path("task.toml").write_text(
+        'template = "Review: {text}\\nSentiment:"\nlabels = ["positive", "negative"]\n'
+        'gold = "gold"\n',
+        encoding="utf-8",
+    )
+    ended = run("label", rows, "-o", "out.jsonl", "-v")
+    assert ended.code == 0
+    assert "Review: words of row 0\nSentiment:\n" in ended.out
+    assert ended.err.startswith("Task: ")
+    assert "task.toml" in ended.err.splitlines()[0]
+    assert "accuracy" in ended.out
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_a_prior_is_taken(run: Run, rows: Path) -> None:
+    ended = run("label", rows, *ASKED, "-o", "o.jsonl", "--prior", "positive=0.3", "--json")
+    assert orjson.loads(ended.out)["prior_source"] == "given"

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icm_client.coherence.calibration import log_softmax
+from icm_client.coherence.prior import estimate_prior, offsets_for_prior
+from icm_client.coherence.problem import FloatArray
+
+
+def scores(n_labels: int, seed: int, n: int = 60) -> FloatArray:
+    return np.random.default_rng(seed).normal(0, 2, size=(n, n_labels))
+
+
+@given(
+    st.integers(2, 3).flatmap(
+        lambda k: st.lists(st.floats(0.05, 1), min_size=k, max_size=k).map(np.array)
+    ),
+    st.integers(0, 1000),
+)
+def test_the_mean_posterior_is_the_prior(weights: FloatArray, seed: int) -> None:
+    prior = weights / weights.sum()
+    drawn = scores(len(prior), seed)
+    offsets = offsets_for_prior(drawn, prior)
+    assert offsets[0] == 0
+    posterior = np.exp(log_softmax(drawn + offsets))
+    np.testing.assert_allclose(posterior.mean(axis=0), prior, atol=1e-6)
+
+
+def test_scores_that_say_nothing_leave_the_prior() -> None:
+    # Then every posterior is the prior, and offsets are its log-odds: log(0.25 / 0.75).
+    offsets = offsets_for_prior(np.zeros((10, 2)), np.array([0.75, 0.25]))
+    np.testing.assert_allclose(offsets, [0, -np.log(3)])
+
+
+@pytest.mark.parametrize("n_labels", [2, 3])
+def test_a_given_prior_is_taken_and_items_without_a_score_left_out(n_labels: int) -> None:
+    prior = np.array([0.2, 0.8] if n_labels == 2 else [0.5, 0.2, 0.3])
+    drawn = scores(n_labels, seed=3)
+    holed = np.vstack([drawn, np.full((7, n_labels), np.nan)])
+    estimate = estimate_prior(holed, prior)
+    assert estimate.source == "given"
+    np.testing.assert_array_equal(estimate.offsets, offsets_for_prior(drawn, prior))
+
+
+@pytest.mark.parametrize("n_labels", [2, 3])
+def test_without_a_prior_offsets_are_finite_and_say_where_they_come_from(n_labels: int) -> None:
+    estimate = estimate_prior(scores(n_labels, seed=4), None)
+    assert estimate.offsets.shape == (n_labels,)
+    assert np.isfinite(estimate.offsets).all()
+    assert estimate.source in ("mixture", "even")
