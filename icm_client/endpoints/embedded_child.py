@@ -7,6 +7,7 @@ parent, so that it ends with the parent however that one ends, kill -9 included.
 
 import os
 import threading
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, SecretStr, field_serializer
 
@@ -23,10 +24,17 @@ class Orders(BaseModel):
     api_key: SecretStr
     context_length: int
     threads: int
+    port: int = 0  # any free one
 
     @field_serializer("api_key", when_used="json")
     def _key_in_clear(self, api_key: SecretStr) -> str:
         return api_key.get_secret_value()
+
+
+class Server(Protocol):
+    """What is used of `xllamacpp.Server`."""
+
+    listening_address: str
 
 
 class Report(BaseModel):
@@ -44,22 +52,16 @@ def _exit_with_parent() -> None:
     os._exit(0)
 
 
-def main() -> None:
-    """Serve until stdin closes."""
+def start(orders: Orders) -> Server:
+    """Load the model and serve it from threads of this process."""
     import xllamacpp  # noqa: PLC0415 - an optional dependency, and the parent imports this module
-
-    with open(0, "rb", buffering=0, closefd=False) as orders_pipe:
-        orders = Orders.model_validate_json(orders_pipe.readline())
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    report = os.dup(1)
-    os.dup2(2, 1)  # a library that prints must not fill the pipe that nobody reads any more
 
     params = xllamacpp.CommonParams()
     params.model.path = orders.model_path
     params.model_alias = {orders.model_name}
     params.api_keys = [orders.api_key.get_secret_value()]
     params.hostnames = ["127.0.0.1"]
-    params.port = 0
+    params.port = orders.port
     params.n_ctx = orders.context_length
     params.n_parallel = 1
     params.warmup = False
@@ -75,7 +77,18 @@ def main() -> None:
     params.n_ubatch = MICRO_BATCH
     params.cpuparams.n_threads = orders.threads
     params.cpuparams_batch.n_threads = orders.threads
-    server = xllamacpp.Server(params)
+    server: Server = xllamacpp.Server(params)
+    return server
+
+
+def main() -> None:
+    """Serve until stdin closes."""
+    with open(0, "rb", buffering=0, closefd=False) as orders_pipe:
+        orders = Orders.model_validate_json(orders_pipe.readline())
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    report = os.dup(1)
+    os.dup2(2, 1)  # a library that prints must not fill the pipe that nobody reads any more
+    server = start(orders)
     os.write(report, Report(url=server.listening_address).model_dump_json().encode() + b"\n")
     os.close(report)
     threading.Event().wait()

@@ -1,0 +1,46 @@
+"""A standing llama.cpp server on this machine, for several runs: python server/serve_local.py.
+
+It is the server that `icm-client` embeds, on a fixed port. Ctrl-C ends it.
+"""
+
+import os
+import secrets
+import signal
+from pathlib import Path
+
+import click
+from pydantic import SecretStr
+
+from icm_client.endpoints import gemma
+from icm_client.endpoints.cores import physical_cores
+from icm_client.endpoints.embedded_child import Orders, start
+
+
+@click.command()
+@click.option(
+    "--gguf", type=click.Path(exists=True, path_type=Path), help="[default: gemma-3-270m]"
+)
+@click.option("--port", default=8080, show_default=True)
+@click.option("--context", default=8192, show_default=True, help="Tokens of the longest prompt.")
+def serve(gguf: Path | None, port: int, context: int) -> None:
+    """Serve a base model on loopback; the key is ICM_API_KEY, or a new one that is printed."""
+    key = os.environ.get("ICM_API_KEY") or secrets.token_urlsafe(32)
+    path = gguf or gemma.model_path()
+    server = start(
+        Orders(
+            model_path=str(path),
+            model_name=path.stem,
+            api_key=SecretStr(key),
+            context_length=context,
+            threads=physical_cores(),
+            port=port,
+        )
+    )
+    if "ICM_API_KEY" not in os.environ:
+        click.echo(f"export ICM_API_KEY={key}")
+    click.echo(f"icm-client label ROWS -o labels.jsonl --endpoint {server.listening_address}")
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,112 @@
+"""What the documentation shows is what happens."""
+
+import ast
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import anyio
+import pytest
+from click.testing import CliRunner
+
+import icm_client
+from icm_client.cli.main import cli, main
+from icm_client.runs.job import named_task
+from icm_client.testing import PlantedConcept
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def commands(page: Path) -> list[str]:
+    lines = "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("icm-client label")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the documentation's commands name."""
+    (tmp_path / "reviews.csv").write_text("text\ngood\nbad\n", "utf-8")
+    (tmp_path / "broken.jsonl").write_text(
+        '{"text": "good"}\n{"text": "bad"}\n{"txt": "odd"}\n', "utf-8"
+    )
+    toml = "".join(blocks(ROOT / "docs" / "rows.md", "toml"))
+    (tmp_path / "sentiment.toml").write_text(toml.replace('gold = "label"', ""), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("command", [line for page in PAGES for line in commands(page)])
+def test_commands_run(command: str) -> None:
+    words = shlex.split(command)[1:]
+    done = CliRunner().invoke(cli, [*words, "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "Sentiment:" in done.output
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_error_shown_is_the_error_met(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ((console,),) = [blocks(ROOT / "docs" / "rows.md", "console")]
+    command, expected = console.removeprefix("$ ").split("\n", 1)
+    monkeypatch.setattr("sys.argv", shlex.split(command))
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err == expected
+
+
+def test_the_help_page_is_what_the_commands_print() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    for words in ([], ["label"]):
+        shown = CliRunner().invoke(cli, [*words, "--help"], prog_name="icm-client").output
+        assert shown in page, "run scripts/docs"
+
+
+def test_the_readme_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path))
+    (code,) = blocks(ROOT / "README.md", "python")
+    data = "examples/movie_reviews/movie_reviews.jsonl"
+    dataset = icm_client.read_rows(ROOT / data, gold="label")
+    task = named_task(ROOT / "examples" / "movie_reviews" / "task.toml")
+    prompts = task.render_all(dataset)
+    gold = [task.labels.index(word) for word in dataset.gold or () if word]
+
+    async def connect(url: str, **_: object) -> PlantedConcept:
+        assert url == "http://localhost:8000"
+        return PlantedConcept(
+            dict(zip(prompts, gold, strict=True)), task.label_texts, strength=3.0, meaning=2.0
+        )
+
+    monkeypatch.setattr("icm_client.runs.label.connect", connect)
+    monkeypatch.chdir(tmp_path)
+    run(code.replace('"examples/', f'"{ROOT}/examples/'))
+    assert len(icm_client.read_rows(tmp_path / "labels.parquet").rows) == len(prompts)
+
+
+def test_the_python_page_runs_on_the_embedded_server(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks(ROOT / "docs" / "python.md", "python")
+    run(code)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:8]] == ["positive", "negative"] * 4
+
+
+def run(code: str) -> None:
+    """Run a block that awaits at its top level, as a notebook would."""
+    names: dict[str, object] = {}
+    compiled = compile(code, "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+    async def block() -> None:
+        running = eval(compiled, names)  # noqa: S307 - our own documentation
+        if inspect.isawaitable(running):
+            await running
+
+    anyio.run(block)
