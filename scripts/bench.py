@@ -65,7 +65,7 @@ async def _quality(seeds: list[int], samples: tuple[str, ...], store: Path) -> N
                 str(seed),
                 f"{accuracies[-1]:.1%}",
                 f"{golden[-1]:.1%}",
-                f"{found.utility:+.3f}",
+                f"{found.utility:+.3f} ({found.coherence:.0%})",
                 f"{found.cost.computed_tokens:,}",
                 f"{found.cost.cached_tokens:,}",
                 f"{found.cost.seconds:.0f}",

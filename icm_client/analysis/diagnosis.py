@@ -11,8 +11,8 @@ import numpy as np
 
 from icm_client.coherence.sweep import SearchResult
 
-INCOHERENT = 0.10
-"""Nats of `U` under which labels are not to be trusted; docs/search.md has the figures."""
+INCOHERENT = 0.15
+"""Share of the labels' entropy under which labels are not to be trusted: docs/search.md."""
 
 DEGENERATE_SHARE = 0.97
 """Share of the rows under one label from which on it is said that one label took nearly all."""
@@ -40,12 +40,13 @@ def diagnose(result: SearchResult, labels: Sequence[str]) -> tuple[Finding, ...]
     findings = []
     counts = np.bincount(result.labels, minlength=len(labels))
     share = counts.max() / counts.sum()
-    if result.utility < INCOHERENT:
+    incoherent = result.coherence < INCOHERENT
+    if incoherent:
         findings.append(
             Finding(
                 "incoherent",
-                f"The labels are not to be trusted: they hardly predict each other (U = "
-                f"{result.utility:+.3f} nats, under {INCOHERENT}), so they follow no concept that "
+                "The labels are not to be trusted: they hardly predict each other (coherence "
+                f"{result.coherence:.0%}, under {INCOHERENT:.0%}), so they follow no concept that "
                 "this model sees in these rows.",
                 "Try a larger base model, label words that say what is meant, or a template that "
                 "asks the question more plainly.",
@@ -62,7 +63,7 @@ def diagnose(result: SearchResult, labels: Sequence[str]) -> tuple[Finding, ...]
                 fatal=True,
             )
         )
-    if result.exchange.ambiguous and result.utility >= INCOHERENT:
+    if result.exchange.ambiguous and not incoherent:
         a, b = (k for k, name in enumerate(result.exchange.names) if name != k)
         findings.append(
             Finding(

@@ -110,7 +110,7 @@ def print_result(found: Labels, output: str) -> None:
         table.add_row(
             "accuracy", f"{found.accuracy:.1%} of {found.rows_with_gold:,} rows with gold"
         )
-    table.add_row("coherence", f"U = {found.utility:+.3f} nats an item")
+    table.add_row("coherence", f"{found.coherence:.0%} (U = {found.utility:+.3f} nats an item)")
     cost = found.cost
     table.add_row("tokens", f"{cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached")
     table.add_row(

@@ -7,6 +7,8 @@ label's mean probability in the same context out leaves the pointwise mutual inf
 and label; a one-label solution then scores 0 or less.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from icm_client.coherence.problem import FloatArray
@@ -35,3 +37,18 @@ def log_softmax(scores: FloatArray) -> FloatArray:
         scores - largest - np.log(np.exp(scores - largest).sum(axis=-1, keepdims=True))
     )
     return normalised
+
+
+def coherence(utility: float, counts: Sequence[int]) -> float:
+    """`U` as a share of the labels' entropy, the most that items could tell about labels.
+
+    The uncertainty coefficient of Theil (1972); it compares labellings of any balance. Near 0
+    the labels follow nothing that the model sees; 0 where all items have one label.
+
+    Args:
+        utility: calibrated `U`, nats an item.
+        counts: items of each label.
+    """
+    shares = np.array([count for count in counts if count], dtype=np.float64) / sum(counts)
+    entropy = -float((shares * np.log(shares)).sum())
+    return utility / entropy if len(shares) > 1 else 0.0

@@ -7,7 +7,7 @@ before items are assigned. Nothing here reads a gold label.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ APART = 2.0
 UNEVEN = 0.15
 """How far from a half the mixture's share must lie before it moves the threshold."""
 
+_MORE_PARAMETERS = 2
 _ITERATIONS = 300
 _TOLERANCE = 1e-9
 
@@ -43,8 +44,9 @@ def estimate_prior(scores: FloatArray, given: FloatArray | None) -> PriorEstimat
     """Decide what to add to calibrated scores before items are assigned.
 
     For two labels without a given prior, two normal distributions of one variance are fitted to
-    the log-odds. They replace the threshold at zero only where they stand apart and their shares
-    are uneven: on balanced rows, or where the modes overlap, zero is the better threshold.
+    the log-odds. They replace the threshold at zero only where they explain the scores better than
+    one does (Akaike's criterion), stand apart, and have uneven shares: on balanced rows, or where
+    the modes overlap, zero is the better threshold.
 
     Args:
         scores: shape `[N, K]`, nats; rows of NaN are items without a score.
@@ -60,19 +62,29 @@ def estimate_prior(scores: FloatArray, given: FloatArray | None) -> PriorEstimat
     log_odds = scored[:, 0] - scored[:, 1]
     if np.ptp(log_odds) == 0:
         return PriorEstimate(even, "even")
-    separation, share, threshold = _two_normals(log_odds)
-    if separation < APART or abs(share - 0.5) < UNEVEN:
-        return PriorEstimate(even, "even", separation)
-    return PriorEstimate(np.array([-threshold, 0.0]), "mixture", separation)
+    fit = _two_normals(log_odds)
+    if fit.gain < _MORE_PARAMETERS or fit.separation < APART or abs(fit.share - 0.5) < UNEVEN:
+        return PriorEstimate(even, "even", fit.separation)
+    return PriorEstimate(np.array([-fit.threshold, 0.0]), "mixture", fit.separation)
 
 
-def _two_normals(x: FloatArray) -> tuple[float, float, float]:
-    """Fit two normal distributions of one variance by expectation maximisation.
+class _TwoNormals(NamedTuple):
+    """Two normal distributions of one variance.
 
-    Returns:
-        Ashman's D, the upper one's share, and where both are equally probable.
+    `gain` is their log-likelihood over that of a single one, `separation` Ashman's D, `share` the
+    upper one's, and at `threshold` both are equally probable.
     """
-    best = (-np.inf, 0.0, 0.5, 0.0)
+
+    gain: float
+    separation: float
+    share: float
+    threshold: float
+
+
+def _two_normals(x: FloatArray) -> _TwoNormals:
+    """Fit by expectation maximisation, from two starts."""
+    one = -len(x) * (np.log(x.var()) + 1) / 2
+    best = _TwoNormals(-np.inf, 0.0, 0.5, 0.0)
     for start in (0.0, float(np.median(x))):
         upper = np.where(x > start, 0.95, 0.05)
         for _ in range(_ITERATIONS):
@@ -85,12 +97,12 @@ def _two_normals(x: FloatArray) -> tuple[float, float, float]:
             log_low = np.log1p(-share) - (x - low) ** 2 / (2 * variance)
             total = np.logaddexp(log_high, log_low)
             upper = np.clip(np.exp(log_high - total), _TOLERANCE, 1 - _TOLERANCE)
-        likelihood = float(total.sum() - len(x) * np.log(variance) / 2)
+        gain = float(total.sum() - len(x) * np.log(variance) / 2 - one)
         gap = max(high - low, _TOLERANCE)
         threshold = (high + low) / 2 - variance / gap * np.log(share / (1 - share))
-        if likelihood > best[0]:
-            best = (likelihood, float(gap / np.sqrt(variance)), float(share), float(threshold))
-    return best[1:]
+        if gain > best.gain:
+            best = _TwoNormals(gain, float(gap / np.sqrt(variance)), float(share), float(threshold))
+    return best
 
 
 def offsets_for_prior(scores: FloatArray, prior: FloatArray) -> FloatArray:

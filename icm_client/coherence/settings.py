@@ -24,7 +24,8 @@ class SweepSettings:
         moving: the share of labels that may still move when the search stops.
         climb: nats by which `U` must rise to count as climbing.
         restarts: `R`, the most searches from new random starts.
-        coherent: nats of `U` at which no further restart is made.
+        coherent: the share of the labels' entropy that `U` must reach for the search to be
+            content: it then stops although labels still move, and makes no further restart.
     """
 
     initial: int = 8
@@ -40,7 +41,7 @@ class SweepSettings:
     moving: float = 0.01
     climb: float = 0.04
     restarts: int = 2
-    coherent: float = 0.2
+    coherent: float = 0.3
 
     def __post_init__(self) -> None:
         """Refuse numbers that no search can work with; raises `InputError`."""

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icm_client.coherence.calibration import log_softmax
+from icm_client.coherence.calibration import coherence, log_softmax
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.fold_scores import ScoredFold, fold_contexts, score_folds
 from icm_client.coherence.labels import random_labels
@@ -44,6 +44,7 @@ class SweepRecord:
         restart: from 0.
         sweep: from 0, within the restart.
         utility: calibrated `U(D)` of the labels after this sweep, nats an item.
+        coherence: `utility` as a share of the labels' entropy.
         counts: items of each label, shape `[K]`.
         moved: items whose label changed, those labelled for the first time included.
     """
@@ -51,6 +52,7 @@ class SweepRecord:
     restart: int
     sweep: int
     utility: float
+    coherence: float
     counts: tuple[int, ...]
     moved: int
 
@@ -63,6 +65,7 @@ class SearchResult:
         labels: shape `[N]`.
         log_probs: shape `[N, K]`, nats; rows sum to one in probability.
         utility: calibrated `U(D)` of the labels, nats an item.
+        coherence: `utility` as a share of the labels' entropy.
         restart: which restart won.
         prior: what was assumed about the labels' shares.
         exchange: what became of `U` when label names were exchanged.
@@ -72,6 +75,7 @@ class SearchResult:
     labels: IntArray
     log_probs: FloatArray
     utility: float
+    coherence: float
     restart: int
     prior: PriorEstimate
     exchange: NameExchange
@@ -138,7 +142,7 @@ async def search(
         )
         if best is None or found.utility > best.utility:
             best = found
-        if best.utility >= settings.coherent:
+        if coherence(best.utility, _counts(best.labels, n_labels)) >= settings.coherent:
             break
     assert best is not None  # noqa: S101 - restarts >= 1
     exchange = await exchange_names(
@@ -150,10 +154,12 @@ async def search(
         shares = estimate_prior(averaged, prior)
         utility = exchange.exchanged_utility
     decided = averaged + shares.offsets
+    labels = _assign(decided)
     return SearchResult(
-        labels=_assign(decided),
+        labels=labels,
         log_probs=log_softmax(decided),
         utility=utility,
+        coherence=coherence(utility, _counts(labels, n_labels)),
         restart=best.restart,
         prior=shares,
         exchange=exchange,
@@ -191,12 +197,13 @@ async def _climb(
         before, labels = labels, _assign(decided)
         moved = int((labels != before).sum())
         utility = float(_at_labels(scores, labels).mean())
-        counts = np.bincount(labels[labels != UNLABELLED], minlength=n_labels)
-        note(SweepRecord(restart, sweep, utility, tuple(map(int, counts)), moved))
+        counts = _counts(labels, n_labels)
+        share = coherence(utility, counts)
+        note(SweepRecord(restart, sweep, utility, share, counts, moved))
         climbs = utility > highest + settings.climb
         highest = max(highest, utility)
         sweep += 1
-        settled = moved < settings.moving * len(labels) or utility >= settings.coherent
+        settled = moved < settings.moving * len(labels) or share >= settings.coherent
         if sweep >= settings.max_sweeps or (
             sweep >= settings.min_sweeps and settled and not climbs
         ):
@@ -219,6 +226,12 @@ def _assign(scores: FloatArray) -> IntArray:
     """The best label of each item, `UNLABELLED` where it has no score."""
     unscored = np.isnan(scores).any(axis=1)
     return np.where(unscored, UNLABELLED, np.nan_to_num(scores).argmax(axis=1))
+
+
+def _counts(labels: IntArray, n_labels: int) -> tuple[int, ...]:
+    """Items of each label, `[K]`."""
+    counts = np.bincount(labels[labels != UNLABELLED], minlength=n_labels)
+    return tuple(int(count) for count in counts)
 
 
 def _at_labels(scores: FloatArray, labels: IntArray) -> FloatArray:

@@ -201,6 +201,7 @@ def _labels(job: Job, result: SearchResult, server: Endpoint, cost: Cost, seed: 
         dataset=job.dataset,
         labels=job.task.labels,
         utility=result.utility,
+        coherence=result.coherence,
         findings=diagnose(result, job.labels),
         notices=job.notices,
         server=server.identity,

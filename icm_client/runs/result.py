@@ -20,7 +20,8 @@ class Labels:
         rows: every row with its label, confidence and log-probs, in the order of the data.
         dataset: the rows as they were read.
         labels: the task's label words, in its order.
-        utility: calibrated `U`, nats an item; at most the entropy of the labels' shares.
+        utility: calibrated `U`, nats an item.
+        coherence: `utility` as a share of the labels' entropy: 0 for chance, at most 1.
         findings: what a person must know before the labels are used; worst first.
         notices: sentences on the data that the user should see.
         server: who answered.
@@ -35,6 +36,7 @@ class Labels:
     dataset: Dataset
     labels: tuple[str, ...]
     utility: float
+    coherence: float
     findings: tuple[Finding, ...]
     notices: tuple[str, ...]
     server: ServerIdentity
@@ -93,6 +95,7 @@ class Labels:
             "accuracy": self.accuracy,
             "rows_with_gold": self.rows_with_gold,
             "utility": self.utility,
+            "coherence": self.coherence,
             "findings": [asdict(finding) for finding in self.findings],
             "notices": list(self.notices),
             "server": asdict(self.server),

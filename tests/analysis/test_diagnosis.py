@@ -14,14 +14,15 @@ WORDS = ("bad", "good")
 
 
 def result(
-    *, first: int = 50, utility: float = 0.5, exchange: NameExchange = CLEAR
+    *, first: int = 50, coherence: float = 0.7, exchange: NameExchange = CLEAR
 ) -> SearchResult:
     """100 items, `first` of them with label 0."""
     labels = np.repeat([0, 1], [first, 100 - first])
     return SearchResult(
         labels=labels,
         log_probs=np.log(np.where(np.eye(2)[labels] > 0, 0.9, 0.1)),
-        utility=utility,
+        utility=coherence * np.log(2),
+        coherence=coherence,
         restart=0,
         prior=PriorEstimate(np.zeros(2), "even"),
         exchange=exchange,
@@ -35,14 +36,14 @@ def codes(found: SearchResult) -> list[str]:
 
 def test_coherent_balanced_well_named_labels_have_no_findings() -> None:
     assert diagnose(result(), WORDS) == ()
-    assert diagnose(result(utility=INCOHERENT), WORDS) == ()
+    assert diagnose(result(coherence=INCOHERENT), WORDS) == ()
 
 
 def test_labels_that_do_not_predict_each_other_are_not_to_be_trusted() -> None:
-    (finding,) = diagnose(result(utility=INCOHERENT - 0.01), WORDS)
+    (finding,) = diagnose(result(coherence=INCOHERENT - 0.01), WORDS)
     assert finding.code == "incoherent"
     assert finding.fatal
-    assert f"{INCOHERENT - 0.01:+.3f}" in finding.message
+    assert f"{INCOHERENT - 0.01:.0%}" in finding.message
     assert finding.advice
 
 
@@ -74,12 +75,12 @@ def test_of_three_labels_the_two_exchanged_are_named() -> None:
 
 
 def test_names_are_not_doubted_where_the_labels_are() -> None:
-    assert codes(result(utility=-0.1, exchange=CLOSE)) == ["incoherent"]
+    assert codes(result(coherence=-0.1, exchange=CLOSE)) == ["incoherent"]
 
 
 def test_the_fatal_come_first() -> None:
     assert codes(result(first=100, exchange=CLOSE)) == ["one-label", "ambiguous-names"]
-    assert codes(result(first=100, utility=0.0)) == ["incoherent", "one-label"]
+    assert codes(result(first=100, coherence=0.0)) == ["incoherent", "one-label"]
 
 
 def test_names_that_were_exchanged_because_they_fit_better_are_not_doubted() -> None:

@@ -49,3 +49,47 @@ def test_without_a_prior_offsets_are_finite_and_say_where_they_come_from(n_label
     assert estimate.offsets.shape == (n_labels,)
     assert np.isfinite(estimate.offsets).all()
     assert estimate.source in ("mixture", "even")
+
+
+def two_modes(share: float, gap: float, *, n: int = 200, seed: int = 0) -> FloatArray:
+    """Calibrated scores whose log-odds stand `gap` standard deviations apart, off centre."""
+    rng = np.random.default_rng(seed)
+    upper = np.arange(n) < share * n
+    log_odds = rng.normal(size=n) + np.where(upper, gap, 0.0) - 0.2 * gap
+    return np.stack([log_odds, np.zeros(n)], axis=1)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.8, 0.9])
+def test_uneven_modes_that_stand_apart_move_the_threshold_between_them(share: float) -> None:
+    scores = two_modes(share, gap=5.0)
+    estimate = estimate_prior(scores, None)
+    assert estimate.source == "mixture"
+    assert estimate.separation is not None
+    assert estimate.separation > 3
+    labelled = (scores + estimate.offsets).argmax(axis=1) == 0
+    assert labelled.mean() == pytest.approx(share, abs=0.03)
+
+
+def test_even_modes_leave_the_threshold_alone() -> None:
+    estimate = estimate_prior(two_modes(0.5, gap=5.0), None)
+    assert estimate.source == "even"
+    assert not estimate.offsets.any()
+
+
+def test_one_mode_alone_is_hardly_ever_taken_for_two() -> None:
+    sources = [estimate_prior(two_modes(0.0, gap=0.0, seed=s), None).source for s in range(100)]
+    assert sources.count("mixture") <= 8
+
+
+def test_equal_scores_and_more_labels_are_left_alone() -> None:
+    for scores in (np.zeros((10, 2)), np.random.default_rng(0).normal(size=(10, 3))):
+        estimate = estimate_prior(scores, None)
+        assert (estimate.source, estimate.separation) == ("even", None)
+
+
+def test_items_without_a_score_are_left_out() -> None:
+    scores = two_modes(0.2, gap=5.0)
+    with_gaps = np.concatenate([scores, np.full((5, 2), np.nan)])
+    np.testing.assert_array_equal(
+        estimate_prior(with_gaps, None).offsets, estimate_prior(scores, None).offsets
+    )
