@@ -17,6 +17,7 @@ from rich.table import Table
 import icm_client
 from icm_client import EmbeddedEndpoint, SweepSettings
 from icm_client.coherence.fold_scores import ScoredFold, fold_contexts, score_folds
+from icm_client.data import JsonValue
 from icm_client.endpoints import Endpoint
 from icm_client.runs.job import Job
 from icm_client.runs.label import fit_demos
@@ -76,7 +77,65 @@ async def _quality(seeds: list[int], samples: tuple[str, ...], store: Path) -> N
             "mean", f"{statistics.mean(accuracies):.1%}", f"{statistics.mean(golden):.1%}"
         )
         console.print(table)
-        console.print(f"mean single rater: {single_rater(job):.1%}\n")
+        if "ratings" in job.dataset.rows[0].fields:
+            console.print(f"mean single rater: {single_rater(job):.1%}\n")
+
+
+@bench.command()
+@click.option("--sample", "samples", multiple=True, default=SAMPLES, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--store", type=click.Path(path_type=Path), help="[default: a temporary file]")
+def imbalance(samples: tuple[str, ...], seed: int, store: Path | None) -> None:
+    """Accuracy with 10, 20, 50, 80 and 90% positives, against that at the best threshold."""
+    with tempfile.TemporaryDirectory() as folder:
+        anyio.run(_imbalance, samples, seed, store or Path(folder) / "scores.sqlite3")
+
+
+async def _imbalance(samples: tuple[str, ...], seed: int, store: Path) -> None:
+    console = Console(width=120)
+    for sample in samples:
+        job = Job.prepare(EXAMPLES / sample / f"{sample}.jsonl", EXAMPLES / sample / "task.toml")
+        table = Table(title=f"{sample}: uneven shares, seed {seed}")
+        for column in ("positive", "rows", "accuracy", "best threshold", "shares from", "says"):
+            table.add_column(column)
+        for share in (0.1, 0.2, 0.5, 0.8, 0.9):
+            rows = _with_share(job, share)
+            async with EmbeddedEndpoint() as server:
+                found = await icm_client.label(
+                    rows, task=job.task, endpoint=server, gold="label", seed=seed, store=store
+                )
+            table.add_row(
+                f"{share:.0%}",
+                str(len(rows)),
+                f"{found.accuracy:.1%}",
+                f"{_best_threshold(found):.1%}",
+                found.prior_source,
+                ", ".join(finding.code for finding in found.findings) or "-",
+            )
+        console.print(table)
+
+
+def _with_share(job: Job, share: float) -> list[dict[str, JsonValue]]:
+    """As many rows as there are with this share of positive ones."""
+    gold = job.dataset.gold or ()
+    kept = {"positive": min(1.0, share / (1 - share)), "negative": min(1.0, (1 - share) / share)}
+    left = {word: round(gold.count(word) * part) for word, part in kept.items()}
+    rows = []
+    for row, word in zip(job.dataset.rows, gold, strict=True):
+        if word is not None and left[word] > 0:
+            left[word] -= 1
+            rows.append({"text": row.fields["text"], "label": word})
+    return rows
+
+
+def _best_threshold(found: icm_client.Labels) -> float:
+    """Accuracy at the threshold on the log-odds that suits gold best."""
+    log_odds = np.array([r.log_probs["positive"] - r.log_probs["negative"] for r in found.rows])
+    positive = np.array(found.dataset.gold) == "positive"
+    return max(
+        float(((log_odds > threshold) == positive).mean())
+        for threshold in (-np.inf, *log_odds.tolist())
+    )
 
 
 async def golden_accuracy(job: Job, server: Endpoint, store: Path, seed: int) -> float:

@@ -41,7 +41,7 @@ class SweepSettings:
     moving: float = 0.01
     climb: float = 0.04
     restarts: int = 2
-    coherent: float = 0.3
+    coherent: float = 0.25
 
     def __post_init__(self) -> None:
         """Refuse numbers that no search can work with; raises `InputError`."""
