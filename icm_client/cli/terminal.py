@@ -42,14 +42,18 @@ def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
 
 
 class SweepLines:
-    """Prints a line for each sweep that has ended."""
+    """Prints how the labels tokenize, and a line for each sweep that has ended."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._begun = False
         self._told: SweepRecord | None = None
 
     def __call__(self, progress: Progress) -> None:
         """Hear of a moment."""
+        if not self._begun:
+            self._begun = True
+            self._console.print(Text(f"Labels: {_tokens(progress)}"), soft_wrap=True)
         last = progress.last
         if last is None or last is self._told:
             return
@@ -66,6 +70,14 @@ class SweepLines:
             ),
             soft_wrap=True,
         )
+
+
+def _tokens(progress: Progress) -> str:
+    """The label words, each with the tokens that it is read as."""
+    return ", ".join(
+        f"{word} (token {' '.join(map(str, ids))})"
+        for word, ids in zip(progress.labels, progress.label_tokens, strict=True)
+    )
 
 
 def _moment(progress: Progress) -> Group:

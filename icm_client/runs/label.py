@@ -69,7 +69,7 @@ async def label(
                 job.prompts, job.label_texts, job.task.separator, server, kept
             )
             fitted = fit_demos(settings or SweepSettings(), pieces, server, len(job.labels))
-            meter = ProgressMeter(job.labels, len(job.prompts), server, fitted, progress)
+            meter = ProgressMeter(job.labels, pieces, server, fitted, progress)
             scorer = Scorer(
                 server, kept, pieces, on_progress=lambda now: meter.scored(now, scorer.stats)
             )

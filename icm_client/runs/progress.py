@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.sweep import SweepRecord
-from icm_client.endpoints import Endpoint
-from icm_client.scoring import ScorerStats, ScoringProgress
+from icm_client.endpoints import Endpoint, TokenIds
+from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class Progress:
 
     Attributes:
         labels: the label words, in the order of `last.counts`.
+        label_tokens: the token ids that each is read as, after a prompt.
         sweep: which sweep is under way, from 0, over all restarts.
         done: reads answered in it.
         total: reads that it needs; 0 before the first.
@@ -48,6 +49,7 @@ class Progress:
     """
 
     labels: tuple[str, ...]
+    label_tokens: tuple[TokenIds, ...]
     sweep: int
     done: int
     total: int
@@ -65,14 +67,15 @@ class ProgressMeter:
     def __init__(
         self,
         labels: tuple[str, ...],
-        n_items: int,
+        pieces: Pieces,
         server: Endpoint,
         settings: SweepSettings,
         tell: OnProgress | None,
     ) -> None:
         self._started = time.monotonic()
         self._labels = labels
-        self._n_items = n_items
+        self._label_tokens = pieces.labels
+        self._n_items = len(pieces.prompts)
         self._server = server
         self._before = replace(server.usage)
         self._settings = settings
@@ -115,6 +118,7 @@ class ProgressMeter:
         self._tell(
             Progress(
                 labels=self._labels,
+                label_tokens=self._label_tokens,
                 sweep=self._sweep,
                 done=self._now.done,
                 total=self._now.total,

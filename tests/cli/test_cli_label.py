@@ -277,7 +277,8 @@ def test_quiet_prints_warnings(run: Run, rows: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("endpoint")
 def test_without_a_terminal_progress_is_a_plain_line_a_sweep(run: Run, rows: Path) -> None:
     ended = run("label", rows, *ASKED, "-o", "out.jsonl")
-    lines = ended.err.splitlines()
+    labels, *lines = ended.err.splitlines()
+    assert re.fullmatch(r"Labels: negative \(token \d+\), positive \(token \d+\)", labels)
     assert len(lines) >= 2
     for number, line in enumerate(lines, start=1):
         assert re.fullmatch(

@@ -92,7 +92,10 @@ def test_the_readme_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert len(icm_client.read_rows(tmp_path / "labels.parquet").rows) == len(prompts)
 
 
-def test_the_python_page_runs_on_the_embedded_server(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_page_runs_on_the_embedded_server(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path))
     (code,) = blocks(ROOT / "docs" / "python.md", "python")
     run(code)
     lines = capsys.readouterr().out.splitlines()
