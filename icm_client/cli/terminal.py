@@ -34,7 +34,7 @@ def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
 
             def show(progress: Progress) -> None:
                 lines(progress)
-                live.update(_moment(progress))  # drawn at the display's own pace
+                live.update(moment(progress))  # drawn at the display's own pace
 
             yield show
     else:
@@ -80,7 +80,8 @@ def _tokens(progress: Progress) -> str:
     )
 
 
-def _moment(progress: Progress) -> Group:
+def moment(progress: Progress) -> Group:
+    """What the live display shows: the sweep under way, and the cost so far."""
     cost = progress.cost
     left = "" if progress.left_s is None else f"   about {_duration(progress.left_s)} left"
     bar = Table.grid(padding=(0, 1))
@@ -110,8 +111,8 @@ def print_preview(job: Job) -> None:
     console.print()
 
 
-def print_result(found: Labels, output: str) -> None:
-    """Print the table that a run ends with."""
+def print_result(found: Labels, output: str, console: Console | None = None) -> None:
+    """Print the table that a run ends with, on standard output or a console of yours."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
@@ -131,7 +132,7 @@ def print_result(found: Labels, output: str) -> None:
     table.add_row("time", _duration(cost.seconds))
     table.add_row("model", Text(f"{found.server.model} ({found.server.kind})"))
     table.add_row("labels in", Text(output))
-    Console(highlight=False).print(table)
+    (console or Console(highlight=False)).print(table)
 
 
 def print_warnings(found: Labels) -> None:

@@ -1,0 +1,88 @@
+"""Algorithm 2 of the paper (arXiv 2506.10139), consistencyfix, as printed."""
+# ruff: noqa: N803, N806 - the symbols are the paper's
+
+from collections.abc import Awaitable, Callable
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from icm_client.coherence.constraints import Constraint, inconsistent_pairs
+from icm_client.coherence.problem import IntArray
+
+Evaluate = Callable[[IntArray], Awaitable[float]]
+"""`U(D)` of a labelling, shape `[N]`."""
+
+
+class Change(NamedTuple):
+    """One label that the fix replaced."""
+
+    item: int
+    before: int
+    after: int
+
+
+class Fixed(NamedTuple):
+    """The labels after the fix, shape `[N]`, and what it replaced, in order."""
+
+    labels: IntArray
+    changes: tuple[Change, ...]
+
+
+async def consistency_fix(
+    labels: IntArray,
+    n_labels: int,
+    constraint: Constraint,
+    evaluate: Evaluate,
+    *,
+    M: int,
+    rng: np.random.Generator,
+) -> Fixed:
+    """Resolve contradictions one pair at a time, where that raises `U`.
+
+    A contradiction stays where every way out has a lower `U`, and may stay where the `M` tries
+    are used up: `I(D)` of the result can be above 0.
+
+    Args:
+        labels: shape `[N]`, `UNLABELLED` where an item has none; left as it is.
+        n_labels: labels to choose from.
+        constraint: `c`.
+        evaluate: `U(D)`; asked for the same labelling again and again.
+        M: the most pairs tried. Not in the paper; 10 in the authors' code.
+        rng: decides which pair is tried.
+
+    Raises:
+        EndpointError, ScoreError: whatever `evaluate` raises.
+    """
+    D = labels
+    changes: list[Change] = []
+    for _ in range(M):  # line 1: for m = 1..M
+        pairs = inconsistent_pairs(D, constraint)
+        if not pairs:  # line 2: while I(D) != 0
+            break
+        i, j = pairs[int(rng.integers(len(pairs)))]  # line 3: sample an inconsistent pair
+        options = [  # line 4: enumerate its consistent label pairs
+            _with_labels(D, {i: y_i, j: y_j})
+            for y_i, y_j in product(range(n_labels), repeat=2)
+            if constraint.consistent(i, y_i, j, y_j)
+        ]
+        scored = [(await evaluate(option), option) for option in options]
+        if not scored:  # the rule allows these two items no labels at all
+            continue
+        U_D = await evaluate(D)
+        U_Dhat, Dhat = max(scored, key=lambda option: option[0])  # line 5: the one of highest U
+        if U_Dhat > U_D:  # line 6: only if strictly higher
+            changes += [
+                Change(item, int(D[item]), int(Dhat[item]))
+                for item in (i, j)
+                if D[item] != Dhat[item]
+            ]
+            D = Dhat  # line 7
+    return Fixed(D, tuple(changes))
+
+
+def _with_labels(D: IntArray, replaced: dict[int, int]) -> IntArray:
+    Dhat = D.copy()
+    for item, label in replaced.items():
+        Dhat[item] = label
+    return Dhat

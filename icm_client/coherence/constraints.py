@@ -1,0 +1,247 @@
+"""Logical rules between labels: the paper's `c(x_i, y_i, x_j, y_j)` (section 2.1), kept sparse.
+
+A rule names the groups of items that share a relation; no two items of different groups can
+contradict each other, so a check costs the pairs within groups and never `N^2`. Rules read the
+user's rows and the labels, never a gold label. A rule on more than two labels at once ("at least
+one of these is true") is no `c(x_i, y_i, x_j, y_j)` and has no place here.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, combinations
+from typing import Protocol
+
+from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.problem import IntArray
+from icm_client.errors import InputError
+
+Groups = tuple[tuple[int, ...], ...]
+
+
+class Constraint(Protocol):
+    """A rule on pairs of labels."""
+
+    @property
+    def groups(self) -> Groups:
+        """Disjoint groups of items that share a relation; an item without one stands in none."""
+        ...
+
+    def consistent(self, i: int, y_i: int, j: int, y_j: int, /) -> bool:
+        """Whether `y_i` and `y_j` may stand together: `c = 0`.
+
+        Asked only of two items of one group, both labelled, in any order: it must be symmetric,
+        `consistent(i, a, j, b) == consistent(j, b, i, a)`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoConstraint:
+    """Any labels go together. The paper's ablation; a search may then end in one label for all."""
+
+    @property
+    def groups(self) -> Groups:
+        """None."""
+        return ()
+
+    def consistent(self, _i: int, _y_i: int, _j: int, _y_j: int, /) -> bool:
+        """Always."""
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Asymmetry:
+    """`A > B` and `B > A`: where one is `true` the other is `false`.
+
+    Any further label (a tie) says the same of both orders, so both must have it.
+
+    Attributes:
+        pairs: the two orders of each comparison; an item stands in one pair.
+        true: the label of "holds".
+        false: the label of "does not hold".
+
+    Raises:
+        InputError: an item in two pairs or twice in one, or `true` and `false` the same.
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    true: int
+    false: int
+
+    def __post_init__(self) -> None:
+        """Refuse overlapping pairs and labels that are no two labels."""
+        _check_disjoint(self.pairs)
+        _check_labels(self.true, self.false)
+
+    @property
+    def groups(self) -> Groups:
+        """The pairs."""
+        return self.pairs
+
+    def consistent(self, _i: int, y_i: int, _j: int, y_j: int, /) -> bool:
+        """Whether `y_j` is what `y_i` says with both sides exchanged."""
+        return y_j == {self.true: self.false, self.false: self.true}.get(y_i, y_i)
+
+
+@dataclass(frozen=True, slots=True)
+class MutualExclusion:
+    """Different answers to one question cannot both be `true`.
+
+    Attributes:
+        groups: the items of each question.
+        keys: shape `[N]`, each item's answer, made comparable ("1,000" and "1000" differ).
+        true: the label of "holds".
+
+    Raises:
+        InputError: overlapping groups, an item without a key, or a negative label.
+    """
+
+    groups: Groups
+    keys: tuple[Hashable, ...]
+    true: int
+
+    def __post_init__(self) -> None:
+        """Refuse groups that overlap or reach past the keys."""
+        check_groups(self.groups, len(self.keys))
+        _check_labels(self.true)
+
+    def consistent(self, i: int, y_i: int, j: int, y_j: int, /) -> bool:
+        """Whether one of the two is not `true`, or both give the same answer."""
+        return not (y_i == y_j == self.true) or self.keys[i] == self.keys[j]
+
+
+@dataclass(frozen=True, slots=True)
+class SameAnswer:
+    """Items that say the same have the same label.
+
+    Attributes:
+        groups: items that say the same, as `groups_by_key` finds them.
+
+    Raises:
+        InputError: overlapping groups.
+    """
+
+    groups: Groups
+
+    def __post_init__(self) -> None:
+        """Refuse groups that overlap."""
+        _check_disjoint(self.groups)
+
+    def consistent(self, _i: int, y_i: int, _j: int, y_j: int, /) -> bool:
+        """Whether the labels are equal."""
+        return y_i == y_j
+
+
+@dataclass(frozen=True, slots=True)
+class AtMostOne:
+    """At most one item of a group is `true`.
+
+    Attributes:
+        groups: the items of each group.
+        true: the label of "holds".
+
+    Raises:
+        InputError: overlapping groups, or a negative label.
+    """
+
+    groups: Groups
+    true: int
+
+    def __post_init__(self) -> None:
+        """Refuse groups that overlap."""
+        _check_disjoint(self.groups)
+        _check_labels(self.true)
+
+    def consistent(self, _i: int, y_i: int, _j: int, y_j: int, /) -> bool:
+        """Whether one of the two is not `true`."""
+        return not (y_i == y_j == self.true)
+
+
+@dataclass(frozen=True, slots=True)
+class Implication:
+    """Where `i` is `true`, `j` is `true` as well.
+
+    Attributes:
+        implications: pairs `(i, j)`.
+        true: the label of "holds".
+        groups: items that implications join, directly or through others.
+
+    Raises:
+        InputError: an item that implies itself, or a negative item or label.
+    """
+
+    implications: frozenset[tuple[int, int]]
+    true: int
+    groups: Groups = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Join the items, and refuse those that imply themselves."""
+        for pair in self.implications:
+            _check_disjoint([pair])
+        _check_labels(self.true)
+        object.__setattr__(self, "groups", _joined(sorted(self.implications)))
+
+    def consistent(self, i: int, y_i: int, j: int, y_j: int, /) -> bool:
+        """Whether neither is `true` and implies the other, which is not."""
+        broken = y_i == self.true != y_j and (i, j) in self.implications
+        return not (broken or (y_j == self.true != y_i and (j, i) in self.implications))
+
+
+def groups_by_key(keys: Sequence[Hashable | None]) -> Groups:
+    """Items of equal key; items alone with theirs, or whose key is None, are in no group."""
+    found: dict[Hashable, list[int]] = {}
+    for item, key in enumerate(keys):
+        if key is not None:
+            found.setdefault(key, []).append(item)
+    return tuple(tuple(items) for items in found.values() if len(items) > 1)
+
+
+def inconsistent_pairs(labels: IntArray, constraint: Constraint) -> list[tuple[int, int]]:
+    """Pairs with `c = 1`, each unordered pair once, in the order of the groups.
+
+    Args:
+        labels: shape `[N]`; `UNLABELLED` items contradict nothing.
+        constraint: the rule.
+    """
+    y = labels.tolist()
+    return [
+        (i, j)
+        for group in constraint.groups
+        for i, j in combinations([item for item in group if y[item] != UNLABELLED], 2)
+        if not constraint.consistent(i, y[i], j, y[j])
+    ]
+
+
+def check_groups(groups: Iterable[Sequence[int]], n_items: int) -> None:
+    """Refuse groups that overlap or name items outside `0..N-1`; raises `InputError`."""
+    last = max(_check_disjoint(groups), default=-1)
+    if last >= n_items:
+        raise InputError(f"a constraint names item {last}, but there are {n_items} items from 0.")
+
+
+def _check_disjoint(groups: Iterable[Sequence[int]]) -> set[int]:
+    """Return the items; `InputError` where one stands in two groups, or is negative."""
+    seen: set[int] = set()
+    for item in chain.from_iterable(groups):
+        if item < 0:
+            raise InputError(f"a constraint names item {item}; items count from 0.")
+        if item in seen:
+            raise InputError(f"a constraint names item {item} twice; its groups must not overlap.")
+        seen.add(item)
+    return seen
+
+
+def _check_labels(*labels: int) -> None:
+    if min(labels) < 0 or len(set(labels)) < len(labels):
+        raise InputError(f"a constraint needs different labels counted from 0, not {labels}.")
+
+
+def _joined(pairs: Iterable[tuple[int, int]]) -> Groups:
+    """Connected components."""
+    component: dict[int, list[int]] = {}
+    for i, j in pairs:
+        one, other = component.setdefault(i, [i]), component.setdefault(j, [j])
+        if one is not other:
+            one += other
+            component.update(dict.fromkeys(other, one))
+    return tuple({id(items): tuple(sorted(items)) for items in component.values()}.values())
