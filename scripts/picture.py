@@ -26,7 +26,12 @@ def main() -> None:
 
     def show(progress: Progress) -> None:
         lines(progress)
-        if progress.sweep == 2 and progress.done * 2 > progress.total and not half:  # noqa: PLR2004
+        if (
+            progress.last is not None
+            and progress.last.sweep == 1
+            and progress.done * 2 > progress.total
+            and not half
+        ):
             half.append(progress)
             console.print(moment(progress))
             console.print(Text("..."))

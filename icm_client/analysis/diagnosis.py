@@ -53,7 +53,7 @@ def diagnose(result: SearchResult, labels: Sequence[str]) -> tuple[Finding, ...]
                 fatal=True,
             )
         )
-    if share >= DEGENERATE_SHARE:
+    if share >= DEGENERATE_SHARE and result.prior.source != "given":
         findings.append(
             Finding(
                 "one-label",
@@ -63,8 +63,19 @@ def diagnose(result: SearchResult, labels: Sequence[str]) -> tuple[Finding, ...]
                 fatal=True,
             )
         )
+    a, b = (k for k, name in enumerate(result.exchange.names) if name != k)
+    if result.exchange.better and not incoherent:
+        findings.append(
+            Finding(
+                "names-exchanged",
+                f"{labels[a]!r} and {labels[b]!r} were found the wrong way round and have been "
+                f"exchanged (U = {result.exchange.exchanged_utility:+.3f} against "
+                f"{result.exchange.utility:+.3f} nats).",
+                "Look at a few rows of each label.",
+                fatal=False,
+            )
+        )
     if result.exchange.ambiguous and not incoherent:
-        a, b = (k for k, name in enumerate(result.exchange.names) if name != k)
         findings.append(
             Finding(
                 "ambiguous-names",

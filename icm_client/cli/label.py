@@ -20,7 +20,7 @@ from icm_client.data import (
     unescape,
 )
 from icm_client.endpoints import EmbeddedEndpoint, Endpoint
-from icm_client.errors import InputError, TaskError
+from icm_client.errors import IcmError, InputError, TaskError
 from icm_client.runs.job import Job, named_task
 from icm_client.runs.label import label
 from icm_client.runs.result import Labels
@@ -62,7 +62,9 @@ _FORMATS = click.Choice(get_args(FileFormat))
     type=click.Path(path_type=Path),
     help="A base model's file for the embedded server. [default: gemma-3-270m]",
 )
-@click.option("--seed", default=0, show_default=True, help="Of all that is random.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is random."
+)
 @click.option(
     "--restarts",
     default=SweepSettings().restarts,
@@ -122,24 +124,24 @@ def label_command(  # noqa: C901 - options one by one
     Every score is kept: the same command again asks nothing twice, and goes on where an
     interrupted one stopped.
     """
+    if gguf is not None and endpoint is not None:
+        raise click.UsageError("--gguf is for the embedded server; leave --endpoint out.")
+    if output is not None:
+        if Path(output).resolve() == Path(data).resolve():
+            raise InputError(f"{output}: the labels would overwrite the rows; name another file")
+        check_output(output, output_format)
+    elif not dry_run:
+        raise click.UsageError("Missing option '-o' / '--output': where should the labels go?")
     task, found_at = _task(data, task_name, template, labels)
-    dataset = read_rows(data, format=data_format, gold=gold or task.gold)
+    dataset = read_rows(data, format=data_format, gold=gold)
     prior = _prior(shares)
     job = Job.prepare(dataset, task, prior=prior)
     if not as_json and not quiet and found_at is not None:
         click.echo(f"Task: {found_at}", err=True)
-    if dry_run:
+    if dry_run or (verbose and not as_json):
         print_preview(job)
+    if dry_run or output is None:
         return
-    if output is None:
-        raise click.UsageError("Missing option '-o' / '--output': where should the labels go?")
-    if Path(output).resolve() == Path(data).resolve():
-        raise InputError(f"{output}: the labels would overwrite the rows; name another file")
-    check_output(output, output_format)
-    if gguf is not None and endpoint is not None:
-        raise click.UsageError("--gguf is for the embedded server; leave --endpoint out.")
-    if verbose and not as_json:
-        print_preview(job)
 
     settings = SweepSettings(restarts=restarts, max_sweeps=max_sweeps, demos=demos)
 
@@ -162,7 +164,10 @@ def label_command(  # noqa: C901 - options one by one
                 )
 
     found = anyio.run(run)
-    found.write(output, format=output_format)
+    try:
+        found.write(output, format=output_format)
+    except InputError as error:  # it could be written when the run began
+        raise IcmError(str(error)) from error
     if as_json:
         document = {**found.summary(), "output": output}
         click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
@@ -198,6 +203,8 @@ def _prior(shares: tuple[str, ...]) -> dict[str, float] | None:
     prior: dict[str, float] = {}
     for share in shares:
         word, _, number = share.rpartition("=")
+        if word.strip() in prior:
+            raise click.BadParameter(f"{word.strip()!r} is there twice", param_hint="--prior")
         try:
             prior[word.strip()] = float(number)
         except ValueError:

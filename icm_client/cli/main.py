@@ -26,15 +26,17 @@ cli.add_command(label_command)
 def main() -> None:
     """Run the command line; errors of ours end as one message and a status."""
     try:
-        cli()
+        sys.exit(cli(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     except IcmError as error:
         click.echo(f"Error: {error}", err=True)
-        if error.retryable:
-            click.echo(GO_ON, err=True)
+        click.echo(GO_ON, err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         click.echo(f"\nInterrupted. {GO_ON}", err=True)
         sys.exit(130)

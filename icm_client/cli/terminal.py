@@ -84,17 +84,18 @@ def moment(progress: Progress) -> Group:
     """What the live display shows: the sweep under way, and the cost so far."""
     cost = progress.cost
     left = "" if progress.left_s is None else f"   about {_duration(progress.left_s)} left"
+    retries = f" ({cost.retries:,} of them again)" if cost.retries else ""
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
-        Text(f"Sweep {progress.sweep + 1}"),
+        Text("Scoring"),
         ProgressBar(total=max(progress.total, 1), completed=progress.done, width=40),
-        Text(f"{progress.done}/{progress.total} rows{left}"),
+        Text(f"{progress.done}/{progress.total} scores{left}"),
     )
     return Group(
         bar,
         Text(
-            f"{cost.requests:,} requests   {cost.from_store:,} scores from the store   tokens: "
-            f"{cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached   "
+            f"{cost.requests:,} requests{retries}   {cost.from_store:,} scores from the store   "
+            f"tokens: {cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached   "
             f"{_duration(cost.seconds)}",
             style="dim",
         ),
@@ -105,7 +106,7 @@ def print_preview(job: Job) -> None:
     """Print the first prompt as the model gets it, and the labels that may follow."""
     console = Console(highlight=False)
     console.print(Text(f"{len(job.prompts):,} rows. The first prompt, and what may follow:\n"))
-    console.print(Text(job.prompts[0], style="dim"))
+    console.print(Text(job.prompts[0], style="dim"), soft_wrap=True)
     for text in job.label_texts:
         console.print(Text(f"  {text!r}"))
     console.print()

@@ -7,11 +7,11 @@ of tokens, and relabels them all:
     D <- K0 random items with random labels
     for t = 1, 2, ...:
         split the items into F folds
-        for each fold f:   C_f <- balanced demos from D \\ D_f
+        for each fold f:   C_f <- balanced demos from D \ D_f
                            s_t(i, y) <- log P(y | x_i, C_f) - log mean_j P(y | x_j, C_f)
         S <- mean of the last M sweeps' s
-        D <- {(x_i, y_i)},  y_i ~ softmax(S(i, .) / T_t),  T_t falling to 0
-        U(D) <- mean_i s_t(i, y_i)
+        D <- {(x_i, argmax_y S(i, y))},  U(D) <- mean_i s_t(i, y_i)
+        (in the first sweeps the next contexts' labels are drawn from softmax(S(i, .) / T_t))
     until fewer than 1% of the labels move and U no longer climbs
 
 The objective is the calibrated one (`calibration`): the paper's `P(D)` as a mean, with each

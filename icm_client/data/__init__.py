@@ -3,7 +3,7 @@
 from icm_client.data.formats import FileFormat
 from icm_client.data.outputs import LabelledRow, check_output, write_labels
 from icm_client.data.readers import read_rows
-from icm_client.data.rows import Dataset, Row, check_gold, rows_from
+from icm_client.data.rows import Dataset, Row, check_gold, rows_from, take_own_gold
 from icm_client.data.task import Task, builtin_names, duplicate_warning, find_beside
 from icm_client.data.template import unescape
 from icm_client.data.values import JsonValue
@@ -22,6 +22,7 @@ __all__ = [
     "find_beside",
     "read_rows",
     "rows_from",
+    "take_own_gold",
     "unescape",
     "write_labels",
 ]

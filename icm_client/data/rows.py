@@ -109,6 +109,18 @@ def collect(
     )
 
 
+def take_own_gold(dataset: Dataset, field: str) -> Dataset:
+    """Return the dataset with `field` taken out as its gold; as it is where no row has the field.
+
+    Raises:
+        RowError: some rows have the field and others do not, or it holds what is no label.
+    """
+    if not any(field in row.fields for row in dataset.rows):
+        return dataset
+    numbered = ((row.line, row.fields) for row in dataset.rows)
+    return collect(numbered, path=path_of(dataset), gold=field)
+
+
 def check_gold(dataset: Dataset, labels: Sequence[str]) -> Dataset:
     """Return the dataset with its gold labels spelled as in `labels`.
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -52,10 +52,8 @@ def parsed(model: type[_Model], body: bytes) -> _Model:
         place = ".".join(str(part) for part in first["loc"]) or "body"
         reason = f"{place}: {first['msg']}"
     # Outside the handler: pydantic's error holds the whole body, and a traceback would show it.
-    raise MalformedAnswer(
-        f"the answer is not what this server's protocol says ({reason}); it begins with "
-        f"{clipped(body[: 4 * CLIPPED_LENGTH].decode('utf-8', 'replace'))!r}"
-    )
+    # The transport, which knows what must not be shown, adds how the body begins.
+    raise MalformedAnswer(f"the answer is not what this server's protocol says ({reason})")
 
 
 def log_prob(value: float | None, *, token: int) -> float:
@@ -69,8 +67,15 @@ def log_prob(value: float | None, *, token: int) -> float:
     return min(value, 0.0)
 
 
-def clipped(text: str) -> str:
-    """A server's words, fit for a message: one line, no control characters, no credentials."""
+def clipped(text: str, *, secrets: Iterable[str] = ()) -> str:
+    """A server's words, fit for a message: one line, no control characters, no credentials.
+
+    `secrets` are taken out before the text is cut, so that no half of one is left at its end.
+    """
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    # JSON may hold half of a surrogate pair, which no terminal or log can be sent.
+    text = text[: 20 * CLIPPED_LENGTH].encode("utf-8", "replace").decode("utf-8")
     line = _CONTROL.sub(" ", without_credentials(text)).strip()
     return line if len(line) <= CLIPPED_LENGTH else f"{line[:CLIPPED_LENGTH]}..."
 

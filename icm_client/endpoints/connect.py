@@ -5,7 +5,7 @@ from typing import Final
 from pydantic import SecretStr
 
 from icm_client.endpoints import llama_cpp, vllm
-from icm_client.endpoints.answers import Wire, clipped, parsed
+from icm_client.endpoints.answers import Wire, parsed
 from icm_client.endpoints.llama_cpp import LlamaCppEndpoint
 from icm_client.endpoints.settings import TransportSettings
 from icm_client.endpoints.transport import Transport
@@ -17,15 +17,12 @@ from icm_client.errors import (
     UnsupportedServer,
 )
 
-# A wrong URL should be told at once; a server that is restarting is met again in mid-run.
-_ATTEMPTS: Final = 3
-
 _SUPPORTED: Final = "vLLM (`vllm serve`) and llama.cpp (`llama-server`) are supported"
 
 
 class _Entry(Wire):
     id: str
-    owned_by: str = ""
+    owned_by: str | None = None
 
 
 class _Models(Wire):
@@ -36,7 +33,7 @@ async def connect(
     url: str,
     *,
     model: str | None = None,
-    api_key: SecretStr | None = None,
+    api_key: str | SecretStr | None = None,
     settings: TransportSettings | None = None,
 ) -> LlamaCppEndpoint | VllmEndpoint:
     """The endpoint behind `url`, with its model known.
@@ -54,7 +51,8 @@ async def connect(
         ModelNotFound: `model` is not served, or is None and several are; the message lists them.
         UnsupportedServer: something answers, but neither vLLM nor llama.cpp.
     """
-    transport = Transport(url, api_key=api_key, settings=settings)
+    key = SecretStr(api_key) if isinstance(api_key, str) else api_key
+    transport = Transport(url, api_key=key, settings=settings)
     try:
         if await _kind_of(transport) == llama_cpp.KIND:
             return await LlamaCppEndpoint.open(transport, model=model)
@@ -66,14 +64,12 @@ async def connect(
 
 async def _kind_of(transport: Transport) -> str:
     try:
-        models = await transport.get(
-            "/v1/models", lambda body: parsed(_Models, body), attempts=_ATTEMPTS
-        )
+        models = await transport.get("/v1/models", lambda body: parsed(_Models, body))
     except AuthenticationRefused:
         raise
     except (MalformedAnswer, RequestRefused) as error:
         raise UnsupportedServer(f"not an OpenAI-compatible server: {error}; {_SUPPORTED}") from None
-    owners = {entry.owned_by for entry in models.data}
+    owners = {entry.owned_by for entry in models.data if entry.owned_by}
     if "llamacpp" in owners:
         return llama_cpp.KIND
     if "vllm" in owners:
@@ -83,14 +79,14 @@ async def _kind_of(transport: Transport) -> str:
         return llama_cpp.KIND
     if await _has(transport, "/version", "version"):
         return vllm.KIND
-    found = clipped(", ".join(sorted(owners))) or "nobody"
+    found = transport.told(", ".join(sorted(owners))) or "nobody"
     raise UnsupportedServer(f"{transport.url}: its models are owned by {found}; {_SUPPORTED}")
 
 
 async def _has(transport: Transport, path: str, key: str) -> bool:
     """Whether `path` answers with JSON that holds `key`."""
     try:
-        body = await transport.get(path, bytes, attempts=_ATTEMPTS)
+        body = await transport.get(path, bytes)
     except (MalformedAnswer, RequestRefused):
         return False
     return f'"{key}"'.encode() in body

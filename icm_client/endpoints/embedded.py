@@ -21,9 +21,10 @@ from pydantic import SecretStr, ValidationError
 
 from icm_client.endpoints import gemma
 from icm_client.endpoints.answers import fingerprint
+from icm_client.endpoints.cache import cache_folder
 from icm_client.endpoints.cores import physical_cores
 from icm_client.endpoints.embedded_child import Orders, Report
-from icm_client.endpoints.gguf import cache_folder, sha256_of
+from icm_client.endpoints.gguf import sha256_of, trained_context_of
 from icm_client.endpoints.llama_cpp import KIND, LlamaCppEndpoint
 from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.settings import RetryPolicy, TransportSettings
@@ -65,7 +66,7 @@ class EmbeddedEndpoint:
     Args:
         model: a GGUF file; None takes gemma-3-270m from the `local` extra. Its digest is part of
             the fingerprint and is taken here, at about a second per GB, once per file.
-        context_length: tokens that a prompt may hold.
+        context_length: tokens that a prompt may hold; no more than the model was trained on.
         threads: of the CPU; None takes the physical cores this process may run on.
         start_timeout_s: deadline for loading the model, in seconds.
 
@@ -94,12 +95,16 @@ class EmbeddedEndpoint:
         self._usage = Usage()
         self._lock = anyio.Lock()
         self._running: _Running | None = None
+        self._log_is_wanted = False
         self._log = cache_folder() / "logs" / f"embedded-{os.getpid()}-{id(self):x}.log"
         name = gemma.MODEL_NAME if model is None else model.stem
+        # The server does not serve more than this. It must be known without a start too: demos
+        # are fitted into the context, and a run repeated from the store starts no server.
+        trained = gemma.TRAINED_CONTEXT if model is None else trained_context_of(model)
         self._identity = ServerIdentity(
             kind=KIND,
             model=name,
-            context_length=context_length,
+            context_length=min(context_length, trained or context_length),
             fingerprint=fingerprint(
                 {
                     "kind": "embedded",
@@ -154,13 +159,18 @@ class EmbeddedEndpoint:
         await self._with_server(lambda server: server.warm(prefix, lane=lane))
 
     async def aclose(self) -> None:
-        """End the child, wait for it, and remove its log."""
-        async with self._lock:
-            running, self._running = self._running, None
-            if running is not None:
-                await _ended(running)
-            with suppress(OSError):
-                self._log.unlink()
+        """End the child, wait for it, and remove its log unless an error message names it.
+
+        A cancellation does not get in between: nobody else ends the child.
+        """
+        with anyio.CancelScope(shield=True):
+            async with self._lock:
+                running, self._running = self._running, None
+                if running is not None:
+                    await _ended(running)
+                if not self._log_is_wanted:
+                    with suppress(OSError):
+                        self._log.unlink()
 
     async def _with_server(self, ask: Callable[[LlamaCppEndpoint], Awaitable[T]]) -> T:
         """`ask` of the running child; of a second one if the first dies over it."""
@@ -210,7 +220,8 @@ class EmbeddedEndpoint:
             # A session of its own: Ctrl-C in the terminal goes to the parent only, which then
             # ends its child in order.
             process = await anyio.open_process(
-                [sys.executable, "-m", "icm_client.endpoints.embedded_child"],
+                # -P: the user's folder may hold a json.py.
+                [sys.executable, "-P", "-m", "icm_client.endpoints.embedded_child"],
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=log,
@@ -219,6 +230,7 @@ class EmbeddedEndpoint:
                 env={"GOMP_SPINCOUNT": "1000", **os.environ},
                 start_new_session=True,
             )
+        transport: Transport | None = None
         try:
             with anyio.fail_after(self._start_timeout_s):
                 url = await self._url_of(process, orders)
@@ -233,11 +245,13 @@ class EmbeddedEndpoint:
                 endpoint = await LlamaCppEndpoint.open(transport, steady=True)
         except BaseException as error:
             with anyio.CancelScope(shield=True):
+                if transport is not None:
+                    await transport.aclose()
                 await _stopped(process)
             if isinstance(error, TimeoutError):
                 raise self._failed(f"was not ready in {self._start_timeout_s:g} s") from None
             raise
-        # A model trained on a shorter context serves only that one.
+        # Should it serve less than the model's header says.
         served = min(endpoint.identity.context_length, self._identity.context_length)
         self._identity = replace(self._identity, context_length=served)
         return _Running(process, endpoint)
@@ -262,6 +276,7 @@ class EmbeddedEndpoint:
             words = self._log.read_bytes()[-_LAST_WORDS:].decode("utf-8", "replace").strip()
         except OSError:
             words = ""
+        self._log_is_wanted = True
         return EmbeddedServerFailed(
             f"the embedded server for {self._identity.model} {what}; its log, {self._log}, ends "
             f"with:\n{words}"

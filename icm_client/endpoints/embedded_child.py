@@ -70,8 +70,9 @@ def start(orders: Orders) -> Server:
     params.swa_full = True
     params.cache_ram_mib = 0
     params.n_gpu_layers = 0
-    # With `steady`, these two make log-probs bit-identical whatever was cached before, at about
-    # 10% of the speed. That is why a resumed run ends with the labels of an undisturbed one.
+    # With `steady`, these two make log-probs bit-identical whatever was cached before, and
+    # cost about a tenth of the speed. That is why a resumed run ends with the labels of an
+    # undisturbed one.
     params.no_extra_bufts = True
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.n_ubatch = MICRO_BATCH

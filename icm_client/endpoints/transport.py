@@ -6,7 +6,9 @@ retries are off, because they give up at once on a long Retry-After and do not s
 answers; its read time-outs are too, because a server that sends a byte now and then resets them.
 """
 
-from collections.abc import Callable, Mapping
+import base64
+import json
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Self, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -42,9 +44,16 @@ from icm_client.errors import (
     IcmError,
     InputError,
     MalformedAnswer,
+    ScoreNotFinite,
 )
 
 T = TypeVar("T")
+
+GET_ATTEMPTS: Final = 3
+"""What is asked with GET is asked first, and a wrong URL should be told at once; a server that is
+restarting is met again in mid-run."""
+
+Body = Mapping[str, object]
 
 # The SDK's own switch for "hand me the response before its body is read".
 _STREAMED: Final[RequestOptions] = {"headers": {"X-Stainless-Raw-Response": "stream"}}
@@ -77,7 +86,7 @@ class Transport:
         self.settings: Final = settings or TransportSettings()
         self.usage: Final = usage if usage is not None else Usage()
         key = api_key.get_secret_value() if api_key else ""
-        self._secrets = [secret for secret in (key, credentials and credentials[1]) if secret]
+        self._secrets = _spellings(key, *(credentials or ()))
         self._limiter = anyio.CapacityLimiter(self.settings.max_in_flight)
         # A proxy from the environment must not stand between us and our own machine.
         local = urlsplit(root).hostname in ("localhost", "127.0.0.1", "::1")
@@ -111,8 +120,12 @@ class Transport:
         """Close the connections."""
         await self._client.close()
 
+    def told(self, words: str) -> str:
+        """What the server said, fit for a message: clipped, and without our secrets."""
+        return clipped(words, secrets=self._secrets)
+
     async def get(
-        self, path: str, parse: Callable[[bytes], T], *, attempts: int | None = None
+        self, path: str, parse: Callable[[bytes], T], *, attempts: int = GET_ATTEMPTS
     ) -> T:
         """`parse` of the body that `path` answers with. Raises and retries as `post`."""
         return await self._retried(path, None, parse, scoring=False, attempts=attempts)
@@ -120,30 +133,33 @@ class Transport:
     async def post(
         self,
         path: str,
-        body: Mapping[str, object],
+        body: Body | Callable[[], Awaitable[Body]],
         parse: Callable[[bytes], T],
         *,
         scoring: bool = False,
+        attempts: int | None = None,
     ) -> T:
         """`parse` of the body that `path` answers with to `body`.
 
         Args:
             path: from the server's root, e.g. "/v1/completions".
-            body: sent as JSON.
+            body: sent as JSON; a function is called ahead of every attempt, and what it raises is
+                part of the attempt.
             parse: what it raises is retried too, where it is `retryable`.
             scoring: counts in `Usage.requests`.
+            attempts: at most this many; None takes `RetryPolicy.attempts`.
 
         Raises:
             EndpointError: as the tree in `icm_client.errors` says; a retryable one is raised once
                 `RetryPolicy` is exhausted, with the number of attempts in its message.
             ScoreError: from `parse`.
         """
-        return await self._retried(path, body, parse, scoring=scoring, attempts=None)
+        return await self._retried(path, body, parse, scoring=scoring, attempts=attempts)
 
     async def _retried(
         self,
         path: str,
-        body: Mapping[str, object] | None,
+        body: Body | Callable[[], Awaitable[Body]] | None,
         parse: Callable[[bytes], T],
         *,
         scoring: bool,
@@ -151,28 +167,44 @@ class Transport:
     ) -> T:
         policy = self.settings.retry
         attempts = attempts if attempts is not None else policy.attempts
+        made = bad = 0
+
+        def may_heal(error: BaseException) -> bool:
+            nonlocal bad
+            bad += isinstance(error, MalformedAnswer | ScoreNotFinite)
+            return isinstance(error, IcmError) and error.retryable and bad < policy.bad_answers
+
         retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda error: isinstance(error, IcmError) and error.retryable),
+            retry=retry_if_exception(may_heal),
             stop=stop_any(stop_after_attempt(attempts), stop_before_delay(policy.item_timeout_s)),
             wait=self._wait_s,
             reraise=True,
         )
-        made = 0
 
         async def attempt() -> T:
             nonlocal made
             made += 1
+            self.usage.retries += made > 1
+            sent = await body() if callable(body) else body
             async with self._limiter:
                 self.usage.requests += scoring
-                self.usage.retries += made > 1
-                return parse(self._redacted(await self._body_of(path, body)))
+                return self._parsed(parse, await self._body_of(path, sent))
 
         try:
             return await retrying(attempt)
         except IcmError as error:
-            message = self._redacted(str(error).encode()).decode()
-            error.args = (f"{message} (gave up after {made} attempts)" if made > 1 else message,)
+            if made > 1:
+                error.args = (f"{error} (gave up after {made} attempts)",)
             raise
+
+    def _parsed(self, parse: Callable[[bytes], T], raw: bytes) -> T:
+        """`parse` of what the server sent, untouched: a key like "token" may be a word of it."""
+        try:
+            return parse(raw)
+        except MalformedAnswer as error:
+            reason = self.told(str(error))
+        begins = self.told(raw.decode("utf-8", "replace"))
+        raise MalformedAnswer(f"{reason}; the answer begins with {begins!r}")
 
     def _wait_s(self, state: RetryCallState) -> float:
         policy = self.settings.retry
@@ -183,7 +215,7 @@ class Transport:
         asked = error.retry_after_s if isinstance(error, EndpointOverloaded) else None
         return max(drawn, min(asked or 0.0, policy.retry_after_cap_s))
 
-    async def _body_of(self, path: str, body: Mapping[str, object] | None) -> bytes:
+    async def _body_of(self, path: str, body: Body | None) -> bytes:
         """The body of one attempt's answer, whole and within the deadline."""
         asked = f"{'GET' if body is None else 'POST'} {self.url}{path}"
         deadline_s = self.settings.retry.attempt_timeout_s
@@ -198,23 +230,24 @@ class Transport:
             failure = error_of_status(
                 error.status_code,
                 error.response.headers,
-                self._redacted(error.response.content),
+                error.response.content,
                 asked=asked,
+                secrets=self._secrets,
             )
         except aiohttp.ClientResponseError as error:
-            failure = MalformedAnswer(f"{asked}: not HTTP: {_words_of(error)}")
+            failure = MalformedAnswer(f"{asked}: not HTTP: {self._words_of(error)}")
         # The SDK's APITimeoutError is one of these: its aiohttp bridge calls a connection that
         # the server closed a "connect time-out".
         except (APIConnectionError, httpx2.TransportError, aiohttp.ClientError, OSError) as error:
-            failure = EndpointUnreachable(f"{asked}: {_words_of(_root_cause(error))}")
+            failure = EndpointUnreachable(f"{asked}: {self._words_of(_root_cause(error))}")
         except (httpx2.DecodingError, httpx2.TooManyRedirects) as error:
-            failure = MalformedAnswer(f"{asked}: {_words_of(error)}")
+            failure = MalformedAnswer(f"{asked}: {self._words_of(error)}")
         except _BodyTooLong:
             limit = self.settings.max_body_bytes
             failure = MalformedAnswer(f"{asked}: the answer is longer than {limit:,} bytes")
         raise failure
 
-    async def _exchanged(self, path: str, body: Mapping[str, object] | None) -> bytes:
+    async def _exchanged(self, path: str, body: Body | None) -> bytes:
         if body is None:
             response = await self._client.get(path, cast_to=httpx2.Response, options=_STREAMED)
         else:
@@ -232,25 +265,29 @@ class Transport:
             with anyio.CancelScope(shield=True):
                 await response.aclose()
 
-    def _redacted(self, text: bytes) -> bytes:
-        """`text` without our secrets: a server may echo what it was sent."""
-        for secret in self._secrets:
-            text = text.replace(secret.encode(), b"***")
-        return text
+    def _words_of(self, error: BaseException) -> str:
+        return self.told(f"{type(error).__name__} {error}")
 
 
 class _BodyTooLong(Exception):
     pass
 
 
-def _words_of(error: BaseException) -> str:
-    return clipped(f"{type(error).__name__} {error}")
-
-
 def _root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def _spellings(key: str, user: str = "", password: str = "") -> list[str]:
+    """What must not be shown, as a server may echo it; the longest first.
+
+    A user name may itself be a key (`http://sk-abc@host`).
+    """
+    basic = base64.b64encode(f"{user}:{password}".encode()).decode() if user or password else ""
+    plain = [secret for secret in (key, user, password, basic) if secret]
+    in_json = [json.dumps(secret)[1:-1] for secret in plain]
+    return sorted({*plain, *in_json}, key=len, reverse=True)
 
 
 def _root_of(url: str) -> tuple[str, tuple[str, str] | None]:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Final, Self
 
-from icm_client.endpoints.answers import Wire, clipped, fingerprint, log_prob, parsed
+from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.transport import Transport
-from icm_client.errors import LabelMissing, MalformedAnswer, ModelNotFound
+from icm_client.errors import LabelMissing, MalformedAnswer, ModelNotFound, UnsupportedServer
 
 KIND: Final = "vllm"
 
@@ -47,7 +47,8 @@ class _Tokens(Wire):
 class _Model(Wire):
     id: str
     root: str | None = None
-    max_model_len: int
+    parent: str | None = None
+    max_model_len: int | None = None  # absent for a LoRA adapter
 
 
 class _Models(Wire):
@@ -79,26 +80,33 @@ class VllmEndpoint:
 
         Raises:
             EndpointError: no answer, or not vLLM's.
+            UnsupportedServer: it does not tell how long a context it serves.
             ModelNotFound: `model` is not served, or is None and several are.
         """
         models = await transport.get("/v1/models", lambda body: parsed(_Models, body))
         served = [entry for entry in models.data if model in (None, entry.id)]
         if len(served) != 1:
-            names = ", ".join(clipped(entry.id) for entry in models.data)
+            names = ", ".join(transport.told(entry.id) for entry in models.data)
             asked = "choose one model" if model is None else f"{model!r} is not served"
             raise ModelNotFound(f"{transport.url}: {asked}; the server has: {names}")
-        version = await transport.get("/version", lambda body: parsed(_Version, body))
         entry = served[0]
+        context_length = _context_length_of(entry, models.data)
+        if context_length is None:
+            raise UnsupportedServer(
+                f"{transport.url}/v1/models: no max_model_len for {transport.told(entry.id)}, nor "
+                "for its base model; if a gateway stands before vLLM, give the URL behind it"
+            )
+        version = await transport.get("/version", lambda body: parsed(_Version, body))
         identity = ServerIdentity(
             kind=KIND,
             model=entry.id,
-            context_length=entry.max_model_len,
+            context_length=context_length,
             fingerprint=fingerprint(
                 {
                     "kind": KIND,
                     "model": entry.id,
                     "root": entry.root,
-                    "context_length": entry.max_model_len,
+                    "context_length": context_length,
                     "version": version.version,
                 }
             ),
@@ -107,6 +115,12 @@ class VllmEndpoint:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._transport.url!r}, model={self._identity.model!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
     @property
     def identity(self) -> ServerIdentity:
@@ -214,6 +228,16 @@ class VllmEndpoint:
             tuple(log_prob(found[f"token_id:{token}"], token=token) for token in wanted),
             Exactness.EXACT,
         )
+
+
+def _context_length_of(entry: _Model, models: Sequence[_Model]) -> int | None:
+    """Tokens; an adapter has those of its base, which is the one there is where none is found."""
+    if entry.max_model_len is not None:
+        return entry.max_model_len
+    parent = entry.parent
+    bases = [model for model in models if parent and parent in (model.id, model.root)] or models
+    lengths = {model.max_model_len for model in bases if model.max_model_len is not None}
+    return lengths.pop() if len(lengths) == 1 else None
 
 
 def _cached_of_all(cached: int, prompts: Sequence[TokenIds]) -> int:

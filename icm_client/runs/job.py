@@ -17,6 +17,7 @@ from icm_client.data import (
     duplicate_warning,
     read_rows,
     rows_from,
+    take_own_gold,
 )
 from icm_client.errors import InputError
 
@@ -71,8 +72,10 @@ class Job:
         task = task if isinstance(task, Task) else named_task(task)
         if prior is not None:
             task = Task(**{**task.model_dump(), "prior": dict(prior)})
-        own = None if isinstance(rows, Dataset) else task.gold
-        dataset = check_gold(_dataset(rows, gold or own), task.labels)
+        dataset = _dataset(rows, gold)
+        if task.gold is not None and dataset.gold is None:
+            dataset = take_own_gold(dataset, task.gold)
+        dataset = check_gold(dataset, task.labels)
         prompts = task.render_all(dataset)
         order = sorted(range(len(task.labels)), key=lambda k: task.labels[k])
         shares = task.prior_vector()

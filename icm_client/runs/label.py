@@ -65,11 +65,12 @@ async def label(
     job = Job.prepare(rows, task, gold=gold, prior=prior)
     with ScoreStore.open(Path(store) if store is not None else default_path()) as kept:
         async with open_endpoint(endpoint, model=model) as server:
+            meter = ProgressMeter(job.labels, server, progress)
             pieces = await tokenize_pieces(
                 job.prompts, job.label_texts, job.task.separator, server, kept
             )
             fitted = fit_demos(settings or SweepSettings(), pieces, server, len(job.labels))
-            meter = ProgressMeter(job.labels, pieces, server, fitted, progress)
+            meter.begin(pieces, fitted)
             scorer = Scorer(
                 server, kept, pieces, on_progress=lambda now: meter.scored(now, scorer.stats)
             )
@@ -136,6 +137,11 @@ async def open_endpoint(
         return
     environment = Environment()
     url = endpoint or environment.endpoint
+    if url is None and (asked := model or environment.model) is not None:
+        raise InputError(
+            f"the model {asked!r} was asked for, but no server: name one with --endpoint or "
+            "ICM_ENDPOINT (for the embedded server, --gguf takes a model's file)"
+        )
     opened: Endpoint = (
         EmbeddedEndpoint()
         if url is None
@@ -179,8 +185,8 @@ def fit_demos(
     return replace(
         settings,
         demos=min(settings.demos, fitting),
-        second_demos=min(settings.second_demos, fitting),
-        initial=min(settings.initial, fitting),
+        second_demos=min(max(settings.second_demos, n_labels), fitting),
+        initial=min(max(settings.initial, n_labels), fitting),
     )
 
 

@@ -40,17 +40,17 @@ class Progress:
     Attributes:
         labels: the label words, in the order of `last.counts`.
         label_tokens: the token ids that each is read as, after a prompt.
-        sweep: which sweep is under way, from 0, over all restarts.
-        done: reads answered in it.
-        total: reads that it needs; 0 before the first.
-        last: the last sweep that ended, or None in the first.
+        done: reads answered in the sweep under way.
+        total: reads that it needs; 0 between sweeps.
+        last: the last sweep that ended, or None in the first. After the last sweep of all, the
+            labels are scored once more with their names exchanged.
         cost: so far.
-        left_s: seconds left if the search ends as early as it may; None while unknown.
+        left_s: seconds left if the search ends as early as it may and makes no further start;
+            None while unknown.
     """
 
     labels: tuple[str, ...]
     label_tokens: tuple[TokenIds, ...]
-    sweep: int
     done: int
     total: int
     last: SweepRecord | None
@@ -62,28 +62,23 @@ OnProgress = Callable[[Progress], None]
 
 
 class ProgressMeter:
-    """Turns what scorer and search report into `Progress`."""
+    """Turns what scorer and search report into `Progress`; made when the run begins."""
 
-    def __init__(
-        self,
-        labels: tuple[str, ...],
-        pieces: Pieces,
-        server: Endpoint,
-        settings: SweepSettings,
-        tell: OnProgress | None,
-    ) -> None:
+    def __init__(self, labels: tuple[str, ...], server: Endpoint, tell: OnProgress | None) -> None:
         self._started = time.monotonic()
         self._labels = labels
-        self._label_tokens = pieces.labels
-        self._n_items = len(pieces.prompts)
         self._server = server
         self._before = replace(server.usage)
-        self._settings = settings
         self._tell = tell
-        self._sweep = 0
-        self._last: SweepRecord | None = None
         self._stats = ScorerStats()
+        self._last: SweepRecord | None = None
         self._now = ScoringProgress(0, 0, 0)
+
+    def begin(self, pieces: Pieces, settings: SweepSettings) -> None:
+        """Hear that the rows are tokenized, and how they will be searched."""
+        self._label_tokens = pieces.labels
+        self._settings = settings
+        self._report()
 
     def scored(self, progress: ScoringProgress, stats: ScorerStats) -> None:
         """Hear from the scorer: of the call under way, and its totals."""
@@ -94,7 +89,6 @@ class ProgressMeter:
     def swept(self, record: SweepRecord) -> None:
         """Hear from the search, after a sweep."""
         self._last = record
-        self._sweep += 1
         self._now = ScoringProgress(0, 0, 0)
         self._report()
 
@@ -119,7 +113,6 @@ class ProgressMeter:
             Progress(
                 labels=self._labels,
                 label_tokens=self._label_tokens,
-                sweep=self._sweep,
                 done=self._now.done,
                 total=self._now.total,
                 last=self._last,
@@ -129,9 +122,11 @@ class ProgressMeter:
         )
 
     def _left(self, cost: Cost) -> float | None:
-        # One read an item until the fewest sweeps are done, and a fold's with names exchanged.
+        # As many reads a sweep as now, until the fewest sweeps of this start are done, and a
+        # fold's with names exchanged.
         if cost.from_server == 0:
             return None
-        sweeps = max(self._settings.min_sweeps - self._sweep, 0) + 1 / self._settings.folds
-        left = max(0.0, sweeps * self._n_items - self._now.done)
+        ended = 0 if self._last is None else self._last.sweep + 1
+        sweeps = max(self._settings.min_sweeps - ended, 0) + 1 / self._settings.folds
+        left = max(0.0, sweeps * self._now.total - self._now.done)
         return left * cost.seconds / cost.from_server

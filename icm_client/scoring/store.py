@@ -25,8 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 from zlib import crc32
 
-import platformdirs
-
+from icm_client.endpoints.cache import cache_folder
 from icm_client.endpoints.protocol import Answer, Exactness, Read, TokenIds
 from icm_client.errors import StoreError
 from icm_client.scoring.keys import pack_ids, score_keys, token_keys, unpack_ids
@@ -55,9 +54,7 @@ _SCHEMA = (
 
 def default_path() -> Path:
     """Return where scores are kept: `scores.sqlite3` in `ICM_CACHE_DIR` or the user's cache."""
-    folder = os.environ.get("ICM_CACHE_DIR")
-    base = Path(folder) if folder else platformdirs.user_cache_path("icm-client")
-    return base / "scores.sqlite3"
+    return cache_folder() / "scores.sqlite3"
 
 
 class ScoreStore:

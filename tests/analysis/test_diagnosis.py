@@ -83,6 +83,11 @@ def test_the_fatal_come_first() -> None:
     assert codes(result(first=100, coherence=0.0)) == ["incoherent", "one-label"]
 
 
-def test_names_that_were_exchanged_because_they_fit_better_are_not_doubted() -> None:
+def test_names_that_were_exchanged_are_told_and_not_doubted() -> None:
     better = NameExchange((1, 0), utility=0.2, exchanged_utility=0.6, standard_error=0.01)
-    assert codes(result(exchange=better)) == []
+    assert codes(result(exchange=better)) == ["names-exchanged"]
+
+
+def test_a_rare_label_that_the_prior_announces_is_no_finding() -> None:
+    given = replace(result(first=99), prior=PriorEstimate(np.zeros(2), "given"))
+    assert codes(given) == []

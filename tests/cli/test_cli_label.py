@@ -323,3 +323,16 @@ def test_verbose_shows_a_prompt_and_the_task_beside_the_rows_is_found(run: Run, 
 def test_a_prior_is_taken(run: Run, rows: Path) -> None:
     ended = run("label", rows, *ASKED, "-o", "o.jsonl", "--prior", "positive=0.3", "--json")
     assert orjson.loads(ended.out)["prior_source"] == "given"
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(
+    run: Run, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("icm_client.cli.label.anyio.run", interrupted)
+    ended = run("label", rows, *ASKED, "-o", "out.jsonl")
+    assert ended.code == 130
+    assert ended.err.splitlines()[-1].startswith("Interrupted. Every score so far is kept")
+    assert not Path("out.jsonl").exists()

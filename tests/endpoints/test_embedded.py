@@ -3,16 +3,19 @@
 import math
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 from importlib import metadata
 from pathlib import Path
 
+import anyio
 import pytest
 
-from icm_client.endpoints import EmbeddedEndpoint, Read, TokenIds, llama_cpp
-from icm_client.endpoints.cores import physical_cores
+from icm_client.endpoints import EmbeddedEndpoint, Read, TokenIds, gemma, llama_cpp
+from icm_client.endpoints.cores import _quota_of, physical_cores
+from icm_client.endpoints.gguf import trained_context_of
 from icm_client.errors import EmbeddedServerFailed, PromptTooLong, SetupError
 
 DEMOS = "".join(
@@ -94,6 +97,29 @@ async def test_log_probs_do_not_depend_on_order_or_threads(
         assert await other.read(reads[:2]) == forwards[:2]
 
 
+async def test_log_probs_do_not_depend_on_a_read_that_was_cancelled(
+    embedded: EmbeddedEndpoint, prompt: TokenIds, labels: TokenIds
+) -> None:
+    await embedded.read([Read((9, 9, 9), labels)])
+    (cold,) = await embedded.read([Read(prompt, labels)])
+    await embedded.read([Read((9, 9, 9), labels)])
+    with anyio.move_on_after(0.005) as scope:
+        await embedded.warm(prompt[:-3])
+    assert scope.cancelled_caught
+    assert await embedded.read([Read(prompt, labels)]) == [cold]
+
+
+async def test_a_cancelled_close_ends_the_child() -> None:
+    endpoint = EmbeddedEndpoint(context_length=512)
+    await endpoint.tokenize("x", add_special=True)
+    running = endpoint._running
+    assert running is not None
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await endpoint.aclose()
+    assert not is_alive(running.process.pid)
+
+
 async def test_long_prompts_are_bit_identical_too(
     embedded: EmbeddedEndpoint, prompt: TokenIds, labels: TokenIds
 ) -> None:
@@ -164,6 +190,8 @@ async def test_what_is_no_model_fails_with_the_logs_last_words(tmp_path: Path) -
     async with EmbeddedEndpoint(broken) as endpoint:
         with pytest.raises(EmbeddedServerFailed, match=r"broken did not start[\s\S]*gguf"):
             await endpoint.tokenize("x", add_special=True)
+    assert endpoint._log.exists(), "the message names it"
+    endpoint._log.unlink()
 
 
 async def test_a_model_that_never_loads_is_given_up() -> None:
@@ -171,6 +199,7 @@ async def test_a_model_that_never_loads_is_given_up() -> None:
         with pytest.raises(EmbeddedServerFailed, match=r"not ready in 0\.01 s"):
             await endpoint.tokenize("x", add_special=True)
         assert endpoint._running is None
+    endpoint._log.unlink()
 
 
 def test_the_child_dies_with_a_parent_that_is_killed() -> None:
@@ -224,3 +253,76 @@ def test_a_model_that_does_not_exist_is_a_setup_error(tmp_path: Path) -> None:
 
 def test_at_least_one_core() -> None:
     assert 1 <= physical_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [("50000 100000", 1), ("100000 100000", 1), ("max 100000", None), ("nonsense", None)],
+)
+def test_a_containers_share_of_the_cpu_is_not_exceeded(
+    tmp_path: Path, limit: str, cores: int | None
+) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(limit)
+    assert physical_cores(file) == (cores or physical_cores(tmp_path / "none"))
+
+
+def test_part_of_a_core_counts_as_one_more(tmp_path: Path) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text("150000 100000")
+    assert _quota_of(file) == 2
+
+
+def gguf_header(*entries: bytes, version: int = 3) -> bytes:
+    return struct.pack("<4sIQQ", b"GGUF", version, 0, len(entries)) + b"".join(entries)
+
+
+def gguf_entry(key: bytes, kind: int, value: bytes) -> bytes:
+    return struct.pack("<Q", len(key)) + key + struct.pack("<I", kind) + value
+
+
+GGUF_STRINGS = struct.pack("<IQQ1sQ", 8, 2, 1, b"a", 0)
+GGUF_LENGTH = gguf_entry(b"llama.context_length", 4, struct.pack("<I", 2048))
+GGUF_HEADER = gguf_header(
+    gguf_entry(b"general.architecture", 8, struct.pack("<Q5s", 5, b"llama")),
+    gguf_entry(b"tokenizer.ggml.tokens", 9, GGUF_STRINGS),
+    gguf_entry(b"tokenizer.ggml.scores", 9, struct.pack("<IQff", 6, 2, 0, 0)),
+    gguf_entry(b"llama.rope.scaling.original_context_length", 4, struct.pack("<I", 7)),
+    GGUF_LENGTH,
+)
+
+
+def test_a_shorter_trained_context_is_known_without_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
+    model = tmp_path / "m.gguf"
+    model.write_bytes(GGUF_HEADER)
+    assert EmbeddedEndpoint(model).identity.context_length == 2048
+    assert EmbeddedEndpoint(model, context_length=512).identity.context_length == 512
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        GGUF_HEADER[:-3],
+        b"GGML" + GGUF_HEADER[4:],
+        gguf_header(GGUF_LENGTH, version=1),
+        gguf_header(gguf_entry(b"x", 8, b"\xff" * 8), GGUF_LENGTH),
+        gguf_header(gguf_entry(b"x", 9, struct.pack("<IQ", 9, 1)), GGUF_LENGTH),
+        gguf_header(gguf_entry(b"x", 99, b""), GGUF_LENGTH),
+        gguf_header(b"\xff" * 8, GGUF_LENGTH),
+    ],
+)
+def test_an_odd_header_tells_nothing(tmp_path: Path, header: bytes) -> None:
+    model = tmp_path / "m.gguf"
+    model.write_bytes(header)
+    assert trained_context_of(model) is None
+
+
+async def test_the_default_models_trained_context_is_that_of_its_file(
+    embedded: EmbeddedEndpoint,
+) -> None:
+    await embedded.tokenize("x", add_special=False)
+    assert trained_context_of(gemma.model_path()) == gemma.TRAINED_CONTEXT

@@ -1,3 +1,4 @@
+import base64
 import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -259,6 +260,57 @@ async def test_credentials_in_the_url_are_sent_but_never_shown(
     assert seen[0].startswith("Basic ")
     assert "pa55word" not in str(caught.value) + repr(transport) + caplog.text
     assert server.paths[0] == "/v1/completions"
+
+
+@pytest.mark.parametrize("userinfo", ["sk-abc31415", "ann:pa55word"])
+async def test_neither_user_name_nor_basic_token_is_shown(
+    server: Any, say: Any, userinfo: str
+) -> None:
+    user, _, password = userinfo.partition(":")
+    token = base64.b64encode(f"{user}:{password}".encode()).decode()
+    server.script = [say(f"{user} said {token}", status=400)]
+    with pytest.raises(RequestRefused) as caught:
+        await ask(to(server.url.replace("//", f"//{userinfo}@")))
+    assert user not in str(caught.value)
+    assert token not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_no_half_of_the_key_survives_the_clipping(server: Any, say: Any, status: int) -> None:
+    server.script = [say("x" * 290 + KEY, status=status)]
+    with pytest.raises(IcmError) as caught:
+        await ask(to(server.url))
+    assert KEY[:4] not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["fine", "true", "e"])
+async def test_a_key_that_is_a_word_of_the_answer_changes_no_answer(
+    server: Any, say: Any, key: str
+) -> None:
+    server.script = [say('{"fine": true}')]
+    assert await ask(Transport(server.url, api_key=SecretStr(key)))
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_half_of_a_surrogate_pair_can_be_told(server: Any, say: Any, status: int) -> None:
+    server.script = [say('{"error": {"message": "bad \\ud800"}, "fine": 1}', status=status)]
+    with pytest.raises(IcmError) as caught:
+        await ask(to(server.url))
+    assert str(caught.value).encode()
+
+
+async def test_an_answer_that_stays_bad_is_asked_for_three_times(server: Any, say: Any) -> None:
+    server.script = [say("", status=503), say("", status=503), say("[]")]
+    with pytest.raises(MalformedAnswer, match="5 attempts"):
+        await ask(to(server.url, attempts=20))
+
+
+async def test_what_is_asked_first_is_asked_three_times(server: Any, say: Any) -> None:
+    server.script = [say("", status=503)]
+    async with to(server.url, attempts=20) as transport:
+        with pytest.raises(EndpointOverloaded):
+            await transport.get("/x", fine)
+    assert len(server.paths) == 3
 
 
 async def test_openai_account_variables_are_not_sent(

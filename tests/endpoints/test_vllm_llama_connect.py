@@ -2,6 +2,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import pytest
 
 from icm_client.endpoints import (
@@ -285,6 +286,66 @@ async def test_connect_without_the_key_says_how_to_set_it(server: Any, say: Any)
     server.script = [say("", status=401)]
     with pytest.raises(AuthenticationRefused, match="ICM_API_KEY"):
         await connect(server.url, settings=SETTINGS)
+
+
+BASE = {"id": "base", "root": "org/base", "max_model_len": 64, "owned_by": "vllm"}
+
+
+@pytest.mark.parametrize("parent", ["base", "org/base", None, "renamed"])
+async def test_an_adapter_has_the_context_of_its_base(
+    server: Any, say: Any, parent: str | None
+) -> None:
+    models = json.dumps({"data": [BASE, {"id": "lora", "parent": parent, "owned_by": "vllm"}]})
+    server.script = [say(models), say(models), say('{"version": "0.32.0"}')]
+    async with await connect(server.url, model="lora", api_key="k", settings=SETTINGS) as endpoint:
+        assert endpoint.identity.context_length == 64
+
+
+async def test_a_list_of_models_that_a_gateway_rewrote_is_explained(server: Any, say: Any) -> None:
+    server.script = [say('{"data": [{"id": "x", "owned_by": "vllm"}]}')]
+    with pytest.raises(UnsupportedServer, match=r"no max_model_len for x.*gateway"):
+        await connect(server.url, settings=SETTINGS)
+    server.script = [say('{"data": [{"id": "g", "owned_by": "llamacpp", "meta": null}]}')]
+    with pytest.raises(UnsupportedServer, match="no `meta` for g"):
+        await connect(server.url, settings=SETTINGS)
+
+
+async def test_another_file_behind_the_same_alias_is_another_fingerprint(
+    server: Any, say: Any, llama: LlamaCppEndpoint
+) -> None:
+    server.script = [say(LLAMA_MODELS), say(json.dumps(json.loads(PROPS) | {"model_path": "/b"}))]
+    async with await LlamaCppEndpoint.open(Transport(server.url)) as other:
+        assert other.identity.fingerprint != llama.identity.fingerprint
+
+
+async def test_after_a_failure_a_steady_slot_is_told_to_forget(server: Any, say: Any) -> None:
+    server.script = [say(LLAMA_MODELS), say(PROPS)]
+    transport = Transport(server.url, settings=SETTINGS)
+    async with await LlamaCppEndpoint.open(transport, steady=True) as llama:
+        good = say(llama_answer([(7, -0.1), (9, -1.0)]))
+        server.script = [good]
+        await llama.read([READS[0]])
+        server.script = [say("", status=500), good]
+        server.bodies.clear()
+        await llama.read([READS[0]])
+        assert [(len(sent["prompt"]), sent["cache_prompt"]) for sent in server.bodies] == [
+            (1, True),
+            (2, False),
+        ]
+        with anyio.CancelScope() as scope:
+            server.script = [never]
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(llama.read, [READS[0]])
+                await anyio.sleep(0.1)
+                scope.cancel()
+        server.script = [good]
+        server.bodies.clear()
+        await llama.read([READS[0]])
+        assert [sent["cache_prompt"] for sent in server.bodies] == [False]
+
+
+async def never(_: Any) -> Any:
+    await anyio.sleep_forever()
 
 
 async def test_another_version_is_another_fingerprint(
