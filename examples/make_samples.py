@@ -1,4 +1,4 @@
-"""Draw the example rows from the files they come from; see each folder's README for the sources.
+"""Draw the example rows from the files they come from, which examples/README.md names.
 
 python examples/make_samples.py FOLDER
 

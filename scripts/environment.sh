@@ -8,13 +8,19 @@ environment() {
         echo "Python 3.11 or newer is needed; set PYTHON to one (now: $python)." >&2
         return 2
     fi
+    if [ ! -x .venv/bin/python ]; then
+        echo "Making .venv ..."
+        # A half-made environment would be taken for a whole one the next time.
+        if command -v uv >/dev/null; then
+            uv venv -q --seed --clear -p "$python" .venv || { rm -rf .venv; return 1; }
+        else
+            "$python" -m venv .venv || { rm -rf .venv; return 1; }
+        fi
+    fi
+    echo "Installing icm-client[$1] into .venv (about 350 MB the first time) ..."
     if command -v uv >/dev/null; then
-        [ -d .venv ] || { echo "Making .venv with uv ..." && uv venv -q -p "$python" .venv; } || return
-        echo "Installing icm-client[$1] with uv ..."
-        uv pip install -q -p .venv -e ".[$1]"
+        uv pip install -q -p .venv/bin/python -e ".[$1]"
     else
-        [ -d .venv ] || { echo "Making .venv ..." && "$python" -m venv .venv; } || return
-        echo "Installing icm-client[$1] (about 350 MB the first time) ..."
         .venv/bin/python -m pip install -q --disable-pip-version-check -e ".[$1]"
     fi
 }

@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         '{"text": "good"}\n{"text": "bad"}\n{"txt": "odd"}\n', "utf-8"
     )
     toml = "".join(blocks(ROOT / "docs" / "rows.md", "toml"))
-    (tmp_path / "sentiment.toml").write_text(toml.replace('gold = "label"', ""), "utf-8")
+    (tmp_path / "sentiment.toml").write_text(toml, "utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -62,6 +62,14 @@ def test_the_error_shown_is_the_error_met(
     with pytest.raises(SystemExit, match="2"):
         main()
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nothing_is_left_to_fill_in_and_no_link_is_dead(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert not re.findall(r"^[A-Z]{5,}$", text, re.MULTILINE)
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (page.parent / target).exists(), target
 
 
 def test_the_help_page_is_what_the_commands_print() -> None:
