@@ -79,13 +79,14 @@ def diagnose(result: SearchResult, labels: Sequence[str]) -> tuple[Finding, ...]
         findings.append(
             Finding(
                 "ambiguous-names",
-                f"{labels[a]!r} and {labels[b]!r} may be the wrong way round: with the two names "
-                f"exchanged the labels are about as coherent (U = "
+                f"The labels are not to be trusted as they are named: with {labels[a]!r} and "
+                f"{labels[b]!r} exchanged they are about as coherent (U = "
                 f"{result.exchange.exchanged_utility:+.3f} against {result.exchange.utility:+.3f} "
-                "nats).",
-                "Look at a few rows of each label and exchange the names if need be, or use words "
-                "that say what is meant.",
-                fatal=False,
+                "nats), so what was found may be the wrong way round, or something else than "
+                "these words mean.",
+                "Look at a few rows of each label: exchange the names if that is all. If the rows "
+                "are split by something else, use words that say what is meant, or a larger model.",
+                fatal=True,
             )
         )
     return tuple(sorted(findings, key=lambda finding: not finding.fatal))

@@ -60,10 +60,11 @@ def test_a_rare_label_alone_is_no_finding() -> None:
     assert codes(result(first=round(100 * DEGENERATE_SHARE) - 2)) == []
 
 
-def test_names_that_may_be_the_wrong_way_round_are_told_and_not_fatal() -> None:
+def test_names_that_say_nothing_of_what_was_found_are_not_to_be_trusted() -> None:
     (finding,) = diagnose(result(exchange=CLOSE), WORDS)
     assert finding.code == "ambiguous-names"
-    assert not finding.fatal
+    assert finding.fatal
+    assert "not to be trusted as they are named" in finding.message
     assert "'bad' and 'good'" in finding.message
     assert "+0.490 against +0.500" in finding.message
 
