@@ -135,11 +135,10 @@ def label_command(  # noqa: C901 - options one by one
     task, found_at = _task(data, task_name, template, labels)
     dataset = read_rows(data, format=data_format, gold=gold)
     prior = _prior(shares)
-    job = Job.prepare(dataset, task, prior=prior)
     if not as_json and not quiet and found_at is not None:
         click.echo(f"Task: {found_at}", err=True)
     if dry_run or (verbose and not as_json):
-        print_preview(job)
+        print_preview(Job.prepare(dataset, task, prior=prior))
     if dry_run or output is None:
         return
 
