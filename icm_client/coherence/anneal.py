@@ -24,7 +24,7 @@ labelled items. What follows from the page as it is printed, and is left so:
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.leave_one_out import Layout, query_for
 from icm_client.coherence.objective import LeaveOneOut, inconsistency, utility
 from icm_client.coherence.problem import FloatArray, IntArray, Score
+from icm_client.coherence.starts import random_start
 from icm_client.coherence.temperature import temperature
 from icm_client.errors import InputError
 
@@ -64,6 +65,8 @@ class AnnealSettings:
         fixes: `M` of Algorithm 2. Not in the paper; 10 in the authors' code.
         layout: of leave-one-out contexts.
         max_demos: the most demos in a context; None for all.
+        batch: items that are annealed together, apart from all others (`batches`); the paper's
+            256 are what fits its models' contexts. None for all.
     """
 
     initial: int = 8
@@ -75,16 +78,27 @@ class AnnealSettings:
     fixes: int = 10
     layout: Layout = "tree"
     max_demos: int | None = None
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that no search can work with; raises `InputError`."""
-        for name in ("initial", "beta", "iterations", "fixes"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} must be at least 0, not {getattr(self, name)}")
-        for name in ("T0", "T_min", "alpha", "max_demos"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} must be over 0, not {value}")
+        check_least(self, ("initial", "beta", "iterations", "fixes"))
+        check_over(self, ("T0", "T_min", "alpha", "max_demos", "batch"))
+
+
+def check_least(settings: object, names: Iterable[str]) -> None:
+    """Refuse numbers under 0; raises `InputError`."""
+    for name in names:
+        if not getattr(settings, name) >= 0:
+            raise InputError(f"{name} must be at least 0, not {getattr(settings, name)}")
+
+
+def check_over(settings: object, names: Iterable[str]) -> None:
+    """Refuse numbers of 0 or less, where there is one; raises `InputError`."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise InputError(f"{name} must be over 0, not {value}")
 
 
 class Step(NamedTuple):
@@ -100,6 +114,7 @@ class Step(NamedTuple):
         U: `U(D)` after the step.
         Delta: `U(Dhat) - U(D)` before it was decided.
         accepted: whether `D` is now `Dhat`; true where `Dhat` is `D`.
+        batch: which batch of the items, from 0.
     """
 
     n: int
@@ -111,6 +126,7 @@ class Step(NamedTuple):
     U: float
     Delta: float
     accepted: bool
+    batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +135,13 @@ class AnnealResult:
 
     Attributes:
         labels: shape `[N]`, `UNLABELLED` where no accepted step has labelled an item.
+        order: the items, in the order that leave-one-out contexts were laid out by.
         utility: `U(D)` of the labels, with the last step's `alpha`.
         steps: all of them, in order.
     """
 
     labels: IntArray
+    order: IntArray
     utility: float
     steps: tuple[Step, ...]
 
@@ -137,6 +155,7 @@ async def anneal(
     settings: AnnealSettings,
     constraint: Constraint,
     start: IntArray | None = None,
+    items: IntArray | None = None,
     observe: Callable[[Step], None] = lambda _: None,
 ) -> AnnealResult:
     """Search the labels of highest `U` by Algorithm 1; `score` is the only way out.
@@ -149,6 +168,7 @@ async def anneal(
         settings: the search's own numbers.
         constraint: `c`.
         start: shape `[N]`, labels instead of line 1's (golden, all wrong, ...).
+        items: those that are searched; labels of others are not looked at. None for all.
         observe: told of each step as it ends.
 
     Raises:
@@ -156,10 +176,9 @@ async def anneal(
         EndpointError, ScoreError: whatever `score` raises.
     """
     check_groups(constraint.groups, n_items)
-    group_of = np.full(n_items, -1)
-    for number, group in enumerate(constraint.groups):
-        group_of[list(group)] = number
-    order = rng.permutation(n_items)
+    items = np.arange(n_items) if items is None else items
+    group_of = groups_of_items(n_items, constraint)[items]
+    order = items[rng.permutation(len(items))]
     alpha = _Alpha(settings.alpha)
     P = LeaveOneOut(score, order, settings.layout, settings.max_demos)
 
@@ -169,13 +188,14 @@ async def anneal(
     async def fixed(labels: IntArray) -> tuple[IntArray, tuple[Change, ...]]:
         return await consistency_fix(labels, n_labels, constraint, U, M=settings.fixes, rng=rng)
 
-    first = random_start(n_items, n_labels, settings.initial, rng) if start is None else start
-    D, _ = await fixed(first)  # lines 1 and 2
+    if start is None:
+        start = random_start(n_items, n_labels, settings.initial, rng, items)
+    D, _ = await fixed(start)  # lines 1 and 2
     steps: list[Step] = []
     for n in range(1, settings.iterations + 1):  # line 3
         T = temperature(n, settings.T0, settings.T_min, settings.beta)  # line 4
-        weights = item_weights(D, group_of)
-        i = int(rng.choice(n_items, p=weights / weights.sum()))  # line 5
+        weights = item_weights(D[items], group_of)
+        i = int(items[rng.choice(len(items), p=weights / weights.sum())])  # line 5
         asked = query_for(i, D, order, settings.layout, settings.max_demos)
         yhat = int((await score([asked]))[0].argmax())  # line 6
         Dhat = D.copy()
@@ -190,15 +210,15 @@ async def anneal(
         observe(steps[-1])
         if moves:
             alpha.note(accepted)
-    return AnnealResult(D, steps[-1].U if steps else await U(D), tuple(steps))
+    return AnnealResult(D, order, steps[-1].U if steps else await U(D), tuple(steps))
 
 
-def random_start(n_items: int, n_labels: int, K: int, rng: np.random.Generator) -> IntArray:
-    """Line 1: `K` random items (all where there are fewer), each with a label drawn evenly."""
-    labels = np.full(n_items, UNLABELLED, dtype=np.int64)
-    first = rng.permutation(n_items)[:K]
-    labels[first] = rng.integers(n_labels, size=len(first))
-    return labels
+def groups_of_items(n_items: int, constraint: Constraint) -> IntArray:
+    """The number of each item's group, shape `[N]`, -1 for items without a relation."""
+    group_of = np.full(n_items, -1)
+    for number, group in enumerate(constraint.groups):
+        group_of[list(group)] = number
+    return group_of
 
 
 def item_weights(labels: IntArray, group_of: IntArray) -> FloatArray:

@@ -1,7 +1,7 @@
 """Algorithm 2 of the paper (arXiv 2506.10139), consistencyfix, as printed."""
 # ruff: noqa: N803, N806 - the symbols are the paper's
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import product
 from typing import NamedTuple
 
@@ -62,7 +62,7 @@ async def consistency_fix(
             break
         i, j = pairs[int(rng.integers(len(pairs)))]  # line 3: sample an inconsistent pair
         options = [  # line 4: enumerate its consistent label pairs
-            _with_labels(D, {i: y_i, j: y_j})
+            with_labels(D, {i: y_i, j: y_j})
             for y_i, y_j in product(range(n_labels), repeat=2)
             if constraint.consistent(i, y_i, j, y_j)
         ]
@@ -72,17 +72,19 @@ async def consistency_fix(
         U_D = await evaluate(D)
         U_Dhat, Dhat = max(scored, key=lambda option: option[0])  # line 5: the one of highest U
         if U_Dhat > U_D:  # line 6: only if strictly higher
-            changes += [
-                Change(item, int(D[item]), int(Dhat[item]))
-                for item in (i, j)
-                if D[item] != Dhat[item]
-            ]
+            changes += changes_between(D, Dhat, (i, j))
             D = Dhat  # line 7
     return Fixed(D, tuple(changes))
 
 
-def _with_labels(D: IntArray, replaced: dict[int, int]) -> IntArray:
+def with_labels(D: IntArray, replaced: dict[int, int]) -> IntArray:
+    """`D` with some items' labels replaced; `D` itself is left as it is."""
     Dhat = D.copy()
     for item, label in replaced.items():
         Dhat[item] = label
     return Dhat
+
+
+def changes_between(D: IntArray, Dhat: IntArray, items: Iterable[int]) -> list[Change]:
+    """What became of these items' labels, those that stayed left out."""
+    return [Change(i, int(D[i]), int(Dhat[i])) for i in items if D[i] != Dhat[i]]

@@ -2,8 +2,11 @@
 
 A rule names the groups of items that share a relation; no two items of different groups can
 contradict each other, so a check costs the pairs within groups and never `N^2`. Rules read the
-user's rows and the labels, never a gold label. A rule on more than two labels at once ("at least
-one of these is true") is no `c(x_i, y_i, x_j, y_j)` and has no place here.
+user's rows and the labels, never a gold label.
+
+What a rule says of more than two labels at once ("one of these is true") is no
+`c(x_i, y_i, x_j, y_j)`: `I(D)` and Algorithm 2 do not see it. It is said by `allows`, and holds
+where whole groups are labelled jointly (`assignment`).
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -19,7 +22,13 @@ Groups = tuple[tuple[int, ...], ...]
 
 
 class Constraint(Protocol):
-    """A rule on pairs of labels."""
+    """A rule on the labels of related items; a class of one inherits `allows` from here.
+
+    A dataclass whose `groups` is a field, not a property, needs `slots` and `field()`: else the
+    property here is taken for its default.
+    """
+
+    __slots__ = ()
 
     @property
     def groups(self) -> Groups:
@@ -34,9 +43,23 @@ class Constraint(Protocol):
         """
         ...
 
+    def allows(self, items: Sequence[int], labels: Sequence[int], /) -> bool:
+        """Whether a whole labelled group may stand: here, whether all its pairs are consistent.
+
+        A rule on more than two labels overrides it, to refuse more and never less.
+
+        Args:
+            items: those of one group that have labels, all of it or not.
+            labels: theirs.
+        """
+        return all(
+            self.consistent(i, y_i, j, y_j)
+            for (i, y_i), (j, y_j) in combinations(zip(items, labels, strict=True), 2)
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class NoConstraint:
+class NoConstraint(Constraint):
     """Any labels go together. The paper's ablation; a search may then end in one label for all."""
 
     @property
@@ -49,8 +72,11 @@ class NoConstraint:
         return True
 
 
+NO_CONSTRAINT = NoConstraint()
+
+
 @dataclass(frozen=True, slots=True)
-class Asymmetry:
+class Asymmetry(Constraint):
     """`A > B` and `B > A`: where one is `true` the other is `false`.
 
     Any further label (a tie) says the same of both orders, so both must have it.
@@ -84,7 +110,7 @@ class Asymmetry:
 
 
 @dataclass(frozen=True, slots=True)
-class MutualExclusion:
+class MutualExclusion(Constraint):
     """Different answers to one question cannot both be `true`.
 
     Attributes:
@@ -96,7 +122,7 @@ class MutualExclusion:
         InputError: overlapping groups, an item without a key, or a negative label.
     """
 
-    groups: Groups
+    groups: Groups = field()
     keys: tuple[Hashable, ...]
     true: int
 
@@ -111,7 +137,7 @@ class MutualExclusion:
 
 
 @dataclass(frozen=True, slots=True)
-class SameAnswer:
+class SameAnswer(Constraint):
     """Items that say the same have the same label.
 
     Attributes:
@@ -121,7 +147,7 @@ class SameAnswer:
         InputError: overlapping groups.
     """
 
-    groups: Groups
+    groups: Groups = field()
 
     def __post_init__(self) -> None:
         """Refuse groups that overlap."""
@@ -133,7 +159,7 @@ class SameAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class AtMostOne:
+class AtMostOne(Constraint):
     """At most one item of a group is `true`.
 
     Attributes:
@@ -144,7 +170,7 @@ class AtMostOne:
         InputError: overlapping groups, or a negative label.
     """
 
-    groups: Groups
+    groups: Groups = field()
     true: int
 
     def __post_init__(self) -> None:
@@ -158,7 +184,43 @@ class AtMostOne:
 
 
 @dataclass(frozen=True, slots=True)
-class Implication:
+class ExactlyOne(Constraint):
+    """One item of a group is `true` and all others are not.
+
+    Of this, pairs show that two are `true`, and in a group of two that neither is.
+
+    Attributes:
+        groups: the items of each group.
+        true: the label of "holds".
+
+    Raises:
+        InputError: overlapping groups, or a negative label.
+    """
+
+    groups: Groups = field()
+    true: int
+    _sizes: dict[int, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse groups that overlap; note how large each item's group is."""
+        _check_disjoint(self.groups)
+        _check_labels(self.true)
+        sizes = {item: len(group) for group in self.groups for item in group}
+        object.__setattr__(self, "_sizes", sizes)
+
+    def consistent(self, i: int, y_i: int, _j: int, y_j: int, /) -> bool:
+        """Whether at most one is `true`, and one is if there are no others."""
+        trues = (y_i == self.true) + (y_j == self.true)
+        return trues == 1 or (trues == 0 and self._sizes[i] > 2)  # noqa: PLR2004
+
+    def allows(self, items: Sequence[int], labels: Sequence[int], /) -> bool:
+        """Whether one is `true`; none need be while the one may be among those without a label."""
+        trues = sum(label == self.true for label in labels)
+        return trues == 1 or (trues == 0 and len(items) < self._sizes[items[0]])
+
+
+@dataclass(frozen=True, slots=True)
+class Implication(Constraint):
     """Where `i` is `true`, `j` is `true` as well.
 
     Attributes:

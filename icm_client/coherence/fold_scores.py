@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from icm_client.coherence.calibration import pointwise_mutual_information
+from icm_client.coherence.constraints import Groups
 from icm_client.coherence.contexts import UNLABELLED, draw_demos, split_folds
 from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Query, Score
 from icm_client.coherence.settings import SweepSettings
@@ -25,15 +26,25 @@ def fold_contexts(
     averaged: FloatArray,
     rng: np.random.Generator,
     settings: SweepSettings,
+    *,
+    groups: Groups = (),
 ) -> list[tuple[Context, IntArray]]:
-    """Each fold's context and targets; the first sweep has one context of all first labels."""
+    """Each fold's context and targets; groups stand in one fold.
+
+    The first sweep has one context of all first labels where they are at most
+    `settings.initial`; more of them are drawn from for folds, as in all other sweeps.
+    """
     n_items, n_labels = averaged.shape
     everything = np.arange(n_items)
     if sweep == 0:
-        first = rng.permutation(np.flatnonzero(labels != UNLABELLED))
-        context = tuple(Demo(int(i), int(labels[i])) for i in first)
-        return [(context, np.setdiff1d(everything, first))]
-    certainty = np.nan_to_num(_margin(averaged))
+        first = np.flatnonzero(labels != UNLABELLED)
+        targets = _unrelated(first, n_items, groups)
+        if len(first) <= settings.initial and len(targets):
+            shown = rng.permutation(first)
+            return [(tuple(Demo(int(i), int(labels[i])) for i in shown), targets)]
+    # Nothing is known of how certain first labels are: in the first sweep all are drawn from.
+    keep = settings.keep if sweep else 1.0
+    certainty = np.nan_to_num(margin(averaged))
     return [
         (
             draw_demos(
@@ -41,14 +52,21 @@ def fold_contexts(
                 np.setdiff1d(everything, targets),
                 certainty,
                 size=settings.second_demos if sweep == 1 else settings.demos,
-                keep=settings.keep,
+                keep=keep,
                 n_labels=n_labels,
                 rng=rng,
             ),
             targets,
         )
-        for targets in split_folds(n_items, settings.folds, rng)
+        for targets in split_folds(n_items, settings.folds, rng, groups)
     ]
+
+
+def _unrelated(items: IntArray, n_items: int, groups: Groups) -> IntArray:
+    """All items but these and those that share a group with one of them."""
+    there = set(items.tolist())
+    related = [item for group in groups if not there.isdisjoint(group) for item in group]
+    return np.setdiff1d(np.arange(n_items), np.concatenate([items, np.array(related, np.int64)]))
 
 
 async def score_folds(contexts: list[tuple[Context, IntArray]], score: Score) -> list[ScoredFold]:
@@ -61,7 +79,7 @@ async def score_folds(contexts: list[tuple[Context, IntArray]], score: Score) ->
     ]
 
 
-def _margin(scores: FloatArray) -> FloatArray:
+def margin(scores: FloatArray) -> FloatArray:
     """Nats between the best label and the next, `[N]`."""
     ordered = np.sort(scores, axis=1)
     margin: FloatArray = ordered[:, -1] - ordered[:, -2]

@@ -1,6 +1,6 @@
 r"""Leave-one-out contexts: `D \ (x_i, y_i)`, the context of `P(y_i | x_i, D \ (x_i, y_i))`.
 
-A context is a set in the paper and a sequence in a prompt. Two layouts:
+A context is a set in the paper and a sequence in a prompt. Three layouts:
 
 - `fixed`: one order for all, the target taken out. Contexts agree up to the target's place, so
   `N` of them prefill about `N^2 / 2` demos.
@@ -8,18 +8,23 @@ A context is a set in the paper and a sequence in a prompt. Two layouts:
   other half come first, then those of the other quarter, and so on. All targets of a half so
   share a prefix, and `N` contexts prefill `N log2 N` demos. What a target reads last are its
   neighbours in the order.
+- `folds`: the order is cut into `FOLDS` parts, and a target stands behind all demos of the other
+  parts, in the order. Targets of a part share their whole context, so `N` of them prefill
+  `FOLDS * N` demos at most; what a context lacks are `N / FOLDS` demos, not one. Parts do not keep
+  a rule's groups together.
 
 The order is over all items, labelled or not, and stays the same through a search. A target then
 has one context whether or not it has a label yet: what is asked to choose a label for it (Algorithm
 1, line 6) is asked again to evaluate `U` with that label, and is already known.
 
-A target's context is a function of the other items' labels alone: its own label changes neither
-what stands there nor in which order.
+In each layout a target's context is a function of the other items' labels alone: its own label
+changes neither what stands there nor in which order.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -27,36 +32,53 @@ import numpy as np
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import Context, Demo, IntArray, Query
 
-Layout = Literal["tree", "fixed"]
+Layout = Literal["tree", "fixed", "folds"]
+
+FOLDS = 8
+"""Parts of the order in the layout `folds`: a context lacks an eighth of the demos."""
 
 
 def queries(
-    labels: IntArray, order: IntArray, layout: Layout, max_demos: int | None = None
+    labels: IntArray,
+    order: IntArray,
+    layout: Layout,
+    max_demos: int | None = None,
+    *,
+    unlabelled: bool = False,
 ) -> list[Query]:
     """One query for every labelled item, behind all others, in the order of `order`.
 
     Args:
         labels: shape `[N]`, `UNLABELLED` where an item has none.
-        order: shape `[N]`, a permutation of the items, drawn once a search.
+        order: the items that contexts and targets are taken from (all, or a batch of them), in
+            an order drawn once a search.
         layout: how a context is ordered.
         max_demos: the most demos in a context, None for all. Where more are labelled, a context
             takes each label's first ones in `order`, as many of each label as of the others
             while they last. As `order` is random and stays, so is and does the sample: two
             labellings that differ in one item differ in hardly more than one demo.
+        unlabelled: ask about the items without a label as well.
 
     Returns:
-        As many queries as there are labelled items; one item alone has an empty context.
+        As many queries as there are items to ask about; one item alone has an empty context.
     """
+    places = range(len(order)) if unlabelled else np.flatnonzero(labels[order] != UNLABELLED)
+    if layout == "folds":
+        return [
+            Query(context, int(order[place]))
+            for low, high in _parts(len(order))
+            for context in [_outside(low, high, labels, order, max_demos)]
+            for place in places
+            if low <= place < high
+        ]
     line = _Line.of(labels, order, max_demos)
     standing = set(line.positions)
-    sampled = len(line.labelled) > len(standing)
+    sampled = line.labelled > len(standing)
     return [
-        query_for(target, labels, order, layout, max_demos)
-        if sampled and position in standing  # the next one of the label may take its place
-        else Query(line.context(position, layout), target)
-        for position, target in zip(
-            line.labelled.tolist(), order[line.labelled].tolist(), strict=True
-        )
+        query_for(int(order[place]), labels, order, layout, max_demos)
+        if sampled and place in standing  # the next one of the label may take its place
+        else Query(line.context(int(place), layout), int(order[place]))
+        for place in places
     ]
 
 
@@ -65,7 +87,7 @@ def query_for(
 ) -> Query:
     r"""Ask about one item behind `D \ {target}`; it may be labelled or not.
 
-    For a labelled item the same query as among `queries`.
+    The same query as among `queries`.
 
     Args:
         target: the item.
@@ -74,10 +96,29 @@ def query_for(
         layout: as for `queries`.
         max_demos: as for `queries`.
     """
+    (place,) = np.flatnonzero(order == target).tolist()
+    if layout == "folds":
+        low, high = next(part for part in _parts(len(order)) if place < part[1])
+        return Query(_outside(low, high, labels, order, max_demos), target)
     others = labels.copy()
     others[target] = UNLABELLED
-    (position,) = np.flatnonzero(order == target).tolist()
-    return Query(_Line.of(others, order, max_demos).context(position, layout), target)
+    return Query(_Line.of(others, order, max_demos).context(place, layout), target)
+
+
+def _parts(length: int) -> list[tuple[int, int]]:
+    """From and to of each part of the layout `folds`, at most one an item."""
+    parts = min(FOLDS, length)
+    ends = [length * part // parts for part in range(parts + 1)]
+    return list(pairwise(ends))
+
+
+def _outside(
+    low: int, high: int, labels: IntArray, order: IntArray, max_demos: int | None
+) -> Context:
+    """The demos at places before `low` and from `high` on."""
+    others = labels.copy()
+    others[order[low:high]] = UNLABELLED
+    return _Line.of(others, order, max_demos).demos
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +126,14 @@ class _Line:
     """Demos by their place in the order.
 
     Attributes:
-        length: `N`.
-        labelled: places of all labelled items, rising.
+        length: of the order.
+        labelled: how many items are labelled.
         positions: places of those that are demos, rising.
         demos: the demos at `positions`.
     """
 
     length: int
-    labelled: IntArray
+    labelled: int
     positions: list[int]
     demos: Context
 
@@ -101,8 +142,9 @@ class _Line:
         ordered = labels[order]
         labelled = np.flatnonzero(ordered != UNLABELLED)
         positions = _first_of_each_label(labelled, ordered, max_demos)
-        demos = zip(order[positions].tolist(), ordered[positions].tolist(), strict=True)
-        return cls(len(order), labelled, positions.tolist(), tuple(Demo(*demo) for demo in demos))
+        held = zip(order[positions].tolist(), ordered[positions].tolist(), strict=True)
+        demos = tuple(Demo(item, label) for item, label in held)
+        return cls(len(order), len(labelled), positions.tolist(), demos)
 
     def context(self, position: int, layout: Layout) -> Context:
         """All demos but that at `position`."""

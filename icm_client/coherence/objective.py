@@ -1,6 +1,7 @@
 """The objective `U(D) = alpha * P(D) - I(D)` (paper, section 2.1)."""
 # ruff: noqa: N803, E741 - the symbols are the paper's
 
+from collections.abc import Callable
 from hashlib import blake2b
 
 import numpy as np
@@ -37,21 +38,37 @@ def utility(alpha: float, P: float, I: int) -> float:
     return alpha * P - I
 
 
+Predictability = Callable[[FloatArray, IntArray], float]
+"""`P(D)` from log-probs, shape `[n, K]`, nats, of labelled items and their labels, shape `[n]`."""
+
+
+def sum_at_labels(log_probs: FloatArray, labels: IntArray) -> float:
+    """`mutual_predictability`, the paper's `P(D)`, as a `Predictability`."""
+    return mutual_predictability(log_probs[np.arange(len(labels)), labels])
+
+
 class LeaveOneOut:
     """`P(D)` by one leave-one-out pass over the labelled items, made once a labelling.
 
     Args:
         score: the only way out.
-        order: shape `[N]`, the permutation that contexts are laid out by.
+        order: as for `queries`.
         layout: as for `queries`.
         max_demos: as for `queries`.
+        predictability: what `P` is; 0 where nothing is labelled.
     """
 
     def __init__(
-        self, score: Score, order: IntArray, layout: Layout, max_demos: int | None
+        self,
+        score: Score,
+        order: IntArray,
+        layout: Layout,
+        max_demos: int | None,
+        predictability: Predictability = sum_at_labels,
     ) -> None:
         self._score, self._order = score, order
-        self._layout, self._max_demos = layout, max_demos
+        self._layout: Layout = layout
+        self._max_demos, self._predictability = max_demos, predictability
         self._known: dict[bytes, float] = {}
 
     async def __call__(self, labels: IntArray) -> float:
@@ -59,7 +76,8 @@ class LeaveOneOut:
         key = blake2b(labels.tobytes(), digest_size=16).digest()
         if key not in self._known:
             asked = queries(labels, self._order, self._layout, self._max_demos)
-            held = labels[[query.target for query in asked]]
-            scores = await self._score(asked) if asked else np.zeros((0, 1))
-            self._known[key] = mutual_predictability(scores[np.arange(len(asked)), held])
+            held = labels[[query.target for query in asked]] if asked else labels[:0]
+            self._known[key] = (
+                self._predictability(await self._score(asked), held) if asked else 0.0
+            )
         return self._known[key]

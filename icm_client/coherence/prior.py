@@ -33,24 +33,31 @@ class PriorEstimate:
         offsets: shape `[K]`, nats; added to each item's calibrated scores.
         source: "given" by the user, "mixture" where two uneven modes stand apart, else "even".
         separation: Ashman's D of the two modes, where a mixture was fitted (`K = 2`).
+        suspected: the share of label 0 in two uneven modes that stand apart but explain the scores
+            too little better than one to be relied on; None where there are none.
     """
 
     offsets: FloatArray
     source: Literal["given", "mixture", "even"]
     separation: float | None = None
+    suspected: float | None = None
 
 
-def estimate_prior(scores: FloatArray, given: FloatArray | None) -> PriorEstimate:
+def estimate_prior(
+    scores: FloatArray, given: FloatArray | None, *, uneven_before: bool = False
+) -> PriorEstimate:
     """Decide what to add to calibrated scores before items are assigned.
 
     For two labels without a given prior, two normal distributions of one variance are fitted to
     the log-odds. They replace the threshold at zero only where they explain the scores better than
     one does (Akaike's criterion), stand apart, and have uneven shares: on balanced rows, or where
-    the modes overlap, zero is the better threshold.
+    the modes overlap, zero is the better threshold. On few rows the criterion wavers from one
+    sweep to the next, so uneven modes once found stand until one distribution is likelier.
 
     Args:
         scores: shape `[N, K]`, nats; rows of NaN are items without a score.
         given: shape `[K]`, the shares where the user knows them.
+        uneven_before: whether the scores of the sweep before had two uneven modes.
     """
     n_labels = scores.shape[1]
     scored = scores[~np.isnan(scores).any(axis=1)]
@@ -63,8 +70,10 @@ def estimate_prior(scores: FloatArray, given: FloatArray | None) -> PriorEstimat
     if np.ptp(log_odds) == 0:
         return PriorEstimate(even, "even")
     fit = _two_normals(log_odds)
-    if fit.gain < _MORE_PARAMETERS or fit.separation < APART or abs(fit.share - 0.5) < UNEVEN:
+    if fit.gain <= 0 or fit.separation < APART or abs(fit.share - 0.5) < UNEVEN:
         return PriorEstimate(even, "even", fit.separation)
+    if fit.gain < _MORE_PARAMETERS and not uneven_before:
+        return PriorEstimate(even, "even", fit.separation, suspected=fit.share)
     return PriorEstimate(np.array([-fit.threshold, 0.0]), "mixture", fit.separation)
 
 

@@ -18,22 +18,29 @@ The objective is the calibrated one (`calibration`): the paper's `P(D)` as a mea
 context's own preference divided out, so that labelling everything alike scores 0. As fold contexts
 stand for leave-one-out contexts, this is Algorithm 3 of the paper's Appendix G with in-context
 learning in the place of fine-tuning.
+
+Where a rule binds items, argmax gives a group the best labels that the rule allows (`assignment`),
+for sampled labels over the perturbed scores. First items are drawn in whole groups, and a group
+stands in one fold: no target reads the label of an item that gives its own away.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from icm_client.coherence.anneal import Step
+from icm_client.coherence.assignment import JointAssignment
 from icm_client.coherence.calibration import coherence, log_softmax
+from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, Groups, check_groups
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.fold_scores import ScoredFold, fold_contexts, score_folds
-from icm_client.coherence.labels import random_labels
 from icm_client.coherence.polarity import NameExchange, exchange_names
 from icm_client.coherence.prior import PriorEstimate, estimate_prior
 from icm_client.coherence.problem import FloatArray, IntArray, Score
 from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.starts import balanced_start, check_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +69,21 @@ class SearchResult:
     """The labels found.
 
     Attributes:
-        labels: shape `[N]`.
+        labels: shape `[N]`; where a rule binds items, not each one's likeliest by itself.
         log_probs: shape `[N, K]`, nats; rows sum to one in probability.
         utility: calibrated `U(D)` of the labels, nats an item.
         coherence: `utility` as a share of the labels' entropy.
         restart: which restart won.
         prior: what was assumed about the labels' shares.
         exchange: what became of `U` when label names were exchanged.
-        history: all sweeps of all restarts, in order.
+        history: all sweeps of all restarts, in order; none of Algorithm 1.
+        by_confidence: groups too large to try all labellings of; the most confident item decided.
+        exchanged: whether names that were clearly better have been taken.
+        steps: all steps of Algorithm 1, in order; none of this search.
+        objective: Algorithm 1's own `U(D)` when it ended, summed over batches.
+        settled: items that Algorithm 1 left without a label, or whose label contradicted others,
+            and that have another label now.
+        contradictions: pairs that contradicted each other when Algorithm 1 ended.
     """
 
     labels: IntArray
@@ -80,6 +94,12 @@ class SearchResult:
     prior: PriorEstimate
     exchange: NameExchange
     history: tuple[SweepRecord, ...]
+    by_confidence: int = 0
+    exchanged: bool = False
+    steps: tuple[Step, ...] = ()
+    objective: float | None = None
+    settled: int = 0
+    contradictions: int = 0
 
 
 Observer = Callable[[SweepRecord], None]
@@ -105,6 +125,8 @@ async def search(
     rng: np.random.Generator,
     settings: SweepSettings,
     prior: FloatArray | None = None,
+    constraint: Constraint = NO_CONSTRAINT,
+    start: IntArray | None = None,
     observe: Observer = lambda _: None,
 ) -> SearchResult:
     """Find the labels of highest calibrated `U`; `score` is the only way out.
@@ -116,11 +138,22 @@ async def search(
         rng: the only source of chance; the result is a function of it, the settings and the scores.
         settings: the search's own numbers.
         prior: shape `[K]`, the labels' shares where the user knows them.
+        constraint: the rule that labels keep.
+        start: shape `[N]`, first labels in the place of random ones, `UNLABELLED` where an item
+            has none; taken as they are, even where they break the rule. There is then one start.
         observe: told of each sweep as it ends.
 
     Raises:
+        InputError: the constraint names items that are not there, or allows a group no labels;
+            the start is none of these items. Nothing has been asked yet.
         EndpointError, ScoreError: whatever `score` raises.
     """
+    check_groups(constraint.groups, n_items)
+    assign = JointAssignment(constraint, n_labels)
+    if start is not None:
+        check_start(start, n_items, n_labels)
+        if (start != UNLABELLED).sum() > settings.initial:  # worth a second sweep like any other
+            settings = replace(settings, second_demos=settings.demos)
     history: list[SweepRecord] = []
 
     def note(record: SweepRecord) -> None:
@@ -128,8 +161,11 @@ async def search(
         observe(record)
 
     best: _Climb | None = None
-    for restart, chance in enumerate(rng.spawn(settings.restarts)):
-        labels = random_labels(n_items, n_labels, settings.initial, chance)
+    for restart, chance in enumerate(rng.spawn(settings.restarts if start is None else 1)):
+        labels = start
+        if labels is None:  # at most half of the items, so that some are left to score
+            few = max(1, min(settings.initial, n_items // 2))
+            labels = balanced_start(n_items, n_labels, few, chance, constraint)
         found = await _climb(
             labels,
             n_labels,
@@ -138,6 +174,8 @@ async def search(
             rng=chance,
             settings=settings,
             prior=prior,
+            groups=constraint.groups,
+            assign=assign,
             note=note,
         )
         if best is None or found.utility > best.utility:
@@ -151,10 +189,10 @@ async def search(
     averaged, shares, utility = best.averaged, best.prior, best.utility
     if exchange.better:
         averaged = averaged[:, np.asarray(exchange.names)]  # an exchange is its own inverse
-        shares = estimate_prior(averaged, prior)
+        shares = estimate_prior(averaged, prior, uneven_before=shares.source == "mixture")
         utility = exchange.exchanged_utility
     decided = averaged + shares.offsets
-    labels = _assign(decided)
+    labels, by_confidence = assign(decided)  # again: exchanged labels may break the rule
     return SearchResult(
         labels=labels,
         log_probs=log_softmax(decided),
@@ -164,6 +202,8 @@ async def search(
         prior=shares,
         exchange=exchange,
         history=tuple(history),
+        by_confidence=by_confidence,
+        exchanged=exchange.better,
     )
 
 
@@ -176,6 +216,8 @@ async def _climb(
     rng: np.random.Generator,
     settings: SweepSettings,
     prior: FloatArray | None,
+    groups: Groups,
+    assign: JointAssignment,
     note: Observer,
 ) -> _Climb:
     """Sweep from the first `labels` until they settle and `U` no longer climbs."""
@@ -183,18 +225,20 @@ async def _climb(
     window: deque[FloatArray] = deque(maxlen=settings.averaged)
     averaged = np.full(shape, np.nan)
     highest = -np.inf
+    estimate: PriorEstimate | None = None
     sweep = 0
     while True:
-        contexts = fold_contexts(sweep, labels, averaged, rng, settings)
+        contexts = fold_contexts(sweep, labels, averaged, rng, settings, groups=groups)
         folds = await score_folds(contexts, score)
         scores = np.full(shape, np.nan)
         for fold in folds:
             scores[fold.targets] = fold.calibrated
         window.append(scores)
         averaged = _mean_of_scored(window)
-        estimate = estimate_prior(averaged, prior)
+        uneven = estimate is not None and estimate.source == "mixture"
+        estimate = estimate_prior(averaged, prior, uneven_before=uneven)
         decided = averaged + estimate.offsets
-        before, labels = labels, _assign(decided)
+        before, labels = labels, assign(decided).labels
         moved = int((labels != before).sum())
         utility = float(_at_labels(scores, labels).mean())
         counts = _counts(labels, n_labels)
@@ -210,7 +254,7 @@ async def _climb(
             return _Climb(restart, labels, averaged, utility, estimate, folds[0])
         if sweep <= settings.cold_after:
             temperature = settings.temperature / 2 ** (sweep - 1)
-            labels = _assign(decided / temperature + rng.gumbel(size=shape))
+            labels = assign(decided / temperature + rng.gumbel(size=shape)).labels
 
 
 def _mean_of_scored(window: Iterable[FloatArray]) -> FloatArray:
@@ -220,12 +264,6 @@ def _mean_of_scored(window: Iterable[FloatArray]) -> FloatArray:
     total = np.nansum(stacked, axis=0)
     mean: FloatArray = np.where(times > 0, total / np.maximum(times, 1), np.nan)
     return mean
-
-
-def _assign(scores: FloatArray) -> IntArray:
-    """The best label of each item, `UNLABELLED` where it has no score."""
-    unscored = np.isnan(scores).any(axis=1)
-    return np.where(unscored, UNLABELLED, np.nan_to_num(scores).argmax(axis=1))
 
 
 def _counts(labels: IntArray, n_labels: int) -> tuple[int, ...]:

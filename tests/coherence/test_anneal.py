@@ -9,8 +9,6 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from concept_score import ConceptScore, agreement, planted_classes
-from hypothesis import given
-from hypothesis import strategies as st
 
 from icm_client.coherence.anneal import (
     AnnealResult,
@@ -20,7 +18,6 @@ from icm_client.coherence.anneal import (
     accepts,
     anneal,
     item_weights,
-    random_start,
 )
 from icm_client.coherence.calibration import log_softmax
 from icm_client.coherence.consistency_fix import Change
@@ -195,18 +192,6 @@ def test_unlabelled_items_related_to_labelled_ones_weigh_a_hundredfold() -> None
     assert item_weights(labels, group_of).tolist() == [1, 100, 1, 1, 1, 1, 100]
 
 
-@given(st.integers(1, 30), st.integers(0, 40), st.integers(2, 4), st.integers(0, 2**32 - 1))
-def test_k_items_are_labelled_at_random(n: int, initial: int, n_labels: int, seed: int) -> None:
-    labels = random_start(n, n_labels, initial, np.random.default_rng(seed))
-    assert (labels != UNLABELLED).sum() == min(initial, n)
-    assert set(labels.tolist()) <= {UNLABELLED, *range(n_labels)}
-
-
-def test_first_labels_are_not_balanced() -> None:
-    ones = {int(random_start(9, 2, 8, np.random.default_rng(s)).clip(0).sum()) for s in range(60)}
-    assert len(ones) > 4
-
-
 SHORT = AnnealSettings(iterations=60)
 
 
@@ -233,7 +218,7 @@ async def test_the_result_is_a_function_of_the_seed() -> None:
     assert asked[0] == asked[1] != asked[2]
 
 
-@pytest.mark.parametrize("layout", ["tree", "fixed"])
+@pytest.mark.parametrize("layout", ["tree", "fixed", "folds"])
 async def test_a_target_never_stands_in_its_own_context_in_a_whole_search(layout: Layout) -> None:
     for room in (None, 6):
         score = ConceptScore(planted_classes(16, 2), 2)

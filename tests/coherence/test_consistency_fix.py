@@ -118,7 +118,7 @@ async def test_at_most_m_pairs_are_tried() -> None:
 
 
 async def test_a_rule_that_allows_nothing_ends() -> None:
-    class Never:
+    class Never(Constraint):
         groups = ((0, 1),)
 
         def consistent(self, _i: int, _y_i: int, _j: int, _y_j: int, /) -> bool:

@@ -9,6 +9,7 @@ from icm_client.coherence.constraints import (
     Asymmetry,
     AtMostOne,
     Constraint,
+    ExactlyOne,
     Implication,
     MutualExclusion,
     NoConstraint,
@@ -29,6 +30,7 @@ RULES: list[Constraint] = [
     MutualExclusion(((0, 1, 2), (3, 4)), ("4", "5", "4", "x", "y", "z"), TRUE),
     SameAnswer(((0, 2), (3, 4, 5))),
     AtMostOne(((0, 1, 2, 3), (4, 5)), TRUE),
+    ExactlyOne(((0, 1, 2, 3), (4, 5)), TRUE),
     Implication(frozenset({(0, 1), (1, 2), (4, 3)}), TRUE),
 ]
 
@@ -39,9 +41,10 @@ def broken(rule: Constraint, *labels: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 def test_a_rule_is_symmetric(rule: Constraint) -> None:
-    for i, j, y_i, y_j in product(range(6), range(6), range(3), range(3)):
-        if i != j:
-            assert rule.consistent(i, y_i, j, y_j) == rule.consistent(j, y_j, i, y_i)
+    for group in rule.groups:
+        for i, j, y_i, y_j in product(group, group, range(3), range(3)):
+            if i != j:
+                assert rule.consistent(i, y_i, j, y_j) == rule.consistent(j, y_j, i, y_i)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
@@ -64,7 +67,7 @@ def test_pairs_are_those_that_a_search_over_all_pairs_finds(
 
 
 def test_only_items_of_one_group_are_compared() -> None:
-    class Counting:
+    class Counting(Constraint):
         groups = tuple((3 * g, 3 * g + 1, 3 * g + 2) for g in range(1000))
         asked = 0
 
@@ -113,6 +116,37 @@ def test_at_most_one_is_true() -> None:
     assert broken(rule, FALSE, FALSE, FALSE, TRUE, FALSE) == []
 
 
+def test_exactly_one_is_true() -> None:
+    rule = ExactlyOne(((0, 1, 2), (3, 4)), TRUE)
+    assert broken(rule, TRUE, TRUE, FALSE, TRUE, TRUE) == [(0, 1), (3, 4)]
+    assert broken(rule, TIE, TRUE, FALSE, TIE, TRUE) == []
+    # That none is true shows in a group of two only; of three, any two may be false.
+    assert broken(rule, FALSE, TIE, FALSE, FALSE, TIE) == [(3, 4)]
+
+
+def test_none_of_a_whole_group_true_is_not_allowed() -> None:
+    rule = ExactlyOne(((0, 1, 2), (3, 4)), TRUE)
+    assert not rule.allows((0, 1, 2), (FALSE, TIE, FALSE))
+    assert not rule.allows((0, 1, 2), (FALSE, TRUE, TRUE))
+    assert rule.allows((0, 1, 2), (FALSE, TRUE, FALSE))
+    assert rule.allows((0, 1), (FALSE, FALSE))  # it may be item 2
+    assert not rule.allows((0, 1), (TRUE, TRUE))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_what_is_allowed_to_a_group_is_consistent_in_all_pairs(rule: Constraint) -> None:
+    for group in rule.groups:
+        for labels in product(range(3), repeat=len(group)):
+            whole = np.full(6, UNLABELLED)
+            whole[list(group)] = labels
+            allowed = rule.allows(group, labels)
+            if isinstance(rule, ExactlyOne):
+                assert allowed == (labels.count(TRUE) == 1)
+            else:
+                assert allowed == (inconsistent_pairs(whole, rule) == [])
+            assert not allowed or inconsistent_pairs(whole, rule) == []
+
+
 def test_what_follows_from_a_true_item_is_true() -> None:
     rule = Implication(frozenset({(0, 1), (2, 1), (4, 3)}), TRUE)
     assert rule.groups == ((0, 1, 2), (3, 4))
@@ -134,6 +168,7 @@ def test_chains_of_implications_are_one_group() -> None:
         lambda: MutualExclusion(((0, 1), (2, 1)), ("a", "b", "c"), TRUE),
         lambda: SameAnswer(((0, 1, 0),)),
         lambda: AtMostOne(((0, 1), (1, 2)), TRUE),
+        lambda: ExactlyOne(((0, 1), (1, 2)), TRUE),
         lambda: Implication(frozenset({(3, 3)}), TRUE),
     ],
 )

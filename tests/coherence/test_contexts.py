@@ -1,5 +1,6 @@
 from collections import Counter
 from functools import partial
+from itertools import pairwise
 
 import anyio
 import numpy as np
@@ -7,6 +8,7 @@ from concept_score import ConceptScore, planted_classes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icm_client.coherence.constraints import SameAnswer
 from icm_client.coherence.contexts import UNLABELLED, draw_demos, split_folds
 from icm_client.coherence.problem import Context, IntArray
 from icm_client.coherence.settings import SweepSettings
@@ -22,6 +24,30 @@ def test_folds_are_a_partition_in_nearly_equal_parts(n: int, folds: int, seed: i
     assert sorted(item for part in parts for item in part.tolist()) == list(range(n))
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=40), st.integers(1, 6), SEEDS)
+def test_groups_stay_in_one_fold_and_folds_nearly_equal(
+    sizes: list[int], folds: int, seed: int
+) -> None:
+    ends = np.cumsum([0, *sizes])
+    groups = [tuple(range(low, high)) for low, high in pairwise(ends.tolist()) if high - low > 1]
+    n = int(ends[-1])
+    parts = split_folds(n, folds, np.random.default_rng(seed), groups)
+    assert len(parts) == min(folds, len(sizes))
+    assert sorted(item for part in parts for item in part.tolist()) == list(range(n))
+    for group in groups:
+        assert sum(not set(group).isdisjoint(part.tolist()) for part in parts) == 1
+    lengths = [len(part) for part in parts]
+    assert max(lengths) - min(lengths) <= max(sizes)
+
+
+def test_pairs_go_to_other_folds_in_another_sweep() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [(i, i + 1) for i in range(0, 32, 2)]
+    first, second = (split_folds(32, 2, rng, pairs) for _ in range(2))
+    assert [len(part) for part in (*first, *second)] == [16] * 4
+    assert set(first[0].tolist()) not in (set(second[0].tolist()), set(second[1].tolist()))
 
 
 def test_another_sweep_has_other_folds() -> None:
@@ -126,3 +152,19 @@ def test_a_target_never_stands_in_its_own_context_in_a_whole_search(
             assert target not in items
             assert len(set(items)) == len(items)
             assert all(0 <= demo.label < n_labels for demo in context)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(6, 40), st.integers(2, 4), SEEDS)
+def test_a_target_never_reads_the_label_of_an_item_of_its_group(
+    n: int, size: int, seed: int
+) -> None:
+    score = ConceptScore(planted_classes(n, 2), 2)
+    groups = tuple(tuple(range(i, i + size)) for i in range(0, n - size + 1, size))
+    rule = SameAnswer(groups)
+    rng = np.random.default_rng(seed)
+    chosen = SweepSettings(min_sweeps=2, max_sweeps=3)
+    anyio.run(partial(search, n, 2, score, rng=rng, settings=chosen, constraint=rule))
+    group_of = {item: group for group in groups for item in group}
+    for context, target in (query for call in score.calls for query in call):
+        assert {demo.item for demo in context}.isdisjoint(group_of.get(target, (target,)))

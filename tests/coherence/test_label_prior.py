@@ -93,3 +93,22 @@ def test_items_without_a_score_are_left_out() -> None:
     np.testing.assert_array_equal(
         estimate_prior(with_gaps, None).offsets, estimate_prior(scores, None).offsets
     )
+
+
+def test_few_uneven_rows_are_suspected_and_stand_where_they_were_seen_before() -> None:
+    # 6 of 40 items in the upper mode: two normals are likelier than one by less than Akaike's 2.
+    drawn = two_modes(0.15, 2.3, n=40, seed=3)
+    new = estimate_prior(drawn, None)
+    assert new.source == "even"
+    assert new.suspected is not None
+    assert min(new.suspected, 1 - new.suspected) < 0.35
+    again = estimate_prior(drawn, None, uneven_before=True)
+    assert again.source == "mixture"
+    assert again.suspected is None
+
+
+def test_even_modes_never_move_the_threshold_whatever_was_seen_before() -> None:
+    drawn = two_modes(0.5, 4.0)
+    estimate = estimate_prior(drawn, None, uneven_before=True)
+    assert estimate.source == "even"
+    assert estimate.suspected is None

@@ -1,5 +1,6 @@
 import math
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -7,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.leave_one_out import Layout, queries, query_for
+from icm_client.coherence.leave_one_out import FOLDS, Layout, queries, query_for
 from icm_client.coherence.problem import Context, Demo, IntArray, Query
 
 LABELS = st.lists(st.integers(UNLABELLED, 2), min_size=1, max_size=40).map(np.array)
-LAYOUTS: st.SearchStrategy[Layout] = st.sampled_from(("tree", "fixed"))
+LAYOUTS: st.SearchStrategy[Layout] = st.sampled_from(("tree", "fixed", "folds"))
 ROOM = st.none() | st.integers(1, 45)
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -23,6 +24,14 @@ def shuffled(n: int, seed: int = 0) -> IntArray:
 def prefilled(asked: list[Query]) -> int:
     """Demos that must be computed when shared prefixes are computed once."""
     return len({q.context[: n + 1] for q in asked for n in range(len(q.context))})
+
+
+def fold_of(target: int, order: IntArray) -> list[int]:
+    """The items that are left out of a target's context in the layout `folds`."""
+    n = len(order)
+    cuts = [n * part // min(FOLDS, n) for part in range(min(FOLDS, n) + 1)]
+    folds = [order[low:high].tolist() for low, high in pairwise(cuts)]
+    return next(fold for fold in folds if target in fold)
 
 
 def items(context: Context) -> list[int]:
@@ -48,7 +57,7 @@ def test_the_fixed_order_by_hand() -> None:
     ]
 
 
-@given(LABELS, LAYOUTS, SEEDS)
+@given(LABELS, st.sampled_from(("tree", "fixed")), SEEDS)
 def test_every_other_labelled_item_stands_in_a_context_once_and_the_target_never(
     labels: IntArray, layout: Layout, seed: int
 ) -> None:
@@ -58,6 +67,54 @@ def test_every_other_labelled_item_stands_in_a_context_once_and_the_target_never
     for context, target in asked:
         assert sorted(items(context)) == [item for item in labelled if item != target]
         assert all(demo.label == labels[demo.item] for demo in context)
+
+
+def test_folds_by_hand() -> None:
+    # 16 items in order 15, 14, ..., 0; eight folds of two: (15, 14), (13, 12), ...
+    labels = np.arange(16) % 2
+    labels[3] = UNLABELLED
+    asked = queries(labels, np.arange(16)[::-1], "folds")
+    assert [query.target for query in asked] == [i for i in range(15, -1, -1) if i != 3]
+    for context, target in asked:
+        left_out = {target, target ^ 1, 3}
+        assert context == tuple(Demo(i, i % 2) for i in range(15, -1, -1) if i not in left_out)
+
+
+@given(LABELS, SEEDS)
+def test_all_labelled_items_of_other_folds_stand_in_a_context(labels: IntArray, seed: int) -> None:
+    order = shuffled(len(labels), seed)
+    for context, target in queries(labels, order, "folds"):
+        left_out = fold_of(target, order)
+        wanted = [i for i in order.tolist() if labels[i] != UNLABELLED and i not in left_out]
+        assert items(context) == wanted
+
+
+def test_folds_prefill_each_demo_once_a_fold_at_most() -> None:
+    asked = queries(np.zeros(64, dtype=np.int64), shuffled(64), "folds")
+    assert len({query.context for query in asked}) == FOLDS
+    assert prefilled(asked) <= FOLDS * 56
+
+
+@given(LABELS, LAYOUTS, ROOM, SEEDS)
+def test_items_without_a_label_are_asked_about_on_request(
+    labels: IntArray, layout: Layout, room: int | None, seed: int
+) -> None:
+    order = shuffled(len(labels), seed)
+    asked = queries(labels, order, layout, room, unlabelled=True)
+    assert sorted(query.target for query in asked) == list(range(len(labels)))
+    for query in asked:
+        assert query == query_for(query.target, labels, order, layout, room)
+
+
+@given(LABELS, LAYOUTS, ROOM, SEEDS, st.data())
+def test_a_batch_of_the_order_is_all_there_is(
+    labels: IntArray, layout: Layout, room: int | None, seed: int, data: st.DataObject
+) -> None:
+    order = shuffled(len(labels), seed)[: data.draw(st.integers(1, len(labels)))]
+    outside = np.setdiff1d(np.arange(len(labels)), order)
+    labels[outside] = UNLABELLED
+    for context, target in queries(labels, order, layout, room, unlabelled=True):
+        assert {target, *items(context)} <= set(order.tolist())
 
 
 @given(LABELS, LAYOUTS, ROOM, SEEDS, st.data())
@@ -87,10 +144,11 @@ def test_one_target_is_asked_about_as_among_all(
 def test_a_sample_is_full_and_as_balanced_as_the_labels_allow(
     labels: IntArray, layout: Layout, room: int, seed: int
 ) -> None:
-    for context, target in queries(labels, shuffled(len(labels), seed), layout, room):
-        there = Counter(
-            labels[(labels != UNLABELLED) & (np.arange(len(labels)) != target)].tolist()
-        )
+    order = shuffled(len(labels), seed)
+    for context, target in queries(labels, order, layout, room):
+        left_out = fold_of(target, order) if layout == "folds" else [target]
+        there = Counter(np.delete(labels, left_out).tolist())
+        del there[UNLABELLED]
         assert len(set(items(context))) == len(context) == min(room, there.total())
         drawn = Counter(demo.label for demo in context)
         for label in there:

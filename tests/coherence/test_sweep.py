@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
@@ -7,6 +8,17 @@ import pytest
 from concept_score import ConceptScore, ScriptedScore, agreement, planted_classes, towards
 
 from icm_client.coherence.calibration import log_softmax
+from icm_client.coherence.constraints import (
+    NO_CONSTRAINT,
+    Asymmetry,
+    AtMostOne,
+    Constraint,
+    ExactlyOne,
+    MutualExclusion,
+    SameAnswer,
+    inconsistent_pairs,
+)
+from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import FloatArray, IntArray, Query
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.sweep import SearchResult, SweepRecord, search
@@ -25,10 +37,20 @@ async def found(
     seed: int = 0,
     settings: SweepSettings = DEFAULT,
     prior: FloatArray | None = None,
+    constraint: Constraint = NO_CONSTRAINT,
+    start: IntArray | None = None,
 ) -> SearchResult:
     score = score or ConceptScore(planted_classes(n, n_labels), n_labels)
-    rng = np.random.default_rng(seed)
-    return await search(n, n_labels, score, rng=rng, settings=settings, prior=prior)
+    return await search(
+        n,
+        n_labels,
+        score,
+        rng=np.random.default_rng(seed),
+        settings=settings,
+        prior=prior,
+        constraint=constraint,
+        start=start,
+    )
 
 
 def same(one: SearchResult, other: SearchResult) -> bool:
@@ -254,3 +276,173 @@ async def test_nothing_to_find_is_not_coherent() -> None:
     result = await found(64, 2, ScriptedScore(lambda _: flat))
     check_whole(result, 64, 2)
     assert result.utility < 0.1
+
+
+# What the search asked and found before it knew of rules: the first 16 hex digits of the SHA-256 of
+# all queries in order, the labels, the sweeps, and U.
+TWO, THREE = (
+    "101010111101110011100100100101001001110000100101",
+    "121011101020001221002020220100211020222112211",
+)
+BEFORE_RULES = [
+    (48, 2, 2.0, 0, "a57ccbd2e5f1bab0", TWO, 5, 0.6870704018587546),
+    (48, 2, 2.0, 1, "e2787c4203138a3c", TWO, 5, 0.6870701036878871),
+    (48, 2, 2.0, 2, "b31552b7d17ca6c8", TWO, 5, 0.6870702176479894),
+    (45, 3, 1.0, 0, "ae62c137b1280a81", THREE, 5, 1.0359022675207088),
+    (45, 3, 1.0, 1, "4323a77e9bdc6997", THREE, 5, 1.0442901408368048),
+    (45, 3, 1.0, 2, "ad19daa8c53bcc22", THREE, 5, 1.0442739523725828),
+]
+
+
+@pytest.mark.parametrize(
+    ("n", "n_labels", "meaning", "seed", "asked", "labels", "sweeps", "utility"), BEFORE_RULES
+)
+async def test_without_a_rule_or_a_start_nothing_has_changed(  # noqa: PLR0917
+    n: int,
+    n_labels: int,
+    meaning: float,
+    seed: int,
+    asked: str,
+    labels: str,
+    sweeps: int,
+    utility: float,
+) -> None:
+    score = ConceptScore(planted_classes(n, n_labels), n_labels, meaning=meaning)
+    result = await found(n, n_labels, score, seed=seed)
+    calls = [[(tuple(map(tuple, q.context)), q.target) for q in call] for call in score.calls]
+    assert hashlib.sha256(repr(calls).encode()).hexdigest()[:16] == asked
+    assert "".join(map(str, result.labels)) == labels
+    assert len(result.history) == sweeps
+    assert result.utility == pytest.approx(utility, abs=1e-9)
+    assert (result.by_confidence, result.steps, result.settled) == (0, (), 0)
+
+
+def pairs(n: int) -> Asymmetry:
+    return Asymmetry(tuple((i, i + 1) for i in range(0, n, 2)), true=1, false=0)
+
+
+async def test_a_rule_corrects_what_scores_alone_get_wrong() -> None:
+    # The second order of a comparison is read by a model that sees nothing in it.
+    n = 64
+    classes = np.tile([0, 1, 1, 0], n // 4)
+    scores = towards(classes, 2, 4.0)
+    scores[1::2] = np.random.default_rng(3).normal(0, 0.3, size=(n // 2, 2))
+    alone = await found(n, 2, ScriptedScore(lambda _: scores))
+    assert (alone.labels == classes)[1::2].mean() < 0.8
+    ruled = await found(n, 2, ScriptedScore(lambda _: scores), constraint=pairs(n))
+    np.testing.assert_array_equal(ruled.labels, classes)
+
+
+async def test_labels_of_a_rule_are_kept_in_every_context() -> None:
+    # What is drawn for contexts is sampled in the first sweeps; it keeps the rule as well.
+    rule = SameAnswer(tuple((i, i + 1) for i in range(0, 48, 2)))
+    score = ConceptScore(planted_classes(48, 2), 2)
+    await found(48, 2, score, constraint=rule, settings=replace(DEFAULT, temperature=3.0))
+    for context in {query.context for call in score.calls for query in call}:
+        held = dict(context)
+        for i, j in rule.groups:
+            assert held.get(i, held.get(j)) == held.get(j, held.get(i))
+
+
+async def test_first_items_are_whole_groups() -> None:
+    score = ConceptScore(planted_classes(48, 2), 2)
+    await found(48, 2, score, constraint=pairs(48))
+    first = score.calls[0][0].context
+    held = dict(first)
+    assert len(first) == DEFAULT.initial
+    assert all(held[i ^ 1] == 1 - label for i, label in first)
+
+
+async def test_names_that_are_exchanged_still_keep_the_rule() -> None:
+    # One of four is found true, which the rule allows; with the names exchanged it would be three.
+    n = 64
+    classes = (np.arange(n) % 4 != 0).astype(np.int64)
+    rule = AtMostOne(tuple(tuple(range(i, i + 4)) for i in range(0, n, 4)), true=1)
+    settings = replace(TWO_SWEEPS, restarts=1)
+    result = await found(n, 2, exchanged_at_the_end(classes), settings=settings, constraint=rule)
+    assert result.exchange.better
+    assert result.exchanged
+    assert inconsistent_pairs(result.labels, rule) == []
+
+
+async def test_groups_too_large_to_enumerate_are_counted() -> None:
+    groups = (tuple(range(16)), tuple(range(16, 32)), (32, 33))
+    result = await found(48, 2, constraint=AtMostOne(groups, true=1))
+    assert result.by_confidence == 2
+    assert (await found(48, 2, constraint=AtMostOne(groups[2:], true=1))).by_confidence == 0
+
+
+async def test_a_rule_that_cannot_be_kept_is_refused_before_anything_is_asked() -> None:
+    class Never(Constraint):
+        groups = ((4, 7),)
+
+        def consistent(self, _i: int, _y_i: int, _j: int, _y_j: int, /) -> bool:
+            return False
+
+    score = ConceptScore(planted_classes(8, 2), 2)
+    with pytest.raises(InputError, match="items 4, 7"):
+        await found(8, 2, score, constraint=Never())
+    with pytest.raises(InputError, match="item 9, but there are 8 items"):
+        await found(8, 2, score, constraint=SameAnswer(((1, 9),)))
+    assert score.calls == []
+
+
+@pytest.mark.parametrize("groups", [((0, 1),), ((0, 1, 2),), ((0, 1), (2, 3)), ((0, 1, 2, 3),)])
+async def test_few_items_in_few_groups(groups: tuple[tuple[int, ...], ...]) -> None:
+    n = max(map(max, groups)) + 1
+    for rule in (ExactlyOne(groups, true=1), MutualExclusion(groups, tuple(range(n)), true=1)):
+        for seed in range(3):
+            result = await found(n, 2, seed=seed, constraint=rule)
+            for group in groups:
+                assert rule.allows(group, result.labels[list(group)].tolist())
+
+
+async def test_a_few_first_labels_are_the_first_context() -> None:
+    start = np.full(48, UNLABELLED)
+    start[[3, 9, 30]] = 0, 1, 1
+    score = ConceptScore(planted_classes(48, 2), 2)
+    result = await found(48, 2, score, start=start)
+    assert {tuple(demo) for demo in score.calls[0][0].context} == {(3, 0), (9, 1), (30, 1)}
+    assert len(score.calls[0]) == 45
+    assert len(restarts(result)) == 1
+    assert start.tolist().count(UNLABELLED) == 45  # left as it was
+
+
+async def test_no_first_labels_at_all_start_from_the_prompt_alone() -> None:
+    score = ConceptScore(planted_classes(48, 2), 2, meaning=2.0)
+    result = await found(48, 2, score, start=np.full(48, UNLABELLED))
+    assert score.calls[0] == [Query((), i) for i in range(48)]
+    assert (result.labels == planted_classes(48, 2)).mean() > 0.95
+
+
+@pytest.mark.parametrize("labelled", [48, 30])
+async def test_many_first_labels_are_drawn_from_for_balanced_folds(labelled: int) -> None:
+    classes = planted_classes(48, 2)
+    start = np.where(np.arange(48) < labelled, classes, UNLABELLED)
+    score = ConceptScore(classes, 2)
+    settings = replace(DEFAULT, demos=10, restarts=3, coherent=np.inf)
+    result = await found(48, 2, score, start=start, settings=settings)
+    assert len(restarts(result)) == 1
+    assert len(score.calls[0]) == 48
+    contexts = {query.context for query in score.calls[0]}
+    assert len(contexts) == settings.folds
+    for context in contexts:
+        assert [demo.label for demo in context].count(0) == len(context) / 2 == 5
+        assert all(start[demo.item] == demo.label for demo in context)
+    assert agreement(result.labels, classes, 2) > 0.95
+    # The second sweep's labels are worth as many demos as any other's.
+    assert {len(query.context) for query in score.calls[1]} == {10}
+
+
+async def test_twins_of_a_first_item_are_no_targets_of_its_context() -> None:
+    start = np.full(48, UNLABELLED)
+    start[[2, 11]] = 0, 1
+    score = ConceptScore(planted_classes(48, 2), 2)
+    await found(48, 2, score, start=start, constraint=pairs(48))
+    assert {2, 3, 10, 11}.isdisjoint(query.target for query in score.calls[0])
+    assert len(score.calls[0]) == 44
+
+
+async def test_labels_that_are_no_start_are_refused() -> None:
+    with pytest.raises(InputError, match="item 1 has the first label 5"):
+        await found(4, 2, start=np.array([0, 5, 0, 0]))

@@ -1,0 +1,252 @@
+r"""The authors' released code where it departs from Algorithms 1 and 2: the preset `official`.
+
+| point | as printed (`anneal`, `consistency_fix`) | here |
+| --- | --- | --- |
+| `P(D)` | sum of log-probs | mean of log-odds, so `alpha` weighs otherwise |
+| `I(D)` | each contradicting pair twice | once |
+| `T` | falls with the iteration | falls with the flips accepted |
+| `alpha` | 50, lower where the search stalls | 30 |
+| first labels | `K` random items, labels at random | the first `K`, groups whole, balanced labels |
+| a proposal that is the item's label | evaluated | skipped; still a step |
+| fix: ways out | all consistent pairs | one of two `true`, or both alike: `ways_out` |
+| fix: taken | where `U` is higher | the first one always, then where `U` is not lower |
+| accepted | `Delta > 0`, else with `exp(Delta / T)` | always with `exp(Delta / T)`, clamped at 1 |
+
+All else is as printed. The clamp changes no decision, as a draw is always under 1, and cannot
+overflow. Two defects of that code are not repeated: a consistency key made from the gold label
+(gold never comes here), and a failed answer that silently scores 0 (`score` raises).
+"""
+# ruff: noqa: N802, N803, N806 - the symbols are the paper's
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from icm_client.coherence.anneal import (
+    AnnealResult,
+    Step,
+    check_least,
+    check_over,
+    groups_of_items,
+    item_weights,
+)
+from icm_client.coherence.batches import Within
+from icm_client.coherence.consistency_fix import (
+    Change,
+    Evaluate,
+    Fixed,
+    changes_between,
+    with_labels,
+)
+from icm_client.coherence.constraints import (
+    Asymmetry,
+    AtMostOne,
+    Constraint,
+    ExactlyOne,
+    Implication,
+    MutualExclusion,
+    SameAnswer,
+    check_groups,
+    inconsistent_pairs,
+)
+from icm_client.coherence.contexts import UNLABELLED, in_units
+from icm_client.coherence.leave_one_out import Layout, query_for
+from icm_client.coherence.objective import LeaveOneOut
+from icm_client.coherence.problem import FloatArray, IntArray, Score
+
+
+@dataclass(frozen=True, slots=True)
+class OfficialSettings:
+    """The released code's numbers.
+
+    Attributes:
+        initial: `K`, items labelled to start from; more where the last group is larger.
+        T0: first temperature.
+        T_min: lowest temperature.
+        alpha: weight of `P`, a mean here, against `I`. 50 in the code's README.
+        iterations: steps, those that are skipped included.
+        fixes: the most pairs that a fix tries.
+        layout: of leave-one-out contexts.
+        max_demos: the most demos in a context; None for all.
+        batch: items that are annealed together, apart from all others; None for all.
+    """
+
+    initial: int = 8
+    T0: float = 10.0
+    T_min: float = 0.01
+    alpha: float = 30.0
+    iterations: int = 3000
+    fixes: int = 10
+    layout: Layout = "tree"
+    max_demos: int | None = None
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no search can work with; raises `InputError`."""
+        check_least(self, ("initial", "iterations", "fixes"))
+        check_over(self, ("T0", "T_min", "alpha", "max_demos", "batch"))
+
+
+async def anneal_official(
+    n_items: int,
+    n_labels: int,
+    score: Score,
+    *,
+    rng: np.random.Generator,
+    settings: OfficialSettings,
+    constraint: Constraint,
+    start: IntArray | None = None,
+    items: IntArray | None = None,
+    observe: Callable[[Step], None] = lambda _: None,
+) -> AnnealResult:
+    """Search labels as the released code does; arguments, result and errors as of `anneal`.
+
+    A skipped step has `Delta` 0, no fix, and counts as accepted, since `D` is what was proposed.
+    """
+    check_groups(constraint.groups, n_items)
+    items = np.arange(n_items) if items is None else items
+    group_of = groups_of_items(n_items, constraint)[items]
+    order = items[rng.permutation(len(items))]
+    P = LeaveOneOut(score, order, settings.layout, settings.max_demos, mean_log_odds)
+
+    async def U(labels: IntArray) -> float:
+        return settings.alpha * await P(labels) - len(inconsistent_pairs(labels, constraint))
+
+    async def fixed(labels: IntArray) -> tuple[IntArray, tuple[Change, ...]]:
+        return await fix(labels, n_labels, constraint, U, M=settings.fixes, rng=rng)
+
+    if start is None:
+        start = first_of_batch(
+            n_items, n_labels, settings.initial, items=items, constraint=constraint, rng=rng
+        )
+    D, _ = await fixed(start)
+    flips = 0
+    steps: list[Step] = []
+    for n in range(1, settings.iterations + 1):
+        T = temperature_after(flips, settings.T0, settings.T_min)
+        weights = item_weights(D[items], group_of)
+        i = int(items[rng.choice(len(items), p=weights / weights.sum())])
+        asked = query_for(i, D, order, settings.layout, settings.max_demos)
+        yhat = int((await score([asked]))[0].argmax())
+        replaced: tuple[Change, ...] = ()
+        Delta, accepted = 0.0, True
+        if yhat != D[i]:
+            Dhat, replaced = await fixed(with_labels(D, {i: yhat}))
+            Delta = await U(Dhat) - await U(D)
+            if accepted := accepts(Delta, T, rng):
+                D = Dhat
+                flips += 1
+        steps.append(Step(n, T, settings.alpha, i, yhat, replaced, await U(D), Delta, accepted))
+        observe(steps[-1])
+    return AnnealResult(D, order, steps[-1].U if steps else await U(D), tuple(steps))
+
+
+async def fix(
+    labels: IntArray,
+    n_labels: int,
+    constraint: Constraint,
+    evaluate: Evaluate,
+    *,
+    M: int,
+    rng: np.random.Generator,
+) -> Fixed:
+    """Resolve contradictions one pair at a time; arguments and errors as of `consistency_fix`.
+
+    The first way out is taken even where it has a lower `U`, a later one where its `U` is at
+    least that of the last one taken.
+    """
+    D, U_D = labels, -math.inf
+    changes: list[Change] = []
+    for _ in range(M):
+        pairs = inconsistent_pairs(D, constraint)
+        if not pairs:
+            break
+        i, j = pairs[int(rng.integers(len(pairs)))]
+        options = [
+            with_labels(D, {i: y_i, j: y_j}) for y_i, y_j in ways_out(constraint, i, j, n_labels)
+        ]
+        scored = [(await evaluate(option), option) for option in options]
+        if not scored:
+            continue
+        U_Dhat, Dhat = max(scored, key=lambda option: option[0])
+        if U_Dhat >= U_D:
+            changes += changes_between(D, Dhat, (i, j))
+            D, U_D = Dhat, U_Dhat
+    return Fixed(D, tuple(changes))
+
+
+def ways_out(constraint: Constraint, i: int, j: int, n_labels: int) -> Iterator[tuple[int, int]]:
+    """Label pairs that may replace those of two items that contradict each other.
+
+    The released code knows two kinds of relation. A contradiction ends with one of the two
+    `true`: asymmetry, mutual exclusion, at most one, exactly one. An implication ends with both
+    alike: implication, same answer. Any other rule has all its consistent pairs.
+    """
+    rule = constraint.rule if isinstance(constraint, Within) else constraint
+    for y_i, y_j in product(range(n_labels), repeat=2):
+        match rule:
+            case Asymmetry() | MutualExclusion() | AtMostOne() | ExactlyOne():
+                wanted = (y_i == rule.true) != (y_j == rule.true)
+            case Implication() | SameAnswer():
+                wanted = y_i == y_j
+            case _:
+                wanted = True
+        if wanted and constraint.consistent(i, y_i, j, y_j):
+            yield y_i, y_j
+
+
+def mean_log_odds(log_probs: FloatArray, labels: IntArray) -> float:
+    """`P(D)`: the mean of `log P(y_i | .) - log sum_{y != y_i} P(y | .)`, nats an item.
+
+    For two labels the code's log-odds of "true" over "false", with the sign that the label has.
+    The sum over more labels is ours: the code knows two. So is the missing 1e-5 that the code adds
+    to each probability; scores here are not cut off at the likeliest tokens.
+
+    Args:
+        log_probs: shape `[n, K]`, nats.
+        labels: shape `[n]`.
+    """
+    rows = np.arange(len(labels))
+    others = log_probs.copy()
+    others[rows, labels] = -np.inf
+    log_odds = log_probs[rows, labels] - np.logaddexp.reduce(others, axis=1)
+    return float(log_odds.mean())
+
+
+def temperature_after(flips: int, T0: float, T_min: float) -> float:
+    """`T = max(T_min, T0 / (1 + 2 ln(1 + flips)))`, `flips` being the proposals accepted so far."""
+    return max(T_min, T0 / (1 + 2 * math.log1p(flips)))
+
+
+def accepts(Delta: float, T: float, rng: np.random.Generator) -> bool:
+    """Whether a draw is under `exp(Delta / T)`, clamped at 1."""
+    return rng.random() < math.exp(min(Delta / T, 0.0))
+
+
+def first_of_batch(
+    n_items: int,
+    n_labels: int,
+    K: int,
+    *,
+    items: IntArray,
+    constraint: Constraint,
+    rng: np.random.Generator,
+) -> IntArray:
+    """Label the first `K` of `items`, each label as often as the others (+-1).
+
+    A group that has one of them is taken whole, and can make them more than `K`.
+
+    Returns:
+        Shape `[N]`, `UNLABELLED` for all others.
+    """
+    first: list[int] = []
+    for unit in in_units(items, constraint.groups):
+        if len(first) >= K:
+            break
+        first += unit
+    labels = np.full(n_items, UNLABELLED, dtype=np.int64)
+    labels[first] = rng.permutation(np.arange(len(first)) % n_labels)
+    return labels
