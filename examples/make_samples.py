@@ -2,9 +2,10 @@
 
 python examples/make_samples.py FOLDER
 
-FOLDER holds `vader_reviews/{movies,products}.jsonl` and `ue_challenges/test_larger_than.json`.
-Rows are split in two halves by the MD5 digest of their id: examples come from the even half, and
-the search's defaults were chosen on the odd one.
+FOLDER holds `vader_reviews/{movies,products}.jsonl`, `ue_challenges/test_larger_than.json` and
+`grade_school_math/example_model_solutions.jsonl`. Reviews and problems are split in two halves by
+the MD5 digest of their id or question: examples come from the even half, and the search's defaults
+were chosen on the odd one.
 """
 
 import hashlib
@@ -13,24 +14,31 @@ import random
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from icm_client.data.loaders import load
 
 HERE = Path(__file__).parent
+STARS = ("terrible", "bad", "okay", "good", "great")
 
 
-def in_even_half(row_id: str) -> bool:
-    """Whether the row may be an example."""
-    return int(hashlib.md5(row_id.encode(), usedforsecurity=False).hexdigest(), 16) % 2 == 0
+def in_even_half(key: str) -> bool:
+    """Whether the row with this id, or the problem with this question, may be an example."""
+    return int(hashlib.md5(key.encode(), usedforsecurity=False).hexdigest(), 16) % 2 == 0
+
+
+def short_reviews(path: Path) -> list[dict[str, Any]]:
+    """Reviews of 40 to 140 characters."""
+    return [
+        row
+        for row in lines(path)
+        if 40 <= len(row["text"]) <= 140 and in_even_half(row["id"])  # noqa: PLR2004
+    ]
 
 
 def reviews(path: Path, *, of_each: int = 64) -> list[dict[str, Any]]:
     """Clear reviews of 40 to 140 characters, equally many of each sign, in random order."""
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    clear = [
-        row
-        for row in rows
-        if abs(row["mean"]) >= 1 and 40 <= len(row["text"]) <= 140 and in_even_half(row["id"])  # noqa: PLR2004
-    ]
+    clear = [row for row in short_reviews(path) if abs(row["mean"]) >= 1]
     chance = random.Random(0)  # noqa: S311 - a sample that can be drawn again
     drawn = [
         {
@@ -47,6 +55,51 @@ def reviews(path: Path, *, of_each: int = 64) -> list[dict[str, Any]]:
     return drawn
 
 
+def stars(path: Path, *, of_each: int = 30) -> list[dict[str, Any]]:
+    """Reviews in five bins of equal width over the raters' scale, -4 to 4, equally many of each."""
+    rows = short_reviews(path)
+    chance = random.Random(0)  # noqa: S311
+    drawn = [
+        {
+            "id": row["id"],
+            "text": row["text"],
+            "label": word,
+            "mean": row["mean"],
+            "ratings": row["ratings"],
+        }
+        for number, word in enumerate(STARS)
+        for row in chance.sample([row for row in rows if star(row["mean"]) == number], of_each)
+    ]
+    chance.shuffle(drawn)
+    return drawn
+
+
+def star(mean: float) -> int:
+    """The number of the bin: 0 for -4 to -2.4, 1 for -2.4 to -0.8, and so on to 4."""
+    return min(int((mean + 4) / 8 * len(STARS)), len(STARS) - 1)
+
+
+def solutions(path: Path, *, problems: int = 32) -> list[dict[str, Any]]:
+    """Problems that models answered differently, each with its solutions of up to 300 characters.
+
+    What is drawn depends on the texts alone, so the shares of right and wrong are as they fall.
+    """
+    raw = enumerate(lines(path), start=1)
+    by_question: dict[str, list[dict[str, Any]]] = {}
+    for _, row in load("gsm8k", raw, path=str(path)):
+        made = cast("dict[str, Any]", row)
+        by_question.setdefault(made["question"], []).append(made)
+    contested = [
+        rows
+        for question, rows in by_question.items()
+        if in_even_half(question)
+        and len({row["answer"] for row in rows} - {None}) > 1
+        and all(len(row["claim"]) <= 300 for row in rows)  # noqa: PLR2004
+    ]
+    chance = random.Random(0)  # noqa: S311
+    return [row for rows in chance.sample(contested, problems) for row in rows]
+
+
 def comparisons(path: Path, *, of_each: int = 64) -> list[dict[str, Any]]:
     """Claims that one number word is larger than another, equally many true and false."""
     rows = json.loads(path.read_text("utf-8"))
@@ -58,6 +111,11 @@ def comparisons(path: Path, *, of_each: int = 64) -> list[dict[str, Any]]:
     ]
     chance.shuffle(drawn)
     return [{"id": number, **row} for number, row in enumerate(drawn, start=1)]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def write(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
@@ -77,4 +135,12 @@ if __name__ == "__main__":
     write(
         comparisons(source / "ue_challenges" / "test_larger_than.json"),
         HERE / "larger_than" / "larger_than.jsonl",
+    )
+    write(
+        stars(source / "vader_reviews" / "movies.jsonl"),
+        HERE / "movie_stars" / "movie_stars.jsonl",
+    )
+    write(
+        solutions(source / "grade_school_math" / "example_model_solutions.jsonl"),
+        HERE / "gsm8k_claims" / "gsm8k_claims.jsonl",
     )

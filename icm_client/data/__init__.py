@@ -1,6 +1,8 @@
 """Rows in, labels out, and the tasks between them."""
 
+from icm_client.data.examples import example_row
 from icm_client.data.formats import FileFormat
+from icm_client.data.loaders import LOADERS, load, loaded
 from icm_client.data.outputs import LabelledRow, check_output, write_labels
 from icm_client.data.readers import read_rows
 from icm_client.data.rows import Dataset, Row, check_gold, rows_from, take_own_gold
@@ -9,6 +11,7 @@ from icm_client.data.template import unescape
 from icm_client.data.values import JsonValue
 
 __all__ = [
+    "LOADERS",
     "Dataset",
     "FileFormat",
     "JsonValue",
@@ -19,7 +22,10 @@ __all__ = [
     "check_gold",
     "check_output",
     "duplicate_warning",
+    "example_row",
     "find_beside",
+    "load",
+    "loaded",
     "read_rows",
     "rows_from",
     "take_own_gold",

@@ -12,7 +12,7 @@ _BY_SUFFIX: dict[str, FileFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json-lines": "jsonl",
-    ".json": "jsonl",  # often JSON Lines under another name; an array is refused by the reader
+    ".json": "jsonl",  # JSON Lines under another name, or one array: the reader sees which
     ".csv": "csv",
     ".tsv": "csv",
     ".parquet": "parquet",

@@ -1,7 +1,7 @@
 """Writes the labels that were found beside the rows they belong to: JSON Lines, CSV or Parquet.
 
-All three hold the same columns: `id`, `label`, `confidence`, one `log_prob_<label>` a label, then
-the row's own fields.
+All three hold the same columns: `id`, `label`, `confidence`, one `log_prob_<label>` a label,
+`exactness`, then the row's own fields.
 """
 
 import csv
@@ -35,12 +35,14 @@ class LabelledRow:
         label: the label's word.
         confidence: the label's share of the probability of all labels, 0 to 1.
         log_probs: label word -> log-prob in nats, the same labels in the same order in every row.
+        exactness: the least reliable kind of log-prob behind them: exact, top-k or floor.
     """
 
     row: Row
     label: str
     confidence: float
     log_probs: Mapping[str, float]
+    exactness: str
 
 
 def check_output(path: str | os.PathLike[str], format: FileFormat | None = None) -> None:  # noqa: A002
@@ -113,7 +115,7 @@ def _records(
     if golds != (None if gold_field is None else len(labelled)):
         raise ValueError("gold needs a gold_field, and a label or None for every row")
     labels = tuple(labelled[0].log_probs)
-    ours = ["id", "label", "confidence", *(f"log_prob_{label}" for label in labels)]
+    ours = ["id", "label", "confidence", *(f"log_prob_{label}" for label in labels), "exactness"]
     own = dict.fromkeys(name for item in labelled for name in item.row.fields if name != "id")
     if gold_field is not None:
         own[gold_field] = None
@@ -136,7 +138,7 @@ def _found(item: LabelledRow, labels: tuple[str, ...]) -> tuple[JsonValue, ...]:
     figures = (float(item.confidence), *map(float, item.log_probs.values()))
     if not all(map(math.isfinite, figures)):
         raise ValueError(f"row {item.row.id!r} has a log-prob or confidence that is not finite")
-    return (item.row.id, item.label, *figures)
+    return (item.row.id, item.label, *figures, item.exactness)
 
 
 def _own_names(own: Iterable[str], ours: Sequence[str]) -> dict[str, str]:

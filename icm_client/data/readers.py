@@ -1,21 +1,19 @@
-"""Reads rows from JSON Lines, CSV or Parquet, one at a time, and says where one is wrong."""
+"""Reads rows from JSON, CSV or Parquet, one at a time, and says where one is wrong."""
 
 import csv
 import os
-import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedReader
-from pathlib import Path, PurePath
-
-import orjson
+from pathlib import Path
 
 from icm_client.data.formats import FileFormat, delimiter_of, format_of, require_pyarrow
+from icm_client.data.json_rows import json_rows
+from icm_client.data.loaders import load
 from icm_client.data.messages import listed, shown
 from icm_client.data.rows import Dataset, collect
 from icm_client.errors import RowError
 
 _BOM = b"\xef\xbb\xbf"
-_NOT_JSON = ("NaN", "Infinity")
 
 
 def read_rows(
@@ -23,17 +21,26 @@ def read_rows(
     *,
     format: FileFormat | None = None,  # noqa: A002 - the word that users look for
     gold: str | None = None,
+    loader: str | None = None,
+    template_fields: Sequence[str] = (),
 ) -> Dataset:
     """Return the rows of a file.
 
+    A file is read row by row. So is a JSON array; one that stands on a single line is held as text.
+
     Args:
-        path: a .jsonl, .ndjson, .csv, .tsv or .parquet file, UTF-8 where it is text.
+        path: a .jsonl, .ndjson, .json, .csv, .tsv or .parquet file, UTF-8 where it is text. What
+            begins with `[` is read as one JSON array, whatever it is called.
         format: the file's format where its name does not say it.
         gold: the field with the known labels, if any: it is taken out of the rows.
+        loader: the task's loader, for a public file in its own format (`icm_client.data.loaders`).
+        template_fields: the fields of the task's template; a row that has them needs no loader.
 
     Raises:
-        RowError: the file or one of its rows cannot be used; the message has file and line.
+        RowError: the file or one of its rows cannot be used; the message has file and line,
+            or for a JSON array the element's number.
         InputError: neither the name nor `format` says which format it is.
+        TaskError: no loader has that name.
         SetupError: a Parquet file, but pyarrow is not installed.
     """
     name = os.fspath(path)
@@ -41,7 +48,7 @@ def read_rows(
         with Path(name).open("rb") as file:
             match format_of(name, format):
                 case "jsonl":
-                    numbered = _jsonl_rows(file, name)
+                    numbered = json_rows(_text_lines(file, name), name)
                 case "csv":
                     numbered = _csv_rows(file, name)
                 case "parquet":
@@ -49,6 +56,8 @@ def read_rows(
                     numbered = _parquet_rows(file, name)
             if not file.peek(1):
                 raise RowError("the file is empty; at least 2 rows are needed", path=name)
+            if loader is not None:
+                numbered = load(loader, numbered, template_fields, path=name)
             return collect(numbered, path=name, gold=gold)
     except FileNotFoundError:
         raise RowError("no such file: check the path", path=name) from None
@@ -80,52 +89,6 @@ def _text_lines(file: BufferedReader, path: str) -> Iterator[str]:
                 path=path,
                 line=line,
             ) from None
-
-
-def _jsonl_rows(file: BufferedReader, path: str) -> Iterator[tuple[int, object]]:
-    first = True
-    for line, ended in enumerate(_text_lines(file, path), start=1):
-        text = ended.rstrip("\r\n")
-        if not text.strip():
-            continue
-        if first and text.lstrip().startswith("["):
-            raise RowError(
-                f"a JSON array, not one object a line. Convert it: jq -c '.[]' {_converted(path)}",
-                path=path,
-                line=line,
-            )
-        first = False
-        try:
-            yield line, orjson.loads(text)
-        except orjson.JSONDecodeError as problem:
-            reason = _broken_json(text, problem, path)
-            raise RowError(reason, path=path, line=line) from None
-
-
-def _broken_json(text: str, problem: orjson.JSONDecodeError, path: str) -> str:
-    column = f"at column {problem.colno}"
-    rest = text[problem.pos :]
-    for word in _NOT_JSON:
-        if rest.startswith(word):
-            return f"{word} {column} is not JSON: use null where there is no value"
-    if "surrogate" in problem.msg:
-        return (
-            f"half of a surrogate pair (a lone \\ud800 to \\udfff) {column}, which UTF-8 cannot "
-            "hold: remove it"
-        )
-    if text.strip() == "{":
-        return (
-            "an object over several lines; each must stand on one line. Convert the file: "
-            f"jq -c . {_converted(path)}"
-        )
-    return f"broken JSON {column}: {problem.msg}; the line begins {shown(text.strip())}"
-
-
-def _converted(path: str) -> str:
-    target = PurePath(path).with_suffix(".jsonl")
-    if str(target) == path:
-        target = target.with_name(f"{target.stem}-lines.jsonl")
-    return f"{shlex.quote(path)} > {shlex.quote(str(target))}"
 
 
 def _csv_rows(file: BufferedReader, path: str) -> Iterator[tuple[int, object]]:

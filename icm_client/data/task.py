@@ -6,21 +6,14 @@ from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import ErrorDetails
+from pydantic import field_validator
 
+from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.rows import Dataset, Row, path_of
+from icm_client.data.sentences import Described
 from icm_client.data.template import parse_template
 from icm_client.data.values import Unusable, kind_of
 from icm_client.errors import RowError, TaskError
@@ -29,7 +22,7 @@ _FEWEST_LABELS = 2
 _PRIOR_TOLERANCE = 1e-6
 
 
-class Task(BaseModel):
+class Task(Described):
     r"""What is asked about each row.
 
     Whatever is wrong with it is a `TaskError`, however it is made.
@@ -42,9 +35,13 @@ class Task(BaseModel):
         prior: label -> expected share of the rows; labels left out share the rest equally.
         name: what reports call the task.
         description: a sentence for people.
+        constraint: which labels may stand together; None where the task names none.
+        exchange: two fields that change places to show a pair's second order.
+        loader: the name of what reads the rows from a public file's own format.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    called: ClassVar[str] = "task"
+    needs: ClassVar[str] = "a task needs a template and labels"
 
     template: str
     labels: tuple[str, ...]
@@ -53,6 +50,9 @@ class Task(BaseModel):
     prior: dict[str, float] | None = None
     name: str | None = None
     description: str | None = None
+    constraint: ConstraintSpec | None = None
+    exchange: tuple[str, ...] | None = None
+    loader: str | None = None
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> Self:
@@ -108,6 +108,13 @@ class Task(BaseModel):
         """
         direct = self.template[-1:].isspace() and self.template[-1] not in " \t"
         return self.labels if direct else tuple(f" {label}" for label in self.labels)
+
+    @property
+    def rule(self) -> ConstraintSpec:
+        """The constraint; where the task names none, asymmetry of exchanged pairs, or none."""
+        if self.constraint is not None:
+            return self.constraint
+        return ConstraintSpec(kind="asymmetry" if self.exchange else "none")
 
     def prior_vector(self) -> tuple[float, ...] | None:
         """Return the expected share of each label, in the labels' order, summing to 1; or None."""
@@ -174,25 +181,36 @@ class Task(BaseModel):
                 raise ValueError(f"the label {shown(label)} is there twice")
         return labels
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    @field_validator("constraint", mode="before")
+    @classmethod
+    def _constraint_in_sentences(cls, constraint: object) -> object:
+        try:
+            return None if constraint is None else ConstraintSpec.model_validate(constraint)
+        except TaskError as problem:
+            raise ValueError(str(problem)) from None
+
+    def check(self) -> None:
+        """Refuse settings that do not fit together."""
         if self.gold is not None and self.gold in self.template_fields:
             raise ValueError(_gives_gold_away(self.gold))
         if self.prior is not None:
             self._check_prior(self.prior)
-        return self
+        if self.exchange is not None:
+            self._check_exchange(self.exchange)
+        if problems := self.rule.problems(self.labels, exchange=self.exchange is not None):
+            raise ValueError("\n".join(problems))
 
-    @model_validator(mode="wrap")
-    @classmethod  # stands after the other validators, so that it hears what they say
-    def _in_sentences(
-        cls, data: object, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
-    ) -> Self:
-        where = f"{info.context}: " if info.context else ""
-        try:
-            return handler(data)
-        except ValidationError as invalid:
-            sentences = [f"{where}{_sentence(problem)}" for problem in invalid.errors()]
-            raise TaskError("\n".join(sentences)) from None
+    def _check_exchange(self, exchange: tuple[str, ...]) -> None:
+        if len(set(exchange)) != 2 or len(exchange) != 2:  # noqa: PLR2004
+            raise ValueError(
+                f"`exchange` takes the two fields that change places, not {listed(exchange)}"
+            )
+        for field in exchange:
+            if field not in self.template_fields:
+                raise ValueError(
+                    f"`exchange` names {shown(field)}, which the template does not use; it uses "
+                    f"{listed(self.template_fields)}.{did_you_mean(field, self.template_fields)}"
+                )
 
     def _check_prior(self, prior: dict[str, float]) -> None:
         if not prior:
@@ -277,17 +295,3 @@ def _gives_gold_away(field: str | None) -> str:
         f"the template uses {shown(field)}, the field with the gold labels: the model would read "
         "the answer. Take it out of the template"
     )
-
-
-def _sentence(problem: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    match problem["type"]:
-        case "missing":
-            return f"`{key}` is missing: a task needs a template and labels"
-        case "extra_forbidden":
-            return f"no setting is called {shown(key)}.{did_you_mean(key, Task.model_fields)}"
-        case "value_error":
-            return str(problem["ctx"]["error"])
-        case _:
-            expected = problem["msg"].removeprefix("Input should be ").replace("tuple", "list")
-            return f"`{key or 'task'}` should be {expected}, not {shown(problem['input'])}"

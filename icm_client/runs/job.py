@@ -7,18 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
-from icm_client.coherence.problem import FloatArray
+from icm_client.coherence.constraints import Constraint
+from icm_client.coherence.problem import FloatArray, IntArray
 from icm_client.data import (
     Dataset,
     JsonValue,
     Task,
     builtin_names,
     check_gold,
-    duplicate_warning,
+    loaded,
     read_rows,
     rows_from,
     take_own_gold,
 )
+from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.gold_keys import refuse_gold_keys
+from icm_client.data.items import Item, items_of, prompt_warnings, render_items
+from icm_client.data.rule import build_constraint, rule_notices
 from icm_client.errors import InputError
 
 Rows = Dataset | str | os.PathLike[str] | Iterable[Mapping[str, JsonValue] | str]
@@ -34,19 +39,23 @@ class Job:
     Attributes:
         dataset: the rows; gold, where there is any, uses the task's label words.
         task: what is asked.
-        prompts: one per row, the template filled in.
+        items: what the search labels: a row each, or two where pairs are shown in both orders.
+        prompts: one per item, the template filled in.
         labels: the label words, sorted.
         label_texts: what follows a prompt, aligned with `labels`.
         prior: the labels' shares aligned with `labels`, shape `[K]`, or None.
+        constraint: which labels of two items may stand together; label numbers as in `labels`.
         notices: sentences that the user should see.
     """
 
     dataset: Dataset
     task: Task
+    items: tuple[Item, ...]
     prompts: tuple[str, ...]
     labels: tuple[str, ...]
     label_texts: tuple[str, ...]
     prior: FloatArray | None
+    constraint: Constraint
     notices: tuple[str, ...]
 
     @classmethod
@@ -57,6 +66,7 @@ class Job:
         *,
         gold: str | None = None,
         prior: Mapping[str, float] | None = None,
+        constraint: ConstraintSpec | None = None,
     ) -> "Job":
         """Read, render and check everything; nothing is sent.
 
@@ -65,6 +75,7 @@ class Job:
             task: a task, the name of a built-in one, or a task file's path.
             gold: the field with known labels; None takes the task's own, where the rows have it.
             prior: label -> share; None takes the task's own.
+            constraint: None takes the task's own; the kind "none" sets it aside.
 
         Raises:
             InputError: says what is wrong, where, and what to do.
@@ -72,23 +83,38 @@ class Job:
         task = task if isinstance(task, Task) else named_task(task)
         if prior is not None:
             task = Task(**{**task.model_dump(), "prior": dict(prior)})
-        dataset = _dataset(rows, gold)
+        if constraint is not None:
+            task = Task(**{**task.model_dump(), "constraint": constraint})
+        dataset = _dataset(rows, gold, task)
         if task.gold is not None and dataset.gold is None:
             dataset = take_own_gold(dataset, task.gold)
         dataset = check_gold(dataset, task.labels)
-        prompts = task.render_all(dataset)
+        items = items_of(task, dataset)
+        prompts = render_items(task, dataset, items)
+        refuse_gold_keys(task, dataset)
+        rule = build_constraint(task, dataset, items)
         order = sorted(range(len(task.labels)), key=lambda k: task.labels[k])
         shares = task.prior_vector()
-        twins = duplicate_warning(prompts)
         return cls(
             dataset=dataset,
             task=task,
+            items=items,
             prompts=prompts,
             labels=tuple(task.labels[k] for k in order),
             label_texts=tuple(task.label_texts[k] for k in order),
             prior=None if shares is None else np.array([shares[k] for k in order]),
-            notices=dataset.warnings + ((twins,) if twins else ()),
+            constraint=rule,
+            notices=(
+                *dataset.warnings,
+                *prompt_warnings(items, prompts),
+                *rule_notices(task, rule, dataset, items),
+            ),
         )
+
+    @property
+    def row_items(self) -> IntArray:
+        """For each row the item whose label is the row's: the row as it stands; shape `[rows]`."""
+        return np.array([i for i, item in enumerate(self.items) if not item.exchanged])
 
 
 def named_task(name: str | os.PathLike[str]) -> Task:
@@ -103,13 +129,15 @@ def named_task(name: str | os.PathLike[str]) -> Task:
     return Task.from_toml(name)
 
 
-def _dataset(rows: Rows, gold: str | None) -> Dataset:
+def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
     if isinstance(rows, Dataset):
         if gold not in (None, rows.gold_field):
             raise InputError(
                 f"the rows were read without the gold field {gold!r}; name it when they are read"
             )
-        return rows
+        return rows if task.loader is None else loaded(rows, task.loader, task.template_fields)
     if isinstance(rows, str | os.PathLike):
-        return read_rows(rows, gold=gold)
-    return rows_from(rows, gold=gold)
+        return read_rows(rows, gold=gold, loader=task.loader, template_fields=task.template_fields)
+    if task.loader is None:
+        return rows_from(rows, gold=gold)
+    return loaded(rows_from(rows), task.loader, task.template_fields, gold=gold)

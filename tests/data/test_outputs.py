@@ -24,7 +24,7 @@ def labelled(
     *rows: Mapping[str, object], labels: Sequence[str] = ("yes", "no")
 ) -> list[LabelledRow]:
     log_probs = {label: -0.1 * (index + 1) for index, label in enumerate(labels)}
-    return [LabelledRow(row, labels[0], 0.75, log_probs) for row in rows_from(rows).rows]
+    return [LabelledRow(row, labels[0], 0.75, log_probs, "exact") for row in rows_from(rows).rows]
 
 
 def names_in(folder: Path) -> list[str]:
@@ -49,16 +49,16 @@ def test_json_lines_byte_for_byte(tmp_path: Path) -> None:
     write_labels(
         path,
         [
-            LabelledRow(rows[0], "yes", 0.75, {"yes": -0.1, "no": -2.5}),
-            LabelledRow(rows[1], "no", 1.0, {"yes": -30.0, "no": -1e-17}),
+            LabelledRow(rows[0], "yes", 0.75, {"yes": -0.1, "no": -2.5}, "exact"),
+            LabelledRow(rows[1], "no", 1.0, {"yes": -30.0, "no": -1e-17}, "floor"),
         ],
         gold=("yes", None),
         gold_field="truth",
     )
     assert path.read_text() == (
-        '{"id":"a","label":"yes","confidence":0.75,"log_prob_yes":-0.1,"log_prob_no":-2.5,'
+        '{"id":"a","label":"yes","confidence":0.75,"log_prob_yes":-0.1,"log_prob_no":-2.5,"exactness":"exact",'
         '"text":"é","n":[1],"truth":"yes"}\n'
-        '{"id":2,"label":"no","confidence":1.0,"log_prob_yes":-30.0,"log_prob_no":-1e-17,'
+        '{"id":2,"label":"no","confidence":1.0,"log_prob_yes":-30.0,"log_prob_no":-1e-17,"exactness":"floor",'
         '"text":"b","truth":null}\n'
     )
 
@@ -68,9 +68,9 @@ def test_csv_byte_for_byte(tmp_path: Path) -> None:
     rows = labelled({"text": 'a "b"\r', "n": {"k": [1]}, "ok": True}, {"text": "é, c", "m": None})
     write_labels(path, rows)
     assert path.read_bytes().decode() == (
-        "id,label,confidence,log_prob_yes,log_prob_no,text,n,ok,m\r\n"
-        '1,yes,0.75,-0.1,-0.2,"a ""b""\r","{""k"":[1]}",True,\r\n'
-        '2,yes,0.75,-0.1,-0.2,"é, c",,,\r\n'
+        "id,label,confidence,log_prob_yes,log_prob_no,exactness,text,n,ok,m\r\n"
+        '1,yes,0.75,-0.1,-0.2,exact,"a ""b""\r","{""k"":[1]}",True,\r\n'
+        '2,yes,0.75,-0.1,-0.2,exact,"é, c",,,\r\n'
     )
 
 
@@ -112,6 +112,7 @@ def test_all_formats_have_the_same_columns(tmp_path: Path, suffix: str) -> None:
         "confidence",
         "log_prob_yes",
         "log_prob_no",
+        "exactness",
         "text",
         "row_label",
         "truth",
@@ -122,7 +123,7 @@ def test_all_formats_have_the_same_columns(tmp_path: Path, suffix: str) -> None:
 def test_a_gold_field_of_our_name_is_written_beside_ours(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"labels{suffix}"
     data = rows_from([{"text": "a", "label": "no"}, {"text": "b", "label": "yes"}], gold="label")
-    rows = [LabelledRow(row, "yes", 0.5, {"yes": -1.0, "no": -1.0}) for row in data.rows]
+    rows = [LabelledRow(row, "yes", 0.5, {"yes": -1.0, "no": -1.0}, "exact") for row in data.rows]
     write_labels(path, rows, gold=data.gold, gold_field=data.gold_field)
     again = read_rows(path, gold="row_label")
     assert again.gold == ("no", "yes")
@@ -134,7 +135,7 @@ def test_a_prefixed_name_never_meets_another_field(tmp_path: Path) -> None:
     row = {"label": 1, "row_label": 2, "row_row_label": 3, "confidence": 4, "log_prob_yes": 5}
     write_labels(path, labelled(row, row))
     written = json.loads(path.read_text().splitlines()[0])
-    assert list(written.items())[5:] == [
+    assert list(written.items())[6:] == [
         ("row_row_row_label", 1),
         ("row_label", 2),
         ("row_row_label", 3),
@@ -167,7 +168,9 @@ def test_no_digit_and_no_character_is_lost(
 ) -> None:
     path = tmp_path_factory.mktemp("labels") / f"labels{suffix}"
     rows = [
-        LabelledRow(Row(number, {"text": text}, number), "a", 0.1 + 0.2, {"a": value, "b": -0.0})
+        LabelledRow(
+            Row(number, {"text": text}, number), "a", 0.1 + 0.2, {"a": value, "b": -0.0}, "exact"
+        )
         for number, value in enumerate(numbers, start=1)
     ]
     write_labels(path, rows)
@@ -197,7 +200,7 @@ def test_numpy_numbers_are_written(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"labels{suffix}"
     row = Row(1, {}, 1)
     numbers = {"a": np.float64(-0.5), "b": np.float64(-1.5)}
-    write_labels(path, [LabelledRow(row, "a", np.float64(0.7), numbers)] * 2, format=None)
+    write_labels(path, [LabelledRow(row, "a", np.float64(0.7), numbers, "exact")] * 2, format=None)
     assert b"np." not in path.read_bytes()
 
 
@@ -208,12 +211,12 @@ def test_numpy_numbers_are_written(tmp_path: Path, suffix: str) -> None:
     "bad",
     [
         [],
-        [LabelledRow(Row(1, {}, 1), "a", 0.5, {"a": float("nan")})],
-        [LabelledRow(Row(1, {}, 1), "a", 0.5, {"a": float("-inf")})],
-        [LabelledRow(Row(1, {}, 1), "a", float("nan"), {"a": -1.0})],
+        [LabelledRow(Row(1, {}, 1), "a", 0.5, {"a": float("nan")}, "exact")],
+        [LabelledRow(Row(1, {}, 1), "a", 0.5, {"a": float("-inf")}, "exact")],
+        [LabelledRow(Row(1, {}, 1), "a", float("nan"), {"a": -1.0}, "exact")],
         [
-            LabelledRow(Row(1, {}, 1), "a", 0.5, {"a": -1.0, "b": -2.0}),
-            LabelledRow(Row(2, {}, 2), "a", 0.5, {"b": -1.0, "a": -2.0}),
+            LabelledRow(Row(1, {}, 1), "a", 0.5, {"a": -1.0, "b": -2.0}, "exact"),
+            LabelledRow(Row(2, {}, 2), "a", 0.5, {"b": -1.0, "a": -2.0}, "exact"),
         ],
     ],
 )

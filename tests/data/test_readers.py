@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.data import Dataset, JsonValue, check_gold, read_rows
+from icm_client.data.json_rows import json_rows
 from icm_client.errors import InputError, RowError, SetupError
 
 JSON_FIELDS = st.dictionaries(
@@ -167,21 +169,99 @@ def test_a_wrong_gold_label_is_named_with_file_and_line(jsonl: Path) -> None:
     assert str(caught.value).startswith(f"{jsonl}:3: the gold field 'l' holds 'maybe'")
 
 
-@pytest.mark.parametrize("content", [b'[\n{"a": 1},\n{"a": 2}\n]', b'[{"a": 1}, {"a": 2}]'])
-def test_a_json_array_comes_with_the_command_that_converts_it(
-    tmp_path: Path, content: bytes
-) -> None:
-    message = refused(tmp_path / "my rows.json", content)
-    assert message.startswith(":1: a JSON array, not one object a line. Convert it: jq -c '.[]' ")
-    assert f"'{tmp_path}/my rows.json' > '{tmp_path}/my rows.jsonl'" in message
+def test_an_object_over_several_lines_comes_with_the_command(tmp_path: Path) -> None:
+    message = refused(tmp_path / "my rows.json", b'{\n  "a": 1\n}\n')
+    assert message.startswith(":1: an object over several lines; each must stand on one line. ")
+    assert message.endswith(f"jq -c . '{tmp_path}/my rows.json' > '{tmp_path}/my rows.jsonl'")
 
 
 def test_the_converting_command_never_writes_over_its_own_input(jsonl: Path) -> None:
-    assert refused(jsonl, b"[]").endswith("rows.jsonl > " + str(jsonl.parent / "rows-lines.jsonl"))
+    assert refused(jsonl, b"{\n}").endswith(
+        "rows.jsonl > " + str(jsonl.parent / "rows-lines.jsonl")
+    )
 
 
-def test_an_object_over_several_lines_comes_with_the_command(jsonl: Path) -> None:
-    assert "Convert the file: jq -c . " in refused(jsonl, b'{\n  "a": 1\n}\n')
+# a JSON array
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'[{"a": 1, "b": "],[{"}, {"a": [[2], {"c": "\\""}]}]',
+        b'\n[\r\n {\r\n"a": 1,\r\n\r\n"b": "],[{"},\r\n{"a": [[2],{"c": "\\""}]}\r\n]\n\n',
+        b'[\n{"a": 1, "b": "],[{"}\n,\n{"a": [[2], {"c": "\\""}]}\n]',
+    ],
+)
+def test_a_json_array(tmp_path: Path, suffix: str, content: bytes) -> None:
+    rows = read(tmp_path / f"rows{suffix}", content).rows
+    assert [(row.line, row.fields) for row in rows] == [
+        (1, {"a": 1, "b": "],[{"}),
+        (2, {"a": [[2], {"c": '"'}]}),
+    ]
+
+
+@given(
+    st.lists(JSON_FIELDS, min_size=2, max_size=5),
+    st.booleans(),
+    st.sampled_from([None, 0, 1, 4]),
+)
+def test_an_array_that_json_writes_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[dict[str, JsonValue]],
+    ascii_only: bool,
+    indent: int | None,
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "rows.json"
+    text = json.dumps(rows, ensure_ascii=ascii_only, indent=indent)
+    assert [row.fields for row in read(path, text.encode()).rows] == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[]", ": no rows; at least 2"),
+        (b"[\n]\n", ": no rows; at least 2"),
+        (b'[{"a": 1}]', ": only one row"),
+        (b'[{"a": 1}, 5]', ":2: a row must be an object with named fields, not a number: 5"),
+        (b'[{"id": 1}, {"id": 1}]', ":2: the id 1 is already that of "),
+        (b'[{"a": 1}, {"a": NaN}]', ":2: NaN at line 1, column 18 is not JSON"),
+        (b'[{"a": 1},\n{\n\n"a": oops}]', ":2: broken JSON at line 4, column 6: "),
+        (b'[{"a": 1}, {"a": "\\ud800"}]', ":2: half of a surrogate pair"),
+        (b'[{"a": 1} {"a": 2}]', ":1: broken JSON at line 1, column 11: unexpected content"),
+        (b'[{"a": 1}, {"a": 2]]', ":2: broken JSON at line 1, column 19: "),
+        (b'[{"a": 1},\n{"a": 2},\n]', ":3: a comma before the array's end (after line 2)"),
+        (b'[{"a": 1},, {"a": 2}]', ":2: a comma with nothing before it (after line 1)"),
+        (b'[\n{"a": 1},\n{"a": "x}\n]', ":2: broken JSON: a double quote is opened and never"),
+        (b'[{"a": 1},\n{"a": 2}', ":2: the array is never closed: the file is cut off"),
+        (b'[{"a": 1}, {"a": 2}]\n[{"a": 3}]', ": something stands after the end of the array"),
+        (b'[{"a": 1}, {"a": 2}] ,', ": something stands after the end of the array: ','"),
+        (b'[{"a": 1},\n{"a": "\xff"}]', ":2: not UTF-8: byte 0xff at byte 8 of the line"),
+        (b'[{"a": 1},\n{"a": "\0"}]', ":2: a NUL byte at byte 8 of the line"),
+        (b'[{"a": ' + b"[" * 5000, ":1: the array is never closed"),
+        (b'[{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}]", "depth limit"),
+        (b'[{"t": 1, "label": "a"}, {"t": 2}]', None),
+    ],
+)
+def test_a_bad_array_is_named_by_element(tmp_path: Path, content: bytes, said: str | None) -> None:
+    gold = "label" if said is None else None
+    message = refused(tmp_path / "rows.json", content, gold=gold)
+    assert (said or ":2: no gold field 'label'") in message
+
+
+def test_an_array_is_read_without_being_held_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    read_to = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal read_to
+        for text in ("[\n", '{"a": 1},\n', '{"a": 2},\n', '{"a": 3}]\n'):
+            read_to += 1
+            yield text
+
+    rows = json_rows(lines(), str(path))
+    assert next(rows) == (1, {"a": 1})
+    assert read_to == 2
 
 
 # files

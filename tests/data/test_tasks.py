@@ -42,6 +42,8 @@ def test_a_task_needs_only_a_template_and_labels() -> None:
     task = Task(template="{text}", labels=("yes", "no"))
     assert task.separator == "\n\n"
     assert (task.gold, task.prior, task.name, task.description) == (None, None, None, None)
+    assert (task.constraint, task.exchange, task.loader) == (None, None, None)
+    assert task.rule.kind == "none"
 
 
 def test_a_task_can_be_copied_and_sent_to_another_process() -> None:
@@ -305,6 +307,45 @@ def test_a_task_file_that_is_missing_or_a_folder(tmp_path: Path) -> None:
         Task.from_toml(tmp_path / "task.toml")
     with pytest.raises(TaskError, match="the task cannot be read: Is a directory"):
         Task.from_toml(tmp_path)
+
+
+def test_a_constraint_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "task.toml"
+    path.write_text(
+        'template = "{question} {claim}"\nlabels = ["yes", "no"]\nloader = "claims"\n'
+        '[constraint]\nkind = "mutual-exclusion"\ngroup = "question"\nanswer = "answer"\n'
+        'true = "no"\n'
+    )
+    task = Task.from_toml(path)
+    assert task.loader == "claims"
+    assert task.rule == task.constraint
+    assert task.rule.group == ("question",)
+    assert task.rule.words(task.labels) == ("no", "yes")
+    assert Task(**task.model_dump()) == task
+    assert pickle.loads(pickle.dumps(task)) == task  # noqa: S301 - our own bytes
+
+
+def test_exchanged_fields_without_a_constraint_mean_asymmetry() -> None:
+    pair = {"template": "{one} {two}", "exchange": ["one", "two"]}
+    assert a_task(**pair).rule.kind == "asymmetry"  # type: ignore[arg-type]
+    off = a_task(**pair, constraint={"kind": "none"})  # type: ignore[arg-type]
+    assert off.rule.kind == "none"
+
+
+def test_a_bad_constraint_in_a_file_is_named_beside_what_else_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "task.toml"
+    path.write_text(
+        'template = "{a}"\nlabels = ["x"]\n[constraint]\nkind = "asymetry"\ngroups = "q"\n'
+    )
+    with pytest.raises(TaskError) as caught:
+        Task.from_toml(path)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    assert [line.removeprefix(f"{path}: ")[:30] for line in lines] == [
+        "at least 2 labels are needed, ",
+        "no constraint is called 'asyme",
+        "no setting is called 'groups'.",
+    ]
 
 
 @pytest.mark.parametrize("name", builtin_names())

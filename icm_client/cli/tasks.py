@@ -1,0 +1,199 @@
+"""`icm-client tasks`: the built-in tasks, one of them in full, and what its loader makes."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import get_args
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from icm_client.data import FileFormat, Task, builtin_names, check_output, read_rows
+from icm_client.data.examples import example_row
+from icm_client.data.items import items_of, render_items
+from icm_client.data.loaders import loader_named
+from icm_client.data.messages import listed
+from icm_client.data.rows import Dataset
+from icm_client.errors import InputError
+from icm_client.runs.job import named_task
+
+_SENTENCE_END = re.compile(r"(?<=[.?!])\s")
+_PIPED_COLUMNS = 160
+_SAYS = {
+    "none": "any labels may stand together",
+    "asymmetry": "the two orders of a pair have opposite labels",
+    "mutual-exclusion": "rows of one {group} with different {answer} are not both {true}",
+    "same-answer": "rows of one {group} with the same {answer} have the same label",
+    "at-most-one": "at most one row of one {group} is {true}",
+    "exactly-one": "exactly one row of one {group} is {true}",
+    "implication": "where a row is {true}, so are the rows that its {implies} names",
+}
+
+
+@click.group("tasks", invoke_without_command=True, short_help="Show the built-in tasks.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@click.pass_context
+def tasks_command(context: click.Context, *, as_json: bool) -> None:
+    """List the built-in tasks; `show` has one in full, `convert` reads a public file."""
+    if context.invoked_subcommand is not None:
+        if as_json:
+            raise click.UsageError(
+                "--json goes after the command: icm-client tasks show NAME --json"
+            )
+        return
+    tasks = {name: Task.builtin(name) for name in builtin_names()}
+    if as_json:
+        _print_json([_described(name, task) for name, task in tasks.items()])
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("task", "labels", "constraint", ""):
+        table.add_column(column, header_style="bold", no_wrap=column != "")
+    for name, task in tasks.items():
+        table.add_row(
+            Text(name),
+            Text(", ".join(task.labels)),
+            Text(task.rule.kind),
+            Text(_SENTENCE_END.split(task.description or "")[0]),
+        )
+    _console().print(table)
+
+
+@tasks_command.command("show", short_help="Show a task's prompt, labels and constraint.")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print the task as JSON.")
+def show_command(*, name: str, as_json: bool) -> None:
+    """Show the task NAME, a built-in one or a task file."""
+    task = named_task(name)
+    about = _described(name, task) | {"example": _example(task)}
+    if as_json:
+        _print_json(about)
+        return
+    console = _console()
+    console.print(Text(task.name or name, style="bold"), Text(task.description or ""), sep="  ")
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("labels", Text(", ".join(map(repr, task.label_texts))))
+    table.add_row("constraint", Text(f"{task.rule.kind}: {_rule(task)}"))
+    if task.exchange is not None:
+        table.add_row("shown twice", Text(f"with {' and '.join(task.exchange)} exchanged"))
+    table.add_row("gold", Text(task.gold or "none, unless --gold names a field"))
+    table.add_row("fields", Text(", ".join(_fields(task))))
+    for layout in _layouts(task):
+        table.add_row("reads", Text(layout))
+    console.print(table)
+    console.print(Text("\nPrompt", style="bold"))
+    console.print(Text(task.template.rstrip(" \t")), soft_wrap=True)
+    for number, prompt in enumerate(_example_prompts(task)):
+        console.print(Text("\nIts exchanged order" if number else "\nAn example", style="bold"))
+        console.print(Text(prompt), soft_wrap=True)
+
+
+@tasks_command.command("convert", short_help="Write the rows that a task makes of a public file.")
+@click.argument("name")
+@click.argument("data", type=click.Path())
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="Where the rows go, as JSON Lines. [default: standard output]",
+)
+@click.option(
+    "--format",
+    "data_format",
+    type=click.Choice(get_args(FileFormat)),
+    help="DATA's format. [default: by its name]",
+)
+def convert_command(
+    *, name: str, data: str, output: str | None, data_format: FileFormat | None
+) -> None:
+    """Write the rows that the task NAME makes of DATA, a public file in its own format.
+
+    Nobody needs this before `icm-client label`, which reads such files too: it is for looking.
+    Known answers, where the file has them, are in the field that the task names as its gold.
+    """
+    task = named_task(name)
+    if task.loader is None:
+        raise InputError(
+            f"{name}: the task reads no public file: give rows with {listed(_fields(task))}"
+        )
+    if output is not None:
+        if Path(output).resolve() == Path(data).resolve():
+            raise InputError(f"{output}: the rows would overwrite the file; name another")
+        check_output(output, "jsonl")
+    dataset = read_rows(
+        data, format=data_format, loader=task.loader, template_fields=task.template_fields
+    )
+    with click.open_file(output or "-", "wb", atomic=output is not None) as file:
+        file.writelines(
+            orjson.dumps(row.fields, option=orjson.OPT_APPEND_NEWLINE) for row in dataset.rows
+        )
+
+
+def _described(name: str, task: Task) -> dict[str, object]:
+    """What `--json` prints of a task."""
+    return {
+        "name": task.name or name,
+        "description": task.description,
+        "template": task.template,
+        "fields": _fields(task),
+        "labels": task.labels,
+        "label_texts": task.label_texts,
+        "constraint": {**task.rule.model_dump(exclude_none=True), "says": _rule(task)},
+        "exchange": task.exchange,
+        "gold": task.gold,
+        "loader": task.loader,
+        "reads": _layouts(task),
+    }
+
+
+def _fields(task: Task) -> list[str]:
+    """The fields of the rows that the task reads: the template's, then the constraint's."""
+    rule = (field for _, field in task.rule.fields())
+    return list(dict.fromkeys((*task.template_fields, *rule)))
+
+
+def _rule(task: Task) -> str:
+    spec = task.rule
+    if spec.is_own:
+        return f"what the function says of two rows of one {' and '.join(spec.group)}"
+    true, _ = spec.words(task.labels)
+    if spec.kind == "same-answer" and spec.answer is None:
+        return f"rows of one {' and '.join(spec.group)} have the same label"
+    return _SAYS[spec.kind].format(
+        group=" and ".join(spec.group), answer=spec.answer, implies=spec.implies, true=true
+    )
+
+
+def _layouts(task: Task) -> list[str]:
+    if task.loader is None:
+        return []
+    return [layout.about for layout in loader_named(task.loader).layouts]
+
+
+def _example(task: Task) -> Mapping[str, object] | None:
+    row = example_row(task.name or "")
+    return None if row is None else {"row": row.fields, "prompts": _example_prompts(task)}
+
+
+def _example_prompts(task: Task) -> tuple[str, ...]:
+    """The prompts of the task's example: none, one, or both orders of a pair."""
+    row = example_row(task.name or "")
+    if row is None or any(field not in row.fields for field in task.template_fields):
+        return ()
+    dataset = Dataset("example", (row,), gold=None, gold_field=None, warnings=())
+    return render_items(task, dataset, items_of(task, dataset))
+
+
+def _print_json(document: object) -> None:
+    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPED_COLUMNS  # for grep, not for a screen
+    return console

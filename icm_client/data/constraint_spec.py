@@ -1,0 +1,141 @@
+"""How a person describes a constraint: the `[constraint]` of a task file, checked."""
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+from pydantic import field_validator
+
+from icm_client.data.messages import did_you_mean, listed, shown
+from icm_client.data.own_rule import check_reference, is_reference
+from icm_client.data.sentences import Described
+
+
+class _Settings(NamedTuple):
+    """What a kind of rule must be told, and what it may be told besides."""
+
+    needed: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+
+
+KINDS = {
+    "none": _Settings(),
+    "asymmetry": _Settings(allowed=("group", "true", "false")),
+    "mutual-exclusion": _Settings(needed=("group", "answer"), allowed=("true",)),
+    "same-answer": _Settings(needed=("group",), allowed=("answer",)),
+    "at-most-one": _Settings(needed=("group",), allowed=("true",)),
+    "exactly-one": _Settings(needed=("group",), allowed=("true",)),
+    "implication": _Settings(needed=("implies",), allowed=("true",)),
+}
+_OWN = _Settings(needed=("group",))
+_MEANINGS = {
+    "group": "the field, or fields, whose values related rows share",
+    "answer": "the field with the answer that a row gives",
+    "implies": "the field with the ids of the rows that hold where this one does",
+}
+
+
+class ConstraintSpec(Described):
+    """Which labels may stand together.
+
+    Attributes:
+        kind: one of `KINDS`, or `module:function` for a rule of the user's own.
+        group: the fields whose values rows must share to be related.
+        answer: the field with a row's answer, compared as
+            `icm_client.data.answer_text.comparable` says.
+        implies: a field with the id of a row, or a list of ids.
+        true: the label that says "holds"; None takes the first of the task's.
+        false: the label that says "does not hold"; None takes the other of the task's first two.
+
+    Raises:
+        TaskError: an unknown kind, or settings that it lacks or does not take.
+    """
+
+    called: ClassVar[str] = "constraint"
+    needs: ClassVar[str] = "a constraint needs a kind"
+
+    kind: str
+    group: tuple[str, ...] = ()
+    answer: str | None = None
+    implies: str | None = None
+    true: str | None = None
+    false: str | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the rule is a function of the user's own."""
+        return is_reference(self.kind)
+
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        """Return the fields of the rows that the rule reads, each after its setting's name."""
+        named = [("group", field) for field in self.group]
+        named += [("answer", self.answer)] if self.answer is not None else []
+        named += [("implies", self.implies)] if self.implies is not None else []
+        return tuple(named)
+
+    def words(self, labels: Sequence[str]) -> tuple[str, str]:
+        """Return the labels of "holds" and "does not hold", where the task has these labels."""
+        true = labels[0] if self.true is None else self.true
+        false = labels[1 if true == labels[0] else 0] if self.false is None else self.false
+        return true, false
+
+    def problems(self, labels: Sequence[str], *, exchange: bool) -> list[str]:
+        """Return a sentence on each thing that does not fit the task.
+
+        Args:
+            labels: the task's labels.
+            exchange: whether the task exchanges two fields to show a pair's second order.
+        """
+        said = [
+            f"the constraint's `{setting}` is {shown(word)}, which is none of the labels "
+            f"{listed(labels)}.{did_you_mean(word, labels)}"
+            for setting, word in (("true", self.true), ("false", self.false))
+            if word is not None and word not in labels
+        ]
+        if not said and len(set(self.words(labels))) == 1:
+            said.append("the constraint's `true` and `false` are the same label")
+        if exchange and self.kind not in ("asymmetry", "none"):
+            said.append(
+                f"`exchange` shows each pair in both orders, whose rule is asymmetry (or none), "
+                f"not {shown(self.kind)}: leave out one of the two"
+            )
+        elif self.kind == "asymmetry" and exchange == bool(self.group):
+            said.append(
+                "asymmetry takes `exchange`, where a row is shown in both orders, or `group`, "
+                f"where the rows hold both orders: {'not both' if exchange else 'name one'}"
+            )
+        return said
+
+    @field_validator("kind")
+    @classmethod
+    def _kind_is_known(cls, kind: str) -> str:
+        if is_reference(kind):
+            check_reference(kind)
+        elif kind not in KINDS:
+            raise ValueError(
+                f"no constraint is called {shown(kind)}; there are {listed(KINDS)}, and your own "
+                f"function as 'module:function'.{did_you_mean(kind, KINDS)}"
+            )
+        return kind
+
+    @field_validator("group", mode="before")
+    @classmethod
+    def _one_field_is_a_list_of_one(cls, group: object) -> object:
+        return (group,) if isinstance(group, str) else group
+
+    def check(self) -> None:
+        """Refuse settings that the kind lacks or does not take."""
+        settings = _OWN if self.is_own else KINDS[self.kind]
+        given = [name for name in type(self).model_fields if name != "kind" and getattr(self, name)]
+        for name in settings.needed:
+            if name not in given:
+                raise ValueError(
+                    f"the constraint {shown(self.kind)} needs `{name}`: {_MEANINGS[name]}"
+                )
+        if strange := [name for name in given if name not in settings.needed + settings.allowed]:
+            takes = ", ".join(f"`{name}`" for name in settings.needed + settings.allowed)
+            raise ValueError(
+                f"the constraint {shown(self.kind)} takes no `{strange[0]}`; "
+                f"it takes {takes or 'no settings'}"
+            )
+        if len(set(self.group)) < len(self.group):
+            raise ValueError("the constraint's `group` names a field twice")

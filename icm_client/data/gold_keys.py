@@ -1,0 +1,207 @@
+"""Refuse constraints that are made from the gold labels.
+
+A rule may come only from the rows' own text or answers. A field that repeats the gold labels under
+another name would tell the search the answers, and every accuracy after it would be worthless.
+Gold is used here to refuse a run, never to change one.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+
+from icm_client.data.messages import listed
+from icm_client.data.rows import Dataset
+from icm_client.data.rule import keys_of
+from icm_client.data.task import Task
+from icm_client.errors import RowError, TaskError
+
+Keys = Sequence[Hashable | None]
+Gold = Sequence[str | None]
+
+_CHANCE = 1e-3
+_FEWEST_ROWS_A_VALUE = 2
+_FEWEST_VALUES = 2
+_FEWEST_SPLITS = 10
+
+
+def refuse_gold_keys(task: Task, dataset: Dataset) -> None:
+    """Refuse a constraint one of whose fields is the gold field, or determines it.
+
+    Without gold labels nothing can be checked. With them, three signs are looked for in the
+    `group` and `answer` fields; only rows with gold and a value count:
+
+    - `one_to_one`: each value stands with one gold label and no other, each label with one value.
+    - `single_labels`: values that come up again elsewhere always have the same gold label, which
+      by chance would happen in fewer than 1 of 1,000 data sets. "Elsewhere" is another group; for
+      a rule whose groups should mix the labels, it is another row of the group. Where an answer
+      was right for one question and wrong for another, this sign is absent.
+    - `same_split`: within the groups, rows share a value exactly when they share a gold label,
+      although wrong answers could have differed.
+
+    The last two do not apply to a field that the template shows: the model reads it as it is.
+
+    The doubt: they are signs. A rule without `answer` that joins rows of the same label is sound
+    when each value has one label, so single labels say nothing of it. Two or three groups can pair
+    off with the labels by coincidence. A field that gives gold away for most rows only, or together
+    with another, or that counts the labels anew in each group, shows none of the signs. Of a
+    function of the user's own, which sees whole rows, only the `group` fields are looked at.
+
+    Raises:
+        TaskError: names the field, what was seen in it, and what to do.
+    """
+    spec = task.rule
+    for setting, field in spec.fields():
+        if field in (dataset.gold_field, task.gold):
+            raise TaskError(
+                f"the constraint's `{setting}`: `{field}` holds the gold labels; a rule made from "
+                "them would tell the search the answers. Name a field that comes from the rows' "
+                "own text"
+            )
+    if dataset.gold is None:
+        return
+    columns = {
+        (setting, field): keys_of(setting, field, dataset)
+        for setting, field in spec.fields()
+        if setting != "implies"
+    }
+    for (setting, field), keys in columns.items():
+        seen = one_to_one(keys, dataset.gold)
+        if seen is None and field not in task.template_fields:
+            outer = [
+                other
+                for (other_setting, name), other in columns.items()
+                if name != field and other_setting == "group"
+            ]
+            groups = [None if None in key else key for key in zip(*outer, strict=True)]
+            seen = _sign(task, dataset, keys, groups if outer else None)
+        if seen is not None:
+            raise TaskError(
+                f"the constraint's `{setting}`: `{field}` gives the gold labels away: {seen}. A "
+                "rule made from it would tell the search the answers. Name a field that comes "
+                "from the rows' own text, such as the answer in it; if this one does, run without "
+                "gold labels, and compare afterwards"
+            )
+
+
+def one_to_one(keys: Keys, gold: Gold) -> str | None:
+    """Return how values and gold labels pair off, or None if they do not.
+
+    Two values at least must have two rows at least.
+    """
+    pairs = Counter(_known(keys, gold))
+    values, labels = Counter(key for key, _ in pairs), Counter(label for _, label in pairs)
+    often = sum(count >= _FEWEST_ROWS_A_VALUE for count in pairs.values())
+    if often < _FEWEST_VALUES or max(values.values()) > 1 or max(labels.values()) > 1:
+        return None
+    return "its values pair off with the gold labels " + listed(label for _, label in pairs)
+
+
+def single_labels(keys: Keys, units: Keys, gold: Gold) -> str | None:
+    """Return how many values have a single gold label across units, or None if any has two.
+
+    By chance all `n_v` units of a value `v` agree with probability `sum_k p_k^n_v`, where `p_k` is
+    label `k`'s share of the rows; the product over the values must be under 1 in 1,000, and the
+    values must not all have the same label.
+
+    Args:
+        keys: each row's value.
+        units: what a value must come up in twice to count: groups, or rows.
+        gold: each row's gold label.
+    """
+    labels_of: dict[Hashable, set[str]] = defaultdict(set)
+    units_of: dict[Hashable, set[Hashable]] = defaultdict(set)
+    counts: Counter[str] = Counter()
+    for key, unit, label in zip(keys, units, gold, strict=True):
+        if key is not None and unit is not None and label is not None:
+            labels_of[key].add(label)
+            units_of[key].add(unit)
+            counts[label] += 1
+    again = [key for key, found in units_of.items() if len(found) > 1]
+    if any(len(labels_of[key]) > 1 for key in again):
+        return None
+    if len(set().union(*(labels_of[key] for key in again))) < _FEWEST_VALUES:
+        return None
+    shares = [count / counts.total() for count in counts.values()]
+    log_chance = sum(math.log(sum(p ** len(units_of[key]) for p in shares)) for key in again)
+    if log_chance > math.log(_CHANCE):
+        return None
+    return f"{len(again):,} of {len(again):,}"
+
+
+def same_split(keys: Keys, groups: Keys, gold: Gold, true: str | None) -> str | None:
+    """Return in how many groups values and gold labels split the rows alike, or None.
+
+    All groups must be split alike, and ten of them tell something: they have two gold labels, and
+    rows that share a label though their values could have differed. Two right answers to one
+    question are the same answer, two wrong ones need not be.
+
+    A value that has different gold labels in different groups ("yes", "no") says that the field
+    does not depend on gold: None.
+
+    Args:
+        keys: each row's value.
+        groups: each row's group.
+        gold: each row's gold label.
+        true: the label of right answers; None where it is not known, and so two labels must each
+            have two rows in a group.
+    """
+    labels_of: dict[Hashable, set[str]] = defaultdict(set)
+    rows_of: dict[Hashable, list[tuple[Hashable, str]]] = defaultdict(list)
+    for key, group, label in zip(keys, groups, gold, strict=True):
+        if key is not None and group is not None and label is not None:
+            labels_of[key].add(label)
+            rows_of[group].append((key, label))
+    if any(len(labels) > 1 for labels in labels_of.values()):
+        return None
+    telling = 0
+    for rows in rows_of.values():
+        repeated = Counter(label for _, label in rows)
+        if len({key for key, _ in rows}) != len(repeated):  # each value has one label
+            return None
+        several = [label for label, count in repeated.items() if count > 1 and label != true]
+        telling += len(repeated) > 1 and len(several) >= (1 if true is not None else 2)
+    if telling < _FEWEST_SPLITS:
+        return None
+    return (
+        f"in every one of {telling:,} groups, rows share a value exactly where they share a gold "
+        "label"
+    )
+
+
+def _sign(task: Task, dataset: Dataset, keys: Keys, outer: Keys | None) -> str | None:
+    """Return the sign of gold in a field, given the groups that the other fields make."""
+    spec, gold = task.rule, dataset.gold or ()
+    if spec.is_own or spec.kind == "asymmetry":
+        return None
+    if outer is None and spec.kind != "same-answer":
+        seen = single_labels(keys, range(len(keys)), gold)
+        return seen and f"every value that several rows share has a single gold label ({seen})"
+    if outer is not None and (seen := single_labels(keys, outer, gold)):
+        return f"every value that stands in several groups has a single gold label ({seen})"
+    true = spec.words(task.labels)[0] if spec.kind == "mutual-exclusion" else None
+    wider = [outer] if outer is not None else _wider_groups(dataset, keys)
+    return next((seen for groups in wider if (seen := same_split(keys, groups, gold, true))), None)
+
+
+def _wider_groups(dataset: Dataset, keys: Keys) -> list[Keys]:
+    """Return the rows' other fields whose values gather whole values of this one."""
+    wider: list[Keys] = []
+    for name in dict.fromkeys(name for row in dataset.rows for name in row.fields):
+        try:
+            values = keys_of("group", name, dataset)
+        except RowError:
+            continue  # lists and objects gather nothing
+        pairs = {(key, value) for key, value in zip(keys, values, strict=True) if key is not None}
+        n_keys = len({key for key, _ in pairs})
+        if len(pairs) == n_keys > len({value for _, value in pairs}):
+            wider.append(values)
+    return wider
+
+
+def _known(keys: Keys, gold: Gold) -> list[tuple[Hashable, str]]:
+    """Return value and label of the rows that have both."""
+    return [
+        (key, label)
+        for key, label in zip(keys, gold, strict=True)
+        if key is not None and label is not None
+    ]

@@ -1,0 +1,70 @@
+"""Items: what the model is asked about. A row is one, or two where a pair is shown in both orders.
+
+Everything the search calls an item is one of these, by its number.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from icm_client.data.rows import Dataset, Row
+from icm_client.data.task import Task, duplicate_warning
+
+
+class Item(NamedTuple):
+    """A row as the model is shown it.
+
+    Attributes:
+        row: the row's number, from 0.
+        exchanged: whether the task's two exchanged fields stand in each other's place.
+    """
+
+    row: int
+    exchanged: bool
+
+
+def items_of(task: Task, dataset: Dataset) -> tuple[Item, ...]:
+    """Return the items in the rows' order, a row as it stands before its exchanged order."""
+    orders = (False, True) if task.exchange else (False,)
+    return tuple(Item(row, order) for row in range(len(dataset.rows)) for order in orders)
+
+
+def render_items(task: Task, dataset: Dataset, items: Sequence[Item]) -> tuple[str, ...]:
+    """Return every item's prompt.
+
+    Raises:
+        TaskError: the template uses the field that holds the gold labels.
+        RowError: a row that the template does not fit.
+    """
+    as_they_stand = task.render_all(dataset)
+    if task.exchange is None:
+        return tuple(as_they_stand[item.row] for item in items)
+    one, other = task.exchange
+    rows = tuple(_exchanged(row, one, other) for row in dataset.rows)
+    exchanged = task.render_all(replace(dataset, rows=rows))
+    return tuple((exchanged if item.exchanged else as_they_stand)[item.row] for item in items)
+
+
+def prompt_warnings(items: Sequence[Item], prompts: Sequence[str]) -> tuple[str, ...]:
+    """Return sentences on prompts that repeat another's, and on pairs of the same two texts."""
+    same = {
+        item.row
+        for before, item in enumerate(items[1:])
+        if item.exchanged and prompts[before] == prompts[before + 1]
+    }
+    different = [
+        prompt
+        for item, prompt in zip(items, prompts, strict=True)
+        if not (item.exchanged and item.row in same)
+    ]
+    said = [duplicate_warning(different)]
+    if same:
+        rows = "1 row compares" if len(same) == 1 else f"{len(same)} rows compare"
+        said.append(f"{rows} a text with itself, so the label says nothing: leave such rows out")
+    return tuple(sentence for sentence in said if sentence)
+
+
+def _exchanged(row: Row, one: str, other: str) -> Row:
+    """Return the row with the two fields in each other's place; both are there: it was rendered."""
+    fields = {**row.fields, one: row.fields[other], other: row.fields[one]}
+    return replace(row, fields=fields)

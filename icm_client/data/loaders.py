@@ -1,0 +1,194 @@
+"""Loaders: from the public files' own columns to the fields that a built-in task asks for.
+
+A loader is used only for rows that lack those fields. What it makes of the layouts that it knows
+is in `icm_client.data.public_files`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from icm_client.data import public_files as public
+from icm_client.data.messages import did_you_mean, listed, shown
+from icm_client.data.rows import Dataset, collect, path_of
+from icm_client.data.values import Unusable
+from icm_client.errors import RowError, TaskError
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One kind of file that a loader understands.
+
+    Attributes:
+        about: what the file is, as messages and `icm-client tasks show` name it.
+        columns: what each of its rows has at least.
+        rows: what one row makes; called with the row and its place in the file, from 1.
+    """
+
+    about: str
+    columns: tuple[str, ...]
+    rows: Callable[[public.Raw, int], Iterator[public.Made]]
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """What makes a task's rows from public files.
+
+    Attributes:
+        fields: the template's fields that it makes.
+        layouts: those it understands; the first that a row has the columns of is used.
+        added: fields beside the template's, which a constraint needs.
+    """
+
+    fields: tuple[str, ...]
+    layouts: tuple[Layout, ...]
+    added: tuple[str, ...] = ()
+
+
+def loader_named(name: str) -> Loader:
+    """Return the loader of this name.
+
+    Raises:
+        TaskError: there is none; the message names those there are.
+    """
+    if name not in LOADERS:
+        raise TaskError(
+            f"no loader is called {shown(name)}; there are {listed(LOADERS)}."
+            f"{did_you_mean(name, LOADERS)}"
+        )
+    return LOADERS[name]
+
+
+def load(
+    name: str,
+    rows: Iterable[tuple[int, object]],
+    template_fields: Sequence[str] = (),
+    *,
+    path: str | None = None,
+) -> Iterator[tuple[int, object]]:
+    """Return the rows of `(line, row)` pairs with the task's fields, each with its row's line.
+
+    Rows that have the fields already are passed as they are. So is what is no object at all: who
+    collects the rows refuses it.
+
+    Args:
+        name: one of `LOADERS`.
+        rows: raw rows, each with the line or number it stands at; read one by one.
+        template_fields: what the task's template uses; empty means the loader's own.
+        path: the file, for errors.
+
+    Raises:
+        TaskError: no loader has that name; at once, before the first row.
+        RowError: a row has neither the task's fields nor the columns of a file known here.
+    """
+    loader = loader_named(name)
+    return _loaded(loader, rows, tuple(template_fields) or loader.fields, path)
+
+
+def loaded(
+    dataset: Dataset, name: str, template_fields: Sequence[str] = (), *, gold: str | None = None
+) -> Dataset:
+    """Return rows that are read already as the loader makes them; their gold stays gold.
+
+    Args:
+        dataset: the rows.
+        name: one of `LOADERS`.
+        template_fields: as for `load`.
+        gold: the field of the made rows with the known labels; None keeps the dataset's own.
+
+    Raises:
+        TaskError: no loader has that name.
+        RowError: as `load`; or what it makes are no rows (as `read_rows`).
+    """
+    golds = dataset.gold or (None,) * len(dataset.rows)
+    taken = () if dataset.gold_field is None else (dataset.gold_field,)
+    rows = (
+        (row.line, {**row.fields, **dict.fromkeys(taken, known)})
+        for row, known in zip(dataset.rows, golds, strict=True)
+    )
+    path = path_of(dataset)
+    made = load(name, rows, template_fields, path=path)
+    return collect(made, path=path, gold=gold or dataset.gold_field)
+
+
+def _loaded(
+    loader: Loader, rows: Iterable[tuple[int, object]], needed: tuple[str, ...], path: str | None
+) -> Iterator[tuple[int, object]]:
+    for number, (line, raw) in enumerate(rows, start=1):
+        if not isinstance(raw, Mapping) or _has(raw, (*needed, *loader.added)):
+            yield line, raw
+            continue
+        layout = next((layout for layout in loader.layouts if _has(raw, layout.columns)), None)
+        if layout is not None:
+            try:
+                yield from ((line, made) for made in layout.rows(raw, number))
+            except Unusable as problem:
+                raise RowError(str(problem), path=path, line=line) from None
+        elif _has(raw, needed):
+            yield line, raw
+        else:
+            raise RowError(_no_layout(loader, raw, needed), path=path, line=line)
+
+
+def _has(raw: public.Raw, fields: Iterable[str]) -> bool:
+    return all(field in raw for field in fields)
+
+
+def _no_layout(loader: Loader, raw: public.Raw, needed: tuple[str, ...]) -> str:
+    nearest = max(loader.layouts, key=lambda known: sum(name in raw for name in known.columns))
+    lacking = listed(name for name in nearest.columns if name not in raw)
+    return (
+        f"the row has {listed(raw)}: neither the task's fields {listed(needed)} nor those of a "
+        f"file that its loader reads (for {nearest.about} it lacks {lacking})"
+    )
+
+
+_TRUTHFULQA = "TruthfulQA.csv (the release of 790 or of 817 questions)"
+_TRUTHFULQA_COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
+_RELEASED = "the paper's released JSON (question, choice, label)"
+_RELEASED_COLUMNS = ("question", "choice")
+_RELEASED_PAIRS = "the paper's released JSON (question, choice, choice_2, label)"
+_RELEASED_PAIR_COLUMNS = ("question", "choice", "choice_2")
+
+LOADERS: Mapping[str, Loader] = MappingProxyType(
+    {
+        "truthfulqa": Loader(
+            fields=("question", "claim"),
+            layouts=(
+                Layout(_TRUTHFULQA, _TRUTHFULQA_COLUMNS, public.truthfulqa_claims),
+                Layout(_RELEASED, _RELEASED_COLUMNS, public.released_claims),
+            ),
+        ),
+        "truthfulqa-preference": Loader(
+            fields=("question", "answer_1", "answer_2"),
+            layouts=(
+                Layout(_TRUTHFULQA, _TRUTHFULQA_COLUMNS, public.truthfulqa_pairs),
+                Layout(_RELEASED_PAIRS, _RELEASED_PAIR_COLUMNS, public.released_answers),
+            ),
+        ),
+        "gsm8k": Loader(
+            fields=("question", "claim"),
+            layouts=(
+                Layout(
+                    "grade-school-math's example_model_solutions.jsonl",
+                    ("question", "ground_truth"),
+                    public.model_solutions,
+                ),
+                Layout(_RELEASED, _RELEASED_COLUMNS, public.released_solutions),
+                Layout("rows that lack only 'answer'", ("question", "claim"), public.own_solutions),
+            ),
+            added=("answer",),
+        ),
+        "alpaca": Loader(
+            fields=("question", "response_1", "response_2"),
+            layouts=(
+                Layout(_RELEASED_PAIRS, _RELEASED_PAIR_COLUMNS, public.released_responses),
+                Layout(
+                    "AlpacaFarm's JSON (instruction, input, output_1, output_2, preference)",
+                    ("instruction", "output_1", "output_2"),
+                    public.alpaca_farm,
+                ),
+            ),
+        ),
+    }
+)

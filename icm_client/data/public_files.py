@@ -1,0 +1,223 @@
+"""The public files' layouts: what one of their rows says, as rows with a task's fields.
+
+Every function here takes a raw row and its place in the file, from 1, and yields what it makes of
+it. The file's known answers become `label` and nothing else: neither the order of the rows made,
+nor their ids, nor which of two answers comes first depends on them, and columns that would tell
+(`Best Answer`, `ground_truth`, ...) are left behind.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from icm_client.data.final_answer import final_answer
+from icm_client.data.messages import shown
+from icm_client.data.values import Unusable, kind_of
+
+Raw = Mapping[str, object]
+Made = dict[str, object]
+
+_NEWLINES = re.compile(r"[ \t]*[\r\n]+[ \t\r\n]*")
+
+
+def truthfulqa_claims(raw: Raw, number: int) -> Iterator[Made]:
+    """TruthfulQA's CSV: one row an answer. One listed as correct and as incorrect is left out.
+
+    Raises:
+        Unusable: a column is empty, or no text.
+    """
+    question = _text(raw, "Question")
+    correct = _answers(raw, "Correct Answers", "Best Answer")
+    incorrect = _answers(raw, "Incorrect Answers", "Best Incorrect Answer")
+    claims = _in_blind_order(question, {*correct} ^ {*incorrect})
+    for position, claim in enumerate(claims, start=1):
+        yield {
+            "id": f"q{number}-c{position}",
+            "question": question,
+            "claim": claim,
+            "label": str(claim in correct),
+        }
+
+
+def truthfulqa_pairs(raw: Raw, number: int) -> Iterator[Made]:
+    """TruthfulQA's CSV: its best answer against its best incorrect one.
+
+    The release of 817 questions names no best incorrect answer: one is taken by a hash of its text.
+
+    Raises:
+        Unusable: a column is empty, or no text; or no answer is incorrect alone.
+    """
+    question = _text(raw, "Question")
+    best = _text(raw, "Best Answer")
+    if "Best Incorrect Answer" in raw:
+        incorrect = _text(raw, "Best Incorrect Answer")
+    else:
+        correct = _answers(raw, "Correct Answers", "Best Answer")
+        every = _answers(raw, "Incorrect Answers", "Best Incorrect Answer")
+        others = [answer for answer in every if answer not in correct]
+        if not others:
+            raise Unusable("no incorrect answer that is not among the correct ones too")
+        incorrect = min(others, key=lambda answer: _digest("chosen", question, answer))
+    first, second = _in_blind_order(question, (best, incorrect))
+    yield {
+        "id": f"q{number}",
+        "question": question,
+        "answer_1": first,
+        "answer_2": second,
+        "label": str(first == best),
+    }
+
+
+def model_solutions(raw: Raw, number: int) -> Iterator[Made]:
+    """grade-school-math's example_model_solutions.jsonl: one row a model's solution.
+
+    A solution that is word for word another model's is left out: it would give its label away.
+
+    Raises:
+        Unusable: there is no solution, or one is empty.
+    """
+    question = _text(raw, "question")
+    tries = {
+        solver: tried
+        for solver, tried in raw.items()
+        if isinstance(tried, Mapping) and "solution" in tried
+    }
+    if not tries:
+        raise Unusable("no model's solution, an object with 'solution' and 'is_correct'")
+    seen: set[str] = set()
+    for solver, tried in tries.items():
+        claim = _text(tried, "solution")
+        if claim not in seen:
+            seen.add(claim)
+            yield {
+                "id": f"q{number}-{solver}",
+                "question": question,
+                "claim": claim,
+                "answer": final_answer(claim),
+                "label": _truth(tried.get("is_correct")),
+            }
+
+
+def released_claims(raw: Raw, _number: int) -> Iterator[Made]:
+    """The released code's JSON: `choice` is the claim, and every other field stays.
+
+    Among those that stay is `consistency_id`. For TruthfulQA that code made it from the gold
+    labels, so no task here uses it as a key.
+
+    Raises:
+        Unusable: question or choice is empty, or no text.
+    """
+    yield _renamed(raw, {"question": "question", "choice": "claim"})
+
+
+def released_solutions(raw: Raw, _number: int) -> Iterator[Made]:
+    """The same for solutions of problems, with the final answer that each ends with.
+
+    Raises:
+        Unusable: question or choice is empty, or no text.
+    """
+    made = _renamed(raw, {"question": "question", "choice": "claim"})
+    yield {**made, "answer": final_answer(_text(raw, "choice"))}
+
+
+def own_solutions(raw: Raw, _number: int) -> Iterator[Made]:
+    """Rows with question and claim, and the final answer that each claim ends with.
+
+    Raises:
+        Unusable: the claim is empty, or no text.
+    """
+    yield {**raw, "answer": final_answer(_text(raw, "claim"))}
+
+
+def released_answers(raw: Raw, _number: int) -> Iterator[Made]:
+    """The released code's pairs of answers: `choice` and `choice_2`.
+
+    Raises:
+        Unusable: question or a choice is empty, or no text.
+    """
+    yield _renamed(raw, {"question": "question", "choice": "answer_1", "choice_2": "answer_2"})
+
+
+def released_responses(raw: Raw, _number: int) -> Iterator[Made]:
+    """The released code's pairs of responses, each on one line.
+
+    Raises:
+        Unusable: question or a choice is empty, or no text.
+    """
+    made = _renamed(raw, {"question": "question"})
+    del made["choice"], made["choice_2"]
+    yield {
+        **made,
+        "response_1": _on_one_line(_text(raw, "choice")),
+        "response_2": _on_one_line(_text(raw, "choice_2")),
+    }
+
+
+def alpaca_farm(raw: Raw, _number: int) -> Iterator[Made]:
+    """AlpacaFarm's preferences: 1 says that the first output is better, 2 the second.
+
+    Each output stands on one line. A preference that is neither leaves the row without gold.
+
+    Raises:
+        Unusable: the instruction or an output is empty, or no text.
+    """
+    made: Made = {
+        "question": _text(raw, "instruction"),
+        "response_1": _on_one_line(_text(raw, "output_1")),
+        "response_2": _on_one_line(_text(raw, "output_2")),
+    }
+    more = raw.get("input")
+    if isinstance(more, str) and more.strip():
+        made["question"] = f"{made['question']}\n{more.strip()}"
+    if "id" in raw:
+        made["id"] = raw["id"]
+    if "preference" in raw:
+        better = str(raw["preference"]).removesuffix(".0")  # a CSV file has it as text
+        made["label"] = {"1": "True", "2": "False"}.get(better)
+    yield made
+
+
+def _renamed(raw: Raw, names: Mapping[str, str]) -> Made:
+    made = {names.get(field, field): value for field, value in raw.items()}
+    for old, new in names.items():
+        made[new] = _text(raw, old)
+    if "label" in raw:
+        made["label"] = _truth(raw["label"])
+    return made
+
+
+def _text(raw: Raw, field: str) -> str:
+    value = raw[field]
+    if not isinstance(value, str):
+        raise Unusable(f"the field {shown(field)} must be text, not {kind_of(value)}")
+    if not value.strip():
+        raise Unusable(f"the field {shown(field)} is empty")
+    return value.strip()
+
+
+def _truth(value: object) -> object:
+    """The label of true, 1, false or 0; anything else stays, for the check of gold to judge."""
+    return str(bool(value)) if isinstance(value, int) and value in (0, 1) else value
+
+
+def _on_one_line(text: str) -> str:
+    """The text without newlines, as the paper shows responses; a space stands in their place."""
+    return _NEWLINES.sub(" ", text)
+
+
+def _in_blind_order(question: str, answers: Iterable[str]) -> list[str]:
+    """The answers in an order that depends on the texts alone, and not on which are correct."""
+    return sorted(answers, key=lambda answer: _digest("order", question, answer))
+
+
+def _digest(purpose: str, *texts: str) -> bytes:
+    # One digest for two purposes would tell: the answer chosen for its small one would come first.
+    return hashlib.sha256("\0".join((purpose, *texts)).encode()).digest()
+
+
+def _answers(raw: Raw, column: str, best: str) -> list[str]:
+    """The answers of a TruthfulQA column, which semicolons separate, with the best one's."""
+    answers = _text(raw, column).split(";")
+    if best in raw:
+        answers.append(_text(raw, best))
+    return list(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))

@@ -1,0 +1,233 @@
+"""The rule on items that a task's constraint becomes for these rows.
+
+The method's own word for it is `c(x_i, y_i, x_j, y_j)`, in `icm_client.coherence.constraints`.
+Here fields of the user's rows become groups of items. Gold labels take no part: they are in no
+row, and `icm_client.data.gold_keys` refuses fields that repeat them.
+"""
+
+from collections.abc import Callable, Sequence
+
+from icm_client.coherence.constraints import (
+    Asymmetry,
+    AtMostOne,
+    Constraint,
+    ExactlyOne,
+    Implication,
+    MutualExclusion,
+    NoConstraint,
+    SameAnswer,
+    groups_by_key,
+)
+from icm_client.data.answer_text import comparable, exact
+from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.items import Item
+from icm_client.data.messages import did_you_mean, listed, shown
+from icm_client.data.own_rule import OwnRule, load_function
+from icm_client.data.rows import Dataset, Row, path_of
+from icm_client.data.task import Task
+from icm_client.data.values import JsonValue, Unusable
+from icm_client.errors import RowError, TaskError
+
+GroupKeys = tuple[tuple[str, ...] | None, ...]
+_BOTH_ORDERS = 2
+
+
+def build_constraint(task: Task, dataset: Dataset, items: Sequence[Item]) -> Constraint:
+    """Return the task's rule on these items; label numbers are those of the labels sorted.
+
+    A row that lacks a field of the rule, or has it null or blank, stands in no group; nor does a
+    row that is alone with its value, even under "exactly one".
+
+    Args:
+        task: its `rule` says what is wanted.
+        dataset: the rows.
+        items: as `items_of` gives them: a row's second order, if any, right after the row.
+
+    Raises:
+        TaskError: a field that no row has, or a function of the user's that cannot be used.
+        RowError: a value that is a list or object, a group of asymmetry that is no pair, an id
+            that no row has.
+    """
+    spec = task.rule
+    labels = sorted(task.labels)
+    true, false = (labels.index(word) for word in spec.words(task.labels))
+    if spec.kind == "none":
+        return NoConstraint()
+    if spec.kind == "asymmetry":
+        return Asymmetry(_pairs(spec, dataset, items), true, false)
+    if spec.implies is not None:
+        return Implication(_implications(spec.implies, dataset), true)
+    return _grouped(spec, dataset, labels, true)
+
+
+def rule_notices(
+    task: Task, constraint: Constraint, dataset: Dataset, items: Sequence[Item]
+) -> tuple[str, ...]:
+    """Return sentences on what the rule joins; none where there is no rule."""
+    spec = task.rule
+    if spec.kind == "none":
+        return ()
+    rows, groups = len(dataset.rows), len(constraint.groups)
+    if task.exchange is not None:
+        return (f"each of {rows:,} pairs is shown in both orders: {len(items):,} prompts",)
+    if not groups:
+        names = listed(name for _, name in spec.fields())
+        said = (
+            f"the constraint {shown(spec.kind)} joins no rows, so it changes nothing: no two rows "
+            f"are related by {names}"
+        )
+        return (said,)
+    joined = sum(len(group) for group in constraint.groups)
+    plural = "group" if groups == 1 else "groups"
+    said = (
+        f"the constraint {shown(spec.kind)} joins {joined:,} of {rows:,} rows in {groups:,} "
+        f"{plural}"
+    )
+    return (said,)
+
+
+def keys_of(setting: str, field: str, dataset: Dataset) -> tuple[str | None, ...]:
+    """Return for every row what the rule compares in a field, or None where it has nothing.
+
+    Args:
+        setting: `answer`, whose values are compared as answers, or another, compared as they are.
+        field: the field.
+        dataset: the rows.
+
+    Raises:
+        TaskError: no row has the field.
+        RowError: it holds a list or an object.
+    """
+    _check_field(setting, field, dataset)
+    read = comparable if setting == "answer" else exact
+    return tuple(_read(read, row, field, dataset) for row in dataset.rows)
+
+
+def group_keys(spec: ConstraintSpec, dataset: Dataset) -> GroupKeys:
+    """Return for every row the values that name its group, or None where one is missing.
+
+    Raises:
+        TaskError: no row has one of the fields.
+        RowError: a field holds a list or an object.
+    """
+    columns = [keys_of("group", field, dataset) for field in spec.group]
+    keys = (
+        tuple(value for value in key if value is not None) for key in zip(*columns, strict=True)
+    )
+    return tuple(key if len(key) == len(columns) else None for key in keys)
+
+
+def _grouped(
+    spec: ConstraintSpec, dataset: Dataset, labels: Sequence[str], true: int
+) -> Constraint:
+    groups = group_keys(spec, dataset)
+    if spec.answer is not None:
+        answers = keys_of("answer", spec.answer, dataset)
+        complete = [
+            None if answer is None else group for group, answer in zip(groups, answers, strict=True)
+        ]
+        if spec.kind == "mutual-exclusion":
+            return MutualExclusion(groups_by_key(complete), answers, true)
+        with_answer = zip(complete, answers, strict=True)
+        return SameAnswer(
+            groups_by_key([None if key is None else (key, answer) for key, answer in with_answer])
+        )
+    found = groups_by_key(groups)
+    match spec.kind:
+        case "same-answer":
+            return SameAnswer(found)
+        case "at-most-one":
+            return AtMostOne(found, true)
+        case "exactly-one":
+            return ExactlyOne(found, true)
+        case _:
+            return OwnRule(spec.kind, load_function(spec.kind), dataset.rows, labels, found)
+
+
+def _pairs(
+    spec: ConstraintSpec, dataset: Dataset, items: Sequence[Item]
+) -> tuple[tuple[int, int], ...]:
+    """Return the two orders of each comparison, as items."""
+    if not spec.group:
+        return tuple((number - 1, number) for number, item in enumerate(items) if item.exchanged)
+    found: dict[tuple[str, ...], list[int]] = {}
+    for number, key in enumerate(group_keys(spec, dataset)):
+        if key is not None:
+            found.setdefault(key, []).append(number)
+    pairs = []
+    for values, group in found.items():
+        if len(group) != _BOTH_ORDERS:
+            raise _no_pair(spec, dataset, values, group)
+        pairs.append((group[0], group[1]))
+    return tuple(pairs)
+
+
+def _no_pair(
+    spec: ConstraintSpec, dataset: Dataset, values: Sequence[str], group: Sequence[int]
+) -> RowError:
+    lines = [str(dataset.rows[number].line) for number in group]
+    shown_lines = ", ".join(lines[:12]) + (", ..." if len(lines) > 12 else "")  # noqa: PLR2004
+    names = listed(spec.group)
+    rows = f"{len(group)} rows (lines {shown_lines}) have"
+    if len(group) == 1:
+        rows = "only this row has"
+    return RowError(
+        f"{rows} {listed(values)} in {names}; asymmetry needs exactly the two orders of one "
+        "comparison in a group",
+        path=path_of(dataset),
+        line=dataset.rows[group[0]].line,
+    )
+
+
+def _implications(field: str, dataset: Dataset) -> frozenset[tuple[int, int]]:
+    """Return the pairs `(i, j)` of rows where `i` names `j`."""
+    _check_field("implies", field, dataset)
+    numbers = {str(row.id): number for number, row in enumerate(dataset.rows)}
+    found = set()
+    for number, row in enumerate(dataset.rows):
+        value = row.fields.get(field)
+        for named in value if isinstance(value, list) else [value]:
+            implied = _read(exact, row, field, dataset, named)
+            if implied is None:
+                continue
+            if numbers.get(implied, number) == number:
+                raise _no_other_row(field, implied, row, dataset, numbers)
+            found.add((number, numbers[implied]))
+    return frozenset(found)
+
+
+def _no_other_row(
+    field: str, implied: str, row: Row, dataset: Dataset, numbers: dict[str, int]
+) -> RowError:
+    reason = (
+        f"names {shown(implied)}, the row itself: name the other rows that it implies"
+        if implied in numbers
+        else f"names {shown(implied)}, which is no row's id.{did_you_mean(implied, numbers)}"
+    )
+    return RowError(f"the field {shown(field)} {reason}", path=path_of(dataset), line=row.line)
+
+
+def _check_field(setting: str, field: str, dataset: Dataset) -> None:
+    if not any(field in row.fields for row in dataset.rows):
+        names = tuple(dict.fromkeys(name for row in dataset.rows for name in row.fields))
+        raise TaskError(
+            f"the constraint's `{setting}` is the field {shown(field)}, which no row has; the rows "
+            f"have {listed(names)}.{did_you_mean(field, names)}"
+        )
+
+
+def _read(
+    read: Callable[[JsonValue], str | None],
+    row: Row,
+    field: str,
+    dataset: Dataset,
+    *value: JsonValue,
+) -> str | None:
+    try:
+        return read(value[0] if value else row.fields.get(field))
+    except Unusable as problem:
+        raise RowError(
+            f"the field {shown(field)}, which the constraint reads, is {problem}",
+            path=path_of(dataset),
+            line=row.line,
+        ) from None

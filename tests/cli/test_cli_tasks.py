@@ -1,0 +1,170 @@
+"""`icm-client tasks` as a user meets it."""
+
+from pathlib import Path
+
+import orjson
+import pytest
+from click.testing import CliRunner, Result
+
+from icm_client.cli.tasks import tasks_command
+from icm_client.data import builtin_names, read_rows
+from icm_client.errors import InputError, RowError, TaskError
+
+CSV = (
+    "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source\n"
+    "Adversarial,Science,What is ice?,Water,Water; Solid water,Glass; Salt,https://example.org\n"
+)
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(tasks_command, [str(word) for word in arguments])
+
+
+def printed(*arguments: str | Path) -> str:
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    assert not done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def truthfulqa_csv(tmp_path: Path) -> Path:
+    path = tmp_path / "TruthfulQA.csv"
+    path.write_text(CSV, "utf-8")
+    return path
+
+
+def test_the_list_has_a_line_for_each_task() -> None:
+    head, *lines = printed().splitlines()
+    assert head.split() == ["task", "labels", "constraint"]
+    assert tuple(line.split()[0] for line in lines) == builtin_names()
+    claims = next(line for line in lines if line.startswith("gsm8k-verification"))
+    assert "True, False" in claims
+    assert "mutual-exclusion" in claims
+    assert claims.rstrip().endswith("Is a solution of a school mathematics problem right?")
+
+
+def test_the_list_as_json() -> None:
+    tasks = orjson.loads(printed("--json"))
+    assert [task["name"] for task in tasks] == list(builtin_names())
+    assert {task["name"]: task["constraint"]["kind"] for task in tasks} == {
+        "alpaca": "asymmetry",
+        "author-gender": "none",
+        "gsm8k-verification": "mutual-exclusion",
+        "pairwise-preference": "asymmetry",
+        "sentiment": "none",
+        "truthfulqa": "none",
+        "truthfulqa-preference": "asymmetry",
+    }
+
+
+def test_json_before_the_command_is_not_ignored() -> None:
+    done = run("--json", "show", "truthfulqa")
+    assert done.exit_code == 2
+    assert "--json goes after the command" in done.output
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_show_has_prompt_labels_constraint_and_an_example(name: str) -> None:
+    shown = printed("show", name)
+    about = orjson.loads(printed("show", name, "--json"))
+    assert about["template"] in shown
+    assert ", ".join(map(repr, about["label_texts"])) in shown
+    assert f"{about['constraint']['kind']}: {about['constraint']['says']}" in shown
+    assert all(layout in shown for layout in about["reads"])
+    prompts = about["example"]["prompts"]
+    assert len(prompts) == (1 if about["exchange"] is None else 2)
+    assert all(prompt in shown for prompt in prompts)
+    assert all(
+        str(value) in prompts[0]
+        for key, value in about["example"]["row"].items()
+        if key in about["template"]
+    )
+
+
+def test_show_says_the_rule_in_words() -> None:
+    assert "rows of one question with different answer are not both True" in printed(
+        "show", "gsm8k-verification"
+    )
+    assert "the two orders of a pair have opposite labels" in printed("show", "alpaca")
+
+
+@pytest.mark.parametrize(
+    ("constraint", "says"),
+    [
+        ('kind = "none"', "none: any labels may stand together"),
+        ('kind = "same-answer"\ngroup = "q"', "rows of one q have the same label"),
+        (
+            'kind = "same-answer"\ngroup = ["q", "r"]\nanswer = "a"',
+            "rows of one q and r with the same a have the same label",
+        ),
+        ('kind = "at-most-one"\ngroup = "q"', "at most one row of one q is yes"),
+        ('kind = "exactly-one"\ngroup = "q"\ntrue = "no"', "exactly one row of one q is no"),
+        ('kind = "implication"\nimplies = "i"', "where a row is yes, so are the rows that its i"),
+        ('kind = "rules:fits"\ngroup = "q"', "what the function says of two rows of one q"),
+    ],
+)
+def test_a_task_file_is_shown_as_well(tmp_path: Path, constraint: str, says: str) -> None:
+    path = tmp_path / "task.toml"
+    path.write_text(
+        f'template = "{{text}}:"\nlabels = ["yes", "no"]\n[constraint]\n{constraint}\n', "utf-8"
+    )
+    shown = printed("show", path)
+    assert says in shown
+    assert "none, unless --gold names a field" in shown
+    assert "An example" not in shown
+    assert orjson.loads(printed("show", path, "--json"))["example"] is None
+
+
+def test_an_unknown_task_is_refused_with_the_nearest() -> None:
+    done = run("show", "gsm8k-verifications")
+    assert isinstance(done.exception, TaskError)
+    assert str(done.exception).endswith("Did you mean 'gsm8k-verification'?")
+
+
+def test_an_unknown_loader_in_a_task_file(tmp_path: Path) -> None:
+    path = tmp_path / "task.toml"
+    path.write_text('template = "{a}"\nlabels = ["x", "y"]\nloader = "truthful"\n', "utf-8")
+    done = run("show", path)
+    assert isinstance(done.exception, TaskError)
+    assert "'truthful'" in str(done.exception)
+
+
+def test_convert_writes_rows_that_the_task_reads(truthfulqa_csv: Path, tmp_path: Path) -> None:
+    output = tmp_path / "rows.jsonl"
+    assert printed("convert", "truthfulqa", truthfulqa_csv, "-o", output) == ""
+    assert printed("convert", "truthfulqa", truthfulqa_csv) == output.read_text("utf-8")
+    rows = read_rows(output, gold="label")
+    assert rows.gold is not None
+    assert {
+        (row.fields["claim"], gold) for row, gold in zip(rows.rows, rows.gold, strict=True)
+    } == {
+        ("Water", "True"),
+        ("Solid water", "True"),
+        ("Glass", "False"),
+        ("Salt", "False"),
+    }
+
+
+def test_convert_leaves_what_was_there_when_the_file_does_not_fit(
+    tmp_path: Path, truthfulqa_csv: Path
+) -> None:
+    output = tmp_path / "rows.jsonl"
+    output.write_text("before", "utf-8")
+    truthfulqa_csv.write_text(CSV.replace("Correct Answers", "Right Answers", 1), "utf-8")
+    done = run("convert", "truthfulqa", truthfulqa_csv, "-o", output)
+    assert isinstance(done.exception, RowError)
+    assert "it lacks 'Correct Answers'" in str(done.exception)
+    assert output.read_text("utf-8") == "before"
+
+
+def test_convert_never_writes_over_its_input(truthfulqa_csv: Path) -> None:
+    done = run("convert", "truthfulqa", truthfulqa_csv, "-o", truthfulqa_csv)
+    assert isinstance(done.exception, InputError)
+    assert truthfulqa_csv.read_text("utf-8") == CSV
+
+
+def test_convert_is_for_tasks_that_read_a_public_file(truthfulqa_csv: Path) -> None:
+    done = run("convert", "sentiment", truthfulqa_csv)
+    assert isinstance(done.exception, InputError)
+    assert "the task reads no public file: give rows with 'text'" in str(done.exception)
