@@ -6,15 +6,17 @@
     │   ├── TaskError               template, labels or prior
     │   └── SetupError              a missing extra, model file or cache folder
     ├── EndpointError               the server, or the way to it
-    │   ├── EndpointUnreachable     * refused, reset, DNS, TLS
+    │   ├── EndpointUnreachable     * refused, reset, DNS
+    │   ├── EndpointUntrusted         its TLS certificate could not be verified
     │   ├── EndpointTimeout         * no complete answer within the deadline
-    │   ├── EndpointOverloaded      * 429 or 503: back pressure
+    │   ├── EndpointOverloaded      ~ 429 or 503: back-pressure
     │   ├── EndpointFault           * any other 5xx
     │   ├── MalformedAnswer         * 200 with a body that is not the protocol's
     │   ├── RequestRefused            4xx that a repetition cannot heal
     │   │   ├── AuthenticationRefused 401, 403
     │   │   ├── ModelNotFound         404 for the model's name
     │   │   └── PromptTooLong         longer than the server's context
+    │   ├── ModelChanged              another model answers behind the same name
     │   ├── UnsupportedServer         answers, but not as any server known here
     │   └── EmbeddedServerFailed      the llama.cpp child did not start, or died
     ├── ScoreError                  an answer from which no score may be taken
@@ -22,14 +24,31 @@
     │   └── ScoreNotFinite          * NaN, infinite, positive, or the -9999 padding
     └── StoreError                  the score store cannot be read or written
 
-An asterisk marks errors that a repetition can heal (`retryable`).
+`IcmError.retry` says what a repetition is good for: an asterisk marks what is transient, a tilde
+back-pressure; the others are never repeated.
 """
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Retry(StrEnum):
+    """What a repetition of the request that failed is good for."""
+
+    NEVER = "never"
+    """It would fail again: input, configuration or server must change first."""
+
+    TRANSIENT = "transient"
+    """It may well succeed: repeated after a short wait, a limited number of times."""
+
+    BACK_PRESSURE = "back-pressure"
+    """The server has too much to do: repeated after the wait it asks for, with fewer at a time."""
 
 
 class IcmError(Exception):
     """The root: `except IcmError` catches everything that this package raises on purpose."""
 
-    retryable = False
+    retry: ClassVar[Retry] = Retry.NEVER
 
 
 class InputError(IcmError):
@@ -68,19 +87,26 @@ class EndpointError(IcmError):
 class EndpointUnreachable(EndpointError):
     """No connection, or one that broke: the server may be starting or restarting."""
 
-    retryable = True
+    retry = Retry.TRANSIENT
+
+
+class EndpointUntrusted(EndpointError):
+    """The server's TLS certificate could not be verified; nothing, and no key, has been sent.
+
+    The certificate of a private authority is trusted with SSL_CERT_FILE=authority.pem.
+    """
 
 
 class EndpointTimeout(EndpointError):
     """No complete answer within the attempt's deadline."""
 
-    retryable = True
+    retry = Retry.TRANSIENT
 
 
 class EndpointOverloaded(EndpointError):
     """429 or 503. `retry_after_s` is what the server asked for, or None."""
 
-    retryable = True
+    retry = Retry.BACK_PRESSURE
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         """Keep the wait that the server asked for, in seconds."""
@@ -91,13 +117,13 @@ class EndpointOverloaded(EndpointError):
 class EndpointFault(EndpointError):
     """A 5xx other than 503."""
 
-    retryable = True
+    retry = Retry.TRANSIENT
 
 
 class MalformedAnswer(EndpointError):
     """Status 200, but not the protocol: HTML, cut-off JSON, fewer choices than prompts."""
 
-    retryable = True
+    retry = Retry.TRANSIENT
 
 
 class RequestRefused(EndpointError):
@@ -114,6 +140,23 @@ class ModelNotFound(RequestRefused):
 
 class PromptTooLong(RequestRefused):
     """The prompt does not fit the server's context: fewer demos, shorter rows, a larger context."""
+
+
+class ModelChanged(EndpointError):
+    """The server was restarted or upgraded in mid-run, and is not what it was when the run began.
+
+    Log-probs of two models make no scores. The same command again begins with the new one; what
+    the old one answered is kept, under its own fingerprint.
+
+    Attributes:
+        last_confirmed_at: when the server was last known to be what it was, on the event loop's
+            clock; answers that came later may be the new model's.
+    """
+
+    def __init__(self, message: str, *, last_confirmed_at: float) -> None:
+        """Keep since when there is doubt."""
+        super().__init__(message)
+        self.last_confirmed_at = last_confirmed_at
 
 
 class UnsupportedServer(EndpointError):
@@ -135,7 +178,7 @@ class LabelMissing(ScoreError):
 class ScoreNotFinite(ScoreError):
     """A log-prob is NaN, infinite, positive, or -9999.0 (vLLM's padding; its JSON has no -inf)."""
 
-    retryable = True
+    retry = Retry.TRANSIENT
 
 
 class StoreError(IcmError):

@@ -56,14 +56,14 @@ def parsed(model: type[_Model], body: bytes) -> _Model:
     raise MalformedAnswer(f"the answer is not what this server's protocol says ({reason})")
 
 
-def log_prob(value: float | None, *, token: int) -> float:
+def log_prob(value: float | None, *, token: int | str) -> float:
     """`value` as a natural-log probability (nats), at most 0.
 
     Raises:
         ScoreNotFinite: null, NaN, infinite, above 0 by more than rounding, or the -9999 padding.
     """
     if value is None or not math.isfinite(value) or not _PADDING < value <= _ROUNDING_NATS:
-        raise ScoreNotFinite(f"the server gave {value} as the log-prob of token {token}")
+        raise ScoreNotFinite(f"the server gave {value} as the log-prob of token {token!r}")
     return min(value, 0.0)
 
 

@@ -1,23 +1,51 @@
 """Which server is it? Asked of the server itself, once."""
 
-from typing import Final
+from typing import Final, Literal, get_args
 
 from pydantic import SecretStr
 
-from icm_client.endpoints import llama_cpp, vllm
+from icm_client.endpoints import llama_cpp, openai_top_k, prompt_logprobs, sglang, vllm
 from icm_client.endpoints.answers import Wire, parsed
 from icm_client.endpoints.llama_cpp import LlamaCppEndpoint
+from icm_client.endpoints.openai_top_k import OpenAITopKEndpoint
+from icm_client.endpoints.prompt_logprobs import EchoEndpoint, PromptLogProbsEndpoint
 from icm_client.endpoints.settings import TransportSettings
+from icm_client.endpoints.sglang import SglangEndpoint
 from icm_client.endpoints.transport import Transport
 from icm_client.endpoints.vllm import VllmEndpoint
 from icm_client.errors import (
     AuthenticationRefused,
+    InputError,
     MalformedAnswer,
     RequestRefused,
     UnsupportedServer,
 )
 
-_SUPPORTED: Final = "vLLM (`vllm serve`) and llama.cpp (`llama-server`) are supported"
+Kind = Literal["vllm", "llama.cpp", "sglang", "openai", "openai-chat", "prompt-logprobs", "echo"]
+"""How a server is read:
+
+* `vllm`, `llama.cpp`, `sglang`: any token's log-prob, exact.
+* `openai`, `openai-chat`: text prompts, and the most probable tokens of completions or chat.
+* `prompt-logprobs`: an older vLLM; the label as part of the prompt, exact and slow.
+* `echo`: the same over text, by OpenAI's older completions.
+"""
+
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+ServedModel = VllmEndpoint | LlamaCppEndpoint | SglangEndpoint | OpenAITopKEndpoint | EchoEndpoint
+
+_OWNERS: Final[dict[str, Kind]] = {
+    "llamacpp": llama_cpp.KIND,
+    "vllm": vllm.KIND,
+    "sglang": sglang.KIND,
+}
+
+# Behind a gateway that rewrites the list of models, the native routes still tell.
+_ROUTES: Final[tuple[tuple[str, str, Kind], ...]] = (
+    ("/props", "total_slots", llama_cpp.KIND),
+    ("/get_model_info", "model_path", sglang.KIND),
+    ("/version", "version", vllm.KIND),
+)
 
 
 class _Entry(Wire):
@@ -35,7 +63,10 @@ async def connect(
     model: str | None = None,
     api_key: str | SecretStr | None = None,
     settings: TransportSettings | None = None,
-) -> LlamaCppEndpoint | VllmEndpoint:
+    kind: Kind | None = None,
+    allow_floor: bool = False,
+    context_length: int | None = None,
+) -> ServedModel:
     """The endpoint behind `url`, with its model known.
 
     Args:
@@ -43,44 +74,84 @@ async def connect(
         model: which of its models; None takes the only one.
         api_key: the server's key, if it has one.
         settings: deadlines and limits of every request.
+        kind: how to read it; None asks the server what it is, and takes the most probable tokens
+            of OpenAI's protocol where it is none known here.
+        allow_floor: with the most probable tokens only, take an upper bound for a label that is
+            not among them. Its rows are marked.
+        context_length: tokens, for a server that takes only text and does not tell.
 
     Raises:
-        InputError: `url` is not an http or https URL.
+        InputError: `url` is not an http or https URL, or an argument is not for this kind.
         EndpointUnreachable: nothing answers there.
         AuthenticationRefused: the key is missing or wrong.
         ModelNotFound: `model` is not served, or is None and several are; the message lists them.
-        UnsupportedServer: something answers, but neither vLLM nor llama.cpp.
+        UnsupportedServer: something answers, but gives no log-probs in any way known here.
     """
     key = SecretStr(api_key) if isinstance(api_key, str) else api_key
     transport = Transport(url, api_key=key, settings=settings)
     try:
-        if await _kind_of(transport) == llama_cpp.KIND:
-            return await LlamaCppEndpoint.open(transport, model=model)
-        return await VllmEndpoint.open(transport, model=model)
+        return await _opened(transport, model, kind, allow_floor, context_length)
     except BaseException:
         await transport.aclose()
         raise
 
 
-async def _kind_of(transport: Transport) -> str:
+async def _opened(
+    transport: Transport,
+    model: str | None,
+    kind: Kind | None,
+    allow_floor: bool,
+    context_length: int | None,
+) -> ServedModel:
+    found = kind or await _kind_of(transport)
+    if found in (openai_top_k.COMPLETIONS, openai_top_k.CHAT):
+        return await OpenAITopKEndpoint.open(
+            transport,
+            model=model,
+            kind=kind,
+            allow_floor=allow_floor,
+            context_length=context_length,
+        )
+    if allow_floor:
+        raise InputError(
+            f"{transport.url} is read as {found}, which gives every label's log-prob: leave "
+            "--allow-floor out"
+        )
+    if found == prompt_logprobs.ECHO:
+        return await EchoEndpoint.open(transport, model=model, context_length=context_length)
+    if context_length is not None:
+        raise InputError(
+            f"{transport.url} is read as {found}, which tells how long a context it serves: leave "
+            "--context-length out"
+        )
+    return await _NATIVE[found].open(transport, model=model)
+
+
+_NATIVE: Final[dict[str, type[VllmEndpoint] | type[LlamaCppEndpoint] | type[SglangEndpoint]]] = {
+    vllm.KIND: VllmEndpoint,
+    llama_cpp.KIND: LlamaCppEndpoint,
+    sglang.KIND: SglangEndpoint,
+    prompt_logprobs.PROMPT_LOGPROBS: PromptLogProbsEndpoint,
+}
+
+
+async def _kind_of(transport: Transport) -> Kind:
     try:
         models = await transport.get("/v1/models", lambda body: parsed(_Models, body))
     except AuthenticationRefused:
         raise
     except (MalformedAnswer, RequestRefused) as error:
-        raise UnsupportedServer(f"not an OpenAI-compatible server: {error}; {_SUPPORTED}") from None
-    owners = {entry.owned_by for entry in models.data if entry.owned_by}
-    if "llamacpp" in owners:
-        return llama_cpp.KIND
-    if "vllm" in owners:
-        return vllm.KIND
-    # Behind a gateway that rewrites the list of models, the native routes still tell.
-    if await _has(transport, "/props", "total_slots"):
-        return llama_cpp.KIND
-    if await _has(transport, "/version", "version"):
-        return vllm.KIND
-    found = transport.told(", ".join(sorted(owners))) or "nobody"
-    raise UnsupportedServer(f"{transport.url}: its models are owned by {found}; {_SUPPORTED}")
+        raise UnsupportedServer(
+            f"not an OpenAI-compatible server: {error}; if it is one that does not list its "
+            f"models, name its --kind ({', '.join(KINDS)}) and --model"
+        ) from None
+    for entry in models.data:
+        if entry.owned_by in _OWNERS:
+            return _OWNERS[entry.owned_by]
+    for path, key, kind in _ROUTES:
+        if await _has(transport, path, key):
+            return kind
+    return openai_top_k.COMPLETIONS
 
 
 async def _has(transport: Transport, path: str, key: str) -> bool:

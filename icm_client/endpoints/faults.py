@@ -1,17 +1,16 @@
 """From what went wrong on the wire to the tree of errors in `icm_client.errors`."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from icm_client.endpoints.answers import clipped
+from icm_client.endpoints.retry_after import retry_after_s
 from icm_client.errors import (
     AuthenticationRefused,
     EndpointFault,
     EndpointOverloaded,
+    EndpointTimeout,
     IcmError,
     ModelNotFound,
     PromptTooLong,
@@ -28,6 +27,8 @@ _TOO_LONG = (
     # vLLM, of a prompt that fills the context to the last token: none is left for the answer.
     "max_tokens must be at least 1",
 )
+# OpenAI's 429 for an account without money: no wait heals it.
+_NO_QUOTA = "insufficient_quota"
 _NOT_FINITE = ("out of range float values", "nan values in")
 
 
@@ -52,9 +53,11 @@ def error_of_status(
     message = f"{asked}: {status} {_reason(status)}"
     if shown := clipped(words, secrets=secrets):
         message = f"{message}: {shown}"
-    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+    busy = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+    if status in busy and _NO_QUOTA not in kind:
         return EndpointOverloaded(message, retry_after_s=retry_after_s(headers))
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    # 501: a route that the server has not, as llama.cpp's /metrics without --metrics.
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED:
         return EndpointFault(message)
     if status < HTTPStatus.BAD_REQUEST:
         target = clipped(headers.get("location", "nowhere"), secrets=secrets)
@@ -67,6 +70,8 @@ def error_of_status(
 
 def _refusal(status: int, message: str, *, told: str) -> IcmError:
     """The error behind a 4xx; `told` is what the server said, in lower case."""
+    if status == HTTPStatus.REQUEST_TIMEOUT:
+        return EndpointTimeout(message)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return AuthenticationRefused(f"{message} (set ICM_API_KEY to the server's key)")
     if any(sign in told for sign in _TOO_LONG):
@@ -79,32 +84,6 @@ def _refusal(status: int, message: str, *, told: str) -> IcmError:
     return RequestRefused(message)
 
 
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds the server asks to be left alone, or None (RFC 9110, 10.2.3; `retry-after-ms`)."""
-    milliseconds = _non_negative(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    value = headers.get("retry-after")
-    seconds = _non_negative(value)
-    if seconds is not None or value is None:
-        return seconds
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
-
-
-def _non_negative(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
-
-
 def _reason(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
@@ -115,11 +94,14 @@ def _reason(status: int) -> str:
 def _error_words(body: bytes) -> tuple[str, str]:
     """The error's type and message, wherever the server put them; else the body. Unclipped."""
     try:
-        answer = json.loads(body)
-    except ValueError:
+        return _told(json.loads(body))
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than any error is
         return "", body.decode("utf-8", "replace")
+
+
+def _told(answer: object) -> tuple[str, str]:
     error = answer.get("error", answer) if isinstance(answer, dict) else answer
     if isinstance(error, dict):
         message = error.get("message") or error.get("detail") or json.dumps(error)
-        return str(error.get("type", "")), str(message)
+        return f"{error.get('type', '')} {error.get('code', '')}", str(message)
     return "", error if isinstance(error, str) else json.dumps(error)

@@ -5,26 +5,19 @@ Source: https://github.com/ggml-org/llama.cpp/tree/master/tools/server (README: 
 of its answer what nobody reads, and tell cached from computed tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Self
 
 import anyio
 
 from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
-from icm_client.endpoints.protocol import (
-    Answer,
-    Exactness,
-    Read,
-    ServerIdentity,
-    TokenIds,
-    Usage,
-)
+from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
+from icm_client.endpoints.served import ServedEndpoint, served_model
 from icm_client.endpoints.steady import preparation
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     LabelMissing,
     MalformedAnswer,
-    ModelNotFound,
     PromptTooLong,
     UnsupportedServer,
 )
@@ -36,6 +29,8 @@ KIND: Final = "llama.cpp"
 _FIRST_TOP: Final = 60
 _KEPT_TOP: Final = 600
 _TOP_GROWTH: Final = 10
+
+_NO_SAMPLING: Final[Mapping[str, float]] = {}
 
 _FIELDS: Final = ["completion_probabilities", "timings", "tokens_evaluated", "truncated"]
 
@@ -95,7 +90,7 @@ class _Models(Wire):
     data: list[_Model]
 
 
-class LlamaCppEndpoint:
+class LlamaCppEndpoint(ServedEndpoint):
     """A llama.cpp server. `open` makes one; `lanes` is its number of slots.
 
     A text like "<eos>" in a row is tokenized as the characters it consists of, never as the
@@ -111,8 +106,7 @@ class LlamaCppEndpoint:
         vocabulary_size: int,
         steady: bool,
     ) -> None:
-        self._transport = transport
-        self._identity = identity
+        super().__init__(transport, identity=identity)
         self._vocabulary_size = vocabulary_size
         self._top = _FIRST_TOP
         # Two requests that interleave on one slot throw each other's prefix away.
@@ -138,13 +132,29 @@ class LlamaCppEndpoint:
             UnsupportedServer: it does not tell what model it is.
             ModelNotFound: `model` is not served, or is None and several are.
         """
+        identity, lanes, vocabulary_size = await cls._ask(transport, model)
+
+        async def again() -> ServerIdentity:
+            return (await cls._ask(transport, identity.model))[0]
+
+        if not steady:  # that one is our own child
+            transport.guard(identity, again)
+        return cls(
+            transport,
+            identity=identity,
+            lanes=lanes,
+            vocabulary_size=vocabulary_size,
+            steady=steady,
+        )
+
+    @classmethod
+    async def _ask(cls, transport: Transport, model: str | None) -> tuple[ServerIdentity, int, int]:
+        """Who answers, with how many slots and words."""
         models = await transport.get("/v1/models", lambda body: parsed(_Models, body))
-        served = [entry for entry in models.data if model in (None, entry.id, *entry.aliases)]
-        if len(served) != 1:
-            names = ", ".join(transport.told(entry.id) for entry in models.data)
-            asked = "choose one model" if model is None else f"{model!r} is not served"
-            raise ModelNotFound(f"{transport.url}: {asked}; the server has: {names}")
-        name, meta = served[0].id, served[0].meta
+        entry = served_model(
+            transport, models.data, model, names=lambda entry: (entry.id, *entry.aliases)
+        )
+        name, meta = entry.id, entry.meta
         if meta is None:
             raise UnsupportedServer(
                 f"{transport.url}/v1/models: no `meta` for {transport.told(name)}: a model that is "
@@ -172,37 +182,12 @@ class LlamaCppEndpoint:
         )
         if props.total_slots < 1:
             raise MalformedAnswer(f"{transport.url}/props: the server has no slots")
-        return cls(
-            transport,
-            identity=identity,
-            lanes=props.total_slots,
-            vocabulary_size=meta.n_vocab,
-            steady=steady,
-        )
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._transport.url!r}, model={self._identity.model!r})"
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    @property
-    def identity(self) -> ServerIdentity:
-        """Who answers."""
-        return self._identity
+        return identity, props.total_slots, meta.n_vocab
 
     @property
     def lanes(self) -> int:
         """Slots of the server."""
         return len(self._locks)
-
-    @property
-    def usage(self) -> Usage:
-        """Running totals."""
-        return self._transport.usage
 
     async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
         """As `Endpoint.tokenize`."""
@@ -227,15 +212,20 @@ class LlamaCppEndpoint:
         async with self._locks[slot]:
             await self._complete(prefix, slot, top=0, wanted=())
 
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._transport.aclose()
+    async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
+        """As `SampledEndpoint.read_sampled`, on the first slot."""
+        async with self._locks[0]:
+            return await self._answer(read, 0, sampling)
 
-    async def _answer(self, read: Read, slot: int) -> Answer:
+    async def _answer(
+        self, read: Read, slot: int, sampling: Mapping[str, float] = _NO_SAMPLING
+    ) -> Answer:
         """Ask for ever more of the most probable tokens until every wanted one is there."""
         top = min(self._top, self._vocabulary_size)
         while True:
-            found = await self._complete(read.prompt, slot, top=top, wanted=read.wanted)
+            found = await self._complete(
+                read.prompt, slot, top=top, wanted=read.wanted, sampling=sampling
+            )
             missing = [token for token in read.wanted if token not in found]
             if not missing:
                 self._top = min(top, _KEPT_TOP)
@@ -248,7 +238,13 @@ class LlamaCppEndpoint:
             top = min(top * _TOP_GROWTH, self._vocabulary_size)
 
     async def _complete(
-        self, prompt: TokenIds, slot: int, *, top: int, wanted: TokenIds
+        self,
+        prompt: TokenIds,
+        slot: int,
+        *,
+        top: int,
+        wanted: TokenIds,
+        sampling: Mapping[str, float] = _NO_SAMPLING,
     ) -> dict[int, float]:
         """Those of `wanted` that are among the `top` most probable next tokens (nats).
 
@@ -257,7 +253,7 @@ class LlamaCppEndpoint:
         if not self._steady:
             return await self._transport.post(
                 "/completion",
-                self._body_for(prompt, slot, top=top),
+                {**self._body_for(prompt, slot, top=top), **sampling},
                 self._check_of(prompt, top=top, wanted=wanted),
                 scoring=True,
             )
@@ -274,7 +270,7 @@ class LlamaCppEndpoint:
                     attempts=1,
                 )
                 self._held[slot] = ahead
-            return self._steady_body_for(prompt, slot, top=top)
+            return {**self._steady_body_for(prompt, slot, top=top), **sampling}
 
         found = await self._transport.post(
             "/completion", prepared, self._check_of(prompt, top=top, wanted=wanted), scoring=True
@@ -309,8 +305,8 @@ class LlamaCppEndpoint:
 
         def checked(raw: bytes) -> dict[int, float]:
             completion = parsed(_Completion, raw)
-            self.usage.cached_tokens += completion.timings.cache_n
-            self.usage.computed_tokens += completion.timings.prompt_n
+            timings = completion.timings
+            self._count(timings.cache_n + timings.prompt_n, timings.cache_n)
             if completion.truncated or completion.tokens_evaluated < len(prompt):
                 raise PromptTooLong(
                     f"{url}: the server cut a prompt of {len(prompt)} tokens to "

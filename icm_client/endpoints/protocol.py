@@ -5,19 +5,30 @@ are cheap on a server with a prefix cache, if they arrive in the right order; th
 planner's business (`icm_client.scoring.planner`), and `Endpoint.lanes` is what it must know.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 TokenIds = tuple[int, ...]
 
 
 class Exactness(StrEnum):
-    """How much a log-prob can be relied on."""
+    """How much a log-prob can be relied on; the best first."""
 
     EXACT = "exact"
-    """From the softmax over the whole vocabulary."""
+    """From the softmax over the whole vocabulary, for the label as it was written."""
+
+    TOP_K = "top-k"
+    """Found among the most probable tokens by its text, which may be a label's beginning only."""
+
+    FLOOR = "floor"
+    """An upper bound: the label's token was not among the most probable ones."""
+
+
+def worst(kinds: Iterable[Exactness]) -> Exactness:
+    """The least reliable of `kinds`; `EXACT` where there are none."""
+    return max(kinds, key=list(Exactness).index, default=Exactness.EXACT)
 
 
 class Read(NamedTuple):
@@ -56,9 +67,10 @@ class ServerIdentity:
     """Which server and model answer.
 
     Attributes:
-        kind: "vllm" or "llama.cpp".
+        kind: "vllm", "llama.cpp", "sglang" or what else `connect` lists.
         model: the model's name as the server gives it.
-        context_length: tokens of a prompt and the one read after it, together.
+        context_length: ids of a prompt and the one read after it, together: tokens, or
+            characters where the server takes only text (`TextEndpoint`).
         fingerprint: a hex digest over everything the server tells about itself that can change
             a log-prob: part of every key in the score store.
     """
@@ -118,4 +130,53 @@ class Endpoint(Protocol):
 
     async def aclose(self) -> None:
         """Close connections; stop the server where this endpoint started it."""
+        ...
+
+
+class LabelToken(NamedTuple):
+    """How a server that takes only text begins a label.
+
+    Attributes:
+        label: the label's text, as it follows a prompt.
+        token: the text of the token that is looked for among the most probable ones: the label's
+            beginning, most often all of it. Empty where the endpoint needs none.
+    """
+
+    label: str
+    token: str
+
+
+@runtime_checkable
+class TextEndpoint(Protocol):
+    """What an `Endpoint` has besides, whose server takes text and tells no token ids.
+
+    The ids of its prompts are Unicode code points, so that prefixes and store keys are over the
+    text itself. A label is one id above them all, named with `name_label`.
+    """
+
+    async def find_label_token(self, label: str, *, prompt: str, separator: str) -> LabelToken:
+        """Ask the server how it begins `label` after `prompt`.
+
+        Args:
+            label: the text that follows a prompt.
+            prompt: any row's, without the label.
+            separator: what stands between a label and the next prompt.
+
+        Raises:
+            EndpointError: the server did not answer.
+            LabelMissing: it does not say the label even where it only has to repeat it.
+        """
+        ...
+
+    def name_label(self, found: LabelToken) -> int:
+        """The id that stands for `found` in prompts and in `Read.wanted`, in every process."""
+        ...
+
+
+@runtime_checkable
+class SampledEndpoint(Protocol):
+    """What an `Endpoint` has besides, where it can tell raw log-probs from processed ones."""
+
+    async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
+        """As `Endpoint.read`, with sampling settings such as `temperature` in the request."""
         ...

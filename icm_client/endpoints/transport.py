@@ -1,50 +1,30 @@
-"""One way to a server: deadlines, retries with back-off, the in-flight limit, typed errors.
+"""One way to a server: retries with back-off, deadlines, the in-flight limit, typed errors.
 
-The SDK's typed methods are not used: `completions.create` validates every token id of a prompt
-and is 15 times slower than `post` (25 against 0.8 ms of CPU for a request of 2,000 ids). Its
-retries are off, because they give up at once on a long Retry-After and do not see malformed
-answers; its read time-outs are too, because a server that sends a byte now and then resets them.
+`icm_client.endpoints.exchange` sends one request; this decides when, how often, and whether what
+answers is still the model that the run began with.
 """
 
-import base64
-import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Final, Self, TypeVar
-from urllib.parse import unquote, urlsplit, urlunsplit
 
-import aiohttp
 import anyio
-import httpx2
-from openai import (
-    APIConnectionError,
-    APIStatusError,
-    AsyncOpenAI,
-    DefaultAioHttpClient,
-    RequestOptions,
-)
 from pydantic import SecretStr
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_any,
-    stop_before_delay,
-    wait_random_exponential,
-)
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from icm_client.endpoints.answers import clipped
-from icm_client.endpoints.faults import error_of_status
-from icm_client.endpoints.protocol import Usage
-from icm_client.endpoints.settings import TransportSettings
+from icm_client.endpoints.answers import Wire, parsed
+from icm_client.endpoints.attempts import Item
+from icm_client.endpoints.exchange import Body, Exchange
+from icm_client.endpoints.gate import Gate
+from icm_client.endpoints.identity_check import IdentityCheck
+from icm_client.endpoints.protocol import ServerIdentity, Usage
+from icm_client.endpoints.settings import TransportSettings, Waiting
 from icm_client.errors import (
+    EndpointError,
     EndpointOverloaded,
-    EndpointTimeout,
-    EndpointUnreachable,
     IcmError,
-    InputError,
     MalformedAnswer,
-    ScoreNotFinite,
+    ModelNotFound,
 )
 
 T = TypeVar("T")
@@ -53,10 +33,16 @@ GET_ATTEMPTS: Final = 3
 """What is asked with GET is asked first, and a wrong URL should be told at once; a server that is
 restarting is met again in mid-run."""
 
-Body = Mapping[str, object]
+_ASIDE_S: Final = 5.0
+"""Deadline for what is asked beside the work: the queue's length, the list of models."""
 
-# The SDK's own switch for "hand me the response before its body is read".
-_STREAMED: Final[RequestOptions] = {"headers": {"X-Stainless-Raw-Response": "stream"}}
+
+class _Entry(Wire):
+    id: str
+
+
+class _Models(Wire):
+    data: list[_Entry]
 
 
 class Transport:
@@ -70,7 +56,7 @@ class Transport:
         usage: where requests and retries are counted; a new one if None.
 
     Raises:
-        InputError: `url` is not an http or https URL.
+        InputError: `url` is not an http or https URL, or the key cannot stand in a header.
     """
 
     def __init__(
@@ -81,31 +67,15 @@ class Transport:
         settings: TransportSettings | None = None,
         usage: Usage | None = None,
     ) -> None:
-        root, credentials = _root_of(url)
-        self.url: Final = root
         self.settings: Final = settings or TransportSettings()
         self.usage: Final = usage if usage is not None else Usage()
-        key = api_key.get_secret_value() if api_key else ""
-        self._secrets = _spellings(key, *(credentials or ()))
-        self._limiter = anyio.CapacityLimiter(self.settings.max_in_flight)
-        # A proxy from the environment must not stand between us and our own machine.
-        local = urlsplit(root).hostname in ("localhost", "127.0.0.1", "::1")
-        timeout = httpx2.Timeout(None, connect=self.settings.connect_timeout_s)
-        self._client = AsyncOpenAI(
-            base_url=root,
-            api_key=key or "none",
-            max_retries=0,
-            timeout=timeout,
-            http_client=DefaultAioHttpClient(
-                timeout=timeout,
-                follow_redirects=False,
-                trust_env=not local,
-                auth=httpx2.BasicAuth(*credentials) if credentials else None,
-            ),
+        self._exchange = Exchange(url, api_key=api_key, settings=self.settings)
+        self.url: Final = self._exchange.url
+        self._gate = Gate(
+            self.settings,
+            lambda: self._exchange.body_of("/metrics", None, deadline_s=_ASIDE_S),
         )
-        # Read from OPENAI_ORG_ID and OPENAI_PROJECT_ID by the SDK: no business of this server's.
-        self._client.organization = None
-        self._client.project = None
+        self._identity = IdentityCheck(self.settings.identity_interval_s)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -118,11 +88,30 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self._exchange.aclose()
+
+    @property
+    def in_flight_limit(self) -> int:
+        """Requests that may be on the wire now."""
+        return self._gate.limit
 
     def told(self, words: str) -> str:
         """What the server said, fit for a message: clipped, and without our secrets."""
-        return clipped(words, secrets=self._secrets)
+        return self._exchange.told(words)
+
+    def guard(self, known: ServerIdentity, ask: Callable[[], Awaitable[ServerIdentity]]) -> None:
+        """Have it looked after that the server stays what it is.
+
+        Before a scoring request, `ask` is awaited again when the server failed or was silent since
+        the last time, and every `TransportSettings.identity_interval_s`.
+
+        Args:
+            known: what it is.
+            ask: who answers now, by way of `get`.
+
+        It is called where an event loop runs, and takes `known` for confirmed.
+        """
+        self._identity = IdentityCheck(self.settings.identity_interval_s, known, ask)
 
     async def get(
         self, path: str, parse: Callable[[bytes], T], *, attempts: int = GET_ATTEMPTS
@@ -145,13 +134,14 @@ class Transport:
             path: from the server's root, e.g. "/v1/completions".
             body: sent as JSON; a function is called ahead of every attempt, and what it raises is
                 part of the attempt.
-            parse: what it raises is retried too, where it is `retryable`.
-            scoring: counts in `Usage.requests`.
+            parse: what it raises is retried too, where its `retry` is not NEVER.
+            scoring: counts in `Usage.requests`; sent only to the model of `guard`.
             attempts: at most this many; None takes `RetryPolicy.attempts`.
 
         Raises:
-            EndpointError: as the tree in `icm_client.errors` says; a retryable one is raised once
-                `RetryPolicy` is exhausted, with the number of attempts in its message.
+            EndpointError: as the tree in `icm_client.errors` says; one that a repetition may heal
+                is raised once `RetryPolicy` is exhausted, with the number of attempts in its
+                message.
             ScoreError: from `parse`.
         """
         return await self._retried(path, body, parse, scoring=scoring, attempts=attempts)
@@ -166,36 +156,47 @@ class Transport:
         attempts: int | None,
     ) -> T:
         policy = self.settings.retry
-        attempts = attempts if attempts is not None else policy.attempts
-        made = bad = 0
-
-        def may_heal(error: BaseException) -> bool:
-            nonlocal bad
-            bad += isinstance(error, MalformedAnswer | ScoreNotFinite)
-            return isinstance(error, IcmError) and error.retryable and bad < policy.bad_answers
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(may_heal),
-            stop=stop_any(stop_after_attempt(attempts), stop_before_delay(policy.item_timeout_s)),
-            wait=self._wait_s,
-            reraise=True,
-        )
+        item = Item(policy, attempts if attempts is not None else policy.attempts)
 
         async def attempt() -> T:
-            nonlocal made
-            made += 1
-            self.usage.retries += made > 1
+            item.made += 1
+            self.usage.retries += item.made > 1
             sent = await body() if callable(body) else body
-            async with self._limiter:
-                self.usage.requests += scoring
-                return self._parsed(parse, await self._body_of(path, sent))
+            try:
+                raw = await self._sent(path, sent, item, scoring=scoring)
+            except EndpointError as error:
+                self._identity.failed(error)
+                raise
+            self._identity.answered()
+            return self._parsed(parse, raw)
 
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(item.may_heal),
+            stop=item.is_over,
+            wait=item.wait_s,
+            before_sleep=lambda state: self._waits(item, state),
+            reraise=True,
+        )
         try:
             return await retrying(attempt)
         except IcmError as error:
-            if made > 1:
-                error.args = (f"{error} (gave up after {made} attempts)",)
+            if item.made > 1:
+                error.args = (f"{error} (gave up after {item.made} attempts)",)
+            if isinstance(error, ModelNotFound) and body is not None:
+                error.args = (f"{error}; {await self._models_there()}",)
             raise
+
+    async def _sent(self, path: str, body: Body | None, item: Item, *, scoring: bool) -> bytes:
+        # What is asked with GET is little, and asked by those who have their turn already.
+        async with self._gate.turn(path) if body is not None else nullcontext():
+            if scoring:
+                await self._identity.check()
+                self.usage.requests += 1
+            began = anyio.current_time()
+            try:
+                return await self._exchange.body_of(path, body, deadline_s=item.deadline_s())
+            finally:
+                item.spent_s += anyio.current_time() - began
 
     def _parsed(self, parse: Callable[[bytes], T], raw: bytes) -> T:
         """`parse` of what the server sent, untouched: a key like "token" may be a word of it."""
@@ -206,102 +207,18 @@ class Transport:
         begins = self.told(raw.decode("utf-8", "replace"))
         raise MalformedAnswer(f"{reason}; the answer begins with {begins!r}")
 
-    def _wait_s(self, state: RetryCallState) -> float:
-        policy = self.settings.retry
-        drawn = wait_random_exponential(
-            multiplier=policy.initial_wait_s, max=policy.maximum_wait_s
-        )(state)
+    def _waits(self, item: Item, state: RetryCallState) -> None:
+        seconds = state.next_action.sleep if state.next_action else 0.0
+        item.spent_s += seconds
         error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after_s if isinstance(error, EndpointOverloaded) else None
-        return max(drawn, min(asked or 0.0, policy.retry_after_cap_s))
+        if self.settings.observe is not None:
+            asked = isinstance(error, EndpointOverloaded) and error.retry_after_s is not None
+            self.settings.observe(Waiting(seconds, str(error), item.made, asked))
 
-    async def _body_of(self, path: str, body: Body | None) -> bytes:
-        """The body of one attempt's answer, whole and within the deadline."""
-        asked = f"{'GET' if body is None else 'POST'} {self.url}{path}"
-        deadline_s = self.settings.retry.attempt_timeout_s
-        # Errors are made inside and raised outside of the handlers: the SDK's hold the request,
-        # whose headers hold the key, and a logger that walks the chain would write it down.
+    async def _models_there(self) -> str:
         try:
-            with anyio.fail_after(deadline_s):
-                return await self._exchanged(path, body)
-        except TimeoutError:
-            failure: IcmError = EndpointTimeout(f"{asked}: no complete answer in {deadline_s:g} s")
-        except APIStatusError as error:
-            failure = error_of_status(
-                error.status_code,
-                error.response.headers,
-                error.response.content,
-                asked=asked,
-                secrets=self._secrets,
-            )
-        except aiohttp.ClientResponseError as error:
-            failure = MalformedAnswer(f"{asked}: not HTTP: {self._words_of(error)}")
-        # The SDK's APITimeoutError is one of these: its aiohttp bridge calls a connection that
-        # the server closed a "connect time-out".
-        except (APIConnectionError, httpx2.TransportError, aiohttp.ClientError, OSError) as error:
-            failure = EndpointUnreachable(f"{asked}: {self._words_of(_root_cause(error))}")
-        except (httpx2.DecodingError, httpx2.TooManyRedirects) as error:
-            failure = MalformedAnswer(f"{asked}: {self._words_of(error)}")
-        except _BodyTooLong:
-            limit = self.settings.max_body_bytes
-            failure = MalformedAnswer(f"{asked}: the answer is longer than {limit:,} bytes")
-        raise failure
-
-    async def _exchanged(self, path: str, body: Body | None) -> bytes:
-        if body is None:
-            response = await self._client.get(path, cast_to=httpx2.Response, options=_STREAMED)
-        else:
-            response = await self._client.post(
-                path, body=body, cast_to=httpx2.Response, options=_STREAMED
-            )
-        try:
-            chunks = bytearray()
-            async for chunk in response.aiter_bytes():
-                chunks += chunk
-                if len(chunks) > self.settings.max_body_bytes:
-                    raise _BodyTooLong
-            return bytes(chunks)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await response.aclose()
-
-    def _words_of(self, error: BaseException) -> str:
-        return self.told(f"{type(error).__name__} {error}")
-
-
-class _BodyTooLong(Exception):
-    pass
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _spellings(key: str, user: str = "", password: str = "") -> list[str]:
-    """What must not be shown, as a server may echo it; the longest first.
-
-    A user name may itself be a key (`http://sk-abc@host`).
-    """
-    basic = base64.b64encode(f"{user}:{password}".encode()).decode() if user or password else ""
-    plain = [secret for secret in (key, user, password, basic) if secret]
-    in_json = [json.dumps(secret)[1:-1] for secret in plain]
-    return sorted({*plain, *in_json}, key=len, reverse=True)
-
-
-def _root_of(url: str) -> tuple[str, tuple[str, str] | None]:
-    """The server's root without a trailing slash or /v1, and the credentials that stood in it."""
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(
-            f"{clipped(url)!r} is not a server's URL; it looks like http://localhost:8000"
-        )
-    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    place = parts.netloc.rpartition("@")[2]
-    credentials = (
-        (unquote(parts.username or ""), unquote(parts.password or ""))
-        if parts.username or parts.password
-        else None
-    )
-    return urlunsplit((parts.scheme, place, path, "", "")), credentials
+            raw = await self._exchange.body_of("/v1/models", None, deadline_s=_ASIDE_S)
+            names = [self.told(entry.id) for entry in parsed(_Models, raw).data]
+        except IcmError:
+            return "the server does not list its models"
+        return f"the server has: {', '.join(names) or 'none'}"

@@ -5,70 +5,74 @@ Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html (`/
 6 to 12 times slower here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from typing import Final, Self
+from typing import ClassVar, Final, Self, TypeVar
 
 from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
-from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds, Usage
+from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
+from icm_client.endpoints.served import (
+    ModelCards,
+    ServedEndpoint,
+    TokenUsage,
+    context_length_of,
+    served_model,
+)
 from icm_client.endpoints.transport import Transport
-from icm_client.errors import LabelMissing, MalformedAnswer, ModelNotFound, UnsupportedServer
+from icm_client.errors import (
+    LabelMissing,
+    MalformedAnswer,
+    PromptTooLong,
+    RequestRefused,
+    UnsupportedServer,
+)
 
 KIND: Final = "vllm"
+
+_NO_PRIORITIES: Final = "priority scheduling is not enabled"
+"""Words of vLLM's 400 to any priority but 0, unless started with `--scheduling-policy priority`."""
+
+_T = TypeVar("_T")
 
 
 class _LogProbs(Wire):
     top_logprobs: list[dict[str, float | None] | None]
 
 
+class PromptLogProb(Wire):
+    """Of one token of a prompt; only where `prompt_logprobs` was asked."""
+
+    logprob: float | None
+
+
 class _Choice(Wire):
     index: int
     logprobs: _LogProbs | None = None
-
-
-class _Details(Wire):
-    cached_tokens: int | None = None
-
-
-class _TokenUsage(Wire):
-    prompt_tokens: int
-    prompt_tokens_details: _Details | None = None
+    prompt_logprobs: list[dict[str, PromptLogProb] | None] | None = None
 
 
 class _Completion(Wire):
     choices: list[_Choice]
-    usage: _TokenUsage
+    usage: TokenUsage
 
 
 class _Tokens(Wire):
     tokens: list[int]
 
 
-class _Model(Wire):
-    id: str
-    root: str | None = None
-    parent: str | None = None
-    max_model_len: int | None = None  # absent for a LoRA adapter
-
-
-class _Models(Wire):
-    data: list[_Model]
-
-
 class _Version(Wire):
     version: str
 
 
-class VllmEndpoint:
+class VllmEndpoint(ServedEndpoint):
     """A vLLM server. `open` makes one. It schedules by itself: `lanes` is 0.
 
     A text like "<eos>" in a row is whatever the model's tokenizer makes of it; vLLM's `/tokenize`
     has no way to say that it is not the control token.
     """
 
-    def __init__(self, transport: Transport, *, identity: ServerIdentity) -> None:
-        self._transport = transport
-        self._identity = identity
+    _kind: ClassVar[str] = KIND
+    _takes_priority = True
 
     @classmethod
     async def open(cls, transport: Transport, *, model: str | None = None) -> Self:
@@ -83,27 +87,28 @@ class VllmEndpoint:
             UnsupportedServer: it does not tell how long a context it serves.
             ModelNotFound: `model` is not served, or is None and several are.
         """
-        models = await transport.get("/v1/models", lambda body: parsed(_Models, body))
-        served = [entry for entry in models.data if model in (None, entry.id)]
-        if len(served) != 1:
-            names = ", ".join(transport.told(entry.id) for entry in models.data)
-            asked = "choose one model" if model is None else f"{model!r} is not served"
-            raise ModelNotFound(f"{transport.url}: {asked}; the server has: {names}")
-        entry = served[0]
-        context_length = _context_length_of(entry, models.data)
+        identity = await cls._identity_of(transport, model)
+        transport.guard(identity, lambda: cls._identity_of(transport, identity.model))
+        return cls(transport, identity=identity)
+
+    @classmethod
+    async def _identity_of(cls, transport: Transport, model: str | None) -> ServerIdentity:
+        models = await transport.get("/v1/models", lambda body: parsed(ModelCards, body))
+        entry = served_model(transport, models.data, model)
+        context_length = context_length_of(entry, models.data)
         if context_length is None:
             raise UnsupportedServer(
                 f"{transport.url}/v1/models: no max_model_len for {transport.told(entry.id)}, nor "
                 "for its base model; if a gateway stands before vLLM, give the URL behind it"
             )
         version = await transport.get("/version", lambda body: parsed(_Version, body))
-        identity = ServerIdentity(
-            kind=KIND,
+        return ServerIdentity(
+            kind=cls._kind,
             model=entry.id,
             context_length=context_length,
             fingerprint=fingerprint(
                 {
-                    "kind": KIND,
+                    "kind": cls._kind,
                     "model": entry.id,
                     "root": entry.root,
                     "context_length": context_length,
@@ -111,31 +116,6 @@ class VllmEndpoint:
                 }
             ),
         )
-        return cls(transport, identity=identity)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._transport.url!r}, model={self._identity.model!r})"
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    @property
-    def identity(self) -> ServerIdentity:
-        """Who answers."""
-        return self._identity
-
-    @property
-    def lanes(self) -> int:
-        """None of the planner's concern: one prefix cache, scheduled by the server."""
-        return 0
-
-    @property
-    def usage(self) -> Usage:
-        """Running totals."""
-        return self._transport.usage
 
     async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
         """As `Endpoint.tokenize`."""
@@ -153,19 +133,39 @@ class VllmEndpoint:
         wanted = reads[0].wanted
         if any(read.wanted != wanted for read in reads):
             raise ValueError("reads of one call must want the same tokens")
-        body = self._body_for([read.prompt for read in reads]) | {
+        return await self._read([read.prompt for read in reads], wanted, {})
+
+    async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
+        """As `SampledEndpoint.read_sampled`."""
+        return (await self._read([read.prompt], read.wanted, sampling))[0]
+
+    async def neighbour_log_probs(self, prompt: TokenIds, *, top: int = 5) -> list[float | None]:
+        """What another user's plain `logprobs` request for `prompt` is answered, unchecked.
+
+        vLLM's V1 runner writes -9999.0 there while reads of ours are in the same batch.
+        """
+        body = self._body_for([prompt]) | {"logprobs": top, "return_tokens_as_token_ids": True}
+
+        def found(raw: bytes) -> list[float | None]:
+            choices = self._completion_of(raw, [prompt]).choices
+            positions = [c.logprobs.top_logprobs[0] for c in choices if c.logprobs]
+            return [value for position in positions if position for value in position.values()]
+
+        return await self._complete(body, found)
+
+    async def _read(
+        self, prompts: Sequence[TokenIds], wanted: TokenIds, sampling: Mapping[str, float]
+    ) -> list[Answer]:
+        body = {
+            **self._body_for(prompts),
             # With `logprobs` alone the answer holds the most probable token; the ids are what is
             # read, over the whole vocabulary and whatever their rank.
             "logprobs": 1,
             "logprob_token_ids": wanted,
             "return_tokens_as_token_ids": True,
+            **sampling,
         }
-        return await self._transport.post(
-            "/v1/completions",
-            body,
-            lambda raw: self._answers(raw, [read.prompt for read in reads], wanted),
-            scoring=True,
-        )
+        return await self._complete(body, lambda raw: self._answers(raw, prompts, wanted))
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
         """As `Endpoint.warm`: a one-token request for the bare prefix.
@@ -174,16 +174,26 @@ class VllmEndpoint:
         prefix itself must be asked for, not something that begins with it.
         """
         del lane
-        await self._transport.post(
-            "/v1/completions",
-            self._body_for([prefix]),
-            lambda raw: self._completion_of(raw, [prefix]),
-            scoring=True,
+        await self._complete(
+            self._body_for([prefix]), lambda raw: self._completion_of(raw, [prefix])
         )
 
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._transport.aclose()
+    async def _complete(self, body: dict[str, object], parse: Callable[[bytes], _T]) -> _T:
+        """`parse` of the answer; as a good neighbour, at a priority below everybody else's."""
+        neighbour = self._transport.settings.good_neighbour
+        if neighbour is not None and self._takes_priority:
+            try:
+                return await self._transport.post(
+                    "/v1/completions",
+                    {**body, "priority": neighbour.priority},
+                    parse,
+                    scoring=True,
+                )
+            except RequestRefused as error:
+                if _NO_PRIORITIES not in str(error).lower():
+                    raise
+            self._takes_priority = False
+        return await self._transport.post("/v1/completions", body, parse, scoring=True)
 
     def _body_for(self, prompts: Sequence[TokenIds]) -> dict[str, object]:
         return {
@@ -196,22 +206,29 @@ class VllmEndpoint:
 
     def _completion_of(self, raw: bytes, prompts: Sequence[TokenIds]) -> _Completion:
         completion = parsed(_Completion, raw)
-        tokens = completion.usage
-        details = tokens.prompt_tokens_details
-        # Without --enable-prompt-tokens-details nothing is known of the cache.
-        cached = _cached_of_all((details.cached_tokens if details else None) or 0, prompts)
-        self.usage.cached_tokens += cached
-        self.usage.computed_tokens += max(0, tokens.prompt_tokens - cached)
+        usage = completion.usage
+        sent = sum(map(len, prompts))
+        if usage.prompt_tokens < sent:
+            raise PromptTooLong(
+                f"{self._transport.url}: the server read {usage.prompt_tokens} of {sent} tokens: "
+                "it cuts prompts without saying so"
+            )
+        self._count(usage.prompt_tokens, _cached_of_all(usage.cached_tokens, prompts))
         return completion
 
     def _answers(self, raw: bytes, prompts: Sequence[TokenIds], wanted: TokenIds) -> list[Answer]:
+        choices = self._choices(raw, prompts)
+        return [self._answer(choice, wanted) for choice in choices]
+
+    def _choices(self, raw: bytes, prompts: Sequence[TokenIds]) -> list[_Choice]:
+        """One a prompt, in their order."""
         choices = sorted(self._completion_of(raw, prompts).choices, key=lambda choice: choice.index)
         if [choice.index for choice in choices] != list(range(len(prompts))):
             raise MalformedAnswer(
                 f"{self._transport.url}: {len(choices)} choices for {len(prompts)} prompts, or "
                 "not one for each"
             )
-        return [self._answer(choice, wanted) for choice in choices]
+        return choices
 
     def _answer(self, choice: _Choice, wanted: TokenIds) -> Answer:
         positions = choice.logprobs.top_logprobs if choice.logprobs else []
@@ -222,22 +239,12 @@ class VllmEndpoint:
             raise LabelMissing(
                 f"{self._transport.url}: no log-probs of tokens {missing}; the server ignored "
                 "`logprob_token_ids`: it needs a vLLM whose /v1/completions has that field (0.32 "
-                "does)"
+                "does), or --kind prompt-logprobs, which any vLLM has and is slower"
             )
         return Answer(
             tuple(log_prob(found[f"token_id:{token}"], token=token) for token in wanted),
             Exactness.EXACT,
         )
-
-
-def _context_length_of(entry: _Model, models: Sequence[_Model]) -> int | None:
-    """Tokens; an adapter has those of its base, which is the one there is where none is found."""
-    if entry.max_model_len is not None:
-        return entry.max_model_len
-    parent = entry.parent
-    bases = [model for model in models if parent and parent in (model.id, model.root)] or models
-    lengths = {model.max_model_len for model in bases if model.max_model_len is not None}
-    return lengths.pop() if len(lengths) == 1 else None
 
 
 def _cached_of_all(cached: int, prompts: Sequence[TokenIds]) -> int:

@@ -1,7 +1,5 @@
 import base64
 import traceback
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any
 
 import anyio
@@ -11,7 +9,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from pydantic import SecretStr
 
 from icm_client.endpoints.answers import Wire, clipped, parsed
-from icm_client.endpoints.faults import error_of_status, retry_after_s
+from icm_client.endpoints.faults import error_of_status
 from icm_client.endpoints.settings import RetryPolicy, TransportSettings
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
@@ -27,6 +25,7 @@ from icm_client.errors import (
     ModelNotFound,
     PromptTooLong,
     RequestRefused,
+    Retry,
     ScoreNotFinite,
 )
 
@@ -123,6 +122,10 @@ async def test_a_malformed_answer_heals(server: Any, say: Any) -> None:
         (400, '{"message": "This model\'s maximum context length is 10"}', PromptTooLong),
         (400, '{"error": {"message": "Out of range float values: nan"}}', ScoreNotFinite),
         (400, '{"error": "what?"}', RequestRefused),
+        (408, "", EndpointTimeout),
+        (501, '{"error": {"message": "no metrics"}}', RequestRefused),
+        (429, '{"error": {"message": "m", "code": "insufficient_quota"}}', RequestRefused),
+        (429, '{"error": {"message": "m", "type": "requests"}}', EndpointOverloaded),
         (422, '{"detail": [{"loc": 1}]}', RequestRefused),
         (500, "", EndpointFault),
         (599, "null", EndpointFault),
@@ -135,7 +138,8 @@ async def test_each_status_has_its_error(
     with pytest.raises(IcmError) as caught:
         await ask(to(server.url))
     assert type(caught.value) is error
-    assert len(server.paths) == (3 if error.retryable else 1)
+    asked = server.paths.count("/v1/completions")
+    assert asked == (3 if error.retry is not Retry.NEVER else 1)
 
 
 async def test_retry_after_is_kept_on_the_error(server: Any, say: Any) -> None:
@@ -161,6 +165,49 @@ async def test_no_attempt_starts_after_the_items_deadline(server: Any, say: Any)
     with pytest.raises(EndpointOverloaded):
         await ask(to(server.url, retry_after_cap_s=60.0, item_timeout_s=10.0))
     assert anyio.current_time() - start < 5
+
+
+async def test_the_last_attempt_ends_with_the_items_time(server: Any) -> None:
+    server.script = [trickle]
+    with anyio.fail_after(10), pytest.raises(EndpointTimeout, match=r"0\.3 s"):
+        await ask(to(server.url, attempts=1, item_timeout_s=0.3, attempt_timeout_s=60.0))
+
+
+async def test_waiting_for_a_turn_costs_an_item_none_of_its_time(server: Any) -> None:
+    async def slow(_: Any) -> web.Response:
+        await anyio.sleep(0.1)
+        return web.Response(body=b'{"fine": true}')
+
+    server.script = [slow]
+    retry = RetryPolicy(item_timeout_s=0.5)
+    answers: list[bool] = []
+
+    async def one(transport: Transport) -> None:
+        answers.append(await transport.post("/x", {}, fine))
+
+    async with (
+        Transport(server.url, settings=TransportSettings(retry=retry, max_in_flight=1)) as queued,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(10):
+            tasks.start_soon(one, queued)
+    assert answers == [True] * 10
+
+
+async def test_every_wait_is_told_ahead_of_it(server: Any, say: Any) -> None:
+    events: list[Any] = []
+    server.script = [
+        say("\x1b[31mbusy", status=503, headers={"Retry-After": "0.01"}),
+        say("", status=500),
+        say('{"fine": true}'),
+    ]
+    retry = RetryPolicy(initial_wait_s=0.001)
+    settings = TransportSettings(retry=retry, max_in_flight=1, observe=events.append)
+    assert await ask(Transport(server.url, settings=settings))
+    assert [(wait.attempt, wait.asked_by_server) for wait in events] == [(1, True), (2, False)]
+    assert events[0].seconds == 0.01
+    assert "busy" in events[0].reason
+    assert events[0].reason.isprintable()
 
 
 async def test_a_body_that_trickles_for_ever_times_out(server: Any) -> None:
@@ -222,7 +269,7 @@ async def test_no_more_than_the_limit_is_in_flight(server: Any) -> None:
         anyio.create_task_group() as t,
     ):
         for _ in range(12):
-            t.start_soon(transport.get, "/x", fine)
+            t.start_soon(transport.post, "/x", {}, fine)
     assert most == 3
 
 
@@ -335,17 +382,6 @@ async def test_openai_account_variables_are_not_sent(
 def test_what_is_not_a_url_is_the_users_error(url: str) -> None:
     with pytest.raises(InputError, match="http://localhost:8000"):
         Transport(url)
-
-
-def test_retry_after_in_each_of_its_forms() -> None:
-    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    assert retry_after_s({"retry-after": "2.5"}) == 2.5
-    assert retry_after_s({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
-    assert retry_after_s({"retry-after": soon}) == pytest.approx(30, abs=2)
-    assert retry_after_s({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
-    for nonsense in ("soon", "-1", "nan", "inf", ""):
-        assert retry_after_s({"retry-after": nonsense}) is None
-    assert retry_after_s({}) is None
 
 
 def test_a_servers_words_are_clipped_and_harmless() -> None:

@@ -272,14 +272,52 @@ async def test_connect_lists_the_models_it_may_not_choose_from(
         await connect(server.url, model=model, settings=SETTINGS)
 
 
-async def test_connect_says_what_it_found_and_what_it_supports(server: Any, say: Any) -> None:
-    models = '{"data": [{"id": "x", "owned_by": "sglang"}]}'
-    server.script = [say(models), say("", status=404)]
-    with pytest.raises(UnsupportedServer, match=r"sglang.*vLLM.*llama\.cpp"):
+async def test_connect_takes_a_stranger_for_openai_and_says_what_it_answered(
+    server: Any, say: Any
+) -> None:
+    models = '{"data": [{"id": "x", "owned_by": "somebody"}]}'
+    server.script = [say(models), *[say("", status=404)] * 3, say(models), say("", status=404)]
+    with pytest.raises(UnsupportedServer, match=r"no log-probs.*completions: 404"):
         await connect(server.url, settings=SETTINGS)
     server.script = [say("<html>")]
-    with pytest.raises(UnsupportedServer, match="not an OpenAI-compatible"):
+    with pytest.raises(UnsupportedServer, match=r"not an OpenAI-compatible.*--kind"):
         await connect(server.url, settings=SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        ({"/props": PROPS, "/v1/models": LLAMA_MODELS.replace("llamacpp", "me")}, "llama.cpp"),
+        (
+            {"/version": '{"version": "1"}', "/v1/models": VLLM_MODELS.replace('"vllm"', '"me"')},
+            "vllm",
+        ),
+        (
+            {
+                "/get_model_info": '{"model_path": "/m"}',
+                "/v1/models": VLLM_MODELS.replace('"vllm"', '"sglang"'),
+            },
+            "sglang",
+        ),
+        (
+            {
+                "/get_model_info": '{"model_path": "/m"}',
+                "/v1/models": VLLM_MODELS.replace('"vllm"', '"me"'),
+            },
+            "sglang",
+        ),
+    ],
+)
+async def test_connect_asks_the_native_routes_where_the_list_does_not_tell(
+    server: Any, say: Any, answers: Any, kind: str
+) -> None:
+    async def by_path(request: Any) -> Any:
+        body = answers.get(request.path)
+        return await say(body or "", status=200 if body else 404)(request)
+
+    server.script = [by_path]
+    async with await connect(server.url, settings=SETTINGS) as endpoint:
+        assert endpoint.identity.kind == kind
 
 
 async def test_connect_without_the_key_says_how_to_set_it(server: Any, say: Any) -> None:

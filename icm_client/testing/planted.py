@@ -1,10 +1,4 @@
-r"""For tests of your own: a served model without a model, whose answers are a written-down formula.
-
-task = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
-data = rows_from(["great", "awful", "lovely", "dull"])
-planted = dict(zip(task.render_all(data), [0, 1, 0, 1], strict=True))
-found = await label(data, task=task, endpoint=PlantedConcept(planted, task.label_texts))
-"""
+"""A served model without a model: one concept, and a written-down formula for its log-probs."""
 
 import math
 import re
@@ -81,6 +75,8 @@ class PlantedConcept:
         self._labels = [_ids(label) for label in labels]
         self._strength, self._meaning, self._bias = strength, meaning, bias
         self._noise, self._seed = noise, seed
+        # How the last prompt began, up to its target, and the demos in it.
+        self._context: tuple[TokenIds, list[tuple[str, int]]] = ((), [])
         self._sent: list[TokenIds] = [()] * lanes  # last, on each lane
         self._usage = Usage()
         told = repr((self._planted, list(labels), strength, meaning, bias, noise, seed))
@@ -153,8 +149,8 @@ class PlantedConcept:
 
     def _parse(self, ids: TokenIds) -> tuple[list[tuple[str, int]], str, TokenIds]:
         """Return the demos, the target, and what of a label follows it."""
-        demos: list[tuple[str, int]] = []
-        position = 0
+        begins, before = self._context
+        demos, position = (before.copy(), len(begins)) if _begins_with(ids, begins) else ([], 0)
         while position < len(ids):
             lengths = self._lengths.get(ids[position : position + 1], {})
             slices = (ids[position : position + length] for length in lengths)
@@ -169,6 +165,8 @@ class PlantedConcept:
                     position += len(label)
                     break
             else:
+                # A fold's targets come one after the other behind the same demos.
+                self._context = (ids[: position - len(prompt)], demos.copy())
                 return demos, self._prompts[prompt], ids[position:]
         raise ValueError("the prompt does not end in a planted one")
 
@@ -176,9 +174,9 @@ class PlantedConcept:
         if len(prompt) >= self._identity.context_length:
             raise PromptTooLong(f"{len(prompt)} of {self._identity.context_length} tokens")
         before, self._sent[lane] = self._sent[lane], prompt
-        pairs = zip(before, prompt, strict=False)
-        same = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(before), len(prompt)))
-        cached = min(same, max(len(prompt) - 1, 0))  # the last token is computed in any case
+        cached = min(
+            _shared(before, prompt), max(len(prompt) - 1, 0)
+        )  # the last token is computed in any case
         self._usage.requests += 1
         self._usage.cached_tokens += cached
         self._usage.computed_tokens += len(prompt) - cached
@@ -192,6 +190,22 @@ def _ids(text: str) -> TokenIds:
     """One positive int32 a word, never BOS."""
     words = (blake2b(word.encode(), digest_size=4) for word in _TOKEN.findall(text))
     return tuple(max(int.from_bytes(word.digest()) >> 1, _BOS + 1) for word in words)
+
+
+def _begins_with(ids: TokenIds, begins: TokenIds) -> bool:
+    return ids[: len(begins)] == begins
+
+
+def _shared(one: TokenIds, other: TokenIds) -> int:
+    """Length of the longest common prefix, by halves: slices are compared in C."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _log_sum_exp(scores: Sequence[float]) -> float:

@@ -1,0 +1,275 @@
+"""Any OpenAI-compatible server: text prompts, and the most probable tokens of the answer.
+
+Source: https://platform.openai.com/docs/api-reference/completions (`logprobs`: at most 5 there)
+and .../chat (`top_logprobs`: at most 20). Two shapes of answer are read: the older
+`top_logprobs: [{text: log-prob}]`, and `content: [{top_logprobs: [{token, logprob}]}]` of chat,
+which llama.cpp gives on both routes.
+
+A label is read as the token that the server itself begins it with (`find_label_token`); a label
+outside the top k has no log-prob, and none is made up: it is `LabelMissing`, or with `allow_floor`
+an upper bound that is marked as one.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, Self
+
+import anyio
+
+from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.protocol import (
+    Answer,
+    Exactness,
+    LabelToken,
+    Read,
+    ServerIdentity,
+    TokenIds,
+    worst,
+)
+from icm_client.endpoints.served import TokenUsage
+from icm_client.endpoints.texts import TextPrompts, text_model
+from icm_client.endpoints.transport import Transport
+from icm_client.errors import (
+    AuthenticationRefused,
+    IcmError,
+    LabelMissing,
+    MalformedAnswer,
+    RequestRefused,
+    UnsupportedServer,
+)
+
+COMPLETIONS: Final = "openai"
+CHAT: Final = "openai-chat"
+
+_PATHS: Final = {COMPLETIONS: "/v1/completions", CHAT: "/v1/chat/completions"}
+
+_TOPS: Final = (20, 5)
+"""The most that servers of today allow, and that OpenAI's completions do."""
+
+_PROBE_ATTEMPTS: Final = 2
+"""A server that leaves log-probs out does so each time."""
+
+_NO_SAMPLING: Final[Mapping[str, float]] = {}
+
+_REPEATS: Final = 4
+"""Of a row with a label, for a model to see that the label comes again."""
+
+_ROUNDING: Final = 1e-6
+"""Probabilities of a top k add up to 1 no more exactly than this."""
+
+
+class _Candidate(Wire):
+    token: str
+    logprob: float | None
+
+
+class _Position(Wire):
+    top_logprobs: tuple[_Candidate, ...] = ()
+
+
+class _LogProbs(Wire):
+    content: list[_Position] | None = None
+    top_logprobs: list[dict[str, float | None] | None] | None = None
+
+
+class _Choice(Wire):
+    logprobs: _LogProbs | None = None
+
+
+class _Completion(Wire):
+    choices: list[_Choice]
+    usage: TokenUsage | None = None
+
+
+# The most probable tokens with their log-probs in nats, the most probable first.
+_Top = tuple[tuple[str, float], ...]
+
+
+class OpenAITopKEndpoint(TextPrompts):
+    """A server of which nothing is known but OpenAI's protocol. `open` makes one.
+
+    A label's log-prob is that of its first token. The reads of one call are sent side by side.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        identity: ServerIdentity,
+        top: int,
+        allow_floor: bool,
+    ) -> None:
+        super().__init__(transport, identity=identity)
+        self.top = top
+        self._allow_floor = allow_floor
+        self._path = _PATHS[identity.kind]
+
+    @classmethod
+    async def open(
+        cls,
+        transport: Transport,
+        *,
+        model: str | None = None,
+        kind: str | None = None,
+        allow_floor: bool = False,
+        context_length: int | None = None,
+    ) -> Self:
+        """Find out which route gives log-probs, and how many.
+
+        Args:
+            transport: the way to the server; closed by `aclose`.
+            model: its name; None takes the one model there is.
+            kind: `COMPLETIONS` or `CHAT`; None takes the first that answers with log-probs.
+            allow_floor: take an upper bound for a label that is not among the most probable.
+            context_length: tokens; None takes what the server tells, else 4,096.
+
+        Raises:
+            EndpointError: no answer.
+            ModelNotFound: `model` is not served, or is None and several are.
+            UnsupportedServer: no route gives log-probs; the message has each one's answer.
+        """
+        entry, characters = await text_model(transport, model, context_length)
+        refusals = []
+        for route in (kind,) if kind else (COMPLETIONS, CHAT):
+            for top in _TOPS:
+                identity = ServerIdentity(
+                    kind=route,
+                    model=entry.id,
+                    context_length=characters,
+                    fingerprint=fingerprint(
+                        {
+                            "kind": route,
+                            # Nothing else tells two services apart that call a model alike.
+                            "url": transport.url,
+                            "model": entry.id,
+                            "root": entry.root,
+                            "top": top,
+                            "floor": allow_floor,
+                        }
+                    ),
+                )
+                endpoint = cls(transport, identity=identity, top=top, allow_floor=allow_floor)
+                try:
+                    await endpoint._top_after("1 2 3 4 5 6 7", attempts=_PROBE_ATTEMPTS)
+                except AuthenticationRefused:
+                    raise
+                except (RequestRefused, MalformedAnswer) as error:
+                    refusals.append(str(error))
+                else:
+                    return endpoint
+        raise UnsupportedServer(
+            f"{transport.url}: no log-probs of the most probable tokens. " + "; ".join(refusals)
+        )
+
+    async def find_label_token(self, label: str, *, prompt: str, separator: str) -> LabelToken:
+        """As `TextEndpoint.find_label_token`: the most probable token that begins the label.
+
+        The model is shown the row with the label a few times, and asked what comes next.
+        """
+        shown = f"{prompt}{label}{separator}" * _REPEATS + prompt
+        top = await self._top_after(shown)
+        # A chat's answer does not begin with the space that a text goes on with.
+        beginnings = (label, label.lstrip()) if self.identity.kind == CHAT else (label,)
+        for token, _ in top:
+            if token.strip() and any(beginning.startswith(token) for beginning in beginnings):
+                return LabelToken(label, token)
+        likely = ", ".join(repr(self._transport.told(token)) for token, _ in top[:5])
+        raise LabelMissing(
+            f"{self._transport.url}: after {_REPEATS} times the label {label!r}, none of the "
+            f"{len(top)} most probable tokens begins it (they are {likely}, ...). Choose "
+            "label words that are ordinary, or a server that gives any token's log-prob"
+        )
+
+    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
+        """As `Endpoint.read`; side by side, one request each."""
+        del lane
+        answers: dict[int, Answer] = {}
+        failures: list[IcmError] = []
+
+        async def answer(number: int) -> None:
+            try:
+                answers[number] = await self.read_sampled(reads[number], _NO_SAMPLING)
+            except IcmError as error:
+                failures.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(len(reads)):
+                tasks.start_soon(answer, number)
+        if failures:
+            raise failures[0]
+        return [answers[number] for number in range(len(reads))]
+
+    async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
+        """As `SampledEndpoint.read_sampled`."""
+        top = await self._top_after(self._text_of(read.prompt), sampling)
+        found = [self._found(self._labels[one], top) for one in read.wanted]
+        return Answer(
+            tuple(value for value, _ in found), worst(exactness for _, exactness in found)
+        )
+
+    async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
+        """As `Endpoint.warm`: one token after the bare prefix."""
+        del lane
+        await self._top_after(self._text_of(prefix))
+
+    def _found(self, label: LabelToken, top: _Top) -> tuple[float, Exactness]:
+        for token, value in top:
+            if token == label.token:
+                return value, Exactness.TOP_K
+        if not self._allow_floor:
+            raise LabelMissing(
+                f"{self._transport.url}: the token {label.token!r} of the label {label.label!r} is "
+                f"not among the {len(top)} most probable ones. --allow-floor takes an upper "
+                "bound in its place and marks the rows; a server that gives any token's log-prob "
+                "(vLLM, SGLang, llama.cpp) needs none"
+            )
+        rest = 1 - math.fsum(math.exp(value) for _, value in top)
+        return min(top[-1][1], math.log(max(rest, _ROUNDING))), Exactness.FLOOR
+
+    async def _top_after(
+        self, text: str, sampling: Mapping[str, float] = _NO_SAMPLING, attempts: int | None = None
+    ) -> _Top:
+        # Temperature 1: a server that gives processed log-probs then gives the model's own. Which
+        # token is drawn is of no account.
+        body: dict[str, object] = {
+            "model": self.identity.model,
+            "max_tokens": 1,
+            "temperature": 1,
+            "top_p": 1,
+            **sampling,
+        }
+        if self.identity.kind == CHAT:
+            body |= {
+                "messages": [{"role": "user", "content": text}],
+                "logprobs": True,
+                "top_logprobs": self.top,
+            }
+        else:
+            body |= {"prompt": text, "logprobs": self.top}
+        return await self._transport.post(
+            self._path, body, self._top_of, scoring=True, attempts=attempts
+        )
+
+    def _top_of(self, raw: bytes) -> _Top:
+        completion = parsed(_Completion, raw)
+        url = f"{self._transport.url}{self._path}"
+        if completion.usage:
+            self._count(completion.usage.prompt_tokens, completion.usage.cached_tokens)
+        if len(completion.choices) != 1:
+            raise MalformedAnswer(f"{url}: {len(completion.choices)} choices for one prompt")
+        pairs = _pairs(completion.choices[0].logprobs)
+        if not pairs:
+            raise MalformedAnswer(f"{url}: no log-probs of the most probable tokens")
+        found = [(token, log_prob(value, token=token)) for token, value in pairs]
+        found.sort(key=lambda pair: -pair[1])
+        # The token that was drawn may be there as one too many.
+        return tuple(found[: self.top])
+
+
+def _pairs(told: _LogProbs | None) -> list[tuple[str, float | None]]:
+    """The first generated token's candidates, in either shape."""
+    if told and told.content:
+        return [(one.token, one.logprob) for one in told.content[0].top_logprobs]
+    if told and told.top_logprobs and told.top_logprobs[0]:
+        return list(told.top_logprobs[0].items())
+    return []

@@ -1,0 +1,250 @@
+"""What a server does, found out by asking it: one function a question.
+
+Each sends a few reads and says what came of it. Nothing is taken from a version's number. What a
+probe cannot ask it raises as an endpoint does.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final
+
+from icm_client.endpoints.protocol import (
+    Answer,
+    Endpoint,
+    Exactness,
+    Read,
+    SampledEndpoint,
+    TextEndpoint,
+    Usage,
+)
+from icm_client.errors import IcmError, LabelMissing
+
+Figure = str | int | float | bool | None
+
+SAME_NATS: Final = 0.25
+"""Log-probs further apart than this are not the same number computed twice: batches and caches
+move one by up to about 0.06 nat on a GPU, and 0.2 on llama.cpp."""
+
+_TELLING_S: Final = 0.05
+"""Two requests that differ by less than this tell nothing of what the server had to compute."""
+
+_NEUTRAL: Final[Mapping[str, float]] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+_HOT: Final[Mapping[str, float]] = {**_NEUTRAL, "temperature": 1.9}  # 2 is the most OpenAI takes
+
+
+class Verdict(StrEnum):
+    """What an observation means for a run."""
+
+    GOOD = "good"
+    NOTE = "note"
+    """A run works; a person should know."""
+
+    BAD = "bad"
+    """A run would fail, or its scores be wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one probe found.
+
+    Attributes:
+        name: of the probe.
+        verdict: what it means for a run.
+        says: a sentence for people.
+        figures: what was measured; units are in the names.
+    """
+
+    name: str
+    verdict: Verdict
+    says: str
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+
+async def label_scores(endpoint: Endpoint, read: Read, labels: Sequence[str]) -> Observation:
+    """Does each label come back with a log-prob, and how exact is it?"""
+    (answer,) = await endpoint.read([read], lane=lane_of(endpoint))
+    told = ", ".join(
+        f"{label} {value:.2f}" for label, value in zip(labels, answer.log_probs, strict=True)
+    )
+    exact = answer.exactness is Exactness.EXACT
+    mass = sum(map(math.exp, answer.log_probs))
+    figures: dict[str, Figure] = {
+        "exactness": answer.exactness.value,
+        "probability_of_labels": mass,
+    }
+    return Observation(
+        "log-probs",
+        Verdict.GOOD if exact else Verdict.NOTE,
+        f"every label came back ({told} nats; {mass:.1%} of the probability), "
+        + ("exact" if exact else f"of exactness {answer.exactness.value!r}: rows are marked so"),
+        figures,
+    )
+
+
+async def prompts_arrive(endpoint: Endpoint, short: Read, long: Read) -> Observation:
+    """Does the server read the whole prompt, and nothing else?"""
+    tokens = []
+    for read in (short, long):
+        used = await _used(endpoint, read)
+        tokens.append(used.computed_tokens + used.cached_tokens)
+    figures: dict[str, Figure] = {
+        "sent": len(long.prompt),
+        "unit": "characters" if isinstance(endpoint, TextEndpoint) else "tokens",
+        "read_tokens": tokens[1],
+    }
+    if not all(tokens):
+        says = "the server does not tell how many tokens it read: a prompt that it cut is not seen"
+        return Observation("prompts", Verdict.NOTE, says, figures)
+    if isinstance(endpoint, TextEndpoint):
+        ratios = [len(read.prompt) / n for read, n in zip((short, long), tokens, strict=True)]
+        cut = ratios[1] > 2 * ratios[0]
+        says = f"sent as text, {ratios[1]:.1f} characters a token"
+    else:
+        cut = tokens[1] < len(long.prompt)
+        says = f"sent as token ids; {len(long.prompt):,} of them arrive as they are"
+        if tokens[1] > len(long.prompt):
+            return Observation(
+                "prompts",
+                Verdict.NOTE,
+                f"{len(long.prompt):,} token ids were sent and {tokens[1]:,} computed: more than "
+                "the prompt",
+                figures,
+            )
+    if cut:
+        return Observation(
+            "prompts",
+            Verdict.BAD,
+            f"the server cut a prompt to {tokens[1]:,} tokens without a word: start it with a "
+            "larger context",
+            figures,
+        )
+    return Observation("prompts", Verdict.GOOD, says, figures)
+
+
+async def raw_log_probs(endpoint: Endpoint, read: Read) -> Observation:
+    """Are the log-probs the model's own, or warped by sampling settings?
+
+    The read is asked as a run asks it, then at temperature 1 without penalties, which is the
+    model's own by definition, and at 1.9. A server that gives raw log-probs answers all three
+    alike. What a run sees must be like the second.
+    """
+    if not isinstance(endpoint, SampledEndpoint):
+        return Observation(
+            "raw or processed", Verdict.GOOD, "raw: the server is started here, and asked for those"
+        )
+    (ours,) = await endpoint.read([read], lane=lane_of(endpoint))
+    own = await endpoint.read_sampled(read, _NEUTRAL)
+    moved = distance(ours, own)
+    try:
+        scaled = distance(own, await endpoint.read_sampled(read, _HOT))
+    except LabelMissing:  # the most probable tokens after scaling are others
+        scaled = math.inf
+    figures: dict[str, Figure] = {
+        "moved_from_temperature_1_nats": moved,
+        "moved_by_temperature_1.9_nats": None if math.isinf(scaled) else scaled,
+    }
+    if moved > SAME_NATS:
+        return Observation(
+            "raw or processed",
+            Verdict.BAD,
+            f"processed: the server's own sampling settings move log-probs by {moved:.2f} nats; "
+            "start it without them (vLLM: --logprobs-mode raw_logprobs --generation-config vllm)",
+            figures,
+        )
+    if scaled > SAME_NATS:
+        return Observation(
+            "raw or processed",
+            Verdict.GOOD,
+            "processed, but what a run asks for are the model's own: temperature 1 gives the same",
+            figures,
+        )
+    return Observation("raw or processed", Verdict.GOOD, "raw: temperature moves nothing", figures)
+
+
+async def prefix_cache(endpoint: Endpoint, cold: Read) -> Observation:
+    """Is the same prompt cheaper the second time, in tokens and in seconds?
+
+    `cold` must be a prompt that the server has never seen.
+    """
+    first, first_s = await _timed(endpoint, cold)
+    again, again_s = await _timed(endpoint, cold)
+    figures: dict[str, Figure] = {
+        "caches": True,
+        "prompt_length": len(cold.prompt),
+        "cold_s": first_s,
+        "cold_computed_tokens": first.computed_tokens,
+        "cold_cached_tokens": first.cached_tokens,
+        "warm_s": again_s,
+        "warm_computed_tokens": again.computed_tokens,
+        "warm_cached_tokens": again.cached_tokens,
+    }
+    took = f"{first_s:.2f} s cold, {again_s:.2f} s warm"
+    if again.cached_tokens > first.cached_tokens:
+        says = (
+            f"on: {first.computed_tokens:,} tokens computed cold, {again.computed_tokens:,} warm; "
+            f"{took}"
+        )
+        return Observation("prefix cache", Verdict.GOOD, says, figures)
+    if again_s < first_s / 2 and first_s - again_s > _TELLING_S:
+        return Observation(
+            "prefix cache",
+            Verdict.NOTE,
+            f"on, by the time it took ({took}); the server does not tell how many tokens (vLLM: "
+            "--enable-prompt-tokens-details, SGLang: --enable-cache-report)",
+            figures,
+        )
+    figures["caches"] = False
+    return Observation(
+        "prefix cache",
+        Verdict.NOTE,
+        f"no sign of one ({took}): every context is computed again for each row behind it",
+        figures,
+    )
+
+
+def failed(name: str, error: IcmError, *, fatal: bool) -> Observation:
+    """What stands for a probe that got no answer."""
+    return Observation(
+        name,
+        Verdict.BAD if fatal else Verdict.NOTE,
+        f"failed: {error}",
+        {"error": type(error).__name__},
+    )
+
+
+def lane_of(endpoint: Endpoint, number: int = 0) -> int | None:
+    """Which lane serves the `number`th of several; None where there are none."""
+    return number % endpoint.lanes if endpoint.lanes else None
+
+
+def distance(one: Answer, other: Answer) -> float:
+    """The most that any label's log-prob differs, in nats."""
+    pairs = zip(one.log_probs, other.log_probs, strict=True)
+    return max(abs(a - b) for a, b in pairs)
+
+
+async def _used(endpoint: Endpoint, read: Read) -> Usage:
+    return (await _timed(endpoint, read))[0]
+
+
+async def _timed(endpoint: Endpoint, read: Read) -> tuple[Usage, float]:
+    """What one read took: tokens and seconds."""
+    before = replace(endpoint.usage)
+    started = time.monotonic()
+    await endpoint.read([read], lane=lane_of(endpoint))
+    took = time.monotonic() - started
+    after = endpoint.usage
+    return Usage(
+        requests=after.requests - before.requests,
+        computed_tokens=after.computed_tokens - before.computed_tokens,
+        cached_tokens=after.cached_tokens - before.cached_tokens,
+        retries=after.retries - before.retries,
+    ), took

@@ -1,0 +1,167 @@
+"""Where a server has nothing better: the label as part of the prompt, and the prompt's log-probs.
+
+Exact, and slow: the server computes every prompt from its first token on (vLLM skips its prefix
+cache: 6 to 12 times the time here), once for each label.
+
+Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html (`prompt_logprobs`,
+extra parameters of completions) and OpenAI's older completions (`echo` with `logprobs`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Final, Self
+
+from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.protocol import (
+    Answer,
+    Exactness,
+    LabelToken,
+    Read,
+    ServerIdentity,
+    TokenIds,
+)
+from icm_client.endpoints.served import TokenUsage
+from icm_client.endpoints.texts import TextPrompts, text_model
+from icm_client.endpoints.transport import Transport
+from icm_client.endpoints.vllm import PromptLogProb, VllmEndpoint
+from icm_client.errors import LabelMissing, MalformedAnswer
+
+PROMPT_LOGPROBS: Final = "prompt-logprobs"
+ECHO: Final = "echo"
+
+
+class PromptLogProbsEndpoint(VllmEndpoint):
+    """A vLLM server that does not know `logprob_token_ids`. `open` makes one."""
+
+    _kind: ClassVar[str] = PROMPT_LOGPROBS
+
+    async def _read(
+        self, prompts: Sequence[TokenIds], wanted: TokenIds, sampling: Mapping[str, float]
+    ) -> list[Answer]:
+        """Each prompt with each wanted token behind it, in one request."""
+        asked = [(*prompt, token) for prompt in prompts for token in wanted]
+        body = {**self._body_for(asked), "prompt_logprobs": 0, **sampling}
+
+        def answers(raw: bytes) -> list[Answer]:
+            last = [
+                self._last(choice.prompt_logprobs, prompt)
+                for choice, prompt in zip(self._choices(raw, asked), asked, strict=True)
+            ]
+            return [
+                Answer(tuple(last[start : start + len(wanted)]), Exactness.EXACT)
+                for start in range(0, len(last), len(wanted))
+            ]
+
+        return await self._complete(body, answers)
+
+    def _last(
+        self, positions: Sequence[Mapping[str, PromptLogProb] | None] | None, prompt: TokenIds
+    ) -> float:
+        """The log-prob of the prompt's last token, after all before it."""
+        if not positions or len(positions) != len(prompt):
+            raise LabelMissing(
+                f"{self._transport.url}: no log-probs of the prompt's tokens; the server ignored "
+                "`prompt_logprobs`: try another --kind"
+            )
+        token = prompt[-1]
+        found = (positions[-1] or {}).get(str(token))
+        if found is None:
+            raise LabelMissing(f"{self._transport.url}: no log-prob of the prompt's token {token}")
+        return log_prob(found.logprob, token=token)
+
+
+class _LogProbs(Wire):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+
+
+class _Choice(Wire):
+    logprobs: _LogProbs | None = None
+
+
+class _Completion(Wire):
+    choices: list[_Choice]
+    usage: TokenUsage | None = None
+
+
+class EchoEndpoint(TextPrompts):
+    """A server that takes text and repeats the prompt with its log-probs. `open` makes one.
+
+    Labels of any number of tokens take one request each.
+    """
+
+    @classmethod
+    async def open(
+        cls, transport: Transport, *, model: str | None = None, context_length: int | None = None
+    ) -> Self:
+        """Ask the server for its models; that it echoes is seen at the first read.
+
+        Args:
+            transport: the way to it; closed by `aclose`.
+            model: its name; None takes the one model there is.
+            context_length: tokens; None takes what the server tells, else 4,096.
+
+        Raises:
+            EndpointError: no answer.
+            ModelNotFound: `model` is not served, or is None and several are.
+        """
+        entry, characters = await text_model(transport, model, context_length)
+        facts = {"kind": ECHO, "url": transport.url, "model": entry.id, "root": entry.root}
+        identity = ServerIdentity(ECHO, entry.id, characters, fingerprint(facts))
+        return cls(transport, identity=identity)
+
+    async def find_label_token(self, label: str, *, prompt: str, separator: str) -> LabelToken:
+        """As `TextEndpoint.find_label_token`; nothing is asked: the whole label is scored."""
+        del prompt, separator
+        return LabelToken(label, "")
+
+    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
+        """As `Endpoint.read`; one request a label, one after the other."""
+        del lane
+        return [await self._answer(read) for read in reads]
+
+    async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
+        """Nothing: what is echoed is computed from its first token on."""
+
+    async def _answer(self, read: Read) -> Answer:
+        prompt = self._text_of(read.prompt)
+        labels = [self._labels[one].label for one in read.wanted]
+        return Answer(
+            tuple([await self._log_prob_of(label, prompt) for label in labels]), Exactness.EXACT
+        )
+
+    async def _log_prob_of(self, label: str, prompt: str) -> float:
+        body = {
+            "model": self.identity.model,
+            "prompt": prompt + label,
+            "echo": True,
+            "logprobs": 1,
+            "max_tokens": 1,
+            "temperature": 1,
+        }
+        return await self._transport.post(
+            "/v1/completions", body, lambda raw: self._sum_of(raw, label), scoring=True
+        )
+
+    def _sum_of(self, raw: bytes, label: str) -> float:
+        """The sum over the label's tokens: those before the one that was generated."""
+        completion = parsed(_Completion, raw)
+        if completion.usage:
+            self._count(completion.usage.prompt_tokens, completion.usage.cached_tokens)
+        told = completion.choices[0].logprobs if len(completion.choices) == 1 else None
+        if told is None or len(told.tokens) != len(told.token_logprobs):
+            raise MalformedAnswer(f"{self._transport.url}: no log-probs of the echoed prompt")
+        # `text_offset` is not asked: some servers count a BOS that is not in the text.
+        rest, total = label, []
+        for token, value in reversed(list(zip(told.tokens, told.token_logprobs, strict=True))[:-1]):
+            if not token or not rest.endswith(token):
+                break
+            rest = rest.removesuffix(token)
+            total.append(log_prob(value, token=token))
+            if not rest:
+                return math.fsum(total)
+        raise LabelMissing(
+            f"{self._transport.url}: the label {label!r} does not end the echoed tokens "
+            f"{told.tokens[-6:]}: either the server does not echo the prompt, or its tokenizer "
+            "joins the label with the template's end. Let the template end in a mark such as ':'"
+        )

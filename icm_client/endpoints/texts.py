@@ -1,0 +1,114 @@
+"""Prompts as texts, for servers that take nothing else.
+
+A prompt's ids are its Unicode code points: what two prompts share as text they share as ids, and
+nothing need be asked or remembered to turn them into text again. A label is one id above all code
+points, drawn from its text by a hash, so that it is the same in every process.
+"""
+
+from hashlib import blake2b
+from typing import Final
+
+from icm_client.endpoints.answers import Wire, parsed
+from icm_client.endpoints.protocol import LabelToken, ServerIdentity, TokenIds
+from icm_client.endpoints.served import ModelCard, ServedEndpoint, served_model
+from icm_client.endpoints.transport import Transport
+from icm_client.errors import (
+    AuthenticationRefused,
+    InputError,
+    MalformedAnswer,
+    ModelNotFound,
+    RequestRefused,
+)
+
+CHARACTERS_A_TOKEN: Final = 3
+"""How many characters a context's tokens are taken to hold. English has over four. Text with
+fewer is refused by the server where it does not fit, and the run then says so."""
+
+ASSUMED_CONTEXT: Final = 4096
+"""Tokens, where neither the server nor the user tells."""
+
+_FIRST_LABEL: Final = 0x110000
+_LABEL_IDS: Final = 2**31 - _FIRST_LABEL
+
+
+class _Meta(Wire):
+    n_ctx: int | None = None
+
+
+class TextModelCard(ModelCard):
+    """An entry of `/v1/models` of any server; most tell no more than the name."""
+
+    meta: _Meta | None = None  # llama.cpp
+    context_length: int | None = None  # OpenRouter, Together
+    context_window: int | None = None  # Groq
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens of the context, where the server tells in one of the ways known here."""
+        told = (self.max_model_len, self.context_length, self.context_window)
+        return next((length for length in told if length), self.meta.n_ctx if self.meta else None)
+
+
+class _Models(Wire):
+    data: list[TextModelCard]
+
+
+class TextPrompts(ServedEndpoint):
+    """The part of a text endpoint that knows ids and labels. See `protocol.TextEndpoint`."""
+
+    def __init__(self, transport: Transport, *, identity: ServerIdentity) -> None:
+        super().__init__(transport, identity=identity)
+        self._labels: dict[int, LabelToken] = {}
+
+    async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
+        """The text's code points; the server adds the model's own BOS by itself."""
+        del add_special
+        return tuple(map(ord, text))
+
+    def name_label(self, found: LabelToken) -> int:
+        """As `TextEndpoint.name_label`.
+
+        Raises:
+            InputError: two labels have the same number: one chance in two thousand million.
+        """
+        digest = blake2b("\0".join(found).encode("utf-8", "surrogatepass"), digest_size=8)
+        number = _FIRST_LABEL + int.from_bytes(digest.digest()) % _LABEL_IDS
+        if self._labels.setdefault(number, found) != found:
+            raise InputError(
+                f"the labels {found.label!r} and {self._labels[number].label!r} get the same "
+                "number here, by chance: change one of them a little"
+            )
+        return number
+
+    def _text_of(self, ids: TokenIds) -> str:
+        return "".join(chr(one) if one < _FIRST_LABEL else self._labels[one].label for one in ids)
+
+
+async def text_model(
+    transport: Transport, model: str | None, context_length: int | None
+) -> tuple[TextModelCard, int]:
+    """The model that is meant, and the code points that its context holds.
+
+    Args:
+        transport: the way to the server.
+        model: its name; may be left out where the server lists one only.
+        context_length: tokens; None takes what the server tells, else `ASSUMED_CONTEXT`.
+
+    Raises:
+        ModelNotFound: `model` is not among those listed, or is None and several are.
+        EndpointError: no answer.
+    """
+    try:
+        models = await transport.get("/v1/models", lambda body: parsed(_Models, body))
+    except AuthenticationRefused:
+        raise
+    except (RequestRefused, MalformedAnswer) as error:
+        if model is None:
+            raise ModelNotFound(
+                f"{transport.url} does not list its models ({error}): name one"
+            ) from None
+        entry = TextModelCard(id=model)
+    else:
+        entry = served_model(transport, models.data, model)
+    tokens = context_length or entry.context_tokens or ASSUMED_CONTEXT
+    return entry, tokens * CHARACTERS_A_TOKEN

@@ -1,0 +1,257 @@
+"""A planted concept behind HTTP, as vLLM would serve it: a real socket, and faults by script.
+
+Routes and bodies are those that `icm_client.endpoints.vllm` uses; see
+https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Self
+
+import anyio
+import orjson
+from aiohttp import web
+
+from icm_client.endpoints.protocol import Read, TokenIds
+from icm_client.errors import PromptTooLong
+from icm_client.testing.faults import Asked, Fault, Json, Script, scripted
+from icm_client.testing.planted import PlantedConcept
+
+COMPLETIONS = "/v1/completions"
+
+
+class Received(NamedTuple):
+    """A request that the server got."""
+
+    path: str
+    body: Json
+
+
+class PlantedServer:
+    """An OpenAI-compatible server on a port of this machine. An async context manager.
+
+    Args:
+        concept: what it has learnt, and how long a context it takes.
+        faults: what requests to `/v1/completions` meet: one entry a request, or a function of its
+            number; `script` may be set later too.
+        model: the model's name.
+        api_key: what `/v1` asks for; None takes everybody.
+        slots: requests that it computes at a time; None is any number. Others queue.
+        latency_s: how long each is computed, in seconds.
+        max_queue: more waiting requests than this are answered 503; None queues for ever.
+        priorities: whether it was started with `--scheduling-policy priority`; else a request with
+            another `priority` than 0 is refused. All are served in the order they come.
+
+    Attributes:
+        url: the server's root, while it runs.
+        script: from the number of a request to `/v1/completions` to what it meets.
+        received: every request, in the order of arrival.
+        most_in_flight: requests to `/v1/completions` that were open at a time, at most.
+    """
+
+    def __init__(
+        self,
+        concept: PlantedConcept,
+        *,
+        faults: Sequence[Fault | None] | Script = (),
+        model: str = "planted",
+        api_key: str | None = None,
+        slots: int | None = None,
+        latency_s: float = 0.0,
+        max_queue: int | None = None,
+        priorities: bool = False,
+    ) -> None:
+        self.script: Script = scripted(faults) if isinstance(faults, Sequence) else faults
+        self.received: list[Received] = []
+        self.most_in_flight = 0
+        self.url = ""
+        self._concept = concept
+        self._model = model
+        self._api_key = api_key
+        self._latency_s = latency_s
+        self._max_queue = max_queue
+        self._priorities = priorities
+        self._slots = anyio.CapacityLimiter(2**31 if slots is None else slots)
+        self._refused: set[str] = set()
+        self._numbered = 0
+        self._in_flight = 0
+        self._port = 0
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that a client holds open."""
+        server = self._runner.server if self._runner else None
+        return len(server.connections) if server else 0
+
+    async def all_closed(self) -> None:
+        """Wait until no client holds a connection open."""
+        while self.open_connections:  # noqa: ASYNC110 - aiohttp tells nobody
+            await anyio.sleep(0.01)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in its queue, as `/metrics` tells."""
+        return self._slots.statistics().tasks_waiting
+
+    def refuse(self, path: str) -> None:
+        """Answer this path with 404 from now on, as a server without it does."""
+        self._refused.add(path)
+
+    def swap(self, concept: PlantedConcept) -> None:
+        """Serve another model under the same name from now on."""
+        self._concept = concept
+
+    async def restart(self, *, down_s: float = 0.0) -> None:
+        """Break every connection, be away, and come back on the same port with an empty cache."""
+        await self._close()
+        await anyio.sleep(down_s)
+        await self._listen()
+
+    async def _listen(self) -> None:
+        app = web.Application(client_max_size=2**30)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/version", self._version)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_post("/tokenize", self._tokenize)
+        app.router.add_post(COMPLETIONS, self._complete)
+        # Cancelled with its connection: a request that hangs must not outlive its client.
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self._port).start()
+        self._port = runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._runner = runner
+
+    async def _close(self) -> None:
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        for connection in runner.server.connections if runner.server else ():
+            if connection.transport is not None:
+                connection.transport.abort()
+        await runner.cleanup()
+
+    async def _models(self, request: web.Request) -> web.Response:
+        await self._note(request)
+        identity = self._concept.identity
+        entry = {
+            "id": self._model,
+            "object": "model",
+            "owned_by": "vllm",
+            "root": f"planted/{identity.fingerprint}",
+            "parent": None,
+            "max_model_len": identity.context_length,
+        }
+        return web.json_response({"object": "list", "data": [entry]})
+
+    async def _version(self, request: web.Request) -> web.Response:
+        await self._note(request)
+        return web.json_response({"version": "0.32.0"})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        await self._note(request)
+        running = self._slots.borrowed_tokens
+        lines = [
+            f'vllm:num_requests_{state}{{engine="0",model_name="{self._model}"}} {float(count)}\n'
+            for state, count in (("running", running), ("waiting", self.waiting))
+        ]
+        return web.Response(text="".join(lines))
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = await self._note(request)
+        ids = await self._concept.tokenize(
+            body["prompt"], add_special=body.get("add_special_tokens", True)
+        )
+        return web.json_response({"tokens": ids, "count": len(ids)})
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        number, self._numbered = self._numbered, self._numbered + 1
+        body = await self._note(request)
+        self._in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        try:
+            fault = self.script(number)
+            if fault is not None:
+                return await fault(Asked(request, body, self._answer_to))
+            return await self._in_turn(body, self._answer_to)
+        finally:
+            self._in_flight -= 1
+
+    async def _in_turn(self, body: Json, answer: Callable[[Json], Awaitable[Json]]) -> web.Response:
+        if self._max_queue is not None and self.waiting >= self._max_queue:
+            return _refusal(503, "ServiceUnavailableError", "the queue is full")
+        async with self._slots:
+            await anyio.sleep(self._latency_s)
+            return web.Response(
+                body=orjson.dumps(await answer(body)), content_type="application/json"
+            )
+
+    async def _answer_to(self, body: Json) -> Json:
+        if body.get("model") not in (None, self._model):
+            raise _http(404, "NotFoundError", f"The model `{body['model']}` does not exist.")
+        if body.get("priority") and not self._priorities:
+            words = f"Got priority {body['priority']} but Priority scheduling is not enabled."
+            raise _http(400, "BadRequestError", words)
+        prompts = [tuple(prompt) for prompt in body["prompt"]]
+        wanted = tuple(body.get("logprob_token_ids") or ())
+        choices, cached = [], 0
+        usage = self._concept.usage
+        for index, prompt in enumerate(prompts):
+            before = usage.cached_tokens
+            choices.append(await self._choice(index, prompt, wanted))
+            cached = usage.cached_tokens - before  # vLLM tells those of the last prompt
+        tokens = sum(map(len, prompts))
+        return {
+            "id": f"cmpl-{self._numbered}",
+            "object": "text_completion",
+            "model": self._model,
+            "choices": choices,
+            "usage": {
+                "prompt_tokens": tokens,
+                "completion_tokens": len(prompts),
+                "total_tokens": tokens + len(prompts),
+                "prompt_tokens_details": {"cached_tokens": cached},
+            },
+        }
+
+    async def _choice(self, index: int, prompt: TokenIds, wanted: TokenIds) -> Json:
+        try:
+            if not wanted:
+                await self._concept.warm(prompt)
+                return {"index": index, "text": "", "logprobs": None, "finish_reason": "length"}
+            (answer,) = await self._concept.read([Read(prompt, wanted)])
+        except PromptTooLong:
+            most = self._concept.identity.context_length
+            words = f"This model's maximum context length is {most} tokens; {len(prompt)} were sent"
+            raise _http(400, "BadRequestError", words) from None
+        found = {f"token_id:{token}": p for token, p in zip(wanted, answer.log_probs, strict=True)}
+        logprobs = {"top_logprobs": [found]}
+        return {"index": index, "text": "", "logprobs": logprobs, "finish_reason": "length"}
+
+    async def _note(self, request: web.Request) -> Json:
+        body = orjson.loads(await request.read()) if request.can_read_body else {}
+        self.received.append(Received(request.path, body))
+        if request.path in self._refused:
+            raise _http(404, "NotFoundError", "Not Found")
+        given = request.headers.get("Authorization")
+        if self._api_key and request.path.startswith("/v1/") and given != f"Bearer {self._api_key}":
+            raise _http(401, "AuthenticationError", "Unauthorized")
+        return body
+
+
+def _refusal(code: int, kind: str, words: str) -> web.Response:
+    return web.json_response({"error": {"message": words, "type": kind, "code": code}}, status=code)
+
+
+def _http(code: int, kind: str, words: str) -> web.HTTPException:
+    """The refusal as an exception, which aiohttp sends as it is."""
+    text = orjson.dumps({"error": {"message": words, "type": kind, "code": code}}).decode()
+    kinds = {400: web.HTTPBadRequest, 401: web.HTTPUnauthorized, 404: web.HTTPNotFound}
+    return kinds[code](text=text, content_type="application/json")

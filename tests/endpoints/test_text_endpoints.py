@@ -1,0 +1,357 @@
+"""Servers that take text only. The shapes are OpenAI's (platform.openai.com/docs/api-reference):
+completions with `top_logprobs` by text, chat with `content`; llama.cpp gives the latter on both."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from icm_client.endpoints import (
+    EchoEndpoint,
+    Exactness,
+    LabelToken,
+    OpenAITopKEndpoint,
+    PromptLogProbsEndpoint,
+    Read,
+    RetryPolicy,
+    TextEndpoint,
+    Transport,
+    TransportSettings,
+    connect,
+)
+from icm_client.endpoints.texts import ASSUMED_CONTEXT, CHARACTERS_A_TOKEN
+from icm_client.errors import (
+    AuthenticationRefused,
+    InputError,
+    LabelMissing,
+    MalformedAnswer,
+    ModelNotFound,
+    ScoreNotFinite,
+    UnsupportedServer,
+)
+
+SETTINGS = TransportSettings(retry=RetryPolicy(attempts=2, initial_wait_s=0.0))
+MODELS = json.dumps({"object": "list", "data": [{"id": "davinci", "owned_by": "openai"}]})
+TOP = {" positive": -0.5, " negative": -1.5, " great": -2.0}
+
+
+def completions(top: Any) -> str:
+    told = {"tokens": ["x"], "token_logprobs": [-0.5], "top_logprobs": [top], "text_offset": [9]}
+    usage = {"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 2}}
+    return json.dumps({"choices": [{"index": 0, "text": "x", "logprobs": told}], "usage": usage})
+
+
+def chat(top: Any) -> str:
+    entries = [{"token": token, "logprob": value, "bytes": None} for token, value in top.items()]
+    content = [{"token": "x", "logprob": -0.5, "bytes": None, "top_logprobs": entries}]
+    message = {"role": "assistant", "content": "x"}
+    return json.dumps({"choices": [{"message": message, "logprobs": {"content": content}}]})
+
+
+def ids(text: str) -> tuple[int, ...]:
+    return tuple(map(ord, text))
+
+
+async def opened(server: Any, say: Any, **options: Any) -> OpenAITopKEndpoint:
+    server.script = [say(MODELS), say(completions(TOP))]
+    transport = Transport(server.url, settings=SETTINGS)
+    endpoint = await OpenAITopKEndpoint.open(transport, **options)
+    assert isinstance(endpoint, TextEndpoint)
+    return endpoint
+
+
+def labels_of(endpoint: OpenAITopKEndpoint) -> tuple[int, int]:
+    return (
+        endpoint.name_label(LabelToken(" positive", " positive")),
+        endpoint.name_label(LabelToken(" negative", " negative")),
+    )
+
+
+async def test_labels_are_found_by_their_text_and_marked(server: Any, say: Any) -> None:
+    async with await opened(server, say) as endpoint:
+        wanted = labels_of(endpoint)
+        demo = (*ids("Good film:"), wanted[0], *ids("\n"), *ids("Bad film:"))
+        (answer,) = await endpoint.read([Read(demo, wanted)])
+        assert answer == ((-0.5, -1.5), Exactness.TOP_K)
+        sent = server.bodies[-1]
+        assert sent["prompt"] == "Good film: positive\nBad film:"
+        assert (sent["logprobs"], sent["max_tokens"]) == (20, 1)
+        assert (endpoint.usage.computed_tokens, endpoint.usage.cached_tokens) == (6, 4)
+        assert endpoint.identity.kind == "openai"
+        assert endpoint.identity.context_length == ASSUMED_CONTEXT * CHARACTERS_A_TOKEN
+
+
+async def test_a_label_outside_the_top_is_an_error_and_not_a_number(server: Any, say: Any) -> None:
+    async with await opened(server, say) as endpoint:
+        server.script = [say(completions({" positive": -0.5, " great": -2.0}))]
+        with pytest.raises(LabelMissing, match=r"' negative'.*2 most probable.*--allow-floor"):
+            await endpoint.read([Read(ids("x:"), labels_of(endpoint))])
+
+
+@pytest.mark.parametrize(
+    ("top", "floor"),
+    [
+        ({" positive": -0.5, " great": -2.0}, -2.0),  # the rest holds more than the last one
+        ({" positive": -0.01, " great": -5.0}, math.log(1 - math.exp(-0.01) - math.exp(-5.0))),
+        ({" positive": 0.0, " great": -1.0}, math.log(1e-6)),  # rounding leaves nothing
+    ],
+)
+async def test_a_floor_is_an_upper_bound_and_marked(
+    server: Any, say: Any, top: Any, floor: float
+) -> None:
+    async with await opened(server, say, allow_floor=True) as endpoint:
+        server.script = [say(completions(top))]
+        (answer,) = await endpoint.read([Read(ids("x:"), labels_of(endpoint))])
+        assert answer.exactness is Exactness.FLOOR
+        assert answer.log_probs == pytest.approx((top[" positive"], floor))
+        assert answer.log_probs[1] <= min(top.values())
+
+
+async def test_the_token_drawn_beyond_the_top_is_left_out(server: Any, say: Any) -> None:
+    """With it a floor would be lower than the bound that the top k gives."""
+    many = {f" word{number}": -4.0 - number / 10 for number in range(20)} | {" drawn": -9.0}
+    async with await opened(server, say, allow_floor=True) as endpoint:
+        server.script = [say(completions(many))]
+        (answer,) = await endpoint.read([Read(ids("x:"), labels_of(endpoint))])
+        assert answer.log_probs == pytest.approx((-5.9, -5.9))
+
+
+@pytest.mark.parametrize("value", ["NaN", "-9999.0", "null", "0.5", "-Infinity"])
+async def test_what_is_no_log_prob_is_never_a_score(server: Any, say: Any, value: str) -> None:
+    async with await opened(server, say) as endpoint:
+        server.script = [say(completions(TOP).replace("-1.5", value))]
+        with pytest.raises(ScoreNotFinite, match="' negative'"):
+            await endpoint.read([Read(ids("x:"), labels_of(endpoint))])
+
+
+@pytest.mark.parametrize("body", ['{"choices": []}', completions({}), completions(None), "{}"])
+async def test_an_answer_without_log_probs_is_malformed(server: Any, say: Any, body: str) -> None:
+    async with await opened(server, say) as endpoint:
+        server.script = [say(body)]
+        with pytest.raises(MalformedAnswer):
+            await endpoint.read([Read(ids("x:"), labels_of(endpoint))])
+
+
+async def test_reads_of_one_call_keep_their_order(server: Any, say: Any) -> None:
+    async with await opened(server, say) as endpoint:
+        wanted = labels_of(endpoint)
+
+        async def by_prompt(request: Any) -> Any:
+            number = int((await request.json())["prompt"])
+            return await say(completions({" positive": -number - 1.0, " negative": -9.0}))(request)
+
+        server.script = [by_prompt]
+        answers = await endpoint.read([Read(ids(str(n)), wanted) for n in range(8)])
+        assert [answer.log_probs[0] for answer in answers] == [-n - 1.0 for n in range(8)]
+
+
+async def test_a_label_begins_as_the_server_begins_it(server: Any, say: Any) -> None:
+    async with await opened(server, say) as endpoint:
+        server.script = [say(completions({" ": -0.1, " pos": -0.2, " positive": -3.0, "x": -4.0}))]
+        found = await endpoint.find_label_token(" positive", prompt="Film:", separator="\n")
+        assert found == LabelToken(" positive", " pos")
+        assert server.bodies[-1]["prompt"] == "Film: positive\n" * 4 + "Film:"
+        number = endpoint.name_label(found)
+        assert number != endpoint.name_label(LabelToken(" positive", " positive"))
+        (answer,) = await endpoint.read([Read(ids("x:"), (number,))])
+        assert answer.log_probs == (-0.2,)
+
+
+async def test_a_label_that_the_server_does_not_say_is_refused(server: Any, say: Any) -> None:
+    async with await opened(server, say) as endpoint:
+        server.script = [say(completions({"other": -0.1, "positive": -3.0}))]
+        with pytest.raises(LabelMissing, match=r"' positive'.*'other'"):
+            await endpoint.find_label_token(" positive", prompt="Film:", separator="\n")
+
+
+async def test_a_label_has_the_same_number_in_every_process(server: Any, say: Any) -> None:
+    async with await opened(server, say) as endpoint:
+        assert labels_of(endpoint) == (1_310_655_699, 1_015_152_381)
+
+
+async def test_openais_own_limit_of_five_is_found(server: Any, say: Any) -> None:
+    server.script = [
+        say(MODELS),
+        say('{"error": {"message": "logprobs must be <= 5"}}', status=400),
+        say(completions(TOP)),
+    ]
+    async with await connect(server.url, settings=SETTINGS, kind="openai") as endpoint:
+        assert isinstance(endpoint, OpenAITopKEndpoint)
+        assert endpoint.top == 5
+
+
+async def test_a_chat_model_is_asked_by_chat(server: Any, say: Any) -> None:
+    bodies = {
+        "/v1/models": MODELS,
+        "/v1/completions": '{"error": {"message": "This is a chat model"}}',
+        "/v1/chat/completions": chat(TOP),
+    }
+
+    async def by_path(request: Any) -> Any:
+        good = request.path in bodies and request.path != "/v1/completions"
+        return await say(bodies.get(request.path, ""), status=200 if good else 404)(request)
+
+    server.script = [by_path]
+    async with await connect(server.url, settings=SETTINGS) as endpoint:
+        assert isinstance(endpoint, OpenAITopKEndpoint)
+        assert endpoint.identity.kind == "openai-chat"
+        server.script = [say(chat({"positive": -0.25, "negative": -2.0}))]
+        found = await endpoint.find_label_token(" positive", prompt="Film:", separator="\n")
+        assert found.token == "positive"
+        (answer,) = await endpoint.read([Read(ids("Film:"), (endpoint.name_label(found),))])
+        assert answer.log_probs == (-0.25,)
+        sent = server.bodies[-1]
+        assert sent["messages"] == [{"role": "user", "content": "Film:"}]
+        assert (sent["logprobs"], sent["top_logprobs"]) == (True, 20)
+
+
+async def test_a_server_that_gives_no_log_probs_says_so_on_each_route(
+    server: Any, say: Any
+) -> None:
+    nothing = say('{"choices": [{"text": "x", "logprobs": null}]}')
+    server.script = [say(MODELS), *[say("", status=404)] * 3, say(MODELS), nothing]
+    with pytest.raises(UnsupportedServer, match=r"/v1/completions.*/v1/chat/completions"):
+        await connect(server.url, settings=SETTINGS)
+
+
+async def test_a_wrong_key_is_told_at_once(server: Any, say: Any) -> None:
+    server.script = [say("", status=401)]
+    with pytest.raises(AuthenticationRefused):
+        await connect(server.url, settings=SETTINGS, kind="openai", model="m")
+    assert len(server.paths) == 1
+
+
+async def test_models_that_are_not_listed_must_be_named(server: Any, say: Any) -> None:
+    server.script = [say("", status=404)]
+    with pytest.raises(ModelNotFound, match="name one"):
+        await connect(server.url, settings=SETTINGS, kind="openai")
+    server.script = [say("", status=404), say(completions(TOP))]
+    async with await connect(server.url, settings=SETTINGS, kind="openai", model="m") as endpoint:
+        assert endpoint.identity.model == "m"
+
+
+@pytest.mark.parametrize(
+    ("entry", "options", "tokens"),
+    [
+        ({"context_length": 1000}, {}, 1000),
+        ({"meta": {"n_ctx": 500}}, {}, 500),
+        ({"max_model_len": 700}, {}, 700),
+        ({"context_length": 1000}, {"context_length": 300}, 300),
+    ],
+)
+async def test_the_context_is_what_the_server_or_the_user_tells(
+    server: Any, say: Any, entry: Any, options: Any, tokens: int
+) -> None:
+    server.script = [say(json.dumps({"data": [{"id": "m", **entry}]})), say(completions(TOP))]
+    transport = Transport(server.url, settings=SETTINGS)
+    async with await OpenAITopKEndpoint.open(transport, **options) as endpoint:
+        assert endpoint.identity.context_length == tokens * CHARACTERS_A_TOKEN
+
+
+async def test_a_floor_and_an_exact_run_do_not_share_scores(server: Any, say: Any) -> None:
+    async with await opened(server, say) as one, await opened(server, say, allow_floor=True) as two:
+        assert one.identity.fingerprint != two.identity.fingerprint
+
+
+async def test_options_that_a_server_has_no_use_for_are_refused(server: Any, say: Any) -> None:
+    server.script = [say('{"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 9}]}')]
+    with pytest.raises(InputError, match="--allow-floor"):
+        await connect(server.url, settings=SETTINGS, allow_floor=True)
+    with pytest.raises(InputError, match="--context-length"):
+        await connect(server.url, settings=SETTINGS, context_length=9)
+
+
+def echoed(tokens: list[str], values: list[float | None]) -> str:
+    told = {"tokens": tokens, "token_logprobs": values}
+    return json.dumps({"choices": [{"text": "".join(tokens), "logprobs": told}]})
+
+
+@pytest.fixture
+async def echo(server: Any, say: Any) -> Any:
+    server.script = [say(MODELS)]
+    async with await connect(server.url, settings=SETTINGS, kind="echo") as endpoint:
+        assert isinstance(endpoint, EchoEndpoint)
+        yield endpoint
+
+
+async def test_an_echoed_label_is_the_sum_of_its_tokens(server: Any, say: Any, echo: Any) -> None:
+    found = await echo.find_label_token(" not good", prompt="Film:", separator="\n")
+    number = echo.name_label(found)
+    body = echoed(["<bos>", "Film", ":", " not", " good", "\n"], [None, -9, -8, -0.5, -0.25, -3])
+    server.script = [say(body)]
+    assert await echo.read([Read(ids("Film:"), (number,))]) == [((-0.75,), Exactness.EXACT)]
+    sent = server.bodies[-1]
+    assert (sent["prompt"], sent["echo"]) == ("Film: not good", True)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["Film", ": not", " good", "\n"],  # the label's first token holds the template's end
+        ["x"],  # nothing was echoed
+        [" good", "\n"],  # only a part
+    ],
+)
+async def test_a_label_that_does_not_end_the_echo_is_no_score(
+    server: Any, say: Any, echo: Any, tokens: list[str]
+) -> None:
+    number = echo.name_label(LabelToken(" not good", ""))
+    server.script = [say(echoed(tokens, [-1.0] * len(tokens)))]
+    with pytest.raises(LabelMissing, match="does not end the echoed"):
+        await echo.read([Read(ids("Film:"), (number,))])
+
+
+VLLM_MODELS = '{"data": [{"id": "base", "max_model_len": 64, "owned_by": "vllm"}]}'
+
+
+def in_prompt(index: int, token: int, value: float | None) -> dict[str, Any]:
+    """vLLM's `CompletionResponseChoice.prompt_logprobs`: null, then a position for each token."""
+    last = {str(token): {"logprob": value, "rank": 3, "decoded_token": "x"}}
+    first = {"2": {"logprob": -7.0, "rank": 9, "decoded_token": "y"}}
+    return {"index": index, "logprobs": None, "prompt_logprobs": [None, first, last]}
+
+
+@pytest.fixture
+async def prompted(server: Any, say: Any) -> Any:
+    server.script = [say(VLLM_MODELS), say('{"version": "0.6.0"}')]
+    async with await connect(server.url, settings=SETTINGS, kind="prompt-logprobs") as endpoint:
+        assert isinstance(endpoint, PromptLogProbsEndpoint)
+        assert endpoint.identity.kind == "prompt-logprobs"
+        yield endpoint
+
+
+async def test_prompt_log_probs_are_those_of_the_last_token(
+    server: Any, say: Any, prompted: Any
+) -> None:
+    choices = [
+        in_prompt(3, 9, -4.0),
+        in_prompt(0, 7, -1.0),
+        in_prompt(1, 9, -2.0),
+        in_prompt(2, 7, -3.0),
+    ]
+    server.script = [say(json.dumps({"choices": choices, "usage": {"prompt_tokens": 12}}))]
+    answers = await prompted.read([Read((1, 2), (7, 9)), Read((1, 3), (7, 9))])
+    assert [answer.log_probs for answer in answers] == [(-1.0, -2.0), (-3.0, -4.0)]
+    sent = server.bodies[-1]
+    assert sent["prompt"] == [[1, 2, 7], [1, 2, 9], [1, 3, 7], [1, 3, 9]]
+    assert sent["prompt_logprobs"] == 0
+    assert "logprob_token_ids" not in sent
+
+
+@pytest.mark.parametrize(
+    ("choice", "error"),
+    [
+        ({"index": 0, "prompt_logprobs": None}, LabelMissing),
+        (in_prompt(0, 8, -1.0), LabelMissing),
+        (in_prompt(0, 7, None), ScoreNotFinite),
+        (in_prompt(0, 7, -9999.0), ScoreNotFinite),
+        (in_prompt(1, 7, -1.0), MalformedAnswer),
+    ],
+)
+async def test_a_prompt_without_its_log_probs_is_no_score(
+    server: Any, say: Any, prompted: Any, choice: Any, error: type[Exception]
+) -> None:
+    server.script = [say(json.dumps({"choices": [choice], "usage": {"prompt_tokens": 3}}))]
+    with pytest.raises(error):
+        await prompted.read([Read((1, 2), (7,))])
