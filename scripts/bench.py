@@ -20,7 +20,7 @@ from icm_client.coherence.fold_scores import ScoredFold, fold_contexts, score_fo
 from icm_client.data import JsonValue
 from icm_client.endpoints import Endpoint
 from icm_client.runs.job import Job
-from icm_client.runs.label import fit_demos
+from icm_client.runs.presets import fit
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -148,7 +148,7 @@ async def golden_accuracy(job: Job, server: Endpoint, store: Path, seed: int) ->
         pieces = await tokenize_pieces(
             job.prompts, job.label_texts, job.task.separator, server, kept
         )
-        settings = fit_demos(settings, pieces, server, len(job.labels))
+        settings = fit(settings, pieces, server)
         total = np.zeros_like(unsure)
         for _ in range(settings.averaged):
             contexts = fold_contexts(2, gold, unsure, rng, settings)

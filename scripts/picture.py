@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 import icm_client
-from icm_client.cli.terminal import SweepLines, moment, print_result
+from icm_client.cli.terminal import SearchLines, moment, print_result
 from icm_client.runs.progress import Progress
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +21,7 @@ def main() -> None:
     """Run, and save the picture."""
     console = Console(record=True, file=io.StringIO(), width=96, force_terminal=True)
     console.print(Text(f"$ icm-client label {DATA} -o labels.jsonl", style="bold"))
-    lines = SweepLines(console)
+    lines = SearchLines(console)
     half: list[Progress] = []
 
     def show(progress: Progress) -> None:

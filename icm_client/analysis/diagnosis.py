@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from icm_client.coherence.problem import IntArray
 from icm_client.coherence.sweep import SearchResult
 
 INCOHERENT = 0.15
@@ -35,10 +36,20 @@ class Finding:
     fatal: bool
 
 
-def diagnose(result: SearchResult, labels: Sequence[str]) -> tuple[Finding, ...]:
-    """Return what is wrong with a result, the worst first; `labels` are the words, shape `[K]`."""
+def diagnose(
+    result: SearchResult, labels: Sequence[str], items: IntArray | None = None
+) -> tuple[Finding, ...]:
+    """Return what is wrong with a result, the worst first.
+
+    Args:
+        result: of any search.
+        labels: the words, shape `[K]`.
+        items: those whose labels are the rows'; None for all. Where pairs are shown in both orders
+            the items as a whole are balanced whatever was found.
+    """
     findings = []
-    counts = np.bincount(result.labels, minlength=len(labels))
+    held = result.labels if items is None else result.labels[items]
+    counts = np.bincount(held, minlength=len(labels))
     share = counts.max() / counts.sum()
     incoherent = result.coherence < INCOHERENT
     if incoherent:

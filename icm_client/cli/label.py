@@ -1,6 +1,5 @@
 """`icm-client label`."""
 
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import get_args
 
@@ -8,22 +7,25 @@ import anyio
 import click
 import orjson
 
+from icm_client.cli.search_options import constraint_of, search_options, settings_of
+from icm_client.cli.server_options import server_options
 from icm_client.cli.terminal import print_preview, print_result, print_warnings, progress_display
-from icm_client.coherence.settings import SweepSettings
 from icm_client.data import (
     FileFormat,
     Task,
-    builtin_names,
     check_output,
     find_beside,
     read_rows,
     unescape,
 )
-from icm_client.endpoints import EmbeddedEndpoint, Endpoint
 from icm_client.errors import IcmError, InputError, TaskError
+from icm_client.runs.first_labels import read_start
+from icm_client.runs.folder import DEFAULT_BASE
 from icm_client.runs.job import Job, named_task
 from icm_client.runs.label import label
+from icm_client.runs.presets import Preset
 from icm_client.runs.result import Labels
+from icm_client.runs.server import Server
 
 _FORMATS = click.Choice(get_args(FileFormat))
 
@@ -35,7 +37,7 @@ _FORMATS = click.Choice(get_args(FileFormat))
     "-t",
     "--task",
     "task_name",
-    help=f"A task file, or a built-in task ({', '.join(builtin_names())}). "
+    help="A task file, or a built-in task (icm-client tasks lists them). "
     "Default: NAME.task.toml or task.toml beside DATA.",
 )
 @click.option("--template", help=r"The prompt: {field} is a row's field, \n a newline.")
@@ -48,44 +50,20 @@ _FORMATS = click.Choice(get_args(FileFormat))
     metavar="LABEL=SHARE",
     help="A label's share of the rows, where known: positive=0.2.",
 )
-@click.option(
-    "-e",
-    "--endpoint",
-    metavar="URL",
-    help="A vLLM or llama.cpp server. [env: ICM_ENDPOINT; default: the embedded server]",
-)
-@click.option(
-    "-m", "--model", help="One of the server's models. [env: ICM_MODEL; default: its only one]"
-)
-@click.option(
-    "--gguf",
-    type=click.Path(path_type=Path),
-    help="A base model's file for the embedded server. [default: gemma-3-270m]",
-)
+@server_options
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is random."
 )
+@search_options
 @click.option(
-    "--restarts",
-    default=SweepSettings().restarts,
+    "--runs",
+    type=click.Path(),
+    default=str(DEFAULT_BASE),
     show_default=True,
-    type=click.IntRange(1),
-    help="The most starts while no coherent labels are found.",
+    help="The folder for the records of runs.",
 )
-@click.option(
-    "--max-sweeps",
-    default=SweepSettings().max_sweeps,
-    show_default=True,
-    type=click.IntRange(2),
-    help="The most sweeps from one start.",
-)
-@click.option(
-    "--demos",
-    default=SweepSettings().demos,
-    show_default=True,
-    type=click.IntRange(2),
-    help="The most labelled rows in a context.",
-)
+@click.option("--no-record", is_flag=True, help="Keep no record of the run.")
+@click.option("--fresh", is_flag=True, help="Start the run's record over; stored scores stay.")
 @click.option("--store", type=click.Path(), help="The score store. [default: in the user's cache]")
 @click.option(
     "--format", "data_format", type=_FORMATS, help="DATA's format. [default: by its name]"
@@ -95,7 +73,10 @@ _FORMATS = click.Choice(get_args(FileFormat))
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show a prompt before the run.")
+@click.pass_context
 def label_command(  # noqa: C901 - options one by one
+    context: click.Context,
+    /,
     *,
     data: str,
     output: str | None,
@@ -104,13 +85,17 @@ def label_command(  # noqa: C901 - options one by one
     labels: str | None,
     gold: str | None,
     shares: tuple[str, ...],
-    endpoint: str | None,
-    model: str | None,
-    gguf: Path | None,
+    server: Server,
     seed: int,
-    restarts: int,
-    max_sweeps: int,
-    demos: int,
+    preset: Preset,
+    start: str | None,
+    rule: str | None,
+    group: tuple[str, ...],
+    answer: str | None,
+    implies: str | None,
+    runs: str,
+    no_record: bool,
+    fresh: bool,
     store: str | None,
     data_format: FileFormat | None,
     output_format: FileFormat | None,
@@ -118,14 +103,13 @@ def label_command(  # noqa: C901 - options one by one
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    **numbers: object,
 ) -> None:
-    """Label the rows of DATA (JSON Lines, CSV or Parquet).
+    """Label the rows of DATA (JSON Lines, a JSON array, CSV or Parquet).
 
     Every score is kept: the same command again asks nothing twice, and goes on where an
     interrupted one stopped.
     """
-    if gguf is not None and endpoint is not None:
-        raise click.UsageError("--gguf is for the embedded server; leave --endpoint out.")
     if output is not None:
         if Path(output).resolve() == Path(data).resolve():
             raise InputError(f"{output}: the labels would overwrite the rows; name another file")
@@ -133,34 +117,43 @@ def label_command(  # noqa: C901 - options one by one
     elif not dry_run:
         raise click.UsageError("Missing option '-o' / '--output': where should the labels go?")
     task, found_at = _task(data, task_name, template, labels)
-    dataset = read_rows(data, format=data_format, gold=gold)
+    settings = settings_of(preset, numbers)
+    constraint = constraint_of(rule, group, answer, implies)
+    dataset = read_rows(
+        data,
+        format=data_format,
+        gold=gold,
+        loader=task.loader,
+        template_fields=task.template_fields,
+    )
     prior = _prior(shares)
     if not as_json and not quiet and found_at is not None:
         click.echo(f"Task: {found_at}", err=True)
     if dry_run or (verbose and not as_json):
-        print_preview(Job.prepare(dataset, task, prior=prior))
+        job = Job.prepare(dataset, task, prior=prior, constraint=constraint)
+        if start is not None:
+            read_start(start, job)
+        print_preview(job)
     if dry_run or output is None:
         return
 
-    settings = SweepSettings(restarts=restarts, max_sweeps=max_sweeps, demos=demos)
-
     async def run() -> Labels:
         with progress_display(hidden=quiet or as_json) as progress:
-            async with AsyncExitStack() as closing:
-                server: Endpoint | str | None = endpoint
-                if gguf is not None:
-                    server = await closing.enter_async_context(EmbeddedEndpoint(gguf))
-                return await label(
-                    dataset,
-                    task=task,
-                    prior=prior,
-                    endpoint=server,
-                    model=model,
-                    seed=seed,
-                    settings=settings,
-                    store=store,
-                    progress=progress,
-                )
+            return await label(
+                dataset,
+                task=task,
+                prior=prior,
+                constraint=constraint,
+                endpoint=server,
+                seed=seed,
+                settings=settings,
+                start=start,
+                store=store,
+                runs=None if no_record else runs,
+                command=context.find_root().obj,
+                fresh=fresh,
+                progress=progress,
+            )
 
     found = anyio.run(run)
     try:

@@ -8,7 +8,11 @@ import sys
 import click
 
 import icm_client
+from icm_client.cli.check import check_command
 from icm_client.cli.label import label_command
+from icm_client.cli.runs import runs_group
+from icm_client.cli.store import store_group
+from icm_client.cli.tasks import tasks_command
 from icm_client.errors import IcmError, InputError
 
 GO_ON = "Every score so far is kept: the same command again goes on from here."
@@ -21,12 +25,17 @@ def cli() -> None:
 
 
 cli.add_command(label_command)
+cli.add_command(check_command)
+cli.add_command(tasks_command)
+cli.add_command(runs_group)
+cli.add_command(store_group)
 
 
 def main() -> None:
     """Run the command line; errors of ours end as one message and a status."""
     try:
-        sys.exit(cli(standalone_mode=False))
+        arguments = sys.argv[1:]
+        sys.exit(cli(arguments, standalone_mode=False, obj=tuple(arguments)))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -9,12 +9,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.coherence.anneal import Step
 from icm_client.coherence.sweep import SweepRecord
 from icm_client.runs.job import Job
+from icm_client.runs.presets import Observed
 from icm_client.runs.progress import OnProgress, Progress
 from icm_client.runs.result import Labels
 
 REDRAWS_A_SECOND = 4
+
+SHOWN_WAIT_S = 1.0
+
+TOLD_STEPS = 10
+"""Lines that a search of many steps prints."""
 
 
 @contextmanager
@@ -30,7 +37,7 @@ def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
             refresh_per_second=REDRAWS_A_SECOND,
             transient=True,
         ) as live:
-            lines = SweepLines(console)
+            lines = SearchLines(console)
 
             def show(progress: Progress) -> None:
                 lines(progress)
@@ -38,16 +45,17 @@ def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
 
             yield show
     else:
-        yield SweepLines(console)
+        yield SearchLines(console)
 
 
-class SweepLines:
-    """Prints how the labels tokenize, and a line for each sweep that has ended."""
+class SearchLines:
+    """Prints how the labels tokenize, and a line for each sweep, or each tenth of the steps."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._begun = False
-        self._told: SweepRecord | None = None
+        self._told: Observed | None = None
+        self._accepted = 0
 
     def __call__(self, progress: Progress) -> None:
         """Hear of a moment."""
@@ -58,18 +66,33 @@ class SweepLines:
         if last is None or last is self._told:
             return
         self._told = last
-        counts = ", ".join(
-            f"{count} {word}" for word, count in zip(progress.labels, last.counts, strict=True)
+        said = (
+            _sweep(last, progress.labels)
+            if isinstance(last, SweepRecord)
+            else self._step(last, progress.of)
         )
-        start = f"start {last.restart + 1}, " if last.restart else ""
-        self._console.print(
-            Text(
-                f"{start}sweep {last.sweep + 1}: U {last.utility:+.3f}, {counts}, "
-                f"{last.moved} moved, {progress.cost.computed_tokens:,} tokens computed, "
-                f"{progress.cost.seconds:.0f} s"
-            ),
-            soft_wrap=True,
+        if said is not None:
+            cost = progress.cost
+            self._console.print(
+                Text(f"{said}, {cost.computed_tokens:,} tokens computed, {cost.seconds:.0f} s"),
+                soft_wrap=True,
+            )
+
+    def _step(self, step: Step, of: int | None) -> str | None:
+        self._accepted += step.accepted
+        if of is None or step.n % max(1, of // TOLD_STEPS):
+            return None
+        batch = f"batch {step.batch + 1}, " if step.batch else ""
+        return (
+            f"{batch}step {step.n} of {of}: U {step.U:+.2f}, T {step.T:.2f}, "
+            f"alpha {step.alpha:g}, {self._accepted} accepted"
         )
+
+
+def _sweep(sweep: SweepRecord, labels: tuple[str, ...]) -> str:
+    counts = ", ".join(f"{n} {word}" for word, n in zip(labels, sweep.counts, strict=True))
+    start = f"start {sweep.restart + 1}, " if sweep.restart else ""
+    return f"{start}sweep {sweep.sweep + 1}: U {sweep.utility:+.3f}, {counts}, {sweep.moved} moved"
 
 
 def _tokens(progress: Progress) -> str:
@@ -86,13 +109,20 @@ def moment(progress: Progress) -> Group:
     left = "" if progress.left_s is None else f"   about {_duration(progress.left_s)} left"
     retries = f" ({cost.retries:,} of them again)" if cost.retries else ""
     bar = Table.grid(padding=(0, 1))
+    last = progress.last
+    doing = f"Step {last.n}/{progress.of}" if isinstance(last, Step) else "Scoring"
     bar.add_row(
-        Text("Scoring"),
+        Text(doing),
         ProgressBar(total=max(progress.total, 1), completed=progress.done, width=40),
         Text(f"{progress.done}/{progress.total} scores{left}"),
     )
+    waiting = []
+    if progress.waiting is not None and progress.waiting.seconds >= SHOWN_WAIT_S:
+        why = f"Waiting {progress.waiting.seconds:.0f} s: {progress.waiting.reason}"
+        waiting.append(Text(why, style="yellow"))
     return Group(
         bar,
+        *waiting,
         Text(
             f"{cost.requests:,} requests{retries}   {cost.from_store:,} scores from the store   "
             f"tokens: {cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached   "
@@ -105,7 +135,7 @@ def moment(progress: Progress) -> Group:
 def print_preview(job: Job) -> None:
     """Print the first prompt as the model gets it, and the labels that may follow."""
     console = Console(highlight=False)
-    console.print(Text(f"{len(job.prompts):,} rows. The first prompt, and what may follow:\n"))
+    console.print(Text(f"{len(job.dataset.rows):,} rows. The first prompt, and what may follow:\n"))
     console.print(Text(job.prompts[0], style="dim"), soft_wrap=True)
     for text in job.label_texts:
         console.print(Text(f"  {text!r}"))
@@ -131,7 +161,12 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
         "scores", f"{cost.from_server:,} from the server, {cost.from_store:,} from the store"
     )
     table.add_row("time", _duration(cost.seconds))
+    if found.steps:
+        accepted = sum(step.accepted for step in found.steps)
+        table.add_row("steps", f"{len(found.steps):,}, {accepted:,} accepted ({found.preset})")
     table.add_row("model", Text(f"{found.server.model} ({found.server.kind})"))
+    if found.run is not None:
+        table.add_row("record in", Text(str(found.run)))
     table.add_row("labels in", Text(output))
     (console or Console(highlight=False)).print(table)
 
@@ -140,7 +175,7 @@ def print_warnings(found: Labels) -> None:
     """Print what a person must see, on standard error."""
     console = Console(stderr=True, highlight=False)
     for notice in found.notices:
-        console.print(Text(f"Warning: {notice}.", style="yellow"), soft_wrap=True)
+        console.print(Text(f"Note: {notice}.", style="yellow"), soft_wrap=True)
     for finding in reversed(found.findings):  # the worst one last, where it is read
         style = "bold red" if finding.fatal else "yellow"
         console.print(

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.sweep import SweepRecord
-from icm_client.endpoints import Endpoint, TokenIds
+from icm_client.endpoints import Endpoint, LimitChange, TokenIds, Waiting, WireEvent
+from icm_client.runs.presets import Observed, Settings
 from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
 
 
@@ -42,54 +43,72 @@ class Progress:
         label_tokens: the token ids that each is read as, after a prompt.
         done: reads answered in the sweep under way.
         total: reads that it needs; 0 between sweeps.
-        last: the last sweep that ended, or None in the first. After the last sweep of all, the
-            labels are scored once more with their names exchanged.
+        last: the last sweep or step that ended, or None in the first. After the last one of all,
+            labels are scored once more: with their names exchanged, and, after steps, as they are.
+        of: the steps there will be at most in a batch; None for sweeps.
         cost: so far.
         left_s: seconds left if the search ends as early as it may and makes no further start;
             None while unknown.
+        waiting: for what, where a request has to be sent again and nothing has come since.
     """
 
     labels: tuple[str, ...]
     label_tokens: tuple[TokenIds, ...]
     done: int
     total: int
-    last: SweepRecord | None
+    last: Observed | None
+    of: int | None
     cost: Cost
     left_s: float | None
+    waiting: Waiting | None
 
 
 OnProgress = Callable[[Progress], None]
 
 
 class ProgressMeter:
-    """Turns what scorer and search report into `Progress`; made when the run begins."""
+    """Turns what wire, scorer and search report into `Progress`; made when the run begins."""
 
-    def __init__(self, labels: tuple[str, ...], server: Endpoint, tell: OnProgress | None) -> None:
+    def __init__(self, labels: tuple[str, ...], tell: OnProgress | None) -> None:
         self._started = time.monotonic()
         self._labels = labels
-        self._server = server
-        self._before = replace(server.usage)
         self._tell = tell
         self._stats = ScorerStats()
-        self._last: SweepRecord | None = None
+        self._last: Observed | None = None
         self._now = ScoringProgress(0, 0, 0)
+        self._waiting: Waiting | None = None
+        self._begun = False
 
-    def begin(self, pieces: Pieces, settings: SweepSettings) -> None:
+    def connected(self, server: Endpoint) -> None:
+        """Hear who answers; what it has been used for before is not counted."""
+        self._server = server
+        self._before = replace(server.usage)
+
+    def begin(self, pieces: Pieces, settings: Settings) -> None:
         """Hear that the rows are tokenized, and how they will be searched."""
         self._label_tokens = pieces.labels
         self._settings = settings
+        self._begun = True
         self._report()
 
     def scored(self, progress: ScoringProgress, stats: ScorerStats) -> None:
         """Hear from the scorer: of the call under way, and its totals."""
         self._now = progress
         self._stats = stats
+        self._waiting = None
         self._report()
 
-    def swept(self, record: SweepRecord) -> None:
-        """Hear from the search, after a sweep."""
-        self._last = record
-        self._now = ScoringProgress(0, 0, 0)
+    def observed(self, seen: Observed | WireEvent) -> None:
+        """Hear from the search, after a sweep or a step; or from the wire, of a wait."""
+        if isinstance(seen, LimitChange):
+            return
+        if isinstance(seen, Waiting):
+            self._waiting = seen
+            if not self._begun:  # nothing is known yet that a moment could show
+                return
+        else:
+            self._last = seen
+            self._now = ScoringProgress(0, 0, 0)
         self._report()
 
     def cost(self) -> Cost:
@@ -116,17 +135,19 @@ class ProgressMeter:
                 done=self._now.done,
                 total=self._now.total,
                 last=self._last,
+                of=None if isinstance(self._settings, SweepSettings) else self._settings.iterations,
                 cost=cost,
                 left_s=self._left(cost),
+                waiting=self._waiting,
             )
         )
 
     def _left(self, cost: Cost) -> float | None:
         # As many reads a sweep as now, until the fewest sweeps of this start are done, and a
-        # fold's with names exchanged.
-        if cost.from_server == 0:
+        # fold's with names exchanged. What a step of Algorithm 1 takes, nobody knows before.
+        if cost.from_server == 0 or not isinstance(self._settings, SweepSettings):
             return None
-        ended = 0 if self._last is None else self._last.sweep + 1
+        ended = self._last.sweep + 1 if isinstance(self._last, SweepRecord) else 0
         sweeps = max(self._settings.min_sweeps - ended, 0) + 1 / self._settings.folds
         left = max(0.0, sweeps * self._now.total - self._now.done)
         return left * cost.seconds / cost.from_server

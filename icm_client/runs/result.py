@@ -3,12 +3,15 @@
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from icm_client.analysis.diagnosis import Finding
+from icm_client.coherence.anneal import Step
 from icm_client.coherence.sweep import SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
 from icm_client.endpoints import ServerIdentity
+from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
 
 
@@ -20,37 +23,50 @@ class Labels:
         rows: every row with its label, confidence and log-probs, in the order of the data.
         dataset: the rows as they were read.
         labels: the task's label words, in its order.
+        preset: which search found them.
         utility: calibrated `U`, nats an item.
         coherence: `utility` as a share of the labels' entropy: 0 for chance, at most 1.
         findings: what a person must know before the labels are used; worst first.
         notices: sentences on the data that the user should see.
         server: who answered.
-        history: every sweep.
+        history: every sweep of "fast".
+        steps: every step of "paper" and "official".
         restart: which restart's labels these are.
         prior_source: "given", "mixture" or "even": where the labels' shares came from.
+        by_confidence: groups too large to try all labellings of: the most confident row decided.
         cost: requests, tokens, seconds.
         seed: of the run.
+        run: the run's folder, where a record is kept.
     """
 
     rows: tuple[LabelledRow, ...]
     dataset: Dataset
     labels: tuple[str, ...]
+    preset: Preset
     utility: float
     coherence: float
     findings: tuple[Finding, ...]
     notices: tuple[str, ...]
     server: ServerIdentity
     history: tuple[SweepRecord, ...]
+    steps: tuple[Step, ...]
     restart: int
     prior_source: str
+    by_confidence: int
     cost: Cost
     seed: int
+    run: Path | None
 
     @property
     def counts(self) -> dict[str, int]:
         """Rows of each label, in the task's order."""
         found = Counter(row.label for row in self.rows)
         return {label: found[label] for label in self.labels}
+
+    @property
+    def exactness(self) -> dict[str, int]:
+        """Rows by the least reliable kind of log-prob behind them."""
+        return dict(Counter(row.exactness for row in self.rows))
 
     @property
     def rows_with_gold(self) -> int:
@@ -91,6 +107,7 @@ class Labels:
         return {
             "data": self.dataset.name,
             "rows": len(self.rows),
+            "preset": self.preset,
             "counts": self.counts,
             "accuracy": self.accuracy,
             "rows_with_gold": self.rows_with_gold,
@@ -102,6 +119,11 @@ class Labels:
             "seed": self.seed,
             "restart": self.restart,
             "prior_source": self.prior_source,
+            "groups_by_confidence": self.by_confidence,
+            "exactness": self.exactness,
             "sweeps": [asdict(record) for record in self.history],
+            "steps": len(self.steps),
+            "steps_accepted": sum(step.accepted for step in self.steps),
             "cost": asdict(self.cost),
+            "run": None if self.run is None else str(self.run),
         }

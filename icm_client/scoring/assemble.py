@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from icm_client.coherence.problem import Context, Query
-from icm_client.endpoints.protocol import Endpoint, TokenIds
+from icm_client.endpoints.protocol import Endpoint, LabelToken, TextEndpoint, TokenIds
 from icm_client.errors import TaskError
 from icm_client.scoring.store import ScoreStore
 from icm_client.scoring.task_groups import open_task_group
@@ -26,7 +26,8 @@ class Pieces:
     """The token ids that prompts are made of.
 
     Attributes:
-        bos: what the model wants in front of every prompt; often one id, or none.
+        bos: what the model wants in front of every prompt; often one id, or none. Empty where the
+            server takes text, and puts it there itself.
         prompts: one per item; never empty.
         labels: one per label, as it is written after a prompt.
         separator: what stands between a demo's label and the next prompt.
@@ -79,16 +80,21 @@ async def tokenize_pieces(
         concurrency: requests in flight at most.
 
     Raises:
-        TaskError: a prompt is empty, or the template's end and a label merge into one token.
+        TaskError: a prompt is empty, the template's end and a label merge into one token, or (on a
+            server that takes only text) two labels begin with the same token.
+        LabelMissing: a server that takes only text does not know a label.
         EndpointError: the server did not tokenize.
         StoreError: the store could not be read or written.
     """
+    if isinstance(endpoint, TextEndpoint):
+        fingerprint = endpoint.identity.fingerprint
+        return await _text_pieces(
+            prompts, label_texts, separator, endpoint, store=store, fingerprint=fingerprint
+        )
     tokenizer = _Tokenizer(endpoint, store, concurrency)
     (bos,) = await tokenizer.ids([""], add_special=True)
     prompt_pieces = await tokenizer.ids(prompts)
-    for number, ids in enumerate(prompt_pieces):
-        if not ids:
-            raise TaskError(f"item {number} (counting from 0) makes an empty prompt.")
+    _refuse_empty(prompt_pieces)
     checked = _representatives(prompt_pieces)
     labels = [
         _label_ids(
@@ -115,6 +121,49 @@ async def tokenize_pieces(
         alone if tail is None else tail,
         tuple(label_texts),
     )
+
+
+async def _text_pieces(
+    prompts: Sequence[str],
+    label_texts: Sequence[str],
+    separator: str,
+    endpoint: TextEndpoint,
+    *,
+    store: ScoreStore,
+    fingerprint: str,
+) -> Pieces:
+    """Return pieces whose ids are code points, and one id a label (`TextEndpoint`).
+
+    How the server begins a label is asked once a task, after its first row.
+    """
+    _refuse_empty(prompts)
+    first = prompts[0] if prompts else ""
+    questions = [f"{label}\0{separator}\0{first}" for label in label_texts]
+    stored = store.get_tokens(fingerprint, questions, add_special=True)
+    begins: dict[str, str] = {}
+    labels = []
+    for label, question, known in zip(label_texts, questions, stored, strict=True):
+        if known is not None:
+            found = LabelToken(label, "".join(map(chr, known)))
+        else:
+            found = await endpoint.find_label_token(label, prompt=first, separator=separator)
+            ids = tuple(map(ord, found.token))
+            store.put_tokens(fingerprint, [question], [ids], add_special=True)
+        other = begins.setdefault(found.token or label, label)
+        if other != label:
+            raise TaskError(
+                f"the labels {other!r} and {label!r} cannot be told apart: the server begins both "
+                f"with the token {found.token!r}. Choose words that begin differently."
+            )
+        labels.append((endpoint.name_label(found),))
+    texts = [tuple(map(ord, prompt)) for prompt in prompts]
+    return Pieces((), tuple(texts), tuple(labels), tuple(map(ord, separator)), tuple(label_texts))
+
+
+def _refuse_empty(prompts: Sequence[TokenIds] | Sequence[str]) -> None:
+    for number, prompt in enumerate(prompts):
+        if not prompt:
+            raise TaskError(f"item {number} (counting from 0) makes an empty prompt.")
 
 
 class _Tokenizer:

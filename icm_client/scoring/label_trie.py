@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from icm_client.endpoints.protocol import Answer, Read, TokenIds
+from icm_client.endpoints.protocol import Answer, Exactness, Read, TokenIds, worst
 from icm_client.errors import TaskError
 
 
@@ -63,6 +63,10 @@ class LabelTrie:
         return [
             sum(answers[read].log_probs[child] for read, child in steps) for steps in self._steps
         ]
+
+    def exactness(self, answers: Sequence[Answer]) -> Exactness:
+        """Return how far the log-probs from the answers to `reads` can be relied on."""
+        return worst(answer.exactness for answer in answers)
 
     def describe(self) -> tuple[LabelTokens, ...]:
         """Return how the tokenizer writes each label, for a user to check."""

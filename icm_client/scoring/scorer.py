@@ -14,7 +14,7 @@ import anyio.lowlevel
 import numpy as np
 
 from icm_client.coherence.problem import Context, FloatArray, Query
-from icm_client.endpoints.protocol import Answer, Endpoint, Read, TokenIds
+from icm_client.endpoints.protocol import Answer, Endpoint, Exactness, Read, TokenIds, worst
 from icm_client.errors import MalformedAnswer, PromptTooLong, ScoreNotFinite
 from icm_client.scoring.assemble import Pieces, context_ids
 from icm_client.scoring.execute import execute
@@ -65,6 +65,7 @@ class Scorer:
     Attributes:
         stats: running totals.
         labels: the labels' tokens and the reads that score them.
+        exactness: item -> the least reliable kind of log-prob that it was given in any call.
 
     Raises:
         TaskError: the labels' tokens cannot be told apart.
@@ -81,6 +82,7 @@ class Scorer:
         on_progress: Callable[[ScoringProgress], None] | None = None,
     ) -> None:
         self.stats = ScorerStats()
+        self.exactness: dict[int, Exactness] = {}
         self.labels = LabelTrie(pieces.labels, pieces.label_texts)
         self._endpoint = endpoint
         self._store = store
@@ -106,7 +108,11 @@ class Scorer:
         position: dict[Read, int] = {}
         needed = [[position.setdefault(read, len(position)) for read in reads] for reads in asked]
         answers = await self._answers(list(position))
-        rows = [self.labels.log_probs([answers[index] for index in indices]) for indices in needed]
+        behind = [[answers[index] for index in indices] for indices in needed]
+        for query, found in zip(queries, behind, strict=True):
+            before = self.exactness.get(query.target, Exactness.EXACT)
+            self.exactness[query.target] = worst((before, self.labels.exactness(found)))
+        rows = [self.labels.log_probs(found) for found in behind]
         return np.array(rows, dtype=np.float64).reshape(len(queries), len(self._pieces.labels))
 
     def _reads(self, queries: Sequence[Query]) -> list[tuple[Read, ...]]:

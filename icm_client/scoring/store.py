@@ -8,7 +8,7 @@ nothing), so three laws hold:
 * The first answer stands. A server repeats itself only to about 0.06 nat, so where another process
   stored an answer meanwhile, that one is used: what a run used is what a replay reads.
 * A damaged row is a missing row. Each carries a checksum; a row that does not match it is asked
-  again and replaced.
+  again and replaced. A damaged file is set aside, and what can be read of it is kept.
 
 Calls block; they take microseconds a row, no longer than it takes to send the question.
 """
@@ -18,38 +18,35 @@ import os
 import sqlite3
 import struct
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-from zlib import crc32
+from typing import Self, TypeVar
 
 from icm_client.endpoints.cache import cache_folder
-from icm_client.endpoints.protocol import Answer, Exactness, Read, TokenIds
+from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
 from icm_client.errors import StoreError
 from icm_client.scoring.keys import pack_ids, score_keys, token_keys, unpack_ids
-
-SCHEMA_VERSION = 1
-"""`PRAGMA user_version` of the file."""
-
-_BUSY_TIMEOUT_S = 10.0
-_KEYS_A_SELECT = 500  # below the 999 variables that older SQLite builds allow
-
-_SCHEMA = (
-    """CREATE TABLE scores (
-        key BLOB PRIMARY KEY,
-        log_probs BLOB NOT NULL,  -- float64, little endian, nats, in the order of the wanted ids
-        exactness TEXT NOT NULL,
-        checksum INTEGER NOT NULL -- CRC-32 over key, log_probs, exactness
-    ) WITHOUT ROWID""",
-    """CREATE TABLE tokens (
-        key BLOB PRIMARY KEY,
-        ids BLOB NOT NULL,        -- int32, little endian
-        checksum INTEGER NOT NULL -- CRC-32 over key, ids
-    ) WITHOUT ROWID""",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
+from icm_client.scoring.store_damage import may_be_set_aside, set_aside
+from icm_client.scoring.store_file import (
+    BROKEN,
+    SCHEMA_VERSION,
+    SCORES,
+    TOKENS,
+    checksum,
+    connect,
+    explained,
+    is_damage,
+    is_whole,
+    rows_of,
+    server_number,
+    transaction,
 )
+from icm_client.scoring.store_place import network_warning
+
+__all__ = ["SCHEMA_VERSION", "ScoreStore", "default_path"]
+
+_Found = TypeVar("_Found")
 
 
 def default_path() -> Path:
@@ -61,12 +58,15 @@ class ScoreStore:
     """Scores and token ids in one SQLite file, shared safely by several processes.
 
     Made with `ScoreStore.open`; one object belongs to the thread that opened it. Every method
-    raises `StoreError` if SQLite cannot read or write (disk full, permissions, damage, or another
-    process that held the file for more than 10 seconds).
+    raises `StoreError` if SQLite cannot read or write (disk full, permissions, or another process
+    that held the file for more than 10 seconds). A file that turns out to be damaged is set aside
+    and the call answered from a new one.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, notices: list[str]) -> None:
         self._db = connection
+        self._file = _inode(path)
+        self._notices = notices
         self.path = path
 
     @classmethod
@@ -76,8 +76,8 @@ class ScoreStore:
         A new file can be read and written by its owner only: token ids of private rows are in it.
 
         Raises:
-            StoreError: the file cannot be made or opened, is damaged, was written by a newer
-                version, or is another program's.
+            StoreError: the file cannot be made or opened, was written by a newer version, or is
+                another program's.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,14 +87,22 @@ class ScoreStore:
                 f"cannot open the score store {path}: {error.strerror}. "
                 "Set ICM_CACHE_DIR to a folder that can be written."
             ) from error
-        with _explained(path):
-            connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        notices = list(filter(None, [network_warning(path)]))
+        with explained(path):
+            found = _inode(path)
             try:
-                _prepare(connection, path)
-            except BaseException:
-                connection.close()
-                raise
-        return cls(connection, path)
+                connection = connect(path)
+            except BROKEN as error:
+                if not is_damage(error) or not may_be_set_aside(path):
+                    raise
+                notices += set_aside(path, found)
+                connection = connect(path)
+        return cls(connection, path, notices)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences that the user should see: a file set aside, a network file system."""
+        return tuple(self._notices)
 
     def close(self) -> None:
         """Close the file. A closed store raises `StoreError` when used."""
@@ -111,14 +119,25 @@ class ScoreStore:
     ) -> None:
         self.close()
 
+    def record_server(self, identity: ServerIdentity) -> None:
+        """Note what the server is called, for those who look after the store."""
+
+        def record() -> None:
+            with transaction(self._db):
+                self._db.execute(
+                    "UPDATE servers SET kind = ?, model = ? WHERE id = ?",
+                    [identity.kind, identity.model, server_number(self._db, identity.fingerprint)],
+                )
+
+        self._done(record)
+
     def get_many(self, fingerprint: str, reads: Sequence[Read]) -> list[Answer | None]:
         """Return the stored answers of the server `fingerprint`, aligned with `reads`.
 
         None stands for a read without an answer, or with a damaged one.
         """
         keys = score_keys(fingerprint, reads)
-        with _explained(self.path):
-            return self._stored_answers(keys, reads)
+        return self._done(lambda: self._stored_answers(keys, reads))
 
     def put_many(
         self, fingerprint: str, reads: Sequence[Read], answers: Sequence[Answer]
@@ -134,27 +153,36 @@ class ScoreStore:
             if not _fits(answer.log_probs, read):
                 raise ValueError(f"{answer.log_probs} are no log-probs of tokens {read.wanted}")
         keys = score_keys(fingerprint, reads)
-        standing = []
-        rows = []
-        with _explained(self.path), self._transaction():
-            stored = self._stored_answers(keys, reads)
-            for key, earlier, answer in zip(keys, stored, answers, strict=True):
-                standing.append(answer if earlier is None else earlier)
-                if earlier is None:
-                    blob = struct.pack(f"<{len(answer.log_probs)}d", *answer.log_probs)
-                    text = answer.exactness.value
-                    rows.append((key, blob, text, _checksum(key, blob, text.encode())))
-            self._db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?)", rows)
-        return standing
+
+        def put() -> list[Answer]:
+            standing, rows = [], []
+            with transaction(self._db):
+                server, now = server_number(self._db, fingerprint), int(time.time())
+                stored = self._stored_answers(keys, reads)
+                for key, earlier, answer in zip(keys, stored, answers, strict=True):
+                    standing.append(answer if earlier is None else earlier)
+                    if earlier is None:
+                        blob = struct.pack(f"<{len(answer.log_probs)}d", *answer.log_probs)
+                        text = answer.exactness.value
+                        total = checksum((key, blob, text.encode()))
+                        rows.append((key, blob, text, total, server, now))
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO scores "
+                    "(key, log_probs, exactness, checksum, server, stored_at) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    rows,
+                )
+            return standing
+
+        return self._done(put)
 
     def get_tokens(
         self, fingerprint: str, texts: Sequence[str], *, add_special: bool
     ) -> list[TokenIds | None]:
         """Return the stored token ids, aligned with `texts`; None where they are not stored."""
         keys = token_keys(fingerprint, texts, add_special=add_special)
-        with _explained(self.path):
-            rows = self._rows("SELECT key, ids, checksum FROM tokens WHERE key IN", keys)
-        found = {key: unpack_ids(ids) for key, ids, sum_ in rows if sum_ == _checksum(key, ids)}
+        rows = self._done(lambda: list(rows_of(self._db, TOKENS, keys)))
+        found = {key: unpack_ids(ids) for key, ids, sum_ in rows if is_whole((key, ids, sum_))}
         return [found.get(key) for key in keys]
 
     def put_tokens(
@@ -163,47 +191,49 @@ class ScoreStore:
         """Store the token ids of `texts`, aligned with them, in one transaction."""
         keys = token_keys(fingerprint, texts, add_special=add_special)
         blobs = [pack_ids(one) for one in ids]
-        rows = [(key, blob, _checksum(key, blob)) for key, blob in zip(keys, blobs, strict=True)]
-        with _explained(self.path), self._transaction():
-            self._db.executemany("INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", rows)
+
+        def put() -> None:
+            with transaction(self._db):
+                server, now = server_number(self._db, fingerprint), int(time.time())
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO tokens (key, ids, checksum, server, stored_at) "
+                    "VALUES (?, ?, ?, ?, ?)",
+                    [
+                        (key, blob, checksum((key, blob)), server, now)
+                        for key, blob in zip(keys, blobs, strict=True)
+                    ],
+                )
+
+        self._done(put)
 
     def _stored_answers(self, keys: Sequence[bytes], reads: Sequence[Read]) -> list[Answer | None]:
-        rows = self._rows(
-            "SELECT key, log_probs, exactness, checksum FROM scores WHERE key IN", keys
-        )
-        found = {
-            key: (log_probs, exactness)
-            for key, log_probs, exactness, checksum in rows
-            if checksum == _checksum(key, log_probs, exactness)
-        }
+        found = {row[0]: row for row in rows_of(self._db, SCORES, keys) if is_whole(row)}
         return [
-            _unpack(*found.get(key, _MISSING), read) for key, read in zip(keys, reads, strict=True)
+            None if (row := found.get(key)) is None else _unpack(row[1], row[2], read)
+            for key, read in zip(keys, reads, strict=True)
         ]
 
-    def _rows(self, select: str, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
-        for start in range(0, len(keys), _KEYS_A_SELECT):
-            some = keys[start : start + _KEYS_A_SELECT]
-            yield from self._db.execute(f"{select} ({','.join('?' * len(some))})", some)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        # IMMEDIATE: a read lock that must become a write lock fails at once, without waiting,
-        # when another process writes (https://sqlite.org/lang_transaction.html).
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:  # a full disk has rolled back already
-                self._db.execute("ROLLBACK")
-            raise
+    def _done(self, work: Callable[[], _Found]) -> _Found:
+        """Return what `work` returns; if the file is damaged, it works on a new one."""
+        with explained(self.path):
+            try:
+                return work()
+            except BROKEN as error:
+                if not is_damage(error):
+                    raise
+            self._db.close()
+            self._notices += set_aside(self.path, self._file)
+            self._db = connect(self.path)
+            self._file = _inode(self.path)
+            return work()
 
 
-_MISSING = (b"", b"")
+def _inode(path: Path) -> int:
+    return path.stat().st_ino
 
 
 def _unpack(log_probs: bytes, exactness: bytes, read: Read) -> Answer | None:
-    if not log_probs or len(log_probs) != 8 * len(read.wanted):
+    if len(log_probs) != 8 * len(read.wanted):
         return None
     try:
         kind = Exactness(exactness.decode())
@@ -214,75 +244,3 @@ def _unpack(log_probs: bytes, exactness: bytes, read: Read) -> Answer | None:
 
 def _fits(log_probs: Sequence[float], read: Read) -> bool:
     return len(log_probs) == len(read.wanted) and all(-math.inf < p <= 0 for p in log_probs)
-
-
-def _checksum(*parts: bytes) -> int:
-    checksum = 0
-    for part in parts:
-        checksum = crc32(part, checksum)
-    return checksum
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Set the connection up and lay the schema, where another process is not just doing so."""
-    connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_TIMEOUT_S * 1000)}")
-    connection.text_factory = bytes  # a flipped byte in a TEXT must not raise a decoding error
-    deadline = time.monotonic() + _BUSY_TIMEOUT_S
-    while True:
-        try:
-            # Without an answer from the busy handler where two processes change a new file's
-            # journal at once, whatever the timeout (https://sqlite.org/c3ref/busy_handler.html).
-            connection.execute("PRAGMA journal_mode = WAL").fetchall()
-            break
-        except sqlite3.OperationalError as error:
-            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-    # A power cut may lose the last answers and never the file: https://sqlite.org/pragma.html
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("BEGIN IMMEDIATE")
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if version == 0 and tables == 0:
-        for statement in _SCHEMA:
-            connection.execute(statement)
-    elif version > SCHEMA_VERSION:
-        raise StoreError(
-            f"the score store {path} was written by a newer icm-client (schema {version}, this "
-            f"one knows {SCHEMA_VERSION}): upgrade, or set ICM_CACHE_DIR to another folder."
-        )
-    elif version != SCHEMA_VERSION:
-        raise StoreError(
-            f"{path} is another program's database, not a score store: "
-            "move it away, or set ICM_CACHE_DIR to another folder."
-        )
-    connection.execute("COMMIT")
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Raise SQLite's errors as `StoreError`, with the place and what to do about it."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        advice = _ADVICE.get(_code(error), "Set ICM_CACHE_DIR to another folder, and run again.")
-        raise StoreError(f"the score store {path} failed: {error}. {advice}") from error
-
-
-def _code(error: sqlite3.Error) -> int:
-    """Return SQLite's primary result code, or -1 where the error is Python's own."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code & 0xFF if isinstance(code, int) else -1
-
-
-_DAMAGED = (
-    "The file is damaged: move it away and run again (its answers are asked again). The files "
-    "beside it that end in -wal and -shm belong to it."
-)
-_ADVICE = {
-    sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_FULL: "Make room on the disk, then run again: what was stored is kept.",
-    sqlite3.SQLITE_READONLY: "Make the file and its folder writable, or set ICM_CACHE_DIR.",
-    sqlite3.SQLITE_BUSY: "Another process has held it for too long: end that one, and run again.",
-}

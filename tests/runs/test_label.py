@@ -8,7 +8,7 @@ import orjson
 import pytest
 from planted_reviews import COLOURS, TASK, Dawdling, Failing, data, planted, reviews
 
-import icm_client.runs.label
+import icm_client.runs.server
 from icm_client import (
     Labels,
     Progress,
@@ -21,7 +21,8 @@ from icm_client import (
 )
 from icm_client.endpoints import EmbeddedEndpoint, Endpoint
 from icm_client.errors import EndpointFault, InputError, PromptTooLong, RowError, TaskError
-from icm_client.runs.label import fit_demos, open_endpoint
+from icm_client.runs.presets import fit
+from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import Pieces
 from icm_client.settings import Environment
 
@@ -205,7 +206,7 @@ async def test_progress_tells_sensible_things(store: Path) -> None:
     found = await label(
         reviews(32), task=TASK, endpoint=endpoint, store=store, progress=seen.append
     )
-    ended: list[SweepRecord] = []
+    ended: list[SweepRecord | Step] = []
     for before, now in zip([None, *seen], seen, strict=False):
         assert now.labels == tuple(sorted(TASK.labels))
         assert 0 <= now.done <= now.total <= 32
@@ -253,7 +254,7 @@ async def test_a_run_that_failed_goes_on_where_it_was(
 
 def own_endpoint(monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint) -> None:
     """Have `endpoint` stand where the embedded server would."""
-    monkeypatch.setattr(icm_client.runs.label, "EmbeddedEndpoint", lambda: endpoint)
+    monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", lambda: endpoint)
 
 
 def test_label_sync_is_label(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
@@ -297,29 +298,28 @@ def small(context_length: int) -> Endpoint:
 
 def test_demos_are_left_alone_where_they_fit() -> None:
     settings = SweepSettings(demos=20, second_demos=10, initial=8)
-    assert fit_demos(settings, pieces(*[10] * 30), small(4096), 2) == settings
+    assert fit(settings, pieces(*[10] * 30), small(4096)) == settings
 
 
 def test_demos_are_lowered_to_what_fits_whichever_are_drawn() -> None:
     settings = SweepSettings(demos=20, second_demos=10, initial=8)
     # BOS 1, the longest target 20 and a label 1 leave 100 - 22 = 78 tokens. Demos take 3 more
     # than their prompt: 23 + 13 + 13 + 13 + 13 = 75 fit, another 13 do not.
-    fitted = fit_demos(settings, pieces(20, *[10] * 30), small(100), 2)
-    assert (fitted.demos, fitted.second_demos, fitted.initial) == (5, 5, 5)
-    exactly = fit_demos(settings, pieces(20, *[10] * 30), small(97), 2)
-    assert exactly.demos == 5
-    assert fit_demos(settings, pieces(20, *[10] * 30), small(96), 2).demos == 4
+    for context, demos in ((100, 5), (97, 5), (96, 4)):
+        fitted = fit(settings, pieces(20, *[10] * 30), small(context))
+        assert isinstance(fitted, SweepSettings)
+        assert (fitted.demos, fitted.second_demos, fitted.initial) == (demos, demos, demos)
 
 
 def test_a_context_without_room_for_a_demo_of_each_label_is_refused() -> None:
     with pytest.raises(PromptTooLong, match=r"take 40 tokens.*context holds 100"):
-        fit_demos(SweepSettings(), pieces(*[40] * 30), small(100), 2)
+        fit(SweepSettings(), pieces(*[40] * 30), small(100))
 
 
 def test_fewer_demos_than_labels_are_no_fault_of_the_context() -> None:
     settings = SweepSettings(demos=2, second_demos=2, initial=2)
     with pytest.raises(InputError, match="2 demos in a context cannot show 3 labels"):
-        fit_demos(settings, pieces(*[10] * 30, n_labels=3), small(4096), 3)
+        fit(settings, pieces(*[10] * 30, n_labels=3), small(4096))
 
 
 async def test_a_small_context_is_kept_to(store: Path) -> None:
@@ -335,17 +335,17 @@ async def test_a_small_context_is_kept_to(store: Path) -> None:
 async def test_the_environment_names_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[str, str | None, str | None]] = []
 
-    async def connect(url: str, *, model: str | None, api_key: object) -> Endpoint:
+    async def connect(url: str, *, model: str | None, api_key: object, **_: object) -> Endpoint:
         opened.append((url, model, getattr(api_key, "get_secret_value", lambda: None)()))
         return planted()
 
-    monkeypatch.setattr(icm_client.runs.label, "connect", connect)
+    monkeypatch.setattr(icm_client.runs.server, "connect", connect)
     monkeypatch.setenv("ICM_ENDPOINT", "http://from-environment")
     monkeypatch.setenv("ICM_MODEL", "base")
     monkeypatch.setenv("ICM_API_KEY", "sk-secret")
     async with open_endpoint(None):
         pass
-    async with open_endpoint("http://argument", model="other"):
+    async with open_endpoint(Server("http://argument", model="other")):
         pass
     assert opened == [
         ("http://from-environment", "base", "sk-secret"),
@@ -390,4 +390,6 @@ async def test_a_model_without_a_server_is_refused(
 ) -> None:
     monkeypatch.delenv("ICM_ENDPOINT", raising=False)
     with pytest.raises(InputError, match="was asked for, but no server"):
-        await label(reviews(4), task=TASK, model="meta-llama/Llama-3.1-8B", store=store)
+        await label(
+            reviews(4), task=TASK, endpoint=Server(model="meta-llama/Llama-3.1-8B"), store=store
+        )

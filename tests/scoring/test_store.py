@@ -10,7 +10,7 @@ from table_endpoint import table_answer
 from icm_client.endpoints.protocol import Answer, Exactness, Read
 from icm_client.errors import StoreError
 from icm_client.scoring.keys import score_keys, token_keys
-from icm_client.scoring.store import ScoreStore, default_path
+from icm_client.scoring.store import SCHEMA_VERSION, ScoreStore, default_path
 
 READS = [Read((1, 2, number), (5, 7)) for number in range(1200)]
 
@@ -144,28 +144,32 @@ def test_processes_that_make_and_fill_one_file(path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\0" + b"\1" * 4096])
-def test_a_damaged_file_says_where_and_what_to_do(path: Path, content: bytes) -> None:
+def test_a_file_that_never_was_a_database_stays_where_it_is(path: Path) -> None:
     path.parent.mkdir()
-    path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"scores\.sqlite3 failed: .*move it away"):
+    path.write_bytes(b'{"text": "my rows"}' * 100)
+    with pytest.raises(StoreError, match=r"scores\.sqlite3 failed: .*no score store"):
         ScoreStore.open(path)
+    assert path.read_bytes() == b'{"text": "my rows"}' * 100
 
 
 def test_a_newer_schema_is_left_alone(path: Path) -> None:
     with ScoreStore.open(path) as store:
-        store._db.execute("PRAGMA user_version = 2")
+        store._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     with pytest.raises(StoreError, match="newer icm-client"):
         ScoreStore.open(path)
 
 
-def test_another_programs_database_is_left_alone(path: Path) -> None:
+@pytest.mark.parametrize("version", [0, 1, SCHEMA_VERSION, SCHEMA_VERSION + 1])
+def test_another_programs_database_is_left_alone(path: Path, version: int) -> None:
     path.parent.mkdir()
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE theirs (a)")
+        connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
+    before = path.read_bytes()
     with pytest.raises(StoreError, match="another program"):
         ScoreStore.open(path)
+    assert path.read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -1,0 +1,187 @@
+"""`icm-client check`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from icm_client.data import find_beside, read_rows
+from icm_client.endpoints import KINDS, Kind
+from icm_client.endpoints.answers import clipped
+from icm_client.endpoints.probe import Verdict
+from icm_client.errors import TaskError
+from icm_client.runs.check import CheckReport, check
+from icm_client.runs.check_probes import OnStep
+
+PLANNED = "About 250 short requests and a dozen long ones, in about a minute."
+
+_STYLES = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.BAD: "bold red"}
+
+
+@click.command("check", short_help="Find out whether a server can label, and what it costs.")
+@click.option(
+    "-e",
+    "--endpoint",
+    metavar="URL",
+    help="The server. [env: ICM_ENDPOINT; default: the embedded server]",
+)
+@click.option(
+    "-t",
+    "--task",
+    "task_name",
+    help="A task file, or a built-in task (icm-client tasks lists them). "
+    "Default: NAME.task.toml or task.toml beside the data.",
+)
+@click.option("-d", "--data", type=click.Path(), help="Rows like the run's. [default: made up]")
+@click.option(
+    "-m", "--model", help="One of the server's models. [env: ICM_MODEL; default: its only one]"
+)
+@click.option(
+    "--gguf",
+    type=click.Path(path_type=Path),
+    help="A base model's file for the embedded server. [default: gemma-3-270m]",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    help="How the server is read. [default: it is asked what it is]",
+)
+@click.option(
+    "--allow-floor",
+    is_flag=True,
+    help="Take an upper bound for a label outside a server's most probable tokens; mark its rows.",
+)
+@click.option(
+    "--context-length",
+    type=click.IntRange(64),
+    metavar="TOKENS",
+    help="For a server that takes only text and does not tell.",
+)
+@click.option(
+    "--rows",
+    "run_rows",
+    type=click.IntRange(2),
+    help="Rows of the run whose cost is told. [default: the data's, or 64]",
+)
+@click.option("--store", type=click.Path(), help="The score store. [default: in the user's cache]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def check_command(
+    *,
+    endpoint: str | None,
+    task_name: str | None,
+    data: str | None,
+    model: str | None,
+    gguf: Path | None,
+    kind: Kind | None,
+    allow_floor: bool,
+    context_length: int | None,
+    run_rows: int | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Ask a server what it does, and say whether a labelling run would work.
+
+    Exit status: 0 ready, 1 not ready.
+    """
+    if gguf is not None and endpoint is not None:
+        raise click.UsageError("--gguf is for the embedded server; leave --endpoint out.")
+    task = _task(task_name, data)
+    rows = None if data is None else read_rows(data)
+
+    async def run() -> CheckReport:
+        with _steps(hidden=as_json) as step:
+            return await check(
+                task=task,
+                rows=rows,
+                run_rows=run_rows,
+                endpoint=endpoint,
+                model=model,
+                gguf=gguf,
+                kind=kind,
+                allow_floor=allow_floor,
+                context_length=context_length,
+                store=store,
+                step=step,
+            )
+
+    report = anyio.run(run)
+    if as_json:
+        click.echo(orjson.dumps(report.summary(), option=orjson.OPT_INDENT_2))
+    else:
+        print_report(report)
+    if not report.ready:
+        raise click.exceptions.Exit(1)
+
+
+def print_report(report: CheckReport, console: Console | None = None) -> None:
+    """Print what was found and the verdict, on standard output or a console of yours."""
+    console = console or Console(highlight=False)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    table.add_column()
+    for one in report.observations:
+        # What a server said may stand in a sentence: one line, nothing that moves the cursor.
+        table.add_row(
+            one.name, Text(one.verdict.value, style=_STYLES[one.verdict]), Text(clipped(one.says))
+        )
+    console.print(table)
+    if report.cost is not None:
+        console.print(Text(_cost(report)), soft_wrap=True)
+    console.print(
+        Text(f"This check: {report.requests:,} requests, {report.tokens:,} tokens computed.")
+    )
+    if report.ready:
+        console.print(Text("Ready.", style="bold green"))
+    else:
+        console.print(Text("Not ready:", style="bold red"))
+        for reason in report.reasons:
+            console.print(Text(f"  {clipped(reason)}"), soft_wrap=True)
+
+
+def _cost(report: CheckReport) -> str:
+    cost = report.cost
+    if cost is None:
+        raise AssertionError
+    time = (
+        "a time that was not measured"
+        if cost.minutes is None
+        else f"{cost.minutes[0]:.1f} to {cost.minutes[1]:.1f} minutes"
+    )
+    return (
+        f"A run over {cost.rows:,} rows: {cost.requests[0]:,} to {cost.requests[1]:,} requests, "
+        f"{cost.tokens[0]:,} to {cost.tokens[1]:,} tokens computed, {time}."
+    )
+
+
+def _task(name: str | None, data: str | None) -> str:
+    """The task that was named, or the one beside the data."""
+    if name is not None:
+        return name
+    beside = None if data is None else find_beside(data)
+    if beside is None:
+        raise TaskError(
+            "no task: name one with --task FILE or NAME, or put a task.toml beside the data"
+        )
+    return str(beside)
+
+
+@contextmanager
+def _steps(*, hidden: bool) -> Iterator[OnStep | None]:
+    """Yield what to call with each step: a status line, or plain lines where no terminal is."""
+    console = Console(stderr=True, highlight=False)
+    if hidden:
+        yield None
+        return
+    console.print(PLANNED)
+    if console.is_terminal:
+        with console.status(Text("Starting ...")) as status:
+            yield lambda step: status.update(Text(f"Checking: {step} ..."))
+    else:
+        yield lambda step: console.print(Text(f"Checking: {step}"))

@@ -1,0 +1,234 @@
+"""`icm-client runs`: what was run here, how it ended, and how to go on."""
+
+from collections.abc import Callable, Sequence
+from contextlib import chdir
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from icm_client.errors import InputError
+from icm_client.runs.archive import Run, RunDiff, diff_runs, list_runs, read_run, remove_run
+from icm_client.runs.folder import DEFAULT_BASE
+
+_ROWS_SHOWN = 20
+_WIDTH_OF_A_FILE = 1000
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _base_option(command: _Command) -> _Command:
+    return click.option(
+        "--runs",
+        "base",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_BASE,
+        show_default=True,
+        help="The folder of all runs.",
+    )(command)
+
+
+def _json_option(command: _Command) -> _Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+@click.group("runs", short_help="List, resume, compare and remove runs.")
+def runs_group() -> None:
+    """Runs of icm-client label, each in a folder of its own.
+
+    NAME is a run's name, or its beginning where only one run's name begins so.
+    """
+
+
+@runs_group.command("list")
+@_base_option
+@_json_option
+def list_command(*, base: Path, as_json: bool) -> None:
+    """List the runs, the newest first."""
+    found = list_runs(base)
+    if as_json:
+        _print_json(
+            {"runs": [run.document() for run in found.runs], "notes": list(found.notes)},
+        )
+        return
+    for note in found.notes:
+        click.echo(f"Warning: {note}", err=True)
+    if not found.runs:
+        click.echo(f"No runs in {base}.")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    for column in ("state", "rows", "seed", "model", "created", "coherence", "accuracy"):
+        table.add_column(column)
+    for run in found.runs:
+        table.add_row(*_line(run))
+    _print(table)
+
+
+def _line(run: Run) -> tuple[str, ...]:
+    result = run.result or {}
+    return (
+        run.name,
+        run.state,
+        str(run.record["rows"]),
+        str(run.record["seed"]),
+        str(run.record["server"].get("model")),
+        run.created,
+        _share(result.get("coherence")),
+        _share(result.get("accuracy")),
+    )
+
+
+def _share(value: object) -> str:
+    return f"{value:.1%}" if isinstance(value, float) else "-"
+
+
+@runs_group.command("show")
+@click.argument("name")
+@_base_option
+@_json_option
+def show_command(*, name: str, base: Path, as_json: bool) -> None:
+    """Show what a run is and what it found."""
+    run = read_run(name, base)
+    if as_json:
+        _print_json(run.document())
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in _facts(run):
+        table.add_row(key, value)
+    _print(table)
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    record, result = run.record, run.result or {}
+    reason = f": {run.reason}" if run.reason else ""
+    facts = [
+        ("run", run.name),
+        ("state", f"{run.state}{reason}"),
+        ("data", f"{record['data']} ({record['rows']} rows)"),
+        ("task", str(record["task"].get("name") or record["task"].get("template"))),
+        ("seed", str(record["seed"])),
+        ("settings", ", ".join(f"{name} {value}" for name, value in record["settings"].items())),
+        ("model", f"{record['server'].get('model')} ({record['server'].get('kind')})"),
+        ("server", str(record["server"].get("fingerprint"))),
+        ("created", run.created),
+        ("last event", f"{run.updated or '-'} ({run.events} in the journal)"),
+        ("command", _command_line(record.get("command"))),
+        ("folder", str(run.path)),
+    ]
+    facts += [(str(label), f"{count} rows") for label, count in result.get("counts", {}).items()]
+    shares = [(name, _share(result.get(name))) for name in ("coherence", "accuracy")]
+    return facts + [(name, share) for name, share in shares if share != "-"]
+
+
+def _command_line(command: Sequence[str] | None) -> str:
+    return "(from Python)" if command is None else " ".join(["icm-client", *command])
+
+
+@runs_group.command("resume")
+@click.argument("name")
+@_base_option
+@_json_option
+@click.pass_context
+def resume_command(context: click.Context, *, name: str, base: Path, as_json: bool) -> None:
+    """Run a run's command again, in its folder: it goes on where it stopped.
+
+    A run that is done is replayed from the score store and writes the same labels again. Keys are
+    never kept: give them in the environment (ICM_API_KEY), as the first time.
+    """
+    run = read_run(name, base)
+    command = run.record.get("command")
+    folder = Path(str(run.record.get("folder")))
+    if not command:
+        raise InputError(f"the run {run.name} was started from Python: make the same call again")
+    if not folder.is_dir():
+        raise InputError(
+            f"the run {run.name} was started in {folder}, which is not there any more: run its "
+            f"command by hand: {_command_line(command)}"
+        )
+    for option in run.record.get("left_out", ()):
+        click.echo(f"Not kept, so not given again: {option}", err=True)
+    kept = tuple(str(argument) for argument in command)
+    arguments = [*kept, "--json"] if as_json and "--json" not in kept else list(kept)
+    program = context.find_root().command
+    with chdir(folder):
+        ended = program.main(
+            args=arguments, prog_name="icm-client", standalone_mode=False, obj=kept
+        )
+    if isinstance(ended, int):
+        context.exit(ended)
+
+
+@runs_group.command("diff")
+@click.argument("first")
+@click.argument("second")
+@_base_option
+@_json_option
+def diff_command(*, first: str, second: str, base: Path, as_json: bool) -> None:
+    """Show where two runs differ: in what they are, and in their labels."""
+    one, other = read_run(first, base), read_run(second, base)
+    found = diff_runs(one, other)
+    if as_json:
+        document = {
+            "first": one.name,
+            "second": other.name,
+            "settings": {key: list(values) for key, values in found.settings.items()},
+            "compared": found.compared,
+            "labels": [
+                {"id": row, "first": mine, "second": theirs} for row, mine, theirs in found.labels
+            ],
+            "only_in_first": list(found.only_in_first),
+            "only_in_second": list(found.only_in_second),
+        }
+        _print_json(document)
+        return
+    _print_diff(one, other, found)
+
+
+def _print_diff(one: Run, other: Run, found: RunDiff) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("", one.name, other.name):
+        table.add_column(column)
+    for key, values in found.settings.items():
+        table.add_row(key, *map(str, values))
+    for row, *labels in found.labels[:_ROWS_SHOWN]:
+        table.add_row(f"row {row}", *labels)
+    if table.row_count:
+        _print(table)
+    if len(found.labels) > _ROWS_SHOWN:
+        click.echo(f"and {len(found.labels) - _ROWS_SHOWN} more rows; --json lists them all")
+    click.echo(
+        f"{len(found.labels)} of {found.compared} rows that both labelled have other labels; "
+        f"{len(found.only_in_first)} and {len(found.only_in_second)} rows are in one run alone."
+    )
+
+
+@runs_group.command("rm")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@_base_option
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@_json_option
+def remove_command(*, names: tuple[str, ...], base: Path, yes: bool, as_json: bool) -> None:
+    """Remove runs: their folders, with labels and journals. The score store keeps its answers."""
+    runs = [read_run(name, base) for name in names]
+    if not yes:
+        listing = ", ".join(str(run.path) for run in runs)
+        click.confirm(f"Remove {listing}?", abort=True, err=True)
+    for run in runs:
+        remove_run(run)
+    if as_json:
+        _print_json({"removed": [run.name for run in runs]})
+    else:
+        click.echo(f"Removed {', '.join(run.name for run in runs)}.")
+
+
+def _print_json(document: object) -> None:
+    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+def _print(table: Table) -> None:
+    """Print the table; where it goes to a file, no line is cut."""
+    wide = None if Console().is_terminal else _WIDTH_OF_A_FILE
+    Console(highlight=False, markup=False, width=wide).print(table)

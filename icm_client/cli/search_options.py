@@ -1,0 +1,141 @@
+"""The options that say how labels are searched for, shared by the commands that search."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import TypeVar, get_args
+
+import click
+
+from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.leave_one_out import Layout
+from icm_client.coherence.settings import SweepSettings
+from icm_client.data.constraint_spec import KINDS, ConstraintSpec
+from icm_client.runs.first_labels import KINDS as STARTS
+from icm_client.runs.presets import Preset, Settings, preset_settings
+
+F = TypeVar("F", bound=Callable[..., None])
+
+_FAST, _PAPER = SweepSettings(), AnnealSettings()
+
+_OPTIONS = (
+    click.option(
+        "--preset",
+        type=click.Choice(get_args(Preset)),
+        default="fast",
+        show_default=True,
+        help="The search: sweeps; the paper's Algorithms 1 and 2; or its released code's.",
+    ),
+    click.option(
+        "--demos",
+        type=click.IntRange(2),
+        help=f"The most labelled rows in a context. [default: {_FAST.demos} for fast, else all]",
+    ),
+    click.option(
+        "--initial",
+        type=click.IntRange(0),
+        metavar="K",
+        help=f"Rows that are labelled to start from. [default: {_FAST.initial}]",
+    ),
+    click.option(
+        "--init",
+        "start",
+        metavar="KIND|FILE",
+        help=f"First labels: {', '.join(STARTS)}, or a labels file. [default: the preset's own]",
+    ),
+    click.option(
+        "--restarts",
+        type=click.IntRange(1),
+        help="fast: the most starts while no coherent labels are found. "
+        f"[default: {_FAST.restarts}]",
+    ),
+    click.option(
+        "--max-sweeps",
+        type=click.IntRange(2),
+        help=f"fast: the most sweeps from one start. [default: {_FAST.max_sweeps}]",
+    ),
+    click.option(
+        "--steps",
+        "iterations",
+        type=click.IntRange(0),
+        help=f"paper, official: how many steps. [default: {_PAPER.iterations}]",
+    ),
+    click.option(
+        "--alpha",
+        type=click.FloatRange(0, min_open=True),
+        help="paper, official: weight of predictability against contradictions. "
+        "[default: paper 50, then 30 and 20 where it stalls; official 30]",
+    ),
+    click.option(
+        "--contexts",
+        "layout",
+        type=click.Choice(get_args(Layout)),
+        help="paper, official: how leave-one-out contexts are laid out. [default: tree]",
+    ),
+    click.option(
+        "--batch",
+        type=click.IntRange(2),
+        metavar="ROWS",
+        help="paper, official: anneal so many rows at a time (256 in the paper). [default: all]",
+    ),
+    click.option(
+        "--constraint",
+        "rule",
+        metavar="KIND",
+        help=f"Which labels may stand together: {', '.join(KINDS)}, or your own module:function. "
+        "[default: the task's]",
+    ),
+    click.option(
+        "--group", multiple=True, metavar="FIELD", help="What related rows share; may be repeated."
+    ),
+    click.option("--answer", metavar="FIELD", help="The answer that rows of a group differ in."),
+    click.option(
+        "--implies", metavar="FIELD", help="Ids of the rows that hold where this one does."
+    ),
+)
+
+
+def search_options(command: F) -> F:
+    """Add the options to a command; it receives them by name."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def settings_of(preset: Preset, given: Mapping[str, object]) -> Settings:
+    """The preset's settings with what was given; None means not given.
+
+    Raises:
+        click.UsageError: an option that this preset has no use for.
+        InputError: numbers that no search can work with.
+    """
+    settings = preset_settings(preset)
+    known = {field.name for field in fields(settings)}
+    changed = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        place = "max_demos" if name == "demos" and preset != "fast" else name
+        if place not in known:
+            other = "fast" if preset != "fast" else "paper and official"
+            option = {"iterations": "steps", "layout": "contexts"}.get(name, name)
+            raise click.UsageError(
+                f"--{option.replace('_', '-')} is for --preset {other}, not for {preset}."
+            )
+        changed[place] = value
+    return replace(settings, **changed)  # type: ignore[arg-type]  # click has checked the kinds
+
+
+def constraint_of(
+    rule: str | None, group: tuple[str, ...], answer: str | None, implies: str | None
+) -> ConstraintSpec | None:
+    """The constraint that the options describe, or None where the task's own stands.
+
+    Raises:
+        click.UsageError: fields without a kind.
+        TaskError: the kind is unknown, or lacks a field.
+    """
+    if rule is None:
+        if group or answer or implies:
+            raise click.UsageError("--group, --answer and --implies go with --constraint KIND.")
+        return None
+    return ConstraintSpec(kind=rule, group=group, answer=answer, implies=implies)

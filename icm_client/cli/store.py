@@ -1,0 +1,180 @@
+"""`icm-client store`: look after the file that keeps every answer."""
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import orjson
+
+from icm_client.scoring import default_path
+from icm_client.scoring.store_prune import prune
+from icm_client.scoring.store_transfer import export_store, import_store
+from icm_client.scoring.store_upkeep import check, describe
+
+_MEGABYTE = 1e6
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _Age(click.ParamType[timedelta]):
+    """`30d`: so many minutes (m), hours (h), days (d) or weeks (w)."""
+
+    name = "age"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        found = re.fullmatch(r"(\d{1,6})([mhdw])", value)
+        if found is None:
+            self.fail(f"{value!r} is no age such as 12h, 30d or 8w", param, ctx)
+        return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
+
+
+def _store_option(command: _Command) -> _Command:
+    return click.option(
+        "--store",
+        "path",
+        type=click.Path(path_type=Path),
+        help="The score store. [default: in the user's cache]",
+    )(command)
+
+
+def _json_option(command: _Command) -> _Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+@click.group("store", short_help="Look after the score store.")
+def store_group() -> None:
+    """The score store: every answer of every server, so that nothing is asked twice."""
+
+
+@store_group.command("info")
+@_store_option
+@_json_option
+def info_command(*, path: Path | None, as_json: bool) -> None:
+    """Say what is in the store, server by server."""
+    found = describe(path or default_path())
+    if as_json:
+        _print_json(asdict(found))
+        return
+    click.echo(f"store   {found.path}")
+    click.echo(f"size    {found.bytes / _MEGABYTE:,.1f} MB")
+    click.echo(f"scores  {found.scores:,}")
+    click.echo(f"texts   {found.texts:,} with their token ids")
+    for server in found.servers:
+        whose = server.model or "no model noted"
+        kind = f" ({server.kind})" if server.kind else ""
+        mark = (server.fingerprint or "from before servers were noted")[:12]
+        since = f", {server.oldest} to {server.newest}" if server.oldest else ""
+        click.echo(
+            f"  {whose}{kind} {mark}: {server.scores:,} scores, {server.texts:,} texts{since}"
+        )
+
+
+@store_group.command("check")
+@click.option("--repair", is_flag=True, help="Drop what is bad; it is asked again when needed.")
+@_store_option
+@_json_option
+@click.pass_context
+def check_command(
+    context: click.Context, *, repair: bool, path: Path | None, as_json: bool
+) -> None:
+    """Compare every row with its checksum. Exit status 1 if any is bad.
+
+    A bad row is never used by a run; it is asked again.
+    """
+    found = check(path or default_path(), repair=repair)
+    if as_json:
+        _print_json({**asdict(found), "whole": found.whole})
+    else:
+        click.echo(f"{found.scores:,} scores looked at, {found.bad_scores:,} bad")
+        click.echo(f"{found.texts:,} texts looked at, {found.bad_texts:,} bad")
+        for problem in found.problems:
+            click.echo(f"structure: {problem}")
+        if found.notice:
+            click.echo(found.notice)
+        elif found.repaired:
+            click.echo("Dropped what was bad.")
+        elif not found.whole:
+            click.echo("icm-client store check --repair drops what is bad.")
+    if not found.whole:
+        context.exit(1)
+
+
+@store_group.command("prune")
+@click.option("--older-than", type=_Age(), metavar="AGE", help="What is older: 12h, 30d, 8w.")
+@click.option("--model", help="What this model answered.")
+@click.option("-y", "--yes", is_flag=True, help="Do it; without this, say what would go.")
+@_store_option
+@_json_option
+def prune_command(
+    *,
+    older_than: timedelta | None,
+    model: str | None,
+    yes: bool,
+    path: Path | None,
+    as_json: bool,
+) -> None:
+    """Drop answers by age, by model, or by both at once.
+
+    Rows from before their time was noted count from the day the file was brought up to date.
+    """
+    if older_than is None and model is None:
+        raise click.UsageError("Say what goes: --older-than AGE, --model NAME, or both.")
+    found = prune(path or default_path(), older_than=older_than, model=model, dry_run=not yes)
+    if as_json:
+        _print_json(asdict(found))
+        return
+    verb = "Dropped" if found.done else "Would drop"
+    click.echo(
+        f"{verb} {found.scores:,} scores and {found.texts:,} texts; {found.scores_left:,} scores "
+        f"stay.{'' if found.done else ' With --yes it is done.'}"
+    )
+
+
+@store_group.command("export")
+@click.argument("file", type=click.Path(path_type=Path))
+@_store_option
+@_json_option
+def export_command(*, file: Path, path: Path | None, as_json: bool) -> None:
+    """Write the store to FILE as JSON Lines, every number bit for bit."""
+    found = export_store(path or default_path(), file)
+    if as_json:
+        _print_json({**asdict(found), "file": str(file)})
+        return
+    click.echo(f"Wrote {found.scores:,} scores and {found.texts:,} texts to {file}.")
+    _tell_damaged(found.damaged)
+
+
+@store_group.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@_store_option
+@_json_option
+def import_command(*, file: Path, path: Path | None, as_json: bool) -> None:
+    """Add what FILE holds: JSON Lines of store export, or another store.
+
+    An answer that is there stands; a row that does not match its checksum is left out.
+    """
+    found = import_store(path or default_path(), file)
+    if as_json:
+        _print_json({**asdict(found), "file": str(file)})
+        return
+    click.echo(
+        f"Added {found.scores:,} scores and {found.texts:,} texts; {found.there:,} were there."
+    )
+    _tell_damaged(found.damaged)
+
+
+def _tell_damaged(damaged: int) -> None:
+    if damaged:
+        click.echo(f"Warning: {damaged:,} damaged rows were left out.", err=True)
+
+
+def _print_json(document: object) -> None:
+    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))

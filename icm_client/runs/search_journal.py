@@ -1,0 +1,69 @@
+"""What a search writes into its run's journal: every sweep, every step.
+
+A run that goes on replays its search from the score store, so the first sweeps or steps that it
+tells of are those that the journal has already; they are not written twice.
+"""
+
+from dataclasses import asdict
+
+from icm_client.coherence.anneal import Step
+from icm_client.coherence.sweep import SweepRecord
+from icm_client.endpoints import LimitChange, Waiting, WireEvent
+from icm_client.runs.job import Job
+from icm_client.runs.journal import Journal, read
+from icm_client.runs.presets import Observed, Settings, preset_of
+
+_SWEEP, _STEP = "sweep", "step"
+
+
+class SearchJournal:
+    """Writes what a search and its wire tell; nothing until a journal is there."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._journal: Journal | None = None
+        self._written = 0
+
+    def open(self, journal: Journal, settings: Settings, notice: str | None) -> None:
+        """The search starts with these settings; `notice` is to be said about them."""
+        self._journal = journal
+        self._written = sum(event["event"] in (_SWEEP, _STEP) for event in read(journal.path))
+        journal.append(
+            "search", preset=preset_of(settings), settings=asdict(settings), notice=notice
+        )
+
+    def observed(self, seen: Observed | WireEvent) -> None:
+        """Write it down; labels as their words, items as row ids."""
+        if self._journal is None:
+            return
+        match seen:
+            case Waiting():
+                self._journal.append("waiting", **asdict(seen))
+            case LimitChange():
+                self._journal.append("in-flight", **asdict(seen))
+            case _ if self._written:
+                self._written -= 1
+            case SweepRecord():
+                counts = dict(zip(self._job.labels, seen.counts, strict=True))
+                self._journal.append(_SWEEP, **{**asdict(seen), "counts": counts})
+            case Step():
+                self._journal.append(_STEP, **self._step(seen))
+
+    def _step(self, step: Step) -> dict[str, object]:
+        fix = [
+            {
+                "item": self._item(c.item),
+                "before": self._word(c.before),
+                "after": self._word(c.after),
+            }
+            for c in step.fix
+        ]
+        told = {"item": self._item(step.item), "proposal": self._word(step.proposal), "fix": fix}
+        return {**step._asdict(), **told}
+
+    def _item(self, item: int) -> str:
+        row, exchanged = self._job.items[item]
+        return f"{self._job.dataset.rows[row].id}{' (exchanged)' if exchanged else ''}"
+
+    def _word(self, label: int) -> str | None:
+        return self._job.labels[label] if label >= 0 else None

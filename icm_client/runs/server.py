@@ -1,0 +1,103 @@
+"""The way to a server, as a user describes it: `Server`, and `open_endpoint`, which goes it."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anyio
+
+from icm_client.endpoints import (
+    EmbeddedEndpoint,
+    Endpoint,
+    Kind,
+    TransportSettings,
+    WireEvent,
+    connect,
+)
+from icm_client.errors import InputError
+from icm_client.settings import Environment
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the model is served, and how it is read.
+
+    Attributes:
+        url: the server's base URL; None takes ICM_ENDPOINT, else the embedded server.
+        model: which of its models; None takes ICM_MODEL, else the only one.
+        kind: how to read it; None asks the server what it is.
+        allow_floor: where a server tells only its most probable tokens, take an upper bound for a
+            label that is not among them. Its rows are marked.
+        context_length: tokens that its context holds, for a server that does not tell.
+        gguf: a base model's file for the embedded server; None takes gemma-3-270m.
+        transport: deadlines, retries and requests in flight.
+
+    Raises:
+        InputError: a URL and a model file for the embedded server.
+    """
+
+    url: str | None = None
+    model: str | None = None
+    kind: Kind | None = None
+    allow_floor: bool = False
+    context_length: int | None = None
+    gguf: Path | None = None
+    transport: TransportSettings = field(default_factory=TransportSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse two servers at once."""
+        if self.gguf is not None and self.url is not None:
+            raise InputError("a GGUF file is for the embedded server: leave the endpoint out")
+
+
+@asynccontextmanager
+async def open_endpoint(
+    server: Endpoint | Server | str | None, observe: Callable[[WireEvent], None] | None = None
+) -> AsyncIterator[Endpoint]:
+    """Open what a user named; close only what was opened here.
+
+    Args:
+        server: a base URL, a description, an endpoint that is open (and stays so), or None for
+            ICM_ENDPOINT, else the embedded server.
+        observe: told of waits and of changes of the limit of requests in flight.
+
+    Raises:
+        EndpointError: nothing usable answers at a URL.
+        SetupError: the embedded server is not installed.
+        InputError: a model was asked for, but no server.
+    """
+    if isinstance(server, str) or server is None:
+        server = Server(server)
+    if not isinstance(server, Server):
+        yield server
+        return
+    opened = await _opened(server, observe)
+    try:
+        yield opened
+    finally:
+        with anyio.CancelScope(shield=True):
+            await opened.aclose()
+
+
+async def _opened(server: Server, observe: Callable[[WireEvent], None] | None) -> Endpoint:
+    if server.gguf is not None:
+        return EmbeddedEndpoint(server.gguf)
+    environment = Environment()
+    url, model = server.url or environment.endpoint, server.model or environment.model
+    if url is None:
+        if model is not None:
+            raise InputError(
+                f"the model {model!r} was asked for, but no server: name one with --endpoint or "
+                "ICM_ENDPOINT (for the embedded server, --gguf takes a model's file)"
+            )
+        return EmbeddedEndpoint()
+    return await connect(
+        url,
+        model=model,
+        api_key=environment.api_key,
+        settings=replace(server.transport, observe=observe),
+        kind=server.kind,
+        allow_floor=server.allow_floor,
+        context_length=server.context_length,
+    )

@@ -1,0 +1,242 @@
+"""Looking after a score store: what is in it, whether it is whole, and mending it."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from icm_client.errors import InputError, StoreError
+from icm_client.scoring.store_damage import set_aside
+from icm_client.scoring.store_file import (
+    SCHEMA_VERSION,
+    TABLES,
+    Table,
+    connect,
+    explained,
+    is_damage,
+    is_whole,
+    transaction,
+)
+from icm_client.scoring.store_rows import UNKNOWN, known_servers
+
+_KEYS_A_DELETE = 500
+_PROBLEMS_AT_MOST = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ServerShare:
+    """What one server has in a store.
+
+    Attributes:
+        fingerprint: of the server; None for rows from before servers were noted.
+        kind: "vllm" and the like; None where no run has noted it.
+        model: its model; None where no run has noted it.
+        scores: answers to reads.
+        texts: texts with their token ids.
+        oldest: UTC, ISO 8601; of scores and texts.
+        newest: as `oldest`.
+    """
+
+    fingerprint: str | None
+    kind: str | None
+    model: str | None
+    scores: int
+    texts: int
+    oldest: str | None
+    newest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What is in a store.
+
+    Attributes:
+        path: of the file.
+        bytes: of the file and of its write-ahead log.
+        schema: its version.
+        scores: answers to reads.
+        texts: texts with their token ids.
+        servers: most scores first.
+    """
+
+    path: str
+    bytes: int
+    schema: int
+    scores: int
+    texts: int
+    servers: tuple[ServerShare, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCheck:
+    """What a check of every row found.
+
+    Attributes:
+        path: of the file.
+        scores: answers that were looked at.
+        texts: texts that were looked at.
+        bad_scores: answers that do not match their checksum; no run uses them.
+        bad_texts: texts whose token ids do not match theirs; no run uses them.
+        problems: what SQLite says of the file's structure; empty where it is whole.
+        repaired: whether what was bad is gone now.
+        notice: which file was set aside, where one was.
+    """
+
+    path: str
+    scores: int
+    texts: int
+    bad_scores: int
+    bad_texts: int
+    problems: tuple[str, ...]
+    repaired: bool
+    notice: str | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is bad."""
+        return not (self.bad_scores or self.bad_texts or self.problems)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a store that is there; SQLite's errors become `StoreError`.
+
+    Raises:
+        InputError: there is no store at `path`.
+        StoreError: it cannot be used.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"there is no score store at {path}: name it with --store, or set ICM_CACHE_DIR"
+        )
+    with explained(path), closing(connect(path)) as connection:
+        yield connection
+
+
+def describe(path: Path) -> StoreInfo:
+    """Return what is in the store at `path`.
+
+    Raises:
+        InputError: there is none.
+        StoreError: it cannot be read.
+    """
+    with opened(path) as connection:
+        scores, texts = (_by_server(connection, table) for table in TABLES)
+        known = known_servers(connection)
+    servers = []
+    for number in scores.keys() | texts.keys():
+        own = [share for share in (scores.get(number), texts.get(number)) if share is not None]
+        fingerprint, kind, model = known.get(number, UNKNOWN)
+        servers.append(
+            ServerShare(
+                fingerprint=fingerprint,
+                kind=kind,
+                model=model,
+                scores=scores[number].rows if number in scores else 0,
+                texts=texts[number].rows if number in texts else 0,
+                oldest=_iso(min((s.oldest for s in own if s.oldest is not None), default=None)),
+                newest=_iso(max((s.newest for s in own if s.newest is not None), default=None)),
+            )
+        )
+    log = path.with_name(f"{path.name}-wal")
+    return StoreInfo(
+        path=str(path),
+        bytes=path.stat().st_size + (log.stat().st_size if log.exists() else 0),
+        schema=SCHEMA_VERSION,
+        scores=sum(share.rows for share in scores.values()),
+        texts=sum(share.rows for share in texts.values()),
+        servers=tuple(sorted(servers, key=lambda s: (-s.scores, s.fingerprint or ""))),
+    )
+
+
+class _Share(NamedTuple):
+    rows: int
+    oldest: int | None
+    newest: int | None
+
+
+def _by_server(connection: sqlite3.Connection, table: Table) -> dict[object, _Share]:
+    moment = "CASE typeof(stored_at) WHEN 'integer' THEN stored_at END"
+    return {
+        number: _Share(*share)
+        for number, *share in connection.execute(
+            f"SELECT server, count(*), min({moment}), max({moment}) FROM {table.name} "  # noqa: S608 - our own names
+            "GROUP BY server"
+        )
+    }
+
+
+def _iso(seconds: int | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def check(path: Path, *, repair: bool = False) -> StoreCheck:
+    """Compare every row with its checksum, and look at the file's structure.
+
+    Args:
+        path: of the store.
+        repair: drop the bad rows; where the structure is damaged, set the file aside and keep
+            what can be read in a new one.
+
+    Raises:
+        InputError: there is no store at `path`.
+        StoreError: it cannot be read or written.
+    """
+    found = path.stat().st_ino if path.is_file() else 0
+    rows, bad, problems = {}, {}, []
+    try:
+        with opened(path) as connection:
+            for table in TABLES:
+                rows[table.name], bad[table.name] = _bad_keys(connection, table)
+            problems = [
+                line.decode("utf-8", "replace")
+                for (line,) in connection.execute(f"PRAGMA quick_check({_PROBLEMS_AT_MOST})")
+                if line != b"ok"
+            ]
+            if repair and not problems:
+                for table in TABLES:
+                    _delete(connection, table, bad[table.name])
+                    if _bad_keys(connection, table)[1]:
+                        problems.append(f"{table.name}: rows that their own key does not find")
+    except StoreError as error:
+        cause = error.__cause__
+        if not isinstance(cause, Exception) or not is_damage(cause):
+            raise
+        problems = [str(cause)]
+    notices = []
+    if repair and problems:
+        with explained(path):
+            notices = set_aside(path, found)
+    return StoreCheck(
+        path=str(path),
+        scores=rows.get("scores", 0),
+        texts=rows.get("tokens", 0),
+        bad_scores=len(bad.get("scores", ())),
+        bad_texts=len(bad.get("tokens", ())),
+        problems=tuple(problems),
+        repaired=repair and bool(problems or any(bad.values())),
+        notice=notices[0] if notices else None,
+    )
+
+
+def _bad_keys(connection: sqlite3.Connection, table: Table) -> tuple[int, list[bytes]]:
+    """Return how many rows there are, and the keys of those that are not whole."""
+    count, bad = 0, []
+    for row in connection.execute(f"SELECT {table.columns} FROM {table.name}"):  # noqa: S608 - our own names
+        count += 1
+        if not is_whole(row):
+            bad.append(row[0])
+    return count, bad
+
+
+def _delete(connection: sqlite3.Connection, table: Table, keys: list[bytes]) -> None:
+    with transaction(connection):
+        for start in range(0, len(keys), _KEYS_A_DELETE):
+            some = keys[start : start + _KEYS_A_DELETE]
+            connection.execute(
+                f"DELETE FROM {table.name} WHERE key IN ({','.join('?' * len(some))})",  # noqa: S608 - our own names
+                some,
+            )
