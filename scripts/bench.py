@@ -1,5 +1,7 @@
 """The figures behind the claims, measured on the real embedded server: `scripts/bench quality`.
 
+`scripts/bench --help` lists the others.
+
 With --store every score is kept, so that a second run prints the same accuracies in seconds; its
 tokens and seconds are then those of the second run.
 """
@@ -11,6 +13,8 @@ from pathlib import Path
 import anyio
 import click
 import numpy as np
+from bench_search import neutral, presets
+from bench_store import store
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +34,11 @@ SAMPLES = ("movie_reviews", "product_reviews")
 @click.group()
 def bench() -> None:
     """Measure."""
+
+
+bench.add_command(neutral)
+bench.add_command(presets)
+bench.add_command(store)
 
 
 @bench.command()
@@ -140,7 +149,6 @@ def _best_threshold(found: icm_client.Labels) -> float:
 
 async def golden_accuracy(job: Job, server: Endpoint, store: Path, seed: int) -> float:
     """Accuracy where the demos bear gold labels: contexts drawn and averaged as the search does."""
-    settings = SweepSettings()
     gold = np.array([job.labels.index(word) for word in job.dataset.gold or () if word])
     rng = np.random.default_rng(seed)
     unsure = np.zeros((len(gold), len(job.labels)))
@@ -148,7 +156,9 @@ async def golden_accuracy(job: Job, server: Endpoint, store: Path, seed: int) ->
         pieces = await tokenize_pieces(
             job.prompts, job.label_texts, job.task.separator, server, kept
         )
-        settings = fit(settings, pieces, server)
+        settings = fit(SweepSettings(), pieces, server)
+        if not isinstance(settings, SweepSettings):
+            raise TypeError(settings)
         total = np.zeros_like(unsure)
         for _ in range(settings.averaged):
             contexts = fold_contexts(2, gold, unsure, rng, settings)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 import icm_client
 from icm_client.cli.terminal import SearchLines, moment, print_result
+from icm_client.coherence.sweep import SweepRecord
 from icm_client.runs.progress import Progress
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +28,7 @@ def main() -> None:
     def show(progress: Progress) -> None:
         lines(progress)
         if (
-            progress.last is not None
+            isinstance(progress.last, SweepRecord)
             and progress.last.sweep == 1
             and progress.done * 2 > progress.total
             and not half

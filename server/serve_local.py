@@ -6,6 +6,7 @@ It is the server that `icm-client` embeds, on a fixed port. Ctrl-C ends it.
 import os
 import secrets
 import signal
+import sys
 from pathlib import Path
 
 import click
@@ -14,6 +15,10 @@ from pydantic import SecretStr
 from icm_client.endpoints import gemma
 from icm_client.endpoints.cores import physical_cores
 from icm_client.endpoints.embedded_child import Orders, start
+from icm_client.errors import InputError
+from icm_client.serving.plan import check_port
+
+_ENDING = {signal.SIGINT, signal.SIGTERM}
 
 
 @click.command()
@@ -25,6 +30,9 @@ from icm_client.endpoints.embedded_child import Orders, start
 def serve(gguf: Path | None, port: int, context: int) -> None:
     """Serve a base model on loopback; the key is ICM_API_KEY, or a new one that is printed."""
     key = os.environ.get("ICM_API_KEY") or secrets.token_urlsafe(32)
+    check_port("127.0.0.1", port)
+    # Before the server's threads, which inherit it: the signal is then left for `sigwait`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     path = gguf or gemma.model_path()
     server = start(
         Orders(
@@ -39,8 +47,12 @@ def serve(gguf: Path | None, port: int, context: int) -> None:
     if "ICM_API_KEY" not in os.environ:
         click.echo(f"export ICM_API_KEY={key}")
     click.echo(f"icm-client label ROWS -o labels.jsonl --endpoint {server.listening_address}")
-    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    signal.sigwait(_ENDING)
 
 
 if __name__ == "__main__":
-    serve()
+    try:
+        serve()
+    except InputError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)

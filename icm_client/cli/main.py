@@ -11,8 +11,10 @@ import icm_client
 from icm_client.cli.check import check_command
 from icm_client.cli.label import label_command
 from icm_client.cli.runs import runs_group
+from icm_client.cli.serve import serve_command
 from icm_client.cli.store import store_group
 from icm_client.cli.tasks import tasks_command
+from icm_client.cli.watch import watch_command
 from icm_client.errors import IcmError, InputError
 
 GO_ON = "Every score so far is kept: the same command again goes on from here."
@@ -29,6 +31,8 @@ cli.add_command(check_command)
 cli.add_command(tasks_command)
 cli.add_command(runs_group)
 cli.add_command(store_group)
+cli.add_command(serve_command)
+cli.add_command(watch_command)
 
 
 def main() -> None:

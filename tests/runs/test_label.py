@@ -19,6 +19,7 @@ from icm_client import (
     label_sync,
     read_rows,
 )
+from icm_client.coherence.anneal import Step
 from icm_client.endpoints import EmbeddedEndpoint, Endpoint
 from icm_client.errors import EndpointFault, InputError, PromptTooLong, RowError, TaskError
 from icm_client.runs.presets import fit

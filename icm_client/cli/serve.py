@@ -1,0 +1,166 @@
+"""`icm-client serve`."""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from icm_client.endpoints.cache import cache_folder
+from icm_client.serving.engine import DEVICES, Device
+from icm_client.serving.flags import ServeOptions
+from icm_client.serving.hardware import detect
+from icm_client.serving.launch import Launch, ServerFailed
+from icm_client.serving.plan import Plan, plan_server
+
+_DEFAULTS: Final = ServeOptions()
+
+
+@click.command("serve", short_help="Start a vLLM server that suits many short requests.")
+@click.argument("model")
+@click.argument("extra", nargs=-1, type=click.UNPROCESSED)
+@click.option("--host", default=_DEFAULTS.host, show_default=True, help="Others need a key.")
+@click.option("--port", default=_DEFAULTS.port, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--name", help="What clients call the model. [default: MODEL's own name]")
+@click.option(
+    "--context", type=click.IntRange(16), help="Tokens of the longest prompt. [default: MODEL's]"
+)
+@click.option(
+    "--device", type=click.Choice(DEVICES), help="[default: the GPUs, where there are some]"
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    help="[default: float32 on a CPU without AMX, else bfloat16; MODEL's own on a GPU]",
+)
+@click.option(
+    "--block-size", type=click.IntRange(1), help="Tokens. [default: 16 on a CPU; the kernels' own]"
+)
+@click.option("--tensor-parallel", type=click.IntRange(1), help="GPUs a replica.")
+@click.option("--data-parallel", type=click.IntRange(1), help="Replicas, each on GPUs of its own.")
+@click.option(
+    "--queue",
+    default=_DEFAULTS.queue,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Prompts inside the server above which it answers 503.",
+)
+@click.option(
+    "--kv-cache-gib",
+    default=_DEFAULTS.kv_cache_gib,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="On a CPU.",
+)
+@click.option("--lora", is_flag=True, help="Let clients load adapters while it runs.")
+@click.option(
+    "--lora-rank",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1),
+    help="The largest rank of an adapter.",
+)
+@click.option(
+    "--start-timeout", default=1800.0, show_default=True, type=click.FloatRange(1), help="Seconds."
+)
+@click.option("--show-log", is_flag=True, help="Leave the server's output here. [default: a file]")
+@click.option("--print", "print_only", is_flag=True, help="Show the command, why, and stop.")
+def serve_command(
+    *,
+    model: str,
+    extra: tuple[str, ...],
+    host: str,
+    port: int,
+    name: str | None,
+    context: int | None,
+    device: Device | None,
+    dtype: str | None,
+    block_size: int | None,
+    tensor_parallel: int | None,
+    data_parallel: int | None,
+    queue: int,
+    kv_cache_gib: float,
+    lora: bool,
+    lora_rank: int,
+    start_timeout: float,
+    show_log: bool,
+    print_only: bool,
+) -> None:
+    """Serve MODEL with vLLM, on this machine's GPUs or its CPU, until Ctrl-C.
+
+    MODEL is a folder, a GGUF file, a hub's OWNER/NAME, or gemma-3-270m for the model of the
+    `local` extra. Flags of vLLM's own go behind `--` and win over those chosen here.
+
+    The key that clients must show is VLLM_API_KEY, else ICM_API_KEY, from the environment.
+    """
+    options = ServeOptions(
+        host=host,
+        port=port,
+        name=name,
+        context=context,
+        dtype=dtype,
+        block=block_size,
+        queue=queue,
+        kv_cache_gib=kv_cache_gib,
+        lora_rank=lora_rank if lora else None,
+        extra=extra,
+    )
+    plan = plan_server(
+        model,
+        options,
+        detect(),
+        lambda words: click.echo(words, err=True),
+        device=device,
+        tensor=tensor_parallel,
+        data=data_parallel,
+        dry=print_only,
+    )
+    if print_only:
+        _print(plan)
+        return
+    log = None if show_log else cache_folder() / "logs" / f"vllm-{port}.log"
+    click.echo(_heading(plan, log), err=True)
+    launch = Launch(
+        plan.command, plan.environment(), url=plan.url, log=log, start_timeout_s=start_timeout
+    )
+    try:
+        status = launch.run(_ready(plan))
+    except ServerFailed as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.status or 1)
+    sys.exit(status)
+
+
+def _print(plan: Plan) -> None:
+    click.echo(plan.shown())
+    click.echo()
+    for setting, reason in plan.explained():
+        click.echo(f"{setting}\n    {reason}")
+    if plan.parallel is not None:
+        click.echo(f"\nGPUs: {plan.parallel.reason}.")
+    click.echo(f"\nKey: {'from the environment' if plan.key else 'none; loopback only'}.")
+
+
+def _heading(plan: Plan, log: Path | None) -> str:
+    where = _layout(plan)
+    written = f"; log: {log}" if log is not None else ""
+    return f"Starting vLLM {plan.engine.version} with {plan.name} on {where}{written}"
+
+
+def _layout(plan: Plan) -> str:
+    if plan.engine.device == "cpu":
+        return "the CPU"
+    if plan.parallel is None:
+        return "GPUs as its own flags say"
+    return f"{plan.parallel.data} replica(s) of {plan.parallel.tensor} GPU(s)"
+
+
+def _ready(plan: Plan) -> list[str]:
+    """What the operator hands to those who label."""
+    lines = [f"Serving {plan.name} at {plan.url}. Ctrl-C ends it."]
+    if plan.open_at is not None:
+        lines.append(f"From other machines: {plan.open_at}")
+    if plan.key:
+        lines.append("Clients need its key in ICM_API_KEY.")
+    lines.append(f"icm-client label ROWS -o labels.jsonl --endpoint {plan.url}")
+    return lines

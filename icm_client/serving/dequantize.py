@@ -1,0 +1,134 @@
+"""From a GGUF file to a folder that vLLM serves, once: `python -m icm_client.serving.dequantize`.
+
+vLLM does not read the quantized file itself. transformers turns it into float32 weights that are,
+number for number, what the quantized ones stand for (the GGUF reader of transformers:
+https://huggingface.co/docs/transformers/gguf).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
+
+from icm_client.endpoints.cache import cache_folder
+from icm_client.endpoints.gguf import sha256_of
+from icm_client.errors import SetupError
+
+NEEDED: Final = ("torch", "transformers", "gguf", "accelerate")
+GROWTH: Final = 8
+"""Bytes of float32 for a byte of the file, at most: a weight of 4 bits becomes one of 32."""
+
+_ORIGIN: Final = "icm-client.json"
+_LAST_WORDS: Final = 300
+
+
+def dequantized(gguf: Path, say: Callable[[str], None]) -> Path:
+    """The folder with the weights of `gguf`, made if it is not there.
+
+    Any number of processes may call it at once. The folder appears under its name only when whole.
+
+    Args:
+        gguf: the file.
+        say: told what takes the time, before it does.
+
+    Raises:
+        SetupError: a package is missing, the disk is full or closed, or transformers does not
+            know the file's architecture.
+    """
+    folder = folder_for(gguf)
+    if (folder / _ORIGIN).is_file():
+        return folder
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise SetupError(
+            f"{gguf.name} must be dequantized for vLLM, and {', '.join(missing)} is not installed "
+            f"for {sys.executable}; run: pip install {' '.join(missing)}"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not (folder / _ORIGIN).is_file():
+                _check_room(gguf, folder.parent)
+                say(f"Dequantizing {gguf.name} into {folder}, once (under a minute a GB) ...")
+                _make(gguf, folder)
+    except OSError as error:
+        raise SetupError(
+            f"cannot write {folder} ({error.strerror}); set ICM_CACHE_DIR to a folder that can be "
+            "written"
+        ) from error
+    return folder
+
+
+def folder_for(gguf: Path) -> Path:
+    """Where the weights of `gguf` lie once they are dequantized; named after its content."""
+    return cache_folder() / "dequantized" / f"{gguf.stem}-{sha256_of(gguf)[:16]}"
+
+
+def _check_room(gguf: Path, folder: Path) -> None:
+    needed, free = gguf.stat().st_size * GROWTH, shutil.disk_usage(folder).free
+    if free < needed:
+        raise SetupError(
+            f"{gguf.name} may take {needed / 1e9:.1f} GB as float32, and {free / 1e9:.1f} GB are "
+            f"free in {folder}; free some, or set ICM_CACHE_DIR to a folder on another disk"
+        )
+
+
+def _make(gguf: Path, folder: Path) -> None:
+    # A child: torch and two copies of the weights are gone from memory when the server starts.
+    unfinished = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "icm_client.serving.dequantize", str(gguf), unfinished],
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},  # the file holds all that is needed
+        )
+        if done.returncode:
+            words = done.stdout.strip()[-_LAST_WORDS:].splitlines() or ["no word"]
+            raise SetupError(f"{gguf.name} could not be dequantized: {words[-1]}")
+        origin = {"file": gguf.name, "sha256": sha256_of(gguf)}
+        (unfinished / _ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Write model and tokenizer of `gguf` to `folder`, as float32 safetensors."""
+    transformers = import_module("transformers")  # only the child pays for it
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    # Versions that can keep the weights in their blocks must be told not to.
+    settings = getattr(transformers, "GgufConfig", None)
+    dense = {"quantization_config": settings(dequantize=True)} if settings else {}
+    model = transformers.AutoModelForCausalLM.from_pretrained(**source, **dense, dtype="float32")
+    if (reader := getattr(model, "hf_quantizer", None)) is not None:
+        # Weights that were read from GGUF still count as quantized, and those are not written.
+        reader.remove_quantization_config(model)
+    model.save_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+    if (begins := _begins_with_bos(gguf)) is not None:
+        # It is not read from the file, and a model without the BOS that it was trained with is
+        # another model.
+        tokenizer.add_bos_token = begins
+    tokenizer.save_pretrained(folder)
+
+
+def _begins_with_bos(gguf: Path) -> bool | None:
+    """What the file says; None where it says nothing."""
+    field = import_module("gguf").GGUFReader(gguf).get_field("tokenizer.ggml.add_bos_token")
+    return None if field is None else bool(field.contents())
+
+
+if __name__ == "__main__":
+    convert(Path(sys.argv[1]), Path(sys.argv[2]))

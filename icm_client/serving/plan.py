@@ -1,0 +1,232 @@
+"""From what the operator says and what is here to the command that is started."""
+
+import ipaddress
+import os
+import shlex
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from icm_client.errors import InputError, SetupError
+from icm_client.serving.dequantize import dequantized, folder_for
+from icm_client.serving.engine import Device, Engine, choose
+from icm_client.serving.flags import (
+    KEY_VARIABLE,
+    REASONS,
+    VARIABLE_REASONS,
+    Flag,
+    ServeOptions,
+    flags_for,
+    is_set_by,
+    variables_for,
+)
+from icm_client.serving.hardware import Hardware
+from icm_client.serving.model import Model, find
+from icm_client.serving.parallel import Parallel, parallel_over
+
+OVERHEAD: Final = 1_500_000_000
+"""Bytes that vLLM on a CPU takes beside weights and KV cache, measured on gemma-3-270m."""
+
+_LAYOUT: Final = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
+_TWO_BYTES: Final = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A server that can be started.
+
+    Attributes:
+        engine: the vLLM that serves.
+        command: with every flag, and without a key.
+        flags: those of ours among them, for `explained`.
+        variables: set in its environment beside the operator's own; no key among them.
+        key: whether the environment holds one.
+        name: what clients call the model.
+        url: where it will be met from this machine.
+        open_at: where others will meet it, or None where it listens on loopback.
+        parallel: over the GPUs, or None on a CPU.
+    """
+
+    engine: Engine
+    command: tuple[str, ...]
+    flags: tuple[Flag, ...]
+    variables: Mapping[str, str]
+    key: bool
+    name: str
+    url: str
+    open_at: str | None
+    parallel: Parallel | None
+
+    def environment(self) -> dict[str, str]:
+        """Of the server's process; the operator's own settings win over ours."""
+        environment = {**self.variables, **os.environ}
+        if key := key_from(os.environ):
+            environment[KEY_VARIABLE] = key
+        return environment
+
+    def explained(self) -> list[tuple[str, str]]:
+        """Every flag and variable as it is set, with its reason."""
+        rows = [(f"{name}={value}", VARIABLE_REASONS[name]) for name, value in self._set()]
+        return rows + [(" ".join(flag.words), REASONS[flag.name]) for flag in self.flags]
+
+    def shown(self) -> str:
+        """The command as it could be typed, with its variables."""
+        words = [f"{name}={value}" for name, value in self._set()]
+        return " ".join([*words, shlex.join(self.command)])
+
+    def _set(self) -> list[tuple[str, str]]:
+        return [(name, os.environ.get(name, value)) for name, value in self.variables.items()]
+
+
+def _is_laid_out(extra: Sequence[str]) -> bool:
+    """Whether vLLM's own flags say over which GPUs the model is laid."""
+    return any(is_set_by(extra, flag) for flag in _LAYOUT)
+
+
+def key_from(environment: Mapping[str, str]) -> str | None:
+    """The key that the server is started with: VLLM_API_KEY, else ICM_API_KEY."""
+    return environment.get(KEY_VARIABLE) or environment.get("ICM_API_KEY") or None
+
+
+def plan_server(
+    model: str,
+    options: ServeOptions,
+    hardware: Hardware,
+    say: Callable[[str], None],
+    *,
+    device: Device | None = None,
+    tensor: int | None = None,
+    data: int | None = None,
+    dry: bool = False,
+) -> Plan:
+    """Check all that can be checked before anything is started, and make the command.
+
+    Args:
+        model: a folder, a GGUF file, "gemma-3-270m", or a hub's OWNER/NAME.
+        options: what the operator says.
+        hardware: of this machine.
+        say: told what takes the time, before it does.
+        device: None takes a GPU where there is one.
+        tensor: GPUs a replica; None takes the fewest that hold the weights.
+        data: replicas; None takes as many as fit.
+        dry: dequantize nothing, and let a port be taken: for `--print`.
+
+    Raises:
+        InputError: a model, a flag, a port or an address that cannot be used, or too little memory.
+        SetupError: no vLLM for this device, or no room for the dequantized weights.
+    """
+    if not is_loopback(options.host) and key_from(os.environ) is None:
+        raise InputError(
+            f"--host {options.host} opens the server to others: set {KEY_VARIABLE} (or "
+            "ICM_API_KEY) to a key that clients must show"
+        )
+    found = find(model)
+    try:
+        engine = choose(device, hardware)
+    except SetupError:
+        if not dry:
+            raise
+        engine = Engine(device or ("cuda" if hardware.gpus else "cpu"), "not installed")
+    if found.gguf is not None:
+        folder = folder_for(found.gguf) if dry else dequantized(found.gguf, say)
+        weights = find(str(folder)).weights if folder.exists() else None
+        found = replace(found, source=str(folder), weights=weights)
+    parallel = None
+    if _is_laid_out(options.extra):
+        pass  # over more machines than this one, or in a way of the operator's own
+    elif engine.device == "cuda" and hardware.gpus:
+        parallel = parallel_over(hardware.gpus, found.weights, tensor=tensor, data=data)
+    elif tensor is not None or data is not None:
+        raise InputError("--tensor-parallel and --data-parallel are for GPUs; a CPU serves one")
+    if not dry:
+        check_port(options.host, options.port)
+        if engine.device == "cpu":
+            check_memory(found, options, hardware)
+    flags = flags_for(options, found.name, engine, hardware, parallel)
+    return Plan(
+        engine=engine,
+        command=(
+            *engine.command(found.source),
+            *(word for flag in flags for word in flag.words),
+            *options.extra,
+        ),
+        flags=tuple(flags),
+        variables=variables_for(options, engine, hardware),
+        key=key_from(os.environ) is not None,
+        name=options.name or found.name,
+        url=url_of(options.host, options.port),
+        open_at=None
+        if is_loopback(options.host)
+        else f"http://{socket.gethostname()}:{options.port}",
+        parallel=parallel,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    if host == "localhost":
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def url_of(host: str, port: int) -> str:
+    """Where a client on this machine meets a server that listens at `host`."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"  # noqa: PLR2004
+        if address.version == 6:  # noqa: PLR2004
+            host = f"[{host}]"
+    return f"http://{host}:{port}"
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise `InputError` where nothing can listen at this address."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as tried:
+            # As the server itself will: a port in TIME_WAIT is free.
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen at {host}:{port}: {error.strerror or error}; choose another --port, or "
+            "end what listens there"
+        ) from None
+
+
+def check_memory(model: Model, options: ServeOptions, hardware: Hardware) -> None:
+    """Raise `InputError` where a CPU server would not fit into what is free.
+
+    Without, the kernel kills it after a minute of loading, without a word.
+    """
+    if hardware.memory is None or model.weights is None:
+        return
+    wide = (options.dtype or ("bfloat16" if hardware.amx else "float32")) == "float32"
+    weights = model.weights * (2 if wide and _stored_dtype(Path(model.source)) in _TWO_BYTES else 1)
+    cache = int(options.kv_cache_gib * 1024**3)
+    needed = weights + cache + OVERHEAD
+    if needed > hardware.memory:
+        raise InputError(
+            f"too little memory: {weights / 1e9:.1f} GB of weights, {cache / 1e9:.1f} GB of KV "
+            f"cache and about {OVERHEAD / 1e9:.1f} GB beside them, and {hardware.memory / 1e9:.1f} "
+            "GB are free; lower --kv-cache-gib, or take a smaller model"
+        )
+
+
+def _stored_dtype(folder: Path) -> str | None:
+    try:
+        config = orjson.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    stored = config.get("dtype") or config.get("torch_dtype") if isinstance(config, dict) else None
+    return stored if isinstance(stored, str) else None

@@ -1,0 +1,54 @@
+"""Why did the server end? One line out of the hundreds that it writes."""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+_PREFIX: Final = re.compile(
+    r"^(?:\([^)]*pid=\d+\)\s)?(?:[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? \[[^\]]*\] ?)?"
+)
+_ERROR: Final = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)(?::|$)")
+_USAGE: Final = re.compile(r"^\S+: error: (?P<words>.*)$")
+_ADVICE: Final = re.compile(r"^  Value error, (?P<words>.*?)(?: \[type=.*)?$")
+# Told after the cause, by those who waited for it.
+_FOLLOWS: Final = (
+    "Engine core initialization failed",
+    "Engine process failed to start",
+    "WorkerProc",
+)
+_NO_MEMORY: Final = ("MemoryError", "out of memory", "cannot allocate memory")
+_CLIP: Final = 300
+
+
+def without_prefix(line: str) -> str:
+    """A line of vLLM's log without process, level, time and file."""
+    return _PREFIX.sub("", line.rstrip())
+
+
+def reason_in(log: str) -> str | None:
+    """The line that says what went wrong, or None where no line does.
+
+    The last error that is not merely the news of an earlier one; of a refused configuration what
+    is wrong with it; of an unknown flag what `argparse` says.
+    """
+    found = None
+    for words in _errors(log):
+        found = words
+    return _clipped(found) if found else None
+
+
+def _clipped(words: str) -> str:
+    """At the end of a sentence, where one ends early enough."""
+    if len(words) <= _CLIP:
+        return words
+    return words[: words.rfind(". ", 0, _CLIP) + 1 or _CLIP]
+
+
+def _errors(log: str) -> Iterator[str]:
+    for line in map(without_prefix, log.splitlines()):
+        if match := _USAGE.match(line) or _ADVICE.match(line):
+            yield match["words"]
+        elif any(sign in line for sign in _NO_MEMORY):
+            yield line.strip()
+        elif _ERROR.match(line) and not any(sign in line for sign in _FOLLOWS):
+            yield line

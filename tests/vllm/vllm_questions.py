@@ -1,0 +1,90 @@
+"""What is asked of the server: runs of the command line, and single reads."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vllm_server import MODEL, PYTHON, ROOT, VllmServer
+
+from icm_client.endpoints import EmbeddedEndpoint, Read, TokenIds, VllmEndpoint, connect, gemma
+from icm_client.runs.job import Job
+from icm_client.serving.dequantize import folder_for
+
+SAMPLE = ROOT / "examples" / "movie_reviews"
+COMMAND = Path(sys.executable).with_name("icm-client")
+
+
+def label_command(folder: Path, rows: int, name: str) -> list[str | Path]:
+    files: list[str | Path] = [folder / f"{rows}.jsonl", "-o", folder / f"{name}.jsonl"]
+    return [COMMAND, "label", *files, "--store", folder / f"{name}.sqlite3", "--json"]
+
+
+def label(folder: Path, rows: int, name: str, environment: Mapping[str, str]) -> dict[str, object]:
+    """Run `icm-client label` as a user does; return what `--json` prints."""
+    done = subprocess.run(
+        label_command(folder, rows, name),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def labels_in(path: Path) -> list[str]:
+    return [json.loads(line)["label"] for line in path.read_text("utf-8").splitlines()]
+
+
+def agreement(one: Path, other: Path) -> float:
+    pairs = list(zip(labels_in(one), labels_in(other), strict=True))
+    return sum(first == second for first, second in pairs) / len(pairs)
+
+
+def sample_reads(words: Sequence[TokenIds], prompts: Sequence[TokenIds], bos: int) -> list[Read]:
+    """Six prompts of 1 to 25 demos, each read for both labels."""
+    wanted = tuple(word[0] for word in words)
+    reads = []
+    for demos in (0, 1, 3, 8, 16, 24):
+        ids: TokenIds = (bos,)
+        for number in range(demos):
+            ids += (*prompts[number], *words[number % 2])
+        reads.append(Read(ids + prompts[demos], wanted))
+    return reads
+
+
+async def open_server(vllm: VllmServer, model: str = MODEL) -> VllmEndpoint:
+    endpoint = await connect(vllm.url, model=model, api_key=vllm.key)
+    assert isinstance(endpoint, VllmEndpoint)
+    return endpoint
+
+
+async def reads_for(endpoint: VllmEndpoint | EmbeddedEndpoint) -> list[Read]:
+    job = Job.prepare(SAMPLE / "movie_reviews.jsonl", SAMPLE / "task.toml")
+    words = [await endpoint.tokenize(text, add_special=False) for text in job.label_texts]
+    prompts = [await endpoint.tokenize(text, add_special=False) for text in job.prompts[:25]]
+    (bos,) = await endpoint.tokenize("", add_special=True)
+    return sample_reads(words, prompts, bos)
+
+
+def weights() -> Path:
+    """The folder that the server serves."""
+    return folder_for(gemma.model_path())
+
+
+def forward(reads: Sequence[Read]) -> list[float]:
+    """Log-probs of transformers' own forward pass, one after the other."""
+    assert PYTHON is not None
+    done = subprocess.run(
+        [PYTHON, ROOT / "tests" / "vllm" / "vllm_forward.py", weights()],
+        input=json.dumps(reads),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return [log_prob for answer in json.loads(done.stdout) for log_prob in answer]
