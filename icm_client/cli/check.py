@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import anyio
 import click
@@ -11,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.server_options import server_options
 from icm_client.data import find_beside, read_rows
-from icm_client.endpoints import KINDS, Kind
 from icm_client.endpoints.answers import clipped
 from icm_client.endpoints.probe import Verdict
 from icm_client.errors import TaskError
 from icm_client.runs.check import CheckReport, check
 from icm_client.runs.check_probes import OnStep
+from icm_client.runs.server import Server
 
 PLANNED = "About 250 short requests and a dozen long ones, in about a minute."
 
@@ -25,12 +25,7 @@ _STYLES = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.BAD: "bold red
 
 
 @click.command("check", short_help="Find out whether a server can label, and what it costs.")
-@click.option(
-    "-e",
-    "--endpoint",
-    metavar="URL",
-    help="The server. [env: ICM_ENDPOINT; default: the embedded server]",
-)
+@server_options()
 @click.option(
     "-t",
     "--task",
@@ -39,30 +34,6 @@ _STYLES = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.BAD: "bold red
     "Default: NAME.task.toml or task.toml beside the data.",
 )
 @click.option("-d", "--data", type=click.Path(), help="Rows like the run's. [default: made up]")
-@click.option(
-    "-m", "--model", help="One of the server's models. [env: ICM_MODEL; default: its only one]"
-)
-@click.option(
-    "--gguf",
-    type=click.Path(path_type=Path),
-    help="A base model's file for the embedded server. [default: gemma-3-270m]",
-)
-@click.option(
-    "--kind",
-    type=click.Choice(KINDS),
-    help="How the server is read. [default: it is asked what it is]",
-)
-@click.option(
-    "--allow-floor",
-    is_flag=True,
-    help="Take an upper bound for a label outside a server's most probable tokens; mark its rows.",
-)
-@click.option(
-    "--context-length",
-    type=click.IntRange(64),
-    metavar="TOKENS",
-    help="For a server that takes only text and does not tell.",
-)
 @click.option(
     "--rows",
     "run_rows",
@@ -73,14 +44,9 @@ _STYLES = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.BAD: "bold red
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check_command(
     *,
-    endpoint: str | None,
+    server: Server,
     task_name: str | None,
     data: str | None,
-    model: str | None,
-    gguf: Path | None,
-    kind: Kind | None,
-    allow_floor: bool,
-    context_length: int | None,
     run_rows: int | None,
     store: str | None,
     as_json: bool,
@@ -89,8 +55,6 @@ def check_command(
 
     Exit status: 0 ready, 1 not ready.
     """
-    if gguf is not None and endpoint is not None:
-        raise click.UsageError("--gguf is for the embedded server; leave --endpoint out.")
     task = _task(task_name, data)
     rows = None if data is None else read_rows(data)
 
@@ -100,12 +64,7 @@ def check_command(
                 task=task,
                 rows=rows,
                 run_rows=run_rows,
-                endpoint=endpoint,
-                model=model,
-                gguf=gguf,
-                kind=kind,
-                allow_floor=allow_floor,
-                context_length=context_length,
+                endpoint=server,
                 store=store,
                 step=step,
             )

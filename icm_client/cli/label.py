@@ -50,7 +50,7 @@ _FORMATS = click.Choice(get_args(FileFormat))
     metavar="LABEL=SHARE",
     help="A label's share of the rows, where known: positive=0.2.",
 )
-@server_options
+@server_options(wire=True)
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is random."
 )

@@ -13,7 +13,7 @@ from icm_client.runs.server import Server
 _RETRY = RetryPolicy()
 _TRANSPORT = TransportSettings()
 
-_OPTIONS = (
+_SERVER = (
     click.option(
         "-e",
         "--endpoint",
@@ -46,6 +46,9 @@ _OPTIONS = (
         metavar="TOKENS",
         help="What the server's context holds, where it does not tell.",
     ),
+)
+
+_WIRE = (
     click.option(
         "--max-in-flight",
         type=click.IntRange(1),
@@ -79,41 +82,48 @@ _OPTIONS = (
 )
 
 
-def server_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options to a command; it receives one `server`."""
+def server_options(*, wire: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what adds the options to a command, which receives one `server`.
 
-    @wraps(command)
-    def with_server(
-        *args: Any,
-        url: str | None,
-        model: str | None,
-        gguf: Path | None,
-        kind: Kind | None,
-        allow_floor: bool,
-        context_length: int | None,
-        max_in_flight: int,
-        good_neighbour: int | None,
-        attempt_timeout: float,
-        item_timeout: float,
-        **kwargs: Any,
-    ) -> None:
-        retry = RetryPolicy(attempt_timeout_s=attempt_timeout, item_timeout_s=item_timeout)
-        transport = TransportSettings(
-            retry=retry,
-            max_in_flight=max_in_flight,
-            good_neighbour=None if good_neighbour is None else GoodNeighbour(queue=good_neighbour),
-        )
-        server = Server(
-            url=url,
-            model=model,
-            kind=kind,
-            allow_floor=allow_floor,
-            context_length=context_length,
-            gguf=gguf,
-            transport=transport,
-        )
-        command(*args, server=server, **kwargs)
+    Args:
+        wire: deadlines and requests in flight as well.
+    """
 
-    for option in reversed(_OPTIONS):
-        with_server = option(with_server)
-    return with_server
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def with_server(
+            *args: Any,
+            url: str | None,
+            model: str | None,
+            gguf: Path | None,
+            kind: Kind | None,
+            allow_floor: bool,
+            context_length: int | None,
+            max_in_flight: int = _TRANSPORT.max_in_flight,
+            good_neighbour: int | None = None,
+            attempt_timeout: float = _RETRY.attempt_timeout_s,
+            item_timeout: float = _RETRY.item_timeout_s,
+            **kwargs: Any,
+        ) -> None:
+            neighbour = None if good_neighbour is None else GoodNeighbour(queue=good_neighbour)
+            transport = TransportSettings(
+                retry=RetryPolicy(attempt_timeout_s=attempt_timeout, item_timeout_s=item_timeout),
+                max_in_flight=max_in_flight,
+                good_neighbour=neighbour,
+            )
+            server = Server(
+                url=url,
+                model=model,
+                kind=kind,
+                allow_floor=allow_floor,
+                context_length=context_length,
+                gguf=gguf,
+                transport=transport,
+            )
+            command(*args, server=server, **kwargs)
+
+        for option in reversed((*_SERVER, *(_WIRE if wire else ()))):
+            with_server = option(with_server)
+        return with_server
+
+    return decorate

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -11,21 +11,14 @@ import numpy as np
 
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data import Task, rows_from
-from icm_client.endpoints import (
-    EmbeddedEndpoint,
-    Endpoint,
-    Kind,
-    RetryPolicy,
-    TransportSettings,
-    connect,
-)
+from icm_client.endpoints import Endpoint, RetryPolicy, TransportSettings
 from icm_client.endpoints.probe import Observation, Verdict, failed
 from icm_client.errors import EndpointError
 from icm_client.runs.check_probes import IN_FLIGHT, OnStep, Probing
 from icm_client.runs.job import Job, Rows, named_task
 from icm_client.runs.run_cost import RunCost
+from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScoreStore, default_path
-from icm_client.settings import Environment
 
 MADE_UP_ROWS: Final = 64
 """Rows that are made up where none are given: enough for a context and something behind it."""
@@ -86,12 +79,7 @@ async def check(
     task: Task | str | os.PathLike[str],
     rows: Rows | None = None,
     run_rows: int | None = None,
-    endpoint: Endpoint | str | None = None,
-    model: str | None = None,
-    gguf: Path | None = None,
-    kind: Kind | None = None,
-    allow_floor: bool = False,
-    context_length: int | None = None,
+    endpoint: Endpoint | Server | str | None = None,
     settings: SweepSettings | None = None,
     store: str | os.PathLike[str] | None = None,
     seed: int | None = None,
@@ -106,12 +94,7 @@ async def check(
         task: as for `icm_client.label`.
         rows: as for `icm_client.label`; None makes some up.
         run_rows: rows of the run whose cost is told; None takes as many as `rows` has.
-        endpoint: as for `icm_client.label`.
-        model: which of the server's models.
-        gguf: the embedded server's model, where there is no endpoint.
-        kind: as for `connect`.
-        allow_floor: as for `connect`.
-        context_length: as for `connect`.
+        endpoint: as for `icm_client.label`; retries and requests in flight are the check's own.
         settings: of the run.
         store: where token ids are kept; None takes the user's own.
         seed: of the prompts; None draws new ones each time, which no cache has seen.
@@ -129,18 +112,9 @@ async def check(
         )
         tell("finding out who answers")
         try:
-            server, ours = await _opened(
-                endpoint,
-                model=model,
-                gguf=gguf,
-                kind=kind,
-                allow_floor=allow_floor,
-                context_length=context_length,
-            )
+            server = await closing.enter_async_context(open_endpoint(_for_a_check(endpoint)))
         except EndpointError as error:
             return CheckReport((failed("server", error, fatal=True),), None, 0, 0)
-        if ours:
-            closing.push_async_callback(server.aclose)
         checking = Probing(job, server, kept, np.random.default_rng(seed), tell)
         await checking.ask(settings or SweepSettings())
         cost = checking.run_cost(run_rows or len(job.prompts))
@@ -150,33 +124,16 @@ async def check(
         )
 
 
-async def _opened(
-    endpoint: Endpoint | str | None,
-    *,
-    model: str | None,
-    gguf: Path | None,
-    kind: Kind | None,
-    allow_floor: bool,
-    context_length: int | None,
-) -> tuple[Endpoint, bool]:
-    """The endpoint, and whether it is ours to close."""
-    if endpoint is not None and not isinstance(endpoint, str):
-        return endpoint, False
-    environment = Environment()
-    url = endpoint or environment.endpoint
-    if url is None or gguf is not None:
-        return EmbeddedEndpoint(gguf), True
+def _for_a_check(endpoint: Endpoint | Server | str | None) -> Endpoint | Server:
+    """The endpoint, or how to open it: few retries, and as many in flight as are measured."""
+    if endpoint is not None and not isinstance(endpoint, str | Server):
+        return endpoint
+    server = endpoint if isinstance(endpoint, Server) else Server(endpoint)
     most = max(IN_FLIGHT)
-    served = await connect(
-        url,
-        model=model or environment.model,
-        api_key=environment.api_key,
-        settings=TransportSettings(retry=_RETRY, max_in_flight=most, start_in_flight=most),
-        kind=kind,
-        allow_floor=allow_floor,
-        context_length=context_length,
+    return replace(
+        server,
+        transport=TransportSettings(retry=_RETRY, max_in_flight=most, start_in_flight=most),
     )
-    return served, True
 
 
 def _made_up(task: Task | str | os.PathLike[str]) -> Rows:
