@@ -21,8 +21,11 @@
     │   └── EmbeddedServerFailed      the llama.cpp child did not start, or died
     ├── ScoreError                  an answer from which no score may be taken
     │   ├── LabelMissing              a label's token is not among the log-probs
-    │   └── ScoreNotFinite          * NaN, infinite, positive, or the -9999 padding
-    └── StoreError                  the score store cannot be read or written
+    │   ├── ScoreNotFinite          * NaN, infinite, positive, or the -9999 padding
+    │   └── TooManyFailed             more rows without a score than the run allows
+    ├── StoreError                  the score store cannot be read or written
+    ├── RunError                    a run's folder cannot be used
+    └── RunStopped                  the run was asked to stop, and did
 
 `IcmError.retry` says what a repetition is good for: an asterisk marks what is transient, a tilde
 back-pressure; the others are never repeated.
@@ -146,7 +149,8 @@ class ModelChanged(EndpointError):
     """The server was restarted or upgraded in mid-run, and is not what it was when the run began.
 
     Log-probs of two models make no scores. The same command again begins with the new one; what
-    the old one answered is kept, under its own fingerprint.
+    the old one answered is kept, under its own fingerprint. Answers that came after
+    `last_confirmed_at` are no longer in the score store.
 
     Attributes:
         last_confirmed_at: when the server was last known to be what it was, on the event loop's
@@ -181,5 +185,23 @@ class ScoreNotFinite(ScoreError):
     retry = Retry.TRANSIENT
 
 
+class TooManyFailed(ScoreError):
+    """More rows have no score than `--fail-on-error` allows; the message says why they have none.
+
+    What was answered is kept; the same command again asks for the others once more.
+    """
+
+
 class StoreError(IcmError):
     """The score store cannot be opened, read or written (disk full, permissions, damage)."""
+
+
+class RunError(IcmError):
+    """A run's folder cannot be made, read or written, or another process is at work in it."""
+
+
+class RunStopped(IcmError):
+    """The run was asked to stop: what was under way has been awaited and kept, no more was asked.
+
+    The same command again goes on from there.
+    """

@@ -92,7 +92,7 @@ def print_report(report: CheckReport, console: Console | None = None) -> None:
         )
     console.print(table)
     if report.cost is not None:
-        console.print(Text(_cost(report)), soft_wrap=True)
+        console.print(Text(report.cost.sentence()), soft_wrap=True)
     console.print(
         Text(f"This check: {report.requests:,} requests, {report.tokens:,} tokens computed.")
     )
@@ -102,21 +102,6 @@ def print_report(report: CheckReport, console: Console | None = None) -> None:
         console.print(Text("Not ready:", style="bold red"))
         for reason in report.reasons:
             console.print(Text(f"  {clipped(reason)}"), soft_wrap=True)
-
-
-def _cost(report: CheckReport) -> str:
-    cost = report.cost
-    if cost is None:
-        raise AssertionError
-    time = (
-        "a time that was not measured"
-        if cost.minutes is None
-        else f"{cost.minutes[0]:.1f} to {cost.minutes[1]:.1f} minutes"
-    )
-    return (
-        f"A run over {cost.rows:,} rows: {cost.requests[0]:,} to {cost.requests[1]:,} requests, "
-        f"{cost.tokens[0]:,} to {cost.tokens[1]:,} tokens computed, {time}."
-    )
 
 
 def _task(name: str | None, data: str | None) -> str:

@@ -1,5 +1,6 @@
 """`icm-client label`."""
 
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -9,6 +10,7 @@ import orjson
 
 from icm_client.cli.search_options import constraint_of, search_options, settings_of
 from icm_client.cli.server_options import server_options
+from icm_client.cli.signals import draining
 from icm_client.cli.terminal import print_preview, print_result, print_warnings, progress_display
 from icm_client.data import (
     FileFormat,
@@ -19,13 +21,19 @@ from icm_client.data import (
     unescape,
 )
 from icm_client.errors import IcmError, InputError, TaskError
+from icm_client.runs.budget import Budget
+from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.first_labels import read_start
 from icm_client.runs.folder import DEFAULT_BASE
+from icm_client.runs.forecast import forecast_job
 from icm_client.runs.job import Job, named_task
 from icm_client.runs.label import label
 from icm_client.runs.presets import Preset
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server
+
+STOPPED = 3
+"""Exit status of a run that a limit has ended."""
 
 _FORMATS = click.Choice(get_args(FileFormat))
 
@@ -64,17 +72,42 @@ _FORMATS = click.Choice(get_args(FileFormat))
 )
 @click.option("--no-record", is_flag=True, help="Keep no record of the run.")
 @click.option("--fresh", is_flag=True, help="Start the run's record over; stored scores stay.")
+@click.option(
+    "--max-requests",
+    type=click.IntRange(1),
+    help="End with the best labels so far (exit status 3) before more requests than these.",
+)
+@click.option(
+    "--max-prompt-tokens", type=click.IntRange(1), help="The same for tokens that are computed."
+)
+@click.option(
+    "--max-minutes", type=click.FloatRange(0, min_open=True), help="The same for the time."
+)
+@click.option(
+    "--fail-on-error",
+    type=click.FloatRange(0, min_open=True),
+    default=DEFAULT_FAIL_ON_ERROR,
+    show_default=True,
+    metavar="ROWS",
+    help="Rows that cannot be scored before the run fails: a count, or a share under 1.",
+)
+@click.option(
+    "--accept-drift",
+    is_flag=True,
+    help="If another model answers in mid-run, label with that one from the start.",
+)
 @click.option("--store", type=click.Path(), help="The score store. [default: in the user's cache]")
 @click.option(
     "--format", "data_format", type=_FORMATS, help="DATA's format. [default: by its name]"
 )
 @click.option("--output-format", type=_FORMATS, help="The output's format. [default: by its name]")
 @click.option("--dry-run", is_flag=True, help="Check rows and task, show a prompt, and stop.")
+@click.option("--forecast", "forecasts", is_flag=True, help="Tell what a run would take, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show a prompt before the run.")
 @click.pass_context
-def label_command(  # noqa: C901 - options one by one
+def label_command(  # noqa: C901, PLR0912 - options one by one
     context: click.Context,
     /,
     *,
@@ -96,10 +129,16 @@ def label_command(  # noqa: C901 - options one by one
     runs: str,
     no_record: bool,
     fresh: bool,
+    max_requests: int | None,
+    max_prompt_tokens: int | None,
+    max_minutes: float | None,
+    fail_on_error: float,
+    accept_drift: bool,
     store: str | None,
     data_format: FileFormat | None,
     output_format: FileFormat | None,
     dry_run: bool,
+    forecasts: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -109,12 +148,15 @@ def label_command(  # noqa: C901 - options one by one
 
     Every score is kept: the same command again asks nothing twice, and goes on where an
     interrupted one stopped.
+
+    Exit status: 0 done, 1 failed or some rows have no label, 2 wrong input, 3 a limit was reached,
+    130 and 143 interrupted.
     """
     if output is not None:
         if Path(output).resolve() == Path(data).resolve():
             raise InputError(f"{output}: the labels would overwrite the rows; name another file")
         check_output(output, output_format)
-    elif not dry_run:
+    elif not dry_run and not forecasts:
         raise click.UsageError("Missing option '-o' / '--output': where should the labels go?")
     task, found_at = _task(data, task_name, template, labels)
     settings = settings_of(preset, numbers)
@@ -134,26 +176,39 @@ def label_command(  # noqa: C901 - options one by one
         if start is not None:
             read_start(start, job)
         print_preview(job)
+    if forecasts:
+        job = Job.prepare(dataset, task, prior=prior, constraint=constraint)
+        cost = anyio.run(partial(forecast_job, job, server, settings, store=store))
+        if as_json:
+            click.echo(orjson.dumps(cost.summary(), option=orjson.OPT_INDENT_2))
+        else:
+            click.echo(cost.sentence())
     if dry_run or output is None:
         return
+    budget = Budget(max_requests, max_prompt_tokens, max_minutes)
 
     async def run() -> Labels:
-        with progress_display(hidden=quiet or as_json) as progress:
-            return await label(
-                dataset,
-                task=task,
-                prior=prior,
-                constraint=constraint,
-                endpoint=server,
-                seed=seed,
-                settings=settings,
-                start=start,
-                store=store,
-                runs=None if no_record else runs,
-                command=context.find_root().obj,
-                fresh=fresh,
-                progress=progress,
-            )
+        async with draining() as drain:
+            with progress_display(hidden=quiet or as_json) as progress:
+                return await label(
+                    dataset,
+                    task=task,
+                    prior=prior,
+                    constraint=constraint,
+                    endpoint=server,
+                    seed=seed,
+                    settings=settings,
+                    start=start,
+                    budget=budget,
+                    fail_on_error=fail_on_error,
+                    accept_drift=accept_drift,
+                    store=store,
+                    runs=None if no_record else runs,
+                    command=context.find_root().obj,
+                    fresh=fresh,
+                    progress=progress,
+                    stopping=drain.stopping,
+                )
 
     found = anyio.run(run)
     try:
@@ -166,6 +221,10 @@ def label_command(  # noqa: C901 - options one by one
     elif not quiet:
         print_result(found, output)
     print_warnings(found)
+    if found.stopped is not None:
+        context.exit(STOPPED)
+    if found.failed:
+        context.exit(1)
 
 
 def _task(

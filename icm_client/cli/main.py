@@ -1,6 +1,7 @@
 """`icm-client`: the group of commands, and how errors end.
 
-Exit status: 0 done, 1 failed (the same command goes on where it stopped), 2 wrong input.
+Exit status: 0 done, 1 failed (the same command goes on where it stopped), 2 wrong input, 3 ended by
+a limit of the user's, 130 and 143 interrupted by Ctrl-C and TERM.
 """
 
 import sys
@@ -12,6 +13,7 @@ from icm_client.cli.check import check_command
 from icm_client.cli.label import label_command
 from icm_client.cli.runs import runs_group
 from icm_client.cli.serve import serve_command
+from icm_client.cli.signals import Interrupted
 from icm_client.cli.store import store_group
 from icm_client.cli.tasks import tasks_command
 from icm_client.cli.watch import watch_command
@@ -46,6 +48,9 @@ def main() -> None:
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
+    except Interrupted as stopped:
+        click.echo(f"\nInterrupted. {GO_ON}", err=True)
+        sys.exit(stopped.status)
     except IcmError as error:
         click.echo(f"Error: {error}", err=True)
         click.echo(GO_ON, err=True)

@@ -20,6 +20,8 @@ REDRAWS_A_SECOND = 4
 
 SHOWN_WAIT_S = 1.0
 
+SHOWN_FAILED = 10
+
 TOLD_STEPS = 10
 """Lines that a search of many steps prints."""
 
@@ -176,6 +178,23 @@ def print_warnings(found: Labels) -> None:
     console = Console(stderr=True, highlight=False)
     for notice in found.notices:
         console.print(Text(f"Note: {notice}.", style="yellow"), soft_wrap=True)
+    for row in found.failed[:SHOWN_FAILED]:
+        console.print(
+            Text(f"Warning: row {row.id!r} (line {row.line}) has no label: {row.reason}", "yellow"),
+            soft_wrap=True,
+        )
+    if len(found.failed) > SHOWN_FAILED:
+        more = len(found.failed) - SHOWN_FAILED
+        console.print(Text(f"Warning: {more} more rows have no label (--json).", "yellow"))
+    if found.stopped is not None:
+        console.print(
+            Text(
+                f"Warning: the search ended before its time ({found.stopped}): these are the best "
+                "labels so far. The same command goes on from here.",
+                "yellow",
+            ),
+            soft_wrap=True,
+        )
     for finding in reversed(found.findings):  # the worst one last, where it is read
         style = "bold red" if finding.fatal else "yellow"
         console.print(

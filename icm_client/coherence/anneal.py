@@ -35,7 +35,7 @@ from icm_client.coherence.constraints import Constraint, check_groups
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.leave_one_out import Layout, query_for
 from icm_client.coherence.objective import LeaveOneOut, inconsistency, utility
-from icm_client.coherence.problem import FloatArray, IntArray, Score
+from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
 from icm_client.coherence.starts import random_start
 from icm_client.coherence.temperature import temperature
 from icm_client.errors import InputError
@@ -138,12 +138,14 @@ class AnnealResult:
         order: the items, in the order that leave-one-out contexts were laid out by.
         utility: `U(D)` of the labels, with the last step's `alpha`.
         steps: all of them, in order.
+        stopped: whether `stop` ended it before its time.
     """
 
     labels: IntArray
     order: IntArray
     utility: float
     steps: tuple[Step, ...]
+    stopped: bool
 
 
 async def anneal(
@@ -157,6 +159,7 @@ async def anneal(
     start: IntArray | None = None,
     items: IntArray | None = None,
     observe: Callable[[Step], None] = lambda _: None,
+    stop: Stop = never,
 ) -> AnnealResult:
     """Search the labels of highest `U` by Algorithm 1; `score` is the only way out.
 
@@ -170,6 +173,7 @@ async def anneal(
         start: shape `[N]`, labels instead of line 1's (golden, all wrong, ...).
         items: those that are searched; labels of others are not looked at. None for all.
         observe: told of each step as it ends.
+        stop: asked before each step; once it says so, there are no more.
 
     Raises:
         InputError: the constraint names items that are not there, or items twice.
@@ -192,7 +196,10 @@ async def anneal(
         start = random_start(n_items, n_labels, settings.initial, rng, items)
     D, _ = await fixed(start)  # lines 1 and 2
     steps: list[Step] = []
+    stopped = False
     for n in range(1, settings.iterations + 1):  # line 3
+        if stopped := stop():
+            break
         T = temperature(n, settings.T0, settings.T_min, settings.beta)  # line 4
         weights = item_weights(D[items], group_of)
         i = int(items[rng.choice(len(items), p=weights / weights.sum())])  # line 5
@@ -210,7 +217,7 @@ async def anneal(
         observe(steps[-1])
         if moves:
             alpha.note(accepted)
-    return AnnealResult(D, order, steps[-1].U if steps else await U(D), tuple(steps))
+    return AnnealResult(D, order, steps[-1].U if steps else await U(D), tuple(steps), stopped)
 
 
 def groups_of_items(n_items: int, constraint: Constraint) -> IntArray:

@@ -4,7 +4,7 @@ Nothing but the words of the labels tells batches which class has which name. Wh
 say it, batches can end with names exchanged against each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -69,3 +69,23 @@ def split_batches(
     return [
         Batch(part, Within(constraint, tuple(own))) for part, own in zip(parts, groups, strict=True)
     ]
+
+
+def without(items: Collection[int], batches: Sequence[Batch]) -> list[Batch]:
+    """The batches without some items; empty ones are gone."""
+    there = (np.setdiff1d(batch.items, list(items), assume_unique=True) for batch in batches)
+    return [
+        Batch(left, among_others(items, batch.constraint))
+        for left, batch in zip(there, batches, strict=True)
+        if len(left)
+    ]
+
+
+def among_others(items: Collection[int], constraint: Constraint) -> Constraint:
+    """The rule among all but some items."""
+    gone = frozenset(items)
+    if gone.isdisjoint(item for group in constraint.groups for item in group):
+        return constraint
+    rule = constraint.rule if isinstance(constraint, Within) else constraint
+    groups = (tuple(item for item in group if item not in gone) for group in constraint.groups)
+    return Within(rule, tuple(filter(None, groups)))

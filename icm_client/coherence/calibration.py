@@ -18,14 +18,18 @@ def pointwise_mutual_information(log_probs: FloatArray) -> FloatArray:
     """`log P(y | x_i, C) - log mean_j P(y | x_j, C)` for targets `j` scored after one context `C`.
 
     Args:
-        log_probs: shape `[n, K]`, nats; all rows from the same context.
+        log_probs: shape `[n, K]`, nats; all rows from the same context. Rows of NaN are items that
+            could not be scored.
 
     Returns:
-        Shape `[n, K]`, nats. For a fixed label the mean over items is at most 0 (Jensen), so a
-        labelling that uses one label for everything cannot score above 0.
+        Shape `[n, K]`, nats, NaN where there was no score. For a fixed label the mean over items is
+        at most 0 (Jensen), so a labelling that uses one label for everything cannot score above 0.
     """
-    largest = log_probs.max(axis=0)
-    log_mean = largest + np.log(np.exp(log_probs - largest).mean(axis=0))
+    scored = log_probs[~np.isnan(log_probs).any(axis=1)]
+    if not len(scored):
+        return log_probs
+    largest = scored.max(axis=0)
+    log_mean = largest + np.log(np.exp(scored - largest).mean(axis=0))
     calibrated: FloatArray = log_probs - log_mean
     return calibrated
 

@@ -55,7 +55,7 @@ from icm_client.coherence.constraints import (
 from icm_client.coherence.contexts import UNLABELLED, in_units
 from icm_client.coherence.leave_one_out import Layout, query_for
 from icm_client.coherence.objective import LeaveOneOut
-from icm_client.coherence.problem import FloatArray, IntArray, Score
+from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,7 @@ async def anneal_official(
     start: IntArray | None = None,
     items: IntArray | None = None,
     observe: Callable[[Step], None] = lambda _: None,
+    stop: Stop = never,
 ) -> AnnealResult:
     """Search labels as the released code does; arguments, result and errors as of `anneal`.
 
@@ -125,7 +126,10 @@ async def anneal_official(
     D, _ = await fixed(start)
     flips = 0
     steps: list[Step] = []
+    stopped = False
     for n in range(1, settings.iterations + 1):
+        if stopped := stop():
+            break
         T = temperature_after(flips, settings.T0, settings.T_min)
         weights = item_weights(D[items], group_of)
         i = int(items[rng.choice(len(items), p=weights / weights.sum())])
@@ -141,7 +145,7 @@ async def anneal_official(
                 flips += 1
         steps.append(Step(n, T, settings.alpha, i, yhat, replaced, await U(D), Delta, accepted))
         observe(steps[-1])
-    return AnnealResult(D, order, steps[-1].U if steps else await U(D), tuple(steps))
+    return AnnealResult(D, order, steps[-1].U if steps else await U(D), tuple(steps), stopped)
 
 
 async def fix(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from icm_client.coherence.calibration import pointwise_mutual_information
+from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Query, Score
 
 CLEAR_STANDARD_ERRORS = 3.0
@@ -21,7 +22,8 @@ class NameExchange:
 
     Attributes:
         names: the labelling with label `k` renamed `names[k]`, shape `[K]`.
-        utility: calibrated `U` of the labels as found, over the targets scored, nats an item.
+        utility: calibrated `U` of the labels as found, over the targets scored, nats an item; NaN
+            where none could be.
         exchanged_utility: the same with the names exchanged.
         standard_error: of the mean paired difference of the two, nats.
     """
@@ -74,6 +76,8 @@ async def exchange_names(
     Returns:
         The exchange whose labelling is the most coherent.
     """
+    labelled = (labels[targets] != UNLABELLED) & ~np.isnan(calibrated).any(axis=1)
+    targets, calibrated = targets[labelled], calibrated[labelled]
     held = labels[targets]
     rows = np.arange(len(targets))
     as_found = calibrated[rows, held]
@@ -82,17 +86,21 @@ async def exchange_names(
         renamed = tuple(Demo(demo.item, names[demo.label]) for demo in context)
         log_probs = await score([Query(renamed, int(target)) for target in targets])
         exchanged = pointwise_mutual_information(log_probs)[rows, np.asarray(names)[held]]
-        difference = as_found - exchanged
+        scored = ~np.isnan(exchanged)
         tried = NameExchange(
             names=names,
-            utility=float(as_found.mean()),
-            exchanged_utility=float(exchanged.mean()),
-            standard_error=_standard_error(difference),
+            utility=_mean(as_found[scored]),
+            exchanged_utility=_mean(exchanged[scored]),
+            standard_error=_standard_error((as_found - exchanged)[scored]),
         )
-        if closest is None or tried.exchanged_utility > closest.exchanged_utility:
+        if closest is None or not tried.exchanged_utility <= closest.exchanged_utility:
             closest = tried
     assert closest is not None  # noqa: S101 - at least one exchange for K >= 2
     return closest
+
+
+def _mean(values: FloatArray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def _standard_error(differences: FloatArray) -> float:

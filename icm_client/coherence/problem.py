@@ -4,7 +4,7 @@ Items and labels are indices here: item `i` is the i-th row, label `k` the k-th 
 they say, how they become prompts and who answers is none of this package's business.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -32,6 +32,15 @@ class Query(NamedTuple):
     target: int
 
 
+Stop = Callable[[], bool]
+"""Asked between sweeps or steps whether the search is to end with what it has."""
+
+
+def never() -> bool:
+    """Go on until the search ends by itself."""
+    return False
+
+
 class Score(Protocol):
     """The one door out of the method: label log-probs after a context and a target."""
 
@@ -39,6 +48,7 @@ class Score(Protocol):
         """Log-probs in nats, shape `[len(queries), K]`, each row `log P(y | x, context)`.
 
         Rows need not sum to one: what is missing is probability the model gives to text that is
-        no label. Raises `ScoreError` or `EndpointError`; it never returns a made-up number.
+        no label. A row of NaN stands for an item that cannot be scored. Raises `ScoreError` or
+        `EndpointError`; it never returns a made-up number.
         """
         ...

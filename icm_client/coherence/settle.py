@@ -11,7 +11,7 @@ ended in one label for all shows a coherence of 0. A label's mean probability is
 targets of a batch, whose leave-one-out contexts differ by a demo or so, not over one context.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from icm_client.coherence.anneal import AnnealResult, AnnealSettings, Step, anneal
 from icm_client.coherence.assignment import JointAssignment
-from icm_client.coherence.batches import Batch, split_batches
+from icm_client.coherence.batches import Batch, among_others, split_batches, without
 from icm_client.coherence.calibration import (
     coherence,
     log_softmax,
@@ -32,7 +32,7 @@ from icm_client.coherence.leave_one_out import queries
 from icm_client.coherence.official import OfficialSettings, anneal_official
 from icm_client.coherence.polarity import NameExchange, exchange_names
 from icm_client.coherence.prior import PriorEstimate, estimate_prior
-from icm_client.coherence.problem import BoolArray, FloatArray, IntArray, Score
+from icm_client.coherence.problem import BoolArray, FloatArray, IntArray, Score, Stop, never
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.starts import check_start
 from icm_client.coherence.sweep import SearchResult
@@ -44,10 +44,12 @@ class _Ends:
 
     Attributes:
         labels: shape `[N]`, `UNLABELLED` where an item was left without one.
-        log_probs: shape `[N, K]`, nats, each item behind the labels of its batch but its own.
+        log_probs: shape `[N, K]`, nats, each item behind the labels of its batch but its own; NaN
+            where an item is left out.
         calibrated: shape `[N, K]`, nats, the same with each batch's mean divided out.
         objective: the printed `U(D)`, summed over batches.
         steps: of all batches.
+        stopped: whether `stop` ended any.
     """
 
     labels: IntArray
@@ -55,6 +57,7 @@ class _Ends:
     calibrated: FloatArray
     objective: float
     steps: tuple[Step, ...]
+    stopped: bool
 
 
 async def anneal_search(
@@ -67,7 +70,9 @@ async def anneal_search(
     constraint: Constraint,
     start: IntArray | None = None,
     prior: FloatArray | None = None,
+    left_out: Collection[int] = (),
     observe: Callable[[Step], None] = lambda _: None,
+    stop: Stop = never,
 ) -> SearchResult:
     """Label all items by Algorithm 1, as printed or as released; `score` is the only way out.
 
@@ -81,7 +86,10 @@ async def anneal_search(
         start: shape `[N]`, first labels, `UNLABELLED` where an item has none.
         prior: shape `[K]`, the labels' shares where the user knows them. The printed algorithms
             know of none: it only weighs where labels are decided after them.
+        left_out: items that are known not to be scored: they are not searched and get no label.
         observe: told of each step as it ends.
+        stop: asked before each step; once it says so, there are no more: the labels so far are
+            settled, which takes a score or two an item.
 
     Raises:
         InputError: the constraint names items that are not there, or allows a group no labels;
@@ -89,15 +97,18 @@ async def anneal_search(
         EndpointError, ScoreError: whatever `score` raises.
     """
     check_groups(constraint.groups, n_items)
+    constraint = among_others(left_out, constraint)
     assign = JointAssignment(constraint, n_labels)
     if start is not None:
         check_start(start, n_items, n_labels)
     labels = np.full(n_items, UNLABELLED, dtype=np.int64)
-    log_probs = np.zeros((n_items, n_labels))
-    calibrated = np.zeros((n_items, n_labels))
+    log_probs = np.full((n_items, n_labels), np.nan)
+    calibrated = np.full((n_items, n_labels), np.nan)
     objective = 0.0
     steps: list[Step] = []
-    for number, batch in enumerate(split_batches(n_items, settings.batch, constraint, rng)):
+    stopped = False
+    batches = split_batches(n_items, settings.batch, constraint, rng)
+    for number, batch in enumerate(without(left_out, batches) if left_out else batches):
 
         def note(step: Step, number: int = number) -> None:
             steps.append(step._replace(batch=number))
@@ -112,7 +123,9 @@ async def anneal_search(
             settings=settings,
             start=start,
             observe=note,
+            stop=stop,
         )
+        stopped |= found.stopped
         asked = queries(
             found.labels, found.order, settings.layout, settings.max_demos, unlabelled=True
         )
@@ -121,7 +134,7 @@ async def anneal_search(
         log_probs[targets] = await score(asked)
         calibrated[targets] = pointwise_mutual_information(log_probs[targets])
         objective += found.utility
-    ends = _Ends(labels, log_probs, calibrated, objective, tuple(steps))
+    ends = _Ends(labels, log_probs, calibrated, objective, tuple(steps), stopped)
     return await _settled(
         ends,
         score,
@@ -143,6 +156,7 @@ async def _annealed(
     settings: AnnealSettings | OfficialSettings,
     start: IntArray | None,
     observe: Callable[[Step], None],
+    stop: Stop,
 ) -> AnnealResult:
     """Anneal one batch in the way that the settings are for."""
     search = (
@@ -159,6 +173,7 @@ async def _annealed(
         start=start,
         items=batch.items,
         observe=observe,
+        stop=stop,
     )
 
 
@@ -173,7 +188,7 @@ async def _settled(
     prior: FloatArray | None,
 ) -> SearchResult:
     """Decide what is open, and report as every search does."""
-    n_items, n_labels = ends.log_probs.shape
+    n_labels = ends.log_probs.shape[1]
     shares = (
         PriorEstimate(np.zeros(n_labels), "even")
         if prior is None
@@ -183,8 +198,9 @@ async def _settled(
     undecided = open_items(ends.labels, constraint)
     anew, by_confidence = assign(np.where(undecided[:, np.newaxis], decided, np.nan))
     labels = np.where(undecided, anew, ends.labels)
-    utility = float(ends.calibrated[np.arange(n_items), labels].mean())
-    counts = np.bincount(labels, minlength=n_labels).tolist()
+    there = np.flatnonzero(labels != UNLABELLED)
+    utility = float(ends.calibrated[there, labels[there]].mean())
+    counts = np.bincount(labels[there], minlength=n_labels).tolist()
     exchange = await _exchange(
         labels, ends.log_probs, score, constraint=constraint, rng=rng, max_demos=max_demos
     )
@@ -202,6 +218,7 @@ async def _settled(
         objective=ends.objective,
         settled=int((labels != ends.labels).sum()),
         contradictions=len(inconsistent_pairs(ends.labels, constraint)),
+        stopped=ends.stopped,
     )
 
 
@@ -236,6 +253,7 @@ async def _exchange(
     n_items, n_labels = log_probs.shape
     usual = SweepSettings()
     targets = split_folds(n_items, 2, rng, constraint.groups)[0]
+    targets = targets[labels[targets] != UNLABELLED]
     context = draw_demos(
         labels,
         np.setdiff1d(np.arange(n_items), targets),

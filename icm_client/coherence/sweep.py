@@ -25,7 +25,7 @@ stands in one fold: no target reads the label of an item that gives its own away
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,7 +38,7 @@ from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.fold_scores import ScoredFold, fold_contexts, score_folds
 from icm_client.coherence.polarity import NameExchange, exchange_names
 from icm_client.coherence.prior import PriorEstimate, estimate_prior
-from icm_client.coherence.problem import FloatArray, IntArray, Score
+from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.starts import balanced_start, check_start
 
@@ -70,7 +70,9 @@ class SearchResult:
 
     Attributes:
         labels: shape `[N]`; where a rule binds items, not each one's likeliest by itself.
-        log_probs: shape `[N, K]`, nats; rows sum to one in probability.
+            `UNLABELLED` where an item could not be scored.
+        log_probs: shape `[N, K]`, nats; rows sum to one in probability, and are NaN where an item
+            could not be scored.
         utility: calibrated `U(D)` of the labels, nats an item.
         coherence: `utility` as a share of the labels' entropy.
         restart: which restart won.
@@ -84,6 +86,7 @@ class SearchResult:
         settled: items that Algorithm 1 left without a label, or whose label contradicted others,
             and that have another label now.
         contradictions: pairs that contradicted each other when Algorithm 1 ended.
+        stopped: whether `stop` ended the search before its time.
     """
 
     labels: IntArray
@@ -100,6 +103,7 @@ class SearchResult:
     objective: float | None = None
     settled: int = 0
     contradictions: int = 0
+    stopped: bool = False
 
 
 Observer = Callable[[SweepRecord], None]
@@ -115,6 +119,7 @@ class _Climb:
     utility: float
     prior: PriorEstimate
     fold: ScoredFold
+    stopped: bool
 
 
 async def search(
@@ -127,7 +132,9 @@ async def search(
     prior: FloatArray | None = None,
     constraint: Constraint = NO_CONSTRAINT,
     start: IntArray | None = None,
+    left_out: Collection[int] = (),
     observe: Observer = lambda _: None,
+    stop: Stop = never,
 ) -> SearchResult:
     """Find the labels of highest calibrated `U`; `score` is the only way out.
 
@@ -141,7 +148,11 @@ async def search(
         constraint: the rule that labels keep.
         start: shape `[N]`, first labels in the place of random ones, `UNLABELLED` where an item
             has none; taken as they are, even where they break the rule. There is then one start.
+        left_out: items that are known not to be scored: they never stand in a context.
         observe: told of each sweep as it ends.
+        stop: asked after each sweep but the first, which scores no item that it starts from; once
+            it says so, the search ends as it does when it settles: names are still exchanged,
+            which takes a fold's scores.
 
     Raises:
         InputError: the constraint names items that are not there, or allows a group no labels;
@@ -161,11 +172,15 @@ async def search(
         observe(record)
 
     best: _Climb | None = None
-    for restart, chance in enumerate(rng.spawn(settings.restarts if start is None else 1)):
+    starts = settings.restarts if start is None else 1
+    for restart, chance in enumerate(rng.spawn(starts)):
         labels = start
         if labels is None:  # at most half of the items, so that some are left to score
             few = max(1, min(settings.initial, n_items // 2))
             labels = balanced_start(n_items, n_labels, few, chance, constraint)
+        if left_out:
+            labels = labels.copy()
+            labels[list(left_out)] = UNLABELLED
         found = await _climb(
             labels,
             n_labels,
@@ -177,10 +192,13 @@ async def search(
             groups=constraint.groups,
             assign=assign,
             note=note,
+            stop=stop,
         )
         if best is None or found.utility > best.utility:
             best = found
-        if coherence(best.utility, _counts(best.labels, n_labels)) >= settings.coherent:
+        enough = coherence(best.utility, _counts(best.labels, n_labels)) >= settings.coherent
+        stopped = found.stopped or (not enough and restart + 1 < starts and stop())
+        if enough or stopped:
             break
     assert best is not None  # noqa: S101 - restarts >= 1
     exchange = await exchange_names(
@@ -204,6 +222,7 @@ async def search(
         history=tuple(history),
         by_confidence=by_confidence,
         exchanged=exchange.better,
+        stopped=stopped,
     )
 
 
@@ -219,6 +238,7 @@ async def _climb(
     groups: Groups,
     assign: JointAssignment,
     note: Observer,
+    stop: Stop,
 ) -> _Climb:
     """Sweep from the first `labels` until they settle and `U` no longer climbs."""
     shape = (len(labels), n_labels)
@@ -248,10 +268,11 @@ async def _climb(
         highest = max(highest, utility)
         sweep += 1
         settled = moved < settings.moving * len(labels) or share >= settings.coherent
-        if sweep >= settings.max_sweeps or (
+        over = sweep >= settings.max_sweeps or (
             sweep >= settings.min_sweeps and settled and not climbs
-        ):
-            return _Climb(restart, labels, averaged, utility, estimate, folds[0])
+        )
+        if over or (sweep > 1 and stop()):
+            return _Climb(restart, labels, averaged, utility, estimate, folds[0], not over)
         if sweep <= settings.cold_after:
             temperature = settings.temperature / 2 ** (sweep - 1)
             labels = assign(decided / temperature + rng.gumbel(size=shape)).labels

@@ -14,13 +14,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from icm_client.errors import IcmError
+from icm_client.errors import RunError
+
+__all__ = ["Journal", "RunError", "read"]
 
 _OURS = frozenset({"at", "event"})
-
-
-class RunError(IcmError):
-    """A run's folder cannot be made, read or written, or another process is at work in it."""
 
 
 class Journal:

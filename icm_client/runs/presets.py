@@ -1,6 +1,6 @@
 """Presets: which search runs, and with which numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Literal
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from icm_client.coherence.anneal import AnnealSettings, Step
 from icm_client.coherence.official import OfficialSettings
-from icm_client.coherence.problem import IntArray, Score
+from icm_client.coherence.problem import IntArray, Score, Stop
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.settle import anneal_search
 from icm_client.coherence.sweep import SearchResult, SweepRecord, search
@@ -56,6 +56,8 @@ async def find_labels(
     *,
     seed: int,
     start: IntArray | None,
+    left_out: Collection[int],
+    stop: Stop,
     observe: Callable[[Observed], None],
 ) -> SearchResult:
     """Run the search that the settings are for.
@@ -66,6 +68,8 @@ async def find_labels(
         score: the way out.
         seed: of all that is random.
         start: first labels, shape `[N]`; None leaves them to the search.
+        left_out: items that cannot be scored.
+        stop: asked after each sweep or step whether to end there.
         observe: told of each sweep or step.
 
     Raises:
@@ -84,6 +88,8 @@ async def find_labels(
             prior=job.prior,
             constraint=job.constraint,
             start=start,
+            left_out=left_out,
+            stop=stop,
             observe=observe,
         )
     return await anneal_search(
@@ -95,6 +101,8 @@ async def find_labels(
         constraint=job.constraint,
         start=start,
         prior=job.prior,
+        left_out=left_out,
+        stop=stop,
         observe=observe,
     )
 

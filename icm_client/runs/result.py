@@ -11,6 +11,7 @@ from icm_client.coherence.anneal import Step
 from icm_client.coherence.sweep import SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
 from icm_client.endpoints import ServerIdentity
+from icm_client.runs.failures import FailedRow
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
 
@@ -20,14 +21,16 @@ class Labels:
     """The labels found, and what is to be known about them.
 
     Attributes:
-        rows: every row with its label, confidence and log-probs, in the order of the data.
-        dataset: the rows as they were read.
+        rows: each row that has a label, with confidence and log-probs, in the order of the data.
+        dataset: those rows as they were read.
         labels: the task's label words, in its order.
         preset: which search found them.
         utility: calibrated `U`, nats an item.
         coherence: `utility` as a share of the labels' entropy: 0 for chance, at most 1.
         findings: what a person must know before the labels are used; worst first.
         notices: sentences on the data that the user should see.
+        failed: rows that have no label, since the server refused them or failed on them for good.
+        stopped: which limit ended the search before its end; None where none did.
         server: who answered.
         history: every sweep of "fast".
         steps: every step of "paper" and "official".
@@ -47,6 +50,8 @@ class Labels:
     coherence: float
     findings: tuple[Finding, ...]
     notices: tuple[str, ...]
+    failed: tuple[FailedRow, ...]
+    stopped: str | None
     server: ServerIdentity
     history: tuple[SweepRecord, ...]
     steps: tuple[Step, ...]
@@ -115,6 +120,8 @@ class Labels:
             "coherence": self.coherence,
             "findings": [asdict(finding) for finding in self.findings],
             "notices": list(self.notices),
+            "failed": [row.summary() for row in self.failed],
+            "stopped": self.stopped,
             "server": asdict(self.server),
             "seed": self.seed,
             "restart": self.restart,

@@ -26,6 +26,18 @@ class RunCost:
     tokens: tuple[int, int]
     minutes: tuple[float, float] | None
 
+    def sentence(self) -> str:
+        """Return the same for people."""
+        time = (
+            "a time that was not measured"
+            if self.minutes is None
+            else f"{self.minutes[0]:.1f} to {self.minutes[1]:.1f} minutes"
+        )
+        return (
+            f"A run over {self.rows:,} rows: {self.requests[0]:,} to {self.requests[1]:,} "
+            f"requests, {self.tokens[0]:,} to {self.tokens[1]:,} tokens computed, {time}."
+        )
+
     def summary(self) -> dict[str, object]:
         """Return the same as JSON has it."""
         return {

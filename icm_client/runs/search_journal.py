@@ -4,6 +4,8 @@ A run that goes on replays its search from the score store, so the first sweeps 
 tells of are those that the journal has already; they are not written twice.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from icm_client.coherence.anneal import Step
@@ -24,13 +26,23 @@ class SearchJournal:
         self._journal: Journal | None = None
         self._written = 0
 
-    def open(self, journal: Journal, settings: Settings, notice: str | None) -> None:
-        """The search starts with these settings; `notice` is to be said about them."""
+    @contextmanager
+    def into(
+        self, journal: Journal | None, settings: Settings, notice: str | None
+    ) -> Iterator[None]:
+        """Write there while a search of these settings goes on; `notice` is said about them."""
+        if journal is None:
+            yield
+            return
         self._journal = journal
         self._written = sum(event["event"] in (_SWEEP, _STEP) for event in read(journal.path))
         journal.append(
             "search", preset=preset_of(settings), settings=asdict(settings), notice=notice
         )
+        try:
+            yield
+        finally:  # the wire may have something to tell until it is closed
+            self._journal = None
 
     def observed(self, seen: Observed | WireEvent) -> None:
         """Write it down; labels as their words, items as row ids."""

@@ -100,10 +100,14 @@ def prune(branches: Sequence[Branch], keep: Container[int]) -> tuple[Branch, ...
     return tuple(pruned)
 
 
-def optimal_tokens(prompts: Sequence[TokenIds]) -> int:
-    """Return the nodes of the prompts' prefix tree: the fewest tokens any order can prefill."""
+def optimal_tokens(prompts: Sequence[TokenIds], *, block: int = 1) -> int:
+    """Return the fewest tokens any order of `prompts` can prefill.
+
+    Those are the nodes of the prompts' prefix tree; on a server that finds prefixes again in whole
+    blocks of so many tokens, the tree's distinct blocks and what each prompt has behind its last.
+    """
     ordered = sorted(prompts)
-    repeated = sum(shared(a, b) for a, b in pairwise(ordered))
+    repeated = sum(shared(a, b) // block * block for a, b in pairwise(ordered))
     return sum(map(len, ordered)) - repeated
 
 

@@ -5,9 +5,9 @@ is missing in the planner's order, and stores each answer before it is used. Its
 the queries and the store's contents, and not on the order in which answers arrive.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import anyio.lowlevel
@@ -15,9 +15,19 @@ import numpy as np
 
 from icm_client.coherence.problem import Context, FloatArray, Query
 from icm_client.endpoints.protocol import Answer, Endpoint, Exactness, Read, TokenIds, worst
-from icm_client.errors import MalformedAnswer, PromptTooLong, ScoreNotFinite
+from icm_client.errors import (
+    EndpointError,
+    IcmError,
+    PromptTooLong,
+    RunStopped,
+    ScoreError,
+)
 from icm_client.scoring.assemble import Pieces, context_ids
-from icm_client.scoring.execute import execute
+from icm_client.scoring.blame import FailedItem, Failure, find_blamed
+from icm_client.scoring.call import Call, check_answers
+from icm_client.scoring.drift import withdraw_doubtful
+from icm_client.scoring.execute import Caller, execute
+from icm_client.scoring.failures import Streak, is_about_reads
 from icm_client.scoring.label_trie import LabelTrie
 from icm_client.scoring.planner import plan, prune
 from icm_client.scoring.store import ScoreStore
@@ -35,6 +45,12 @@ class ScoringProgress(NamedTuple):
     done: int
     total: int
     from_store: int
+
+
+_CONTROLS = 3
+
+OnFailed = Callable[[Mapping[int, FailedItem]], None]
+"""Called with the items that cannot be scored; what it raises ends the call."""
 
 
 @dataclass(slots=True)
@@ -61,6 +77,11 @@ class Scorer:
         reads_in_flight: reads under way at a time, on a server without lanes; about as many as it
             computes at once, so that prefixes are used before they are evicted.
         on_progress: called when the store has been looked up, and after each group of answers.
+        on_failed: told of items that cannot be scored once all else has been answered and stored,
+            or earlier, where one spoils a context; the rows without a score are then NaN. None
+            raises the first failure instead.
+        stopping: asked before a request is begun; once it says so, what is under way is awaited
+            and stored, and the call raises `RunStopped`.
 
     Attributes:
         stats: running totals.
@@ -80,6 +101,8 @@ class Scorer:
         group_size: int = 16,
         reads_in_flight: int = 256,
         on_progress: Callable[[ScoringProgress], None] | None = None,
+        on_failed: OnFailed | None = None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.stats = ScorerStats()
         self.exactness: dict[int, Exactness] = {}
@@ -90,30 +113,42 @@ class Scorer:
         self._group_size = group_size
         self._reads_in_flight = reads_in_flight
         self._on_progress = on_progress
+        self._on_failed = on_failed
+        self._stopping = stopping
+        self._streak = Streak()
+        self._given_up: set[int] = set()
 
     async def __call__(self, queries: Sequence[Query]) -> FloatArray:
         """Return `log P(label | context, target)` in nats, shape `[len(queries), K]`.
 
         Cancelled or failed, it leaves every answer that had arrived in the store; the same call
-        again asks for the others.
+        again asks for the others. An item that failed without any demos is not asked about again
+        by this object.
 
         Raises:
             PromptTooLong: a prompt does not fit the server's context; nothing has been sent.
+            ModelChanged: another model answers; what may be its has been taken out of the store.
             EndpointError: the server did not answer.
             ScoreError: it answered, but not with a log-prob.
+            RunStopped: it was to stop before all was answered.
             StoreError: the store could not be read or written.
         """
         await anyio.lowlevel.checkpoint()  # a replay awaits nothing else: let it be cancelled
-        asked = self._reads(queries)
-        position: dict[Read, int] = {}
-        needed = [[position.setdefault(read, len(position)) for read in reads] for reads in asked]
-        answers = await self._answers(list(position))
-        behind = [[answers[index] for index in indices] for indices in needed]
-        for query, found in zip(queries, behind, strict=True):
-            before = self.exactness.get(query.target, Exactness.EXACT)
-            self.exactness[query.target] = worst((before, self.labels.exactness(found)))
-        rows = [self.labels.log_probs(found) for found in behind]
-        return np.array(rows, dtype=np.float64).reshape(len(queries), len(self._pieces.labels))
+        rows = np.full((len(queries), len(self._pieces.labels)), np.nan)
+        there = [n for n, query in enumerate(queries) if query.target not in self._given_up]
+        asked = [queries[n] for n in there]
+        try:
+            found = await self._answers(asked, self._reads(asked))
+        except IcmError as error:
+            withdraw_doubtful(error, self._store, self._endpoint.identity.fingerprint)
+            raise
+        for n, answers in zip(there, found, strict=True):
+            if answers is not None:
+                item = queries[n].target
+                before = self.exactness.get(item, Exactness.EXACT)
+                self.exactness[item] = worst((before, self.labels.exactness(answers)))
+                rows[n] = self.labels.log_probs(answers)
+        return rows
 
     def _reads(self, queries: Sequence[Query]) -> list[tuple[Read, ...]]:
         """Return each query's reads; all of them fit the server's context."""
@@ -135,49 +170,128 @@ class Scorer:
                 )
         return reads
 
-    async def _answers(self, reads: Sequence[Read]) -> list[Answer]:
-        fingerprint = self._endpoint.identity.fingerprint
-        stored = self._store.get_many(fingerprint, reads)
+    async def _answers(
+        self, queries: Sequence[Query], asked: Sequence[Sequence[Read]]
+    ) -> list[list[Answer] | None]:
+        """Return the answers to each query's reads, None where one of them failed."""
+        position: dict[Read, int] = {}
+        needed = [[position.setdefault(read, len(position)) for read in reads] for reads in asked]
+        call = self._looked_up(list(position))
+        self._report(call)
+        self._streak.begin()
+        blamed: set[int] = set()
+        over = False
+        while not over:
+            over = await self._asked(call, self._streak)
+            failing = [
+                (query, next(call.failed[index] for index in indices if index in call.failed))
+                for query, indices in zip(queries, needed, strict=True)
+                if not call.failed.keys().isdisjoint(indices) and query.target not in blamed
+            ]
+            if failing:
+                await self._blame(failing, call)
+                blamed |= {query.target for query, _ in failing}
+        return [
+            [call.known[index] for index in indices]
+            if call.failed.keys().isdisjoint(indices)
+            else None
+            for indices in needed
+        ]
+
+    def _looked_up(self, reads: list[Read], *, aside: bool = False) -> Call:
+        stored = self._store.get_many(self._endpoint.identity.fingerprint, reads)
         known = {index: answer for index, answer in enumerate(stored) if answer is not None}
-        from_store = len(known)
-        self.stats.from_store += from_store
-        self._report(len(known), len(reads), from_store)
+        self.stats.from_store += len(known)
+        return Call(reads, known, len(known), aside=aside)
 
-        def arrived(indices: Sequence[int], answers: Sequence[Answer]) -> None:
-            group = [reads[index] for index in indices]
-            _check(group, answers)
-            standing = self._store.put_many(fingerprint, group, answers)
-            known.update(zip(indices, standing, strict=True))
-            self.stats.asked += len(group)
-            self._report(len(known), len(reads), from_store)
+    async def _asked(self, call: Call, streak: Streak | None) -> bool:
+        """Ask what is missing; False where too much failed in a row, though the server is there.
 
-        if from_store < len(reads):
+        With no `streak`, any number may fail.
+        """
+        if not call.missing:
+            return True
+        try:
             # Planned over all reads and pruned afterwards: a run that goes on where another ended
             # sends the same prefixes ahead.
-            missing = frozenset(range(len(reads))) - known.keys()
             await execute(
-                prune(plan(reads), missing),
-                reads,
+                prune(plan(call.reads), call.missing),
+                call.reads,
                 self._endpoint,
-                arrived,
+                Caller(
+                    arrived=partial(self._arrived, call),
+                    failed=partial(_failed, call, streak),
+                    stopping=self._stopping,
+                ),
                 group_size=self._group_size,
                 reads_in_flight=self._reads_in_flight,
             )
-        return [known[index] for index in range(len(reads))]
+        except (EndpointError, ScoreError) as error:
+            if streak is None or not is_about_reads(error) or not await self._server_answers(call):
+                raise
+            streak.trust()
+            return False
+        if call.missing:
+            raise RunStopped("stopped, as it was told to")
+        return True
 
-    def _report(self, done: int, total: int, from_store: int) -> None:
-        if self._on_progress is not None:
-            self._on_progress(ScoringProgress(done, total, from_store))
+    def _arrived(self, call: Call, indices: Sequence[int], answers: Sequence[Answer]) -> None:
+        group = [call.reads[index] for index in indices]
+        check_answers(group, answers)
+        standing = self._store.put_many(self._endpoint.identity.fingerprint, group, answers)
+        call.known.update(zip(indices, standing, strict=True))
+        call.heard = True
+        self._streak.answered()
+        self.stats.asked += len(group)
+        self._report(call)
+
+    async def _server_answers(self, call: Call) -> bool:
+        """Ask once more what had an answer, or else about a few short items, without a context."""
+        known = [call.reads[index] for index in [*call.known][-1:]]
+        if not known:
+            prompts = self._pieces.prompts
+            short = sorted(range(len(prompts)), key=lambda item: len(prompts[item]))[:_CONTROLS]
+            known = [own[0] for own in self._reads([Query((), item) for item in short])]
+        again = Call(list(dict.fromkeys(known)), {}, 0, aside=True)
+        await self._asked(again, None)
+        call.heard |= again.heard
+        return again.heard
+
+    async def _blame(self, failing: Sequence[tuple[Query, Failure]], call: Call) -> None:
+        """Tell which items made queries fail; raise where that is not for items to be blamed."""
+        # In a replay what failed is all that is asked: who is to blame is not said by that.
+        if self._on_failed is None or not (call.heard or await self._server_answers(call)):
+            raise failing[0][1]
+        blamed = await find_blamed(failing, self._alone)
+        self._streak.answered()
+        self._given_up |= {item for item, one in blamed.items() if one.alone}
+        self._on_failed(blamed)
+
+    async def _alone(self, items: Iterable[int]) -> dict[int, Failure | None]:
+        """How each item fares without a context."""
+        reads = {item: self._reads([Query((), item)])[0] for item in items}
+        different = dict.fromkeys(read for own in reads.values() for read in own)
+        call = self._looked_up(list(different), aside=True)
+        await self._asked(call, None)
+        failed = {call.reads[index]: error for index, error in call.failed.items()}
+        return {
+            item: next((failed[read] for read in own if read in failed), None)
+            for item, own in reads.items()
+        }
+
+    def _report(self, call: Call) -> None:
+        if self._on_progress is not None and not call.aside:
+            done = len(call.known) + len(call.failed)
+            self._on_progress(ScoringProgress(done, len(call.reads), call.from_store))
 
 
-def _check(reads: Sequence[Read], answers: Sequence[Answer]) -> None:
-    """Refuse what must not enter the store, whichever endpoint it came from."""
-    if len(answers) != len(reads):
-        raise MalformedAnswer(f"{len(answers)} answers to {len(reads)} reads")
-    for read, answer in zip(reads, answers, strict=True):
-        if len(answer.log_probs) != len(read.wanted):
-            raise MalformedAnswer(
-                f"{len(answer.log_probs)} log-probs for {len(read.wanted)} tokens"
-            )
-        if not all(-math.inf < log_prob <= 0 for log_prob in answer.log_probs):
-            raise ScoreNotFinite(f"{answer.log_probs} as log-probs of tokens {read.wanted}")
+def _failed(call: Call, streak: Streak | None, indices: Sequence[int], error: Failure) -> None:
+    """Note a request that failed for good; raise where it says something of all."""
+    if not is_about_reads(error):
+        raise error
+    if len(indices) == 1:
+        call.failed[indices[0]] = error
+    if streak is not None:
+        streak.failed(error, len(indices))
+        if streak.is_suspicious:
+            raise error

@@ -176,6 +176,30 @@ class ScoreStore:
 
         return self._done(put)
 
+    def withdraw(self, fingerprint: str, since: float) -> int:
+        """Drop the answers of the server `fingerprint` that were stored at `since` or later.
+
+        Those of other processes too: they asked the same server.
+
+        Args:
+            fingerprint: whose answers they were taken for.
+            since: seconds since the epoch; answers are dated to the second, so those of the second
+                in which it lies go too.
+
+        Returns:
+            How many answers.
+        """
+
+        def drop() -> int:
+            with transaction(self._db):
+                dropped = self._db.execute(
+                    "DELETE FROM scores WHERE server = ? AND stored_at >= ?",
+                    [server_number(self._db, fingerprint), math.floor(since)],
+                )
+                return dropped.rowcount
+
+        return self._done(drop)
+
     def get_tokens(
         self, fingerprint: str, texts: Sequence[str], *, add_special: bool
     ) -> list[TokenIds | None]:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from icm_client.analysis.diagnosis import DEGENERATE_SHARE, INCOHERENT, diagnose
+from icm_client.coherence.anneal import STALL_WINDOW, Step
+from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.polarity import NameExchange
 from icm_client.coherence.prior import PriorEstimate
 from icm_client.coherence.sweep import SearchResult
@@ -86,9 +88,92 @@ def test_the_fatal_come_first() -> None:
 
 def test_names_that_were_exchanged_are_told_and_not_doubted() -> None:
     better = NameExchange((1, 0), utility=0.2, exchanged_utility=0.6, standard_error=0.01)
-    assert codes(result(exchange=better)) == ["names-exchanged"]
+    assert codes(replace(result(exchange=better), exchanged=True)) == ["names-exchanged"]
+
+
+def test_names_that_were_left_the_wrong_way_round_are_not_to_be_trusted() -> None:
+    better = NameExchange((1, 0), utility=0.2, exchanged_utility=0.6, standard_error=0.01)
+    (finding,) = diagnose(result(exchange=better), WORDS)
+    assert finding.code == "names-reversed"
+    assert finding.fatal
+    assert "have been exchanged" not in finding.message
+    assert "+0.600 against +0.200" in finding.message
 
 
 def test_a_rare_label_that_the_prior_announces_is_no_finding() -> None:
     given = replace(result(first=99), prior=PriorEstimate(np.zeros(2), "given"))
     assert codes(given) == []
+
+
+def steps(*accepted: bool, batch: int = 0, delta: float = -1.0) -> tuple[Step, ...]:
+    return tuple(
+        Step(n, 1.0, 20.0, 0, 0, (), -5.0, delta, taken, batch)
+        for n, taken in enumerate(accepted, start=1)
+    )
+
+
+def test_the_collapse_of_algorithm_1_into_one_label_is_told_as_its_own() -> None:
+    collapsed = replace(result(first=100, coherence=0.0, exchange=CLOSE), steps=steps(True))
+    incoherent, one_label = diagnose(collapsed, WORDS)
+    assert (incoherent.code, one_label.code) == ("incoherent", "one-label")
+    assert incoherent.fatal
+    assert one_label.fatal
+    assert "one label for nearly all rows" in incoherent.message
+    assert "follow no concept" not in incoherent.message
+    assert "'bad' was given to 100%" in one_label.message
+    assert "--preset fast" in one_label.advice
+    assert "--prior" in diagnose(result(first=100), WORDS)[0].advice
+
+
+def test_what_was_decided_after_the_search_is_told() -> None:
+    left = replace(result(), settled=12, contradictions=1)
+    contradictions, settled = diagnose(left, WORDS)
+    assert (contradictions.code, settled.code) == ("contradictions", "settled")
+    assert contradictions.message.startswith("1 pair of labels")
+    assert settled.message.startswith("12 labels of 100 were decided after the search")
+    assert not contradictions.fatal
+    assert not settled.fatal
+
+
+def test_groups_labelled_by_confidence_are_told_once_for_all() -> None:
+    (finding,) = diagnose(replace(result(), by_confidence=3), WORDS)
+    assert finding.code == "by-confidence"
+    assert finding.message.startswith("3 groups")
+    assert not finding.fatal
+
+
+def test_a_search_that_accepts_nothing_any_more_has_stalled() -> None:
+    refused = [False] * STALL_WINDOW
+    (finding,) = diagnose(replace(result(), steps=steps(True, *refused)), WORDS)
+    assert finding.code == "stalled"
+    assert "alpha 20" in finding.message
+    assert not finding.fatal
+    assert codes(replace(result(), steps=steps(*refused[:-1]))) == []
+    assert codes(replace(result(), steps=steps(*refused[:-3], *[True] * 3))) == []
+
+
+def test_steps_that_change_nothing_do_not_count_as_accepted_ones() -> None:
+    idle = steps(*[True] * 200, delta=0.0)
+    refused = steps(*[False] * STALL_WINDOW)
+    assert codes(replace(result(), steps=idle)) == []
+    assert codes(replace(result(), steps=(*refused, *idle))) == ["stalled"]
+
+
+def test_batches_stall_one_by_one() -> None:
+    first = steps(*[False] * STALL_WINDOW)
+    second = steps(*[True] * STALL_WINDOW, batch=1)
+    assert codes(replace(result(), steps=(*first, *second))) == ["stalled"]
+    half = steps(*[False] * (STALL_WINDOW // 2))
+    assert codes(replace(result(), steps=(*half, *(s._replace(batch=1) for s in half)))) == []
+    (finding,) = diagnose(
+        replace(result(), steps=(*first, *(s._replace(batch=1) for s in first))), WORDS
+    )
+    assert "in 2 batches" in finding.message
+
+
+def test_items_without_a_label_have_no_part_in_the_shares() -> None:
+    labels = np.array([UNLABELLED] * 60 + [1] * 40)
+    (finding,) = diagnose(replace(result(), labels=labels), WORDS)
+    assert finding.code == "one-label"
+    assert "'good' was given to 100%" in finding.message
+    assert codes(replace(result(), labels=np.full(100, UNLABELLED))) == []

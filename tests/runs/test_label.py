@@ -21,7 +21,14 @@ from icm_client import (
 )
 from icm_client.coherence.anneal import Step
 from icm_client.endpoints import EmbeddedEndpoint, Endpoint
-from icm_client.errors import EndpointFault, InputError, PromptTooLong, RowError, TaskError
+from icm_client.errors import (
+    EndpointFault,
+    InputError,
+    PromptTooLong,
+    RowError,
+    TaskError,
+    TooManyFailed,
+)
 from icm_client.runs.presets import fit
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import Pieces
@@ -242,7 +249,7 @@ async def test_a_run_that_failed_goes_on_where_it_was(
     undisturbed = await label(reviews(32), task=TASK, endpoint=planted(), store=tmp_path / "whole")
     assert undisturbed.cost.from_server > 150
     broken = Failing(allowed)
-    with pytest.raises(EndpointFault):
+    with pytest.raises((EndpointFault, TooManyFailed)):
         await label(reviews(32), task=TASK, endpoint=broken, store=store)
     endpoint = planted()
     resumed = await label(reviews(32), task=TASK, endpoint=endpoint, store=store)
@@ -284,7 +291,7 @@ async def test_label_sync_works_inside_a_running_loop(
 
 def test_label_sync_raises_what_label_raises(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
     own_endpoint(monkeypatch, Failing(10))
-    with pytest.raises(EndpointFault):
+    with pytest.raises((EndpointFault, TooManyFailed)):
         label_sync(reviews(32), task=TASK, store=store)
 
 

@@ -12,7 +12,7 @@ from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.official import OfficialSettings
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.items import items_of, render_items
-from icm_client.errors import EndpointFault, InputError
+from icm_client.errors import EndpointFault, InputError, TooManyFailed
 from icm_client.runs.journal import read
 from icm_client.runs.presets import Settings
 from icm_client.testing import PlantedConcept
@@ -133,7 +133,7 @@ async def test_the_journal_tells_every_move_once_however_often_the_run_goes_on(
 ) -> None:
     runs, store = tmp_path / "runs", tmp_path / "store"
     for allowed in (40, 90):
-        with pytest.raises(EndpointFault):
+        with pytest.raises((EndpointFault, TooManyFailed)):
             await label(
                 reviews(32),
                 task=TASK,

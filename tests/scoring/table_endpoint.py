@@ -64,9 +64,11 @@ class TableEndpoint:
             self.busy.add(lane)
         self.groups.append((lane, tuple(reads)))
         # Later requests overtake earlier ones.
-        await anyio.sleep(0.001 * (len(self.groups) % 3))
-        if lane is not None:
-            self.busy.discard(lane)
+        try:
+            await anyio.sleep(0.001 * (len(self.groups) % 3))
+        finally:
+            if lane is not None:
+                self.busy.discard(lane)
         if self.fail_after is not None and len(self.asked) >= self.fail_after:
             raise EndpointFault("500")
         self.asked += reads

@@ -1,0 +1,81 @@
+"""What Ctrl-C and TERM do to a run: the first drains it, the second ends it at once."""
+
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+import click
+
+from icm_client.errors import RunStopped
+from icm_client.scoring.task_groups import open_task_group
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):
+    """A signal has ended the run.
+
+    Attributes:
+        status: the exit status that says so: 130 for Ctrl-C, 143 for TERM.
+    """
+
+    def __init__(self, number: int) -> None:
+        """Keep which signal it was."""
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+
+
+class Drain:
+    """Whether a signal has come; `stopping` is for `icm_client.label`."""
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+
+    def stopping(self) -> bool:
+        """Whether no further request is to be begun."""
+        return bool(self.signals)
+
+
+@asynccontextmanager
+async def draining() -> AsyncIterator[Drain]:
+    """Have the first signal drain what happens inside, and a second one cancel it.
+
+    On Windows, where an event loop hears no signals, Ctrl-C ends at once.
+
+    Raises:
+        Interrupted: a signal came before all was done.
+    """
+    drain = Drain()
+    if sys.platform == "win32":
+        yield drain
+        return
+    async with open_task_group() as tasks:
+        started = anyio.Event()
+        tasks.start_soon(_hear, drain, tasks.cancel_scope, started)
+        await started.wait()
+        try:
+            yield drain
+        except RunStopped as stopped:
+            if not drain.signals:
+                raise
+            raise Interrupted(drain.signals[0]) from stopped
+        tasks.cancel_scope.cancel()
+    if len(drain.signals) > 1:
+        raise Interrupted(drain.signals[0])
+
+
+async def _hear(drain: Drain, inside: anyio.CancelScope, started: anyio.Event) -> None:
+    with anyio.open_signal_receiver(*_SIGNALS) as signals:
+        started.set()
+        async for number in signals:
+            drain.signals.append(number)
+            if len(drain.signals) > 1:
+                inside.cancel()
+                return
+            click.echo(
+                "\nStopping: what is under way is awaited and kept. Once more stops at once.",
+                err=True,
+            )

@@ -1,0 +1,165 @@
+"""Rows that cannot be scored: how many a run bears, and how its search goes on without them."""
+
+import math
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Final, TypeVar
+
+from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.problem import Query, Score
+from icm_client.coherence.sweep import SearchResult
+from icm_client.data import Dataset
+from icm_client.errors import InputError, TooManyFailed
+from icm_client.runs.job import Job
+from icm_client.runs.presets import Settings, preset_of
+from icm_client.scoring.blame import FailedItem
+
+DEFAULT_FAIL_ON_ERROR: Final = 0.05
+"""A twentieth of the rows. Labels of the others stand without these; where more fail, something is
+wrong with all of them."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRow:
+    """A row that has no label.
+
+    Attributes:
+        id: the row's.
+        line: where it stands in its file, as `Row.line`.
+        reason: what the server said, fit to be shown.
+    """
+
+    id: str | int
+    line: int
+    reason: str
+
+    def summary(self) -> dict[str, str | int]:
+        """Return the same as JSON values."""
+        return asdict(self)
+
+
+class FailureBudget:
+    """Hears of items that cannot be scored, and ends the run where they are too many.
+
+    The searches cope in two ways. One that sweeps leaves an item without a score aside, and may
+    meet it again in the next sweep. Algorithm 1 can not: a label whose context fails has no `U`.
+    Its search starts again without the item; so does one that sweeps, where the item spoilt a
+    context and with it the scores of all behind it. Either way the search stays a function of
+    rows, settings, seed and scores: where an item fails again, the same command goes the same way.
+
+    Args:
+        job: whose items they are.
+        settings: which search.
+        fail_on_error: rows without a score that end the run: so many from 1 on, under 1 that share
+            of the rows, and then at least 2.
+
+    Attributes:
+        left_out: items that the search is to do without.
+
+    Raises:
+        InputError: `fail_on_error` is no such number.
+    """
+
+    def __init__(
+        self, job: Job, settings: Settings, fail_on_error: float = DEFAULT_FAIL_ON_ERROR
+    ) -> None:
+        if not 0 < fail_on_error < math.inf:
+            raise InputError(
+                f"fail_on_error must be a number of rows or, under 1, a share of them, not "
+                f"{fail_on_error}"
+            )
+        self.left_out: set[int] = set()
+        self._job = job
+        self._sweeps = preset_of(settings) == "fast"
+        self._limit = fail_on_error
+        self._reasons: dict[int, str] = {}
+
+    def hear(self, failed: Mapping[int, FailedItem]) -> None:
+        """Be the scorer's `on_failed`.
+
+        Raises:
+            TooManyFailed: as many rows as `fail_on_error` says have no score.
+        """
+        self._reasons |= {item: str(one.error) for item, one in failed.items()}
+        self._check()
+        gone = {item for item, one in failed.items() if one.as_demo or not self._sweeps}
+        if gone:
+            self.left_out |= gone
+            raise _StartAgainError
+
+    async def searched(self, search: Callable[[Collection[int]], Awaitable[T]], score: Score) -> T:
+        """Return what `search` returns, called again while items fail that it cannot do without.
+
+        Args:
+            search: given the items to leave out, rising.
+            score: the scorer that tells `hear`. Before Algorithm 1 starts again, every item is
+                scored alone: one pass finds most of what would make it start once more.
+
+        Raises:
+            TooManyFailed: as `hear`.
+            IcmError: what `search` raises.
+        """
+        while True:
+            try:
+                return await search(tuple(sorted(self.left_out)))
+            except _StartAgainError:
+                pass
+            while not self._sweeps:
+                try:
+                    await score(
+                        [
+                            Query((), item)
+                            for item in range(len(self._job.items))
+                            if item not in self.left_out
+                        ]
+                    )
+                except _StartAgainError:
+                    continue
+                break
+
+    def without_label(self, result: SearchResult) -> tuple[FailedRow, ...]:
+        """The rows that the search ended without a label for, in their order."""
+        rows = self._job.dataset.rows
+        return tuple(
+            FailedRow(
+                rows[number].id,
+                rows[number].line,
+                self._reasons.get(item, "it was never scored"),
+            )
+            for number, item in enumerate(self._job.row_items.tolist())
+            if result.labels[item] == UNLABELLED
+        )
+
+    def _check(self) -> None:
+        rows = {self._job.items[item].row for item in self._reasons}
+        total = len(self._job.dataset.rows)
+        # A search needs two rows, whatever it is allowed to lose.
+        ends = min(self._limit if self._limit >= 1 else max(self._limit * total, 2), total - 1)
+        if len(rows) >= ends:
+            item, reason = next(iter(self._reasons.items()))
+            row = self._job.dataset.rows[self._job.items[item].row]
+            many = "1 row has" if len(rows) == 1 else f"{len(rows)} rows have"
+            raise TooManyFailed(
+                f"{many} no score, of {total}, and the run ends with {math.ceil(ends)} "
+                f"(--fail-on-error). The first, {row.id!r}: {reason}"
+            )
+
+
+class _StartAgainError(Exception):
+    """The search cannot go on with an item that it has built on."""
+
+
+def labelled_rows(job: Job, result: SearchResult) -> tuple[int, ...]:
+    """Numbers of the rows that have a label."""
+    held = result.labels[job.row_items]
+    return tuple((held != UNLABELLED).nonzero()[0].tolist())
+
+
+def only(dataset: Dataset, rows: Collection[int]) -> Dataset:
+    """The data set with some of its rows, in the order of `rows`."""
+    if len(rows) == len(dataset.rows):
+        return dataset
+    gold = None if dataset.gold is None else tuple(dataset.gold[number] for number in rows)
+    return replace(dataset, rows=tuple(dataset.rows[number] for number in rows), gold=gold)

@@ -1,0 +1,195 @@
+"""One run over one open server: from a job to labels, with a record where one is wanted."""
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from icm_client.analysis.diagnosis import diagnose
+from icm_client.coherence.problem import IntArray
+from icm_client.coherence.starts import Start
+from icm_client.coherence.sweep import SearchResult
+from icm_client.data import LabelledRow
+from icm_client.endpoints import Endpoint, Exactness, WireEvent
+from icm_client.runs.budget import Budget, BudgetMeter
+from icm_client.runs.failures import FailureBudget, labelled_rows, only
+from icm_client.runs.first_labels import start_labels
+from icm_client.runs.folder import RunFolder
+from icm_client.runs.job import Job
+from icm_client.runs.presets import (
+    Observed,
+    Settings,
+    find_labels,
+    fit,
+    fitted_notice,
+    preset_of,
+)
+from icm_client.runs.progress import OnProgress, ProgressMeter
+from icm_client.runs.result import Labels
+from icm_client.runs.run_description import RunDescription
+from icm_client.runs.run_settings import run_settings
+from icm_client.runs.search_journal import SearchJournal
+from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Where a run's record is kept.
+
+    Attributes:
+        runs: the folder of all runs; None keeps no record.
+        command: what starts the run again from a shell.
+        fresh: start the record over.
+    """
+
+    runs: str | os.PathLike[str] | None = None
+    command: Sequence[str] | None = None
+    fresh: bool = False
+
+
+class LabelRun:
+    """A run, with those who hear of it; it may be taken to another server if the first one changes.
+
+    Args:
+        job: rows and task.
+        settings: of the search, before they are fitted to the server.
+        first: first labels, or their kind; None leaves them to the search.
+        seed: of all that is random.
+        fail_on_error: rows without a score that end the run: a count, or a share under 1.
+        budget: what may be spent.
+        record: where the run is written down.
+        progress: called as it goes on.
+        stopping: asked before a request is begun; once it says so, the run ends with `RunStopped`.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        settings: Settings,
+        *,
+        first: Start | IntArray | None,
+        seed: int,
+        fail_on_error: float,
+        budget: Budget,
+        record: Record,
+        progress: OnProgress | None,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._job, self._settings, self._first, self._seed = job, settings, first, seed
+        self._fail_on_error, self._record, self._stopping = fail_on_error, record, stopping
+        self._meter = ProgressMeter(job.labels, progress)
+        self._limit = BudgetMeter(budget, self._meter.cost)
+        self._journal = SearchJournal(job)
+
+    def observe(self, seen: Observed | WireEvent) -> None:
+        """Hear from the search, and from the wire."""
+        self._meter.observed(seen)
+        self._journal.observed(seen)
+
+    async def over(self, server: Endpoint, store: ScoreStore) -> Labels:
+        """Run to the end, or to a limit.
+
+        Raises:
+            IcmError: as `icm_client.label`.
+        """
+        job = self._job
+        store.record_server(server.identity)
+        self._meter.connected(server)
+        pieces = await tokenize_pieces(
+            job.prompts, job.label_texts, job.task.separator, server, store
+        )
+        fitted = fit(self._settings, pieces, server)
+        notice = fitted_notice(self._settings, fitted, len(job.prompts))
+        self._meter.begin(pieces, fitted)
+        failures = FailureBudget(job, fitted, self._fail_on_error)
+        scorer = Scorer(
+            server,
+            store,
+            pieces,
+            on_progress=lambda now: self._meter.scored(now, scorer.stats),
+            on_failed=failures.hear,
+            stopping=self._stopping,
+        )
+        settings = run_settings(self._settings, self._first)
+        described = RunDescription.of(job, settings, self._seed, server.identity)
+        with _folder(described, self._record) as folder:
+            with self._journal.into(folder.journal if folder else None, fitted, notice):
+                result = await failures.searched(partial(self._search, fitted, scorer), scorer)
+            rows = labelled_rows(job, result)
+            found = Labels(
+                rows=_labelled(job, result, scorer.exactness, rows),
+                dataset=only(job.dataset, rows),
+                labels=job.task.labels,
+                preset=preset_of(fitted),
+                utility=result.utility,
+                coherence=result.coherence,
+                findings=diagnose(result, job.labels, job.row_items),
+                notices=(*job.notices, *store.notices, *([notice] if notice else [])),
+                failed=failures.without_label(result),
+                stopped=self._limit.spent if result.stopped else None,
+                server=server.identity,
+                history=result.history,
+                steps=result.steps,
+                restart=result.restart,
+                prior_source=result.prior.source,
+                by_confidence=result.by_confidence,
+                cost=self._meter.cost(),
+                seed=self._seed,
+                run=folder.path if folder else None,
+            )
+            if folder is not None:
+                folder.finish(found.summary(), partial(found.write, format="jsonl"))
+            return found
+
+    async def _search(
+        self, fitted: Settings, scorer: Scorer, left_out: Collection[int]
+    ) -> SearchResult:
+        """Search among the items that can be scored."""
+        start = None
+        if self._first is not None:
+            start = await start_labels(self._first, self._job, fitted, scorer, seed=self._seed)
+        return await find_labels(
+            self._job,
+            fitted,
+            scorer,
+            seed=self._seed,
+            start=start,
+            left_out=left_out,
+            stop=self._limit,
+            observe=self.observe,
+        )
+
+
+@contextmanager
+def _folder(described: RunDescription, record: Record) -> Iterator[RunFolder | None]:
+    """The run's folder while it is worked on, or None where no record is wanted."""
+    if record.runs is None:
+        yield None
+        return
+    with RunFolder.open(
+        described, base=Path(record.runs), command=record.command, fresh=record.fresh
+    ) as folder:
+        yield folder
+
+
+def _labelled(
+    job: Job, result: SearchResult, exactness: Mapping[int, Exactness], rows: Sequence[int]
+) -> tuple[LabelledRow, ...]:
+    """Translate items and label numbers back into rows and words."""
+    own = job.row_items.tolist()
+    log_probs = dict(zip(job.labels, result.log_probs.T.tolist(), strict=True))
+    held = result.labels.tolist()
+    return tuple(
+        LabelledRow(
+            row=job.dataset.rows[row],
+            label=job.labels[held[own[row]]],
+            confidence=float(np.exp(log_probs[job.labels[held[own[row]]]][own[row]])),
+            log_probs={word: log_probs[word][own[row]] for word in job.task.labels},
+            exactness=exactness[own[row]].value,
+        )
+        for row in rows
+    )

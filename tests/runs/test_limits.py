@@ -1,0 +1,124 @@
+"""Rows that fail, limits, and models that change: the command over a server on a real socket."""
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import orjson
+import pytest
+from aiohttp import web
+from planted_reviews import planted, reviews
+
+from icm_client.runs.archive import list_runs
+from icm_client.testing import Asked, PlantedServer, reset, status
+
+N = 40
+COMMAND = ("--template", r"Review: {text}\nSentiment:", "--labels", "positive,negative", "--json")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[PlantedServer]:
+    async with PlantedServer(planted(N)) as started:
+        yield started
+
+
+async def command(folder: Path, server: PlantedServer, *options: str) -> tuple[int, Any, str]:
+    """Exit status, what `--json` printed, and standard error."""
+    (folder / "rows.jsonl").write_bytes(b"\n".join(map(orjson.dumps, reviews(N))))
+    done = await anyio.run_process(
+        [
+            *(sys.executable, "-c", "from icm_client.cli.main import main; main()"),
+            *("label", "rows.jsonl", *COMMAND),
+            *("--gold", "label", "-o", "out.jsonl", "-e", server.url, *options),
+        ],
+        cwd=folder,
+        env={**os.environ, "ICM_CACHE_DIR": str(folder / "cache")},
+        check=False,
+    )
+    printed = orjson.loads(done.stdout) if done.stdout else None
+    return done.returncode, printed, done.stderr.decode()
+
+
+async def refusing(*rows: int) -> Any:
+    """A fault of every request that shows one of the rows, as target or demo."""
+    tokenize = planted(N).tokenize
+    shown = [list(await tokenize(f"words of row {row}\n", add_special=False))[1:-1] for row in rows]
+
+    async def fault(asked: Asked) -> Any:
+        prompts = asked.body["prompt"]
+        if any(
+            ids == prompt[at : at + len(ids)]
+            for prompt in prompts
+            for ids in shown
+            for at in range(len(prompt))
+        ):
+            return await status(400, '{"error": {"message": "content policy"}}')(asked)
+        return web.json_response(await asked.honest(asked.body))
+
+    return lambda _: fault
+
+
+async def test_a_refused_row_is_listed_and_the_others_are_labelled(
+    tmp_path: Path, server: PlantedServer
+) -> None:
+    server.script = await refusing(7)
+    code, found, said = await command(tmp_path, server)
+    assert code == 1, said
+    assert [row["id"] for row in found["failed"]] == [8]
+    assert "content policy" in found["failed"][0]["reason"]
+    assert "row 8 (line 8) has no label" in said
+    assert found["rows"] == N - 1
+    assert found["accuracy"] > 0.95
+    written = [orjson.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    assert [row["id"] for row in written] == [n for n in range(1, N + 1) if n != 8]
+
+
+async def test_too_many_refused_rows_end_the_run(tmp_path: Path, server: PlantedServer) -> None:
+    server.script = await refusing(7, 9, 20)
+    code, found, said = await command(tmp_path, server, "--fail-on-error", "2")
+    assert (code, found) == (1, None)
+    assert "--fail-on-error" in said
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+async def test_a_limit_ends_it_with_labels_and_the_same_command_goes_on(
+    tmp_path: Path, server: PlantedServer
+) -> None:
+    code, part, said = await command(tmp_path, server, "--max-requests", "12")
+    assert code == 3, said
+    assert part["stopped"] == "the limit of 12 requests"
+    assert part["rows"] == N
+    assert "best labels so far" in said
+    first = part["cost"]["from_server"]
+    code, whole, said = await command(tmp_path, server)
+    assert code == 0, said
+    assert whole["cost"]["from_store"] >= first - N  # the names exchanged early are of no more use
+    (run,) = list_runs(tmp_path / "runs").runs
+    assert run.state == "done"
+    other = tmp_path / "undisturbed"
+    other.mkdir()
+    await command(other, server)
+    assert (other / "out.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+async def test_a_model_that_changes_ends_the_run_unless_that_is_accepted(
+    tmp_path: Path, server: PlantedServer, *, accepts: bool
+) -> None:
+    async def swapped(asked: Asked) -> Any:
+        server.swap(planted(N, seed=5))
+        return await reset()(asked)
+
+    server.script = lambda number: swapped if number == 4 else None
+    options = ("--accept-drift",) if accepts else ()
+    code, found, said = await command(tmp_path, server, *options)
+    if accepts:
+        assert code == 0, said
+        assert found["accuracy"] > 0.95
+        assert len(list_runs(tmp_path / "runs").runs) == 2  # each model's own
+    else:
+        assert (code, found) == (1, None)
+        assert "another model" in said or "changed" in said
