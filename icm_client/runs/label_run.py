@@ -141,8 +141,10 @@ class LabelRun:
                 seed=self._seed,
                 run=folder.path if folder else None,
             )
-            if folder is not None:
+            if folder is not None and found.stopped is None:
                 folder.finish(found.summary(), partial(found.write, format="jsonl"))
+            elif folder is not None:
+                folder.stop(f"{found.stopped}")
             return found
 
     async def _search(

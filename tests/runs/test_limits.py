@@ -93,6 +93,8 @@ async def test_a_limit_ends_it_with_labels_and_the_same_command_goes_on(
     assert part["rows"] == N
     assert "best labels so far" in said
     first = part["cost"]["from_server"]
+    (run,) = list_runs(tmp_path / "runs").runs
+    assert (run.state, run.reason) == ("stopped", "the limit of 12 requests")
     code, whole, said = await command(tmp_path, server)
     assert code == 0, said
     assert whole["cost"]["from_store"] >= first - N  # the names exchanged early are of no more use
