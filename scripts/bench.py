@@ -13,8 +13,10 @@ from pathlib import Path
 import anyio
 import click
 import numpy as np
+from bench_planner import planner
 from bench_search import neutral, presets
 from bench_store import store
+from bench_wire import wire
 from rich.console import Console
 from rich.table import Table
 
@@ -37,8 +39,10 @@ def bench() -> None:
 
 
 bench.add_command(neutral)
+bench.add_command(planner)
 bench.add_command(presets)
 bench.add_command(store)
+bench.add_command(wire)
 
 
 @bench.command()

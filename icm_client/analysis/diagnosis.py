@@ -61,6 +61,8 @@ def diagnose(
         findings.append(_one_label(labels[int(counts.argmax())], share, steps=bool(result.steps)))
     if not incoherent:  # of labels that follow no concept, the names are the least trouble
         findings += _names(result, labels)
+    if result.prior.suspected is not None:
+        findings.append(_suspected(result.prior.suspected, labels))
     findings += _search(result)
     return tuple(sorted(findings, key=lambda finding: not finding.fatal))
 
@@ -94,6 +96,20 @@ def _one_label(word: str, share: float, *, steps: bool) -> Finding:
         )
     return Finding(
         "one-label", f"{word!r} was given to {share:.0%} of the rows.", advice, fatal=True
+    )
+
+
+def _suspected(first: float, labels: Sequence[str]) -> Finding:
+    """`first`: the share of label 0 in two modes that are not sure enough to be relied on."""
+    rare, share = (labels[0], first) if first < 0.5 else (labels[1], 1 - first)  # noqa: PLR2004
+    return Finding(
+        "uneven-shares",
+        f"The labels may be uneven: the scores look a little as if {share:.0%} of the rows were "
+        f"{rare!r}, but these rows are too few to tell. They were labelled as if both labels were "
+        "equally common, which would give that label to too many.",
+        f"If you know how common the labels are, say so with --prior {rare}={share:.2f}; more rows "
+        "help too.",
+        fatal=False,
     )
 
 

@@ -9,6 +9,7 @@ import sys
 import click
 
 import icm_client
+from icm_client.cli.ablate import ablate_command
 from icm_client.cli.check import check_command
 from icm_client.cli.label import label_command
 from icm_client.cli.runs import runs_group
@@ -30,6 +31,7 @@ def cli() -> None:
 
 cli.add_command(label_command)
 cli.add_command(check_command)
+cli.add_command(ablate_command)
 cli.add_command(tasks_command)
 cli.add_command(runs_group)
 cli.add_command(store_group)

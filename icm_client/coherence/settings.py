@@ -23,6 +23,8 @@ class SweepSettings:
         max_sweeps: sweeps after which it stops anyway.
         moving: the share of labels that may still move when the search stops.
         climb: nats by which `U` must rise to count as climbing.
+        ripe: the share of the present coherence that all averaged sweeps must have, those with
+            sampled labels left out, before a coherent search stops.
         restarts: `R`, the most searches from new random starts.
         coherent: the share of the labels' entropy that `U` must reach for the search to be
             content: it then stops although labels still move, and makes no further restart.
@@ -40,6 +42,7 @@ class SweepSettings:
     max_sweeps: int = 10
     moving: float = 0.01
     climb: float = 0.04
+    ripe: float = 0.6
     restarts: int = 2
     coherent: float = 0.25
 

@@ -244,6 +244,7 @@ async def _climb(
     shape = (len(labels), n_labels)
     window: deque[FloatArray] = deque(maxlen=settings.averaged)
     averaged = np.full(shape, np.nan)
+    settled_shares: deque[float] = deque(maxlen=settings.averaged)
     highest = -np.inf
     estimate: PriorEstimate | None = None
     sweep = 0
@@ -264,7 +265,14 @@ async def _climb(
         counts = _counts(labels, n_labels)
         share = coherence(utility, counts)
         note(SweepRecord(restart, sweep, utility, share, counts, moved))
-        climbs = utility > highest + settings.climb
+        if sweep >= settings.cold_after:
+            settled_shares.append(share)
+        # What is averaged still holds scores behind labels that knew much less.
+        unripe = (
+            share >= settings.coherent
+            and min(settled_shares, default=share) < settings.ripe * share
+        )
+        climbs = utility > highest + settings.climb or unripe
         highest = max(highest, utility)
         sweep += 1
         settled = moved < settings.moving * len(labels) or share >= settings.coherent

@@ -177,3 +177,12 @@ def test_items_without_a_label_have_no_part_in_the_shares() -> None:
     assert finding.code == "one-label"
     assert "'good' was given to 100%" in finding.message
     assert codes(replace(result(), labels=np.full(100, UNLABELLED))) == []
+
+
+def test_shares_that_may_be_uneven_are_told_with_what_to_do() -> None:
+    suspected = PriorEstimate(np.zeros(2), "even", separation=2.4, suspected=0.9)
+    (finding,) = diagnose(replace(result(), prior=suspected), WORDS)
+    assert finding.code == "uneven-shares"
+    assert not finding.fatal
+    assert "10% of the rows were 'good'" in finding.message
+    assert "--prior good=0.10" in finding.advice

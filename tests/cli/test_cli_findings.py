@@ -1,0 +1,59 @@
+"""A wrong labelling must not look right: what the terminal says of one."""
+
+from pathlib import Path
+
+import orjson
+import pytest
+from click.testing import CliRunner
+
+import icm_client.runs.server
+from icm_client import Task
+from icm_client.cli.main import cli
+from icm_client.testing import PlantedConcept
+
+WORDS = ("negative", "positive")
+TASK = Task(template="Review: {text}\nSentiment:", labels=WORDS)
+PROMPTS = [TASK.template.replace("{text}", f"words of row {i}") for i in range(60)]
+ASKED = (
+    "--template",
+    r"Review: {text}\nSentiment:",
+    "--labels",
+    "negative,positive",
+    "--no-record",
+)
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """60 rows whose concept the model has, and a model that would rather say `positive`."""
+    monkeypatch.delenv("ICM_ENDPOINT", raising=False)
+    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    planted = {prompt: number * 7 % 5 % 2 for number, prompt in enumerate(PROMPTS)}
+    concept = PlantedConcept(planted, TASK.label_texts, strength=3, meaning=2, bias=[0, 5])
+    monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", lambda: concept)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join(orjson.dumps({"text": f"words of row {i}"}) for i in range(60)))
+    return path
+
+
+def test_the_collapse_of_the_paper_preset_without_rules_is_found_and_shown(rows: Path) -> None:
+    options = ("--preset", "paper", "--steps", "400", "-o", "out.jsonl")
+    ended = CliRunner().invoke(cli, ["label", str(rows), *ASKED, *options])
+    assert ended.exit_code == 0, ended.exception
+    labels = [orjson.loads(line)["label"] for line in Path("out.jsonl").read_bytes().splitlines()]
+    assert set(labels) == {"positive"}
+    *_, before, last = ended.stderr.splitlines()
+    assert before.startswith("Warning: 'positive' was given to 100% of the rows.")
+    assert "--preset fast" in before
+    assert last.startswith("Warning: The labels are not to be trusted")
+    assert "one label for nearly all rows" in last
+
+
+def test_the_fast_preset_finds_the_concept_where_the_paper_preset_collapses(rows: Path) -> None:
+    ended = CliRunner().invoke(cli, ["label", str(rows), *ASKED, "-o", "out.jsonl"])
+    assert ended.exit_code == 0, ended.exception
+    labels = [orjson.loads(line)["label"] for line in Path("out.jsonl").read_bytes().splitlines()]
+    right = [WORDS[number * 7 % 5 % 2] for number in range(60)]
+    assert sum(a == b for a, b in zip(labels, right, strict=True)) >= 55
+    assert "was given to" not in ended.stderr
