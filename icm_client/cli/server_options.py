@@ -17,9 +17,11 @@ _SERVER = (
     click.option(
         "-e",
         "--endpoint",
-        "url",
+        "urls",
         metavar="URL",
-        help="A server's base URL. [env: ICM_ENDPOINT; default: the embedded server]",
+        multiple=True,
+        help="A server's base URL; several times for servers of one model. "
+        "[env: ICM_ENDPOINT; default: the embedded server]",
     ),
     click.option(
         "-m", "--model", help="One of the server's models. [env: ICM_MODEL; default: its only one]"
@@ -93,7 +95,7 @@ def server_options(*, wire: bool = False) -> Callable[[Callable[..., None]], Cal
         @wraps(command)
         def with_server(
             *args: Any,
-            url: str | None,
+            urls: tuple[str, ...],
             model: str | None,
             gguf: Path | None,
             kind: Kind | None,
@@ -112,7 +114,7 @@ def server_options(*, wire: bool = False) -> Callable[[Callable[..., None]], Cal
                 good_neighbour=neighbour,
             )
             server = Server(
-                url=url,
+                url=urls or None,
                 model=model,
                 kind=kind,
                 allow_floor=allow_floor,

@@ -86,6 +86,11 @@ class ServedEndpoint:
         """Running totals."""
         return self._transport.usage
 
+    @property
+    def in_flight_limit(self) -> int:
+        """Requests that may be on the wire now."""
+        return self._transport.in_flight_limit
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._transport.aclose()

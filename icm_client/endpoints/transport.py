@@ -4,7 +4,7 @@
 answers is still the model that the run began with.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from typing import Final, Self, TypeVar
 
@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from icm_client.endpoints.answers import Wire, parsed
 from icm_client.endpoints.attempts import Item
-from icm_client.endpoints.exchange import Body, Exchange
+from icm_client.endpoints.exchange import NO_HEADERS, Body, Exchange
 from icm_client.endpoints.gate import Gate
 from icm_client.endpoints.identity_check import IdentityCheck
 from icm_client.endpoints.protocol import ServerIdentity, Usage
@@ -127,6 +127,7 @@ class Transport:
         *,
         scoring: bool = False,
         attempts: int | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> T:
         """`parse` of the body that `path` answers with to `body`.
 
@@ -137,6 +138,7 @@ class Transport:
             parse: what it raises is retried too, where its `retry` is not NEVER.
             scoring: counts in `Usage.requests`; sent only to the model of `guard`.
             attempts: at most this many; None takes `RetryPolicy.attempts`.
+            headers: sent besides the usual ones.
 
         Raises:
             EndpointError: as the tree in `icm_client.errors` says; one that a repetition may heal
@@ -144,7 +146,9 @@ class Transport:
                 message.
             ScoreError: from `parse`.
         """
-        return await self._retried(path, body, parse, scoring=scoring, attempts=attempts)
+        return await self._retried(
+            path, body, parse, scoring=scoring, attempts=attempts, headers=headers
+        )
 
     async def _retried(
         self,
@@ -154,6 +158,7 @@ class Transport:
         *,
         scoring: bool,
         attempts: int | None,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> T:
         policy = self.settings.retry
         item = Item(policy, attempts if attempts is not None else policy.attempts)
@@ -163,7 +168,7 @@ class Transport:
             self.usage.retries += item.made > 1
             sent = await body() if callable(body) else body
             try:
-                raw = await self._sent(path, sent, item, scoring=scoring)
+                raw = await self._sent(path, sent, item, headers, scoring=scoring)
             except EndpointError as error:
                 self._identity.failed(error)
                 raise
@@ -186,7 +191,9 @@ class Transport:
                 error.args = (f"{error}; {await self._models_there()}",)
             raise
 
-    async def _sent(self, path: str, body: Body | None, item: Item, *, scoring: bool) -> bytes:
+    async def _sent(
+        self, path: str, body: Body | None, item: Item, headers: Mapping[str, str], *, scoring: bool
+    ) -> bytes:
         # What is asked with GET is little, and asked by those who have their turn already.
         async with self._gate.turn(path) if body is not None else nullcontext():
             if scoring:
@@ -194,7 +201,9 @@ class Transport:
                 self.usage.requests += 1
             began = anyio.current_time()
             try:
-                return await self._exchange.body_of(path, body, deadline_s=item.deadline_s())
+                return await self._exchange.body_of(
+                    path, body, deadline_s=item.deadline_s(), headers=headers
+                )
             finally:
                 item.spent_s += anyio.current_time() - began
 

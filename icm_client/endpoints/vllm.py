@@ -5,11 +5,14 @@ Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html (`/
 6 to 12 times slower here.
 """
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from itertools import takewhile
 from typing import ClassVar, Final, Self, TypeVar
 
 from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.prefix_cache import PrefixCache, vllm_prefix_cache
 from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
 from icm_client.endpoints.served import (
     ModelCards,
@@ -20,6 +23,7 @@ from icm_client.endpoints.served import (
 )
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
+    IcmError,
     LabelMissing,
     MalformedAnswer,
     PromptTooLong,
@@ -31,6 +35,10 @@ KIND: Final = "vllm"
 
 _NO_PRIORITIES: Final = "priority scheduling is not enabled"
 """Words of vLLM's 400 to any priority but 0, unless started with `--scheduling-policy priority`."""
+
+SESSION_IDS: Final = 32
+"""Prompts that begin with the same so many ids are one session: all of a subtree of the prefix
+tree, whose shared prefix is longer (`icm_client.scoring.planner.MIN_SHARED`)."""
 
 _T = TypeVar("_T")
 
@@ -73,6 +81,7 @@ class VllmEndpoint(ServedEndpoint):
 
     _kind: ClassVar[str] = KIND
     _takes_priority = True
+    _cache: PrefixCache | None = None
 
     @classmethod
     async def open(cls, transport: Transport, *, model: str | None = None) -> Self:
@@ -178,8 +187,22 @@ class VllmEndpoint(ServedEndpoint):
             self._body_for([prefix]), lambda raw: self._completion_of(raw, [prefix])
         )
 
+    async def prefix_cache(self) -> PrefixCache:
+        """As `CachingEndpoint.prefix_cache`; unknown where a gateway hides `/metrics`."""
+        if self._cache is None:
+            try:
+                self._cache = await self._transport.get("/metrics", vllm_prefix_cache, attempts=1)
+            except IcmError:  # whether the server is well is for the reads to find out
+                return PrefixCache()
+        return self._cache
+
     async def _complete(self, body: dict[str, object], parse: Callable[[bytes], _T]) -> _T:
-        """`parse` of the answer; as a good neighbour, at a priority below everybody else's."""
+        """`parse` of the answer; as a good neighbour, at a priority below everybody else's.
+
+        A router before several replicas (vLLM's with `--policy consistent_hash`) sends a session
+        to one of them, so that prefixes are computed there alone.
+        """
+        headers = {"X-Session-ID": _session(body)}
         neighbour = self._transport.settings.good_neighbour
         if neighbour is not None and self._takes_priority:
             try:
@@ -188,12 +211,15 @@ class VllmEndpoint(ServedEndpoint):
                     {**body, "priority": neighbour.priority},
                     parse,
                     scoring=True,
+                    headers=headers,
                 )
             except RequestRefused as error:
                 if _NO_PRIORITIES not in str(error).lower():
                     raise
             self._takes_priority = False
-        return await self._transport.post("/v1/completions", body, parse, scoring=True)
+        return await self._transport.post(
+            "/v1/completions", body, parse, scoring=True, headers=headers
+        )
 
     def _body_for(self, prompts: Sequence[TokenIds]) -> dict[str, object]:
         return {
@@ -245,6 +271,15 @@ class VllmEndpoint(ServedEndpoint):
             tuple(log_prob(found[f"token_id:{token}"], token=token) for token in wanted),
             Exactness.EXACT,
         )
+
+
+def _session(body: Mapping[str, object]) -> str:
+    """The same for all requests whose first prompts begin alike."""
+    match body["prompt"]:
+        case [[*ids], *_]:
+            begins = ids[:SESSION_IDS]
+            return blake2b(struct.pack(f"<{len(begins)}q", *begins), digest_size=8).hexdigest()
+    raise ValueError("no prompts")
 
 
 def _cached_of_all(cached: int, prompts: Sequence[TokenIds]) -> int:

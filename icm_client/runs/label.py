@@ -1,7 +1,8 @@
 """`label`: rows, a task and an endpoint in; labels out. The command line calls this and no more."""
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -42,7 +43,7 @@ async def label(
     budget: Budget | None = None,
     fail_on_error: float = DEFAULT_FAIL_ON_ERROR,
     accept_drift: bool = False,
-    store: str | os.PathLike[str] | None = None,
+    store: ScoreStore | str | os.PathLike[str] | None = None,
     runs: str | os.PathLike[str] | None = None,
     command: Sequence[str] | None = None,
     fresh: bool = False,
@@ -74,7 +75,8 @@ async def label(
             many from 1 on, under 1 that share of the rows. Fewer are left without a label.
         accept_drift: where another model answers in mid-run, label with that one from the start,
             instead of ending. Only where the endpoint is opened here.
-        store: the score store's file; None takes the user's own.
+        store: the score store's file, or one that is open (and stays so); None takes the user's
+            own.
         runs: the folder in which the run has its own, with its journal; None keeps no record.
         command: what starts the run again from a shell, for that record.
         fresh: start the run's record over; stored scores stay.
@@ -103,7 +105,7 @@ async def label(
         stopping=stopping,
     )
     opened_here = endpoint is None or isinstance(endpoint, str | Server)
-    with ScoreStore.open(Path(store) if store is not None else default_path()) as kept:
+    with open_store(store) as kept:
         while True:
             try:
                 async with open_endpoint(endpoint, run.observe) as server:
@@ -111,6 +113,16 @@ async def label(
             except ModelChanged:
                 if not (accept_drift and opened_here):
                     raise
+
+
+@contextmanager
+def open_store(store: ScoreStore | str | os.PathLike[str] | None) -> Iterator[ScoreStore]:
+    """Open the store that a user named; close only what was opened here. Raises `StoreError`."""
+    if isinstance(store, ScoreStore):
+        yield store
+        return
+    with ScoreStore.open(Path(store) if store is not None else default_path()) as opened:
+        yield opened
 
 
 def _in_own_loop(function: Callable[P, Awaitable[T]]) -> Callable[P, T]:

@@ -15,6 +15,7 @@ from icm_client.endpoints import (
     WireEvent,
     connect,
 )
+from icm_client.endpoints.several import connect_several
 from icm_client.errors import InputError
 from icm_client.settings import Environment
 
@@ -24,7 +25,8 @@ class Server:
     """Where the model is served, and how it is read.
 
     Attributes:
-        url: the server's base URL; None takes ICM_ENDPOINT, else the embedded server.
+        url: the server's base URL, or those of several that serve the same model; None takes
+            ICM_ENDPOINT, else the embedded server.
         model: which of its models; None takes ICM_MODEL, else the only one.
         kind: how to read it; None asks the server what it is.
         allow_floor: where a server tells only its most probable tokens, take an upper bound for a
@@ -37,7 +39,7 @@ class Server:
         InputError: a URL and a model file for the embedded server.
     """
 
-    url: str | None = None
+    url: str | tuple[str, ...] | None = None
     model: str | None = None
     kind: Kind | None = None
     allow_floor: bool = False
@@ -92,11 +94,21 @@ async def _opened(server: Server, observe: Callable[[WireEvent], None] | None) -
                 "ICM_ENDPOINT (for the embedded server, --gguf takes a model's file)"
             )
         return EmbeddedEndpoint()
+    settings = replace(server.transport, observe=observe)
+    if not isinstance(url, str) and len(url) > 1:
+        if server.allow_floor or server.context_length is not None:
+            raise InputError(
+                "several servers must give exact log-probs and their context's length: "
+                "--allow-floor and --context-length are for one"
+            )
+        return await connect_several(
+            url, model=model, api_key=environment.api_key, settings=settings, kind=server.kind
+        )
     return await connect(
-        url,
+        url if isinstance(url, str) else url[0],
         model=model,
         api_key=environment.api_key,
-        settings=replace(server.transport, observe=observe),
+        settings=settings,
         kind=server.kind,
         allow_floor=server.allow_floor,
         context_length=server.context_length,

@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from icm_client.endpoints.protocol import Answer, Read
+from icm_client.endpoints.protocol import Answer
 from icm_client.errors import MalformedAnswer, ScoreNotFinite
 from icm_client.scoring.blame import Failure
+from icm_client.scoring.keys import score_keys
+from icm_client.scoring.prompts import Asked, Question
 
 
 @dataclass(slots=True)
@@ -22,7 +24,7 @@ class Call:
         aside: whether it is asked to find out what failed, and no progress.
     """
 
-    reads: list[Read]
+    reads: list[Question]
     known: dict[int, Answer]
     from_store: int
     failed: dict[int, Failure] = field(default_factory=dict)
@@ -35,7 +37,30 @@ class Call:
         return frozenset(range(len(self.reads))) - self.known.keys() - self.failed.keys()
 
 
-def check_answers(reads: Sequence[Read], answers: Sequence[Answer]) -> None:
+def different(
+    asked: Sequence[Sequence[Question]], fingerprint: str
+) -> tuple[list[Question], list[list[int]]]:
+    """Return the reads without repetitions, and which of them each of `asked` needs.
+
+    They are told apart by their keys in the store of the server `fingerprint`: a key takes a
+    context once, the hash of a prompt takes it for every prompt.
+    """
+    keys = iter(score_keys(fingerprint, [read for reads in asked for read in reads]))
+    position: dict[bytes, int] = {}
+    found: list[Question] = []
+    needed = []
+    for reads in asked:
+        own = []
+        for read in reads:
+            place = position.setdefault(next(keys), len(found))
+            if place == len(found):
+                found.append(read)
+            own.append(place)
+        needed.append(own)
+    return found, needed
+
+
+def check_answers(reads: Sequence[Asked], answers: Sequence[Answer]) -> None:
     """Refuse what must not enter the store, whichever endpoint it came from.
 
     Raises:

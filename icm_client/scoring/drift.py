@@ -1,7 +1,5 @@
 """What is done about answers that may be another model's."""
 
-import time
-
 import anyio
 
 from icm_client.errors import IcmError, ModelChanged
@@ -27,7 +25,7 @@ def withdraw_doubtful(error: IcmError, store: ScoreStore, fingerprint: str) -> i
     if changed is None:
         return 0
     ago_s = anyio.current_time() - changed.last_confirmed_at
-    return store.withdraw(fingerprint, time.time() - ago_s)
+    return store.withdraw(fingerprint, store.now() - ago_s)
 
 
 def _change(error: IcmError) -> ModelChanged | None:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from anyio.abc import TaskGroup
 
 from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
-from icm_client.endpoints.protocol import Answer, Endpoint, Read, TokenIds
+from icm_client.endpoints.protocol import Answer, Endpoint, TokenIds
 from icm_client.errors import EndpointError, ScoreError
 from icm_client.scoring.lanes import assign_lanes
 from icm_client.scoring.planner import Branch
+from icm_client.scoring.prompts import Asked, written_out
 from icm_client.scoring.task_groups import open_task_group
 
 
@@ -33,7 +34,7 @@ class Caller(NamedTuple):
 
 async def execute(
     branches: Sequence[Branch],
-    reads: Sequence[Read],
+    reads: Sequence[Asked],
     endpoint: Endpoint,
     caller: Caller,
     *,
@@ -76,7 +77,7 @@ async def execute(
 async def _serve_lane(
     lane: int,
     share: Sequence[Branch],
-    reads: Sequence[Read],
+    reads: Sequence[Asked],
     endpoint: Endpoint,
     caller: Caller,
 ) -> None:
@@ -84,7 +85,7 @@ async def _serve_lane(
         if caller.stopping():
             return
         try:
-            caller.arrived([index], await endpoint.read([reads[index]], lane=lane))
+            caller.arrived([index], await endpoint.read([written_out(reads[index])], lane=lane))
         except (EndpointError, ScoreError) as error:
             caller.failed([index], error)
 
@@ -111,7 +112,7 @@ class _Waves:
     def __init__(
         self,
         branches: Sequence[Branch],
-        reads: Sequence[Read],
+        reads: Sequence[Asked],
         endpoint: Endpoint,
         caller: Caller,
         tasks: TaskGroup,
@@ -181,7 +182,9 @@ class _Waves:
         halves: list[tuple[int, ...]] = []
         try:
             if group:
-                answers = await self._endpoint.read([self._reads[index] for index in group])
+                answers = await self._endpoint.read(
+                    [written_out(self._reads[index]) for index in group]
+                )
                 self._caller.arrived(group, answers)
             else:
                 await self._endpoint.warm(self._sent_ahead(number))
@@ -238,7 +241,7 @@ class _Waves:
         return 0 if parent is None else len(self._branches[parent].prefix)
 
 
-def _stages(branch: Branch, reads: Sequence[Read], group_size: int) -> list[list[tuple[int, ...]]]:
+def _stages(branch: Branch, reads: Sequence[Asked], group_size: int) -> list[list[tuple[int, ...]]]:
     # Followers are in lexicographic order, so a label's first token is met before its later ones.
     by_wanted: dict[tuple[int, ...], list[int]] = {}
     for index in branch.followers:

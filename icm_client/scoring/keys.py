@@ -4,7 +4,8 @@ import struct
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from icm_client.endpoints.protocol import Read, TokenIds
+from icm_client.endpoints.protocol import TokenIds
+from icm_client.scoring.prompts import Asked, Prompt
 
 PROTOCOL_VERSION = 1
 """Raised when a read comes to mean something else, so that older answers are left alone."""
@@ -12,14 +13,30 @@ PROTOCOL_VERSION = 1
 DIGEST_BYTES = 16
 
 
-def score_keys(fingerprint: str, reads: Sequence[Read]) -> list[bytes]:
-    """Return the key of each read's answer, 16 bytes: version, server, wanted ids, prompt ids."""
+def score_keys(fingerprint: str, reads: Sequence[Asked]) -> list[bytes]:
+    """Return the key of each read's answer, 16 bytes: version, server, wanted ids, prompt ids.
+
+    A context that prompts share is digested once; the keys are those of prompts written out.
+    """
     start = blake2b(_header(fingerprint), digest_size=DIGEST_BYTES, person=b"icm scores")
+    begun: dict[TokenIds, blake2b] = {}
+    behind: dict[tuple[int, TokenIds], blake2b] = {}  # heads by identity: `reads` keeps them alive
     keys = []
-    for prompt, wanted in reads:
-        digest = start.copy()
-        # The count of wanted ids says where they end and the prompt begins.
-        digest.update(struct.pack(f"<{len(wanted) + 1}i", len(wanted), *wanted))
+    for read in reads:
+        prompt, wanted = read.prompt, read.wanted
+        digest = begun.get(wanted)
+        if digest is None:
+            digest = begun[wanted] = start.copy()
+            # The count of wanted ids says where they end and the prompt begins.
+            digest.update(struct.pack(f"<{len(wanted) + 1}i", len(wanted), *wanted))
+        if isinstance(prompt, Prompt):
+            place = id(prompt.head), wanted
+            if place not in behind:
+                behind[place] = digest.copy()
+                behind[place].update(pack_ids(prompt.head))
+            digest = behind[place]
+            prompt = prompt.tail
+        digest = digest.copy()
         digest.update(pack_ids(prompt))
         keys.append(digest.digest())
     return keys

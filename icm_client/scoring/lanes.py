@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from icm_client.endpoints.protocol import Read, TokenIds
+from icm_client.endpoints.protocol import TokenIds
 from icm_client.scoring.planner import Branch, shared
+from icm_client.scoring.prompts import Asked, Prompt
 
 
 class _Stop(NamedTuple):
@@ -21,7 +22,7 @@ class _Stop(NamedTuple):
 
 
 def assign_lanes(
-    branches: Sequence[Branch], reads: Sequence[Read], lanes: int
+    branches: Sequence[Branch], reads: Sequence[Asked], lanes: int
 ) -> list[list[Branch]]:
     """Return each lane's branches, in the order to send them; some lanes may stay empty.
 
@@ -41,7 +42,7 @@ def assign_lanes(
     return assigned
 
 
-def _walk(branches: Sequence[Branch], reads: Sequence[Read]) -> list[_Stop]:
+def _walk(branches: Sequence[Branch], reads: Sequence[Asked]) -> list[_Stop]:
     # Sorted, not branch by branch: prefixes too short to be branches are kept together as well.
     stops = sorted(
         (
@@ -52,7 +53,7 @@ def _walk(branches: Sequence[Branch], reads: Sequence[Read]) -> list[_Stop]:
         key=lambda stop: reads[stop[1]].prompt,
     )
     walk: list[_Stop] = []
-    before: TokenIds = ()
+    before: TokenIds | Prompt = ()
     for number, follower in stops:
         prompt = reads[follower].prompt
         walk.append(_Stop(number, follower, len(prompt), len(prompt) - shared(before, prompt)))

@@ -13,7 +13,8 @@ from collections.abc import Container, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from icm_client.endpoints.protocol import Read, TokenIds
+from icm_client.endpoints.protocol import TokenIds
+from icm_client.scoring.prompts import Asked, Prompt
 
 MIN_SHARED = 32
 """Tokens that a prefix must add to its parent's to be sent ahead: two of vLLM's 16-token blocks."""
@@ -38,7 +39,7 @@ class Branch(NamedTuple):
     parent: int | None = None
 
 
-def plan(reads: Sequence[Read], *, min_shared: int = MIN_SHARED) -> tuple[Branch, ...]:
+def plan(reads: Sequence[Asked], *, min_shared: int = MIN_SHARED) -> tuple[Branch, ...]:
     """Return the branches of `reads`, depth first; each index is a follower of exactly one.
 
     A prefix that n reads share saves `(n - 1) * tokens` beyond what its parent saves, and makes
@@ -111,8 +112,10 @@ def optimal_tokens(prompts: Sequence[TokenIds], *, block: int = 1) -> int:
     return sum(map(len, ordered)) - repeated
 
 
-def shared(a: TokenIds, b: TokenIds) -> int:
+def shared(a: TokenIds | Prompt, b: TokenIds | Prompt) -> int:
     """Return the length of the longest common prefix, in tokens."""
+    if isinstance(a, Prompt) and isinstance(b, Prompt) and a.head is b.head:
+        return len(a.head) + shared(a.tail, b.tail)
     limit = min(len(a), len(b))
     start = 0
     # Slices compare in C; a loop over ids would take longer than the planning.
@@ -135,7 +138,7 @@ class _Fork(NamedTuple):
     depth: int
 
 
-def _forks(ordered: Sequence[TokenIds]) -> list[_Fork]:
+def _forks(ordered: Sequence[TokenIds | Prompt]) -> list[_Fork]:
     """Return the inner nodes below the root, parents first, left to right.
 
     The nodes are the intervals of the longest-common-prefix array, found with a stack (Kasai et
@@ -154,7 +157,7 @@ def _forks(ordered: Sequence[TokenIds]) -> list[_Fork]:
     return sorted(forks, key=lambda fork: (fork.start, fork.depth))
 
 
-def _usable_depth(fork: _Fork, ordered: Sequence[Read]) -> int:
+def _usable_depth(fork: _Fork, ordered: Sequence[Asked]) -> int:
     """Return how much of the fork's prefix to send ahead: 0 for nothing.
 
     Where a read ends at the fork, one token less, since a read must follow its branch's prefix.

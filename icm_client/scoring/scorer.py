@@ -14,7 +14,7 @@ import anyio.lowlevel
 import numpy as np
 
 from icm_client.coherence.problem import Context, FloatArray, Query
-from icm_client.endpoints.protocol import Answer, Endpoint, Exactness, Read, TokenIds, worst
+from icm_client.endpoints.protocol import Answer, Endpoint, Exactness, TokenIds, worst
 from icm_client.errors import (
     EndpointError,
     IcmError,
@@ -24,12 +24,13 @@ from icm_client.errors import (
 )
 from icm_client.scoring.assemble import Pieces, context_ids
 from icm_client.scoring.blame import FailedItem, Failure, find_blamed
-from icm_client.scoring.call import Call, check_answers
+from icm_client.scoring.call import Call, check_answers, different
 from icm_client.scoring.drift import withdraw_doubtful
 from icm_client.scoring.execute import Caller, execute
 from icm_client.scoring.failures import Streak, is_about_reads
 from icm_client.scoring.label_trie import LabelTrie
 from icm_client.scoring.planner import plan, prune
+from icm_client.scoring.prompts import Prompt, Question
 from icm_client.scoring.store import ScoreStore
 
 
@@ -150,7 +151,7 @@ class Scorer:
                 rows[n] = self.labels.log_probs(answers)
         return rows
 
-    def _reads(self, queries: Sequence[Query]) -> list[tuple[Read, ...]]:
+    def _reads(self, queries: Sequence[Query]) -> list[tuple[Question, ...]]:
         """Return each query's reads; all of them fit the server's context."""
         contexts: dict[Context, TokenIds] = {}  # fold contexts are shared by many queries
         room = self._endpoint.identity.context_length - 1  # one for the token that is read
@@ -158,8 +159,8 @@ class Scorer:
         for query in queries:
             if query.context not in contexts:
                 contexts[query.context] = context_ids(self._pieces, query.context)
-            prompt = contexts[query.context] + self._pieces.prompts[query.target]
-            reads.append(self.labels.reads(prompt))
+            prompt = Prompt(contexts[query.context], self._pieces.prompts[query.target])
+            reads.append(self.labels.questions(prompt))
             longest = max(len(read.prompt) for read in reads[-1])
             if longest > room:
                 raise PromptTooLong(
@@ -171,12 +172,11 @@ class Scorer:
         return reads
 
     async def _answers(
-        self, queries: Sequence[Query], asked: Sequence[Sequence[Read]]
+        self, queries: Sequence[Query], asked: Sequence[Sequence[Question]]
     ) -> list[list[Answer] | None]:
         """Return the answers to each query's reads, None where one of them failed."""
-        position: dict[Read, int] = {}
-        needed = [[position.setdefault(read, len(position)) for read in reads] for reads in asked]
-        call = self._looked_up(list(position))
+        reads, needed = different(asked, self._endpoint.identity.fingerprint)
+        call = self._looked_up(reads)
         self._report(call)
         self._streak.begin()
         blamed: set[int] = set()
@@ -198,7 +198,7 @@ class Scorer:
             for indices in needed
         ]
 
-    def _looked_up(self, reads: list[Read], *, aside: bool = False) -> Call:
+    def _looked_up(self, reads: list[Question], *, aside: bool = False) -> Call:
         stored = self._store.get_many(self._endpoint.identity.fingerprint, reads)
         known = {index: answer for index, answer in enumerate(stored) if answer is not None}
         self.stats.from_store += len(known)

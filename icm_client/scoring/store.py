@@ -24,9 +24,10 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from icm_client.endpoints.cache import cache_folder
-from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
+from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
 from icm_client.errors import StoreError
 from icm_client.scoring.keys import pack_ids, score_keys, token_keys, unpack_ids
+from icm_client.scoring.prompts import Asked
 from icm_client.scoring.store_damage import may_be_set_aside, set_aside
 from icm_client.scoring.store_file import (
     BROKEN,
@@ -67,6 +68,7 @@ class ScoreStore:
         self._db = connection
         self._file = _inode(path)
         self._notices = notices
+        self._monotonic_to_epoch_s = time.time() - time.monotonic()
         self.path = path
 
     @classmethod
@@ -119,6 +121,14 @@ class ScoreStore:
     ) -> None:
         self.close()
 
+    def now(self) -> float:
+        """Return the moment that answers are dated with, in seconds since the epoch.
+
+        The wall clock's when the store was opened, and from then on it goes on evenly: that clock
+        may be set in mid-run, and `withdraw` must still find what was stored since some moment.
+        """
+        return self._monotonic_to_epoch_s + time.monotonic()
+
     def record_server(self, identity: ServerIdentity) -> None:
         """Note what the server is called, for those who look after the store."""
 
@@ -131,7 +141,7 @@ class ScoreStore:
 
         self._done(record)
 
-    def get_many(self, fingerprint: str, reads: Sequence[Read]) -> list[Answer | None]:
+    def get_many(self, fingerprint: str, reads: Sequence[Asked]) -> list[Answer | None]:
         """Return the stored answers of the server `fingerprint`, aligned with `reads`.
 
         None stands for a read without an answer, or with a damaged one.
@@ -140,7 +150,7 @@ class ScoreStore:
         return self._done(lambda: self._stored_answers(keys, reads))
 
     def put_many(
-        self, fingerprint: str, reads: Sequence[Read], answers: Sequence[Answer]
+        self, fingerprint: str, reads: Sequence[Asked], answers: Sequence[Answer]
     ) -> list[Answer]:
         """Store `answers` in one transaction; return those that stand, aligned with `reads`.
 
@@ -157,7 +167,7 @@ class ScoreStore:
         def put() -> list[Answer]:
             standing, rows = [], []
             with transaction(self._db):
-                server, now = server_number(self._db, fingerprint), int(time.time())
+                server, now = server_number(self._db, fingerprint), int(self.now())
                 stored = self._stored_answers(keys, reads)
                 for key, earlier, answer in zip(keys, stored, answers, strict=True):
                     standing.append(answer if earlier is None else earlier)
@@ -183,8 +193,8 @@ class ScoreStore:
 
         Args:
             fingerprint: whose answers they were taken for.
-            since: seconds since the epoch; answers are dated to the second, so those of the second
-                in which it lies go too.
+            since: seconds since the epoch, by this store's `now`; answers are dated to the
+                second, so those of the second in which it lies go too.
 
         Returns:
             How many answers.
@@ -218,7 +228,7 @@ class ScoreStore:
 
         def put() -> None:
             with transaction(self._db):
-                server, now = server_number(self._db, fingerprint), int(time.time())
+                server, now = server_number(self._db, fingerprint), int(self.now())
                 self._db.executemany(
                     "INSERT OR REPLACE INTO tokens (key, ids, checksum, server, stored_at) "
                     "VALUES (?, ?, ?, ?, ?)",
@@ -230,7 +240,7 @@ class ScoreStore:
 
         self._done(put)
 
-    def _stored_answers(self, keys: Sequence[bytes], reads: Sequence[Read]) -> list[Answer | None]:
+    def _stored_answers(self, keys: Sequence[bytes], reads: Sequence[Asked]) -> list[Answer | None]:
         found = {row[0]: row for row in rows_of(self._db, SCORES, keys) if is_whole(row)}
         return [
             None if (row := found.get(key)) is None else _unpack(row[1], row[2], read)
@@ -256,7 +266,7 @@ def _inode(path: Path) -> int:
     return path.stat().st_ino
 
 
-def _unpack(log_probs: bytes, exactness: bytes, read: Read) -> Answer | None:
+def _unpack(log_probs: bytes, exactness: bytes, read: Asked) -> Answer | None:
     if len(log_probs) != 8 * len(read.wanted):
         return None
     try:
@@ -266,5 +276,5 @@ def _unpack(log_probs: bytes, exactness: bytes, read: Read) -> Answer | None:
     return Answer(struct.unpack(f"<{len(read.wanted)}d", log_probs), kind)
 
 
-def _fits(log_probs: Sequence[float], read: Read) -> bool:
+def _fits(log_probs: Sequence[float], read: Asked) -> bool:
     return len(log_probs) == len(read.wanted) and all(-math.inf < p <= 0 for p in log_probs)

@@ -273,7 +273,7 @@ async def test_answers_that_may_be_another_models_leave_the_store(
     store: ScoreStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wall = 1_000_000.0
-    monkeypatch.setattr("time.time", lambda: wall)
+    monkeypatch.setattr(ScoreStore, "now", lambda _: wall)
     await Scorer(TableEndpoint(), store, PIECES)(QUERIES[:4])
     wall += 100
 

@@ -1,0 +1,254 @@
+"""One endpoint over several servers of the same model.
+
+Servers with lanes lend their lanes: the planner cuts its walk over the prefix tree into one stretch
+a lane. Among servers without, a request goes where it is done first: to the server with the fewest
+tokens before it, its own uncached ones included. What hangs below a prefix so stays on the server
+that has the prefix, until computing it once more elsewhere is quicker than waiting.
+
+A server that cannot be reached any more gets nothing; what it had is sent to the others.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import fields, replace
+from typing import Final, Self, TypeVar
+
+import anyio
+from pydantic import SecretStr
+
+from icm_client.endpoints.answers import without_credentials
+from icm_client.endpoints.connect import Kind, connect
+from icm_client.endpoints.member import Member
+from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
+from icm_client.endpoints.protocol import (
+    Answer,
+    Endpoint,
+    Read,
+    ServerIdentity,
+    TextEndpoint,
+    TokenIds,
+    Usage,
+)
+from icm_client.endpoints.settings import TransportSettings
+from icm_client.errors import EndpointUnreachable, InputError
+
+ATTEMPTS: Final = 6
+"""At most, at a server beside which there are others: about 15 s, and the others have its work."""
+
+_T = TypeVar("_T")
+
+
+async def connect_several(
+    urls: Sequence[str],
+    *,
+    model: str | None = None,
+    api_key: str | SecretStr | None = None,
+    settings: TransportSettings | None = None,
+    kind: Kind | None = None,
+    on_lost: Callable[[str, EndpointUnreachable], None] | None = None,
+) -> "SeveralEndpoints":
+    """The servers behind `urls`, as one endpoint; see `connect`.
+
+    Args:
+        urls: one a server, no two alike.
+        model: which of their models; None takes the only one.
+        api_key: the key that all of them take.
+        settings: of every server; at most `ATTEMPTS` attempts a request.
+        kind: how to read them; None asks each.
+        on_lost: told the URL of a server that is given up, and why.
+
+    Raises:
+        InputError: two URLs are the same, or their servers are not alike.
+        EndpointError: as `connect`, for any of them: at the start all must be there.
+    """
+    if len({url.rstrip("/") for url in urls}) < len(urls):
+        raise InputError("the same --endpoint is given twice")
+    shared = settings or TransportSettings()
+    policy = replace(shared.retry, attempts=min(shared.retry.attempts, ATTEMPTS))
+    members: dict[str, Endpoint] = {}
+    try:
+        for url in urls:
+            members[without_credentials(url)] = await connect(
+                url,
+                model=model,
+                api_key=api_key,
+                settings=replace(shared, retry=policy),
+                kind=kind,
+            )
+        return SeveralEndpoints(members, on_lost=on_lost)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            for endpoint in members.values():
+                await endpoint.aclose()
+        raise
+
+
+class SeveralEndpoints:
+    """An `Endpoint` whose requests are shared out among others.
+
+    Args:
+        members: the servers by their names, at least one; closed by `aclose`.
+        on_lost: told the name of a server that is given up, and why.
+
+    Raises:
+        InputError: the servers' fingerprints differ, so that their log-probs would not be one
+            model's; or they take only text, whose label tokens each would number by itself.
+    """
+
+    def __init__(
+        self,
+        members: dict[str, Endpoint],
+        *,
+        on_lost: Callable[[str, EndpointUnreachable], None] | None = None,
+    ) -> None:
+        self._members = [Member(name, endpoint) for name, endpoint in members.items()]
+        self._there = list(self._members)
+        self._on_lost = on_lost
+        first = self._members[0]
+        self._identity = first.endpoint.identity
+        for member in self._members:
+            if isinstance(member.endpoint, TextEndpoint):
+                raise InputError(
+                    f"{member.name} takes only text, and one such server can be used at a time"
+                )
+            if member.endpoint.identity.fingerprint != self._identity.fingerprint:
+                raise InputError(
+                    f"{first.name} and {member.name} do not serve the same: "
+                    f"{_described(first)} and {_described(member)}. Start them alike, from the "
+                    "same weights and with the same version, or use one of them."
+                )
+        # Which member has a lane, and which of its own it is.
+        self._lanes = [
+            (member, lane) for member in self._members for lane in range(member.endpoint.lanes)
+        ]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({[member.name for member in self._members]})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    @property
+    def identity(self) -> ServerIdentity:
+        """What all of them are."""
+        return self._identity
+
+    @property
+    def lanes(self) -> int:
+        """Those of all servers together."""
+        return len(self._lanes)
+
+    @property
+    def usage(self) -> Usage:
+        """Running totals over all servers, those that are lost included."""
+        used = [member.endpoint.usage for member in self._members]
+        return Usage(
+            **{total.name: sum(getattr(one, total.name) for one in used) for total in fields(Usage)}
+        )
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Names of the servers that were given up."""
+        return tuple(member.name for member in self._members if member not in self._there)
+
+    async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
+        """As `Endpoint.tokenize`; by the server that has the least to do."""
+        return await self._tried(
+            lambda: min(self._there, key=lambda member: member.waiting),
+            lambda member: member.endpoint.tokenize(text, add_special=add_special),
+        )
+
+    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
+        """As `Endpoint.read`, on one server; on another, where that one is lost."""
+        if self._lanes:
+            return await self._on_lane(lane, lambda endpoint, own: endpoint.read(reads, lane=own))
+        prompts = [read.prompt for read in reads]
+        prefix = max((one.longest_prefix(prompts[0]) for one in self._members), key=len)
+        if any(prompt[: len(prefix)] != prefix for prompt in prompts):
+            prefix = ()
+
+        async def work(member: Member) -> list[Answer]:
+            # Siblings in one request do not find each other's prefix in the cache: what was sent
+            # ahead elsewhere is sent ahead here too.
+            await member.have(prefix)
+            async with member.at_work(member.uncached(prefix, prompts)):
+                return await member.endpoint.read(reads)
+
+        return await self._tried(lambda: self._quickest(prefix, prompts), work)
+
+    async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
+        """As `Endpoint.warm`, on the server that will be sent what follows."""
+        if self._lanes:
+            await self._on_lane(lane, lambda endpoint, own: endpoint.warm(prefix, lane=own))
+            return
+        await self._tried(
+            lambda: self._quickest(prefix), lambda member: member.have(prefix, again=True)
+        )
+
+    async def prefix_cache(self) -> PrefixCache:
+        """What all of them hold together, in the coarsest blocks."""
+        caches = [
+            await member.endpoint.prefix_cache()
+            if isinstance(member.endpoint, CachingEndpoint)
+            else PrefixCache()
+            for member in self._there
+        ]
+        sizes = [cache.tokens for cache in caches if cache.tokens is not None]
+        total = sum(sizes) if len(sizes) == len(caches) else None
+        return PrefixCache(max(cache.block for cache in caches), total)
+
+    async def aclose(self) -> None:
+        """Close them all."""
+        async with anyio.create_task_group() as tasks:
+            for member in self._members:
+                tasks.start_soon(member.endpoint.aclose)
+
+    async def _on_lane(
+        self, lane: int | None, work: Callable[[Endpoint, int], Awaitable[_T]]
+    ) -> _T:
+        def still_there() -> Member:
+            return self._lane(lane)[0]
+
+        return await self._tried(
+            still_there, lambda member: work(member.endpoint, self._lane(lane)[1])
+        )
+
+    def _lane(self, lane: int | None) -> tuple[Member, int]:
+        """Whose lane that is; a lost server's lanes are spread over those that are there."""
+        number = lane or 0
+        member, own = self._lanes[number]
+        if member in self._there:
+            return member, own
+        left = [(one, own) for one, own in self._lanes if one in self._there]
+        return left[number % len(left)]
+
+    def _quickest(self, prefix: TokenIds, prompts: Sequence[TokenIds] = ()) -> Member:
+        return min(
+            self._there,
+            key=lambda member: member.waiting + member.uncached(prefix, prompts),
+        )
+
+    async def _tried(
+        self, choose: Callable[[], Member], work: Callable[[Member], Awaitable[_T]]
+    ) -> _T:
+        while True:
+            member = choose()
+            try:
+                return await work(member)
+            except EndpointUnreachable as error:
+                if member in self._there:
+                    if len(self._there) == 1:
+                        raise
+                    self._there.remove(member)
+                    if self._on_lost is not None:
+                        self._on_lost(member.name, error)
+
+
+def _described(member: Member) -> str:
+    known = member.endpoint.identity
+    return (
+        f"{known.model} ({known.kind}, {known.context_length:,} tokens, fingerprint "
+        f"{known.fingerprint[:12]})"
+    )

@@ -1,0 +1,178 @@
+"""Whose turn it is, where several jobs want one server.
+
+What is shared differs. A server without lanes computes many requests at a time, so jobs share the
+requests under way. A lane serves one request at a time and remembers the last prompt, so jobs that
+took it in turns, read by read, would compute their demos anew each time: they share its time.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+
+from icm_client.endpoints.protocol import TokenIds
+from icm_client.scoring.planner import shared
+
+STINT_S: Final = 2.0
+"""Seconds that a job may keep a lane which others wait for, while its prompts go on."""
+
+STINT_PER_PROMPT: Final = 4
+"""It may keep it this many times as long as its first prompt took, which is computed anew when it
+comes back: interruptions cost at most a fifth of the time."""
+
+_GRACE_S: Final = 0.005
+"""Seconds in which the job that has a lane may go on, after an answer, before another takes it."""
+
+
+@dataclass(eq=False, slots=True)
+class Claim:
+    """A job, as those who divide see it.
+
+    Attributes:
+        under_way: its requests that have a place.
+        served: when it last got a place or a lane, as a number that rises.
+        waiting: its requests that wait for a place, in the order they came.
+    """
+
+    under_way: int = 0
+    served: int = 0
+    waiting: deque[anyio.Event] = field(default_factory=deque)
+
+
+class Places:
+    """Requests under way at a server without lanes; a free place goes to who has the fewest.
+
+    Args:
+        limit: how many there may be, asked again each time.
+        numbers: rising ones, for `Claim.served`.
+    """
+
+    def __init__(self, limit: Callable[[], int], numbers: Iterator[int]) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._claims: dict[Claim, None] = {}  # those that wait
+        self._numbers = numbers
+
+    @asynccontextmanager
+    async def place(self, claim: Claim) -> AsyncIterator[None]:
+        """Wait for a place, and have it for the block."""
+        turn = anyio.Event()
+        claim.waiting.append(turn)
+        self._claims[claim] = None
+        self._fill()
+        try:
+            await turn.wait()
+        except BaseException:
+            if turn.is_set():
+                self._leave(claim)
+            else:
+                claim.waiting.remove(turn)
+                if not claim.waiting:
+                    del self._claims[claim]
+            raise
+        try:
+            yield
+        finally:
+            self._leave(claim)
+
+    def _leave(self, claim: Claim) -> None:
+        claim.under_way -= 1
+        self._taken -= 1
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._claims and self._taken < self._limit():
+            claim = min(self._claims, key=lambda one: (one.under_way, one.served))
+            claim.waiting.popleft().set()
+            if not claim.waiting:
+                del self._claims[claim]
+            claim.under_way += 1
+            claim.served = next(self._numbers)
+            self._taken += 1
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    claim: Claim
+    woken: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Lane:
+    """A prefix cache that serves one request at a time, lent to a job for a stint.
+
+    A stint ends where the next prompt shares less than half of itself with the last one, for then
+    little is lost; or when it has lasted long enough. Then the lane goes to whoever waits and had
+    it the longest time ago.
+
+    Args:
+        numbers: rising ones, for `Claim.served`.
+    """
+
+    def __init__(self, numbers: Iterator[int]) -> None:
+        self._numbers = numbers
+        self._busy = False
+        self._holder: Claim | None = None
+        self._last: TokenIds = ()
+        self._began = self._ends = 0.0
+        self._waiters: list[_Waiter] = []
+        self._looking: _Waiter | None = None  # who has been woken
+
+    @asynccontextmanager
+    async def turn(self, claim: Claim, prompt: TokenIds) -> AsyncIterator[None]:
+        """Wait for the lane, and have it for the block, in which it is sent `prompt`."""
+        if self._busy or (self._waiters and not self._goes_on(claim, prompt)):
+            await self._wait(_Waiter(claim))
+        self._busy = True
+        first = self._holder is not claim
+        if first:
+            self._holder, claim.served = claim, next(self._numbers)
+            self._began = anyio.current_time()
+            self._ends = self._began + STINT_S
+        self._last = prompt
+        try:
+            yield
+        finally:
+            if first:
+                took_s = anyio.current_time() - self._began
+                self._ends = self._began + max(STINT_S, STINT_PER_PROMPT * took_s)
+            self._busy = False
+            self._wake()
+
+    def _goes_on(self, claim: Claim, prompt: TokenIds) -> bool:
+        return (
+            claim is self._holder
+            and not self._stint_is_over()
+            and 2 * shared(self._last, prompt) >= len(prompt)
+        )
+
+    def _stint_is_over(self) -> bool:
+        return anyio.current_time() >= self._ends
+
+    async def _wait(self, waiter: _Waiter) -> None:
+        """Return when the lane is the waiter's; nothing is awaited between that and its use."""
+        self._waiters.append(waiter)
+        self._wake()
+        try:
+            while True:
+                await waiter.woken.wait()
+                if not self._stint_is_over():
+                    await anyio.sleep(_GRACE_S)
+                self._looking = None
+                if not self._busy:
+                    break
+                waiter.woken = anyio.Event()
+        except BaseException:
+            self._waiters.remove(waiter)
+            if self._looking is waiter:
+                self._looking = None
+                self._wake()
+            raise
+        self._waiters.remove(waiter)
+
+    def _wake(self) -> None:
+        if self._waiters and not self._busy and self._looking is None:
+            self._looking = min(self._waiters, key=lambda waiter: waiter.claim.served)
+            self._looking.woken.set()
