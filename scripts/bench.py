@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import click
 import numpy as np
+from bench_memory import memory
 from bench_planner import planner
 from bench_search import neutral, presets
 from bench_store import store
@@ -39,6 +40,7 @@ def bench() -> None:
 
 
 bench.add_command(neutral)
+bench.add_command(memory)
 bench.add_command(planner)
 bench.add_command(presets)
 bench.add_command(store)

@@ -2,9 +2,12 @@
 
 Two pieces of work on real reviews: a tree of leave-one-out contexts over 64 of them, and a sweep
 of 4 folds over 256. Each is sent in the planner's order, one at a time in the order of the prefix
-tree, and all at once as it comes. What was computed is what the server's `usage` says.
+tree, and all at once as it comes. What was computed is what the server's `usage` says, and beside
+it what vLLM's own counters in `/metrics` say: its `usage` tells the cached tokens of a request's
+last prompt alone, and the client concludes from it what the others had.
 """
 
+import re
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import aiohttp
 import anyio
 import click
 import numpy as np
@@ -37,8 +41,10 @@ from icm_client.scoring.planner import optimal_tokens, plan
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LIMITS = {"llama.cpp": 1.10, "vllm": 1.20}
+_COUNTED = re.compile(rb"^vllm:prefix_cache_(queries|hits)_total\{.*\} (\S+)", re.MULTILINE)
 PROMISED_BLOCK = 16
 """Tokens. A server whose blocks are larger is held against what is optimal in its blocks."""
+COLUMNS = ("by usage", "by /metrics", "over optimal", "over optimal blocks", "requests", "s")
 GROUP = 16
 IN_FLIGHT = 256
 
@@ -47,9 +53,13 @@ Opened = Callable[[], Awaitable[AbstractAsyncContextManager[Endpoint]]]
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """On one piece of work: prompt tokens computed, requests and seconds."""
+    """On one piece of work: prompt tokens computed, requests and seconds.
+
+    `counted` are the computed tokens by the server's own counters, None where it has none.
+    """
 
     computed: int
+    counted: int | None
     requests: int
     seconds: float
 
@@ -95,19 +105,21 @@ async def _planner(
     salt = int(time.time()) % 100_000
     for name, work in works.items():
         table = Table(title=name)
-        for column in ("order", "computed", "over optimal", "over optimal blocks", "requests", "s"):
+        for column in ("order", *COLUMNS):
             table.add_column(column, justify="right")
         for order, send in orders.items():
             salt += 1
             # Nothing is found again of the order before: a token at the start is another one.
             reads = [Read((*read.prompt[:1], salt, *read.prompt[1:]), read.wanted) for read in work]
             prompts = [read.prompt for read in reads]
-            spent = await _spent(opened, partial(send, reads))
-            ratio = spent.computed / optimal_tokens(prompts)
-            in_blocks = spent.computed / optimal_tokens(prompts, block=cache.block)
+            spent = await _spent(opened, url, partial(send, reads))
+            computed = spent.computed if spent.counted is None else spent.counted
+            ratio = computed / optimal_tokens(prompts)
+            in_blocks = computed / optimal_tokens(prompts, block=cache.block)
             table.add_row(
                 order,
                 f"{spent.computed:,}",
+                "" if spent.counted is None else f"{spent.counted:,}",
                 f"{ratio:.2f}",
                 f"{in_blocks:.2f}",
                 f"{spent.requests:,}",
@@ -116,7 +128,7 @@ async def _planner(
             counted = ratio if cache.block <= PROMISED_BLOCK else in_blocks
             held &= order != "planned" or limit is None or counted <= limit
         table.add_section()
-        table.add_row("optimal", f"{optimal_tokens(prompts):,}", "1.00", "")
+        table.add_row("optimal", "", f"{optimal_tokens(prompts):,}", "1.00")
         console.print(table)
     if limit is not None:
         unit = "tokens" if cache.block <= PROMISED_BLOCK else f"blocks of {cache.block}"
@@ -125,17 +137,34 @@ async def _planner(
     return held
 
 
-async def _spent(opened: Opened, send: Callable[[Endpoint], Awaitable[None]]) -> Spent:
+async def _spent(
+    opened: Opened, url: str | None, send: Callable[[Endpoint], Awaitable[None]]
+) -> Spent:
     async with await opened() as server:
         await server.read([Read((2, 3, 4), (5,))])  # it is started, and its limit asked for
         before = (server.usage.computed_tokens, server.usage.requests)
+        counted_before = await _counted(url)
         began = time.perf_counter()
         await send(server)
+        seconds = time.perf_counter() - began
+        counted = await _counted(url)
         return Spent(
             server.usage.computed_tokens - before[0],
+            None if counted is None or counted_before is None else counted - counted_before,
             server.usage.requests - before[1],
-            time.perf_counter() - began,
+            seconds,
         )
+
+
+async def _counted(url: str | None) -> int | None:
+    """Prompt tokens that vLLM has computed since it was started."""
+    if url is None:
+        return None
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
+        found = _COUNTED.findall(await answer.read())
+    if not found:
+        return None
+    return int(sum(float(count) * (1 if kind == b"queries" else -1) for kind, count in found))
 
 
 async def planned(reads: Sequence[Read], server: Endpoint) -> None:
