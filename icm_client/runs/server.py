@@ -12,11 +12,12 @@ from icm_client.endpoints import (
     Endpoint,
     Kind,
     TransportSettings,
+    Waiting,
     WireEvent,
     connect,
 )
-from icm_client.endpoints.several import connect_several
-from icm_client.errors import InputError
+from icm_client.endpoints.several import ATTEMPTS, connect_several
+from icm_client.errors import EndpointUnreachable, InputError
 from icm_client.settings import Environment
 
 
@@ -101,8 +102,18 @@ async def _opened(server: Server, observe: Callable[[WireEvent], None] | None) -
                 "several servers must give exact log-probs and their context's length: "
                 "--allow-floor and --context-length are for one"
             )
+
+        def lost(name: str, error: EndpointUnreachable) -> None:
+            if observe is not None:
+                observe(Waiting(0.0, f"{name} is given up: {error}", ATTEMPTS, False))
+
         return await connect_several(
-            url, model=model, api_key=environment.api_key, settings=settings, kind=server.kind
+            url,
+            model=model,
+            api_key=environment.api_key,
+            settings=settings,
+            kind=server.kind,
+            on_lost=lost,
         )
     return await connect(
         url if isinstance(url, str) else url[0],

@@ -124,3 +124,18 @@ async def test_a_model_that_changes_ends_the_run_unless_that_is_accepted(
     else:
         assert (code, found) == (1, None)
         assert "another model" in said or "changed" in said
+
+
+async def test_two_servers_of_one_model_share_a_run(tmp_path: Path) -> None:
+    async with PlantedServer(planted(N)) as one, PlantedServer(planted(N)) as other:
+        code, alone, said = await command(tmp_path, one)
+        assert code == 0, said
+        both = tmp_path / "both"
+        both.mkdir()
+        asked = len(one.received)
+        code, found, said = await command(both, one, "-e", other.url)
+        assert code == 0, said
+        assert len(one.received) > asked
+        assert sum(request.path == "/v1/completions" for request in other.received) > 1
+        assert found["counts"] == alone["counts"]
+        assert (both / "out.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
