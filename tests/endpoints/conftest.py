@@ -37,7 +37,7 @@ def answering(
     return step
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
 
@@ -61,7 +61,7 @@ def say() -> Callable[..., Step]:
     return answering
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def embedded() -> AsyncIterator[EmbeddedEndpoint]:
     async with EmbeddedEndpoint(context_length=2048) as endpoint:
         yield endpoint

@@ -29,7 +29,7 @@ DEMOS = "".join(
 TARGET = "Review: it never comes to life\nSentiment:"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def labels(embedded: EmbeddedEndpoint) -> TokenIds:
     positive = await embedded.tokenize(" positive", add_special=False)
     negative = await embedded.tokenize(" negative", add_special=False)
@@ -37,7 +37,7 @@ async def labels(embedded: EmbeddedEndpoint) -> TokenIds:
     return positive + negative
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def prompt(embedded: EmbeddedEndpoint) -> TokenIds:
     return await embedded.tokenize(DEMOS + TARGET, add_special=True)
 
