@@ -4,7 +4,7 @@ Routes and bodies are those that `icm_client.endpoints.vllm` uses; see
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import anyio
@@ -24,6 +24,7 @@ class Received(NamedTuple):
 
     path: str
     body: Json
+    headers: Mapping[str, str]
 
 
 class PlantedServer:
@@ -237,7 +238,7 @@ class PlantedServer:
 
     async def _note(self, request: web.Request) -> Json:
         body = orjson.loads(await request.read()) if request.can_read_body else {}
-        self.received.append(Received(request.path, body))
+        self.received.append(Received(request.path, body, request.headers))
         if request.path in self._refused:
             raise _http(404, "NotFoundError", "Not Found")
         given = request.headers.get("Authorization")

@@ -165,3 +165,19 @@ def test_the_oldest_prefixes_are_forgotten() -> None:
         one._remember((number,))
     assert one.longest_prefix((0, 1)) == ()
     assert one.longest_prefix((1, 1)) == (1,)
+
+
+async def test_requests_with_one_beginning_are_one_session_for_a_router(tmp_path: Path) -> None:
+    async with (
+        PlantedServer(concept()) as server,
+        opened(server) as endpoint,
+    ):
+        await scores(endpoint, tmp_path)
+    sessions: dict[tuple[int, ...], set[str]] = {}
+    for request in server.received:
+        if request.path == "/v1/completions":
+            (first, *_) = request.body["prompt"]
+            sessions.setdefault(tuple(first[:32]), set()).add(request.headers["X-Session-ID"])
+    assert len(sessions) > 1
+    assert all(len(ids) == 1 for ids in sessions.values())
+    assert len(set.union(*sessions.values())) == len(sessions)
