@@ -20,11 +20,11 @@ from icm_client.coherence.contexts import in_units
 from icm_client.data import Dataset
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.endpoints import Endpoint
-from icm_client.errors import IcmError, InputError, StoreError
+from icm_client.errors import IcmError, InputError, RunError, StoreError
 from icm_client.runs.first_labels import read_start
 from icm_client.runs.folder import replace_file
 from icm_client.runs.job import Job
-from icm_client.runs.journal import Journal, RunError, read
+from icm_client.runs.journal import Journal, read
 from icm_client.runs.label import label
 from icm_client.runs.progress import OnProgress
 from icm_client.runs.result import Labels

@@ -23,11 +23,10 @@ from icm_client.cli.server_options import server_options
 from icm_client.cli.terminal import REDRAWS_A_SECOND, moment
 from icm_client.data import Task, find_beside
 from icm_client.data.messages import did_you_mean, listed
-from icm_client.errors import IcmError, InputError, SetupError, TaskError
+from icm_client.errors import IcmError, InputError, RunError, SetupError, TaskError
 from icm_client.runs.first_labels import read_start
 from icm_client.runs.folder import replace_file
 from icm_client.runs.job import Job, named_task
-from icm_client.runs.journal import RunError
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import OnProgress
 from icm_client.runs.server import Server, open_endpoint

@@ -1,10 +1,11 @@
 """What the endpoints of served models share: who answers, what it cost, how it is closed."""
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, Self, TypeVar
 
 from icm_client.endpoints.answers import Wire
-from icm_client.endpoints.protocol import ServerIdentity, Usage
+from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import ModelNotFound
 
@@ -98,6 +99,32 @@ class ServedEndpoint:
     def _count(self, prompt_tokens: int, cached_tokens: int) -> None:
         self.usage.cached_tokens += cached_tokens
         self.usage.computed_tokens += max(0, prompt_tokens - cached_tokens)
+
+
+class TokenPrompts(ServedEndpoint, ABC):
+    """A server that takes token ids, several prompts a request; a subclass asks it."""
+
+    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
+        """As `Endpoint.read`; all in one request, and vLLM takes at most 1,024 of them.
+
+        Raises:
+            ValueError: the reads do not want the same tokens.
+        """
+        del lane
+        wanted = reads[0].wanted
+        if any(read.wanted != wanted for read in reads):
+            raise ValueError("reads of one call must want the same tokens")
+        return await self._read([read.prompt for read in reads], wanted, {})
+
+    async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
+        """As `SampledEndpoint.read_sampled`."""
+        return (await self._read([read.prompt], read.wanted, sampling))[0]
+
+    @abstractmethod
+    async def _read(
+        self, prompts: Sequence[TokenIds], wanted: TokenIds, sampling: Mapping[str, float]
+    ) -> list[Answer]:
+        """Answer every prompt, in one request; `sampling` goes into its body."""
 
 
 def served_model(

@@ -13,10 +13,10 @@ from typing import Final, Self
 from pydantic import RootModel
 
 from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
-from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
+from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
 from icm_client.endpoints.served import (
     ModelCards,
-    ServedEndpoint,
+    TokenPrompts,
     context_length_of,
     served_model,
 )
@@ -62,7 +62,7 @@ class _Info(Wire):
     version: str | None = None
 
 
-class SglangEndpoint(ServedEndpoint):
+class SglangEndpoint(TokenPrompts):
     """An SGLang server. `open` makes one. It schedules by itself: `lanes` is 0."""
 
     def __init__(
@@ -132,22 +132,6 @@ class SglangEndpoint(ServedEndpoint):
         body = {"model": self.identity.model, "prompt": text, "add_special_tokens": add_special}
         answer = await self._transport.post("/v1/tokenize", body, lambda raw: parsed(_Tokens, raw))
         return tuple(answer.tokens)
-
-    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
-        """As `Endpoint.read`; all in one request.
-
-        Raises:
-            ValueError: the reads do not want the same tokens.
-        """
-        del lane
-        wanted = reads[0].wanted
-        if any(read.wanted != wanted for read in reads):
-            raise ValueError("reads of one call must want the same tokens")
-        return await self._read([read.prompt for read in reads], wanted, {})
-
-    async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
-        """As `SampledEndpoint.read_sampled`."""
-        return (await self._read([read.prompt], read.wanted, sampling))[0]
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
         """As `Endpoint.warm`: a one-token request for the bare prefix."""

@@ -13,10 +13,10 @@ from typing import ClassVar, Final, Self, TypeVar
 
 from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.prefix_cache import PrefixCache, vllm_prefix_cache
-from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
+from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
 from icm_client.endpoints.served import (
     ModelCards,
-    ServedEndpoint,
+    TokenPrompts,
     TokenUsage,
     context_length_of,
     served_model,
@@ -72,7 +72,7 @@ class _Version(Wire):
     version: str
 
 
-class VllmEndpoint(ServedEndpoint):
+class VllmEndpoint(TokenPrompts):
     """A vLLM server. `open` makes one. It schedules by itself: `lanes` is 0.
 
     A text like "<eos>" in a row is whatever the model's tokenizer makes of it; vLLM's `/tokenize`
@@ -131,22 +131,6 @@ class VllmEndpoint(ServedEndpoint):
         body = {"model": self._identity.model, "prompt": text, "add_special_tokens": add_special}
         answer = await self._transport.post("/tokenize", body, lambda raw: parsed(_Tokens, raw))
         return tuple(answer.tokens)
-
-    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
-        """As `Endpoint.read`; all in one request, at most 1,024 of them.
-
-        Raises:
-            ValueError: the reads do not want the same tokens.
-        """
-        del lane
-        wanted = reads[0].wanted
-        if any(read.wanted != wanted for read in reads):
-            raise ValueError("reads of one call must want the same tokens")
-        return await self._read([read.prompt for read in reads], wanted, {})
-
-    async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
-        """As `SampledEndpoint.read_sampled`."""
-        return (await self._read([read.prompt], read.wanted, sampling))[0]
 
     async def neighbour_log_probs(self, prompt: TokenIds, *, top: int = 5) -> list[float | None]:
         """What another user's plain `logprobs` request for `prompt` is answered, unchecked.

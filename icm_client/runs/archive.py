@@ -12,9 +12,9 @@ import orjson
 from filelock import FileLock, Timeout
 
 from icm_client.data.messages import did_you_mean, shown
-from icm_client.errors import InputError
+from icm_client.errors import InputError, RunError
 from icm_client.runs.folder import DEFAULT_BASE, FORMAT
-from icm_client.runs.journal import RunError, read
+from icm_client.runs.journal import read
 
 _KEYS = ("name", "created", "data", "rows", "task", "settings", "seed", "server", "versions")
 _LAST_WORDS = {"failed": "failed", "stopped": "stopped"}

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -18,7 +17,7 @@ from icm_client.runs.check_probes import IN_FLIGHT, OnStep, Probing
 from icm_client.runs.job import Job, Rows, named_task
 from icm_client.runs.run_cost import RunCost
 from icm_client.runs.server import Server, open_endpoint
-from icm_client.scoring import ScoreStore, default_path
+from icm_client.scoring import open_store
 
 MADE_UP_ROWS: Final = 64
 """Rows that are made up where none are given: enough for a context and something behind it."""
@@ -107,9 +106,7 @@ async def check(
     job = Job.prepare(_made_up(task) if rows is None else rows, task)
     tell = step or (lambda _: None)
     async with AsyncExitStack() as closing:
-        kept = closing.enter_context(
-            ScoreStore.open(Path(store) if store is not None else default_path())
-        )
+        kept = closing.enter_context(open_store(store))
         tell("finding out who answers")
         try:
             server = await closing.enter_async_context(open_endpoint(_for_a_check(endpoint)))

@@ -17,13 +17,13 @@ from icm_client.endpoints import Endpoint, Waiting, WireEvent
 from icm_client.errors import RunError, RunStopped
 from icm_client.runs.budget import Budget
 from icm_client.runs.job import Rows
-from icm_client.runs.label import label, open_store
+from icm_client.runs.label import label
 from icm_client.runs.presets import Preset, Settings
 from icm_client.runs.progress import OnProgress, Progress
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.runs.shares import Shares
-from icm_client.scoring import ScoreStore
+from icm_client.scoring import ScoreStore, open_store
 
 Find = Callable[[OnProgress], Awaitable[Labels]]
 """Labels, found while whom it is given is told."""

@@ -22,7 +22,8 @@ from typing import Any, Self
 import orjson
 from filelock import FileLock, Timeout
 
-from icm_client.runs.journal import Journal, RunError
+from icm_client.errors import RunError
+from icm_client.runs.journal import Journal
 from icm_client.runs.run_description import RunDescription, installed_versions, without_secrets
 
 FORMAT = 1

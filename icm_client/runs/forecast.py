@@ -1,7 +1,6 @@
 """What a run will take, from a short probe: two long prompts and a few dozen short ones."""
 
 import os
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -19,8 +18,7 @@ from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import (
     LabelTrie,
     Pieces,
-    ScoreStore,
-    default_path,
+    open_store,
     prompt_ids,
     tokenize_pieces,
 )
@@ -95,8 +93,7 @@ async def forecast_job(
             "what Algorithm 1 takes depends on the steps that it accepts, which nobody knows "
             "before: --forecast is for --preset fast"
         )
-    path = Path(store) if store is not None else default_path()
-    with ScoreStore.open(path) as kept:
+    with open_store(store) as kept:
         async with open_endpoint(endpoint) as server:
             pieces = await tokenize_pieces(
                 job.prompts, job.label_texts, job.task.separator, server, kept

@@ -1,10 +1,8 @@
 """`label`: rows, a task and an endpoint in; labels out. The command line calls this and no more."""
 
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial, wraps
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from anyio.from_thread import start_blocking_portal
@@ -22,7 +20,7 @@ from icm_client.runs.presets import Preset, Settings, preset_settings
 from icm_client.runs.progress import OnProgress
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server, open_endpoint
-from icm_client.scoring import ScoreStore, default_path
+from icm_client.scoring import ScoreStore, open_store
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -113,16 +111,6 @@ async def label(
             except ModelChanged:
                 if not (accept_drift and opened_here):
                     raise
-
-
-@contextmanager
-def open_store(store: ScoreStore | str | os.PathLike[str] | None) -> Iterator[ScoreStore]:
-    """Open the store that a user named; close only what was opened here. Raises `StoreError`."""
-    if isinstance(store, ScoreStore):
-        yield store
-        return
-    with ScoreStore.open(Path(store) if store is not None else default_path()) as opened:
-        yield opened
 
 
 def _in_own_loop(function: Callable[P, Awaitable[T]]) -> Callable[P, T]:

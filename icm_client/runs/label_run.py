@@ -114,9 +114,7 @@ class LabelRun:
             on_failed=failures.hear,
             stopping=self._stopping,
         )
-        settings = run_settings(self._settings, self._first)
-        described = RunDescription.of(job, settings, self._seed, server.identity)
-        with _folder(described, self._record) as folder:
+        with self._folder(server) as folder:
             with self._journal.into(folder.journal if folder else None, fitted, notice):
                 result = await failures.searched(partial(self._search, fitted, scorer), scorer)
             rows = labelled_rows(job, result)
@@ -147,6 +145,20 @@ class LabelRun:
                 folder.stop(f"{found.stopped}")
             return found
 
+    @contextmanager
+    def _folder(self, server: Endpoint) -> Iterator[RunFolder | None]:
+        """The run's folder while it is worked on, or None where no record is wanted."""
+        record = self._record
+        if record.runs is None:
+            yield None
+            return
+        settings = run_settings(self._settings, self._first)
+        described = RunDescription.of(self._job, settings, self._seed, server.identity)
+        with RunFolder.open(
+            described, base=Path(record.runs), command=record.command, fresh=record.fresh
+        ) as folder:
+            yield folder
+
     async def _search(
         self, fitted: Settings, scorer: Scorer, left_out: Collection[int]
     ) -> SearchResult:
@@ -164,18 +176,6 @@ class LabelRun:
             stop=self._limit,
             observe=self.observe,
         )
-
-
-@contextmanager
-def _folder(described: RunDescription, record: Record) -> Iterator[RunFolder | None]:
-    """The run's folder while it is worked on, or None where no record is wanted."""
-    if record.runs is None:
-        yield None
-        return
-    with RunFolder.open(
-        described, base=Path(record.runs), command=record.command, fresh=record.fresh
-    ) as folder:
-        yield folder
 
 
 def _labelled(

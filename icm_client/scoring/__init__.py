@@ -8,7 +8,7 @@ from icm_client.scoring.label_trie import LabelTokens, LabelTrie
 from icm_client.scoring.lanes import assign_lanes
 from icm_client.scoring.planner import Branch, optimal_tokens, plan, prune
 from icm_client.scoring.scorer import Scorer, ScorerStats, ScoringProgress
-from icm_client.scoring.store import ScoreStore, default_path
+from icm_client.scoring.store import ScoreStore, default_path, open_store
 
 __all__ = [
     "Branch",
@@ -22,6 +22,7 @@ __all__ = [
     "assign_lanes",
     "context_ids",
     "default_path",
+    "open_store",
     "optimal_tokens",
     "plan",
     "prompt_ids",

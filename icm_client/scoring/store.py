@@ -18,7 +18,8 @@ import os
 import sqlite3
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -45,7 +46,7 @@ from icm_client.scoring.store_file import (
 )
 from icm_client.scoring.store_place import network_warning
 
-__all__ = ["SCHEMA_VERSION", "ScoreStore", "default_path"]
+__all__ = ["SCHEMA_VERSION", "ScoreStore", "default_path", "open_store"]
 
 _Found = TypeVar("_Found")
 
@@ -278,3 +279,17 @@ def _unpack(log_probs: bytes, exactness: bytes, read: Asked) -> Answer | None:
 
 def _fits(log_probs: Sequence[float], read: Asked) -> bool:
     return len(log_probs) == len(read.wanted) and all(-math.inf < p <= 0 for p in log_probs)
+
+
+@contextmanager
+def open_store(store: ScoreStore | str | os.PathLike[str] | None) -> Iterator[ScoreStore]:
+    """Open the store that a user named, None for the user's own; close only what was opened here.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+    if isinstance(store, ScoreStore):
+        yield store
+        return
+    with ScoreStore.open(Path(store) if store is not None else default_path()) as opened:
+        yield opened

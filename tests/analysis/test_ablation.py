@@ -17,10 +17,9 @@ from icm_client.coherence.official import OfficialSettings
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.endpoints import Answer, Read
-from icm_client.errors import EndpointFault, InputError, StoreError
+from icm_client.errors import EndpointFault, InputError, RunError, StoreError
 from icm_client.runs.first_labels import read_start
 from icm_client.runs.job import Job
-from icm_client.runs.journal import RunError
 from icm_client.runs.label import label
 from icm_client.runs.presets import Settings
 from icm_client.testing import PlantedConcept

@@ -13,11 +13,10 @@ from icm_client import Task, rows_from
 from icm_client.cli.main import cli
 from icm_client.cli.runs import runs_group
 from icm_client.endpoints import ServerIdentity
-from icm_client.errors import InputError
+from icm_client.errors import InputError, RunError
 from icm_client.runs.archive import list_runs
 from icm_client.runs.folder import RunFolder
 from icm_client.runs.job import Job
-from icm_client.runs.journal import RunError
 from icm_client.runs.run_description import RunDescription
 from icm_client.testing import PlantedConcept
 

@@ -16,11 +16,11 @@ from planted_reviews import COLOURS, TASK, data, reviews
 from icm_client import Task, rows_from
 from icm_client.data import JsonValue
 from icm_client.endpoints import ServerIdentity
-from icm_client.errors import EndpointFault, InputError
+from icm_client.errors import EndpointFault, InputError, RunError
 from icm_client.runs.archive import diff_runs, list_runs, read_run, remove_run
 from icm_client.runs.folder import RunFolder
 from icm_client.runs.job import Job
-from icm_client.runs.journal import RunError, read
+from icm_client.runs.journal import read
 from icm_client.runs.run_description import RunDescription, without_secrets
 
 SERVER = ServerIdentity("vllm", "model", 4096, "f" * 32)

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.runs.journal import Journal, RunError, read
+from icm_client.errors import RunError
+from icm_client.runs.journal import Journal, read
 
 
 @pytest.fixture
@@ -154,7 +155,8 @@ def test_a_killed_process_loses_no_event_that_it_had_written(path: Path) -> None
 FULL = """
 import resource, sys
 from pathlib import Path
-from icm_client.runs.journal import Journal, RunError
+from icm_client.errors import RunError
+from icm_client.runs.journal import Journal
 journal = Journal.open(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
