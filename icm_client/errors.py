@@ -25,6 +25,7 @@
     │   └── TooManyFailed             more rows without a score than the run allows
     ├── StoreError                  the score store cannot be read or written
     ├── RunError                    a run's folder cannot be used
+    ├── TrainingError               a model cannot be trained, or a fine-tuning job failed
     └── RunStopped                  the run was asked to stop, and did
 
 `IcmError.retry` says what a repetition is good for: an asterisk marks what is transient, a tilde
@@ -198,6 +199,10 @@ class StoreError(IcmError):
 
 class RunError(IcmError):
     """A run's folder cannot be made, read or written, or another process is at work in it."""
+
+
+class TrainingError(IcmError):
+    """A model cannot be trained, or a fine-tuning job failed for good. The message says why."""
 
 
 class RunStopped(IcmError):
