@@ -5,7 +5,8 @@ a lane. Among servers without, a request goes where it is done first: to the ser
 tokens before it, its own uncached ones included. What hangs below a prefix so stays on the server
 that has the prefix, until computing it once more elsewhere is quicker than waiting.
 
-A server that cannot be reached any more gets nothing; what it had is sent to the others.
+A server that cannot be reached any more, or answers nothing in time, gets nothing; what it had is
+sent to the others.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,10 +30,16 @@ from icm_client.endpoints.protocol import (
     Usage,
 )
 from icm_client.endpoints.settings import TransportSettings
-from icm_client.errors import EndpointUnreachable, InputError
+from icm_client.errors import EndpointTimeout, EndpointUnreachable, InputError
 
 ATTEMPTS: Final = 6
 """At most, at a server beside which there are others: about 15 s, and the others have its work."""
+
+DEADLINES: Final = 2
+"""At a server that hangs: the item's deadline in deadlines of an attempt."""
+
+Gone = EndpointUnreachable | EndpointTimeout
+"""Of what a server is given up, where there are others."""
 
 _T = TypeVar("_T")
 
@@ -44,7 +51,7 @@ async def connect_several(
     api_key: str | SecretStr | None = None,
     settings: TransportSettings | None = None,
     kind: Kind | None = None,
-    on_lost: Callable[[str, EndpointUnreachable], None] | None = None,
+    on_lost: Callable[[str, Gone], None] | None = None,
 ) -> "SeveralEndpoints":
     """The servers behind `urls`, as one endpoint; see `connect`.
 
@@ -52,7 +59,8 @@ async def connect_several(
         urls: one a server, no two alike.
         model: which of their models; None takes the only one.
         api_key: the key that all of them take.
-        settings: of every server; at most `ATTEMPTS` attempts a request.
+        settings: of every server; at most `ATTEMPTS` attempts a request, and `DEADLINES` of their
+            deadlines.
         kind: how to read them; None asks each.
         on_lost: told the URL of a server that is given up, and why.
 
@@ -63,7 +71,11 @@ async def connect_several(
     if len({url.rstrip("/") for url in urls}) < len(urls):
         raise InputError("the same --endpoint is given twice")
     shared = settings or TransportSettings()
-    policy = replace(shared.retry, attempts=min(shared.retry.attempts, ATTEMPTS))
+    policy = replace(
+        shared.retry,
+        attempts=min(shared.retry.attempts, ATTEMPTS),
+        item_timeout_s=min(shared.retry.item_timeout_s, DEADLINES * shared.retry.attempt_timeout_s),
+    )
     members: dict[str, Endpoint] = {}
     try:
         for url in urls:
@@ -98,7 +110,7 @@ class SeveralEndpoints:
         self,
         members: dict[str, Endpoint],
         *,
-        on_lost: Callable[[str, EndpointUnreachable], None] | None = None,
+        on_lost: Callable[[str, Gone], None] | None = None,
     ) -> None:
         self._members = [Member(name, endpoint) for name, endpoint in members.items()]
         self._there = list(self._members)
@@ -237,7 +249,7 @@ class SeveralEndpoints:
             member = choose()
             try:
                 return await work(member)
-            except EndpointUnreachable as error:
+            except (EndpointUnreachable, EndpointTimeout) as error:
                 if member in self._there:
                     if len(self._there) == 1:
                         raise

@@ -16,8 +16,8 @@ from icm_client.endpoints import (
     WireEvent,
     connect,
 )
-from icm_client.endpoints.several import ATTEMPTS, connect_several
-from icm_client.errors import EndpointUnreachable, InputError
+from icm_client.endpoints.several import ATTEMPTS, Gone, connect_several
+from icm_client.errors import InputError
 from icm_client.settings import Environment
 
 
@@ -103,7 +103,7 @@ async def _opened(server: Server, observe: Callable[[WireEvent], None] | None) -
                 "--allow-floor and --context-length are for one"
             )
 
-        def lost(name: str, error: EndpointUnreachable) -> None:
+        def lost(name: str, error: Gone) -> None:
             if observe is not None:
                 observe(Waiting(0.0, f"{name} is given up: {error}", ATTEMPTS, False))
 

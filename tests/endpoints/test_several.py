@@ -13,11 +13,11 @@ from planted_run import concept, honest, opened, scores, settings
 
 from icm_client.endpoints.member import REMEMBERED_PREFIXES, Member
 from icm_client.endpoints.protocol import Endpoint, Read, TokenIds
-from icm_client.endpoints.several import SeveralEndpoints, connect_several
-from icm_client.errors import EndpointUnreachable, InputError
-from icm_client.testing import PlantedConcept, PlantedServer
+from icm_client.endpoints.several import Gone, SeveralEndpoints, connect_several
+from icm_client.errors import EndpointTimeout, EndpointUnreachable, InputError
+from icm_client.testing import PlantedConcept, PlantedServer, after, hang
 
-Lost = list[tuple[str, EndpointUnreachable]]
+Lost = list[tuple[str, Gone]]
 
 
 @asynccontextmanager
@@ -74,6 +74,28 @@ async def test_a_lost_servers_work_goes_to_the_others(tmp_path: Path, dies_after
             assert endpoint.lost == ("server 1",)
     np.testing.assert_array_equal(found, await honest(tmp_path))
     assert [name for name, _ in lost] == ["server 1"]
+
+
+async def test_a_server_that_hangs_is_moved_away_from(tmp_path: Path) -> None:
+    lost: Lost = []
+    async with (
+        PlantedServer(concept()) as well,
+        PlantedServer(concept(), faults=after(2, hang())) as hanging,
+        AsyncExitStack() as stack,
+    ):
+        members: dict[str, Endpoint] = {}
+        for server, chosen in (
+            (well, settings(attempts=2)),
+            (hanging, settings(attempts=2, attempt_timeout_s=0.8, item_timeout_s=1.7)),
+        ):
+            name = "well" if server is well else "hanging"
+            members[name] = await stack.enter_async_context(opened(server, chosen))
+        endpoint = SeveralEndpoints(members, on_lost=lambda *told: lost.append(told))
+        with anyio.fail_after(30):
+            found = await scores(endpoint, tmp_path)
+    np.testing.assert_array_equal(found, await honest(tmp_path))
+    assert [name for name, _ in lost] == ["hanging"]
+    assert isinstance(lost[0][1], EndpointTimeout)
 
 
 async def test_the_last_one_is_never_given_up() -> None:
