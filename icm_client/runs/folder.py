@@ -87,6 +87,8 @@ class RunFolder:
         lock = _locked(path)
         try:
             with _explained(path):
+                for torn in path.glob(".*.tmp"):  # of a process that was killed as it wrote
+                    torn.unlink()
                 record_path, journal_path = path / "run.json", path / "journal.jsonl"
                 if fresh:
                     for name in ("journal.jsonl", "labels.jsonl", "result.json", "run.json"):

@@ -139,6 +139,14 @@ def test_the_same_job_goes_on_in_its_folder_and_fresh_starts_over(base: Path) ->
     assert [event["event"] for event in read(journal)] == ["started"]
 
 
+def test_what_a_killed_process_left_half_written_is_gone(base: Path) -> None:
+    name = finished(base, described())
+    torn = base / name / ".result.json.0123abcd.tmp"
+    torn.write_bytes(b'{"coher')
+    with RunFolder.open(described(), base=base):
+        assert not torn.exists()
+
+
 def test_how_a_run_ended(base: Path) -> None:
     def state(seed: int) -> tuple[str, str | None]:
         run = read_run(described(seed=seed).name, base)
