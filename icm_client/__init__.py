@@ -3,17 +3,21 @@
 Internal Coherence Maximization, arXiv 2506.10139.
 """
 
-from icm_client.analysis.diagnosis import Finding
-from icm_client.coherence.settings import SweepSettings
-from icm_client.coherence.sweep import SweepRecord
-from icm_client.data import Dataset, LabelledRow, Row, Task, read_rows, rows_from
-from icm_client.endpoints import EmbeddedEndpoint, connect
-from icm_client.errors import IcmError
-from icm_client.runs.client import Client, LabelJob
-from icm_client.runs.label import label, label_sync
-from icm_client.runs.progress import Cost, Progress
-from icm_client.runs.result import Labels
-from icm_client.runs.server import Server
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from icm_client.analysis.diagnosis import Finding
+    from icm_client.coherence.settings import SweepSettings
+    from icm_client.coherence.sweep import SweepRecord
+    from icm_client.data import Dataset, LabelledRow, Row, Task, read_rows, rows_from
+    from icm_client.endpoints import EmbeddedEndpoint, connect
+    from icm_client.errors import IcmError
+    from icm_client.runs.client import Client, LabelJob
+    from icm_client.runs.label import label, label_sync
+    from icm_client.runs.progress import Cost, Progress
+    from icm_client.runs.result import Labels
+    from icm_client.runs.server import Server
 
 __version__ = "0.1.0"
 
@@ -40,3 +44,31 @@ __all__ = [
     "read_rows",
     "rows_from",
 ]
+
+# Imported when first asked for: a command's help and a shell's completion need none of it, and the
+# servers' client alone takes half a second.
+_HOMES = {
+    "analysis.diagnosis": ("Finding",),
+    "coherence.settings": ("SweepSettings",),
+    "coherence.sweep": ("SweepRecord",),
+    "data": ("Dataset", "LabelledRow", "Row", "Task", "read_rows", "rows_from"),
+    "endpoints": ("EmbeddedEndpoint", "connect"),
+    "errors": ("IcmError",),
+    "runs.client": ("Client", "LabelJob"),
+    "runs.label": ("label", "label_sync"),
+    "runs.progress": ("Cost", "Progress"),
+    "runs.result": ("Labels",),
+    "runs.server": ("Server",),
+}
+
+if not TYPE_CHECKING:  # a type checker is to refuse names that are not there
+
+    def __getattr__(name: str) -> object:
+        home = next((home for home, names in _HOMES.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -9,34 +9,20 @@ import sys
 import click
 
 import icm_client
-from icm_client.cli.ablate import ablate_command
-from icm_client.cli.check import check_command
-from icm_client.cli.label import label_command
-from icm_client.cli.runs import runs_group
-from icm_client.cli.serve import serve_command
+from icm_client.cli.commands import Commands
 from icm_client.cli.signals import Interrupted
-from icm_client.cli.store import store_group
-from icm_client.cli.tasks import tasks_command
-from icm_client.cli.watch import watch_command
 from icm_client.errors import IcmError, InputError
 
 GO_ON = "Every score so far is kept: the same command again goes on from here."
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(icm_client.__version__, prog_name="icm-client")
 def cli() -> None:
     """Find labels for unlabelled rows: those that a base model finds most coherent."""
-
-
-cli.add_command(label_command)
-cli.add_command(check_command)
-cli.add_command(ablate_command)
-cli.add_command(tasks_command)
-cli.add_command(runs_group)
-cli.add_command(store_group)
-cli.add_command(serve_command)
-cli.add_command(watch_command)
 
 
 def main() -> None:

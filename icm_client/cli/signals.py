@@ -10,7 +10,7 @@ import anyio
 import click
 
 from icm_client.errors import RunStopped
-from icm_client.scoring.task_groups import open_task_group
+from icm_client.task_groups import open_task_group
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 

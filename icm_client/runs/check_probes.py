@@ -30,7 +30,7 @@ from icm_client.runs.job import Job
 from icm_client.runs.presets import fit
 from icm_client.runs.run_cost import RunCost, run_cost
 from icm_client.scoring import LabelTrie, Pieces, ScoreStore, prompt_ids, tokenize_pieces
-from icm_client.scoring.task_groups import open_task_group
+from icm_client.task_groups import open_task_group
 
 IN_FLIGHT: Final = (1, 8, 64)
 """At which numbers of requests the throughput is measured."""

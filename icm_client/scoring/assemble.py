@@ -12,7 +12,7 @@ from icm_client.coherence.problem import Context, Query
 from icm_client.endpoints.protocol import Endpoint, LabelToken, TextEndpoint, TokenIds
 from icm_client.errors import TaskError
 from icm_client.scoring.store import ScoreStore
-from icm_client.scoring.task_groups import open_task_group
+from icm_client.task_groups import open_task_group
 
 FIRST_CHECKED = 3
 """Label ids are compared after this many prompts from the start of the data, ..."""

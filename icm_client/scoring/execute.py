@@ -13,7 +13,7 @@ from icm_client.errors import EndpointError, ScoreError
 from icm_client.scoring.lanes import assign_lanes
 from icm_client.scoring.planner import Branch
 from icm_client.scoring.prompts import Asked, written_out
-from icm_client.scoring.task_groups import open_task_group
+from icm_client.task_groups import open_task_group
 
 
 class Caller(NamedTuple):

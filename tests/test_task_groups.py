@@ -1,7 +1,7 @@
 import pytest
 
 from icm_client.errors import EndpointFault
-from icm_client.scoring.task_groups import open_task_group
+from icm_client.task_groups import open_task_group
 
 
 async def fail(error: Exception) -> None:
