@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from icm_client import EmbeddedEndpoint, Labels, Progress, Task, label
-from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.official import OfficialSettings
 from icm_client.runs.presets import Preset, Settings, preset_settings
 
 MOVIES = Path(__file__).parents[1] / "examples" / "movie_reviews"
@@ -56,7 +57,7 @@ async def _presets(
         table.add_column(column)
     for preset in chosen:
         settings = preset_settings(preset)
-        if not isinstance(settings, SweepSettings):
+        if isinstance(settings, AnnealSettings | OfficialSettings):
             settings = replace(settings, iterations=steps)
         found = await _labelled(rows, settings, seed, store)
         accepted = sum(step.accepted for step in found.steps)

@@ -10,8 +10,16 @@ from typing import Literal, get_args
 
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.starts import Start
+from icm_client.errors import InputError
 from icm_client.runs.job import Job
-from icm_client.runs.presets import Preset, Settings, preset_of, preset_settings
+from icm_client.runs.presets import (
+    InContextPreset,
+    InContextSettings,
+    Settings,
+    TrainedSettings,
+    preset_of,
+    preset_settings,
+)
 
 Ablation = Literal["constraint", "initial", "alpha", "init", "preset"]
 """Named for the option of `icm-client label` that it changes."""
@@ -42,7 +50,7 @@ class Variant:
 
     ablation: Ablation
     name: str
-    settings: Settings
+    settings: InContextSettings
     start: str | None = None
     made: MadeStart | None = None
     rule: bool = True
@@ -85,7 +93,15 @@ def plan_ablations(
         base: what every variant has but for the one thing that it changes.
         start: the base's first labels.
         only: the ablations wanted.
+
+    Raises:
+        InputError: the base trains models, of which no ablation is made.
     """
+    if isinstance(base, TrainedSettings):
+        raise InputError(
+            f"ablations are of searches in context, not of {preset_of(base)}: take --preset fast, "
+            "paper or official"
+        )
     wanted = set(only)
     variants: list[Variant] = []
     notices: list[str] = []
@@ -106,7 +122,7 @@ def plan_ablations(
 _Listed = tuple[list[Variant], str | None]
 
 
-def _constraint(job: Job, base: Settings, start: str | None) -> _Listed:
+def _constraint(job: Job, base: InContextSettings, start: str | None) -> _Listed:
     if not job.constraint.groups:
         return [], "no ablation 'constraint': no rule binds these rows"
     return [
@@ -115,7 +131,7 @@ def _constraint(job: Job, base: Settings, start: str | None) -> _Listed:
     ], None
 
 
-def _initial(job: Job, base: Settings, start: str | None) -> _Listed:
+def _initial(job: Job, base: InContextSettings, start: str | None) -> _Listed:
     if start not in (None, "random", "balanced"):
         return [], "no ablation 'initial': the first labels are given for more than K items"
     fewest, most = 0, len(job.prompts)
@@ -125,7 +141,7 @@ def _initial(job: Job, base: Settings, start: str | None) -> _Listed:
     return [Variant("initial", str(K), replace(base, initial=K), start) for K in numbers], None
 
 
-def _alpha(_: Job, base: Settings, start: str | None) -> _Listed:
+def _alpha(_: Job, base: InContextSettings, start: str | None) -> _Listed:
     if isinstance(base, SweepSettings):
         return [], "no ablation 'alpha': the preset fast has none"
     own = [] if base.alpha in ALPHAS else [base.alpha]
@@ -140,7 +156,7 @@ def _alpha(_: Job, base: Settings, start: str | None) -> _Listed:
     ], None
 
 
-def _init(job: Job, base: Settings, start: str | None) -> _Listed:
+def _init(job: Job, base: InContextSettings, start: str | None) -> _Listed:
     # The paper's own start is the random one.
     own = "random" if preset_of(base) == "paper" else "own"
     variants = [Variant("init", own, base)]
@@ -154,13 +170,14 @@ def _init(job: Job, base: Settings, start: str | None) -> _Listed:
     return [*variants, *(Variant("init", kind, base, made=kind) for kind in made)], notice
 
 
-def _preset(_: Job, base: Settings, start: str | None) -> _Listed:
+def _preset(_: Job, base: InContextSettings, start: str | None) -> _Listed:
     return [
-        Variant("preset", preset, settings_like(base, preset), start) for preset in get_args(Preset)
+        Variant("preset", preset, settings_like(base, preset), start)
+        for preset in get_args(InContextPreset)
     ], None
 
 
-def settings_like(base: Settings, preset: Preset) -> Settings:
+def settings_like(base: InContextSettings, preset: InContextPreset) -> InContextSettings:
     """The preset's numbers; steps and contexts as in `base`, where both have them."""
     if preset_of(base) == preset:
         return base

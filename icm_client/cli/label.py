@@ -12,6 +12,7 @@ from icm_client.cli.search_options import constraint_of, search_options, setting
 from icm_client.cli.server_options import server_options
 from icm_client.cli.signals import draining
 from icm_client.cli.terminal import print_preview, print_result, print_warnings, progress_display
+from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
 from icm_client.data import (
     FileFormat,
     Task,
@@ -63,6 +64,7 @@ _FORMATS = click.Choice(get_args(FileFormat))
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is random."
 )
 @search_options
+@trainer_options
 @click.option(
     "--runs",
     type=click.Path(),
@@ -126,6 +128,9 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     group: tuple[str, ...],
     answer: str | None,
     implies: str | None,
+    trainer_kind: TrainerKind | None,
+    train_from: str | None,
+    epochs: int | None,
     runs: str,
     no_record: bool,
     fresh: bool,
@@ -160,6 +165,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         raise click.UsageError("Missing option '-o' / '--output': where should the labels go?")
     task, found_at = _task(data, task_name, template, labels)
     settings = settings_of(preset, numbers)
+    trainer = trainer_of(settings, server, kind=trainer_kind, train_from=train_from, epochs=epochs)
     constraint = constraint_of(rule, group, answer, implies)
     dataset = read_rows(
         data,
@@ -199,6 +205,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
                     seed=seed,
                     settings=settings,
                     start=start,
+                    trainer=trainer,
                     budget=budget,
                     fail_on_error=fail_on_error,
                     accept_drift=accept_drift,

@@ -7,15 +7,19 @@ from typing import TypeVar, get_args
 import click
 
 from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.folds import FoldSettings
+from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.leave_one_out import Layout
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data.constraint_spec import KINDS, ConstraintSpec
 from icm_client.runs.first_labels import KINDS as STARTS
-from icm_client.runs.presets import Preset, Settings, preset_settings
+from icm_client.runs.presets import Preset, Settings, TrainedSettings, preset_settings
 
 F = TypeVar("F", bound=Callable[..., None])
 
-_FAST, _PAPER = SweepSettings(), AnnealSettings()
+_FAST, _PAPER, _FOLDS = SweepSettings(), AnnealSettings(), FoldSettings()
+_OF_FOLDS = ("folds", "passes")
+_OF_SWEEPS = ("initial", "demos", "restarts", "max_sweeps")
 
 _OPTIONS = (
     click.option(
@@ -23,7 +27,8 @@ _OPTIONS = (
         type=click.Choice(get_args(Preset)),
         default="fast",
         show_default=True,
-        help="The search: sweeps; the paper's Algorithms 1 and 2; or its released code's.",
+        help="The search: sweeps; the paper's Algorithms 1 and 2; or its released code's; or, with "
+        "models trained on the labels, its Algorithms 3 and 4 (folds), or batch after batch.",
     ),
     click.option(
         "--demos",
@@ -45,13 +50,13 @@ _OPTIONS = (
     click.option(
         "--restarts",
         type=click.IntRange(1),
-        help="fast: the most starts while no coherent labels are found. "
+        help="fast, folds, iterate: the most starts while no coherent labels are found. "
         f"[default: {_FAST.restarts}]",
     ),
     click.option(
         "--max-sweeps",
         type=click.IntRange(2),
-        help=f"fast: the most sweeps from one start. [default: {_FAST.max_sweeps}]",
+        help=f"fast, folds, iterate: the most sweeps from one start. [default: {_FAST.max_sweeps}]",
     ),
     click.option(
         "--steps",
@@ -76,6 +81,24 @@ _OPTIONS = (
         type=click.IntRange(2),
         metavar="ROWS",
         help="paper, official: anneal so many rows at a time (256 in the paper). [default: all]",
+    ),
+    click.option(
+        "--folds",
+        type=click.IntRange(2),
+        help="folds: parts of the rows, each labelled by a model trained on the others. "
+        f"[default: {_FOLDS.folds}]",
+    ),
+    click.option(
+        "--passes",
+        type=click.IntRange(1),
+        help=f"folds: the most passes over all parts. [default: {_FOLDS.passes}]",
+    ),
+    click.option(
+        "--iterate",
+        type=click.IntRange(2),
+        metavar="ROWS",
+        help="Label so many rows at a time, each time with a model trained on those before: "
+        f"--preset iterate. [default there: {IterateSettings().batch}]",
     ),
     click.option(
         "--constraint",
@@ -108,21 +131,51 @@ def settings_of(preset: Preset, given: Mapping[str, object]) -> Settings:
         click.UsageError: an option that this preset has no use for.
         InputError: numbers that no search can work with.
     """
+    if given.get("iterate") is not None:
+        if preset not in ("fast", "iterate"):
+            raise click.UsageError(f"--iterate is a search of its own, and so is {preset}.")
+        preset = "iterate"
     settings = preset_settings(preset)
+    if isinstance(settings, TrainedSettings):
+        return _of_training(settings, preset, given)
     known = {field.name for field in fields(settings)}
     changed = {}
     for name, value in given.items():
         if value is None:
             continue
         place = "max_demos" if name == "demos" and preset != "fast" else name
-        if place not in known:
-            other = "fast" if preset != "fast" else "paper and official"
-            option = {"iterations": "steps", "layout": "contexts"}.get(name, name)
-            raise click.UsageError(
-                f"--{option.replace('_', '-')} is for --preset {other}, not for {preset}."
-            )
+        if place not in known or name in _OF_FOLDS:  # a sweep has folds of its own
+            raise _misplaced(name, preset)
         changed[place] = value
     return replace(settings, **changed)  # type: ignore[arg-type]  # click has checked the kinds
+
+
+def _of_training(
+    settings: TrainedSettings, preset: Preset, given: Mapping[str, object]
+) -> TrainedSettings:
+    """What is a search's own goes there, the rest to the search that finds its first labels."""
+    own, of_sweeps = {}, {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name == "iterate":
+            own["batch"] = value
+        elif isinstance(settings, FoldSettings) and name in _OF_FOLDS:
+            own[name] = value
+        elif name in _OF_SWEEPS:
+            of_sweeps[name] = value
+        else:
+            raise _misplaced(name, preset)
+    sweeps = replace(settings.sweeps, **of_sweeps)  # type: ignore[arg-type]  # click has checked
+    return replace(settings, sweeps=sweeps, **own)  # type: ignore[arg-type]
+
+
+def _misplaced(name: str, preset: Preset) -> click.UsageError:
+    option = {"iterations": "steps", "layout": "contexts"}.get(name, name).replace("_", "-")
+    others = "folds" if name in _OF_FOLDS else "paper and official"
+    if name in _OF_SWEEPS:
+        others = "fast, folds and iterate"
+    return click.UsageError(f"--{option} is for --preset {others}, not for {preset}.")
 
 
 def constraint_of(

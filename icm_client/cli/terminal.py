@@ -9,8 +9,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.analysis.findings import Severity, Verdict
 from icm_client.coherence.anneal import Step
-from icm_client.coherence.sweep import SweepRecord
+from icm_client.coherence.search_result import SweepRecord
+from icm_client.coherence.trained import PassRecord
+from icm_client.runs.folder import REPORT
 from icm_client.runs.job import Job
 from icm_client.runs.presets import Observed
 from icm_client.runs.progress import OnProgress, Progress
@@ -24,6 +27,14 @@ SHOWN_FAILED = 10
 
 TOLD_STEPS = 10
 """Lines that a search of many steps prints."""
+
+_VERDICT_STYLES: dict[Verdict, str] = {
+    "trust": "green",
+    "check": "yellow",
+    "do not trust": "bold red",
+}
+
+_FINDING_STYLES: dict[Severity, str] = {"fatal": "bold red", "check": "yellow", "note": "dim"}
 
 
 @contextmanager
@@ -94,7 +105,10 @@ class SearchLines:
 def _sweep(sweep: SweepRecord, labels: tuple[str, ...]) -> str:
     counts = ", ".join(f"{n} {word}" for word, n in zip(labels, sweep.counts, strict=True))
     start = f"start {sweep.restart + 1}, " if sweep.restart else ""
-    return f"{start}sweep {sweep.sweep + 1}: U {sweep.utility:+.3f}, {counts}, {sweep.moved} moved"
+    what = "sweep"
+    if isinstance(sweep, PassRecord):
+        what = f"trained on {sweep.trained_on:,} labels, pass"
+    return f"{start}{what} {sweep.sweep + 1}: U {sweep.utility:+.3f}, {counts}, {sweep.moved} moved"
 
 
 def _tokens(progress: Progress) -> str:
@@ -118,6 +132,14 @@ def moment(progress: Progress) -> Group:
         ProgressBar(total=max(progress.total, 1), completed=progress.done, width=40),
         Text(f"{progress.done}/{progress.total} scores{left}"),
     )
+    for training in progress.training:
+        steps = "" if training.steps is None else f"/{training.steps}"
+        loss = "" if training.loss is None else f", loss {training.loss:.3f}"
+        bar.add_row(
+            Text(f"Training {training.name}"),
+            ProgressBar(total=training.steps, completed=training.step, width=40),
+            Text(f"step {training.step}{steps}{loss}, {_duration(training.seconds)}"),
+        )
     waiting = []
     if progress.waiting is not None and progress.waiting.seconds >= SHOWN_WAIT_S:
         why = f"Waiting {progress.waiting.seconds:.0f} s: {progress.waiting.reason}"
@@ -149,6 +171,7 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
+    table.add_row("verdict", Text(found.verdict, style=_VERDICT_STYLES[found.verdict]))
     total = len(found.rows)
     for word, count in found.counts.items():
         table.add_row(Text(word), f"{count:,} rows ({count / total:.0%})")
@@ -168,7 +191,8 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
         table.add_row("steps", f"{len(found.steps):,}, {accepted:,} accepted ({found.preset})")
     table.add_row("model", Text(f"{found.server.model} ({found.server.kind})"))
     if found.run is not None:
-        table.add_row("record in", Text(str(found.run)))
+        report = found.run / REPORT
+        table.add_row("record in", Text(str(report if report.exists() else found.run)))
     table.add_row("labels in", Text(output))
     (console or Console(highlight=False)).print(table)
 
@@ -195,10 +219,14 @@ def print_warnings(found: Labels) -> None:
             ),
             soft_wrap=True,
         )
+    if found.verdict != "trust":
+        told = Text(f"Warning: the verdict on these labels is: {found.verdict}. What was seen:")
+        console.print(told, style=_VERDICT_STYLES[found.verdict], soft_wrap=True)
     for finding in reversed(found.findings):  # the worst one last, where it is read
-        style = "bold red" if finding.fatal else "yellow"
+        kind = "Note" if finding.severity == "note" else "Warning"
         console.print(
-            Text(f"Warning: {finding.message} {finding.advice}", style=style), soft_wrap=True
+            Text(f"{kind}: {finding.message} {finding.advice}", _FINDING_STYLES[finding.severity]),
+            soft_wrap=True,
         )
 
 

@@ -1,5 +1,6 @@
 """One sweep's questions: contexts of other folds' demos, and calibrated scores behind them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +11,24 @@ from icm_client.coherence.contexts import UNLABELLED, draw_demos, split_folds
 from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Query, Score
 from icm_client.coherence.settings import SweepSettings
 
+REPEATED = 8
+"""Queries of the last context that are worth asking again, to see what the server wavers by."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredFold:
-    """Targets and the context they were scored behind, with their calibrated scores `[n, K]`."""
+    """Targets and the context that they were scored behind.
+
+    Attributes:
+        targets: shape `[n]`.
+        calibrated: shape `[n, K]`, nats.
+        label_mass: shape `[n]`, the share of the next token's probability that is on any label.
+    """
 
     context: Context
     targets: IntArray
     calibrated: FloatArray
+    label_mass: FloatArray
 
 
 def fold_contexts(
@@ -74,9 +85,23 @@ async def score_folds(contexts: list[tuple[Context, IntArray]], score: Score) ->
     log_probs = await score([Query(context, int(i)) for context, ts in contexts for i in ts])
     ends = np.cumsum([len(targets) for _, targets in contexts])
     return [
-        ScoredFold(context, targets, pointwise_mutual_information(part))
+        ScoredFold(context, targets, pointwise_mutual_information(part), np.exp(part).sum(axis=1))
         for (context, targets), part in zip(contexts, np.split(log_probs, ends[:-1]), strict=True)
     ]
+
+
+def joined(folds: Sequence[ScoredFold], shape: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
+    """Calibrated scores `[N, K]` and label mass `[N]` of all folds; NaN where none has the item."""
+    scores, mass = np.full(shape, np.nan), np.full(shape[0], np.nan)
+    for fold in folds:
+        scores[fold.targets] = fold.calibrated
+        mass[fold.targets] = fold.label_mass
+    return scores, mass
+
+
+def last_asked(context: Context, targets: IntArray) -> tuple[Query, ...]:
+    """The first few queries of a fold: `REPEATED` of them, or all."""
+    return tuple(Query(context, int(target)) for target in targets[:REPEATED])
 
 
 def margin(scores: FloatArray) -> FloatArray:

@@ -27,15 +27,23 @@ from icm_client.coherence.calibration import (
 )
 from icm_client.coherence.constraints import Constraint, check_groups, inconsistent_pairs
 from icm_client.coherence.contexts import UNLABELLED, draw_demos, split_folds
-from icm_client.coherence.fold_scores import margin, score_folds
+from icm_client.coherence.fold_scores import last_asked, margin, score_folds
 from icm_client.coherence.leave_one_out import queries
 from icm_client.coherence.official import OfficialSettings, anneal_official
 from icm_client.coherence.polarity import NameExchange, exchange_names
 from icm_client.coherence.prior import PriorEstimate, estimate_prior
-from icm_client.coherence.problem import BoolArray, FloatArray, IntArray, Score, Stop, never
+from icm_client.coherence.problem import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Query,
+    Score,
+    Stop,
+    never,
+)
+from icm_client.coherence.search_result import SearchResult
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.starts import check_start
-from icm_client.coherence.sweep import SearchResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +209,7 @@ async def _settled(
     there = np.flatnonzero(labels != UNLABELLED)
     utility = float(ends.calibrated[there, labels[there]].mean())
     counts = np.bincount(labels[there], minlength=n_labels).tolist()
-    exchange = await _exchange(
+    exchange, asked = await _exchange(
         labels, ends.log_probs, score, constraint=constraint, rng=rng, max_demos=max_demos
     )
     return SearchResult(
@@ -219,6 +227,8 @@ async def _settled(
         settled=int((labels != ends.labels).sum()),
         contradictions=len(inconsistent_pairs(ends.labels, constraint)),
         stopped=ends.stopped,
+        label_mass=np.exp(ends.log_probs).sum(axis=1),
+        last_asked=asked,
     )
 
 
@@ -248,8 +258,12 @@ async def _exchange(
     constraint: Constraint,
     rng: np.random.Generator,
     max_demos: int | None,
-) -> NameExchange:
-    """Exchange names as the sweeps do: half of the items behind demos of the other half."""
+) -> tuple[NameExchange, tuple[Query, ...]]:
+    """Exchange names as the sweeps do: half of the items behind demos of the other half.
+
+    Returns:
+        What became of `U`, and a few of the queries with the names as they are.
+    """
     n_items, n_labels = log_probs.shape
     usual = SweepSettings()
     targets = split_folds(n_items, 2, rng, constraint.groups)[0]
@@ -264,4 +278,5 @@ async def _exchange(
         rng=rng,
     )
     (fold,) = await score_folds([(context, targets)], score)
-    return await exchange_names(context, targets, fold.calibrated, labels, score)
+    exchange = await exchange_names(context, targets, fold.calibrated, labels, score)
+    return exchange, last_asked(context, targets)

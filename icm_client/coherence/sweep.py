@@ -25,100 +25,53 @@ stands in one fold: no target reads the label of an item that gives its own away
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from icm_client.coherence.anneal import Step
 from icm_client.coherence.assignment import JointAssignment
 from icm_client.coherence.calibration import coherence, log_softmax
 from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, Groups, check_groups
 from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.fold_scores import ScoredFold, fold_contexts, score_folds
-from icm_client.coherence.polarity import NameExchange, exchange_names
+from icm_client.coherence.fold_scores import (
+    ScoredFold,
+    fold_contexts,
+    joined,
+    last_asked,
+    score_folds,
+)
+from icm_client.coherence.polarity import exchange_names_in_folds
 from icm_client.coherence.prior import PriorEstimate, estimate_prior
 from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
+from icm_client.coherence.search_result import Observer, RestartEnd, SearchResult, SweepRecord
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.starts import balanced_start, check_start
 
-
-@dataclass(frozen=True, slots=True)
-class SweepRecord:
-    """One sweep, as told to the observer.
-
-    Attributes:
-        restart: from 0.
-        sweep: from 0, within the restart.
-        utility: calibrated `U(D)` of the labels after this sweep, nats an item.
-        coherence: `utility` as a share of the labels' entropy.
-        counts: items of each label, shape `[K]`.
-        moved: items whose label changed, those labelled for the first time included.
-    """
-
-    restart: int
-    sweep: int
-    utility: float
-    coherence: float
-    counts: tuple[int, ...]
-    moved: int
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """The labels found.
-
-    Attributes:
-        labels: shape `[N]`; where a rule binds items, not each one's likeliest by itself.
-            `UNLABELLED` where an item could not be scored.
-        log_probs: shape `[N, K]`, nats; rows sum to one in probability, and are NaN where an item
-            could not be scored.
-        utility: calibrated `U(D)` of the labels, nats an item.
-        coherence: `utility` as a share of the labels' entropy.
-        restart: which restart won.
-        prior: what was assumed about the labels' shares.
-        exchange: what became of `U` when label names were exchanged.
-        history: all sweeps of all restarts, in order; none of Algorithm 1.
-        by_confidence: groups too large to try all labellings of; the most confident item decided.
-        exchanged: whether names that were clearly better have been taken.
-        steps: all steps of Algorithm 1, in order; none of this search.
-        objective: Algorithm 1's own `U(D)` when it ended, summed over batches.
-        settled: items that Algorithm 1 left without a label, or whose label contradicted others,
-            and that have another label now.
-        contradictions: pairs that contradicted each other when Algorithm 1 ended.
-        stopped: whether `stop` ended the search before its time.
-    """
-
-    labels: IntArray
-    log_probs: FloatArray
-    utility: float
-    coherence: float
-    restart: int
-    prior: PriorEstimate
-    exchange: NameExchange
-    history: tuple[SweepRecord, ...]
-    by_confidence: int = 0
-    exchanged: bool = False
-    steps: tuple[Step, ...] = ()
-    objective: float | None = None
-    settled: int = 0
-    contradictions: int = 0
-    stopped: bool = False
-
-
-Observer = Callable[[SweepRecord], None]
+__all__ = ["Observer", "SearchResult", "SweepRecord", "search"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Climb:
-    """Where one restart ended."""
+    """Where one restart ended.
+
+    Attributes:
+        labels: shape `[N]`.
+        averaged: shape `[N, K]`, nats: mean of the last sweeps' scores.
+        sweep_scores: shape `[M, N, K]`, nats: those of them behind labels that were not sampled.
+        label_mass: shape `[N]`, a mean over the same sweeps.
+        folds: of the last sweep.
+        stopped: whether `stop` ended it.
+    """
 
     restart: int
     labels: IntArray
     averaged: FloatArray
+    sweep_scores: FloatArray
+    label_mass: FloatArray
     utility: float
     prior: PriorEstimate
-    fold: ScoredFold
+    folds: list[ScoredFold]
     stopped: bool
 
 
@@ -172,6 +125,7 @@ async def search(
         observe(record)
 
     best: _Climb | None = None
+    ends: list[RestartEnd] = []
     starts = settings.restarts if start is None else 1
     for restart, chance in enumerate(rng.spawn(starts)):
         labels = start
@@ -194,6 +148,8 @@ async def search(
             note=note,
             stop=stop,
         )
+        share = coherence(found.utility, _counts(found.labels, n_labels))
+        ends.append(RestartEnd(found.labels, found.utility, share))
         if best is None or found.utility > best.utility:
             best = found
         enough = coherence(best.utility, _counts(best.labels, n_labels)) >= settings.coherent
@@ -201,12 +157,12 @@ async def search(
         if enough or stopped:
             break
     assert best is not None  # noqa: S101 - restarts >= 1
-    exchange = await exchange_names(
-        best.fold.context, best.fold.targets, best.fold.calibrated, best.labels, score
-    )
+    exchange = await exchange_names_in_folds(best.folds, best.labels, score)
     averaged, shares, utility = best.averaged, best.prior, best.utility
-    if exchange.better:
-        averaged = averaged[:, np.asarray(exchange.names)]  # an exchange is its own inverse
+    sweep_scores = best.sweep_scores
+    if exchange.better:  # an exchange is its own inverse
+        averaged = averaged[:, np.asarray(exchange.names)]
+        sweep_scores = sweep_scores[:, :, np.asarray(exchange.names)]
         shares = estimate_prior(averaged, prior, uneven_before=shares.source == "mixture")
         utility = exchange.exchanged_utility
     decided = averaged + shares.offsets
@@ -223,6 +179,10 @@ async def search(
         by_confidence=by_confidence,
         exchanged=exchange.better,
         stopped=stopped,
+        restarts=tuple(ends),
+        label_mass=best.label_mass,
+        sweep_scores=sweep_scores,
+        last_asked=last_asked(best.folds[0].context, best.folds[0].targets),
     )
 
 
@@ -244,6 +204,9 @@ async def _climb(
     shape = (len(labels), n_labels)
     window: deque[FloatArray] = deque(maxlen=settings.averaged)
     averaged = np.full(shape, np.nan)
+    # The same, those behind sampled labels left out: what the scores themselves waver by.
+    cold: deque[FloatArray] = deque(maxlen=settings.averaged)
+    masses: deque[FloatArray] = deque(maxlen=settings.averaged)
     settled_shares: deque[float] = deque(maxlen=settings.averaged)
     highest = -np.inf
     estimate: PriorEstimate | None = None
@@ -251,9 +214,7 @@ async def _climb(
     while True:
         contexts = fold_contexts(sweep, labels, averaged, rng, settings, groups=groups)
         folds = await score_folds(contexts, score)
-        scores = np.full(shape, np.nan)
-        for fold in folds:
-            scores[fold.targets] = fold.calibrated
+        scores, mass = joined(folds, shape)
         window.append(scores)
         averaged = _mean_of_scored(window)
         uneven = estimate is not None and estimate.source == "mixture"
@@ -267,6 +228,8 @@ async def _climb(
         note(SweepRecord(restart, sweep, utility, share, counts, moved))
         if sweep >= settings.cold_after:
             settled_shares.append(share)
+            cold.append(scores)
+            masses.append(mass)
         # What is averaged still holds scores behind labels that knew much less.
         unripe = (
             share >= settings.coherent
@@ -280,14 +243,24 @@ async def _climb(
             sweep >= settings.min_sweeps and settled and not climbs
         )
         if over or (sweep > 1 and stop()):
-            return _Climb(restart, labels, averaged, utility, estimate, folds[0], not over)
+            return _Climb(
+                restart,
+                labels,
+                averaged,
+                np.stack(cold) if cold else np.empty((0, *shape)),
+                _mean_of_scored(masses or [mass]),
+                utility,
+                estimate,
+                folds,
+                not over,
+            )
         if sweep <= settings.cold_after:
             temperature = settings.temperature / 2 ** (sweep - 1)
             labels = assign(decided / temperature + rng.gumbel(size=shape)).labels
 
 
 def _mean_of_scored(window: Iterable[FloatArray]) -> FloatArray:
-    """Mean over sweeps, `[N, K]`; NaN where no sweep scored the item."""
+    """Mean over sweeps, `[N, K]` or `[N]`; NaN where no sweep scored the item."""
     stacked = np.stack(list(window))
     times = (~np.isnan(stacked)).sum(axis=0)
     total = np.nansum(stacked, axis=0)

@@ -135,6 +135,19 @@ def read_run(name: str, base: Path = DEFAULT_BASE) -> Run:
     return _read(base / matching[0])
 
 
+def find_run(name: str, base: Path = DEFAULT_BASE) -> Run:
+    """Return the run whose folder `name` is, or that is called so: `read_run`.
+
+    Raises:
+        InputError: there is none, or more than one.
+        RunError: its folder cannot be read, or is no run's.
+    """
+    folder = Path(name)
+    if (folder / "run.json").is_file():
+        return _read(folder.resolve())
+    return read_run(name, base)
+
+
 def _names(base: Path) -> list[str]:
     try:
         return sorted(path.name for path in base.iterdir() if (path / "run.json").is_file())
@@ -212,7 +225,7 @@ def diff_runs(first: Run, second: Run) -> RunDiff:
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key) != theirs.get(key)
     }
-    found, other = _labels(first), _labels(second)
+    found, other = read_labels(first), read_labels(second)
     shared = [row for row in found if row in other]
     return RunDiff(
         settings=settings,
@@ -236,7 +249,12 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", item
 
 
-def _labels(run: Run) -> dict[str | int, str]:
+def read_labels(run: Run) -> dict[str | int, str]:
+    """Return the run's labels by row id, in the order of the data; none while it has none.
+
+    Raises:
+        RunError: the labels file cannot be read.
+    """
     path = run.path / "labels.jsonl"
     try:
         lines = path.read_bytes().splitlines()

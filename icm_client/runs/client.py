@@ -24,6 +24,7 @@ from icm_client.runs.result import Labels
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.runs.shares import Shares
 from icm_client.scoring import ScoreStore, open_store
+from icm_client.training.trainer import Trainer
 
 Find = Callable[[OnProgress], Awaitable[Labels]]
 """Labels, found while whom it is given is told."""
@@ -38,6 +39,7 @@ class LabelOptions(TypedDict, total=False):
     preset: Preset
     settings: Settings | None
     start: str | os.PathLike[str] | None
+    trainer: Trainer | None
     seed: int
     budget: Budget | None
     fail_on_error: float

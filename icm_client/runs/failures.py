@@ -5,13 +5,15 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Final, TypeVar
 
+from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.official import OfficialSettings
 from icm_client.coherence.problem import Query, Score
 from icm_client.coherence.sweep import SearchResult
 from icm_client.data import Dataset
 from icm_client.errors import InputError, TooManyFailed
 from icm_client.runs.job import Job
-from icm_client.runs.presets import Settings, preset_of
+from icm_client.runs.presets import Settings
 from icm_client.scoring.blame import FailedItem
 
 DEFAULT_FAIL_ON_ERROR: Final = 0.05
@@ -43,11 +45,12 @@ class FailedRow:
 class FailureBudget:
     """Hears of items that cannot be scored, and ends the run where they are too many.
 
-    The searches cope in two ways. One that sweeps leaves an item without a score aside, and may
-    meet it again in the next sweep. Algorithm 1 can not: a label whose context fails has no `U`.
-    Its search starts again without the item; so does one that sweeps, where the item spoilt a
-    context and with it the scores of all behind it. Either way the search stays a function of
-    rows, settings, seed and scores: where an item fails again, the same command goes the same way.
+    The searches cope in two ways. One that sweeps or trains leaves an item without a score aside,
+    and may meet it again in the next sweep or pass. Algorithm 1 can not: a label whose context
+    fails has no `U`. Its search starts again without the item; so does one that sweeps, where the
+    item spoilt a context and with it the scores of all behind it. Either way the search stays a
+    function of rows, settings, seed and scores: where an item fails again, the same command goes
+    the same way.
 
     Args:
         job: whose items they are.
@@ -72,7 +75,7 @@ class FailureBudget:
             )
         self.left_out: set[int] = set()
         self._job = job
-        self._sweeps = preset_of(settings) == "fast"
+        self._sweeps = not isinstance(settings, AnnealSettings | OfficialSettings)
         self._limit = fail_on_error
         self._reasons: dict[int, str] = {}
 

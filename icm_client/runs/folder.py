@@ -4,6 +4,7 @@
     journal.jsonl  what happened
     labels.jsonl   the labels, once they are found
     result.json    the summary, once they are found
+    report.html    the report, where the extra `report` is installed
     lock           held by the process at work, so that a run under way is told from one that died
 
 The name is the data file's, and a digest over everything that can change the labels: settings that
@@ -28,6 +29,8 @@ from icm_client.runs.run_description import RunDescription, installed_versions, 
 
 FORMAT = 1
 """Of `run.json`."""
+
+REPORT = "report.html"
 
 DEFAULT_BASE = Path("runs")
 
@@ -91,7 +94,13 @@ class RunFolder:
                     torn.unlink()
                 record_path, journal_path = path / "run.json", path / "journal.jsonl"
                 if fresh:
-                    for name in ("journal.jsonl", "labels.jsonl", "result.json", "run.json"):
+                    for name in (
+                        "journal.jsonl",
+                        "labels.jsonl",
+                        REPORT,
+                        "result.json",
+                        "run.json",
+                    ):
                         (path / name).unlink(missing_ok=True)
                 earlier = _earlier(record_path)
                 record = _record(description, command, earlier)

@@ -90,8 +90,8 @@ async def forecast_job(
     """
     if not isinstance(settings, SweepSettings):
         raise InputError(
-            "what Algorithm 1 takes depends on the steps that it accepts, which nobody knows "
-            "before: --forecast is for --preset fast"
+            "what Algorithm 1 takes depends on the steps that it accepts, and what training takes "
+            "on the trainer; nobody knows it before: --forecast is for --preset fast"
         )
     with open_store(store) as kept:
         async with open_endpoint(endpoint) as server:

@@ -16,11 +16,18 @@ from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.first_labels import read_start
 from icm_client.runs.job import Job, Rows
 from icm_client.runs.label_run import LabelRun, Record
-from icm_client.runs.presets import Preset, Settings, preset_settings
+from icm_client.runs.presets import (
+    Preset,
+    Settings,
+    check_start_of,
+    check_trainer,
+    preset_settings,
+)
 from icm_client.runs.progress import OnProgress
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScoreStore, open_store
+from icm_client.training.trainer import Trainer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +44,7 @@ async def label(
     preset: Preset = "fast",
     settings: Settings | None = None,
     start: str | os.PathLike[str] | None = None,
+    trainer: Trainer | None = None,
     seed: int = 0,
     budget: Budget | None = None,
     fail_on_error: float = DEFAULT_FAIL_ON_ERROR,
@@ -63,10 +71,11 @@ async def label(
             task's own.
         prior: label -> share of the rows, where known; None takes the task's own.
         constraint: which labels may stand together; None takes the task's own.
-        preset: which search: "fast", "paper" or "official".
+        preset: which search: "fast", "paper", "official", "folds" or "iterate".
         settings: of the search, instead of the preset's.
         start: first labels: "random", "balanced", "zero-shot", or a labels file; None leaves them
             to the search.
+        trainer: what trains the models of "folds" and "iterate"; for no other preset.
         seed: of all that is random here.
         budget: what may be spent; the run then ends with the best labels so far.
         fail_on_error: rows that the server refuses, or fails on for good, that end the run: so
@@ -86,15 +95,20 @@ async def label(
         InputError: rows or task cannot be used; nothing has been sent.
         EndpointError: the server cannot be reached, refuses, or does not answer.
         ScoreError: it answers with something that is no score, for too many rows.
+        TrainingError: a model cannot be trained.
         StoreError: scores cannot be kept.
         RunError: the run's folder cannot be used.
         RunStopped: `stopping` said so.
     """
+    settings = settings or preset_settings(preset)
+    check_trainer(settings, given=trainer is not None)
+    check_start_of(settings, given=start is not None)
     job = Job.prepare(rows, task, gold=gold, prior=prior, constraint=constraint)
     run = LabelRun(
         job,
-        settings or preset_settings(preset),
+        settings,
         first=None if start is None else read_start(start, job),
+        trainer=trainer,
         seed=seed,
         fail_on_error=fail_on_error,
         budget=budget or Budget(),

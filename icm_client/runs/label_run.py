@@ -2,38 +2,47 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from icm_client.analysis.diagnosis import diagnose
-from icm_client.coherence.problem import IntArray
+from icm_client.analysis.diagnosis import Evidence, diagnose
+from icm_client.analysis.report import write_report
+from icm_client.analysis.search_findings import agreement_matrix
+from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.problem import FloatArray, IntArray
+from icm_client.coherence.search_result import SearchResult
 from icm_client.coherence.starts import Start
-from icm_client.coherence.sweep import SearchResult
 from icm_client.data import LabelledRow
 from icm_client.endpoints import Endpoint, Exactness, WireEvent
+from icm_client.errors import RunError, SetupError
+from icm_client.runs.archive import read_run
 from icm_client.runs.budget import Budget, BudgetMeter
 from icm_client.runs.failures import FailureBudget, labelled_rows, only
 from icm_client.runs.first_labels import start_labels
-from icm_client.runs.folder import RunFolder
+from icm_client.runs.fold_training import FoldTraining
+from icm_client.runs.folder import REPORT, RunFolder
 from icm_client.runs.job import Job
 from icm_client.runs.presets import (
     Observed,
     Settings,
+    TrainingEvent,
     find_labels,
     fit,
     fitted_notice,
     preset_of,
 )
 from icm_client.runs.progress import OnProgress, ProgressMeter
-from icm_client.runs.result import Labels
+from icm_client.runs.repeat_reads import read_again
+from icm_client.runs.result import Labels, StartEnd
 from icm_client.runs.run_description import RunDescription
 from icm_client.runs.run_settings import run_settings
 from icm_client.runs.search_journal import SearchJournal
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
+from icm_client.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,7 @@ class LabelRun:
         job: rows and task.
         settings: of the search, before they are fitted to the server.
         first: first labels, or their kind; None leaves them to the search.
+        trainer: what trains the models of a search that trains any.
         seed: of all that is random.
         fail_on_error: rows without a score that end the run: a count, or a share under 1.
         budget: what may be spent.
@@ -72,6 +82,7 @@ class LabelRun:
         settings: Settings,
         *,
         first: Start | IntArray | None,
+        trainer: Trainer | None,
         seed: int,
         fail_on_error: float,
         budget: Budget,
@@ -80,13 +91,14 @@ class LabelRun:
         stopping: Callable[[], bool],
     ) -> None:
         self._job, self._settings, self._first, self._seed = job, settings, first, seed
+        self._trainer = trainer
         self._fail_on_error, self._record, self._stopping = fail_on_error, record, stopping
         self._meter = ProgressMeter(job.labels, progress)
         self._limit = BudgetMeter(budget, self._meter.cost)
         self._journal = SearchJournal(job)
 
-    def observe(self, seen: Observed | WireEvent) -> None:
-        """Hear from the search, and from the wire."""
+    def observe(self, seen: Observed | WireEvent | TrainingEvent) -> None:
+        """Hear from the search, from its trainings, and from the wire."""
         self._meter.observed(seen)
         self._journal.observed(seen)
 
@@ -114,9 +126,40 @@ class LabelRun:
             on_failed=failures.hear,
             stopping=self._stopping,
         )
+        train = None
+        if self._trainer is not None:
+            train = FoldTraining(
+                job,
+                self._trainer,
+                store,
+                scorer,
+                seed=self._seed,
+                observe=self.observe,
+                opened=self._meter.opened,
+                on_progress=lambda now: self._meter.scored(now, scorer.stats),
+                on_failed=failures.hear,
+                stopping=self._stopping,
+            )
         with self._folder(server) as folder:
             with self._journal.into(folder.journal if folder else None, fitted, notice):
-                result = await failures.searched(partial(self._search, fitted, scorer), scorer)
+                result = await failures.searched(
+                    partial(self._search, fitted, scorer, train), scorer
+                )
+            repeated = None
+            if result.last_asked and not result.stopped:  # a limit is not passed for this
+                repeated = await read_again(
+                    [
+                        asked
+                        for asked in result.last_asked
+                        if result.labels[asked.target] != UNLABELLED
+                    ],
+                    server,
+                    store,
+                    pieces,
+                    stats=scorer.stats,
+                    on_progress=lambda now: self._meter.scored(now, scorer.stats),
+                    stopping=self._stopping,
+                )
             rows = labelled_rows(job, result)
             found = Labels(
                 rows=_labelled(job, result, scorer.exactness, rows),
@@ -125,7 +168,7 @@ class LabelRun:
                 preset=preset_of(fitted),
                 utility=result.utility,
                 coherence=result.coherence,
-                findings=diagnose(result, job.labels, job.row_items),
+                findings=diagnose(result, job.labels, _evidence(job, repeated)),
                 notices=(*job.notices, *store.notices, *([notice] if notice else [])),
                 failed=failures.without_label(result),
                 stopped=self._limit.spent if result.stopped else None,
@@ -133,6 +176,8 @@ class LabelRun:
                 history=result.history,
                 steps=result.steps,
                 restart=result.restart,
+                starts=_starts(result, len(job.labels)),
+                label_mass=_label_mass(result, job.row_items[list(rows)]),
                 prior_source=result.prior.source,
                 by_confidence=result.by_confidence,
                 cost=self._meter.cost(),
@@ -143,7 +188,11 @@ class LabelRun:
                 folder.finish(found.summary(), partial(found.write, format="jsonl"))
             elif folder is not None:
                 folder.stop(f"{found.stopped}")
-            return found
+        if found.run is not None and found.stopped is None:
+            # The labels stand without it, and `icm-client report` says what is in the way.
+            with suppress(SetupError, RunError):
+                write_report(read_run(found.run.name, found.run.parent), found.run / REPORT)
+        return found
 
     @contextmanager
     def _folder(self, server: Endpoint) -> Iterator[RunFolder | None]:
@@ -152,7 +201,7 @@ class LabelRun:
         if record.runs is None:
             yield None
             return
-        settings = run_settings(self._settings, self._first)
+        settings = run_settings(self._settings, self._first, self._trainer)
         described = RunDescription.of(self._job, settings, self._seed, server.identity)
         with RunFolder.open(
             described, base=Path(record.runs), command=record.command, fresh=record.fresh
@@ -160,7 +209,11 @@ class LabelRun:
             yield folder
 
     async def _search(
-        self, fitted: Settings, scorer: Scorer, left_out: Collection[int]
+        self,
+        fitted: Settings,
+        scorer: Scorer,
+        train: FoldTraining | None,
+        left_out: Collection[int],
     ) -> SearchResult:
         """Search among the items that can be scored."""
         start = None
@@ -170,12 +223,39 @@ class LabelRun:
             self._job,
             fitted,
             scorer,
+            train,
             seed=self._seed,
             start=start,
             left_out=left_out,
             stop=self._limit,
             observe=self.observe,
         )
+
+
+def _evidence(job: Job, repeated: FloatArray | None) -> Evidence:
+    """What a diagnosis may look at: rows and task, no gold."""
+    shown = job.task.exchange or job.task.template_fields
+    texts = [tuple(f"{row.fields[name]}" for name in shown) for row in job.dataset.rows]
+    if job.task.exchange is None:
+        texts = [("\n".join(text),) for text in texts]
+    return Evidence(job.row_items, texts, job.constraint, job.prior, repeated)
+
+
+def _starts(result: SearchResult, n_labels: int) -> tuple[StartEnd, ...]:
+    """Where each start ended, and how far it agrees with all."""
+    alike = agreement_matrix([end.labels for end in result.restarts], n_labels)
+    return tuple(
+        StartEnd(end.utility, end.coherence, tuple(agreeing))
+        for end, agreeing in zip(result.restarts, alike.tolist(), strict=True)
+    )
+
+
+def _label_mass(result: SearchResult, items: IntArray) -> float | None:
+    """The mean over labelled rows; None where no search says it."""
+    if result.label_mass is None or not len(items):
+        return None
+    mass = float(np.nanmean(result.label_mass[items]))
+    return None if np.isnan(mass) else mass
 
 
 def _labelled(

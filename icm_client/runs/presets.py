@@ -2,29 +2,54 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 
 from icm_client.coherence.anneal import AnnealSettings, Step
+from icm_client.coherence.folds import FoldSettings, fold_search
+from icm_client.coherence.iterate import IterateSettings, iterative_search
 from icm_client.coherence.official import OfficialSettings
 from icm_client.coherence.problem import IntArray, Score, Stop
+from icm_client.coherence.search_result import SearchResult, SweepRecord
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.settle import anneal_search
-from icm_client.coherence.sweep import SearchResult, SweepRecord, search
+from icm_client.coherence.sweep import search
+from icm_client.coherence.trained import Train
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError, PromptTooLong
 from icm_client.runs.job import Job
 from icm_client.scoring import Pieces
+from icm_client.training.trainer import Trained, TrainingProgress
 
-Preset = Literal["fast", "paper", "official"]
-"""`fast`: sweeps over calibrated scores. `paper`: Algorithms 1 and 2 as printed. `official`: as the
-authors' released code has them."""
+InContextPreset = Literal["fast", "paper", "official"]
+"""Searches that show the model its labels in a context. `fast`: sweeps over calibrated scores.
+`paper`: Algorithms 1 and 2 as printed. `official`: as the authors' released code has them."""
 
-Settings = SweepSettings | AnnealSettings | OfficialSettings
+Preset = Literal[InContextPreset, "folds", "iterate"]
+"""Those, and two that train models on the labels. `folds`: Algorithms 3 and 4, fine-tuned folds.
+`iterate`: batch after batch, each labelled by a model trained on those before it."""
+
+InContextSettings = SweepSettings | AnnealSettings | OfficialSettings
+
+TrainedSettings = FoldSettings | IterateSettings
+
+Settings = InContextSettings | TrainedSettings
 
 Observed = SweepRecord | Step
-"""What a search tells as it goes on: a sweep of `fast`, a step of the other two."""
+"""What a search tells as it goes on: a sweep of `fast`, a step of Algorithm 1, a pass or a batch of
+a search that trains (`PassRecord`, behind the sweeps that it begins with)."""
+
+TrainingEvent = TrainingProgress | Trained
+"""What a training tells: as it goes on, and when there is a model."""
+
+
+@overload
+def preset_settings(preset: InContextPreset) -> InContextSettings: ...
+
+
+@overload
+def preset_settings(preset: Preset) -> Settings: ...
 
 
 def preset_settings(preset: Preset) -> Settings:
@@ -36,6 +61,10 @@ def preset_settings(preset: Preset) -> Settings:
             return AnnealSettings()
         case "official":
             return OfficialSettings()
+        case "folds":
+            return FoldSettings()
+        case "iterate":
+            return IterateSettings()
 
 
 def preset_of(settings: Settings) -> Preset:
@@ -47,12 +76,35 @@ def preset_of(settings: Settings) -> Preset:
             return "paper"
         case OfficialSettings():
             return "official"
+        case FoldSettings():
+            return "folds"
+        case IterateSettings():
+            return "iterate"
+
+
+def check_trainer(settings: Settings, *, given: bool) -> None:
+    """Refuse a search that trains without a trainer, and a trainer for one that does not.
+
+    Raises:
+        InputError: says which.
+    """
+    trains = isinstance(settings, TrainedSettings)
+    if trains and not given:
+        raise InputError(
+            f"the preset {preset_of(settings)} trains models, and there is nothing to train with: "
+            "name a trainer (trainer=..., on the command line --trainer)"
+        )
+    if given and not trains:
+        raise InputError(
+            f"the preset {preset_of(settings)} trains nothing: a trainer is for folds and iterate"
+        )
 
 
 async def find_labels(
     job: Job,
     settings: Settings,
     score: Score,
+    train: Train | None = None,
     *,
     seed: int,
     start: IntArray | None,
@@ -66,6 +118,7 @@ async def find_labels(
         job: items, labels, prior and constraint.
         settings: fitted to the server (`fit`).
         score: the way out.
+        train: the second one, for `folds` and `iterate`.
         seed: of all that is random.
         start: first labels, shape `[N]`; None leaves them to the search.
         left_out: items that cannot be scored.
@@ -73,7 +126,9 @@ async def find_labels(
         observe: told of each sweep or step.
 
     Raises:
-        InputError: the constraint allows some items no labels.
+        InputError: the constraint allows some items no labels; nothing to train with; first labels
+            for `iterate`, which begins with a search of one batch.
+        TrainingError: a model cannot be trained.
         EndpointError, ScoreError, StoreError: whatever `score` raises.
     """
     n_items, n_labels = len(job.prompts), len(job.labels)
@@ -87,6 +142,18 @@ async def find_labels(
             settings=settings,
             prior=job.prior,
             constraint=job.constraint,
+            start=start,
+            left_out=left_out,
+            stop=stop,
+            observe=observe,
+        )
+    if isinstance(settings, TrainedSettings):
+        return await _find_by_training(
+            job,
+            settings,
+            score,
+            train,
+            chance=chance,
             start=start,
             left_out=left_out,
             stop=stop,
@@ -107,6 +174,61 @@ async def find_labels(
     )
 
 
+async def _find_by_training(
+    job: Job,
+    settings: TrainedSettings,
+    score: Score,
+    train: Train | None,
+    *,
+    chance: np.random.Generator,
+    start: IntArray | None,
+    left_out: Collection[int],
+    stop: Stop,
+    observe: Callable[[Observed], None],
+) -> SearchResult:
+    check_trainer(settings, given=train is not None)
+    check_start_of(settings, given=start is not None)
+    assert train is not None  # noqa: S101 - just checked
+    n_items, n_labels = len(job.prompts), len(job.labels)
+    if isinstance(settings, FoldSettings):
+        return await fold_search(
+            n_items,
+            n_labels,
+            score,
+            train,
+            rng=chance,
+            settings=settings,
+            prior=job.prior,
+            constraint=job.constraint,
+            start=start,
+            left_out=left_out,
+            stop=stop,
+            observe=observe,
+        )
+    return await iterative_search(
+        n_items,
+        n_labels,
+        score,
+        train,
+        rng=chance,
+        settings=settings,
+        prior=job.prior,
+        constraint=job.constraint,
+        left_out=left_out,
+        stop=stop,
+        observe=observe,
+    )
+
+
+def check_start_of(settings: Settings, *, given: bool) -> None:
+    """Refuse first labels for a search that has no use for them; raises `InputError`."""
+    if given and isinstance(settings, IterateSettings):
+        raise InputError(
+            "the preset iterate begins with a search of its first batch: first labels (--init) are "
+            "for the other presets"
+        )
+
+
 def fit(settings: Settings, pieces: Pieces, server: Endpoint) -> Settings:
     """Lower the demos in a context to what fits the server's context whichever are drawn.
 
@@ -114,24 +236,31 @@ def fit(settings: Settings, pieces: Pieces, server: Endpoint) -> Settings:
         InputError: fewer demos than labels are allowed.
         PromptTooLong: not even one demo of each label fits.
     """
-    n_labels = len(pieces.labels)
-    asked = settings.demos if isinstance(settings, SweepSettings) else settings.max_demos
-    if asked is not None and asked < n_labels:
-        raise InputError(f"{asked} demos in a context cannot show {n_labels} labels: allow more")
-    most = len(pieces.prompts) - 1 if asked is None else asked
-    fitting = _fitting(pieces, server, n_labels, most)
+    if isinstance(settings, TrainedSettings):
+        return replace(settings, sweeps=_fit_sweeps(settings.sweeps, pieces, server))
     if isinstance(settings, SweepSettings):
-        return replace(
-            settings,
-            demos=min(settings.demos, fitting),
-            second_demos=min(max(settings.second_demos, n_labels), fitting),
-            initial=min(max(settings.initial, n_labels), fitting),
-        )
+        return _fit_sweeps(settings, pieces, server)
+    most = len(pieces.prompts) - 1 if settings.max_demos is None else settings.max_demos
+    fitting = _fitting(pieces, server, settings.max_demos, most)
     return settings if fitting >= most else replace(settings, max_demos=fitting)
+
+
+def _fit_sweeps(settings: SweepSettings, pieces: Pieces, server: Endpoint) -> SweepSettings:
+    n_labels = len(pieces.labels)
+    fitting = _fitting(pieces, server, settings.demos, settings.demos)
+    return replace(
+        settings,
+        demos=min(settings.demos, fitting),
+        second_demos=min(max(settings.second_demos, n_labels), fitting),
+        initial=min(max(settings.initial, n_labels), fitting),
+    )
 
 
 def fitted_notice(asked: Settings, fitted: Settings, n_items: int) -> str | None:
     """A sentence on contexts that cannot hold what was asked for, or None."""
+    if isinstance(fitted, TrainedSettings):
+        own = asked.sweeps if isinstance(asked, TrainedSettings) else asked
+        return fitted_notice(own, fitted.sweeps, n_items)
     if isinstance(fitted, SweepSettings):
         if isinstance(asked, SweepSettings) and fitted.demos < min(asked.demos, n_items):
             return (
@@ -147,8 +276,11 @@ def fitted_notice(asked: Settings, fitted: Settings, n_items: int) -> str | None
     return None
 
 
-def _fitting(pieces: Pieces, server: Endpoint, n_labels: int, most: int) -> int:
+def _fitting(pieces: Pieces, server: Endpoint, asked: int | None, most: int) -> int:
     """Of the longest rows, how many fit in front of the longest one; at most `most`."""
+    n_labels = len(pieces.labels)
+    if asked is not None and asked < n_labels:
+        raise InputError(f"{asked} demos in a context cannot show {n_labels} labels: allow more")
     label_tokens = max(map(len, pieces.labels))
     lengths = sorted(map(len, pieces.prompts), reverse=True)
     room = server.identity.context_length - len(pieces.bos) - lengths[0] - label_tokens

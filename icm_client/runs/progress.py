@@ -4,11 +4,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.official import OfficialSettings
+from icm_client.coherence.search_result import SweepRecord
 from icm_client.coherence.settings import SweepSettings
-from icm_client.coherence.sweep import SweepRecord
-from icm_client.endpoints import Endpoint, LimitChange, TokenIds, Waiting, WireEvent
-from icm_client.runs.presets import Observed, Settings
+from icm_client.endpoints import Endpoint, LimitChange, TokenIds, Usage, Waiting, WireEvent
+from icm_client.runs.presets import Observed, Settings, TrainingEvent
 from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
+from icm_client.training.trainer import Trained, TrainingProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class Cost:
     """What a run has taken so far.
 
     Attributes:
-        requests: requests for log-probs, retries included.
+        requests: requests for log-probs, retries included; trained models' too, here and below.
         retries: attempts beyond the first.
         from_server: log-prob reads that the server answered.
         from_store: log-prob reads that the score store answered.
@@ -50,6 +53,7 @@ class Progress:
         left_s: seconds left if the search ends as early as it may and makes no further start;
             None while unknown.
         waiting: for what, where a request has to be sent again and nothing has come since.
+        training: the latest moment of each training under way.
     """
 
     labels: tuple[str, ...]
@@ -61,7 +65,10 @@ class Progress:
     cost: Cost
     left_s: float | None
     waiting: Waiting | None
+    training: tuple[TrainingProgress, ...] = ()
 
+
+_OF_STEPS = (AnnealSettings, OfficialSettings)
 
 OnProgress = Callable[[Progress], None]
 
@@ -77,12 +84,17 @@ class ProgressMeter:
         self._last: Observed | None = None
         self._now = ScoringProgress(0, 0, 0)
         self._waiting: Waiting | None = None
+        self._training: dict[str, TrainingProgress] = {}
+        self._servers: list[tuple[Endpoint, Usage]] = []
         self._begun = False
 
     def connected(self, server: Endpoint) -> None:
         """Hear who answers; what it has been used for before is not counted."""
-        self._server = server
-        self._before = replace(server.usage)
+        self._servers = [(server, replace(server.usage))]
+
+    def opened(self, trained: Endpoint) -> None:
+        """Hear that a trained model answers too, from now on."""
+        self._servers.append((trained, replace(trained.usage)))
 
     def begin(self, pieces: Pieces, settings: Settings) -> None:
         """Hear that the rows are tokenized, and how they will be searched."""
@@ -98,11 +110,15 @@ class ProgressMeter:
         self._waiting = None
         self._report()
 
-    def observed(self, seen: Observed | WireEvent) -> None:
-        """Hear from the search, after a sweep or a step; or from the wire, of a wait."""
+    def observed(self, seen: Observed | WireEvent | TrainingEvent) -> None:
+        """Hear from the search, after a sweep or a step; from the wire, of a wait; of training."""
         if isinstance(seen, LimitChange):
             return
-        if isinstance(seen, Waiting):
+        if isinstance(seen, TrainingProgress):
+            self._training[seen.name] = seen
+        elif isinstance(seen, Trained):
+            self._training.pop(seen.name, None)
+        elif isinstance(seen, Waiting):
             self._waiting = seen
             if not self._begun:  # nothing is known yet that a moment could show
                 return
@@ -113,14 +129,16 @@ class ProgressMeter:
 
     def cost(self) -> Cost:
         """What has been used since this meter was made."""
-        usage, before = self._server.usage, self._before
+        used = [(server.usage, before) for server, before in self._servers]
         return Cost(
-            requests=usage.requests - before.requests,
-            retries=usage.retries - before.retries,
+            requests=sum(now.requests - before.requests for now, before in used),
+            retries=sum(now.retries - before.retries for now, before in used),
             from_server=self._stats.asked,
             from_store=self._stats.from_store,
-            computed_tokens=usage.computed_tokens - before.computed_tokens,
-            cached_tokens=usage.cached_tokens - before.cached_tokens,
+            computed_tokens=sum(
+                now.computed_tokens - before.computed_tokens for now, before in used
+            ),
+            cached_tokens=sum(now.cached_tokens - before.cached_tokens for now, before in used),
             seconds=time.monotonic() - self._started,
         )
 
@@ -135,10 +153,11 @@ class ProgressMeter:
                 done=self._now.done,
                 total=self._now.total,
                 last=self._last,
-                of=None if isinstance(self._settings, SweepSettings) else self._settings.iterations,
+                of=self._settings.iterations if isinstance(self._settings, _OF_STEPS) else None,
                 cost=cost,
                 left_s=self._left(cost),
                 waiting=self._waiting,
+                training=tuple(self._training.values()),
             )
         )
 

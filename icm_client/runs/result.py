@@ -6,14 +6,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icm_client.analysis.diagnosis import Finding
+from icm_client.analysis.findings import Finding, Verdict, verdict_of
 from icm_client.coherence.anneal import Step
-from icm_client.coherence.sweep import SweepRecord
+from icm_client.coherence.search_result import SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
 from icm_client.endpoints import ServerIdentity
 from icm_client.runs.failures import FailedRow
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
+
+
+@dataclass(frozen=True, slots=True)
+class StartEnd:
+    """Where one of the search's starts ended.
+
+    Attributes:
+        utility: calibrated `U`, nats an item.
+        coherence: `utility` as a share of the labels' entropy.
+        agreement: the share of the items that each start labels as this one does, names aside.
+    """
+
+    utility: float
+    coherence: float
+    agreement: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +50,8 @@ class Labels:
         history: every sweep of "fast".
         steps: every step of "paper" and "official".
         restart: which restart's labels these are.
+        starts: where each restart of "fast" ended, in order.
+        label_mass: mean share of the next token's probability on any label word, over the rows.
         prior_source: "given", "mixture" or "even": where the labels' shares came from.
         by_confidence: groups too large to try all labellings of: the most confident row decided.
         cost: requests, tokens, seconds.
@@ -56,11 +73,18 @@ class Labels:
     history: tuple[SweepRecord, ...]
     steps: tuple[Step, ...]
     restart: int
+    starts: tuple[StartEnd, ...]
+    label_mass: float | None
     prior_source: str
     by_confidence: int
     cost: Cost
     seed: int
     run: Path | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the findings add up to; gold has no part in it."""
+        return verdict_of(self.findings)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -112,19 +136,23 @@ class Labels:
         return {
             "data": self.dataset.name,
             "rows": len(self.rows),
+            "verdict": self.verdict,
             "preset": self.preset,
             "counts": self.counts,
             "accuracy": self.accuracy,
             "rows_with_gold": self.rows_with_gold,
+            "gold_field": self.dataset.gold_field,
             "utility": self.utility,
             "coherence": self.coherence,
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": [finding.summary() for finding in self.findings],
             "notices": list(self.notices),
             "failed": [row.summary() for row in self.failed],
             "stopped": self.stopped,
             "server": asdict(self.server),
             "seed": self.seed,
             "restart": self.restart,
+            "starts": [asdict(start) for start in self.starts],
+            "label_mass": self.label_mass,
             "prior_source": self.prior_source,
             "groups_by_confidence": self.by_confidence,
             "exactness": self.exactness,

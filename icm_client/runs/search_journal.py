@@ -1,7 +1,8 @@
-"""What a search writes into its run's journal: every sweep, every step.
+"""What a search writes into its run's journal: every sweep, step and pass, every trained model.
 
-A run that goes on replays its search from the score store, so the first sweeps or steps that it
-tells of are those that the journal has already; they are not written twice.
+A run that goes on replays its search from the score store and from what has been trained, so the
+first sweeps, steps or passes that it tells of are those that the journal has already; they are not
+written twice.
 """
 
 from collections.abc import Iterator
@@ -9,13 +10,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from icm_client.coherence.anneal import Step
-from icm_client.coherence.sweep import SweepRecord
+from icm_client.coherence.search_result import SweepRecord
+from icm_client.coherence.trained import PassRecord
 from icm_client.endpoints import LimitChange, Waiting, WireEvent
 from icm_client.runs.job import Job
 from icm_client.runs.journal import Journal, read
-from icm_client.runs.presets import Observed, Settings, preset_of
+from icm_client.runs.presets import Observed, Settings, TrainingEvent, preset_of
+from icm_client.training.trainer import Trained, TrainingProgress
 
-_SWEEP, _STEP = "sweep", "step"
+_SWEEP, _STEP, _PASS, _TRAINED = "sweep", "step", "pass", "trained"
 
 
 class SearchJournal:
@@ -25,6 +28,7 @@ class SearchJournal:
         self._job = job
         self._journal: Journal | None = None
         self._written = 0
+        self._trained: set[object] = set()
 
     @contextmanager
     def into(
@@ -35,7 +39,9 @@ class SearchJournal:
             yield
             return
         self._journal = journal
-        self._written = sum(event["event"] in (_SWEEP, _STEP) for event in read(journal.path))
+        before = read(journal.path)
+        self._written = sum(event["event"] in (_SWEEP, _STEP, _PASS) for event in before)
+        self._trained = {event["model"] for event in before if event["event"] == _TRAINED}
         journal.append(
             "search", preset=preset_of(settings), settings=asdict(settings), notice=notice
         )
@@ -44,7 +50,7 @@ class SearchJournal:
         finally:  # the wire may have something to tell until it is closed
             self._journal = None
 
-    def observed(self, seen: Observed | WireEvent) -> None:
+    def observed(self, seen: Observed | WireEvent | TrainingEvent) -> None:
         """Write it down; labels as their words, items as row ids."""
         if self._journal is None:
             return
@@ -53,11 +59,18 @@ class SearchJournal:
                 self._journal.append("waiting", **asdict(seen))
             case LimitChange():
                 self._journal.append("in-flight", **asdict(seen))
+            case TrainingProgress():
+                pass  # the model's own log has every step
+            case Trained():
+                if seen.model not in self._trained:
+                    self._trained.add(seen.model)
+                    self._journal.append(_TRAINED, **asdict(seen))
             case _ if self._written:
                 self._written -= 1
             case SweepRecord():
                 counts = dict(zip(self._job.labels, seen.counts, strict=True))
-                self._journal.append(_SWEEP, **{**asdict(seen), "counts": counts})
+                event = _PASS if isinstance(seen, PassRecord) else _SWEEP
+                self._journal.append(event, **{**asdict(seen), "counts": counts})
             case Step():
                 self._journal.append(_STEP, **self._step(seen))
 

@@ -32,14 +32,20 @@ from icm_client.testing.faults import (
     with_log_prob,
     without_label,
 )
+from icm_client.testing.finetuning import FineTuningServer
 from icm_client.testing.planted import PlantedConcept
 from icm_client.testing.server import PlantedServer, Received
+from icm_client.testing.trainer import PlantedTrainer
+from icm_client.testing.tuning_jobs import Fate
 
 __all__ = [
     "Asked",
+    "Fate",
     "Fault",
+    "FineTuningServer",
     "PlantedConcept",
     "PlantedServer",
+    "PlantedTrainer",
     "Received",
     "Script",
     "after",

@@ -117,11 +117,7 @@ class PlantedServer:
 
     async def _listen(self) -> None:
         app = web.Application(client_max_size=2**30)
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_get("/version", self._version)
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_post("/tokenize", self._tokenize)
-        app.router.add_post(COMPLETIONS, self._complete)
+        self._add_routes(app.router)
         # Cancelled with its connection: a request that hangs must not outlive its client.
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
@@ -129,6 +125,13 @@ class PlantedServer:
         self._port = runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self._port}"
         self._runner = runner
+
+    def _add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/v1/models", self._models)
+        router.add_get("/version", self._version)
+        router.add_get("/metrics", self._metrics)
+        router.add_post("/tokenize", self._tokenize)
+        router.add_post(COMPLETIONS, self._complete)
 
     async def _close(self) -> None:
         runner, self._runner = self._runner, None

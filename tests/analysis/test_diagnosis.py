@@ -3,12 +3,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from icm_client.analysis.diagnosis import DEGENERATE_SHARE, INCOHERENT, diagnose
+from icm_client.analysis.diagnosis import (
+    ANNOUNCED_SHARE,
+    DEGENERATE_SHARE,
+    INCOHERENT,
+    RESPONSIVE,
+    Evidence,
+    diagnose,
+)
+from icm_client.analysis.findings import Finding, Severity, verdict_of, worst_first
 from icm_client.coherence.anneal import STALL_WINDOW, Step
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.polarity import NameExchange
 from icm_client.coherence.prior import PriorEstimate
-from icm_client.coherence.sweep import SearchResult
+from icm_client.coherence.search_result import SearchResult
 
 CLEAR = NameExchange((1, 0), utility=0.5, exchanged_utility=-0.5, standard_error=0.01)
 CLOSE = NameExchange((1, 0), utility=0.5, exchanged_utility=0.49, standard_error=0.01)
@@ -69,6 +77,23 @@ def test_names_that_say_nothing_of_what_was_found_are_not_to_be_trusted() -> Non
     assert "not to be trusted as they are named" in finding.message
     assert "'bad' and 'good'" in finding.message
     assert "+0.490 against +0.500" in finding.message
+    assert "words' say" not in finding.message  # nobody knows it
+
+
+def test_words_that_do_not_go_with_what_was_found_are_doubted_whatever_u_says() -> None:
+    (finding,) = diagnose(result(exchange=replace(CLEAR, words=1.2, pull=0.1, response=1.0)), WORDS)
+    assert finding.code == "ambiguous-names"
+    assert "the words' say: +1.2 std. errors" in finding.message
+    assert diagnose(result(exchange=replace(CLEAR, words=12.0, response=1.0)), WORDS) == ()
+
+
+def test_labels_that_the_demos_have_no_say_in_are_not_to_be_trusted() -> None:
+    doubtful = replace(CLEAR, words=0.5, response=RESPONSIVE - 0.01)
+    (finding,) = diagnose(result(exchange=doubtful), WORDS)  # its names are the least trouble
+    assert finding.code == "unresponsive"
+    assert finding.fatal
+    assert f"{RESPONSIVE - 0.01:.0%} of the rows" in finding.message
+    assert codes(result(exchange=replace(CLEAR, words=12.0, response=RESPONSIVE))) == []
 
 
 def test_of_three_labels_the_two_exchanged_are_named() -> None:
@@ -102,7 +127,12 @@ def test_names_that_were_left_the_wrong_way_round_are_not_to_be_trusted() -> Non
 
 def test_a_rare_label_that_the_prior_announces_is_no_finding() -> None:
     given = replace(result(first=99), prior=PriorEstimate(np.zeros(2), "given"))
-    assert codes(given) == []
+    announced = Evidence(prior=np.array([ANNOUNCED_SHARE, 1 - ANNOUNCED_SHARE]))
+    assert diagnose(given, WORDS, announced) == ()
+    other_way = Evidence(prior=np.array([1 - ANNOUNCED_SHARE, ANNOUNCED_SHARE]))
+    for evidence in (other_way, Evidence(prior=np.array([0.7, 0.3]))):
+        (finding,) = diagnose(given, WORDS, evidence)
+        assert finding.code == "one-label"
 
 
 def steps(*accepted: bool, batch: int = 0, delta: float = -1.0) -> tuple[Step, ...]:
@@ -126,13 +156,14 @@ def test_the_collapse_of_algorithm_1_into_one_label_is_told_as_its_own() -> None
 
 
 def test_what_was_decided_after_the_search_is_told() -> None:
-    left = replace(result(), settled=12, contradictions=1)
+    left = replace(result(), settled=9, contradictions=1)
     contradictions, settled = diagnose(left, WORDS)
     assert (contradictions.code, settled.code) == ("contradictions", "settled")
     assert contradictions.message.startswith("1 pair of labels")
-    assert settled.message.startswith("12 labels of 100 were decided after the search")
-    assert not contradictions.fatal
-    assert not settled.fatal
+    assert settled.message.startswith("9 labels of 100 were decided after the search")
+    assert contradictions.severity == settled.severity == "note"
+    many_left = replace(result(), settled=10, contradictions=10)
+    assert [finding.severity for finding in diagnose(many_left, WORDS)] == ["check", "check"]
 
 
 def test_groups_labelled_by_confidence_are_told_once_for_all() -> None:
@@ -147,6 +178,7 @@ def test_a_search_that_accepts_nothing_any_more_has_stalled() -> None:
     (finding,) = diagnose(replace(result(), steps=steps(True, *refused)), WORDS)
     assert finding.code == "stalled"
     assert "alpha 20" in finding.message
+    assert f"0 of the last {STALL_WINDOW} labellings" in finding.message
     assert not finding.fatal
     assert codes(replace(result(), steps=steps(*refused[:-1]))) == []
     assert codes(replace(result(), steps=steps(*refused[:-3], *[True] * 3))) == []
@@ -186,3 +218,23 @@ def test_shares_that_may_be_uneven_are_told_with_what_to_do() -> None:
     assert not finding.fatal
     assert "10% of the rows were 'good'" in finding.message
     assert "--prior good=0.10" in finding.advice
+
+
+def test_the_worst_finding_is_the_verdict() -> None:
+    def finding(severity: Severity) -> Finding:
+        return Finding(severity, "seen", "do", severity)
+
+    note, check, fatal = finding("note"), finding("check"), finding("fatal")
+    assert verdict_of([]) == verdict_of([note, note]) == "trust"
+    assert verdict_of([note, check]) == "check"
+    assert verdict_of([note, check, fatal]) == "do not trust"
+    assert worst_first([note, fatal, check, note]) == (fatal, check, note, note)
+    assert [one.fatal for one in (note, check, fatal)] == [False, False, True]
+
+
+def test_a_finding_s_summary_says_whether_it_is_fatal() -> None:
+    (finding,) = diagnose(result(first=100), WORDS)
+    told = finding.summary()
+    assert told["fatal"] is True
+    assert told["severity"] == "fatal"
+    assert told.keys() == {"code", "message", "advice", "severity", "fatal"}

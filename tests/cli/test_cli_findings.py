@@ -57,3 +57,30 @@ def test_the_fast_preset_finds_the_concept_where_the_paper_preset_collapses(rows
     right = [WORDS[number * 7 % 5 % 2] for number in range(60)]
     assert sum(a == b for a, b in zip(labels, right, strict=True)) >= 55
     assert "was given to" not in ended.stderr
+
+
+def test_the_verdict_is_the_first_line_of_the_result(rows: Path) -> None:
+    ended = CliRunner().invoke(cli, ["label", str(rows), *ASKED, "-o", "out.jsonl"])
+    assert ended.stdout.splitlines()[0].split() == ["verdict", "trust"]
+    assert "verdict" not in ended.stderr
+
+
+def test_a_verdict_that_is_not_trust_is_said_before_its_reasons(rows: Path) -> None:
+    options = ("--preset", "paper", "--steps", "400", "-o", "out.jsonl")
+    ended = CliRunner().invoke(cli, ["label", str(rows), *ASKED, *options])
+    assert ended.stdout.splitlines()[0].split() == ["verdict", "do", "not", "trust"]
+    warnings = [line for line in ended.stderr.splitlines() if line.startswith(("Warn", "Note"))]
+    assert warnings[0].startswith("Warning: the verdict on these labels is: do not trust.")
+
+
+def test_json_has_verdict_severities_and_where_starts_ended(rows: Path) -> None:
+    command = ["label", str(rows), *ASKED, "-o", "out.jsonl", "--json", "--preset", "paper"]
+    told = orjson.loads(CliRunner().invoke(cli, [*command, "--steps", "400"]).stdout)
+    assert told["verdict"] == "do not trust"
+    assert told["starts"] == []
+    assert told["label_mass"] == pytest.approx(1)
+    for finding in told["findings"]:
+        assert finding["fatal"] == (finding["severity"] == "fatal")
+    fast = orjson.loads(CliRunner().invoke(cli, command[:-2]).stdout)
+    assert fast["verdict"] == "trust"
+    assert [start["agreement"] for start in fast["starts"]] == [[1.0]]

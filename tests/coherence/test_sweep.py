@@ -19,6 +19,7 @@ from icm_client.coherence.constraints import (
     inconsistent_pairs,
 )
 from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.fold_scores import REPEATED
 from icm_client.coherence.problem import FloatArray, IntArray, Query
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.sweep import SearchResult, SweepRecord, search
@@ -446,3 +447,50 @@ async def test_twins_of_a_first_item_are_no_targets_of_its_context() -> None:
 async def test_labels_that_are_no_start_are_refused() -> None:
     with pytest.raises(InputError, match="item 1 has the first label 5"):
         await found(4, 2, start=np.array([0, 5, 0, 0]))
+
+
+async def test_every_start_s_end_is_kept() -> None:
+    settings = replace(DEFAULT, coherent=np.inf, restarts=3)
+    result = await found(48, 2, settings=settings)
+    assert len(result.restarts) == 3
+    assert result.restart == int(np.argmax([end.utility for end in result.restarts]))
+    for number, end in enumerate(result.restarts):
+        last = restarts(result)[number][-1]
+        assert end.utility == last.utility
+        assert end.coherence == pytest.approx(last.coherence)
+        assert np.bincount(end.labels, minlength=2).tolist() == list(last.counts)
+
+
+async def test_label_mass_is_the_raw_probability_of_labels_in_the_last_sweeps() -> None:
+    class Elsewhere(ConceptScore):
+        """Puts a share of the probability on text that is no label: more in later calls."""
+
+        async def __call__(self, queries: Sequence[Query]) -> FloatArray:
+            log_probs = await super().__call__(queries)
+            log_probs += np.log(0.9 if len(self.calls) <= DEFAULT.cold_after else 0.25)
+            return log_probs
+
+    result = await found(48, 2, Elsewhere(planted_classes(48, 2), 2))
+    assert result.label_mass is not None
+    np.testing.assert_allclose(result.label_mass, 0.25)
+
+
+async def test_sweeps_behind_sampled_labels_are_not_kept_as_evidence() -> None:
+    result = await found(48, 2, settings=replace(DEFAULT, max_sweeps=5))
+    assert result.sweep_scores is not None
+    assert result.sweep_scores.shape == (5 - DEFAULT.cold_after, 48, 2)
+    towards = result.sweep_scores[:, np.arange(48), result.labels]
+    assert (towards > result.sweep_scores[:, np.arange(48), 1 - result.labels]).mean() > 0.95
+    few = await found(48, 2, settings=TWO_SWEEPS)
+    assert few.sweep_scores is not None
+    assert few.sweep_scores.shape == (0, 48, 2)
+    assert few.label_mass is not None
+    assert np.isfinite(few.label_mass).any()
+
+
+async def test_a_few_of_the_last_questions_are_kept() -> None:
+    score = ConceptScore(planted_classes(48, 2), 2)
+    result = await found(48, 2, score)
+    assert len(result.last_asked) == REPEATED
+    asked = [call for call in score.calls if set(result.last_asked) <= set(call)]
+    assert asked

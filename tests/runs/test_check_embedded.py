@@ -2,16 +2,9 @@
 
 from pathlib import Path
 
-import pytest
-
 from icm_client.coherence.settings import SweepSettings
 from icm_client.endpoints import EmbeddedEndpoint
 from icm_client.runs.check import check
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 async def test_the_embedded_server_is_ready_cached_and_without_noise(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ async def found(
         chance = np.random.default_rng(seed)
         if isinstance(settings, SweepSettings):
             return await search(N, 2, scorer, rng=chance, settings=settings, left_out=left_out)
+        assert isinstance(settings, AnnealSettings | OfficialSettings)
         return await anneal_search(
             N,
             2,

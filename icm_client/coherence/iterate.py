@@ -1,0 +1,294 @@
+"""Iterative fine-tuning: how the paper made its Figure 1.
+
+    split D at random into batches B_1, B_2, ... of about 256 items
+    label B_1 by a search behind the base model
+    for j = 1, 2, ...: train a model on the labels of B_1 .. B_j, and label B_{j+1} with it
+
+The paper searches each batch by Algorithm 1, whose contexts hold no more. Here the first one is
+searched by `fast`, and the others are labelled zero-shot, as Algorithm 3 relabels a fold: a model
+that was taught hundreds of labels needs no demos. Each model starts from the base model again. No
+label is decided twice, so what the first batch got wrong is what all others are taught.
+
+Where a rule binds items, a group stands whole in one batch, and is given the best labels that the
+rule allows as a whole (`assignment`), as in all searches but Algorithm 3.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from icm_client.coherence.assignment import JointAssignment
+from icm_client.coherence.batches import Batch, split_batches, without
+from icm_client.coherence.calibration import coherence, log_softmax
+from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, Groups, check_groups
+from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.problem import (
+    Context,
+    Demo,
+    FloatArray,
+    Query,
+    Score,
+    Stop,
+    never,
+)
+from icm_client.coherence.search_result import Observer, SearchResult, SweepRecord
+from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.sweep import search
+from icm_client.coherence.trained import (
+    PassRecord,
+    Train,
+    Training,
+    at_labels,
+    decide,
+    demos_of,
+    label_counts,
+    names_in_context,
+)
+from icm_client.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class IterateSettings:
+    """The numbers of iterative fine-tuning.
+
+    Attributes:
+        batch: items in a batch; groups of a rule can make one larger.
+        calibrated: labels are taken from calibrated scores; False takes a model's own most
+            probable labels.
+        sweeps: of the search of the first batch, and of the contexts in which names are tried at
+            the end.
+
+    Raises:
+        InputError: a batch of fewer than two items.
+    """
+
+    batch: int = 256
+    calibrated: bool = True
+    sweeps: SweepSettings = field(default_factory=SweepSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse batches that cannot be searched."""
+        if self.batch < 2:  # noqa: PLR2004
+            raise InputError(f"batch must be at least 2, not {self.batch}")
+
+    @property
+    def initial(self) -> int:
+        """`K`: items labelled at random to start from."""
+        return self.sweeps.initial
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbered(Constraint):
+    """A rule on some items, which are numbered from 0.
+
+    Attributes:
+        rule: over all items.
+        items: each number's item.
+        groups: of numbers.
+    """
+
+    rule: Constraint
+    items: tuple[int, ...]
+    groups: Groups = field()
+
+    def consistent(self, i: int, y_i: int, j: int, y_j: int, /) -> bool:
+        """What the rule says of the two items."""
+        return self.rule.consistent(self.items[i], y_i, self.items[j], y_j)
+
+    def allows(self, items: Sequence[int], labels: Sequence[int], /) -> bool:
+        """What the rule says of the items."""
+        return self.rule.allows([self.items[number] for number in items], labels)
+
+
+class _Labelled:
+    """What has been found so far, batch after batch."""
+
+    def __init__(self, n_items: int, n_labels: int) -> None:
+        self.labels = np.full(n_items, UNLABELLED, dtype=np.int64)
+        self.scores = np.full((n_items, n_labels), np.nan)
+        self.label_mass = np.full(n_items, np.nan)
+        self.by_confidence = 0
+
+
+async def iterative_search(
+    n_items: int,
+    n_labels: int,
+    score: Score,
+    train: Train,
+    *,
+    rng: np.random.Generator,
+    settings: IterateSettings,
+    prior: FloatArray | None = None,
+    constraint: Constraint = NO_CONSTRAINT,
+    left_out: Collection[int] = (),
+    observe: Observer = lambda _: None,
+    stop: Stop = never,
+) -> SearchResult:
+    """Label batch after batch, each with a model trained on the batches before it.
+
+    Args:
+        n_items: `N`, at least 2.
+        n_labels: `K`, at least 2.
+        score: the base model; searches the first batch, and tries names at the end.
+        train: trains a model a batch, and asks it.
+        rng: the only source of chance.
+        settings: its numbers.
+        prior: shape `[K]`, the labels' shares where the user knows them.
+        constraint: the rule that labels keep.
+        left_out: items that are known not to be scored.
+        observe: told of each sweep of the first batch, and then of each further batch
+            (`PassRecord`).
+        stop: asked after each sweep, and after each batch; once it says so, the search ends, and
+            items of later batches have no label.
+
+    Returns:
+        `log_probs` and `label_mass` of an item are of the model that labelled it, which is as sure
+        as it was taught to be. So `utility` and `coherence` are the base model's, in context: of
+        some items of all batches behind demos of others, as names are tried (`names_in_context`).
+
+    Raises:
+        InputError: the constraint names items that are not there, or allows a group no labels.
+            Nothing has been asked yet.
+        TrainingError: the batches so far have no example of a label.
+        EndpointError, ScoreError: whatever `score` and `train` raise.
+    """
+    check_groups(constraint.groups, n_items)
+    assign = JointAssignment(constraint, n_labels)
+    batches = without(left_out, split_batches(n_items, settings.batch, constraint, rng))
+    history: list[SweepRecord] = []
+
+    def note(record: SweepRecord) -> None:
+        history.append(record)
+        observe(record)
+
+    found = _Labelled(n_items, n_labels)
+    first = await _searched(
+        batches[0],
+        n_labels,
+        score,
+        rng=rng,
+        sweeps=settings.sweeps,
+        prior=prior,
+        note=note,
+        stop=stop,
+    )
+    items = batches[0].items
+    found.labels[items], found.scores[items] = first.labels, first.log_probs
+    if first.label_mass is not None:
+        found.label_mass[items] = first.label_mass
+    found.by_confidence = first.by_confidence
+    stopped = first.stopped
+    for number, batch in enumerate(batches[1:], start=1):
+        if stopped or stop():
+            stopped = True
+            break
+        note(
+            await _taught(
+                number, batch, found, train, assign=assign, settings=settings, prior=prior
+            )
+        )
+    exchange, asked = await names_in_context(
+        found.labels,
+        found.scores,
+        score,
+        rng=rng,
+        settings=settings.sweeps,
+        groups=constraint.groups,
+    )
+    if exchange.better:
+        found.scores = found.scores[:, np.asarray(exchange.names)]
+        found.labels, found.by_confidence = assign(found.scores)
+    utility = exchange.exchanged_utility if exchange.better else exchange.utility
+    return SearchResult(
+        labels=found.labels,
+        log_probs=log_softmax(found.scores),
+        utility=utility,
+        coherence=coherence(utility, label_counts(found.labels, n_labels)),
+        restart=first.restart,
+        prior=first.prior,
+        exchange=exchange,
+        history=tuple(history),
+        by_confidence=found.by_confidence,
+        exchanged=exchange.better,
+        stopped=stopped,
+        restarts=first.restarts if len(batches) == 1 else (),
+        label_mass=found.label_mass,
+        last_asked=asked,
+    )
+
+
+async def _searched(
+    batch: Batch,
+    n_labels: int,
+    score: Score,
+    *,
+    rng: np.random.Generator,
+    sweeps: SweepSettings,
+    prior: FloatArray | None,
+    note: Observer,
+    stop: Stop,
+) -> SearchResult:
+    """Search one batch as if there were no other items."""
+    items = tuple(batch.items.tolist())
+    number_of = {item: number for number, item in enumerate(items)}
+
+    async def of_these(queries: Sequence[Query]) -> FloatArray:
+        shown: dict[Context, Context] = {}  # a fold's queries share a context
+        for query in queries:
+            if query.context not in shown:
+                shown[query.context] = tuple(Demo(items[n], y) for n, y in query.context)
+        return await score([Query(shown[context], items[n]) for context, n in queries])
+
+    groups = tuple(tuple(number_of[item] for item in group) for group in batch.constraint.groups)
+    return await search(
+        len(items),
+        n_labels,
+        of_these,
+        rng=rng,
+        settings=sweeps,
+        prior=prior,
+        constraint=_Numbered(batch.constraint, items, groups) if groups else NO_CONSTRAINT,
+        observe=note,
+        stop=stop,
+    )
+
+
+async def _taught(
+    number: int,
+    batch: Batch,
+    found: _Labelled,
+    train: Train,
+    *,
+    assign: JointAssignment,
+    settings: IterateSettings,
+    prior: FloatArray | None,
+) -> PassRecord:
+    """Label a batch with a model trained on all before it; `found` is added to."""
+    n_items, n_labels = found.scores.shape
+    training = Training(
+        f"batch-{number + 1}", demos_of(found.labels, np.arange(n_items)), np.sort(batch.items)
+    )
+    decided = decide(
+        [training],
+        await train([training]),
+        n_items,
+        calibrated=settings.calibrated,
+        prior=prior,
+    )
+    given, by_confidence = assign(decided.scores)  # without a score, other batches get no label
+    at = at_labels(decided.calibrated, given)
+    found.labels[batch.items] = given[batch.items]
+    found.scores[batch.items] = decided.scores[batch.items]
+    found.label_mass[batch.items] = decided.label_mass[batch.items]
+    found.by_confidence += by_confidence
+    utility = float(at.mean())
+    return PassRecord(
+        restart=0,
+        sweep=number,
+        utility=utility,
+        coherence=coherence(utility, label_counts(given, n_labels)),
+        counts=label_counts(found.labels, n_labels),
+        moved=len(at),
+        trained_on=len(training.demos),
+    )

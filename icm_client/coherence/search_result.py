@@ -1,0 +1,100 @@
+"""What a search tells while it goes on, and what it ends with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from icm_client.coherence.anneal import Step
+from icm_client.coherence.polarity import NameExchange
+from icm_client.coherence.prior import PriorEstimate
+from icm_client.coherence.problem import FloatArray, IntArray, Query
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRecord:
+    """One sweep, as told to the observer.
+
+    Attributes:
+        restart: from 0.
+        sweep: from 0, within the restart.
+        utility: calibrated `U(D)` of the labels after this sweep, nats an item.
+        coherence: `utility` as a share of the labels' entropy.
+        counts: items of each label, shape `[K]`.
+        moved: items whose label changed, those labelled for the first time included.
+    """
+
+    restart: int
+    sweep: int
+    utility: float
+    coherence: float
+    counts: tuple[int, ...]
+    moved: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestartEnd:
+    """Where one restart ended.
+
+    Attributes:
+        labels: shape `[N]`, before names were exchanged; `UNLABELLED` where an item has no score.
+        utility: calibrated `U(D)` of its last sweep, nats an item.
+        coherence: `utility` as a share of the labels' entropy.
+    """
+
+    labels: IntArray
+    utility: float
+    coherence: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The labels found.
+
+    Attributes:
+        labels: shape `[N]`; where a rule binds items, not each one's likeliest by itself.
+            `UNLABELLED` where an item could not be scored.
+        log_probs: shape `[N, K]`, nats; rows sum to one in probability, and are NaN where an item
+            could not be scored.
+        utility: calibrated `U(D)` of the labels, nats an item.
+        coherence: `utility` as a share of the labels' entropy.
+        restart: which restart won.
+        prior: what was assumed about the labels' shares.
+        exchange: what became of `U` when label names were exchanged.
+        history: all sweeps of all restarts, in order; none of Algorithm 1.
+        by_confidence: groups too large to try all labellings of; the most confident item decided.
+        exchanged: whether names that were clearly better have been taken.
+        steps: all steps of Algorithm 1, in order; none of this search.
+        objective: Algorithm 1's own `U(D)` when it ended, summed over batches.
+        settled: items that Algorithm 1 left without a label, or whose label contradicted others,
+            and that have another label now.
+        contradictions: pairs that contradicted each other when Algorithm 1 ended.
+        stopped: whether `stop` ended the search before its time.
+        restarts: where each restart ended, in order; none of Algorithm 1, which makes one start.
+        label_mass: shape `[N]`, the share of the next token's probability that is on any label, a
+            mean over the averaged sweeps; NaN where an item could not be scored.
+        sweep_scores: shape `[M, N, K]`, nats: calibrated scores of the averaged sweeps, one by
+            one, those with sampled labels left out. None of Algorithm 1, which reads once.
+        last_asked: a few of the last context's queries, for whoever wants to ask again.
+    """
+
+    labels: IntArray
+    log_probs: FloatArray
+    utility: float
+    coherence: float
+    restart: int
+    prior: PriorEstimate
+    exchange: NameExchange
+    history: tuple[SweepRecord, ...]
+    by_confidence: int = 0
+    exchanged: bool = False
+    steps: tuple[Step, ...] = ()
+    objective: float | None = None
+    settled: int = 0
+    contradictions: int = 0
+    stopped: bool = False
+    restarts: tuple[RestartEnd, ...] = ()
+    label_mass: FloatArray | None = None
+    sweep_scores: FloatArray | None = None
+    last_asked: tuple[Query, ...] = ()
+
+
+Observer = Callable[[SweepRecord], None]

@@ -1,0 +1,214 @@
+r"""What searches that train share: the second door out, and what labels are taken from.
+
+A fine-tuned model is asked without demos: `P(y | x_i, D \ D_f)` of the paper's Appendix G, in the
+place of which a search in context has a prompt full of demos.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from icm_client.coherence.calibration import pointwise_mutual_information
+from icm_client.coherence.constraints import Groups
+from icm_client.coherence.contexts import UNLABELLED, draw_demos, split_folds
+from icm_client.coherence.fold_scores import last_asked, margin, score_folds
+from icm_client.coherence.polarity import NameExchange, exchange_names
+from icm_client.coherence.prior import PriorEstimate, estimate_prior
+from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Query, Score
+from icm_client.coherence.search_result import SweepRecord
+from icm_client.coherence.settings import SweepSettings
+
+NAMED_ITEMS = 256
+"""The most items whose names are tried by exchanging them."""
+
+
+class Training(NamedTuple):
+    """A model to be trained, and the items that it is then asked about.
+
+    Attributes:
+        name: for people; with the demos it says which training it is.
+        demos: what it is trained on, rising by item.
+        targets: items, none of them among the demos.
+    """
+
+    name: str
+    demos: Context
+    targets: IntArray
+
+
+class Train(Protocol):
+    """The second door out of the method: models trained on labels, and what they then say."""
+
+    async def __call__(self, trainings: Sequence[Training]) -> list[FloatArray]:
+        """Train a model for each, several at once where there is room, and ask it without demos.
+
+        Returns:
+            For each training the log-probs of its targets in nats, shape `[n, K]`, aligned with
+            them; a row of NaN is an item that could not be scored.
+
+        Raises:
+            TrainingError: a model cannot be trained: a label has no demo, for one.
+            EndpointError, ScoreError: a trained model does not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PassRecord(SweepRecord):
+    r"""One pass over the folds, or one batch of iterative fine-tuning; `sweep` counts them from 0.
+
+    `utility` and `coherence` of a pass are those of the labels before it: each item's label by a
+    model that was taught the others, which is `U(D)` with `P(y_i | x_i, D \ D_f)`. What a model
+    says of its own labels is no more than how sure it is; that is all that there is of a batch.
+    `counts` are of all labels after it.
+
+    Attributes:
+        trained_on: labels that its models were trained on; of several the fewest.
+    """
+
+    trained_on: int
+
+
+class Decided(NamedTuple):
+    """What trained models say of their items.
+
+    Attributes:
+        calibrated: shape `[N, K]`, nats: each model's mean probability of a label divided out; NaN
+            where an item has no score.
+        scores: shape `[N, K]`, nats: what labels are taken from.
+        label_mass: shape `[N]`, the share of the next token's probability that is on any label.
+        prior: what was assumed about the labels' shares.
+    """
+
+    calibrated: FloatArray
+    scores: FloatArray
+    label_mass: FloatArray
+    prior: PriorEstimate
+
+
+def decide(
+    trainings: Sequence[Training],
+    answers: Sequence[FloatArray],
+    n_items: int,
+    *,
+    calibrated: bool,
+    prior: FloatArray | None,
+    uneven_before: bool = False,
+) -> Decided:
+    """Join what models say about their own items, on one scale.
+
+    Args:
+        trainings: whose targets do not overlap.
+        answers: each one's log-probs, nats, shape `[n, K]`.
+        n_items: `N`.
+        calibrated: labels are taken from calibrated scores, with offsets for uneven shares
+            (`prior`); else from the models' own log-probs, as the paper prints it.
+        prior: shape `[K]`, the labels' shares where the user knows them.
+        uneven_before: whether the scores before these had two uneven modes.
+    """
+    shape = (n_items, answers[0].shape[1])
+    divided, own = np.full(shape, np.nan), np.full(shape, np.nan)
+    for training, log_probs in zip(trainings, answers, strict=True):
+        divided[training.targets] = pointwise_mutual_information(log_probs)
+        own[training.targets] = log_probs
+    mass = np.exp(own).sum(axis=1)
+    if calibrated:
+        estimate = estimate_prior(divided, prior, uneven_before=uneven_before)
+        return Decided(divided, divided + estimate.offsets, mass, estimate)
+    if prior is None:
+        return Decided(divided, own, mass, PriorEstimate(np.zeros(shape[1]), "even"))
+    estimate = estimate_prior(own, prior)
+    return Decided(divided, own + estimate.offsets, mass, estimate)
+
+
+def fold_trainings(
+    number: int,
+    labels: IntArray,
+    *,
+    rng: np.random.Generator,
+    folds: int,
+    groups: Groups,
+    left_out: Collection[int],
+) -> list[Training]:
+    """One pass's trainings: for each fold the labels of all others, and the fold's own items."""
+    everything = np.setdiff1d(np.arange(len(labels)), list(left_out))
+    trainings = []
+    for f, fold in enumerate(split_folds(len(labels), folds, rng, groups)):
+        targets = np.intersect1d(fold, everything)
+        if len(targets):
+            demos = demos_of(labels, np.setdiff1d(everything, fold))
+            trainings.append(Training(f"pass-{number + 1}-fold-{f + 1}", demos, targets))
+    return trainings
+
+
+def teaches_all(training: Training, n_labels: int) -> bool:
+    """Whether each label has a demo."""
+    return len({demo.label for demo in training.demos}) == n_labels
+
+
+def demos_of(labels: IntArray, items: IntArray) -> Context:
+    """Those of `items` that have a label, rising, as demos."""
+    return tuple(
+        Demo(item, int(labels[item]))
+        for item in sorted(items.tolist())
+        if labels[item] != UNLABELLED
+    )
+
+
+def at_labels(calibrated: FloatArray, labels: IntArray) -> FloatArray:
+    """Each item's calibrated score at its own label, nats; items without either are left out."""
+    there = (labels != UNLABELLED) & ~np.isnan(calibrated).any(axis=1)
+    at: FloatArray = calibrated[there, labels[there]]
+    return at
+
+
+def label_counts(labels: IntArray, n_labels: int) -> tuple[int, ...]:
+    """Items of each label, `[K]`."""
+    counts = np.bincount(labels[labels != UNLABELLED], minlength=n_labels)
+    return tuple(int(count) for count in counts)
+
+
+async def names_in_context(
+    labels: IntArray,
+    log_probs: FloatArray,
+    score: Score,
+    *,
+    rng: np.random.Generator,
+    settings: SweepSettings,
+    groups: Groups,
+) -> tuple[NameExchange, tuple[Query, ...]]:
+    """Ask the base model whether the labels found have the right names.
+
+    A model that was trained on labels takes their words as it was taught them: trained on exchanged
+    ones it would be as coherent. So the model that nobody has trained is asked, as a search in
+    context asks it: some items behind demos of others, as they were labelled and with the names
+    exchanged.
+
+    Args:
+        labels: shape `[N]`, the labels found.
+        log_probs: shape `[N, K]`, nats; demos are drawn from the most certain items.
+        score: the base model; asked about at most `NAMED_ITEMS` items, once and once an exchange.
+        rng: decides which items.
+        settings: how large a context may be, and what it is drawn from.
+        groups: kept on one side, as in folds.
+
+    Returns:
+        What became of `U`, and a few of the queries with the names as they are.
+    """
+    n_items, n_labels = log_probs.shape
+    one_side = split_folds(n_items, 2, rng, groups)[0]
+    targets = rng.permutation(one_side[labels[one_side] != UNLABELLED])[:NAMED_ITEMS]
+    context = draw_demos(
+        labels,
+        np.setdiff1d(np.arange(n_items), one_side),
+        np.nan_to_num(margin(log_probs)),
+        size=settings.demos,
+        keep=settings.keep,
+        n_labels=n_labels,
+        rng=rng,
+    )
+    (fold,) = await score_folds([(context, targets)], score)
+    exchange = await exchange_names(context, targets, fold.calibrated, labels, score)
+    return exchange, last_asked(context, targets)

@@ -1,0 +1,100 @@
+"""The same question once more: by how much a server's answers waver.
+
+An answer stands in the store under its question, and a second one would never be asked for. So it
+is kept under another fingerprint, made from the server's: the same command again asks nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from icm_client.coherence.problem import FloatArray, Query
+from icm_client.endpoints import Answer, Endpoint, Read, ServerIdentity, TokenIds, Usage
+from icm_client.endpoints.answers import fingerprint
+from icm_client.scoring import Pieces, Scorer, ScorerStats, ScoreStore, ScoringProgress
+from icm_client.scoring.blame import FailedItem
+
+
+async def read_again(
+    queries: Sequence[Query],
+    server: Endpoint,
+    store: ScoreStore,
+    pieces: Pieces,
+    *,
+    stats: ScorerStats,
+    on_progress: Callable[[ScoringProgress], None],
+    stopping: Callable[[], bool],
+) -> FloatArray:
+    """Ask what was asked before once more, and return by how much the answers differ.
+
+    Args:
+        queries: those whose answers the store has.
+        server: who answers.
+        store: where both answers are kept.
+        pieces: what the queries index into.
+        stats: where the second reads are counted.
+        on_progress: as for `Scorer`.
+        stopping: as for `Scorer`.
+
+    Returns:
+        Shape `[len(queries), K]`, nats: the second log-probs less the first; NaN where the server
+        refused one.
+
+    Raises:
+        IcmError: as `Scorer`.
+    """
+    again = _AskedAgain(server)
+    first = Scorer(server, store, pieces, on_failed=_left_out, stopping=stopping)
+    second = Scorer(
+        again, store, pieces, on_progress=on_progress, on_failed=_left_out, stopping=stopping
+    )
+    second.stats = stats
+    before = await first(queries)
+    after = await second(queries)
+    store.record_server(again.identity)
+    difference: FloatArray = after - before
+    return difference
+
+
+def _left_out(_: Mapping[int, FailedItem]) -> None:
+    """Bear a failure: that a row fails has been told where it was first asked about."""
+
+
+class _AskedAgain:
+    """An `Endpoint` whose answers are kept apart from those that it gave the first time."""
+
+    def __init__(self, server: Endpoint) -> None:
+        self._server = server
+        first = server.identity
+        self._identity = replace(
+            first, fingerprint=fingerprint({"server": first.fingerprint, "repeat": "1"})
+        )
+
+    @property
+    def identity(self) -> ServerIdentity:
+        """The server's, under a fingerprint of its own."""
+        return self._identity
+
+    @property
+    def lanes(self) -> int:
+        """The server's."""
+        return self._server.lanes
+
+    @property
+    def usage(self) -> Usage:
+        """The server's."""
+        return self._server.usage
+
+    async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
+        """As the server."""
+        return await self._server.tokenize(text, add_special=add_special)
+
+    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
+        """As the server."""
+        return await self._server.read(reads, lane=lane)
+
+    async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
+        """As the server."""
+        await self._server.warm(prefix, lane=lane)
+
+    async def aclose(self) -> None:
+        """Leave the server to whoever opened it."""

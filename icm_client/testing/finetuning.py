@@ -1,0 +1,206 @@
+r"""A fine-tuning service without a GPU: OpenAI's files, jobs and events, with faults by script.
+
+def learnt(examples):  # what a model knows that was trained on these
+    return PlantedConcept(planted, task.label_texts, strength=0, meaning=6)
+
+fates = [Fate("failed", error="no GPU is free"), Fate()]
+async with FineTuningServer(concept, learnt, fates=fates) as server:
+    trainer = ServedTrainer(server.url, server.base, folder=folder)
+    ...
+
+The trained models are served beside the base model, as `PlantedServer` serves it.
+Source of routes and bodies: https://platform.openai.com/docs/api-reference/fine-tuning.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from icm_client.testing.faults import Asked, Fault, Json, Script, scripted
+from icm_client.testing.planted import PlantedConcept
+from icm_client.testing.server import PlantedServer, Received
+from icm_client.testing.tuning_jobs import BEGAN, Fate, Job, page_of, refusal
+from icm_client.training.trainer import Example
+
+_FEWEST: Final = 10
+
+Learnt = Callable[[tuple[Example, ...]], PlantedConcept]
+"""From what a model was trained on to what it then knows."""
+
+
+class FineTuningServer(PlantedServer):
+    """A `PlantedServer` that trains. An async context manager.
+
+    Args:
+        concept: what the base model knows.
+        learnt: what a trained model knows.
+        base: the base model's name.
+        fates: what becomes of the jobs, in the order of their submission; then they succeed.
+        faults: what requests to `/v1/files` and `/v1/fine_tuning` meet. An answer that is lost
+            (`reset(after_bytes=1)`) is of a request that was acted upon.
+        fewest: examples that a file must hold; OpenAI's least is 10.
+        keeps_metadata: whether jobs are told with metadata and suffix; some services do not.
+        api_key: as for `PlantedServer`.
+
+    Attributes:
+        base: as given.
+        files: content of every file, by id.
+        tuning_script: from the number of such a request to what it meets.
+    """
+
+    def __init__(
+        self,
+        concept: PlantedConcept,
+        learnt: Learnt,
+        *,
+        base: str = "planted",
+        fates: Sequence[Fate] = (),
+        faults: Sequence[Fault | None] | Script = (),
+        fewest: int = _FEWEST,
+        keeps_metadata: bool = True,
+        api_key: str | None = None,
+    ) -> None:
+        super().__init__(concept, model=base, api_key=api_key)
+        self.base = base
+        self.tuning_script: Script = scripted(faults) if isinstance(faults, Sequence) else faults
+        self.files: dict[str, bytes] = {}
+        self._learnt = learnt
+        self._fates = tuple(fates)
+        self._fewest = fewest
+        self._keeps_metadata = keeps_metadata
+        self._stored: dict[str, Json] = {}
+        self._jobs: dict[str, Job] = {}
+        self._trained: dict[str, _TrainedModel] = {}
+        self._tunings = 0
+
+    @property
+    def jobs(self) -> list[Json]:
+        """Every job's document, in the order of their submission."""
+        return [job.document for job in self._jobs.values()]
+
+    def cancel(self, job: str) -> None:
+        """End the job of this id, as its owner may in the service's console."""
+        self._jobs[job].document["status"] = "cancelled"
+
+    def _add_routes(self, router: web.UrlDispatcher) -> None:
+        super()._add_routes(router)
+        jobs = "/v1/fine_tuning/jobs"
+        router.add_get("/v1/files", self._met(self._list_files))
+        router.add_post("/v1/files", self._met(self._upload))
+        router.add_get(jobs, self._met(self._list_jobs))
+        router.add_post(jobs, self._met(self._submit))
+        router.add_get(f"{jobs}/{{job}}", self._met(self._show_job))
+        router.add_get(f"{jobs}/{{job}}/events", self._met(self._list_events))
+
+    def _met(
+        self, honest: Callable[[web.Request], Awaitable[Json]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """The route, and before it what the script has for the request."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            number, self._tunings = self._tunings, self._tunings + 1
+            is_json = request.content_type == "application/json" and request.can_read_body
+            body = orjson.loads(await request.read()) if is_json else {}
+            self.received.append(Received(request.path, body, request.headers))
+            if request.path in self._refused:
+                raise refusal(404, "Not Found")
+            given = request.headers.get("Authorization")
+            if self._api_key and given != f"Bearer {self._api_key}":
+                raise refusal(401, "Incorrect API key provided")
+            fault = self.tuning_script(number)
+            if fault is not None:
+                return await fault(Asked(request, body, lambda _: honest(request)))
+            return web.json_response(await honest(request))
+
+        return answer
+
+    async def _list_files(self, request: web.Request) -> Json:
+        return page_of(list(self._stored.values()), request)
+
+    async def _upload(self, request: web.Request) -> Json:
+        form = await request.post()
+        file = form.get("file")
+        if not isinstance(file, web.FileField) or form.get("purpose") != "fine-tune":
+            raise refusal(400, "a file and the purpose fine-tune are needed")
+        content = file.file.read()
+        name = f"file-{len(self.files) + 1}"
+        self.files[name] = content
+        self._stored[name] = {
+            "id": name,
+            "object": "file",
+            "bytes": len(content),
+            "created_at": BEGAN,
+            "filename": file.filename,
+            "purpose": "fine-tune",
+            "status": "processed",
+        }
+        return self._stored[name]
+
+    async def _submit(self, request: web.Request) -> Json:
+        body = orjson.loads(await request.read())
+        if body["model"] != self.base:
+            words = f"Model {body['model']} is not available for fine-tuning or does not exist."
+            raise refusal(400, words)
+        content = self.files.get(body["training_file"])
+        if content is None:
+            raise refusal(400, f"invalid training_file: {body['training_file']}")
+        number = len(self._jobs)
+        fate = self._fates[number] if number < len(self._fates) else Fate()
+        job = Job.submitted(body, content, number, fate, self._fewest)
+        if not self._keeps_metadata:
+            job.document |= {"metadata": None, "user_provided_suffix": None}
+        self._jobs[job.document["id"]] = job
+        return job.document
+
+    async def _list_jobs(self, request: web.Request) -> Json:
+        there = [job.document for job in self._jobs.values() if not job.has_vanished]
+        return page_of(there[::-1], request)
+
+    async def _show_job(self, request: web.Request) -> Json:
+        job = self._job(request)
+        job.looked += 1
+        job.go_on()
+        model = job.document["fine_tuned_model"]
+        if model and model not in self._trained:
+            self._trained[model] = _TrainedModel(self._learnt(job.examples), model, job.fate)
+        return self._job(request).document  # it may have vanished now
+
+    async def _list_events(self, request: web.Request) -> Json:
+        return page_of(self._job(request).events(), request)
+
+    def _job(self, request: web.Request) -> Job:
+        name = request.match_info["job"]
+        if name not in self._jobs or self._jobs[name].has_vanished:
+            raise refusal(404, f"Could not find fine tune: {name}")
+        return self._jobs[name]
+
+    async def _models(self, request: web.Request) -> web.Response:
+        listed = orjson.loads((await super()._models(request)).text or "")
+        cards = [model.card(listed["data"][0]) for model in self._trained.values()]
+        listed["data"] += [card for card in cards if card is not None]
+        return web.json_response(listed)
+
+    async def _answer_to(self, body: Json) -> Json:
+        trained = self._trained.get(body.get("model", ""))
+        return await (trained.answer(body) if trained else super()._answer_to(body))
+
+
+class _TrainedModel(PlantedServer):
+    """A trained model, which answers by way of the server that trained it."""
+
+    def __init__(self, concept: PlantedConcept, model: str, fate: Fate) -> None:
+        super().__init__(concept, model=model)
+        self._looks_left = fate.serving_looks
+
+    def card(self, base: Json) -> Json | None:
+        """Its entry in the list of models, after the base model's; None while it is not served."""
+        if self._looks_left > 0:
+            self._looks_left -= 1
+            return None
+        return {**base, "id": self._model, "root": f"planted/{self._concept.identity.fingerprint}"}
+
+    async def answer(self, body: Json) -> Json:
+        """As the server answers for its own model."""
+        return await self._answer_to(body)
