@@ -1,37 +1,25 @@
 """`icm-client runs`: what was run here, how it ended, and how to go on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import chdir
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
-import orjson
-from rich.console import Console
 from rich.table import Table
 
+from icm_client.cli.runs_agree import agree_command
+from icm_client.cli.runs_output import base_option, json_option, print_json, print_table, share
 from icm_client.errors import InputError
-from icm_client.runs.archive import Run, RunDiff, diff_runs, list_runs, read_run, remove_run
-from icm_client.runs.folder import DEFAULT_BASE
+from icm_client.runs.archive import (
+    Run,
+    RunDiff,
+    diff_runs,
+    list_runs,
+    read_run,
+    remove_run,
+)
 
 _ROWS_SHOWN = 20
-_WIDTH_OF_A_FILE = 1000
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def _base_option(command: _Command) -> _Command:
-    return click.option(
-        "--runs",
-        "base",
-        type=click.Path(path_type=Path),
-        default=DEFAULT_BASE,
-        show_default=True,
-        help="The folder of all runs.",
-    )(command)
-
-
-def _json_option(command: _Command) -> _Command:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 @click.group("runs", short_help="List, resume, compare and remove runs.")
@@ -42,14 +30,17 @@ def runs_group() -> None:
     """
 
 
+runs_group.add_command(agree_command)
+
+
 @runs_group.command("list")
-@_base_option
-@_json_option
+@base_option
+@json_option
 def list_command(*, base: Path, as_json: bool) -> None:
     """List the runs, the newest first."""
     found = list_runs(base)
     if as_json:
-        _print_json(
+        print_json(
             {"runs": [run.document() for run in found.runs], "notes": list(found.notes)},
         )
         return
@@ -60,11 +51,11 @@ def list_command(*, base: Path, as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
-    for column in ("state", "rows", "seed", "model", "created", "coherence", "accuracy"):
+    for column in ("state", "rows", "seed", "model", "created", "verdict", "coherence", "accuracy"):
         table.add_column(column)
     for run in found.runs:
         table.add_row(*_line(run))
-    _print(table)
+    print_table(table)
 
 
 def _line(run: Run) -> tuple[str, ...]:
@@ -76,29 +67,26 @@ def _line(run: Run) -> tuple[str, ...]:
         str(run.record["seed"]),
         str(run.record["server"].get("model")),
         run.created,
-        _share(result.get("coherence")),
-        _share(result.get("accuracy")),
+        str(result.get("verdict") or "-"),
+        share(result.get("coherence")),
+        share(result.get("accuracy")),
     )
-
-
-def _share(value: object) -> str:
-    return f"{value:.1%}" if isinstance(value, float) else "-"
 
 
 @runs_group.command("show")
 @click.argument("name")
-@_base_option
-@_json_option
+@base_option
+@json_option
 def show_command(*, name: str, base: Path, as_json: bool) -> None:
     """Show what a run is and what it found."""
     run = read_run(name, base)
     if as_json:
-        _print_json(run.document())
+        print_json(run.document())
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in _facts(run):
         table.add_row(key, value)
-    _print(table)
+    print_table(table)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -118,8 +106,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("command", _command_line(record.get("command"))),
         ("folder", str(run.path)),
     ]
+    if result.get("verdict"):
+        facts.append(("verdict", str(result["verdict"])))
     facts += [(str(label), f"{count} rows") for label, count in result.get("counts", {}).items()]
-    shares = [(name, _share(result.get(name))) for name in ("coherence", "accuracy")]
+    shares = [(name, share(result.get(name))) for name in ("coherence", "accuracy")]
     return facts + [(name, share) for name, share in shares if share != "-"]
 
 
@@ -129,8 +119,8 @@ def _command_line(command: Sequence[str] | None) -> str:
 
 @runs_group.command("resume")
 @click.argument("name")
-@_base_option
-@_json_option
+@base_option
+@json_option
 @click.pass_context
 def resume_command(context: click.Context, *, name: str, base: Path, as_json: bool) -> None:
     """Run a run's command again, in its folder: it goes on where it stopped.
@@ -164,8 +154,8 @@ def resume_command(context: click.Context, *, name: str, base: Path, as_json: bo
 @runs_group.command("diff")
 @click.argument("first")
 @click.argument("second")
-@_base_option
-@_json_option
+@base_option
+@json_option
 def diff_command(*, first: str, second: str, base: Path, as_json: bool) -> None:
     """Show where two runs differ: in what they are, and in their labels."""
     one, other = read_run(first, base), read_run(second, base)
@@ -182,7 +172,7 @@ def diff_command(*, first: str, second: str, base: Path, as_json: bool) -> None:
             "only_in_first": list(found.only_in_first),
             "only_in_second": list(found.only_in_second),
         }
-        _print_json(document)
+        print_json(document)
         return
     _print_diff(one, other, found)
 
@@ -196,7 +186,7 @@ def _print_diff(one: Run, other: Run, found: RunDiff) -> None:
     for row, *labels in found.labels[:_ROWS_SHOWN]:
         table.add_row(f"row {row}", *labels)
     if table.row_count:
-        _print(table)
+        print_table(table)
     if len(found.labels) > _ROWS_SHOWN:
         click.echo(f"and {len(found.labels) - _ROWS_SHOWN} more rows; --json lists them all")
     click.echo(
@@ -207,9 +197,9 @@ def _print_diff(one: Run, other: Run, found: RunDiff) -> None:
 
 @runs_group.command("rm")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@_base_option
+@base_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@_json_option
+@json_option
 def remove_command(*, names: tuple[str, ...], base: Path, yes: bool, as_json: bool) -> None:
     """Remove runs: their folders, with labels and journals. The score store keeps its answers."""
     runs = [read_run(name, base) for name in names]
@@ -219,16 +209,6 @@ def remove_command(*, names: tuple[str, ...], base: Path, yes: bool, as_json: bo
     for run in runs:
         remove_run(run)
     if as_json:
-        _print_json({"removed": [run.name for run in runs]})
+        print_json({"removed": [run.name for run in runs]})
     else:
         click.echo(f"Removed {', '.join(run.name for run in runs)}.")
-
-
-def _print_json(document: object) -> None:
-    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-
-
-def _print(table: Table) -> None:
-    """Print the table; where it goes to a file, no line is cut."""
-    wide = None if Console().is_terminal else _WIDTH_OF_A_FILE
-    Console(highlight=False, markup=False, width=wide).print(table)

@@ -40,7 +40,8 @@ def write_run(seed: int, command: list[str] | None = None, *, done: bool = True)
     with RunFolder.open(described(seed), command=command) as folder:
         if done:
             counts = {"positive": 3 if seed else 4, "negative": 1 if seed else 0}
-            folder.finish({"coherence": 0.5, "accuracy": None, "counts": counts}, write)
+            found = {"verdict": "check", "coherence": 0.5, "accuracy": None, "counts": counts}
+            folder.finish(found, write)
         else:
             folder.stop("20 requests were allowed")
     return folder.name
@@ -94,6 +95,7 @@ def test_the_list_tells_names_and_states_and_warns_of_what_is_no_run(folder: Pat
     lines = {line.split()[0]: line for line in shown.stdout.splitlines()}
     assert "done" in lines[done]
     assert "50.0%" in lines[done]
+    assert "check" in lines[done]
     assert "stopped" in lines[stopped]
     assert "mine" in shown.stderr
     found = as_json("list")

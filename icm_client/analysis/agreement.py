@@ -1,0 +1,110 @@
+"""Whether runs agree: over seeds, models and endpoints.
+
+Labels that another seed, or another model, finds too are in the rows; labels that only one run
+finds may be in the run. Agreement is counted over the rows that two runs both labelled, and Cohen's
+kappa (Cohen, "A coefficient of agreement for nominal scales", 1960) takes off what chance gives:
+
+    kappa = (p_o - p_e) / (1 - p_e),   p_e = sum_k share_A(k) * share_B(k)
+
+1 is the same labels, 0 what two runs with these balances would share by chance. Where the labels'
+names say nothing, two runs can find the same classes the other way round: the exchange of names
+under which the two agree most is told too.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+
+from icm_client.errors import InputError
+
+Labelling = Mapping[str, str]
+"""Row id as text -> label."""
+
+MOST_EXCHANGED = 7
+"""Labels of which every exchange is tried; of more only neighbouring pairs are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far two labellings agree.
+
+    Attributes:
+        rows: that both labelled.
+        share: of them with the same label, 0 to 1.
+        kappa: Cohen's; None where both gave all rows the same one label, and chance explains all.
+        names: the exchange of the second one's names that agrees best: its label -> ours; empty
+            where none is better than the names as they stand.
+        exchanged_share: `share` under that exchange; `share` where `names` is empty.
+        exchanged_kappa: `kappa` under it.
+    """
+
+    rows: int
+    share: float
+    kappa: float | None
+    names: Mapping[str, str]
+    exchanged_share: float
+    exchanged_kappa: float | None
+
+
+def agreement(first: Labelling, second: Labelling) -> Agreement:
+    """Return how far two labellings agree over the rows that both hold.
+
+    Raises:
+        InputError: they have no row in common.
+    """
+    pairs = Counter((first[row], second[row]) for row in first if row in second)
+    if not pairs:
+        raise InputError("the runs have no row in common: compare runs over the same data")
+    share, kappa = _agreement(pairs, {})
+    words = sorted({word for pair in pairs for word in pair})
+    names: Mapping[str, str] = {}
+    best = share
+    for tried in _exchanges(words):
+        found = _agreement(pairs, tried)[0]
+        if found > best:
+            best, names = found, tried
+    exchanged_kappa = _agreement(pairs, names)[1]
+    told = {theirs: ours for theirs, ours in names.items() if theirs != ours}
+    return Agreement(pairs.total(), share, kappa, told, best, exchanged_kappa)
+
+
+def agreements(labellings: Sequence[Labelling]) -> dict[tuple[int, int], Agreement]:
+    """Return the agreement of every two of them, by their places, the lower first.
+
+    Raises:
+        InputError: fewer than two, or two without a row in common.
+    """
+    if len(labellings) < 2:  # noqa: PLR2004 - to compare takes two
+        raise InputError("name two runs at least")
+    return {
+        (one, other): agreement(labellings[one], labellings[other])
+        for one, other in combinations(range(len(labellings)), 2)
+    }
+
+
+def _agreement(
+    pairs: Mapping[tuple[str, str], int], names: Mapping[str, str]
+) -> tuple[float, float | None]:
+    """Share and kappa, the second one's labels renamed."""
+    total = sum(pairs.values())
+    same = 0
+    ours: Counter[str] = Counter()
+    theirs: Counter[str] = Counter()
+    for (one, other), count in pairs.items():
+        renamed = names.get(other, other)
+        same += count * (one == renamed)
+        ours[one] += count
+        theirs[renamed] += count
+    share = same / total
+    chance = sum(count * theirs[word] for word, count in ours.items()) / total**2
+    return share, None if chance == 1 else (share - chance) / (1 - chance)
+
+
+def _exchanges(words: Sequence[str]) -> list[dict[str, str]]:
+    """Renamings of the labels; the identity is none of them."""
+    if len(words) <= MOST_EXCHANGED:
+        every = permutations(words)
+        next(every)  # as they stand
+        return [dict(zip(words, renamed, strict=True)) for renamed in every]
+    return [{one: other, other: one} for one, other in combinations(words, 2)]
