@@ -1,0 +1,88 @@
+"""How far an accuracy may lie from what other test rows and other seeds would have given.
+
+The bootstrap of Efron and Tibshirani (1993, chapter 13): test rows and seeds are drawn anew, with
+replacement, and the middle 95% of what comes out is the interval. Rows that belong together are
+drawn together. A row keeps its weight in all seeds, and a draw is the same for all methods, so
+that a difference between two methods is taken within each draw.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from icm_client.coherence.problem import FloatArray, IntArray
+
+DRAWS: Final = 2000
+_AT_A_TIME: Final = 250
+_PERCENTILES: Final = (2.5, 97.5)
+
+
+class Interval(NamedTuple):
+    """From the 2.5th to the 97.5th percentile of the draws."""
+
+    low: float
+    high: float
+
+
+def mean_over_seeds(correct: FloatArray) -> float:
+    """Mean over seeds of each seed's mean over its test rows.
+
+    Args:
+        correct: shape `[seeds, rows]`, 1 where the prediction is right, 0 where it is wrong, NaN
+            where the row is none of the seed's test rows; each seed has at least one.
+    """
+    return float(np.nanmean(correct, axis=1).mean())
+
+
+def bootstrap_interval(correct: FloatArray, units: IntArray, *, seed: int = 0) -> Interval:
+    """Return the interval of `mean_over_seeds`.
+
+    Args:
+        correct: as there.
+        units: shape `[rows]`; rows of one number are drawn together.
+        seed: of the draws.
+    """
+    return _interval(_draws(correct, units, seed))
+
+
+def paired_interval(
+    correct: FloatArray, other: FloatArray, units: IntArray, *, seed: int = 0
+) -> Interval:
+    """Return the interval of `mean_over_seeds(correct) - mean_over_seeds(other)`.
+
+    Args:
+        correct: shape `[seeds, rows]`, of one method.
+        other: of another, with the same seeds and test rows.
+        units: shape `[rows]`; rows of one number are drawn together.
+        seed: of the draws, which are the same for both.
+    """
+    return _interval(_draws(correct, units, seed) - _draws(other, units, seed))
+
+
+def _draws(correct: FloatArray, units: IntArray, seed: int) -> FloatArray:
+    """The mean in each draw, `[DRAWS]`; NaN where no test row of any drawn seed was drawn."""
+    rng = np.random.default_rng(seed)
+    tested = ~np.isnan(correct)
+    drawn_from = np.unique(units[tested.any(axis=0)])  # a unit without a test row says nothing
+    place = np.searchsorted(drawn_from, units)
+    right = np.nan_to_num(correct)
+    n_seeds, n_units = len(correct), len(drawn_from)
+    means = []
+    for begin in range(0, DRAWS, _AT_A_TIME):
+        count = min(_AT_A_TIME, DRAWS - begin)
+        times = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=count)
+        # Rows of no unit here are tested by no seed: which weight they get changes nothing.
+        weights = times[:, np.minimum(place, n_units - 1)].astype(np.float64)
+        seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=count)
+        rows = weights @ tested.T.astype(np.float64)
+        known = rows > 0
+        accuracy = np.divide(weights @ right.T, rows, out=np.zeros_like(rows), where=known)
+        of = (seeds * known).sum(axis=1)
+        total = (seeds * accuracy).sum(axis=1)
+        means.append(np.divide(total, of, out=np.full(count, np.nan), where=of > 0))
+    return np.concatenate(means)
+
+
+def _interval(draws: FloatArray) -> Interval:
+    low, high = np.nanpercentile(draws, _PERCENTILES)
+    return Interval(float(low), float(high))

@@ -1,0 +1,288 @@
+"""`icm-client eval`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import anyio
+import click
+import orjson
+from rich.console import Console
+from rich.text import Text
+
+from icm_client.analysis.ablation_run import some_rows
+from icm_client.analysis.evaluation import KINDS, Kind, plan_evaluation
+from icm_client.analysis.evaluation_run import run_evaluation
+from icm_client.analysis.evaluation_table import Outcome, document, results
+from icm_client.cli.eval_output import (
+    display,
+    line_of,
+    make_folder,
+    print_notices,
+    print_plan,
+    print_table,
+    write,
+)
+from icm_client.cli.server_options import server_options
+from icm_client.cli.signals import draining
+from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.official import OfficialSettings
+from icm_client.coherence.settings import SweepSettings
+from icm_client.data import Task, find_beside, unescape
+from icm_client.data.messages import did_you_mean, listed
+from icm_client.endpoints import ServerIdentity
+from icm_client.errors import IcmError, TaskError
+from icm_client.runs.job import Job, named_task
+from icm_client.runs.presets import Preset, Settings, preset_settings
+from icm_client.runs.server import Server, open_endpoint
+
+IN_CONTEXT: Final[tuple[Preset, ...]] = ("fast", "paper", "official")
+"""Searches that ask the open server only."""
+
+_SWEEP = SweepSettings()
+
+
+def _kinds(_: click.Context, __: click.Parameter, value: str | None) -> tuple[Kind, ...]:
+    """The methods named, in our order."""
+    if value is None:
+        return KINDS
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in KINDS:
+            raise click.BadParameter(
+                f"{name!r} is no method: there are {listed(KINDS)}.{did_you_mean(name, KINDS)}"
+            )
+    return tuple(kind for kind in KINDS if kind in names)
+
+
+def _seeds(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers, such as 0,1,2")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _test(_: click.Context, __: click.Parameter, value: float) -> float:
+    if value >= 1 and not value.is_integer():
+        raise click.BadParameter(f"{value:g} is neither a share under 1 nor a number of rows")
+    return value
+
+
+def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        text = Path(value).read_text("utf-8") if Path(value).is_file() else unescape(value)
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{value[:80]!r} cannot be read as UTF-8 text: {error}") from None
+    if not text.strip():
+        raise click.BadParameter("it is empty")
+    return text.rstrip()
+
+
+@click.command("eval", short_help="Hold ICM's labels against gold, people's and random ones.")
+@click.argument("data", type=click.Path())
+@click.option("--out", type=click.Path(path_type=Path), help="A folder for table and pictures.")
+@click.option(
+    "-t",
+    "--task",
+    "task_name",
+    help="A task file, or a built-in task. Default: NAME.task.toml or task.toml beside DATA.",
+)
+@click.option("--gold", help="Field with known labels. [default: the task's]")
+@click.option(
+    "--human",
+    metavar="FIELD",
+    help="Field with people's labels: a label word, or a list of words or of ratings.",
+)
+@click.option(
+    "--human-positive",
+    metavar="LABEL",
+    help="The label that ratings above 0 stand for. [default: the task's first]",
+)
+@click.option(
+    "--chat-prompt",
+    callback=_chat_prompt,
+    metavar="TEXT|FILE",
+    help="What to put in front of a row for zero-shot-chat, such as the HHH prompt.",
+)
+@click.option(
+    "--methods",
+    "kinds",
+    callback=_kinds,
+    metavar="NAMES",
+    help=f"Some of {', '.join(KINDS)}, separated by commas. [default: all]",
+)
+@click.option(
+    "--preset",
+    "presets",
+    type=click.Choice(IN_CONTEXT),
+    multiple=True,
+    default=("fast",),
+    help="ICM's search; several times to compare them. [default: fast]",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(0),
+    help="Steps of the searches paper and official. [default: the preset's]",
+)
+@click.option(
+    "--demos",
+    type=click.IntRange(2),
+    default=_SWEEP.demos,
+    show_default=True,
+    help="The most labelled rows in front of a test row.",
+)
+@click.option(
+    "--contexts",
+    type=click.IntRange(1),
+    default=_SWEEP.averaged,
+    show_default=True,
+    metavar="M",
+    help="Draws of labelled rows that a test row is scored behind, and averaged over.",
+)
+@click.option(
+    "--test",
+    type=click.FloatRange(0, min_open=True),
+    callback=_test,
+    default=0.5,
+    show_default=True,
+    metavar="ROWS",
+    help="Rows that are held out: a share under 1, or a number.",
+)
+@click.option(
+    "--rows",
+    "count",
+    type=click.IntRange(2),
+    metavar="N",
+    help="A sample of so many rows, a rule's groups whole. [default: all]",
+)
+@click.option(
+    "--seeds",
+    callback=_seeds,
+    default="0,1,2",
+    show_default=True,
+    help="Each has its own split; separated by commas.",
+)
+@server_options(wire=True)
+@click.option("--store", type=click.Path(), help="The score store. [default: in the user's cache]")
+@click.option("--dry-run", is_flag=True, help="Say what would be run and read, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print plan or results as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no line for each method.")
+def eval_command(  # noqa: C901 - options one by one
+    *,
+    data: str,
+    out: Path | None,
+    task_name: str | None,
+    gold: str | None,
+    human: str | None,
+    human_positive: str | None,
+    chat_prompt: str | None,
+    kinds: tuple[Kind, ...],
+    presets: tuple[Preset, ...],
+    steps: int | None,
+    demos: int,
+    contexts: int,
+    test: float,
+    count: int | None,
+    seeds: tuple[int, ...],
+    server: Server,
+    store: str | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Predict held-out rows of DATA behind train rows with labels of several origins.
+
+    ICM's labels are found without gold. All methods that show labels use the same contexts and
+    calibration, so that only the labels differ. Scores are kept: the same command again asks
+    nothing twice.
+    """
+    if human is None and human_positive is not None:
+        raise click.UsageError("--human-positive goes with --human FIELD.")
+    job = Job.prepare(data, _task(data, task_name), gold=gold)
+    if count is not None:
+        job = Job.prepare(some_rows(job, count), job.task)
+    evaluation = plan_evaluation(
+        job,
+        kinds=kinds,
+        searches=_searches(presets, steps),
+        seeds=seeds,
+        test=test,
+        human=human,
+        human_positive=human_positive,
+        chat_prompt=chat_prompt,
+        demos=demos,
+        contexts=contexts,
+    )
+    if not as_json:
+        print_notices(evaluation.notices)
+    if dry_run:
+        print_plan(evaluation, as_json=as_json)
+        return
+    if out is not None:
+        make_folder(out)
+    lines = Console(stderr=True, highlight=False)
+    of = len(evaluation.methods) * len(seeds)
+    told: list[Outcome] = []
+
+    def ended(outcome: Outcome) -> None:
+        told.append(outcome)
+        if not quiet and not as_json:
+            lines.print(Text(f"{len(told)}/{of} {line_of(outcome)}"), soft_wrap=True)
+
+    async def run() -> tuple[tuple[str, ...], ServerIdentity]:
+        async with draining() as drain, open_endpoint(server) as endpoint:
+            with display(lines, hidden=quiet or as_json) as progress:
+                _, notices = await run_evaluation(
+                    evaluation,
+                    endpoint=endpoint,
+                    store=store,
+                    ended=ended,
+                    progress=progress,
+                    stopping=drain.stopping,
+                )
+            return notices, endpoint.identity
+
+    notices, identity = anyio.run(run)
+    evaluation = replace(evaluation, notices=(*evaluation.notices, *notices))
+    found = results(evaluation, told)
+    shown = {
+        "data": data,
+        "server": {"kind": identity.kind, "model": identity.model},
+        **document(evaluation, found),
+    }
+    written, missing = ([], None) if out is None else write(found, shown, out)
+    if as_json:
+        click.echo(orjson.dumps({**shown, "files": written}, option=orjson.OPT_INDENT_2))
+    else:
+        print_notices(notices)
+        print_table(found)
+        if written:
+            click.echo(f"Written: {', '.join(written)}")
+    if missing is not None:
+        click.echo(f"Note: no picture: {missing}", err=True)
+    if failed := sum(outcome.error is not None for outcome in told):
+        raise IcmError(f"{failed} of {of} predictions failed; eval's lines say why")
+
+
+def _task(data: str, name: str | None) -> Task:
+    if name is not None:
+        return named_task(name)
+    beside = find_beside(data)
+    if beside is None:
+        raise TaskError(f"no task: name one with --task, or put a task.toml beside {data}")
+    return Task.from_toml(beside)
+
+
+def _searches(presets: Sequence[Preset], steps: int | None) -> list[Settings]:
+    searches = []
+    for preset in dict.fromkeys(presets):
+        settings = preset_settings(preset)
+        if steps is not None and isinstance(settings, AnnealSettings | OfficialSettings):
+            settings = replace(settings, iterations=steps)
+        searches.append(settings)
+    if steps is not None and all(isinstance(settings, SweepSettings) for settings in searches):
+        raise click.UsageError("--steps is for --preset paper and official, not for fast.")
+    return searches
