@@ -5,11 +5,12 @@ OpenAI-compatible fine-tuning API (`served`). The fold-based search, the evaluat
 line know only this.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from icm_client.data import JsonValue
 from icm_client.endpoints import Endpoint
 
 
@@ -71,10 +72,17 @@ class Trainer(Protocol):
 
     Attributes:
         parallel: trainings that may run at the same time.
+        described: base model and settings, all that can change what comes out; part of what a run
+            that trains is known by.
     """
 
     @property
     def parallel(self) -> int:
+        """As in the class docstring."""
+        ...
+
+    @property
+    def described(self) -> Mapping[str, JsonValue]:
         """As in the class docstring."""
         ...
 

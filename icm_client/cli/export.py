@@ -1,0 +1,96 @@
+"""`icm-client export`: a run's labels in the formats that training programs read."""
+
+from pathlib import Path
+
+import click
+import orjson
+
+from icm_client.runs.archive import Run, read_run
+from icm_client.runs.folder import DEFAULT_BASE
+from icm_client.training.exports import EXPORT_FORMATS, ExportFormat, export_run
+
+
+@click.command("export", short_help="Write a run's labels for training.")
+@click.argument("run", metavar="RUN")
+@click.option(
+    "--to",
+    type=click.Choice(EXPORT_FORMATS),
+    required=True,
+    help="The format; see above.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="PATH",
+    help="The file to write; for hf a new folder.",
+)
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Leave out rows whose label has less than this of the probability of all labels.",
+)
+@click.option(
+    "--with-gold",
+    is_flag=True,
+    help="Write the gold labels too, as a column of csv, parquet or hf.",
+)
+@click.option(
+    "--runs",
+    "base",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_BASE,
+    show_default=True,
+    help="The folder of all runs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def export_command(
+    *,
+    run: str,
+    to: ExportFormat,
+    output: Path,
+    min_confidence: float | None,
+    with_gold: bool,
+    base: Path,
+    as_json: bool,
+) -> None:
+    """Write the labels of RUN (a run's name or folder), and a card that says how they were made.
+
+    \b
+    sft      JSON Lines: prompt, completion (trl)
+    chat     JSON Lines: messages (OpenAI, axolotl, trl)
+    dpo      JSON Lines: prompt, chosen, rejected (trl, axolotl)
+    reward   the same, for reward models: pairs of responses only
+    csv      a table: prompt, completion, label, confidence, log-probs, the row's fields
+    parquet  the same
+    hf       the same as a folder that datasets.load_dataset reads, with a dataset card
+
+    Prompts and label texts are those that the model was asked, the label's space included. A pair
+    of responses is in sft and chat in both orders; dpo and reward take the response that the label
+    prefers as chosen. Of a task without pairs, dpo takes the label's text as chosen and each other
+    label's as rejected.
+
+    The card (PATH.md; README.md in a folder) has model, seed, settings, prompt, counts, findings
+    and the verdict. Labels that are not to be trusted are written all the same, with a warning.
+    """  # noqa: D301 - click's mark for a paragraph that keeps its lines
+    done = export_run(
+        _run(run, base), to, output, min_confidence=min_confidence, with_gold=with_gold
+    )
+    for warning in done.warnings:
+        click.secho(f"WARNING: {warning}", err=True, fg="red", bold=done.verdict == "do not trust")
+    if as_json:
+        click.echo(orjson.dumps(done.summary(), option=orjson.OPT_INDENT_2))
+        return
+    click.echo(f"Wrote {done.records:,} records of {done.rows:,} rows to {done.path}.")
+    for reason, count in done.left_out.items():
+        click.echo(f"Left out, {reason}: {count:,} rows.")
+    click.echo(f"How they were made: {done.card}")
+
+
+def _run(name: str, base: Path) -> Run:
+    folder = Path(name)
+    if (folder / "run.json").is_file():
+        return read_run(folder.resolve().name, folder.resolve().parent)
+    return read_run(name, base)

@@ -1,0 +1,188 @@
+"""Training by a service with OpenAI's fine-tuning API; a crash anywhere costs no second job.
+
+Which training it is, a digest over examples, base, name, seed and settings says. It is the uploaded
+file's name and in the job's metadata and suffix. A process that does not know whether its request
+got through looks for the digest among what the service holds, and goes on from there.
+"""
+
+import re
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+import anyio
+from pydantic import SecretStr
+
+from icm_client.data import JsonValue
+from icm_client.endpoints import Endpoint, Kind, Transport, TransportSettings, connect
+from icm_client.endpoints.answers import without_credentials
+from icm_client.endpoints.connect import ServedModel
+from icm_client.endpoints.openai_top_k import CHAT
+from icm_client.errors import AuthenticationRefused, ModelNotFound, RequestRefused, TrainingError
+from icm_client.training.fine_tuning_api import FineTuningApi
+from icm_client.training.served_job import ServedJob
+from icm_client.training.served_settings import WAIT_GROWTH, ServedSettings
+from icm_client.training.served_state import StateFile, TrainingState
+from icm_client.training.submission import Submission
+from icm_client.training.trainer import Example, OnTraining, Trained
+
+_STEM: Final = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+class ServedTrainer:
+    """A `Trainer` over a service with OpenAI's fine-tuning API.
+
+    A job goes on when the process that awaits it ends; the same call finds it again. One that
+    failed, was cancelled or vanished is a `TrainingError`; the same call then submits a new one.
+
+    Args:
+        url: the service's root, or its OpenAI root (`.../v1`).
+        base: the model that is trained from, as the service calls it.
+        folder: where the state of trainings is kept; made where it is not there.
+        api_key: the service's key.
+        settings: of training and waiting.
+        transport: deadlines and retries of every request.
+        kind: how the trained model is read; None asks the server, or takes the chat of a model that
+            was trained on chat.
+        allow_floor: as for `connect`; trained models leave improbable labels out of a top 5 soon.
+
+    Attributes:
+        base: as given.
+        settings: as given.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        base: str,
+        *,
+        folder: str | Path,
+        api_key: str | SecretStr | None = None,
+        settings: ServedSettings | None = None,
+        transport: TransportSettings | None = None,
+        kind: Kind | None = None,
+        allow_floor: bool = False,
+    ) -> None:
+        self.base = base
+        self.settings = settings or ServedSettings()
+        self._url = url
+        self._folder = Path(folder)
+        self._key = SecretStr(api_key) if isinstance(api_key, str) else api_key
+        self._transport = transport
+        self._kind: Kind | None = kind or (CHAT if self.settings.format == "chat" else None)
+        self._allow_floor = allow_floor
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({without_credentials(self._url)!r}, {self.base!r})"
+
+    @property
+    def parallel(self) -> int:
+        """As `Trainer.parallel`."""
+        return self.settings.parallel
+
+    @property
+    def described(self) -> Mapping[str, JsonValue]:
+        """As `Trainer.described`."""
+        chosen = self.settings
+        return {"base": self.base, "format": chosen.format, **chosen.hyperparameters}
+
+    async def train(
+        self,
+        examples: Sequence[Example],
+        *,
+        name: str,
+        seed: int,
+        progress: OnTraining | None = None,
+    ) -> Trained:
+        """As `Trainer.train`.
+
+        Raises:
+            InputError: the URL is no http or https one.
+            TrainingError: fewer than two different labels; the job failed, was cancelled, vanished
+                or takes longer than `ServedSettings.deadline_s`; the service refuses it, or has no
+                such API; another process is at this very training.
+            AuthenticationRefused: the key is missing or wrong.
+            EndpointError: the service does not answer, retries included.
+        """
+        submission = Submission.of(examples, self.base, name, seed, self.settings)
+        async with Transport(self._url, api_key=self._key, settings=self._transport) as transport:
+            with self._noted(submission, transport.url) as noted:
+                if noted.state.stage != "succeeded":
+                    api = FineTuningApi(transport)
+                    job = ServedJob(api, submission, noted, self.settings, progress)
+                    await _finished(job, transport.url, self.base)
+                return _trained(noted.state, len(examples))
+
+    @asynccontextmanager
+    async def open(self, trained: Trained) -> AsyncIterator[Endpoint]:
+        """As `Trainer.open`; waits for a model that is trained but not served yet.
+
+        Raises:
+            ModelNotFound: it is not served within `ServedSettings.served_within_s`.
+            EndpointError: as `connect`.
+        """
+        endpoint = await self._connected(trained.model)
+        try:
+            yield endpoint
+        finally:
+            with anyio.CancelScope(shield=True):
+                await endpoint.aclose()
+
+    async def _connected(self, model: str) -> ServedModel:
+        ends = anyio.current_time() + self.settings.served_within_s
+        wait = self.settings.first_poll_s
+        while True:
+            try:
+                return await connect(
+                    self._url,
+                    model=model,
+                    api_key=self._key,
+                    settings=self._transport,
+                    kind=self._kind,
+                    allow_floor=self._allow_floor,
+                )
+            except ModelNotFound:
+                if anyio.current_time() + wait > ends:
+                    raise
+            await anyio.sleep(wait)
+            wait = min(wait * WAIT_GROWTH, self.settings.longest_poll_s)
+
+    def _noted(self, submission: Submission, url: str) -> AbstractContextManager[StateFile]:
+        stem = _STEM.sub("_", submission.name).strip("_-")[:40] or "training"
+        place = blake2b(f"{url} {submission.digest}".encode(), digest_size=8).hexdigest()
+        new = TrainingState(
+            name=submission.name,
+            url=url,
+            base=self.base,
+            digest=submission.digest,
+            began=time.time(),
+        )
+        return StateFile.locked(self._folder / f"{stem}-{place}.json", new)
+
+
+async def _finished(job: ServedJob, url: str, base: str) -> None:
+    try:
+        await job.finish()
+    except AuthenticationRefused:
+        raise
+    except RequestRefused as error:
+        raise TrainingError(
+            f"{url} does not take the training: {error}. It needs OpenAI's fine-tuning API "
+            f"(/v1/files, /v1/fine_tuning/jobs), and {base} a model that may be fine-tuned there"
+        ) from None
+
+
+def _trained(state: TrainingState, examples: int) -> Trained:
+    if state.model is None:
+        raise TrainingError(f"the training {state.name} has no model")
+    return Trained(
+        name=state.name,
+        model=state.model,
+        base=state.base,
+        examples=examples,
+        loss=state.loss,
+        seconds=state.seconds or 0.0,
+    )

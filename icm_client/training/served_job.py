@@ -1,0 +1,218 @@
+"""One training by a service: from examples to a job, and from a job to a model.
+
+Each step looks first at what the service holds already, and notes what it is about to do, so that
+a process which dies between any two of them is followed by one that goes on.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+
+from icm_client.errors import (
+    AuthenticationRefused,
+    EndpointError,
+    RequestRefused,
+    TrainingError,
+)
+from icm_client.training.fine_tuning_api import FineTuningApi, JobEvent, TuningJob
+from icm_client.training.served_settings import WAIT_GROWTH, ServedSettings
+from icm_client.training.served_state import StateFile
+from icm_client.training.submission import Submission
+from icm_client.training.trainer import OnTraining, TrainingProgress
+
+_SAME_CALL: Final = "the same call submits it anew"
+
+
+class _AlreadyThere(Exception):
+    """Ends the attempts to upload or submit: an earlier one got through."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.id = name
+
+
+class ServedJob:
+    """A submission on its way to a model.
+
+    Args:
+        api: the service.
+        submission: what is trained.
+        noted: how far it is; kept up to date.
+        settings: how long is waited.
+        progress: told at every look at the job.
+    """
+
+    def __init__(
+        self,
+        api: FineTuningApi,
+        submission: Submission,
+        noted: StateFile,
+        settings: ServedSettings,
+        progress: OnTraining | None,
+    ) -> None:
+        self._api = api
+        self._submission = submission
+        self._noted = noted
+        self._settings = settings
+        self._progress = progress
+        self._where = f"{noted.state.url}: the training {submission.name} of {submission.base}"
+
+    async def finish(self) -> None:
+        """Return once there is a model, as the state then says.
+
+        Raises:
+            TrainingError: it failed, was cancelled, vanished, or takes too long.
+            EndpointError: the service does not answer, or refuses.
+        """
+        state = self._noted.state
+        if state.stage == "submitted" and state.job is not None:
+            job_id = state.job
+        else:
+            job_id = await self._submitted(await self._uploaded())
+            self._noted.note("submitted", job=job_id)
+        await self._await(job_id)
+
+    async def _uploaded(self) -> str:
+        """The training file's id, whoever uploaded it."""
+        submission = self._submission
+        if self._noted.state.stage == "failed":  # an earlier job, which is done with
+            self._noted.note("uploading", job=None, reason=None, began=time.time())
+        else:
+            self._noted.note("uploading")
+        try:
+            file = (
+                await self._api.upload(
+                    submission.file_name, submission.content, first=self._look_for_file
+                )
+            ).id
+        except _AlreadyThere as found:
+            file = found.id
+        self._noted.note("uploaded", file=file)
+        return file
+
+    async def _look_for_file(self) -> None:
+        for one in await self._api.files():
+            if one.filename == self._submission.file_name:
+                raise _AlreadyThere(one.id)
+
+    async def _submitted(self, file: str) -> str:
+        """The job's id, whoever submitted it."""
+
+        async def look_for_job() -> None:
+            # Once: what fails here is an attempt to submit that failed.
+            if (job := await self._found(file, attempts=1)) is not None:
+                raise _AlreadyThere(job.id)
+
+        self._noted.note("submitting")
+        try:
+            return (await self._api.create(self._submission.body(file), first=look_for_job)).id
+        except _AlreadyThere as found:
+            return found.id
+
+    async def _found(
+        self, file: str | None, *, but: str | None = None, attempts: int | None = None
+    ) -> TuningJob | None:
+        """The job of this submission that is alive or has a model; the oldest, were there two."""
+        jobs = [
+            job
+            for job in await self._api.jobs(attempts=attempts)
+            if self._submission.owns(job, file) and not job.is_dead and job.id != but
+        ]
+        return min(jobs, key=lambda job: (job.created_at or 0.0, job.id), default=None)
+
+    async def _await(self, job_id: str) -> None:
+        settings = self._settings
+        ends = anyio.current_time() + settings.deadline_s
+        wait, missing = settings.first_poll_s, 0
+        while True:
+            try:
+                job = await self._api.job(job_id)
+            except AuthenticationRefused:
+                raise
+            except RequestRefused as error:
+                missing += 1
+                job_id = await self._missed(job_id, missing, error)
+            else:
+                missing = 0
+                if job.succeeded or job.is_dead:
+                    await self._end(job)
+                    return
+                await self._tell(job)
+            if anyio.current_time() + wait > ends:
+                raise TrainingError(
+                    f"{self._where} is not done after {settings.deadline_s:,.0f} s; the job "
+                    f"{job_id} goes on. The same call awaits it further; cancel it at the service "
+                    "if it is not wanted any more"
+                )
+            await anyio.sleep(wait)
+            wait = min(wait * WAIT_GROWTH, settings.longest_poll_s)
+
+    async def _missed(self, job_id: str, times: int, error: RequestRefused) -> str:
+        """The id to look for next, when the service has no job of this one."""
+        other = await self._found(self._noted.state.file, but=job_id)
+        if other is not None:
+            self._noted.note("submitted", job=other.id)
+            return other.id
+        if times < self._settings.missing_polls:  # a job that is new may not be everywhere yet
+            return job_id
+        raise self._failed(f"the job {job_id} has vanished: {error}")
+
+    async def _end(self, job: TuningJob) -> None:
+        events = await self._events(job)
+        if job.is_dead:
+            told = (job.error and job.error.message) or _last_words(events)
+            raise self._failed(
+                f"the job {job.id} {_ENDED[job.status]}{f': {told}' if told else ''}"
+            )
+        if not job.fine_tuned_model:
+            raise self._failed(f"the job {job.id} succeeded, but the service names no model")
+        took = (
+            job.finished_at - job.created_at
+            if job.finished_at is not None and job.created_at is not None
+            else time.time() - self._noted.state.began
+        )
+        self._noted.note(
+            "succeeded",
+            job=job.id,
+            model=job.fine_tuned_model,
+            loss=self._moment(events).loss,
+            seconds=max(took, 0.0),
+        )
+
+    def _failed(self, reason: str) -> TrainingError:
+        """The error, noted as the training's end: what comes after it begins anew."""
+        self._noted.note("failed", reason=reason)
+        return TrainingError(f"{self._where}: {reason}; {_SAME_CALL}")
+
+    async def _tell(self, job: TuningJob) -> None:
+        if self._progress is not None:
+            self._progress(self._moment(await self._events(job)))
+
+    async def _events(self, job: TuningJob) -> Sequence[JobEvent]:
+        """None where the service has no events to tell, or not now: they decide nothing."""
+        try:
+            return await self._api.events(job.id)
+        except EndpointError:
+            return ()
+
+    def _moment(self, events: Sequence[JobEvent]) -> TrainingProgress:
+        told = [metrics for event in events if (metrics := event.metrics) is not None]
+        latest = max(told, key=lambda metrics: metrics.step, default=None)
+        return TrainingProgress(
+            name=self._submission.name,
+            step=latest.step if latest else 0,
+            steps=latest.total_steps if latest else None,
+            loss=latest.train_loss if latest else None,
+            seconds=max(time.time() - self._noted.state.began, 0.0),
+        )
+
+
+_ENDED: Final = {"failed": "failed", "cancelled": "was cancelled"}
+
+
+def _last_words(events: Sequence[JobEvent]) -> str:
+    """The latest message that says what went wrong, or nothing."""
+    said = [event.message for event in events if event.level == "error" and event.message]
+    return said[-1] if said else ""

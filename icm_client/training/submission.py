@@ -1,0 +1,103 @@
+"""A training as a service is told of it: file, job, and the digest that says which it is."""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final, Self
+
+import orjson
+
+from icm_client.endpoints.exchange import Body
+from icm_client.errors import TrainingError
+from icm_client.training.fine_tuning_api import TuningJob
+from icm_client.training.served_settings import ServedSettings
+from icm_client.training.trainer import Example
+
+METADATA_KEY: Final = "icm_client"
+"""Under which the digest stands in a job's metadata."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A training, as the service is told of it.
+
+    Attributes:
+        name: as the caller gave it.
+        base: the model that is trained from.
+        content: the training file.
+        digest: hex, over examples, base, name, seed and settings: which training it is.
+        seed: of the service's own randomness.
+        hyperparameters: under the service's names.
+    """
+
+    name: str
+    base: str
+    content: bytes
+    digest: str
+    seed: int
+    hyperparameters: dict[str, float]
+
+    @classmethod
+    def of(
+        cls, examples: Sequence[Example], base: str, name: str, seed: int, settings: ServedSettings
+    ) -> Self:
+        """Write the examples down, in an order drawn from `seed`.
+
+        Raises:
+            TrainingError: they bear fewer than two different labels.
+        """
+        if len({example.label for example in examples}) < 2:  # noqa: PLR2004
+            raise TrainingError(
+                f"{name}: the {len(examples)} examples bear fewer than two different labels, from "
+                "which there is nothing to learn"
+            )
+        ordered = list(examples)
+        random.Random(seed).shuffle(ordered)  # noqa: S311 - an order, not a secret
+        chat = settings.format == "chat"
+        content = b"".join(orjson.dumps(_line(one, chat=chat)) + b"\n" for one in ordered)
+        given = settings.hyperparameters
+        facts = {"base": base, "name": name, "seed": seed, "hyperparameters": given}
+        told = json.dumps(facts, sort_keys=True).encode()
+        digest = blake2b(told + b"\n" + content, digest_size=16, person=b"icm training")
+        return cls(name, base, content, digest.hexdigest(), seed, given)
+
+    @property
+    def file_name(self) -> str:
+        """What the uploaded file is called."""
+        return f"icm-{self.digest}.jsonl"
+
+    @property
+    def suffix(self) -> str:
+        """Part of the model's name; the shortest limit that services have is 18 characters."""
+        return f"icm-{self.digest[:12]}"
+
+    def body(self, file: str) -> Body:
+        """Return what submits the job."""
+        return {
+            "model": self.base,
+            "training_file": file,
+            "seed": self.seed % 2**31,
+            "suffix": self.suffix,
+            "metadata": {METADATA_KEY: self.digest},
+            "method": {
+                "type": "supervised",
+                "supervised": {"hyperparameters": self.hyperparameters},
+            },
+        }
+
+    def owns(self, job: TuningJob, file: str | None) -> bool:
+        """Whether the job is this training; services differ in what of it they repeat."""
+        return (
+            (job.metadata or {}).get(METADATA_KEY) == self.digest
+            or self.suffix in (job.suffix, job.user_provided_suffix)
+            or (file is not None and job.training_file == file)
+        )
+
+
+def _line(example: Example, *, chat: bool) -> dict[str, object]:
+    if not chat:
+        return {"prompt": example.prompt, "completion": example.label}
+    asked = {"role": "user", "content": example.prompt}
+    return {"messages": [asked, {"role": "assistant", "content": example.label}]}
