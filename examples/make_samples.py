@@ -11,6 +11,7 @@ were chosen on the odd one.
 import hashlib
 import json
 import random
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,12 @@ from icm_client.data.loaders import load
 
 HERE = Path(__file__).parent
 STARS = ("terrible", "bad", "okay", "good", "great")
+NUMBER = re.compile(
+    r"\d|\b(two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozens?|hundreds?"
+    r"|thousands?|millions?)\b",
+    re.IGNORECASE,
+)
+"""What counts as a mention of a number, whatever it is a number of; "one" and "first" do not."""
 
 
 def in_even_half(key: str) -> bool:
@@ -55,6 +62,20 @@ def reviews(path: Path, *, of_each: int = 64) -> list[dict[str, Any]]:
     return drawn
 
 
+def held_out(path: Path, *, of_each: int = 100) -> list[dict[str, Any]]:
+    """Clear reviews as `reviews` has them that are not among its own: rows to test a model on."""
+    taken = {row["id"] for row in reviews(path)}
+    clear = [row for row in short_reviews(path) if abs(row["mean"]) >= 1 and row["id"] not in taken]
+    chance = random.Random(1)  # noqa: S311
+    drawn = [
+        {"id": row["id"], "text": row["text"], "label": "positive" if sign > 0 else "negative"}
+        for sign in (1, -1)
+        for row in chance.sample([row for row in clear if row["mean"] * sign > 0], of_each)
+    ]
+    chance.shuffle(drawn)
+    return drawn
+
+
 def stars(path: Path, *, of_each: int = 30) -> list[dict[str, Any]]:
     """Reviews in five bins of equal width over the raters' scale, -4 to 4, equally many of each."""
     rows = short_reviews(path)
@@ -77,6 +98,26 @@ def stars(path: Path, *, of_each: int = 30) -> list[dict[str, Any]]:
 def star(mean: float) -> int:
     """The number of the bin: 0 for -4 to -2.4, 1 for -2.4 to -0.8, and so on to 4."""
     return min(int((mean + 4) / 8 * len(STARS)), len(STARS) - 1)
+
+
+def arbitrary_preferences(path: Path, *, of_each: int = 48) -> list[dict[str, Any]]:
+    """Reviews that somebody likes if they mention a number, and as many others.
+
+    The kind of preference that no model holds: the paper's is for poems that mention the sun. The
+    prompt does not say what is liked, so nothing but the labels themselves could. All reviews are
+    clearly for the film, so that this cannot be taken for what is liked.
+    """
+    chance = random.Random(0)  # noqa: S311
+    praise = [row for row in short_reviews(path) if row["mean"] >= 1]
+    drawn = [
+        {"id": row["id"], "text": row["text"], "label": "Yes" if liked else "No"}
+        for liked in (True, False)
+        for row in chance.sample(
+            [row for row in praise if (NUMBER.search(row["text"]) is not None) is liked], of_each
+        )
+    ]
+    chance.shuffle(drawn)
+    return drawn
 
 
 def solutions(path: Path, *, problems: int = 32) -> list[dict[str, Any]]:
@@ -133,12 +174,20 @@ if __name__ == "__main__":
             HERE / f"{kind}_reviews" / f"{kind}_reviews.jsonl",
         )
     write(
+        held_out(source / "vader_reviews" / "movies.jsonl"),
+        HERE / "movie_reviews" / "movie_reviews_test.jsonl",
+    )
+    write(
         comparisons(source / "ue_challenges" / "test_larger_than.json"),
         HERE / "larger_than" / "larger_than.jsonl",
     )
     write(
         stars(source / "vader_reviews" / "movies.jsonl"),
         HERE / "movie_stars" / "movie_stars.jsonl",
+    )
+    write(
+        arbitrary_preferences(source / "vader_reviews" / "movies.jsonl"),
+        HERE / "arbitrary_preference" / "arbitrary_preference.jsonl",
     )
     write(
         solutions(source / "grade_school_math" / "example_model_solutions.jsonl"),

@@ -13,8 +13,11 @@ from pathlib import Path
 import anyio
 import click
 import numpy as np
+from bench_diagnosis import diagnosis
+from bench_finetune import finetune
 from bench_memory import memory
 from bench_planner import planner
+from bench_salience import salience_bench
 from bench_search import neutral, presets
 from bench_store import store
 from bench_wire import wire
@@ -39,10 +42,13 @@ def bench() -> None:
     """Measure."""
 
 
+bench.add_command(diagnosis)
+bench.add_command(finetune)
 bench.add_command(neutral)
 bench.add_command(memory)
 bench.add_command(planner)
 bench.add_command(presets)
+bench.add_command(salience_bench)
 bench.add_command(store)
 bench.add_command(wire)
 
