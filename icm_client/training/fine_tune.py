@@ -1,0 +1,125 @@
+"""From a run's labels to a trained model, and what it makes of rows that it was not trained on."""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from icm_client.data.messages import shown
+from icm_client.errors import InputError
+from icm_client.runs.job import Job
+from icm_client.scoring import ScoreStore
+from icm_client.training.held_out import HeldOut, measure
+from icm_client.training.local import LocalTrainer
+from icm_client.training.local_settings import Objective
+from icm_client.training.reward_model import RewardModel, train_reward_model
+from icm_client.training.run_labels import Pair, RunLabels, examples_of, pairs_of, task_pairs
+from icm_client.training.trainer import OnTraining, Trained, Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuned:
+    """A model trained on a run's labels.
+
+    Attributes:
+        trained: the model.
+        objective: what it was trained to do.
+        before: what the base made of the test rows; None without test rows, or where it was not
+            asked.
+        after: what the trained model makes of them.
+        pairs: of a reward model: the test pairs.
+        pair_accuracy: share of them whose preferred response scores higher.
+    """
+
+    trained: Trained
+    objective: Objective
+    before: HeldOut | None = None
+    after: HeldOut | None = None
+    pairs: int = 0
+    pair_accuracy: float | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            **asdict(self.trained),
+            "objective": self.objective,
+            "before": None if self.before is None else self.before.summary(),
+            "after": None if self.after is None else self.after.summary(),
+            "pairs": self.pairs,
+            "pair_accuracy": self.pair_accuracy,
+        }
+
+
+async def fine_tune(
+    found: RunLabels,
+    trainer: Trainer,
+    *,
+    seed: int = 0,
+    objective: Objective = "sft",
+    test: Job | None = None,
+    store: ScoreStore | str | os.PathLike[str] | None = None,
+    progress: OnTraining | None = None,
+) -> FineTuned:
+    """Train on a run's labels; where there are test rows, compare the model with their gold.
+
+    Args:
+        found: the run's labels.
+        trainer: who trains.
+        seed: of the training.
+        objective: the label behind its prompt, or a reward model for pairs.
+        test: rows with gold that the run did not label.
+        store: where the test rows' scores are kept; None is the user's own.
+        progress: told of every step.
+
+    Raises:
+        InputError: a reward model was asked for a task without pairs or of a service; test rows
+            without gold, or some that the model was trained on.
+        TrainingError, SetupError, EndpointError: as `Trainer.train`.
+    """
+    if test is not None:
+        _refuse_trained_on(found, test)
+    if objective == "reward":
+        return await _reward(found, trainer, seed, test, progress)
+    trained = await trainer.train(examples_of(found), name=found.name, seed=seed, progress=progress)
+    if test is None:
+        return FineTuned(trained, objective)
+    async with trainer.open(trained) as endpoint:
+        after = await measure(endpoint, test, store=store)
+    before = None
+    if isinstance(trainer, LocalTrainer):
+        async with trainer.open_base() as endpoint:
+            before = await measure(endpoint, test, store=store)
+    return FineTuned(trained, objective, before, after)
+
+
+async def _reward(
+    found: RunLabels, trainer: Trainer, seed: int, test: Job | None, progress: OnTraining | None
+) -> FineTuned:
+    if not isinstance(trainer, LocalTrainer):
+        raise InputError("a reward model is trained on this machine only: use --backend local")
+    pairs = pairs_of(found)
+    held_out: list[Pair] = []
+    if test is not None:
+        gold = test.dataset.gold or (None,) * len(test.dataset.rows)
+        held_out = task_pairs(test.task, test.dataset, gold)
+        if not held_out:
+            raise InputError(f"{test.dataset.name}: no pair has a gold label")
+    trained = await train_reward_model(
+        trainer, pairs, name=found.name, seed=seed, progress=progress
+    )
+    if not held_out:
+        return FineTuned(trained, "reward")
+    model = await RewardModel.open(await trainer.base(), trained)
+    accuracy = await model.accuracy(held_out)
+    return FineTuned(trained, "reward", pairs=len(held_out), pair_accuracy=accuracy)
+
+
+def _refuse_trained_on(found: RunLabels, test: Job) -> None:
+    """An accuracy on rows that were trained on says nothing of others."""
+    trained_on = {example.prompt for example in examples_of(found)}
+    seen = [number for number, prompt in enumerate(test.prompts) if prompt in trained_on]
+    if seen:
+        raise InputError(
+            f"{test.dataset.name}: {len(seen)} of its {len(test.prompts)} prompts are among those "
+            f"that the run {found.name} labelled, such as {shown(test.prompts[seen[0]][:60])}: "
+            "test on rows that the model was not trained on"
+        )

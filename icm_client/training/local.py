@@ -1,0 +1,306 @@
+"""Training on this machine: torch in a process of its own, one at a time on a CPU, one a GPU.
+
+A trained model is a folder named by a digest over base, examples, settings and seed. It is written
+beside its place and moved there when it is whole, so that the same call finds it, or goes on from
+the last checkpoint of a process that was killed.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import anyio
+import orjson
+from filelock import FileLock, Timeout
+
+from icm_client.data import JsonValue
+from icm_client.endpoints import Endpoint
+from icm_client.endpoints.cache import cache_folder
+from icm_client.endpoints.cores import physical_cores
+from icm_client.errors import TrainingError
+from icm_client.serving.hardware import detect
+from icm_client.serving.model import BUNDLED
+from icm_client.training.base_model import BaseModel, find_base, require_training
+from icm_client.training.local_child import Orders
+from icm_client.training.local_process import train_in_child
+from icm_client.training.local_settings import LocalSettings, Objective
+from icm_client.training.trainer import Example, OnTraining, Trained
+
+FORMAT: Final = 1
+"""Raised when a change here trains other weights from the same call."""
+
+FACTS: Final = "icm-client.json"
+"""In a trained model's folder: what it was trained from, on and how."""
+
+_DIGEST_LENGTH: Final = 12
+_NAME_LENGTH: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """A training, and where its model will lie."""
+
+    base: BaseModel
+    objective: Objective
+    rows: list[list[str]]
+    name: str
+    seed: int
+    within: Path
+    settings: LocalSettings
+
+    def described(self) -> dict[str, object]:
+        """Everything that can change the weights."""
+        return {
+            "format": FORMAT,
+            "base_digest": self.base.digest,
+            "objective": self.objective,
+            "examples": len(self.rows),
+            "examples_digest": hashlib.sha256(orjson.dumps(self.rows)).hexdigest(),
+            "settings": asdict(self.settings),
+            "seed": self.seed,
+        }
+
+    @property
+    def folder(self) -> Path:
+        packed = orjson.dumps(self.described(), option=orjson.OPT_SORT_KEYS)
+        digest = hashlib.sha256(packed).hexdigest()[:_DIGEST_LENGTH]
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "_", self.name).strip("._-")[:_NAME_LENGTH]
+        return self.within / f"{plain or 'model'}-{digest}"
+
+
+class LocalTrainer:
+    """Trains with torch on this machine's GPUs, or its CPU; a `Trainer`.
+
+    Args:
+        model: what to train from: a folder, a GGUF file, a hub's OWNER/NAME, or `gemma-3-270m`
+            for the one of the `local` extra.
+        folder: where trained models go; None takes the user's cache folder.
+        settings: of the training.
+        threads: of the CPU, a training; None takes the physical cores.
+        checkpoint_s: seconds between checkpoints; on a GPU or CPU that may be taken away at any
+            moment, what is lost at most.
+        say: told what takes time before training begins, such as a model that must be fetched.
+    """
+
+    def __init__(
+        self,
+        model: str = BUNDLED,
+        *,
+        folder: Path | None = None,
+        settings: LocalSettings | None = None,
+        threads: int | None = None,
+        checkpoint_s: float = 120.0,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.settings = settings or LocalSettings()
+        self._model = model
+        self._folder = folder
+        self._threads = threads or physical_cores()
+        self._checkpoint_s = checkpoint_s
+        self._say = say
+        self._gpus = _gpus()
+        self._free: list[str | None] = [*self._gpus] or [None]
+        self._room = anyio.Semaphore(len(self._free))
+        self._finding = anyio.Lock()
+        self._base: BaseModel | None = None
+
+    @property
+    def parallel(self) -> int:
+        """A training for each GPU; one where there is none."""
+        return max(1, len(self._gpus))
+
+    @property
+    def described(self) -> Mapping[str, JsonValue]:
+        """As `Trainer.described`."""
+        return {"base": self._model, **asdict(self.settings)}
+
+    async def base(self) -> BaseModel:
+        """Return the model that is trained from; fetched or dequantized the first time.
+
+        Raises:
+            InputError: there is none.
+            SetupError: a package is missing, or it cannot be fetched or dequantized.
+        """
+        async with self._finding:
+            if self._base is None:
+                self._base = await anyio.to_thread.run_sync(find_base, self._model, self._say)
+            return self._base
+
+    async def train(
+        self,
+        examples: Sequence[Example],
+        *,
+        name: str,
+        seed: int,
+        progress: OnTraining | None = None,
+    ) -> Trained:
+        """As `Trainer.train`: the loss is that of the labels' tokens alone.
+
+        Raises:
+            TrainingError: fewer than two different labels, a label that merges with its prompt,
+                too little memory, a folder that cannot be written, or another process that is at
+                this very training.
+            InputError: there is no such model to train from.
+            SetupError: a package is missing.
+        """
+        if len({example.label for example in examples}) < 2:  # noqa: PLR2004
+            raise TrainingError(
+                f"{name}: the {len(examples)} examples bear fewer than two different labels, from "
+                "which there is nothing to learn"
+            )
+        rows = [list(example) for example in examples]
+        return await self.fit("sft", rows, name=name, seed=seed, progress=progress)
+
+    async def fit(
+        self,
+        objective: Objective,
+        rows: Sequence[Sequence[str]],
+        *,
+        name: str,
+        seed: int,
+        progress: OnTraining | None = None,
+    ) -> Trained:
+        """Train on rows that are in order, with either objective; see `train`."""
+        require_training()
+        training = _Training(
+            base=await self.base(),
+            objective=objective,
+            rows=[list(row) for row in rows],
+            name=name,
+            seed=seed,
+            within=self._folder or cache_folder() / "trained",
+            settings=self.settings,
+        )
+        if (found := _kept(training)) is not None:
+            return found
+        async with self._room:
+            with _ours(training.folder):
+                return _kept(training) or await self._trained(training, progress)
+
+    @asynccontextmanager
+    async def open(self, trained: Trained) -> AsyncIterator[Endpoint]:
+        """Open the trained model, in this process."""
+        from icm_client.training.torch_endpoint import TorchEndpoint  # noqa: PLC0415 - torch
+
+        base = await self.base()
+        endpoint = await TorchEndpoint.open(base, Path(trained.model))
+        try:
+            yield endpoint
+        finally:
+            await endpoint.aclose()
+
+    @asynccontextmanager
+    async def open_base(self) -> AsyncIterator[Endpoint]:
+        """Open the model as it was before training, in this process."""
+        from icm_client.training.torch_endpoint import TorchEndpoint  # noqa: PLC0415 - torch
+
+        endpoint = await TorchEndpoint.open(await self.base())
+        try:
+            yield endpoint
+        finally:
+            await endpoint.aclose()
+
+    async def _trained(self, training: _Training, progress: OnTraining | None) -> Trained:
+        folder = training.folder
+        work = folder.with_name(f"{folder.name}.partial")
+        with _explained(work):
+            work.mkdir(parents=True, exist_ok=True)
+            (work / "examples.json").write_bytes(orjson.dumps(training.rows))
+        gpu = self._free.pop()
+        try:
+            orders = Orders(
+                base=training.base.folder,
+                examples=work / "examples.json",
+                objective=training.objective,
+                settings=self.settings,
+                seed=training.seed,
+                work=work,
+                threads=self._threads,
+                device="cpu" if gpu is None else "cuda",
+                checkpoint_s=self._checkpoint_s,
+            )
+            report = await train_in_child(orders, name=training.name, gpu=gpu, progress=progress)
+        finally:
+            self._free.append(gpu)
+        facts = {
+            "name": training.name,
+            "base": training.base.name,
+            **training.described(),
+            "rate": report.rate,
+            "steps": report.steps,
+            "loss": report.loss,
+            "seconds": round(report.seconds, 1),
+        }
+        with _explained(work):
+            (work / "model" / FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+            (work / "model").replace(folder)
+            shutil.rmtree(work)
+        found = _kept(training)
+        if found is None:
+            raise TrainingError(f"{folder}: the trained model has gone")
+        return found
+
+
+def _kept(training: _Training) -> Trained | None:
+    """Return the model if an earlier call has trained it."""
+    path = training.folder / FACTS
+    try:
+        facts = json.loads(path.read_bytes())
+        return Trained(
+            name=training.name,
+            model=str(training.folder),
+            base=training.base.name,
+            examples=len(training.rows),
+            loss=facts["loss"],
+            seconds=facts["seconds"],
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(
+            f"{path}: not what a training left there ({error}); move the folder away, and the same "
+            "command trains again"
+        ) from error
+
+
+@contextmanager
+def _ours(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=1.0, thread_local=False)
+    with _explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise TrainingError(
+                f"{folder.name} is being trained by another process (in {folder.parent}): wait "
+                "for it, or end it and run the same command again"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{folder} cannot be written ({error.strerror}): make room, or name another folder"
+        ) from error
+
+
+def _gpus() -> tuple[str, ...]:
+    """Return what CUDA_VISIBLE_DEVICES must be for a child to see one GPU, for each of them."""
+    found = len(detect().gpus)
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(found)) if chosen is None else chosen.split(",")
+    return tuple(name.strip() for name in names)[:found]

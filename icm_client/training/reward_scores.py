@@ -1,0 +1,119 @@
+"""A reward model's scores of many pairs, kept as they come: a process that is killed loses a batch.
+
+A file for each model and list of pairs, named by a digest over both. Each line holds the two scores
+of a pair, in order.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+import orjson
+
+from icm_client.errors import RunError, RunStopped, TrainingError
+from icm_client.training.run_labels import Pair
+from icm_client.training.trainer import Trained
+
+BATCH: Final = 64
+"""Pairs that are scored between two writes."""
+
+_DIGEST_LENGTH: Final = 12
+
+
+class Judge(Protocol):
+    """A reward model that is open."""
+
+    async def scores(self, responses: Sequence[tuple[str, str]]) -> list[float]:
+        """Return the score of each (prompt, response); only differences mean something."""
+        ...
+
+
+class Scores(NamedTuple):
+    """What a reward model makes of a pair's two responses, as the pair has them."""
+
+    chosen: float
+    rejected: float
+
+
+class ScoreFile:
+    """The scores of one model for one list of pairs.
+
+    Args:
+        folder: where it lies.
+        trained: the model; the last part of its folder's name says which training it is.
+        pairs: what is scored.
+
+    Raises:
+        RunError: the file cannot be read, or is none of ours.
+    """
+
+    def __init__(self, folder: Path, trained: Trained, pairs: Sequence[Pair]) -> None:
+        told = orjson.dumps([Path(trained.model).name, list(map(list, pairs))])
+        self.path = folder / f"scores-{hashlib.sha256(told).hexdigest()[:_DIGEST_LENGTH]}.jsonl"
+        self._pairs, self._model = pairs, trained.model
+        self.found = self._read()
+
+    @property
+    def whole(self) -> bool:
+        """Whether every pair has its scores."""
+        return len(self.found) == len(self._pairs)
+
+    async def finish(
+        self, judge: Judge, told: Callable[[int], None], stopping: Callable[[], bool]
+    ) -> None:
+        """Score the pairs that are not there yet, and write each batch as it comes.
+
+        Args:
+            judge: the model.
+            told: how many pairs have their scores, after each batch.
+            stopping: asked before each batch.
+
+        Raises:
+            RunStopped: it was to stop; what was scored is kept.
+            TrainingError: the model's scores are no finite numbers.
+            RunError: the file cannot be written.
+        """
+        while not self.whole:
+            if stopping():
+                raise RunStopped("stopped, as it was told to")
+            batch = self._pairs[len(self.found) : len(self.found) + BATCH]
+            both = [text for pair in batch for text in ((pair[0], pair[1]), (pair[0], pair[2]))]
+            scores = await judge.scores(both)
+            if not all(map(math.isfinite, scores)):
+                raise TrainingError(
+                    f"the reward model {self._model} gives scores that are no numbers: train it "
+                    "with a lower learning rate"
+                )
+            found = [Scores(*two) for two in zip(scores[::2], scores[1::2], strict=True)]
+            self._append(found)
+            self.found += found
+            told(len(self.found))
+
+    def _append(self, found: Sequence[Scores]) -> None:
+        try:
+            with self.path.open("ab") as file:
+                file.write(b"".join(orjson.dumps(list(two)) + b"\n" for two in found))
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def _read(self) -> list[Scores]:
+        """What an earlier process wrote; a line that it did not finish is cut off."""
+        try:
+            written = self.path.read_bytes()
+            whole = written[: written.rfind(b"\n") + 1]
+            if len(whole) < len(written):
+                os.truncate(self.path, len(whole))
+            found = [Scores(*orjson.loads(line)) for line in whole.splitlines()]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(
+                f"{self.path}: not the scores that were left there ({error}); remove it, and the "
+                "same command scores again"
+            ) from error
+        if len(found) > len(self._pairs):
+            raise RunError(f"{self.path}: more scores than there are pairs; remove it")
+        return found

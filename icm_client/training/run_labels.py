@@ -1,0 +1,164 @@
+"""From a run's folder to what a model is trained on: its labels behind the prompts of its task."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from icm_client.data import Dataset, Row, Task
+from icm_client.data.items import items_of, render_items
+from icm_client.data.messages import shown
+from icm_client.errors import InputError, RunError
+from icm_client.training.trainer import Example
+
+_OURS = ("label", "confidence", "exactness")
+
+
+class Pair(NamedTuple):
+    """Two responses to the same prompt, the better one first.
+
+    Attributes:
+        prompt: what both respond to; ends where a response begins.
+        chosen: the response that the label prefers.
+        rejected: the other.
+    """
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunLabels:
+    """The labels that a run found.
+
+    Attributes:
+        name: of the run.
+        task: as the run was given it.
+        dataset: the rows that have a label, without it and without gold.
+        labels: the rows' label words, aligned with `dataset.rows`.
+        result: the run's summary; empty where it cannot be read.
+    """
+
+    name: str
+    task: Task
+    dataset: Dataset
+    labels: tuple[str, ...]
+    result: Mapping[str, Any]
+
+
+def read_labels(folder: Path) -> RunLabels:
+    """Read what a finished run left in its folder.
+
+    Raises:
+        InputError: no run's folder, or one without labels yet.
+        RunError: a file there is damaged.
+    """
+    if not (folder / "run.json").is_file():
+        raise InputError(f"{folder}: no run's folder: it has no run.json (icm-client runs list)")
+    if not (folder / "labels.jsonl").is_file():
+        raise InputError(f"{folder}: this run has no labels yet: icm-client runs resume goes on")
+    try:
+        task = Task.model_validate(orjson.loads((folder / "run.json").read_bytes())["task"])
+        lines = (folder / "labels.jsonl").read_bytes().splitlines()
+        records = [orjson.loads(line) for line in lines]
+        labels = tuple(str(record["label"]) for record in records)
+        rows = tuple(
+            Row(record["id"], _fields(record, task), number)
+            for number, record in enumerate(records, start=1)
+        )
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise RunError(f"{folder}: labels or task cannot be read ({error!r})") from error
+    if unknown := sorted(set(labels) - set(task.labels)):
+        raise RunError(f"{folder}: {shown(unknown[0])} is none of the task's labels")
+    dataset = Dataset(str(folder / "labels.jsonl"), rows, None, None, ())
+    return RunLabels(folder.name, task, dataset, labels, _summary(folder))
+
+
+def examples_of(found: RunLabels) -> list[Example]:
+    """Return an example for each row; for a pair one in each order, as the search saw them.
+
+    Raises:
+        RowError: a row lacks a field of the template.
+    """
+    return task_examples(found.task, found.dataset, found.labels)
+
+
+def task_examples(task: Task, dataset: Dataset, labels: tuple[str | None, ...]) -> list[Example]:
+    """Return an example for each row that has a label; `labels` are aligned with the rows.
+
+    Raises:
+        RowError: a row lacks a field of the template.
+    """
+    texts = dict(zip(task.labels, task.label_texts, strict=True))
+    items = items_of(task, dataset)
+    other: dict[str, str] = {}
+    if task.exchange:
+        one, two = task.rule.words(task.labels)
+        other = {one: two, two: one}
+    examples = []
+    for item, prompt in zip(items, render_items(task, dataset, items), strict=True):
+        label = labels[item.row]
+        if label is not None and item.exchanged:
+            label = other.get(label)
+        if label is not None:
+            examples.append(Example(prompt, texts[label]))
+    return examples
+
+
+def pairs_of(found: RunLabels) -> list[Pair]:
+    """Return each row as a pair, the response that its label prefers first.
+
+    Raises:
+        InputError: the run's task does not compare two fields.
+        RowError: a row lacks a field of the template.
+    """
+    return task_pairs(found.task, found.dataset, found.labels)
+
+
+def task_pairs(task: Task, dataset: Dataset, labels: tuple[str | None, ...]) -> list[Pair]:
+    """Return the rows that have a label as pairs; see `pairs_of`.
+
+    The label that says "holds" prefers the first of the two exchanged fields. The prompt is the
+    template's other fields, a line each.
+    """
+    if task.exchange is None:
+        raise InputError(
+            "a reward model is trained on pairs, and this task does not say which two fields are "
+            'compared: exchange = ["response_1", "response_2"] in the task file does'
+        )
+    first, second = task.exchange
+    holds, holds_not = task.rule.words(task.labels)
+    context = [name for name in task.template_fields if name not in task.exchange]
+    task.render_all(dataset)  # says which row lacks a field
+    pairs = []
+    for row, label in zip(dataset.rows, labels, strict=True):
+        prompt = "".join(f"{row.fields[name]}\n" for name in context)
+        one, two = str(row.fields[first]), str(row.fields[second])
+        if label == holds:
+            pairs.append(Pair(prompt, one, two))
+        elif label == holds_not:
+            pairs.append(Pair(prompt, two, one))
+    return pairs
+
+
+def _fields(record: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Return the row's own fields; one with the name of a column of ours lies behind `row_`."""
+    ours = {*_OURS, *(f"log_prob_{label}" for label in task.labels)}
+    fields = {name: value for name, value in record.items() if name not in ours}
+    for name in ours & {*task.template_fields}:
+        behind = [other for other in record if other.endswith(name) and other != name]
+        renamed = [other for other in behind if set(other[: -len(name)].split("row_")) == {""}]
+        if renamed:
+            fields[name] = record[max(renamed, key=len)]
+    return fields
+
+
+def _summary(folder: Path) -> Mapping[str, Any]:
+    try:
+        found = orjson.loads((folder / "result.json").read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}

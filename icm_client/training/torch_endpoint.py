@@ -1,0 +1,231 @@
+"""A model in this process, asked as any server is: exact log-probs from transformers and torch.
+
+For what was just trained here. A server (vLLM, llama.cpp) is faster where there is one.
+"""
+
+import copy
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+import anyio
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from icm_client.endpoints.answers import fingerprint, log_prob
+from icm_client.endpoints.protocol import (
+    Answer,
+    Exactness,
+    Read,
+    ServerIdentity,
+    TokenIds,
+    Usage,
+)
+from icm_client.errors import EndpointFault
+from icm_client.training.base_model import BaseModel, digest_of
+from icm_client.training.label_loss import beginning
+from icm_client.training.torch_model import load, tokenizer_of
+
+T = TypeVar("T")
+
+KIND: Final = "torch"
+
+FEWEST_SHARED: Final = 32
+"""Tokens that reads must share for their keys and values to be kept and used again."""
+
+_KEPT_PREFIXES: Final = 4
+_LARGEST_BATCH: Final = 16
+
+
+class TorchEndpoint:
+    """One model of this process; made with `TorchEndpoint.open`.
+
+    Args:
+        model: for causal language modelling, on its device.
+        tokenizer: its own.
+        identity: who answers.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, identity: ServerIdentity) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._identity = identity
+        self._usage = Usage()
+        self._begins = beginning(tokenizer)
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of peft's
+        takes = inspect.signature(inner.forward).parameters
+        # transformers renamed it; older versions know the second name only.
+        self._cache = "cache" if "cache" in takes else "past_key_values"
+        # Logits over a vocabulary of every position would take most of the time and memory.
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        self._prefixes: OrderedDict[TokenIds, Any] = OrderedDict()
+        # One forward pass at a time: two would only share the same cores, or the same GPU.
+        self._turn = anyio.CapacityLimiter(1)
+
+    @classmethod
+    async def open(cls, base: BaseModel, trained: Path | None = None) -> Self:
+        """Load the base, or what was trained from it: an adapter's folder or a whole model's.
+
+        Float32 on a CPU, where an adapter is merged into the weights; bfloat16 on a GPU.
+        """
+        return await anyio.to_thread.run_sync(cls._opened, base, trained)
+
+    @classmethod
+    def _opened(cls, base: BaseModel, trained: Path | None) -> Self:
+        model = load(AutoModelForCausalLM, base, trained)
+        facts = {
+            "kind": KIND,
+            "base": base.digest,
+            "trained": None if trained is None else digest_of(trained),
+            "dtype": str(model.dtype),
+            "torch": str(torch.__version__),
+        }
+        identity = ServerIdentity(
+            kind=KIND,
+            model=base.name if trained is None else trained.name,
+            context_length=int(model.config.get_text_config().max_position_embeddings),
+            fingerprint=fingerprint(facts),
+        )
+        return cls(model, tokenizer_of(base), identity)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(model={self._identity.model!r})"
+
+    @property
+    def identity(self) -> ServerIdentity:
+        """Who answers; the fingerprint is over base and trained weights."""
+        return self._identity
+
+    @property
+    def lanes(self) -> int:
+        """None: reads come in batches, and the prefixes they share are kept."""
+        return 0
+
+    @property
+    def usage(self) -> Usage:
+        """Running totals."""
+        return self._usage
+
+    async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
+        """As `Endpoint.tokenize`."""
+        ids = tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+        return self._begins + ids if add_special else ids
+
+    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
+        """As `Endpoint.read`: exact, from the softmax over the whole vocabulary in float32.
+
+        Raises:
+            EndpointFault: torch could not compute it, most often for lack of memory.
+            ScoreNotFinite: a log-prob is not finite.
+        """
+        del lane
+        self._usage.requests += 1
+        found = await self._in_turn(lambda: self._read(reads))
+        return [
+            Answer(
+                tuple(
+                    log_prob(value, token=token)
+                    for value, token in zip(values, read.wanted, strict=True)
+                ),
+                Exactness.EXACT,
+            )
+            for read, values in zip(reads, found, strict=True)
+        ]
+
+    async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
+        """As `Endpoint.warm`; prefixes of fewer than `FEWEST_SHARED` tokens are not kept."""
+        del lane
+        if len(prefix) >= FEWEST_SHARED:
+            self._usage.requests += 1
+            await self._in_turn(lambda: self._state(prefix))
+
+    async def aclose(self) -> None:
+        """Let go of the model."""
+        self._prefixes.clear()
+        self._model = None
+
+    async def _in_turn(self, work: Callable[[], T]) -> T:
+        def computed() -> T:
+            with torch.inference_mode():
+                return work()
+
+        try:
+            return await anyio.to_thread.run_sync(computed, limiter=self._turn)
+        except RuntimeError as error:  # torch's errors, OutOfMemoryError among them
+            words = " ".join(str(error).split())[:200]
+            raise EndpointFault(f"{self._identity.model} could not be computed: {words}") from error
+
+    def _read(self, reads: Sequence[Read]) -> list[list[float]]:
+        prefix = self._known_prefix(reads)
+        found: dict[int, list[float]] = {}
+        state = self._state(prefix) if prefix else None
+        # Behind a kept prefix only tails of one length go together: padding between the two would
+        # push the prefix out of a sliding window too early.
+        key = (lambda n: len(reads[n].prompt)) if prefix else (lambda _: 0)
+        for _, same in groupby(sorted(range(len(reads)), key=key), key=key):
+            group = list(same)
+            for start in range(0, len(group), _LARGEST_BATCH):
+                batch = group[start : start + _LARGEST_BATCH]
+                tails = [reads[n].prompt[len(prefix) :] for n in batch]
+                log_probs = self._last_log_probs(tails, len(prefix), state)  # [B, V]
+                for n, row in zip(batch, log_probs, strict=True):
+                    found[n] = row[list(reads[n].wanted)].tolist()
+        return [found[n] for n in range(len(reads))]
+
+    def _known_prefix(self, reads: Sequence[Read]) -> TokenIds:
+        """Return the tokens that come from a kept prefix, or are worth being kept; () if none."""
+        first, last = min(read.prompt for read in reads), max(read.prompt for read in reads)
+        common = next(
+            (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
+            min(len(first), len(last)),
+        )
+        common = min(common, min(len(read.prompt) for read in reads) - 1)  # a token must be left
+        shared = first[:common]
+        kept = [known for known in self._prefixes if shared[: len(known)] == known]
+        if kept:
+            return max(kept, key=len)
+        return shared if common >= FEWEST_SHARED and len(reads) > 1 else ()
+
+    def _state(self, prefix: TokenIds) -> Any:
+        """Return the keys and values behind `prefix`; they must be copied before they are used."""
+        if prefix in self._prefixes:
+            self._prefixes.move_to_end(prefix)
+            return self._prefixes[prefix]
+        ids = torch.tensor([prefix], device=self._model.device)
+        state = DynamicCache(config=self._model.config)
+        self._model(input_ids=ids, use_cache=True, **{self._cache: state}, **self._last_only)
+        self._usage.computed_tokens += len(prefix)
+        self._prefixes[prefix] = state
+        while len(self._prefixes) > _KEPT_PREFIXES:
+            self._prefixes.popitem(last=False)
+        return state
+
+    def _last_log_probs(self, tails: Sequence[TokenIds], known: int, state: Any) -> torch.Tensor:
+        """Return the next token's log-probs behind each tail, float32, shape `[B, V]`."""
+        longest = max(map(len, tails))
+        ids = torch.zeros(len(tails), longest, dtype=torch.long)
+        mask = torch.zeros(len(tails), known + longest, dtype=torch.long)
+        mask[:, :known] = 1
+        for row, tail in enumerate(tails):
+            ids[row, longest - len(tail) :] = torch.tensor(tail)
+            mask[row, known + longest - len(tail) :] = 1
+        device = self._model.device
+        cached: dict[str, Any] = {"use_cache": False}
+        if state is not None:
+            copied = copy.deepcopy(state)
+            copied.batch_repeat_interleave(len(tails))
+            cached = {self._cache: copied, "use_cache": True}
+        output = self._model(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0)[:, known:].to(device),
+            **cached,
+            **self._last_only,
+        )
+        self._usage.computed_tokens += sum(map(len, tails))
+        self._usage.cached_tokens += known * len(tails)
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits.float().log_softmax(dim=-1)
