@@ -7,15 +7,13 @@ before items are assigned. Nothing here reads a gold label.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from icm_client.coherence.calibration import log_softmax
+from icm_client.coherence.modes import APART, fit_two_modes
 from icm_client.coherence.problem import FloatArray
-
-APART = 2.0
-"""Ashman's D from which on two modes are taken for two labels (Ashman, Bird and Zepf 1994)."""
 
 UNEVEN = 0.15
 """How far from a half the mixture's share must lie before it moves the threshold."""
@@ -69,49 +67,12 @@ def estimate_prior(
     log_odds = scored[:, 0] - scored[:, 1]
     if np.ptp(log_odds) == 0:
         return PriorEstimate(even, "even")
-    fit = _two_normals(log_odds)
+    fit = fit_two_modes(log_odds)
     if fit.gain <= 0 or fit.separation < APART or abs(fit.share - 0.5) < UNEVEN:
         return PriorEstimate(even, "even", fit.separation)
     if fit.gain < _MORE_PARAMETERS and not uneven_before:
         return PriorEstimate(even, "even", fit.separation, suspected=fit.share)
     return PriorEstimate(np.array([-fit.threshold, 0.0]), "mixture", fit.separation)
-
-
-class _TwoNormals(NamedTuple):
-    """Two normal distributions of one variance.
-
-    `gain` is their log-likelihood over that of a single one, `separation` Ashman's D, `share` the
-    upper one's, and at `threshold` both are equally probable.
-    """
-
-    gain: float
-    separation: float
-    share: float
-    threshold: float
-
-
-def _two_normals(x: FloatArray) -> _TwoNormals:
-    """Fit by expectation maximisation, from two starts."""
-    one = -len(x) * (np.log(x.var()) + 1) / 2
-    best = _TwoNormals(-np.inf, 0.0, 0.5, 0.0)
-    for start in (0.0, float(np.median(x))):
-        upper = np.where(x > start, 0.95, 0.05)
-        for _ in range(_ITERATIONS):
-            share = upper.mean()
-            high = (upper * x).sum() / upper.sum()
-            low = ((1 - upper) * x).sum() / (1 - upper).sum()
-            variance = (upper * (x - high) ** 2 + (1 - upper) * (x - low) ** 2).mean()
-            variance = max(variance, _TOLERANCE)
-            log_high = np.log(share) - (x - high) ** 2 / (2 * variance)
-            log_low = np.log1p(-share) - (x - low) ** 2 / (2 * variance)
-            total = np.logaddexp(log_high, log_low)
-            upper = np.clip(np.exp(log_high - total), _TOLERANCE, 1 - _TOLERANCE)
-        gain = float(total.sum() - len(x) * np.log(variance) / 2 - one)
-        gap = max(high - low, _TOLERANCE)
-        threshold = (high + low) / 2 - variance / gap * np.log(share / (1 - share))
-        if gain > best.gain:
-            best = _TwoNormals(gain, float(gap / np.sqrt(variance)), float(share), float(threshold))
-    return best
 
 
 def offsets_for_prior(scores: FloatArray, prior: FloatArray) -> FloatArray:

@@ -33,7 +33,8 @@ class LabelledRow:
     Attributes:
         row: the user's row.
         label: the label's word.
-        confidence: the label's share of the probability of all labels, 0 to 1.
+        confidence: how likely the label is right, 0 to 1, as the search estimates it without gold
+            (`icm_client.coherence.confidence`).
         log_probs: label word -> log-prob in nats, the same labels in the same order in every row.
         exactness: the least reliable kind of log-prob behind them: exact, top-k or floor.
     """
