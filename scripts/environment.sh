@@ -17,7 +17,9 @@ environment() {
             "$python" -m venv .venv || { rm -rf .venv; return 1; }
         fi
     fi
-    echo "Installing icm-client[$1] into .venv (about 350 MB the first time) ..."
+    local size="about 350 MB"
+    [ "$1" = dev ] && size="about 2 GB, more where torch comes with CUDA,"
+    echo "Installing icm-client[$1] into .venv ($size the first time) ..."
     if command -v uv >/dev/null; then
         uv pip install -q -p .venv/bin/python -e ".[$1]"
     else
