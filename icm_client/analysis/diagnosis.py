@@ -51,6 +51,7 @@ class Evidence:
         constraint: the rule that the labels keep.
         prior: shape `[K]`, the labels' shares where the user gave them.
         repeated: shape `[R, K]`, nats: reads asked twice, the second log-probs less the first.
+        pinned: shape `[N]`, labels that a person has said, `UNLABELLED` where an item is free.
     """
 
     items: IntArray | None = None
@@ -58,6 +59,7 @@ class Evidence:
     constraint: Constraint = field(default=NO_CONSTRAINT)
     prior: FloatArray | None = None
     repeated: FloatArray | None = None
+    pinned: IntArray | None = None
 
 
 def diagnose(
@@ -83,7 +85,7 @@ def diagnose(
         findings.append(_one_label(labels[int(counts.argmax())], share, steps=bool(result.steps)))
     if not any(finding.fatal for finding in doubts):
         # Of labels that follow no concept, the names are the least trouble.
-        findings += _names(result, labels)
+        findings += _names(result, labels, evidence.pinned)
     if result.prior.suspected is not None:
         findings.append(_suspected(result.prior.suspected, labels))
     findings += label_words(result, items)
@@ -166,13 +168,23 @@ def _suspected(first: float, labels: Sequence[str]) -> Finding:
     )
 
 
-def _names(result: SearchResult, labels: Sequence[str]) -> list[Finding]:
+def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None) -> list[Finding]:
     exchange = result.exchange
     a, b = (labels[k] for k, name in enumerate(exchange.names) if name != k)
     figures = f"(U = {exchange.exchanged_utility:+.3f} against {exchange.utility:+.3f} nats{{}})"
     unknown = np.isnan(exchange.words)
     say = f"; the words' say: {exchange.words:+.1f} std. errors, {exchange.pull:+.0%} of the demos'"
     figures = figures.format("" if unknown else say)
+    if exchange.ambiguous and pinned is not None:
+        return [
+            Finding(
+                "names-by-pins",
+                f"The words do not clearly say which of {a!r} and {b!r} is meant {figures}: the "
+                "rows have the names that the pinned ones among them have.",
+                "Look at a few rows of each label that are not pinned.",
+                "check",
+            )
+        ]
     if exchange.ambiguous:
         return [
             Finding(
@@ -206,7 +218,9 @@ def _names(result: SearchResult, labels: Sequence[str]) -> list[Finding]:
             f"wrong way round, exchanged they are more coherent {figures}. They are left as "
             "this search found them.",
             "Look at a few rows of each label, and exchange the names if they are wrong; "
-            "--preset fast does it by itself.",
+            "--preset fast does it by itself."
+            if pinned is None
+            else "The pinned rows have these names: look at them, and at a few others.",
             "fatal",
         )
     ]

@@ -29,6 +29,7 @@ from icm_client.runs.folder import DEFAULT_BASE
 from icm_client.runs.forecast import forecast_job
 from icm_client.runs.job import Job, named_task
 from icm_client.runs.label import label
+from icm_client.runs.pins import read_pins
 from icm_client.runs.presets import Preset
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server
@@ -64,6 +65,13 @@ _FORMATS = click.Choice(get_args(FileFormat))
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is random."
 )
 @search_options
+@click.option(
+    "--pin",
+    "pins",
+    type=click.Path(),
+    metavar="FILE",
+    help="Labels that a person has checked (id and label): kept, and learnt from.",
+)
 @trainer_options
 @click.option(
     "--runs",
@@ -124,6 +132,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     seed: int,
     preset: Preset,
     start: str | None,
+    pins: str | None,
     rule: str | None,
     group: tuple[str, ...],
     answer: str | None,
@@ -181,6 +190,8 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         job = Job.prepare(dataset, task, prior=prior, constraint=constraint)
         if start is not None:
             read_start(start, job)
+        if pins is not None:
+            read_pins(pins, job)
         print_preview(job)
     if forecasts:
         job = Job.prepare(dataset, task, prior=prior, constraint=constraint)
@@ -205,6 +216,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
                     seed=seed,
                     settings=settings,
                     start=start,
+                    pins=pins,
                     trainer=trainer,
                     budget=budget,
                     fail_on_error=fail_on_error,

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.analysis.findings import Severity, Verdict
+from icm_client.analysis.findings import Severity, Verdict, many
 from icm_client.coherence.anneal import Step
 from icm_client.coherence.search_result import SweepRecord
 from icm_client.coherence.trained import PassRecord
@@ -175,6 +175,8 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
     total = len(found.rows)
     for word, count in found.counts.items():
         table.add_row(Text(word), f"{count:,} rows ({count / total:.0%})")
+    if found.pinned:
+        table.add_row("pinned", f"{many(found.pinned, 'row')}, kept by the search")
     if found.accuracy is not None:
         table.add_row(
             "accuracy", f"{found.accuracy:.1%} of {found.rows_with_gold:,} rows with gold"

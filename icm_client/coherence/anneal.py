@@ -36,7 +36,7 @@ from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.leave_one_out import Layout, query_for
 from icm_client.coherence.objective import LeaveOneOut, inconsistency, utility
 from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
-from icm_client.coherence.starts import random_start
+from icm_client.coherence.starts import pinned_start, random_start
 from icm_client.coherence.temperature import temperature
 from icm_client.errors import InputError
 
@@ -158,6 +158,7 @@ async def anneal(
     constraint: Constraint,
     start: IntArray | None = None,
     items: IntArray | None = None,
+    pinned: IntArray | None = None,
     observe: Callable[[Step], None] = lambda _: None,
     stop: Stop = never,
 ) -> AnnealResult:
@@ -172,6 +173,8 @@ async def anneal(
         constraint: `c`.
         start: shape `[N]`, labels instead of line 1's (golden, all wrong, ...).
         items: those that are searched; labels of others are not looked at. None for all.
+        pinned: shape `[N]`, `UNLABELLED` where an item is free; a pinned item has its label in
+            `start`, is labelled by line 1 where there is none, and is neither sampled nor fixed.
         observe: told of each step as it ends.
         stop: asked before each step; once it says so, there are no more.
 
@@ -190,10 +193,17 @@ async def anneal(
         return utility(alpha.value, await P(labels), inconsistency(labels, constraint))
 
     async def fixed(labels: IntArray) -> tuple[IntArray, tuple[Change, ...]]:
-        return await consistency_fix(labels, n_labels, constraint, U, M=settings.fixes, rng=rng)
+        return await consistency_fix(
+            labels, n_labels, constraint, U, M=settings.fixes, rng=rng, pinned=pinned
+        )
 
     if start is None:
-        start = random_start(n_items, n_labels, settings.initial, rng, items)
+        K = settings.initial
+        start = (
+            random_start(n_items, n_labels, K, rng, items)
+            if pinned is None
+            else pinned_start(pinned, n_labels, K, rng=rng, among=items)
+        )
     D, _ = await fixed(start)  # lines 1 and 2
     steps: list[Step] = []
     stopped = False
@@ -201,7 +211,9 @@ async def anneal(
         if stopped := stop():
             break
         T = temperature(n, settings.T0, settings.T_min, settings.beta)  # line 4
-        weights = item_weights(D[items], group_of)
+        weights = item_weights(D[items], group_of, pinned if pinned is None else pinned[items])
+        if not weights.any():
+            break  # all are pinned
         i = int(items[rng.choice(len(items), p=weights / weights.sum())])  # line 5
         asked = query_for(i, D, order, settings.layout, settings.max_demos)
         yhat = int((await score([asked]))[0].argmax())  # line 6
@@ -228,16 +240,20 @@ def groups_of_items(n_items: int, constraint: Constraint) -> IntArray:
     return group_of
 
 
-def item_weights(labels: IntArray, group_of: IntArray) -> FloatArray:
+def item_weights(
+    labels: IntArray, group_of: IntArray, pinned: IntArray | None = None
+) -> FloatArray:
     """Line 5: `RELATED_WEIGHT` for an unlabelled item whose group holds a labelled one, else 1.
 
     Args:
         labels: shape `[N]`.
         group_of: shape `[N]`, -1 for items without a relation.
+        pinned: shape `[N]`, `UNLABELLED` where an item is free; pinned ones weigh 0.
     """
     labelled = labels != UNLABELLED
     related = ~labelled & (group_of >= 0) & np.isin(group_of, group_of[labelled])
-    return np.where(related, RELATED_WEIGHT, 1.0)
+    weights = np.where(related, RELATED_WEIGHT, 1.0)
+    return weights if pinned is None else np.where(pinned == UNLABELLED, weights, 0.0)
 
 
 def accepts(Delta: float, T: float, rng: np.random.Generator) -> bool:

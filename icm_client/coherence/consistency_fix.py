@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from icm_client.coherence.constraints import Constraint, inconsistent_pairs
+from icm_client.coherence.pins import may_have
 from icm_client.coherence.problem import IntArray
 
 Evaluate = Callable[[IntArray], Awaitable[float]]
@@ -37,6 +38,7 @@ async def consistency_fix(
     *,
     M: int,
     rng: np.random.Generator,
+    pinned: IntArray | None = None,
 ) -> Fixed:
     """Resolve contradictions one pair at a time, where that raises `U`.
 
@@ -50,6 +52,8 @@ async def consistency_fix(
         evaluate: `U(D)`; asked for the same labelling again and again.
         M: the most pairs tried. Not in the paper; 10 in the authors' code.
         rng: decides which pair is tried.
+        pinned: shape `[N]`, `UNLABELLED` where an item is free; pairs of labels that would change
+            a pinned item are not enumerated.
 
     Raises:
         EndpointError, ScoreError: whatever `evaluate` raises.
@@ -65,9 +69,11 @@ async def consistency_fix(
             with_labels(D, {i: y_i, j: y_j})
             for y_i, y_j in product(range(n_labels), repeat=2)
             if constraint.consistent(i, y_i, j, y_j)
+            and may_have(pinned, i, y_i)
+            and may_have(pinned, j, y_j)
         ]
         scored = [(await evaluate(option), option) for option in options]
-        if not scored:  # the rule allows these two items no labels at all
+        if not scored:  # the rule, with what is pinned, allows these two items no labels at all
             continue
         U_D = await evaluate(D)
         U_Dhat, Dhat = max(scored, key=lambda option: option[0])  # line 5: the one of highest U

@@ -39,8 +39,11 @@ def fold_contexts(
     settings: SweepSettings,
     *,
     groups: Groups = (),
+    pinned: IntArray | None = None,
 ) -> list[tuple[Context, IntArray]]:
     """Each fold's context and targets; groups stand in one fold.
+
+    Demos are drawn from the most certain items, of which pinned ones are the first.
 
     The first sweep has one context of all first labels where they are at most
     `settings.initial`; more of them are drawn from for folds, as in all other sweeps.
@@ -55,13 +58,13 @@ def fold_contexts(
             return [(tuple(Demo(int(i), int(labels[i])) for i in shown), targets)]
     # Nothing is known of how certain first labels are: in the first sweep all are drawn from.
     keep = settings.keep if sweep else 1.0
-    certainty = np.nan_to_num(margin(averaged))
+    certain = certainty(averaged, pinned)
     return [
         (
             draw_demos(
                 labels,
                 np.setdiff1d(everything, targets),
-                certainty,
+                certain,
                 size=settings.second_demos if sweep == 1 else settings.demos,
                 keep=keep,
                 n_labels=n_labels,
@@ -109,3 +112,9 @@ def margin(scores: FloatArray) -> FloatArray:
     ordered = np.sort(scores, axis=1)
     margin: FloatArray = ordered[:, -1] - ordered[:, -2]
     return margin
+
+
+def certainty(scores: FloatArray, pinned: IntArray | None) -> FloatArray:
+    """The margin, 0 where there is no score and infinite where a label is pinned, `[N]`."""
+    certain: FloatArray = np.nan_to_num(margin(scores))
+    return certain if pinned is None else np.where(pinned != UNLABELLED, np.inf, certain)

@@ -31,6 +31,7 @@ from icm_client.coherence.assignment import JointAssignment
 from icm_client.coherence.calibration import coherence, log_softmax
 from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, check_groups
 from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.pins import as_scored, checked_pins, held, names_turn, with_pins
 from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
 from icm_client.coherence.search_result import Observer, SearchResult, SweepRecord
 from icm_client.coherence.settings import SweepSettings
@@ -124,6 +125,7 @@ async def fold_search(
     prior: FloatArray | None = None,
     constraint: Constraint = NO_CONSTRAINT,
     start: IntArray | None = None,
+    pinned: IntArray | None = None,
     left_out: Collection[int] = (),
     observe: Observer = lambda _: None,
     stop: Stop = never,
@@ -142,6 +144,8 @@ async def fold_search(
         constraint: the rule that labels keep.
         start: shape `[N]`, first labels in the place of those that `search` finds, `UNLABELLED`
             where an item has none.
+        pinned: shape `[N]`, labels that stay as they are, `UNLABELLED` where an item is free.
+            Models are taught them, and Algorithm 4 takes them for the most confident.
         left_out: items that are known not to be scored.
         observe: told of each sweep of the first search, and then of each pass (`PassRecord`).
         stop: asked after each sweep, and after each pass; once it says so, the search ends with the
@@ -153,7 +157,7 @@ async def fold_search(
         taught the others (`PassRecord`), and how well the base model predicts the labels found, in
         context. Models that were taught too little agree with each other on something else.
         `exchange` is the base model's word on the labels found, in context (`names_in_context`);
-        names that are clearly better exchanged have been.
+        names that are clearly better exchanged have been; where items are pinned, as the pins say.
 
     Raises:
         InputError: as `search`. Nothing has been asked yet.
@@ -161,7 +165,8 @@ async def fold_search(
         EndpointError, ScoreError: whatever `score` and `train` raise.
     """
     check_groups(constraint.groups, n_items)
-    JointAssignment(constraint, n_labels)  # refuses a rule that allows some group nothing
+    assign = JointAssignment(constraint, n_labels)  # refuses a rule that allows a group nothing
+    pinned = checked_pins(pinned, n_items, n_labels, assign, left_out)
     history: list[SweepRecord] = []
 
     def note(record: SweepRecord) -> None:
@@ -178,6 +183,7 @@ async def fold_search(
             settings=settings.sweeps,
             prior=prior,
             constraint=constraint,
+            pinned=pinned,
             left_out=left_out,
             observe=note,
             stop=stop,
@@ -187,7 +193,7 @@ async def fold_search(
         labels = first.labels
     else:
         check_start(start, n_items, n_labels)
-        labels = start.copy()
+        labels = with_pins(start.copy(), pinned)
     labels[list(left_out)] = UNLABELLED
     ends = await _passes(
         labels,
@@ -197,6 +203,7 @@ async def fold_search(
         settings=settings,
         prior=prior,
         constraint=constraint,
+        pinned=pinned,
         left_out=left_out,
         note=note,
         stop=stop,
@@ -208,12 +215,15 @@ async def fold_search(
         rng=rng,
         settings=settings.sweeps,
         groups=constraint.groups,
+        pinned=pinned,
     )
     labels, scores = ends.labels, ends.decided.scores
-    if exchange.better:  # models trained on exchanged labels would say the same, exchanged
+    if turned := names_turn(exchange, scores, pinned):
+        # Models trained on exchanged labels would say the same, exchanged.
         scores = scores[:, np.asarray(exchange.names)]
-        labels = MostConfident(constraint, n_labels)(scores).labels
-    in_context = exchange.exchanged_utility if exchange.better else exchange.utility
+        labels = MostConfident(constraint, n_labels)(held(scores, pinned)).labels
+    labels = as_scored(labels, scores, pinned)
+    in_context = exchange.exchanged_utility if turned else exchange.utility
     utility = float(np.fmin(ends.utility, in_context))  # NaN where no item could be asked
     return SearchResult(
         labels=labels,
@@ -224,7 +234,7 @@ async def fold_search(
         prior=ends.decided.prior,
         exchange=exchange,
         history=tuple(history),
-        exchanged=exchange.better,
+        exchanged=turned,
         stopped=ends.stopped,
         restarts=() if first is None else first.restarts,
         label_mass=ends.decided.label_mass,
@@ -241,6 +251,7 @@ async def _passes(
     settings: FoldSettings,
     prior: FloatArray | None,
     constraint: Constraint,
+    pinned: IntArray | None,
     left_out: Collection[int],
     note: Observer,
     stop: Stop,
@@ -269,7 +280,7 @@ async def _passes(
         )
         utility = float(at_labels(decided.calibrated, labels).mean())
         share = coherence(utility, label_counts(labels, n_labels))
-        before, labels = labels, fix(decided.scores).labels
+        before, labels = labels, fix(held(decided.scores, pinned)).labels
         moved = int((labels != before).sum())
         counts = label_counts(labels, n_labels)
         trained_on = min(len(training.demos) for training in trainings)

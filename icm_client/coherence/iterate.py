@@ -23,10 +23,12 @@ from icm_client.coherence.batches import Batch, split_batches, without
 from icm_client.coherence.calibration import coherence, log_softmax
 from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, Groups, check_groups
 from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.pins import as_scored, checked_pins, held, names_turn, pinned_first
 from icm_client.coherence.problem import (
     Context,
     Demo,
     FloatArray,
+    IntArray,
     Query,
     Score,
     Stop,
@@ -121,6 +123,7 @@ async def iterative_search(
     settings: IterateSettings,
     prior: FloatArray | None = None,
     constraint: Constraint = NO_CONSTRAINT,
+    pinned: IntArray | None = None,
     left_out: Collection[int] = (),
     observe: Observer = lambda _: None,
     stop: Stop = never,
@@ -136,6 +139,8 @@ async def iterative_search(
         settings: its numbers.
         prior: shape `[K]`, the labels' shares where the user knows them.
         constraint: the rule that labels keep.
+        pinned: shape `[N]`, labels that stay as they are, `UNLABELLED` where an item is free. Such
+            items, with their groups, are all in the first batch: what all others are taught.
         left_out: items that are known not to be scored.
         observe: told of each sweep of the first batch, and then of each further batch
             (`PassRecord`).
@@ -148,14 +153,16 @@ async def iterative_search(
         some items of all batches behind demos of others, as names are tried (`names_in_context`).
 
     Raises:
-        InputError: the constraint names items that are not there, or allows a group no labels.
-            Nothing has been asked yet.
+        InputError: the constraint names items that are not there, or allows a group no labels; the
+            pins are none of these items', or the rule forbids them. Nothing has been asked yet.
         TrainingError: the batches so far have no example of a label.
         EndpointError, ScoreError: whatever `score` and `train` raise.
     """
     check_groups(constraint.groups, n_items)
     assign = JointAssignment(constraint, n_labels)
-    batches = without(left_out, split_batches(n_items, settings.batch, constraint, rng))
+    pinned = checked_pins(pinned, n_items, n_labels, assign, left_out)
+    batches = split_batches(n_items, settings.batch, constraint, rng)
+    batches = without(left_out, pinned_first(batches, pinned, constraint))
     history: list[SweepRecord] = []
 
     def note(record: SweepRecord) -> None:
@@ -170,6 +177,7 @@ async def iterative_search(
         rng=rng,
         sweeps=settings.sweeps,
         prior=prior,
+        pinned=pinned,
         note=note,
         stop=stop,
     )
@@ -195,11 +203,13 @@ async def iterative_search(
         rng=rng,
         settings=settings.sweeps,
         groups=constraint.groups,
+        pinned=pinned,
     )
-    if exchange.better:
+    if turned := names_turn(exchange, found.scores, pinned):
         found.scores = found.scores[:, np.asarray(exchange.names)]
-        found.labels, found.by_confidence = assign(found.scores)
-    utility = exchange.exchanged_utility if exchange.better else exchange.utility
+        found.labels, found.by_confidence = assign(held(found.scores, pinned))
+        found.labels = as_scored(found.labels, found.scores, pinned)
+    utility = exchange.exchanged_utility if turned else exchange.utility
     return SearchResult(
         labels=found.labels,
         log_probs=log_softmax(found.scores),
@@ -210,7 +220,7 @@ async def iterative_search(
         exchange=exchange,
         history=tuple(history),
         by_confidence=found.by_confidence,
-        exchanged=exchange.better,
+        exchanged=turned,
         stopped=stopped,
         restarts=first.restarts if len(batches) == 1 else (),
         label_mass=found.label_mass,
@@ -226,6 +236,7 @@ async def _searched(
     rng: np.random.Generator,
     sweeps: SweepSettings,
     prior: FloatArray | None,
+    pinned: IntArray | None,
     note: Observer,
     stop: Stop,
 ) -> SearchResult:
@@ -249,6 +260,7 @@ async def _searched(
         settings=sweeps,
         prior=prior,
         constraint=_Numbered(batch.constraint, items, groups) if groups else NO_CONSTRAINT,
+        pinned=None if pinned is None else pinned[batch.items],
         observe=note,
         stop=stop,
     )

@@ -55,7 +55,9 @@ from icm_client.coherence.constraints import (
 from icm_client.coherence.contexts import UNLABELLED, in_units
 from icm_client.coherence.leave_one_out import Layout, query_for
 from icm_client.coherence.objective import LeaveOneOut
+from icm_client.coherence.pins import may_have
 from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
+from icm_client.coherence.starts import pinned_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ async def anneal_official(
     constraint: Constraint,
     start: IntArray | None = None,
     items: IntArray | None = None,
+    pinned: IntArray | None = None,
     observe: Callable[[Step], None] = lambda _: None,
     stop: Stop = never,
 ) -> AnnealResult:
@@ -117,11 +120,17 @@ async def anneal_official(
         return settings.alpha * await P(labels) - len(inconsistent_pairs(labels, constraint))
 
     async def fixed(labels: IntArray) -> tuple[IntArray, tuple[Change, ...]]:
-        return await fix(labels, n_labels, constraint, U, M=settings.fixes, rng=rng)
+        return await fix(labels, n_labels, constraint, U, M=settings.fixes, rng=rng, pinned=pinned)
 
     if start is None:
         start = first_of_batch(
-            n_items, n_labels, settings.initial, items=items, constraint=constraint, rng=rng
+            n_items,
+            n_labels,
+            settings.initial,
+            items=items,
+            constraint=constraint,
+            rng=rng,
+            pinned=pinned,
         )
     D, _ = await fixed(start)
     flips = 0
@@ -131,7 +140,9 @@ async def anneal_official(
         if stopped := stop():
             break
         T = temperature_after(flips, settings.T0, settings.T_min)
-        weights = item_weights(D[items], group_of)
+        weights = item_weights(D[items], group_of, pinned if pinned is None else pinned[items])
+        if not weights.any():
+            break  # all are pinned
         i = int(items[rng.choice(len(items), p=weights / weights.sum())])
         asked = query_for(i, D, order, settings.layout, settings.max_demos)
         yhat = int((await score([asked]))[0].argmax())
@@ -156,6 +167,7 @@ async def fix(
     *,
     M: int,
     rng: np.random.Generator,
+    pinned: IntArray | None = None,
 ) -> Fixed:
     """Resolve contradictions one pair at a time; arguments and errors as of `consistency_fix`.
 
@@ -170,7 +182,9 @@ async def fix(
             break
         i, j = pairs[int(rng.integers(len(pairs)))]
         options = [
-            with_labels(D, {i: y_i, j: y_j}) for y_i, y_j in ways_out(constraint, i, j, n_labels)
+            with_labels(D, {i: y_i, j: y_j})
+            for y_i, y_j in ways_out(constraint, i, j, n_labels)
+            if may_have(pinned, i, y_i) and may_have(pinned, j, y_j)
         ]
         scored = [(await evaluate(option), option) for option in options]
         if not scored:
@@ -238,14 +252,18 @@ def first_of_batch(
     items: IntArray,
     constraint: Constraint,
     rng: np.random.Generator,
+    pinned: IntArray | None = None,
 ) -> IntArray:
     """Label the first `K` of `items`, each label as often as the others (+-1).
 
-    A group that has one of them is taken whole, and can make them more than `K`.
+    A group that has one of them is taken whole, and can make them more than `K`. Where items are
+    pinned it is a `pinned_start`.
 
     Returns:
         Shape `[N]`, `UNLABELLED` for all others.
     """
+    if pinned is not None:
+        return pinned_start(pinned, n_labels, K, rng=rng, constraint=constraint, among=items)
     first: list[int] = []
     for unit in in_units(items, constraint.groups):
         if len(first) >= K:

@@ -27,9 +27,10 @@ from icm_client.coherence.calibration import (
 )
 from icm_client.coherence.constraints import Constraint, check_groups, inconsistent_pairs
 from icm_client.coherence.contexts import UNLABELLED, draw_demos, split_folds
-from icm_client.coherence.fold_scores import last_asked, margin, score_folds
+from icm_client.coherence.fold_scores import certainty, last_asked, score_folds
 from icm_client.coherence.leave_one_out import queries
 from icm_client.coherence.official import OfficialSettings, anneal_official
+from icm_client.coherence.pins import checked_pins, held, pins_among, with_pins
 from icm_client.coherence.polarity import NameExchange, exchange_names
 from icm_client.coherence.prior import PriorEstimate, estimate_prior
 from icm_client.coherence.problem import (
@@ -78,6 +79,7 @@ async def anneal_search(
     constraint: Constraint,
     start: IntArray | None = None,
     prior: FloatArray | None = None,
+    pinned: IntArray | None = None,
     left_out: Collection[int] = (),
     observe: Callable[[Step], None] = lambda _: None,
     stop: Stop = never,
@@ -94,6 +96,7 @@ async def anneal_search(
         start: shape `[N]`, first labels, `UNLABELLED` where an item has none.
         prior: shape `[K]`, the labels' shares where the user knows them. The printed algorithms
             know of none: it only weighs where labels are decided after them.
+        pinned: shape `[N]`, labels that stay as they are, `UNLABELLED` where an item is free.
         left_out: items that are known not to be scored: they are not searched and get no label.
         observe: told of each step as it ends.
         stop: asked before each step; once it says so, there are no more: the labels so far are
@@ -101,14 +104,17 @@ async def anneal_search(
 
     Raises:
         InputError: the constraint names items that are not there, or allows a group no labels;
-            the start is none of these items. Nothing has been asked yet.
+            the start or the pins are none of these items', or the rule forbids the pins. Nothing
+            has been asked yet.
         EndpointError, ScoreError: whatever `score` raises.
     """
     check_groups(constraint.groups, n_items)
     constraint = among_others(left_out, constraint)
     assign = JointAssignment(constraint, n_labels)
+    pinned = checked_pins(pinned, n_items, n_labels, assign, left_out)
     if start is not None:
         check_start(start, n_items, n_labels)
+        start = with_pins(start, pinned)
     labels = np.full(n_items, UNLABELLED, dtype=np.int64)
     log_probs = np.full((n_items, n_labels), np.nan)
     calibrated = np.full((n_items, n_labels), np.nan)
@@ -130,6 +136,7 @@ async def anneal_search(
             rng=rng,
             settings=settings,
             start=start,
+            pinned=pins_among(batch.items, pinned),
             observe=note,
             stop=stop,
         )
@@ -151,6 +158,7 @@ async def anneal_search(
         rng=rng,
         max_demos=settings.max_demos,
         prior=prior,
+        pinned=pinned,
     )
 
 
@@ -163,6 +171,7 @@ async def _annealed(
     rng: np.random.Generator,
     settings: AnnealSettings | OfficialSettings,
     start: IntArray | None,
+    pinned: IntArray | None,
     observe: Callable[[Step], None],
     stop: Stop,
 ) -> AnnealResult:
@@ -180,6 +189,7 @@ async def _annealed(
         constraint=batch.constraint,
         start=start,
         items=batch.items,
+        pinned=pinned,
         observe=observe,
         stop=stop,
     )
@@ -194,6 +204,7 @@ async def _settled(
     rng: np.random.Generator,
     max_demos: int | None,
     prior: FloatArray | None,
+    pinned: IntArray | None,
 ) -> SearchResult:
     """Decide what is open, and report as every search does."""
     n_labels = ends.log_probs.shape[1]
@@ -204,13 +215,19 @@ async def _settled(
     )
     decided = ends.log_probs + shares.offsets
     undecided = open_items(ends.labels, constraint)
-    anew, by_confidence = assign(np.where(undecided[:, np.newaxis], decided, np.nan))
+    anew, by_confidence = assign(np.where(undecided[:, np.newaxis], held(decided, pinned), np.nan))
     labels = np.where(undecided, anew, ends.labels)
     there = np.flatnonzero(labels != UNLABELLED)
     utility = float(ends.calibrated[there, labels[there]].mean())
     counts = np.bincount(labels[there], minlength=n_labels).tolist()
     exchange, asked = await _exchange(
-        labels, ends.log_probs, score, constraint=constraint, rng=rng, max_demos=max_demos
+        labels,
+        certainty(ends.log_probs, pinned),
+        score,
+        constraint=constraint,
+        rng=rng,
+        max_demos=max_demos,
+        n_labels=n_labels,
     )
     return SearchResult(
         labels=labels,
@@ -252,26 +269,26 @@ def open_items(labels: IntArray, constraint: Constraint) -> BoolArray:
 
 async def _exchange(
     labels: IntArray,
-    log_probs: FloatArray,
+    certain: FloatArray,
     score: Score,
     *,
     constraint: Constraint,
     rng: np.random.Generator,
     max_demos: int | None,
+    n_labels: int,
 ) -> tuple[NameExchange, tuple[Query, ...]]:
     """Exchange names as the sweeps do: half of the items behind demos of the other half.
 
     Returns:
         What became of `U`, and a few of the queries with the names as they are.
     """
-    n_items, n_labels = log_probs.shape
     usual = SweepSettings()
-    targets = split_folds(n_items, 2, rng, constraint.groups)[0]
+    targets = split_folds(len(labels), 2, rng, constraint.groups)[0]
     targets = targets[labels[targets] != UNLABELLED]
     context = draw_demos(
         labels,
-        np.setdiff1d(np.arange(n_items), targets),
-        margin(log_probs),
+        np.setdiff1d(np.arange(len(labels)), targets),
+        certain,
         size=usual.demos if max_demos is None else min(usual.demos, max_demos),
         keep=usual.keep,
         n_labels=n_labels,

@@ -85,11 +85,14 @@ def balanced_start(
     K: int,
     rng: np.random.Generator,
     constraint: Constraint = NO_CONSTRAINT,
+    *,
+    pinned: IntArray | None = None,
 ) -> IntArray:
     """Label `K` random items, each label as often as the others (+-1), whole groups of a rule.
 
     Groups that no longer fit into `K` are passed over, unless nothing else is there. Where the
-    rule forbids the labels drawn, as few of them as possible are changed.
+    rule forbids the labels drawn, as few of them as possible are changed. Where items are pinned
+    it is a `pinned_start`.
 
     Returns:
         Shape `[N]`, `UNLABELLED` for all others.
@@ -97,10 +100,55 @@ def balanced_start(
     Raises:
         InputError: the rule allows a group no labels.
     """
+    if pinned is not None:
+        return pinned_start(pinned, n_labels, K, rng=rng, constraint=constraint)
     labels = np.full(n_items, UNLABELLED, dtype=np.int64)
     first = _whole_groups(rng.permutation(n_items), K, constraint)
     labels[first] = rng.permutation(np.arange(len(first)) % n_labels)
     return closest_allowed(labels, n_labels, constraint, rng)
+
+
+def pinned_start(
+    pinned: IntArray,
+    n_labels: int,
+    K: int,
+    *,
+    rng: np.random.Generator,
+    constraint: Constraint = NO_CONSTRAINT,
+    among: IntArray | None = None,
+) -> IntArray:
+    """Begin with pinned labels, and with random items only for labels that no pinned item has.
+
+    A random label is right by chance only: beside a few pinned ones, those are drowned. Labels
+    without a pin get `K / n_labels` random items each, groups of a rule whole, at most half of the
+    free ones.
+
+    Args:
+        pinned: shape `[N]`, `UNLABELLED` where an item is free.
+        n_labels: labels to choose from.
+        K: items that a start without pins labels.
+        rng: decides which items, and their labels.
+        constraint: kept as `balanced_start` keeps it; groups that hold a pin are not drawn from.
+        among: the items to draw from; None for all.
+
+    Returns:
+        Shape `[N]`, `UNLABELLED` for all others.
+
+    Raises:
+        InputError: the rule allows a group no labels.
+    """
+    among = np.arange(len(pinned)) if among is None else among
+    bound = {i for group in constraint.groups if (pinned[list(group)] >= 0).any() for i in group}
+    free = np.array([i for i in among if pinned[i] == UNLABELLED and i not in bound], np.int64)
+    missing = np.setdiff1d(np.arange(n_labels), pinned[among])
+    wanted = min(-(-K // n_labels) * len(missing), len(free) // 2)
+    if not wanted:
+        return pinned.copy()
+    labels = np.full(len(pinned), UNLABELLED, dtype=np.int64)
+    first = _whole_groups(rng.permutation(free), wanted, constraint)
+    labels[first] = rng.permutation(missing[np.arange(len(first)) % len(missing)])
+    labels = closest_allowed(labels, n_labels, constraint, rng)
+    return np.where(pinned != UNLABELLED, pinned, labels)
 
 
 async def zero_shot_start(

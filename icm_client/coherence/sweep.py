@@ -22,6 +22,8 @@ learning in the place of fine-tuning.
 Where a rule binds items, argmax gives a group the best labels that the rule allows (`assignment`),
 for sampled labels over the perturbed scores. First items are drawn in whole groups, and a group
 stands in one fold: no target reads the label of an item that gives its own away.
+
+Pinned items have their labels before and after every assignment, and are the first items (`pins`).
 """
 
 from collections import deque
@@ -41,6 +43,7 @@ from icm_client.coherence.fold_scores import (
     last_asked,
     score_folds,
 )
+from icm_client.coherence.pins import as_scored, checked_pins, held, names_turn, with_pins
 from icm_client.coherence.polarity import exchange_names_in_folds
 from icm_client.coherence.prior import PriorEstimate, estimate_prior
 from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
@@ -85,6 +88,7 @@ async def search(
     prior: FloatArray | None = None,
     constraint: Constraint = NO_CONSTRAINT,
     start: IntArray | None = None,
+    pinned: IntArray | None = None,
     left_out: Collection[int] = (),
     observe: Observer = lambda _: None,
     stop: Stop = never,
@@ -101,6 +105,8 @@ async def search(
         constraint: the rule that labels keep.
         start: shape `[N]`, first labels in the place of random ones, `UNLABELLED` where an item
             has none; taken as they are, even where they break the rule. There is then one start.
+        pinned: shape `[N]`, labels that stay as they are, `UNLABELLED` where an item is free. They
+            are among the first labels, and decide the names where the words do not.
         left_out: items that are known not to be scored: they never stand in a context.
         observe: told of each sweep as it ends.
         stop: asked after each sweep but the first, which scores no item that it starts from; once
@@ -109,15 +115,19 @@ async def search(
 
     Raises:
         InputError: the constraint names items that are not there, or allows a group no labels;
-            the start is none of these items. Nothing has been asked yet.
+            the start or the pins are none of these items', or the rule forbids the pins. Nothing
+            has been asked yet.
         EndpointError, ScoreError: whatever `score` raises.
     """
     check_groups(constraint.groups, n_items)
     assign = JointAssignment(constraint, n_labels)
+    pinned = checked_pins(pinned, n_items, n_labels, assign, left_out)
     if start is not None:
         check_start(start, n_items, n_labels)
-        if (start != UNLABELLED).sum() > settings.initial:  # worth a second sweep like any other
-            settings = replace(settings, second_demos=settings.demos)
+        start = with_pins(start, pinned)
+    given = pinned if start is None else start
+    if given is not None and (given != UNLABELLED).sum() > settings.initial:
+        settings = replace(settings, second_demos=settings.demos)  # worth a sweep like any other
     history: list[SweepRecord] = []
 
     def note(record: SweepRecord) -> None:
@@ -131,7 +141,7 @@ async def search(
         labels = start
         if labels is None:  # at most half of the items, so that some are left to score
             few = max(1, min(settings.initial, n_items // 2))
-            labels = balanced_start(n_items, n_labels, few, chance, constraint)
+            labels = balanced_start(n_items, n_labels, few, chance, constraint, pinned=pinned)
         if left_out:
             labels = labels.copy()
             labels[list(left_out)] = UNLABELLED
@@ -145,6 +155,7 @@ async def search(
             prior=prior,
             groups=constraint.groups,
             assign=assign,
+            pinned=pinned,
             note=note,
             stop=stop,
         )
@@ -160,13 +171,16 @@ async def search(
     exchange = await exchange_names_in_folds(best.folds, best.labels, score)
     averaged, shares, utility = best.averaged, best.prior, best.utility
     sweep_scores = best.sweep_scores
-    if exchange.better:  # an exchange is its own inverse
+    turned = names_turn(exchange, averaged, pinned)
+    if turned:  # an exchange is its own inverse
         averaged = averaged[:, np.asarray(exchange.names)]
         sweep_scores = sweep_scores[:, :, np.asarray(exchange.names)]
         shares = estimate_prior(averaged, prior, uneven_before=shares.source == "mixture")
         utility = exchange.exchanged_utility
     decided = averaged + shares.offsets
-    labels, by_confidence = assign(decided)  # again: exchanged labels may break the rule
+    # Again: exchanged labels may break the rule.
+    labels, by_confidence = assign(held(decided, pinned))
+    labels = as_scored(labels, decided, pinned)
     return SearchResult(
         labels=labels,
         log_probs=log_softmax(decided),
@@ -177,7 +191,7 @@ async def search(
         exchange=exchange,
         history=tuple(history),
         by_confidence=by_confidence,
-        exchanged=exchange.better,
+        exchanged=turned,
         stopped=stopped,
         restarts=tuple(ends),
         label_mass=best.label_mass,
@@ -197,6 +211,7 @@ async def _climb(
     prior: FloatArray | None,
     groups: Groups,
     assign: JointAssignment,
+    pinned: IntArray | None,
     note: Observer,
     stop: Stop,
 ) -> _Climb:
@@ -212,7 +227,9 @@ async def _climb(
     estimate: PriorEstimate | None = None
     sweep = 0
     while True:
-        contexts = fold_contexts(sweep, labels, averaged, rng, settings, groups=groups)
+        contexts = fold_contexts(
+            sweep, labels, averaged, rng, settings, groups=groups, pinned=pinned
+        )
         folds = await score_folds(contexts, score)
         scores, mass = joined(folds, shape)
         window.append(scores)
@@ -220,7 +237,7 @@ async def _climb(
         uneven = estimate is not None and estimate.source == "mixture"
         estimate = estimate_prior(averaged, prior, uneven_before=uneven)
         decided = averaged + estimate.offsets
-        before, labels = labels, assign(decided).labels
+        before, labels = labels, assign(held(decided, pinned)).labels
         moved = int((labels != before).sum())
         utility = float(_at_labels(scores, labels).mean())
         counts = _counts(labels, n_labels)
@@ -256,7 +273,8 @@ async def _climb(
             )
         if sweep <= settings.cold_after:
             temperature = settings.temperature / 2 ** (sweep - 1)
-            labels = assign(decided / temperature + rng.gumbel(size=shape)).labels
+            drawn = decided / temperature + rng.gumbel(size=shape)
+            labels = assign(held(drawn, pinned)).labels
 
 
 def _mean_of_scored(window: Iterable[FloatArray]) -> FloatArray:

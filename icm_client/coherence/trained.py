@@ -13,7 +13,7 @@ import numpy as np
 from icm_client.coherence.calibration import pointwise_mutual_information
 from icm_client.coherence.constraints import Groups
 from icm_client.coherence.contexts import UNLABELLED, draw_demos, split_folds
-from icm_client.coherence.fold_scores import last_asked, margin, score_folds
+from icm_client.coherence.fold_scores import certainty, last_asked, score_folds
 from icm_client.coherence.polarity import NameExchange, exchange_names
 from icm_client.coherence.prior import PriorEstimate, estimate_prior
 from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Query, Score
@@ -178,6 +178,7 @@ async def names_in_context(
     rng: np.random.Generator,
     settings: SweepSettings,
     groups: Groups,
+    pinned: IntArray | None = None,
 ) -> tuple[NameExchange, tuple[Query, ...]]:
     """Ask the base model whether the labels found have the right names.
 
@@ -193,6 +194,7 @@ async def names_in_context(
         rng: decides which items.
         settings: how large a context may be, and what it is drawn from.
         groups: kept on one side, as in folds.
+        pinned: shape `[N]`, `UNLABELLED` where an item is free; pinned ones are the most certain.
 
     Returns:
         What became of `U`, and a few of the queries with the names as they are.
@@ -203,7 +205,7 @@ async def names_in_context(
     context = draw_demos(
         labels,
         np.setdiff1d(np.arange(n_items), one_side),
-        np.nan_to_num(margin(log_probs)),
+        certainty(log_probs, pinned),
         size=settings.demos,
         keep=settings.keep,
         n_labels=n_labels,

@@ -10,7 +10,7 @@ from icm_client.data.formats import FileFormat, delimiter_of, format_of, require
 from icm_client.data.json_rows import json_rows
 from icm_client.data.loaders import load
 from icm_client.data.messages import listed, shown
-from icm_client.data.rows import Dataset, collect
+from icm_client.data.rows import FEWEST_ROWS, Dataset, collect
 from icm_client.errors import RowError
 
 _BOM = b"\xef\xbb\xbf"
@@ -23,6 +23,7 @@ def read_rows(
     gold: str | None = None,
     loader: str | None = None,
     template_fields: Sequence[str] = (),
+    fewest: int = FEWEST_ROWS,
 ) -> Dataset:
     """Return the rows of a file.
 
@@ -35,6 +36,7 @@ def read_rows(
         gold: the field with the known labels, if any: it is taken out of the rows.
         loader: the task's loader, for a public file in its own format (`icm_client.data.loaders`).
         template_fields: the fields of the task's template; a row that has them needs no loader.
+        fewest: rows that the file must hold; 1 is enough for labels that a person has checked.
 
     Raises:
         RowError: the file or one of its rows cannot be used; the message has file and line,
@@ -55,10 +57,10 @@ def read_rows(
                     require_pyarrow(name)
                     numbered = _parquet_rows(file, name)
             if not file.peek(1):
-                raise RowError("the file is empty; at least 2 rows are needed", path=name)
+                raise RowError(f"the file is empty; at least {fewest} rows are needed", path=name)
             if loader is not None:
                 numbered = load(loader, numbered, template_fields, path=name)
-            return collect(numbered, path=name, gold=gold)
+            return collect(numbered, path=name, gold=gold, fewest=fewest)
     except FileNotFoundError:
         raise RowError("no such file: check the path", path=name) from None
     except IsADirectoryError:

@@ -12,7 +12,7 @@ from icm_client.data.values import JsonValue, Unusable, json_value, kind_of
 from icm_client.errors import RowError
 
 _FROM_PYTHON = "rows"
-_FEWEST_ROWS = 2
+FEWEST_ROWS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,17 @@ def rows_from(rows: Iterable[Mapping[str, object] | str], *, gold: str | None = 
 
 
 def collect(
-    numbered: Iterable[tuple[int, object]], *, path: str | None, gold: str | None
+    numbered: Iterable[tuple[int, object]],
+    *,
+    path: str | None,
+    gold: str | None,
+    fewest: int = FEWEST_ROWS,
 ) -> Dataset:
     """Return the dataset of `(line, fields)` pairs; `path` is for its name and for errors.
 
     Raises:
         RowError: a row is not an object, holds what JSON cannot, lacks the gold field, or has
-            another row's id; or there are fewer than two rows.
+            another row's id; or there are fewer than `fewest` rows.
     """
     if gold == "id":
         raise RowError("'id' names the rows and cannot be the gold field too", path=path)
@@ -98,8 +102,8 @@ def collect(
                 line=line,
             )
         rows.append(Row(id=row_id, fields=fields, line=line))
-    if len(rows) < _FEWEST_ROWS:
-        raise RowError(_too_few(len(rows)), path=path)
+    if len(rows) < fewest:
+        raise RowError(_too_few(len(rows), fewest), path=path)
     return Dataset(
         name=_FROM_PYTHON if path is None else path,
         rows=tuple(rows),
@@ -213,6 +217,8 @@ def _gold_gaps(golds: Sequence[str | None], gold: str) -> tuple[str, ...]:
     return (f"{gaps} of {len(golds)} rows have no label {where}: accuracy is without them",)
 
 
-def _too_few(count: int) -> str:
+def _too_few(count: int, fewest: int) -> str:
+    if fewest == 1:
+        return "no rows; at least one is needed"
     found = "only one row" if count else "no rows"
     return f"{found}; at least 2 rows are needed: labels are found by comparing rows"

@@ -18,6 +18,7 @@ from icm_client.errors import RunError, RunStopped
 from icm_client.runs.budget import Budget
 from icm_client.runs.job import Rows
 from icm_client.runs.label import label
+from icm_client.runs.pins import Pins
 from icm_client.runs.presets import Preset, Settings
 from icm_client.runs.progress import OnProgress, Progress
 from icm_client.runs.result import Labels
@@ -39,6 +40,7 @@ class LabelOptions(TypedDict, total=False):
     preset: Preset
     settings: Settings | None
     start: str | os.PathLike[str] | None
+    pins: Pins | None
     trainer: Trainer | None
     seed: int
     budget: Budget | None

@@ -9,10 +9,10 @@ import numpy as np
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import IntArray, Score
 from icm_client.coherence.starts import Start, first_labels
-from icm_client.data import read_rows
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.errors import InputError
 from icm_client.runs.job import Job
+from icm_client.runs.labels_file import labels_said, put
 from icm_client.runs.presets import Settings
 
 KINDS = get_args(Start)
@@ -39,20 +39,8 @@ def read_start(start: str | os.PathLike[str], job: Job) -> Start | IntArray:
             f"of labels.{did_you_mean(name, KINDS)}"
         )
     labels = np.full(len(job.prompts), UNLABELLED)
-    places = {str(job.dataset.rows[job.items[item].row].id): int(item) for item in job.row_items}
-    for row in read_rows(name).rows:
-        word = row.fields.get("label")
-        where = f"{name}:{row.line}"
-        if word not in job.labels:
-            raise InputError(
-                f"{where}: {shown(word)} is none of the labels {listed(job.labels)}: first labels "
-                "are read from the field 'label'"
-            )
-        if str(row.id) not in places:
-            raise InputError(f"{where}: no row of {job.dataset.name} has the id {shown(row.id)}")
-        item = places[str(row.id)]
-        labels[item] = job.labels.index(str(word))
-        _label_exchanged(labels, item, job)
+    for said in labels_said(name, job, numbered=True):
+        put(said, labels, job)
     return labels
 
 
@@ -75,15 +63,3 @@ async def start_labels(
         rng=np.random.default_rng((seed, 1)),
         constraint=job.constraint,
     )
-
-
-def _label_exchanged(labels: IntArray, item: int, job: Job) -> None:
-    """Give the other order of a pair the label that agrees."""
-    other = item + 1
-    if other < len(job.items) and job.items[other].exchanged:
-        agreeing = (
-            label
-            for label in range(len(job.labels))
-            if job.constraint.consistent(item, int(labels[item]), other, label)
-        )
-        labels[other] = next(agreeing, UNLABELLED)

@@ -16,6 +16,7 @@ from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.first_labels import read_start
 from icm_client.runs.job import Job, Rows
 from icm_client.runs.label_run import LabelRun, Record
+from icm_client.runs.pins import Pins, read_pins
 from icm_client.runs.presets import (
     Preset,
     Settings,
@@ -44,6 +45,7 @@ async def label(
     preset: Preset = "fast",
     settings: Settings | None = None,
     start: str | os.PathLike[str] | None = None,
+    pins: Pins | None = None,
     trainer: Trainer | None = None,
     seed: int = 0,
     budget: Budget | None = None,
@@ -75,6 +77,8 @@ async def label(
         settings: of the search, instead of the preset's.
         start: first labels: "random", "balanced", "zero-shot", or a labels file; None leaves them
             to the search.
+        pins: labels that a person has checked, as a labels file or by row id: the search keeps
+            them, learns from them, and lets them name the classes where the words do not.
         trainer: what trains the models of "folds" and "iterate"; for no other preset.
         seed: of all that is random here.
         budget: what may be spent; the run then ends with the best labels so far.
@@ -108,6 +112,7 @@ async def label(
         job,
         settings,
         first=None if start is None else read_start(start, job),
+        pinned=None if pins is None else read_pins(pins, job),
         trainer=trainer,
         seed=seed,
         fail_on_error=fail_on_error,

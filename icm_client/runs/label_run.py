@@ -12,6 +12,7 @@ import numpy as np
 from icm_client.analysis.diagnosis import Evidence, diagnose
 from icm_client.analysis.report import write_report
 from icm_client.analysis.search_findings import agreement_matrix
+from icm_client.coherence.confidence import confidences
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import FloatArray, IntArray
 from icm_client.coherence.search_result import SearchResult
@@ -26,6 +27,7 @@ from icm_client.runs.first_labels import start_labels
 from icm_client.runs.fold_training import FoldTraining
 from icm_client.runs.folder import REPORT, RunFolder
 from icm_client.runs.job import Job
+from icm_client.runs.pins import pinned_rows
 from icm_client.runs.presets import (
     Observed,
     Settings,
@@ -67,6 +69,7 @@ class LabelRun:
         job: rows and task.
         settings: of the search, before they are fitted to the server.
         first: first labels, or their kind; None leaves them to the search.
+        pinned: labels that the search keeps, shape `[N]`, `UNLABELLED` where an item is free.
         trainer: what trains the models of a search that trains any.
         seed: of all that is random.
         fail_on_error: rows without a score that end the run: a count, or a share under 1.
@@ -82,6 +85,7 @@ class LabelRun:
         settings: Settings,
         *,
         first: Start | IntArray | None,
+        pinned: IntArray | None = None,
         trainer: Trainer | None,
         seed: int,
         fail_on_error: float,
@@ -91,7 +95,7 @@ class LabelRun:
         stopping: Callable[[], bool],
     ) -> None:
         self._job, self._settings, self._first, self._seed = job, settings, first, seed
-        self._trainer = trainer
+        self._trainer, self._pinned = trainer, pinned
         self._fail_on_error, self._record, self._stopping = fail_on_error, record, stopping
         self._meter = ProgressMeter(job.labels, progress)
         self._limit = BudgetMeter(budget, self._meter.cost)
@@ -168,7 +172,7 @@ class LabelRun:
                 preset=preset_of(fitted),
                 utility=result.utility,
                 coherence=result.coherence,
-                findings=diagnose(result, job.labels, _evidence(job, repeated)),
+                findings=diagnose(result, job.labels, _evidence(job, repeated, self._pinned)),
                 notices=(*job.notices, *store.notices, *([notice] if notice else [])),
                 failed=failures.without_label(result),
                 stopped=self._limit.spent if result.stopped else None,
@@ -178,6 +182,7 @@ class LabelRun:
                 restart=result.restart,
                 starts=_starts(result, len(job.labels)),
                 label_mass=_label_mass(result, job.row_items[list(rows)]),
+                pinned=pinned_rows(result.labels, self._pinned, job),
                 prior_source=result.prior.source,
                 by_confidence=result.by_confidence,
                 cost=self._meter.cost(),
@@ -201,7 +206,7 @@ class LabelRun:
         if record.runs is None:
             yield None
             return
-        settings = run_settings(self._settings, self._first, self._trainer)
+        settings = run_settings(self._settings, self._first, self._trainer, self._pinned)
         described = RunDescription.of(self._job, settings, self._seed, server.identity)
         with RunFolder.open(
             described, base=Path(record.runs), command=record.command, fresh=record.fresh
@@ -226,19 +231,20 @@ class LabelRun:
             train,
             seed=self._seed,
             start=start,
+            pinned=self._pinned,
             left_out=left_out,
             stop=self._limit,
             observe=self.observe,
         )
 
 
-def _evidence(job: Job, repeated: FloatArray | None) -> Evidence:
+def _evidence(job: Job, repeated: FloatArray | None, pinned: IntArray | None) -> Evidence:
     """What a diagnosis may look at: rows and task, no gold."""
     shown = job.task.exchange or job.task.template_fields
     texts = [tuple(f"{row.fields[name]}" for name in shown) for row in job.dataset.rows]
     if job.task.exchange is None:
         texts = [("\n".join(text),) for text in texts]
-    return Evidence(job.row_items, texts, job.constraint, job.prior, repeated)
+    return Evidence(job.row_items, texts, job.constraint, job.prior, repeated, pinned)
 
 
 def _starts(result: SearchResult, n_labels: int) -> tuple[StartEnd, ...]:
@@ -265,11 +271,12 @@ def _labelled(
     own = job.row_items.tolist()
     log_probs = dict(zip(job.labels, result.log_probs.T.tolist(), strict=True))
     held = result.labels.tolist()
+    confidence = confidences(result.log_probs, result.labels).tolist()
     return tuple(
         LabelledRow(
             row=job.dataset.rows[row],
             label=job.labels[held[own[row]]],
-            confidence=float(np.exp(log_probs[job.labels[held[own[row]]]][own[row]])),
+            confidence=confidence[own[row]],
             log_probs={word: log_probs[word][own[row]] for word in job.task.labels},
             exactness=exactness[own[row]].value,
         )

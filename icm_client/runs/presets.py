@@ -108,6 +108,7 @@ async def find_labels(
     *,
     seed: int,
     start: IntArray | None,
+    pinned: IntArray | None = None,
     left_out: Collection[int],
     stop: Stop,
     observe: Callable[[Observed], None],
@@ -121,13 +122,14 @@ async def find_labels(
         train: the second one, for `folds` and `iterate`.
         seed: of all that is random.
         start: first labels, shape `[N]`; None leaves them to the search.
+        pinned: labels that are kept, shape `[N]`, `UNLABELLED` where an item is free.
         left_out: items that cannot be scored.
         stop: asked after each sweep or step whether to end there.
         observe: told of each sweep or step.
 
     Raises:
-        InputError: the constraint allows some items no labels; nothing to train with; first labels
-            for `iterate`, which begins with a search of one batch.
+        InputError: the constraint allows some items no labels, or not the pinned ones; nothing to
+            train with; first labels for `iterate`, which begins with a search of one batch.
         TrainingError: a model cannot be trained.
         EndpointError, ScoreError, StoreError: whatever `score` raises.
     """
@@ -143,6 +145,7 @@ async def find_labels(
             prior=job.prior,
             constraint=job.constraint,
             start=start,
+            pinned=pinned,
             left_out=left_out,
             stop=stop,
             observe=observe,
@@ -155,6 +158,7 @@ async def find_labels(
             train,
             chance=chance,
             start=start,
+            pinned=pinned,
             left_out=left_out,
             stop=stop,
             observe=observe,
@@ -168,6 +172,7 @@ async def find_labels(
         constraint=job.constraint,
         start=start,
         prior=job.prior,
+        pinned=pinned,
         left_out=left_out,
         stop=stop,
         observe=observe,
@@ -182,6 +187,7 @@ async def _find_by_training(
     *,
     chance: np.random.Generator,
     start: IntArray | None,
+    pinned: IntArray | None,
     left_out: Collection[int],
     stop: Stop,
     observe: Callable[[Observed], None],
@@ -201,6 +207,7 @@ async def _find_by_training(
             prior=job.prior,
             constraint=job.constraint,
             start=start,
+            pinned=pinned,
             left_out=left_out,
             stop=stop,
             observe=observe,
@@ -214,6 +221,7 @@ async def _find_by_training(
         settings=settings,
         prior=job.prior,
         constraint=job.constraint,
+        pinned=pinned,
         left_out=left_out,
         stop=stop,
         observe=observe,

@@ -52,6 +52,7 @@ class Labels:
         restart: which restart's labels these are.
         starts: where each restart of "fast" ended, in order.
         label_mass: mean share of the next token's probability on any label word, over the rows.
+        pinned: rows whose labels are pinned ones; their confidence and log-probs are the model's.
         prior_source: "given", "mixture" or "even": where the labels' shares came from.
         by_confidence: groups too large to try all labellings of: the most confident row decided.
         cost: requests, tokens, seconds.
@@ -75,6 +76,7 @@ class Labels:
     restart: int
     starts: tuple[StartEnd, ...]
     label_mass: float | None
+    pinned: int
     prior_source: str
     by_confidence: int
     cost: Cost
@@ -153,6 +155,7 @@ class Labels:
             "restart": self.restart,
             "starts": [asdict(start) for start in self.starts],
             "label_mass": self.label_mass,
+            "pinned": self.pinned,
             "prior_source": self.prior_source,
             "groups_by_confidence": self.by_confidence,
             "exactness": self.exactness,

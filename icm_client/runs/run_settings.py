@@ -11,19 +11,24 @@ from icm_client.training.trainer import Trainer
 
 
 def run_settings(
-    settings: Settings, start: Start | IntArray | None, trainer: Trainer | None = None
+    settings: Settings,
+    start: Start | IntArray | None,
+    trainer: Trainer | None = None,
+    pinned: IntArray | None = None,
 ) -> dict[str, JsonValue]:
-    """The preset, its numbers, where it starts, and who trains its models, where it trains any.
+    """The preset, its numbers, where it starts, who trains its models, and what is pinned.
 
-    A start is a kind, or a digest of given labels.
+    A start is a kind, or a digest of given labels; pins are one, and like a trainer not spoken of
+    where there are none.
     """
-    begun = (
-        start
-        if start is None or isinstance(start, str)
-        else blake2b(start.tobytes(), digest_size=8).hexdigest()
-    )
+    begun = start if start is None or isinstance(start, str) else _digest(start)
     trained = {} if trainer is None else {"trainer": described(trainer)}
-    return {"preset": preset_of(settings), **asdict(settings), "start": begun, **trained}
+    pins = {} if pinned is None else {"pinned": _digest(pinned)}
+    return {"preset": preset_of(settings), **asdict(settings), "start": begun, **trained, **pins}
+
+
+def _digest(labels: IntArray) -> str:
+    return blake2b(labels.tobytes(), digest_size=8).hexdigest()
 
 
 def described(trainer: Trainer) -> dict[str, JsonValue]:

@@ -20,6 +20,7 @@ from icm_client.data import JsonValue, read_rows
 from icm_client.runs.archive import Run
 from icm_client.runs.first_labels import read_start
 from icm_client.runs.job import Job
+from icm_client.runs.pins import read_pins
 
 SHIFTS = """
   const done = arguments[0];
@@ -181,7 +182,8 @@ def test_labels_are_corrected_by_mouse_kept_and_downloaded(
     other = "positive" if int(order[0][1:]) % 2 else "negative"
     number = TASK.labels.index(other) + 1
     click(page, f"#deck-labels button:nth-child({number})")
-    assert text(page, "#checked-count") == "1 row checked, 1 of them corrected: a file needs two."
+    assert text(page, "#checked-count") == "1 row checked, 1 of them corrected."
+    assert page.find_element(By.ID, "download-checked").is_enabled()  # one row can be pinned
     row = page.find_element(By.CSS_SELECTOR, f'tr[data-row="{order[0][1:]}"]')
     assert "corrected" in str(row.get_attribute("class"))
     choice = page.find_elements(By.CSS_SELECTOR, "#rows tbody select")[2]
@@ -195,13 +197,16 @@ def test_labels_are_corrected_by_mouse_kept_and_downloaded(
     by_place = sorted([(order[0], other), (order[2], same)], key=lambda one: int(one[0][1:]))
     assert [(line["id"], line["label"]) for line in lines] == by_place
     assert all(line.keys() == {"id", "label"} for line in lines)
-    # and a search starts from it
+    # and a search starts from it, or keeps it
     rows = [{"id": row["id"], "text": row["text"]} for row in reviews(120)]
     job = Job.prepare(rows, TASK)
     start = read_start(path, job)
     assert not isinstance(start, str)
     assert (start >= 0).sum() == 2
     assert job.labels[start[int(order[0][1:])]] == other
+    pinned = read_pins(path, job)
+    assert pinned is not None
+    assert pinned.tolist() == start.tolist()
     whole = download(page, place, "#download-all", f"{run.name}.corrected.jsonl")
     found = {row.id: row.fields["label"] for row in read_rows(whole).rows}
     assert len(found) == 120

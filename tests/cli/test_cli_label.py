@@ -337,3 +337,34 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(
     assert ended.code == 130
     assert ended.err.splitlines()[-1].startswith("Interrupted. Every score so far is kept")
     assert not Path("out.jsonl").exists()
+
+
+def test_pinned_rows_name_the_classes_and_are_told_of(
+    run: Run, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_endpoint(monkeypatch, concept(rows, meaning=0))
+    gold = [orjson.loads(line)["gold"] for line in rows.read_bytes().splitlines()]
+    pins = "".join(f'{{"id": {n + 1}, "label": "{gold[n]}"}}\n' for n in (0, 1, 3, 5))
+    Path("checked.jsonl").write_text(pins, "utf-8")
+    command = ("label", rows, *ASKED, "--gold", "gold", "--pin", "checked.jsonl")
+    ended = run(*command, "-o", "out.jsonl")
+    assert ended.code == 0
+    assert "4 rows, kept by the search" in ended.out
+    lines = [orjson.loads(line) for line in Path("out.jsonl").read_bytes().splitlines()]
+    assert sum(line["label"] == line["gold"] for line in lines) > 38
+    again = orjson.loads(run(*command, "-o", "again.jsonl", "--json").out)
+    assert again["cost"]["from_server"] == 0
+    assert Path("again.jsonl").read_bytes() == Path("out.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("more", [("-o", "out.jsonl"), ("--dry-run",)])
+def test_pins_that_are_no_rows_end_with_2_and_their_line(
+    run: Run, rows: Path, nothing_there: tuple[str, socket.socket], more: tuple[str, ...]
+) -> None:
+    url, listening = nothing_there
+    Path("checked.csv").write_text("id,label\n3,positive\n41,positive\n", "utf-8")
+    ended = run("label", rows.name, *ASKED, "--pin", "checked.csv", "-e", url, *more)
+    assert ended.code == 2
+    assert ended.err.startswith("Error: checked.csv:3: no row of rows.jsonl has the id '41'")
+    with pytest.raises(BlockingIOError):
+        listening.accept()

@@ -5,7 +5,6 @@
   const PAGE = 50;
   const EXCERPT = 400;
   const COLOURS = 6;
-  const FEWEST = 2; // rows that a file of labels must hold to be read
   const { words, rows } = data;
   const run = document.body.dataset.run;
   const byId = (id) => document.getElementById(id);
@@ -78,9 +77,8 @@
     const corrected = [...checks].filter(([n, k]) => rows[n][LABEL] !== k).length;
     byId("checked-count").textContent = checks.size === 0
       ? "Nothing checked yet."
-      : `${many(checks.size, "row")} checked, ${corrected.toLocaleString("en")} of them corrected` +
-        (checks.size < FEWEST ? ": a file needs two." : ".");
-    byId("download-checked").disabled = checks.size < FEWEST;
+      : `${many(checks.size, "row")} checked, ${corrected.toLocaleString("en")} of them corrected.`;
+    byId("download-checked").disabled = checks.size === 0;
     byId("forget").disabled = checks.size === 0;
   };
 

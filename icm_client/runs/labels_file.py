@@ -1,0 +1,87 @@
+"""Labels that a person or a run has written down: rows of `id` and `label`."""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.problem import IntArray
+from icm_client.data.messages import listed, shown
+from icm_client.data.readers import read_rows
+from icm_client.errors import InputError, RowError
+from icm_client.runs.job import Job
+
+Source = Mapping[str, str] | Mapping[int, str] | str | os.PathLike[str]
+"""Row id -> label, or a file of rows with `id` and `label`."""
+
+
+class Said(NamedTuple):
+    """One row's label.
+
+    Attributes:
+        where: it is said, for messages.
+        item: the row's, as it stands.
+        label: its number.
+    """
+
+    where: str
+    item: int
+    label: int
+
+
+def labels_said(source: Source, job: Job, *, numbered: bool = False) -> Iterator[Said]:
+    """Yield what a labels file or a mapping says of a job's rows.
+
+    Args:
+        source: a file of rows with `id` and `label`, of which one is enough, in any format that
+            rows are read from; or id -> label.
+        job: whose rows and labels they are.
+        numbered: a file's rows without an id are meant by their number.
+
+    Raises:
+        InputError: the file cannot be read; or its labels are not the task's, or its rows not the
+            job's, with file and line.
+    """
+    places = {str(job.dataset.rows[job.items[item].row].id): int(item) for item in job.row_items}
+    hint = ": labels are read from the field 'label'"
+    if isinstance(source, Mapping):
+        hint = ""
+        lines: list[tuple[str, str | int, object]] = [
+            (f"pins[{row_id!r}]", row_id, word) for row_id, word in source.items()
+        ]
+    else:
+        name = os.fspath(source)
+        rows = read_rows(name, fewest=1).rows
+        for row in rows:
+            if "id" not in row.fields and not numbered:
+                raise RowError("no 'id': which row is meant?", path=name, line=row.line)
+        lines = [(f"{name}:{row.line}", row.id, row.fields.get("label")) for row in rows]
+    for where, row_id, word in lines:
+        if word not in job.labels:
+            raise InputError(
+                f"{where}: {shown(word)} is none of the labels {listed(job.labels)}{hint}"
+            )
+        if str(row_id) not in places:
+            raise InputError(f"{where}: no row of {job.dataset.name} has the id {shown(row_id)}")
+        yield Said(where, places[str(row_id)], job.labels.index(str(word)))
+
+
+def other_order(item: int, job: Job) -> int | None:
+    """The item that shows the same pair the other way round, where there is one."""
+    other = item + 1
+    return other if other < len(job.items) and job.items[other].exchanged else None
+
+
+def put(said: Said, labels: IntArray, job: Job) -> None:
+    """Write a label into `labels`, shape `[N]`, and what follows from it for the other order.
+
+    Where the rule leaves the other order more than one label, nothing follows.
+    """
+    labels[said.item] = said.label
+    if (other := other_order(said.item, job)) is not None:
+        agreeing = [
+            label
+            for label in range(len(job.labels))
+            if job.constraint.consistent(said.item, said.label, other, label)
+        ]
+        labels[other] = agreeing[0] if len(agreeing) == 1 else UNLABELLED
