@@ -97,7 +97,24 @@ def diagnose(
         texts = [text for text, kept in zip(evidence.texts, there, strict=True) if kept]
         findings += surface_findings(texts, held, labels)
     findings += search_findings(result, len(labels))
-    return worst_first(findings)
+    return worst_first([*findings, *_unsettled(findings)])
+
+
+def _unsettled(findings: Sequence[Finding]) -> list[Finding]:
+    """Two signs that are worth a look each, and together say that nothing was found."""
+    if not {"starts-disagree", "context-effects"} <= {finding.code for finding in findings}:
+        return []
+    return [
+        Finding(
+            "unsettled",
+            "The labels are not to be trusted: another start found something else, and what this "
+            "one found turns with the demos that stand before a row. The rows are split by no "
+            "concept that this model is sure of.",
+            "Try a larger base model, label words that say what is meant, or a template that asks "
+            "the question more plainly.",
+            "fatal",
+        )
+    ]
 
 
 def _salience(result: SearchResult, *, one_label: bool) -> list[Finding]:

@@ -16,7 +16,7 @@ from icm_client.coherence.anneal import STALL_WINDOW, Step
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.polarity import NameExchange
 from icm_client.coherence.prior import PriorEstimate
-from icm_client.coherence.search_result import SearchResult
+from icm_client.coherence.search_result import RestartEnd, SearchResult
 
 CLEAR = NameExchange((1, 0), utility=0.5, exchanged_utility=-0.5, standard_error=0.01)
 CLOSE = NameExchange((1, 0), utility=0.5, exchanged_utility=0.49, standard_error=0.01)
@@ -218,6 +218,27 @@ def test_shares_that_may_be_uneven_are_told_with_what_to_do() -> None:
     assert not finding.fatal
     assert "10% of the rows were 'good'" in finding.message
     assert "--prior good=0.10" in finding.advice
+
+
+def test_starts_that_disagree_and_labels_that_turn_with_their_contexts_are_not_to_be_trusted() -> (
+    None
+):
+    found = result()
+    steady = np.log(np.where(np.eye(2)[found.labels] > 0, 0.9, 0.1))
+    wavering = np.stack([steady, steady, steady])
+    for sweep in range(3):  # another 15 rows in each sweep
+        rows = slice(15 * sweep, 15 * sweep + 15)
+        wavering[sweep, rows] = wavering[sweep, rows, ::-1]
+    other = found.labels.copy()
+    other[::2] = 1 - other[::2]
+    ends = (RestartEnd(found.labels, 0.5, 0.7), RestartEnd(other, 0.4, 0.6))
+    assert codes(replace(found, sweep_scores=wavering)) == ["context-effects"]
+    assert codes(replace(found, sweep_scores=np.stack([steady] * 3), restarts=ends)) == [
+        "starts-disagree"
+    ]
+    both = diagnose(replace(found, sweep_scores=wavering, restarts=ends), WORDS)
+    assert [finding.code for finding in both] == ["unsettled", "starts-disagree", "context-effects"]
+    assert verdict_of(both) == "do not trust"
 
 
 def test_the_worst_finding_is_the_verdict() -> None:
