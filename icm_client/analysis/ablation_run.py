@@ -5,14 +5,12 @@ what is there, runs what is missing or failed, and asks the server nothing that 
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import orjson
-from filelock import FileLock, Timeout
 
 from icm_client.analysis.ablation import MadeStart, Plan, Variant
 from icm_client.analysis.ablation_table import Outcome
@@ -22,7 +20,7 @@ from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.endpoints import Endpoint
 from icm_client.errors import IcmError, InputError, RunError, StoreError
 from icm_client.runs.first_labels import read_start
-from icm_client.runs.folder import replace_file
+from icm_client.runs.folder import owned, replace_file
 from icm_client.runs.job import Job
 from icm_client.runs.journal import Journal, read
 from icm_client.runs.label import label
@@ -32,7 +30,6 @@ from icm_client.runs.run_description import RunDescription
 from icm_client.runs.run_settings import run_settings
 
 RESULTS = "results.jsonl"
-_LOCK_TIMEOUT_S = 1.0
 _RAN = "ran"
 
 
@@ -84,7 +81,7 @@ async def run_ablations(
     """
     outcomes: dict[tuple[Variant, int], Outcome] = {}
     of = len(plan.variants) * seeds
-    with _owned(folder), Journal.open(folder / RESULTS) as journal:
+    with owned(folder), Journal.open(folder / RESULTS) as journal:
         known = read_outcomes(folder)
         for variant in plan.variants:
             ruled = job if variant.rule else _without_rule(job)
@@ -254,22 +251,3 @@ def some_rows(job: Job, count: int) -> Dataset:
         rows=tuple(data.rows[row] for row in kept),
         gold=None if data.gold is None else tuple(data.gold[row] for row in kept),
     )
-
-
-@contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process."""
-    lock = FileLock(folder / "lock", timeout=_LOCK_TIMEOUT_S)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise RunError(
-            f"another process works in {folder}: wait for it, or name another folder"
-        ) from None
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be used: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -1,10 +1,11 @@
 """What an evaluation compares: methods, seeds, and which rows are held out.
 
 The paper's Figures 1 and 3 on a user's own rows: what a model predicts for held-out rows behind
-train rows with ICM's labels, with gold ones, with people's, with random ones, and behind none.
+train rows with ICM's labels, with gold ones, with people's, with random ones, and behind none; and
+what models predict that were fine-tuned on these labels.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -31,12 +32,34 @@ Kind = Literal[
     "same-accuracy",
     "human",
     "golden",
+    "finetuned-random",
+    "finetuned-icm",
+    "finetuned-same-accuracy",
+    "finetuned-human",
+    "finetuned-golden",
 ]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-LABEL_SETS: Final[tuple[Kind, ...]] = KINDS[KINDS.index("random") :]
-"""Those that label train rows first, and predict test rows from these labels."""
+TAUGHT_BY: Final[Mapping[Kind, Kind]] = {
+    "finetuned-random": "random",
+    "finetuned-icm": "icm",
+    "finetuned-same-accuracy": "same-accuracy",
+    "finetuned-human": "human",
+    "finetuned-golden": "golden",
+}
+"""Those that train a model on train rows, and whose labels these bear."""
+
+UNTRAINED: Final[tuple[Kind, ...]] = tuple(kind for kind in KINDS if kind not in TAUGHT_BY)
+"""Those that ask the base model only."""
+
+LABEL_SETS: Final[tuple[Kind, ...]] = UNTRAINED[UNTRAINED.index("random") :]
+"""Those that label train rows first, and predict test rows behind these labels."""
+
+FIGURE_1: Final[tuple[Kind, ...]] = tuple(kind for kind in KINDS if kind not in LABEL_SETS)
+"""The paper's Figure 1: the base model by itself, and models fine-tuned on labels."""
+
+_SEARCHED: Final = ("icm", "same-accuracy", "finetuned-icm", "finetuned-same-accuracy")
 
 FEWEST_ROWS: Final = 8
 """Train rows, and test rows: fewer say nothing."""
@@ -48,7 +71,7 @@ class Method:
 
     Attributes:
         kind: which.
-        search: ICM's settings, for `icm` and for random labels of its accuracy.
+        search: ICM's settings, for its labels and for random ones of their accuracy.
     """
 
     kind: Kind
@@ -112,7 +135,7 @@ class Evaluation:
 def plan_evaluation(
     job: Job,
     *,
-    kinds: Iterable[Kind] = KINDS,
+    kinds: Iterable[Kind] = UNTRAINED,
     searches: Sequence[Settings] = (SweepSettings(),),
     seeds: Sequence[int] = (0,),
     test: float = 0.5,
@@ -156,7 +179,7 @@ def plan_evaluation(
         if kind in wanted and missing is not None:
             notices.append(f"no {kind}: {missing}")
         elif kind in wanted:
-            searched = searches if kind in ("icm", "same-accuracy") else [None]
+            searched = searches if kind in _SEARCHED else [None]
             methods += [Method(kind, search) for search in searched]
     if not methods:
         raise InputError(f"nothing to compare: {'; '.join(notices)}")
@@ -179,7 +202,7 @@ def plan_evaluation(
 
 def _missing(kind: Kind, job: Job, raters: Raters | None, chat_prompt: str | None) -> str | None:
     """Why a method cannot be run, or None."""
-    if kind == "human" and raters is None:
+    if TAUGHT_BY.get(kind, kind) == "human" and raters is None:
         return "no field with people's labels is named (--human)"
     if kind == "zero-shot-chat" and chat_prompt is None:
         return "no text to put in front of the rows is given (--chat-prompt)"

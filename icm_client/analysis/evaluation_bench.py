@@ -22,7 +22,14 @@ from icm_client.analysis.baselines import (
     spoilt,
     zero_shot,
 )
-from icm_client.analysis.evaluation import LABEL_SETS, Evaluation, Kind, Method, Split
+from icm_client.analysis.evaluation import (
+    LABEL_SETS,
+    TAUGHT_BY,
+    Evaluation,
+    Kind,
+    Method,
+    Split,
+)
 from icm_client.analysis.evaluation_table import Outcome, Spent
 from icm_client.analysis.raters import one_rater_each
 from icm_client.coherence.contexts import UNLABELLED
@@ -36,6 +43,7 @@ from icm_client.runs.label import label
 from icm_client.runs.presets import Settings
 from icm_client.runs.progress import Progress
 from icm_client.scoring import Pieces, Scorer, ScorerStats, ScoreStore, ScoringProgress
+from icm_client.training.trainer import TrainingProgress
 
 _DRAWN: dict[Kind, int] = {"random": 11, "same-accuracy": 12, "human": 13, "longer": 14}
 """What is drawn for one method moves nothing that is drawn for another."""
@@ -61,11 +69,11 @@ class LabelSet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moment:
-    """A moment of a method that goes on: of its search, or of its reads."""
+    """A moment of a method that goes on: of its search, of its reads, or of its training."""
 
     method: Method
     seed: int
-    at: Progress | ScoringProgress
+    at: Progress | ScoringProgress | TrainingProgress
 
 
 OnMoment = Callable[[Moment], None]
@@ -114,18 +122,32 @@ class Bench:
         Raises:
             ModelChanged, RunStopped, RunError, StoreError: no other method would fare better.
         """
+        return (await self._run(method, predicts=True))[1]
+
+    async def lesson(self, method: Method) -> tuple[LabelSet | None, Outcome]:
+        """Label the train rows that a model is to be trained on; the outcome has no predictions.
+
+        Returns:
+            The labels, and what they took; None for labels where the outcome has an error.
+
+        Raises:
+            ModelChanged, RunStopped, RunError, StoreError: as `outcome`.
+        """
+        return await self._run(method, predicts=False)
+
+    async def _run(self, method: Method, *, predicts: bool) -> tuple[LabelSet | None, Outcome]:
         self._method, self._stats = method, []
         before, started = replace(self._endpoint.usage), time.monotonic()
         made: LabelSet | None = None
         correct: BoolArray | None = None
         error: str | None = None
         try:
-            if method.kind in LABEL_SETS:
-                made = await self.label_set(method)
-                predicted = await self.predict_behind(made)
-            else:
-                predicted = await self.predict(method)
-            correct = predicted == self._evaluation.gold[self._split.test]
+            source = TAUGHT_BY.get(method.kind, method.kind)
+            if source in LABEL_SETS:
+                made = await self.label_set(Method(source, method.search))
+            if predicts:
+                behind = self.predict(method) if made is None else self.predict_behind(made)
+                correct = await behind == self._evaluation.gold[self._split.test]
         except (StoreError, RunError, RunStopped, ModelChanged):
             raise
         except IcmError as failed:
@@ -138,7 +160,7 @@ class Bench:
             round(time.monotonic() - started, 3),
         )
         labelled, accuracy = (None, None) if made is None else self._held(made.labels)
-        return Outcome(
+        return made, Outcome(
             method,
             self._seed,
             correct=correct,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from icm_client.analysis.evaluation import Kind
+from icm_client.analysis.evaluation import TAUGHT_BY, Kind
 from icm_client.analysis.evaluation_table import Result
 from icm_client.analysis.figures import require_matplotlib
 
@@ -31,6 +31,7 @@ _SAID: Final[dict[Source, str]] = {
     "people": "people's labels",
     "ICM": "ICM's labels",
 }
+_GOLDEN_LINES: Final[dict[Kind, str]] = {"golden": "--", "finetuned-golden": ":"}
 _INK = "#22303a"
 _INCHES_A_BAR = 0.32
 
@@ -39,7 +40,8 @@ def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) 
     """Draw each method's accuracy on the test rows.
 
     A bar is the mean over seeds, a line the bootstrap's 95% interval, a dot a seed; the dashed line
-    is golden labels' mean. The same figures give the same bytes.
+    is golden labels' mean, the dotted one that of models trained on them. The same figures give the
+    same bytes.
 
     Args:
         found: the methods; those that failed with every seed stay empty.
@@ -63,7 +65,7 @@ def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) 
             if one.accuracy is None or one.interval is None:
                 axes.annotate("failed", (0.01, place), fontsize=8, va="center", color=_INK)
                 continue
-            source = _SOURCES.get(one.method.kind, "none")
+            source = _source(one.method.kind)
             axes.barh(place, one.accuracy, height=0.66, color=_COLOURS[source])
             low, high = one.interval
             axes.errorbar(
@@ -88,9 +90,12 @@ def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) 
                     zorder=3,
                 )
             axes.annotate(f"{one.accuracy:.1%}", (1.02, place), va="center", annotation_clip=False)
-        golden = [one.accuracy for one in found if one.method.kind == "golden"]
-        if golden and golden[0] is not None:
-            axes.axvline(golden[0], color=_COLOURS["gold"], linewidth=1, linestyle="--", zorder=0)
+        for one in found:
+            line = _GOLDEN_LINES.get(one.method.kind)
+            if line is not None and one.accuracy is not None:
+                axes.axvline(
+                    one.accuracy, color=_COLOURS["gold"], linewidth=1, linestyle=line, zorder=0
+                )
         axes.set_yticks(range(len(found)), [one.method.name for one in found])
         axes.set_ylim(len(found) - 0.4, -0.6)  # the first on top
         axes.set_xlim(0.0, 1.0)
@@ -100,7 +105,7 @@ def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) 
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         figure.suptitle(title, fontsize=10)
-        shown = dict.fromkeys(_SOURCES.get(one.method.kind, "none") for one in found)
+        shown = dict.fromkeys(_source(one.method.kind) for one in found)
         figure.legend(
             [Patch(color=_COLOURS[source]) for source in _COLOURS if source in shown],
             [_SAID[source] for source in _COLOURS if source in shown],
@@ -112,3 +117,7 @@ def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) 
         for path in paths:
             dated = {".svg": {"Date": None}, ".png": {"Software": None}}
             figure.savefig(path, metadata=dated.get(path.suffix), dpi=150)
+
+
+def _source(kind: Kind) -> Source:
+    return _SOURCES.get(TAUGHT_BY.get(kind, kind), "none")

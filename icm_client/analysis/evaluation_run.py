@@ -6,13 +6,16 @@ on from there.
 
 from collections.abc import Callable
 
-from icm_client.analysis.evaluation import Evaluation
+from icm_client.analysis.evaluation import TAUGHT_BY, Evaluation
 from icm_client.analysis.evaluation_bench import Bench, OnMoment
 from icm_client.analysis.evaluation_table import Outcome
+from icm_client.analysis.finetuned import FineTuning, Lesson
 from icm_client.coherence.settings import SweepSettings
 from icm_client.endpoints import Endpoint
+from icm_client.errors import InputError
 from icm_client.runs.presets import fit, fitted_notice
 from icm_client.scoring import ScoreStore, open_store, tokenize_pieces
+from icm_client.training.trainer import Trainer
 
 Told = Callable[[Outcome], None]
 
@@ -21,6 +24,7 @@ async def run_evaluation(
     evaluation: Evaluation,
     *,
     endpoint: Endpoint,
+    trainer: Trainer | None = None,
     store: ScoreStore | str | None = None,
     ended: Told = lambda _: None,
     progress: OnMoment | None = None,
@@ -28,9 +32,12 @@ async def run_evaluation(
 ) -> tuple[tuple[Outcome, ...], tuple[str, ...]]:
     """Run every method with every seed; one that fails is noted, and the next one runs.
 
+    Models are trained last, all seeds' together, as many at once as the trainer has room for.
+
     Args:
         evaluation: what is to be run.
         endpoint: open, and left so.
+        trainer: trains from the model that the endpoint serves; for methods that train.
         store: the score store's file, or one that is open (and stays so); None takes the user's
             own.
         ended: told of each method as it ends.
@@ -39,16 +46,24 @@ async def run_evaluation(
             stored, and `RunStopped` is raised.
 
     Returns:
-        The outcomes, seed by seed, and sentences that the user should see.
+        The outcomes, seed by seed, those of trained models last, and sentences that the user should
+        see.
 
     Raises:
-        InputError, PromptTooLong: no two demos fit into the server's context.
+        InputError, PromptTooLong: no two demos fit into the server's context; methods that train,
+            and no trainer.
+        SetupError: a package that training needs is missing.
         ModelChanged: another model answers.
         EndpointError: the server does not tokenize.
         StoreError: scores cannot be kept.
         RunStopped: `stopping` said so.
     """
     job = evaluation.job
+    if trainer is None and any(method.kind in TAUGHT_BY for method in evaluation.methods):
+        raise InputError(
+            "fine-tuned models are to be compared, and there is nothing to train with: name a "
+            "trainer (trainer=..., on the command line --finetune)"
+        )
     with open_store(store) as kept:
         kept.record_server(endpoint.identity)
         pieces = await tokenize_pieces(
@@ -58,7 +73,8 @@ async def run_evaluation(
         fitted = fit(asked, pieces, endpoint)
         assert isinstance(fitted, SweepSettings)  # noqa: S101 - `fit` keeps the kind
         notice = fitted_notice(asked, fitted, len(evaluation.splits[0].train))
-        outcomes = []
+        outcomes: list[Outcome] = []
+        lessons: list[Lesson] = []
         for seed, split in zip(evaluation.seeds, evaluation.splits, strict=True):
             bench = Bench(
                 evaluation,
@@ -72,6 +88,14 @@ async def run_evaluation(
                 stopping=stopping,
             )
             for method in evaluation.methods:
+                if method.kind in TAUGHT_BY:
+                    lessons.append(Lesson(split, *await bench.lesson(method)))
+                    continue
                 outcomes.append(await bench.outcome(method))
                 ended(outcomes[-1])
+        if trainer is not None and lessons:
+            tuning = FineTuning(
+                evaluation, trainer, kept, ended=ended, progress=progress, stopping=stopping
+            )
+            outcomes += await tuning.outcomes(lessons)
     return tuple(outcomes), (() if notice is None else (notice,))

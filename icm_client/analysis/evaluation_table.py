@@ -6,6 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from icm_client.analysis.bootstrap import (
     mean_over_seeds,
     paired_interval,
 )
-from icm_client.analysis.evaluation import Evaluation, Method
+from icm_client.analysis.evaluation import TAUGHT_BY, Evaluation, Kind, Method
 from icm_client.coherence.problem import BoolArray, FloatArray
 
 
@@ -29,12 +30,15 @@ class Spent:
         requests: that the server got for it; none for what an earlier method has asked.
         computed_tokens: prompt tokens that the server prefilled for it; as above.
         seconds: wall clock; as above.
+        training_seconds: of training a model, whenever that was; those of a process that was
+            killed included.
     """
 
     reads: int = 0
     requests: int = 0
     computed_tokens: int = 0
     seconds: float = 0.0
+    training_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +56,7 @@ class Outcome:
         findings: its codes.
         spent: what it took.
         error: why it failed, or None.
+        model: the model that was trained for it; what a server calls it, or its folder.
     """
 
     method: Method
@@ -63,6 +68,7 @@ class Outcome:
     findings: tuple[str, ...] = ()
     spent: Spent = Spent()
     error: str | None = None
+    model: str | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -72,7 +78,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """A method's mean accuracy less golden labels', over the seeds with which both ended."""
+    """A method's mean accuracy less golden labels', over the seeds with which both ended.
+
+    A model that was trained is held against one trained on golden labels, and so are the others
+    where no model was shown golden labels in context.
+    """
 
     difference: float
     interval: Interval
@@ -126,6 +136,7 @@ class Result:
             sum(one.requests for one in every),
             sum(one.computed_tokens for one in every),
             round(sum(one.seconds for one in every), 3),
+            round(sum(one.training_seconds for one in every), 3),
         )
 
 
@@ -140,12 +151,21 @@ def results(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> tuple[Result
     for method in evaluation.methods:
         own = sorted((one for one in outcomes if one.method == method), key=lambda one: one.seed)
         found.append((method, tuple(own), _matrix(evaluation, own)))
-    golden = next((correct for method, _, correct in found if method.kind == "golden"), None)
+    golden = {method.kind: correct for method, _, correct in found if method.kind in _GOLDEN}
+
+    def reference(kind: Kind) -> FloatArray | None:
+        if kind in _GOLDEN:
+            return None
+        trained = golden.get("finetuned-golden")
+        return trained if kind in TAUGHT_BY else golden.get("golden", trained)
+
     return tuple(
-        _result(evaluation, method, own, correct, None if method.kind == "golden" else golden)
+        _result(evaluation, method, own, correct, reference(method.kind))
         for method, own, correct in found
     )
 
+
+_GOLDEN: Final[tuple[Kind, ...]] = ("golden", "finetuned-golden")
 
 COLUMNS = (
     "method",
@@ -162,6 +182,7 @@ COLUMNS = (
     "requests",
     "computed_tokens",
     "seconds",
+    "training_seconds",
     "verdict",
     "findings",
 )
@@ -257,6 +278,7 @@ def _record(one: Result) -> dict[str, str | int | float | None]:
         "requests": one.spent.requests,
         "computed_tokens": one.spent.computed_tokens,
         "seconds": round(one.spent.seconds, 1),
+        "training_seconds": round(one.spent.training_seconds, 1),
         "verdict": one.verdict,
         "findings": one.findings,
     }
@@ -270,6 +292,8 @@ def _by_seed(outcome: Outcome) -> dict[str, object]:
         "label_accuracy": _rounded(outcome.label_accuracy),
         "verdict": outcome.verdict,
         "findings": list(outcome.findings),
+        "training_seconds": round(outcome.spent.training_seconds, 1),
+        "model": outcome.model,
         "error": outcome.error,
     }
 

@@ -21,12 +21,11 @@ from icm_client.analysis.figures import draw_ablations
 from icm_client.cli.search_options import constraint_of, search_options, settings_of
 from icm_client.cli.server_options import server_options
 from icm_client.cli.terminal import REDRAWS_A_SECOND, moment
-from icm_client.data import Task, find_beside
 from icm_client.data.messages import did_you_mean, listed
-from icm_client.errors import IcmError, InputError, RunError, SetupError, TaskError
+from icm_client.errors import IcmError, InputError, RunError, SetupError
 from icm_client.runs.first_labels import read_start
 from icm_client.runs.folder import replace_file
-from icm_client.runs.job import Job, named_task
+from icm_client.runs.job import Job, task_for
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import OnProgress
 from icm_client.runs.server import Server, open_endpoint
@@ -115,7 +114,7 @@ def ablate_command(  # noqa: C901 - options one by one
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out': where should the results go?")
     base = settings_of(preset, numbers)
-    task = _task(data, task_name)
+    task = task_for(data, task_name)
     job = Job.prepare(data, task, gold=gold, constraint=constraint_of(rule, group, answer, implies))
     if count is not None:
         job = Job.prepare(some_rows(job, count), job.task)
@@ -163,15 +162,6 @@ def ablate_command(  # noqa: C901 - options one by one
         click.echo(f"Note: no picture: {missing}", err=True)
     if failed:
         raise IcmError(f"{failed} of {seeds * len(compared)} runs failed; the table says which")
-
-
-def _task(data: str, name: str | None) -> Task:
-    if name is not None:
-        return named_task(name)
-    beside = find_beside(data)
-    if beside is None:
-        raise TaskError(f"no task: name one with --task, or put a task.toml beside {data}")
-    return Task.from_toml(beside)
 
 
 @contextmanager

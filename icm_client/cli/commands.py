@@ -25,6 +25,7 @@ COMMANDS = {
         ("finetune", "command", "Train a model on a run's labels."),
         ("label", "command", "Label the rows of a file."),
         ("report", "command", "Write a run's report, an HTML page."),
+        ("reward", "command", "Train a reward model on pairs, in three steps."),
         ("runs", "group", "List, resume, compare and remove runs."),
         ("salience", "command", "Find out, before a run, whether it would beat chance."),
         ("serve", "command", "Start a vLLM server that suits many short requests."),

@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.text import Text
 
 from icm_client.analysis.ablation_run import some_rows
-from icm_client.analysis.evaluation import KINDS, Kind, plan_evaluation
+from icm_client.analysis.evaluation import (
+    FIGURE_1,
+    KINDS,
+    TAUGHT_BY,
+    UNTRAINED,
+    Kind,
+    plan_evaluation,
+)
 from icm_client.analysis.evaluation_run import run_evaluation
 from icm_client.analysis.evaluation_table import Outcome, document, results
 from icm_client.cli.eval_output import (
@@ -26,16 +33,24 @@ from icm_client.cli.eval_output import (
 )
 from icm_client.cli.server_options import server_options
 from icm_client.cli.signals import draining
+from icm_client.cli.trainer_options import (
+    TrainerKind,
+    chosen_trainer,
+    refuse_trainer_options,
+    trainer_options_for,
+)
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.official import OfficialSettings
 from icm_client.coherence.settings import SweepSettings
-from icm_client.data import Task, find_beside, unescape
+from icm_client.data import unescape
 from icm_client.data.messages import did_you_mean, listed
 from icm_client.endpoints import ServerIdentity
-from icm_client.errors import IcmError, TaskError
-from icm_client.runs.job import Job, named_task
+from icm_client.errors import IcmError
+from icm_client.runs.job import Job, task_for
 from icm_client.runs.presets import Preset, Settings, preset_settings
 from icm_client.runs.server import Server, open_endpoint
+from icm_client.training.base_model import require_training
+from icm_client.training.trainer import Trainer
 
 IN_CONTEXT: Final[tuple[Preset, ...]] = ("fast", "paper", "official")
 """Searches that ask the open server only."""
@@ -43,10 +58,10 @@ IN_CONTEXT: Final[tuple[Preset, ...]] = ("fast", "paper", "official")
 _SWEEP = SweepSettings()
 
 
-def _kinds(_: click.Context, __: click.Parameter, value: str | None) -> tuple[Kind, ...]:
+def _kinds(_: click.Context, __: click.Parameter, value: str | None) -> tuple[Kind, ...] | None:
     """The methods named, in our order."""
     if value is None:
-        return KINDS
+        return None
     names = [name.strip() for name in value.split(",")]
     for name in names:
         if name not in KINDS:
@@ -112,8 +127,15 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     "kinds",
     callback=_kinds,
     metavar="NAMES",
-    help=f"Some of {', '.join(KINDS)}, separated by commas. [default: all]",
+    help=f"Some of {', '.join(KINDS)}, separated by commas. [default: all that train nothing; with "
+    "--finetune all that show no labels in context]",
 )
+@click.option(
+    "--finetune",
+    is_flag=True,
+    help="Train models on the train rows' labels, and test these zero-shot.",
+)
+@trainer_options_for("--finetune")
 @click.option(
     "--preset",
     "presets",
@@ -170,7 +192,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
 @click.option("--dry-run", is_flag=True, help="Say what would be run and read, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print plan or results as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no line for each method.")
-def eval_command(  # noqa: C901 - options one by one
+def eval_command(  # noqa: C901, PLR0912 - options one by one
     *,
     data: str,
     out: Path | None,
@@ -179,7 +201,11 @@ def eval_command(  # noqa: C901 - options one by one
     human: str | None,
     human_positive: str | None,
     chat_prompt: str | None,
-    kinds: tuple[Kind, ...],
+    kinds: tuple[Kind, ...] | None,
+    finetune: bool,
+    trainer_kind: TrainerKind | None,
+    train_from: str | None,
+    epochs: int | None,
     presets: tuple[Preset, ...],
     steps: int | None,
     demos: int,
@@ -198,10 +224,21 @@ def eval_command(  # noqa: C901 - options one by one
     ICM's labels are found without gold. All methods that show labels use the same contexts and
     calibration, so that only the labels differ. Scores are kept: the same command again asks
     nothing twice.
+
+    With --finetune, models are trained on the labels instead, and predict the held-out rows behind
+    nothing. Trained models are kept, too, and a training that was killed goes on.
     """
+    kinds = _wanted(kinds, finetune=finetune)
+    trainer: Trainer | None = None
+    if finetune:
+        trainer = chosen_trainer(server, kind=trainer_kind, train_from=train_from, epochs=epochs)
+    else:
+        refuse_trainer_options(
+            "--finetune", kind=trainer_kind, train_from=train_from, epochs=epochs
+        )
     if human is None and human_positive is not None:
         raise click.UsageError("--human-positive goes with --human FIELD.")
-    job = Job.prepare(data, _task(data, task_name), gold=gold)
+    job = Job.prepare(data, task_for(data, task_name), gold=gold)
     if count is not None:
         job = Job.prepare(some_rows(job, count), job.task)
     evaluation = plan_evaluation(
@@ -221,6 +258,8 @@ def eval_command(  # noqa: C901 - options one by one
     if dry_run:
         print_plan(evaluation, as_json=as_json)
         return
+    if finetune and trainer_kind != "served":
+        require_training()
     if out is not None:
         make_folder(out)
     lines = Console(stderr=True, highlight=False)
@@ -238,6 +277,7 @@ def eval_command(  # noqa: C901 - options one by one
                 _, notices = await run_evaluation(
                     evaluation,
                     endpoint=endpoint,
+                    trainer=trainer,
                     store=store,
                     ended=ended,
                     progress=progress,
@@ -251,6 +291,7 @@ def eval_command(  # noqa: C901 - options one by one
     shown = {
         "data": data,
         "server": {"kind": identity.kind, "model": identity.model},
+        **({} if trainer is None else {"trainer": dict(trainer.described)}),
         **document(evaluation, found),
     }
     written, missing = ([], None) if out is None else write(found, shown, out)
@@ -267,13 +308,17 @@ def eval_command(  # noqa: C901 - options one by one
         raise IcmError(f"{failed} of {of} predictions failed; eval's lines say why")
 
 
-def _task(data: str, name: str | None) -> Task:
-    if name is not None:
-        return named_task(name)
-    beside = find_beside(data)
-    if beside is None:
-        raise TaskError(f"no task: name one with --task, or put a task.toml beside {data}")
-    return Task.from_toml(beside)
+def _wanted(kinds: tuple[Kind, ...] | None, *, finetune: bool) -> tuple[Kind, ...]:
+    if kinds is None:
+        return FIGURE_1 if finetune else UNTRAINED
+    trained = [kind for kind in kinds if kind in TAUGHT_BY]
+    if trained and not finetune:
+        raise click.UsageError(f"Add --finetune, which trains models, for {listed(trained)}.")
+    if finetune and not trained:
+        raise click.UsageError(
+            f"--finetune trains for {listed(TAUGHT_BY)}, and --methods names none of them."
+        )
+    return kinds
 
 
 def _searches(presets: Sequence[Preset], steps: int | None) -> list[Settings]:

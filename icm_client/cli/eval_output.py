@@ -12,17 +12,19 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.analysis.evaluation import Evaluation, fewest_and_most_reads
+from icm_client.analysis.evaluation import TAUGHT_BY, Evaluation, fewest_and_most_reads
 from icm_client.analysis.evaluation_bench import Moment, OnMoment
 from icm_client.analysis.evaluation_figure import draw_evaluation
-from icm_client.analysis.evaluation_table import Outcome, Result, csv_text
+from icm_client.analysis.evaluation_table import Outcome, Result, Spent, csv_text
 from icm_client.cli.terminal import REDRAWS_A_SECOND, moment
 from icm_client.errors import RunError, SetupError
 from icm_client.runs.folder import replace_file
 from icm_client.runs.progress import Progress
+from icm_client.training.trainer import TrainingProgress
 
 PICTURES: Final = ("eval.svg", "eval.png")
 _PIPED_COLUMNS: Final = 160
+_BOLD: Final = ("icm", "finetuned-icm")
 
 
 def print_notices(notices: Sequence[str]) -> None:
@@ -49,6 +51,9 @@ def display(console: Console, *, hidden: bool) -> Iterator[OnMoment | None]:
                 live.update(moment(now.at))
                 return
             what = f"{now.method.name}, seed {now.seed}"
+            if isinstance(now.at, TrainingProgress):
+                live.update(Text(f"{what}: {_training(now.at)}"))
+                return
             live.update(Text(f"{what}: {now.at.done:,} of {now.at.total:,} reads"))
 
         yield show
@@ -66,8 +71,18 @@ def line_of(outcome: Outcome) -> str:
     says = "".join(f", {said}" for said in (outcome.verdict, *outcome.findings) if said)
     return (
         f"{what}: accuracy {outcome.accuracy:.1%}{labels}, "
-        f"{spent.computed_tokens:,} tokens computed, {spent.seconds:.0f} s{says}"
+        f"{spent.computed_tokens:,} tokens computed, {spent.seconds:.0f} s{_trained(spent)}{says}"
     )
+
+
+def _trained(spent: Spent) -> str:
+    return f" (training {spent.training_seconds:.0f} s)" if spent.training_seconds else ""
+
+
+def _training(at: TrainingProgress) -> str:
+    steps = "" if at.steps is None else f" of {at.steps:,}"
+    loss = "" if at.loss is None else f", loss {at.loss:.3f} nats"
+    return f"training, step {at.step:,}{steps}{loss}, {at.seconds:.0f} s"
 
 
 def make_folder(out: Path) -> None:
@@ -112,12 +127,15 @@ def print_plan(evaluation: Evaluation, *, as_json: bool) -> None:
     }
     train = [len(split.train) for split in evaluation.splits]
     test = [len(split.test) for split in evaluation.splits]
+    trained = sum(method.kind in TAUGHT_BY for method in evaluation.methods)
+    trainings = trained * len(evaluation.seeds)
     if as_json:
         plan = {
             "seeds": list(evaluation.seeds),
             "train": train,
             "test": test,
             "reads": {name: None if some is None else list(some) for name, some in reads.items()},
+            "trainings": trainings,
             "notices": list(evaluation.notices),
         }
         click.echo(orjson.dumps(plan, option=orjson.OPT_INDENT_2))
@@ -128,6 +146,8 @@ def print_plan(evaluation: Evaluation, *, as_json: bool) -> None:
             said += f" to {some[1]:,}"
         click.echo(f"{name:<24}{said:>18} reads")
     click.echo(f"{len(evaluation.seeds)} seeds, {train[0]} rows to train on and {test[0]} held out")
+    if trainings:
+        click.echo(f"{trainings} trainings")
 
 
 def print_table(found: Sequence[Result]) -> None:
@@ -136,14 +156,15 @@ def print_table(found: Sequence[Result]) -> None:
     shown.add_column("", no_wrap=True)
     for column in ("accuracy", "95%", "to golden", "95%", "labels", "reads", "requests"):
         shown.add_column(column, header_style="bold", no_wrap=True, justify="right")
-    for column in ("tokens computed", "seconds"):
+    trained = any(one.method.kind in TAUGHT_BY for one in found)
+    for column in ("tokens computed", "seconds", *(("of training",) if trained else ())):
         shown.add_column(column, header_style="bold", no_wrap=True, justify="right")
     shown.add_column("says", header_style="bold")
     for one in found:
         against = one.to_golden
         failed = sum(outcome.error is not None for outcome in one.outcomes)
         shown.add_row(
-            Text(one.method.name, style="bold" if one.method.kind == "icm" else ""),
+            Text(one.method.name, style="bold" if one.method.kind in _BOLD else ""),
             "-" if one.accuracy is None else f"{one.accuracy:.1%}",
             "-" if one.interval is None else f"{one.interval.low:.1%} to {one.interval.high:.1%}",
             "-" if against is None else f"{100 * against.difference:+.1f}",
@@ -155,6 +176,7 @@ def print_table(found: Sequence[Result]) -> None:
             f"{one.spent.requests:,}",
             f"{one.spent.computed_tokens:,}",
             f"{one.spent.seconds:.0f}",
+            *((f"{one.spent.training_seconds:.0f}",) if trained else ()),
             Text(f"{failed} failed" if failed else _says(one) or "-"),
         )
     console = Console(highlight=False)

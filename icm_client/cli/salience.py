@@ -12,9 +12,8 @@ from rich.text import Text
 
 from icm_client.analysis.salience_run import SalienceReport, salience
 from icm_client.cli.server_options import server_options
-from icm_client.data import Task, find_beside, read_rows
-from icm_client.errors import TaskError
-from icm_client.runs.job import named_task
+from icm_client.data import read_rows
+from icm_client.runs.job import task_for
 from icm_client.runs.server import Server
 
 FIRST = "how far labels that the words suggest move other rows towards such labels"
@@ -57,7 +56,7 @@ def salience_command(
 
     Exit status: 0 whatever the answer, 1 failed, 2 wrong input.
     """
-    task = _task(data, task_name)
+    task = task_for(data, task_name)
     rows = read_rows(data, loader=task.loader, template_fields=task.template_fields)
 
     async def run() -> SalienceReport:
@@ -91,15 +90,6 @@ def print_salience(report: SalienceReport, console: Console | None = None) -> No
     table.add_row("words", f"{features.words:+.1f} s.d.", WORDS)
     console.print(table)
     console.print(Text(report.cost_sentence()), soft_wrap=True)
-
-
-def _task(data: str, name: str | None) -> Task:
-    if name is not None:
-        return named_task(name)
-    beside = find_beside(data)
-    if beside is None:
-        raise TaskError(f"no task: name one with --task, or put a task.toml beside {data}")
-    return Task.from_toml(beside)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""The options that say what trains the models of --preset folds and --preset iterate."""
+"""The options that say what trains models: of the presets folds and iterate, of --finetune."""
 
 from collections.abc import Callable
-from typing import Literal, TypeVar, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import click
 
@@ -13,37 +14,49 @@ from icm_client.serving.model import BUNDLED
 from icm_client.settings import Environment
 from icm_client.training.trainer import Trainer
 
+if TYPE_CHECKING:
+    from icm_client.training.local import LocalTrainer
+    from icm_client.training.local_settings import LocalSettings
+
 F = TypeVar("F", bound=Callable[..., None])
 
 TrainerKind = Literal["local", "served"]
 
-_OPTIONS = (
-    click.option(
-        "--trainer",
-        "trainer_kind",
-        type=click.Choice(get_args(TrainerKind)),
-        help="folds, iterate: what trains: torch on this machine, or the endpoint's fine-tuning "
-        "API. [default: local]",
-    ),
-    click.option(
-        "--train-from",
-        metavar="MODEL",
-        help="folds, iterate: the model that is trained: a folder, a GGUF file, a hub's "
-        "OWNER/NAME, or the service's name for it. [default: the embedded server's]",
-    ),
-    click.option(
-        "--epochs",
-        type=click.IntRange(1),
-        help="folds, iterate: times that a training sees every label. [default: 3]",
-    ),
-)
-
 
 def trainer_options(command: F) -> F:
     """Add the options to a command; it receives them by name, for `trainer_of`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return trainer_options_for("folds, iterate")(command)
+
+
+def trainer_options_for(what: str) -> Callable[[F], F]:
+    """Return what adds the options to a command whose trainings are called so in their help."""
+    options = (
+        click.option(
+            "--trainer",
+            "trainer_kind",
+            type=click.Choice(get_args(TrainerKind)),
+            help=f"{what}: what trains: torch on this machine, or the endpoint's fine-tuning API. "
+            "[default: local]",
+        ),
+        click.option(
+            "--train-from",
+            metavar="MODEL",
+            help=f"{what}: the model that is trained: a folder, a GGUF file, a hub's OWNER/NAME, "
+            "or the service's name for it. [default: the embedded server's]",
+        ),
+        click.option(
+            "--epochs",
+            type=click.IntRange(1),
+            help=f"{what}: times that a training sees every label. [default: 3]",
+        ),
+    )
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def trainer_of(
@@ -69,20 +82,61 @@ def trainer_of(
         InputError: nobody says which model is to be trained, or where.
     """
     if not isinstance(settings, TrainedSettings):
-        given = {"--trainer": kind, "--train-from": train_from, "--epochs": epochs}
-        for option, value in given.items():
-            if value is not None:
-                raise click.UsageError(f"{option} is for --preset folds and iterate.")
+        refuse_trainer_options(
+            "--preset folds and iterate", kind=kind, train_from=train_from, epochs=epochs
+        )
         return None
+    return chosen_trainer(server, kind=kind, train_from=train_from, epochs=epochs)
+
+
+def refuse_trainer_options(
+    purpose: str, *, kind: TrainerKind | None, train_from: str | None, epochs: int | None
+) -> None:
+    """Refuse options of training where nothing is trained.
+
+    Args:
+        purpose: what they are for.
+        kind: as for `trainer_of`.
+        train_from: as for `trainer_of`.
+        epochs: as for `trainer_of`.
+
+    Raises:
+        click.UsageError: one is given.
+    """
+    given = {"--trainer": kind, "--train-from": train_from, "--epochs": epochs}
+    for option, value in given.items():
+        if value is not None:
+            raise click.UsageError(f"{option} is for {purpose}.")
+
+
+def chosen_trainer(
+    server: Server, *, kind: TrainerKind | None, train_from: str | None, epochs: int | None
+) -> Trainer:
+    """The trainer that the options describe; arguments and errors as of `trainer_of`."""
     if kind == "served":
         return _served(server, train_from, epochs)
-    return _local(server, train_from, epochs)
-
-
-def _local(server: Server, train_from: str | None, epochs: int | None) -> Trainer:
-    # Only a search that trains needs them.
-    from icm_client.training.local import LocalTrainer  # noqa: PLC0415
+    # Only what trains needs it.
     from icm_client.training.local_settings import LocalSettings  # noqa: PLC0415
+
+    settings = LocalSettings() if epochs is None else LocalSettings(epochs=epochs)
+    return local_trainer(server, train_from, settings)
+
+
+def local_trainer(
+    server: Server, train_from: str | None, settings: "LocalSettings", folder: Path | None = None
+) -> "LocalTrainer":
+    """Torch on this machine.
+
+    Args:
+        server: where the base model is served.
+        train_from: as for `trainer_of`.
+        settings: of the training.
+        folder: where trained models go; None takes the user's cache folder.
+
+    Raises:
+        InputError: nobody says which model is to be trained.
+    """
+    from icm_client.training.local import LocalTrainer  # noqa: PLC0415 - only what trains needs it
 
     if train_from is None:
         if (server.url or Environment().endpoint) is not None:
@@ -91,12 +145,11 @@ def _local(server: Server, train_from: str | None, epochs: int | None) -> Traine
                 "name it with --train-from (a folder or a hub's OWNER/NAME), best the one served"
             )
         train_from = BUNDLED if server.gguf is None else str(server.gguf)
-    settings = LocalSettings() if epochs is None else LocalSettings(epochs=epochs)
-    return LocalTrainer(train_from, settings=settings, say=_say)
+    return LocalTrainer(train_from, folder=folder, settings=settings, say=_say)
 
 
 def _served(server: Server, train_from: str | None, epochs: int | None) -> Trainer:
-    # Only a search that trains needs them.
+    # Only what trains needs them.
     from icm_client.training.served import ServedTrainer  # noqa: PLC0415
     from icm_client.training.served_settings import ServedSettings  # noqa: PLC0415
 

@@ -172,6 +172,29 @@ class RunFolder:
         self.journal.sync()
 
 
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold the folder, made where it is not there, for this process.
+
+    Raises:
+        RunError: another process works in it, or it cannot be used.
+    """
+    lock = FileLock(folder / "lock", timeout=_LOCK_TIMEOUT_S, thread_local=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"another process works in {folder}: wait for it, or name another folder"
+        ) from None
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be used: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Write the file so that it is complete or the old one; raises OSError."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -15,6 +15,7 @@ from icm_client.data import (
     Task,
     builtin_names,
     check_gold,
+    find_beside,
     loaded,
     read_rows,
     rows_from,
@@ -24,7 +25,7 @@ from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.gold_keys import refuse_gold_keys
 from icm_client.data.items import Item, items_of, prompt_warnings, render_items
 from icm_client.data.rule import build_constraint, rule_notices
-from icm_client.errors import InputError
+from icm_client.errors import InputError, TaskError
 
 Rows = Dataset | str | os.PathLike[str] | Iterable[Mapping[str, JsonValue] | str]
 
@@ -127,6 +128,20 @@ def named_task(name: str | os.PathLike[str]) -> Task:
     if name in builtin_names() or not (Path(name).suffix or Path(name).exists()):
         return Task.builtin(name)
     return Task.from_toml(name)
+
+
+def task_for(data: str | os.PathLike[str], name: str | None) -> Task:
+    """Return the task of this name or file, or without one that which lies beside `data`.
+
+    Raises:
+        TaskError: there is none, or the file describes no task.
+    """
+    if name is not None:
+        return named_task(name)
+    beside = find_beside(data)
+    if beside is None:
+        raise TaskError(f"no task: name one with --task, or put a task.toml beside {data}")
+    return Task.from_toml(beside)
 
 
 def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:

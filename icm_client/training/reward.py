@@ -8,17 +8,16 @@ Every step's result is kept and found again: labels by the score store, models b
 scores in files. Gold has no part in any of it but the figures at the end.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol
 
-from filelock import FileLock, Timeout
-
 from icm_client.data import Dataset
-from icm_client.errors import RunError, RunStopped, TrainingError
+from icm_client.errors import RunStopped, TrainingError
 from icm_client.runs.failures import only
+from icm_client.runs.folder import owned
 from icm_client.runs.result import Labels
 from icm_client.training.local import LocalTrainer
 from icm_client.training.reward_model import RewardModel, train_reward_model
@@ -126,7 +125,7 @@ async def reward_in_three_steps(
         RunStopped: `stopping` said so.
         IcmError: whatever `label_few` raises.
     """
-    with _owned(folder):
+    with owned(folder):
         return await _steps(_Run(plan, trainer, folder, progress, stopping), plan, label_few)
 
 
@@ -251,22 +250,3 @@ def _preferred(plan: RewardPlan, scores: Sequence[Scores]) -> tuple[dict[int, st
             "(--first), or more epochs"
         )
     return many, len(plan.many) - len(many)
-
-
-@contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process."""
-    lock = FileLock(folder / "lock", timeout=_LOCK_TIMEOUT_S, thread_local=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise RunError(
-            f"another process works in {folder}: wait for it, or name another folder"
-        ) from None
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be used: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()

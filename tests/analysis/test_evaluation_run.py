@@ -268,7 +268,9 @@ async def test_progress_says_which_method_and_how_far(tmp_path: Path) -> None:
     )
     golden = [now.at for now in told if now.method.kind == "golden" and now.seed == 0]
     assert all(isinstance(at, ScoringProgress) for at in golden)
-    assert (golden[-1].done, golden[-1].total) == (200, 200)
+    last = golden[-1]
+    assert isinstance(last, ScoringProgress)
+    assert (last.done, last.total) == (200, 200)
     assert any(isinstance(now.at, Progress) for now in told if now.method.kind == "icm")
 
 

@@ -103,7 +103,7 @@ def test_the_table_has_no_number_where_nothing_ended() -> None:
     assert [golden[name] for name in ("reads", "requests", "computed_tokens", "seconds")] == [
         *(200, 14, 2000, 3.0),
     ]
-    assert csv_text(made_up()).splitlines()[2] == "zero-shot,0,2,,,,,,,,0,0,0,0.0,,"
+    assert csv_text(made_up()).splitlines()[2] == "zero-shot,0,2,,,,,,,,0,0,0,0.0,0.0,,"
 
 
 def test_json_has_every_seed_with_its_error() -> None:
