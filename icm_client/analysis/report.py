@@ -14,12 +14,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import orjson
+from markupsafe import Markup
 
 from icm_client.analysis.report_charts import Chart, charts_of
 from icm_client.analysis.report_data import MEANINGS, ReportData, page_rows, read_report
 from icm_client.analysis.svg_charts import percent, series_class
-from icm_client.errors import RunError, SetupError
+from icm_client.errors import RunError
 from icm_client.runs.archive import Run
 from icm_client.runs.folder import replace_file
 
@@ -45,7 +47,6 @@ def write_report(run: Run, path: Path, *, gold: str | None = None) -> None:
 
     Raises:
         InputError: the run has no labels yet, or the gold field is not there or holds no labels.
-        SetupError: Jinja2 is not installed.
         RunError: a file of the run cannot be read, or the page not be written.
     """
     page = render_report(read_report(run, gold=gold))
@@ -58,16 +59,7 @@ def write_report(run: Run, path: Path, *, gold: str | None = None) -> None:
 
 
 def render_report(data: ReportData) -> str:
-    """Return the page; the same data give the same page.
-
-    Raises:
-        SetupError: Jinja2 is not installed.
-    """
-    try:
-        import jinja2  # noqa: PLC0415 - an optional extra
-        from markupsafe import Markup  # noqa: PLC0415 - comes with it
-    except ImportError:
-        raise SetupError("the report needs Jinja2: pip install 'icm-client[report]'") from None
+    """Return the page; the same data give the same page."""
     # Neither `</script>` nor `</style>` is in the two files: they are ours.
     css, script = _asset("page.css"), _asset("page.js")
     environment = jinja2.Environment(
@@ -79,7 +71,7 @@ def render_report(data: ReportData) -> str:
         css=Markup(css),  # noqa: S704 - ours
         script=Markup(script),  # noqa: S704 - ours
         rows_json=Markup(embedded_json(page_rows(data.table))),  # noqa: S704 - escaped there
-        charts=[_drawn(chart, Markup) for chart in charts_of(data)],
+        charts=[_drawn(chart) for chart in charts_of(data)],
         verdict_words=data.verdict.capitalize(),
         verdict_class=data.verdict.replace(" ", "-"),
         meaning=MEANINGS[data.verdict],
@@ -114,11 +106,11 @@ def _policy(css: str, script: str) -> str:
     )
 
 
-def _drawn(chart: Chart, markup: type[str]) -> dict[str, object]:
+def _drawn(chart: Chart) -> dict[str, object]:
     return {
         "title": chart.title,
         "note": chart.note,
-        "svg": markup(chart.svg),
+        "svg": Markup(chart.svg),  # noqa: S704 - ours, its texts escaped there
         "legend": [{"name": name, "css": css} for name, css in chart.legend],
     }
 

@@ -4,7 +4,7 @@
     journal.jsonl  what happened
     labels.jsonl   the labels, once they are found
     result.json    the summary, once they are found
-    report.html    the report, where the extra `report` is installed
+    report.html    the report
     lock           held by the process at work, so that a run under way is told from one that died
 
 The name is the data file's, and a digest over everything that can change the labels: settings that

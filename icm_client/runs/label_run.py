@@ -19,7 +19,7 @@ from icm_client.coherence.search_result import SearchResult
 from icm_client.coherence.starts import Start
 from icm_client.data import LabelledRow
 from icm_client.endpoints import Endpoint, Exactness, WireEvent
-from icm_client.errors import RunError, SetupError
+from icm_client.errors import RunError
 from icm_client.runs.archive import read_run
 from icm_client.runs.budget import Budget, BudgetMeter
 from icm_client.runs.failures import FailureBudget, labelled_rows, only
@@ -195,7 +195,7 @@ class LabelRun:
                 folder.stop(f"{found.stopped}")
         if found.run is not None and found.stopped is None:
             # The labels stand without it, and `icm-client report` says what is in the way.
-            with suppress(SetupError, RunError):
+            with suppress(RunError):
                 write_report(read_run(found.run.name, found.run.parent), found.run / REPORT)
         return found
 
