@@ -38,7 +38,8 @@ class LoraServer(FineTuningServer):
         self.loaded: dict[str, str] = {}
         self._refusals = list(refusals)
 
-    def _add_tuning(self, router: web.UrlDispatcher) -> None:
+    def _add_routes(self, router: web.UrlDispatcher) -> None:
+        super()._add_routes(router)
         router.add_post("/v1/load_lora_adapter", self._load)
         router.add_post("/v1/unload_lora_adapter", self._unload)
 
