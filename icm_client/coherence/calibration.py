@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from icm_client.coherence.problem import FloatArray
+from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.problem import FloatArray, IntArray
 
 
 def pointwise_mutual_information(log_probs: FloatArray) -> FloatArray:
@@ -56,3 +57,16 @@ def coherence(utility: float, counts: Sequence[int]) -> float:
     shares = np.array([count for count in counts if count], dtype=np.float64) / sum(counts)
     entropy = -float((shares * np.log(shares)).sum())
     return utility / entropy if len(shares) > 1 else 0.0
+
+
+def at_labels(calibrated: FloatArray, labels: IntArray) -> FloatArray:
+    """Each item's calibrated score at its own label, nats; items without either are left out."""
+    there = (labels != UNLABELLED) & ~np.isnan(calibrated).any(axis=1)
+    at: FloatArray = calibrated[there, labels[there]]
+    return at
+
+
+def label_counts(labels: IntArray, n_labels: int) -> tuple[int, ...]:
+    """Items of each label, `[K]`."""
+    counts = np.bincount(labels[labels != UNLABELLED], minlength=n_labels)
+    return tuple(int(count) for count in counts)

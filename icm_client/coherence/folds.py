@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from icm_client.coherence.assignment import JointAssignment
-from icm_client.coherence.calibration import coherence, log_softmax
+from icm_client.coherence.calibration import at_labels, coherence, label_counts, log_softmax
 from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, check_groups
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.pins import as_scored, checked_pins, held, names_turn, with_pins
@@ -41,10 +41,8 @@ from icm_client.coherence.trained import (
     Decided,
     PassRecord,
     Train,
-    at_labels,
     decide,
     fold_trainings,
-    label_counts,
     names_in_context,
     teaches_all,
 )

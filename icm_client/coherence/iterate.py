@@ -20,7 +20,7 @@ import numpy as np
 
 from icm_client.coherence.assignment import JointAssignment
 from icm_client.coherence.batches import Batch, split_batches, without
-from icm_client.coherence.calibration import coherence, log_softmax
+from icm_client.coherence.calibration import at_labels, coherence, label_counts, log_softmax
 from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, Groups, check_groups
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.pins import as_scored, checked_pins, held, names_turn, pinned_first
@@ -41,10 +41,8 @@ from icm_client.coherence.trained import (
     PassRecord,
     Train,
     Training,
-    at_labels,
     decide,
     demos_of,
-    label_counts,
     names_in_context,
 )
 from icm_client.errors import InputError

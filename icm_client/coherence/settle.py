@@ -22,6 +22,7 @@ from icm_client.coherence.assignment import JointAssignment
 from icm_client.coherence.batches import Batch, among_others, split_batches, without
 from icm_client.coherence.calibration import (
     coherence,
+    label_counts,
     log_softmax,
     pointwise_mutual_information,
 )
@@ -219,7 +220,6 @@ async def _settled(
     labels = np.where(undecided, anew, ends.labels)
     there = np.flatnonzero(labels != UNLABELLED)
     utility = float(ends.calibrated[there, labels[there]].mean())
-    counts = np.bincount(labels[there], minlength=n_labels).tolist()
     exchange, asked = await _exchange(
         labels,
         certainty(ends.log_probs, pinned),
@@ -233,7 +233,7 @@ async def _settled(
         labels=labels,
         log_probs=log_softmax(decided),
         utility=utility,
-        coherence=coherence(utility, counts),
+        coherence=coherence(utility, label_counts(labels, n_labels)),
         restart=0,
         prior=shares,
         exchange=exchange,

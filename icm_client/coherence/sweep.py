@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from icm_client.coherence.assignment import JointAssignment
-from icm_client.coherence.calibration import coherence, log_softmax
+from icm_client.coherence.calibration import at_labels, coherence, label_counts, log_softmax
 from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, Groups, check_groups
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.fold_scores import (
@@ -159,11 +159,11 @@ async def search(
             note=note,
             stop=stop,
         )
-        share = coherence(found.utility, _counts(found.labels, n_labels))
+        share = coherence(found.utility, label_counts(found.labels, n_labels))
         ends.append(RestartEnd(found.labels, found.utility, share))
         if best is None or found.utility > best.utility:
             best = found
-        enough = coherence(best.utility, _counts(best.labels, n_labels)) >= settings.coherent
+        enough = ends[best.restart].coherence >= settings.coherent
         stopped = found.stopped or (not enough and restart + 1 < starts and stop())
         if enough or stopped:
             break
@@ -185,7 +185,7 @@ async def search(
         labels=labels,
         log_probs=log_softmax(decided),
         utility=utility,
-        coherence=coherence(utility, _counts(labels, n_labels)),
+        coherence=coherence(utility, label_counts(labels, n_labels)),
         restart=best.restart,
         prior=shares,
         exchange=exchange,
@@ -239,8 +239,8 @@ async def _climb(
         decided = averaged + estimate.offsets
         before, labels = labels, assign(held(decided, pinned)).labels
         moved = int((labels != before).sum())
-        utility = float(_at_labels(scores, labels).mean())
-        counts = _counts(labels, n_labels)
+        utility = float(at_labels(scores, labels).mean())
+        counts = label_counts(labels, n_labels)
         share = coherence(utility, counts)
         note(SweepRecord(restart, sweep, utility, share, counts, moved))
         if sweep >= settings.cold_after:
@@ -284,16 +284,3 @@ def _mean_of_scored(window: Iterable[FloatArray]) -> FloatArray:
     total = np.nansum(stacked, axis=0)
     mean: FloatArray = np.where(times > 0, total / np.maximum(times, 1), np.nan)
     return mean
-
-
-def _counts(labels: IntArray, n_labels: int) -> tuple[int, ...]:
-    """Items of each label, `[K]`."""
-    counts = np.bincount(labels[labels != UNLABELLED], minlength=n_labels)
-    return tuple(int(count) for count in counts)
-
-
-def _at_labels(scores: FloatArray, labels: IntArray) -> FloatArray:
-    """Each item's score at its own label; items without either are left out."""
-    there = (labels != UNLABELLED) & ~np.isnan(scores).any(axis=1)
-    at: FloatArray = scores[there, labels[there]]
-    return at

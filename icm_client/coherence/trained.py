@@ -157,19 +157,6 @@ def demos_of(labels: IntArray, items: IntArray) -> Context:
     )
 
 
-def at_labels(calibrated: FloatArray, labels: IntArray) -> FloatArray:
-    """Each item's calibrated score at its own label, nats; items without either are left out."""
-    there = (labels != UNLABELLED) & ~np.isnan(calibrated).any(axis=1)
-    at: FloatArray = calibrated[there, labels[there]]
-    return at
-
-
-def label_counts(labels: IntArray, n_labels: int) -> tuple[int, ...]:
-    """Items of each label, `[K]`."""
-    counts = np.bincount(labels[labels != UNLABELLED], minlength=n_labels)
-    return tuple(int(count) for count in counts)
-
-
 async def names_in_context(
     labels: IntArray,
     log_probs: FloatArray,
