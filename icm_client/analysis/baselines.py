@@ -16,6 +16,7 @@ from icm_client.coherence.fold_scores import score_folds
 from icm_client.coherence.prior import offsets_for_prior
 from icm_client.coherence.problem import FloatArray, IntArray, Query, Score
 from icm_client.runs.job import Job
+from icm_client.runs.labels_file import put
 
 CONFIDENT: Final = 0.5
 """The share of each label's rows, the most confident ones, that become pseudo-labels."""
@@ -98,19 +99,9 @@ def item_labels(job: Job, labels: IntArray) -> IntArray:
         Shape `[items]`; the other order stays `UNLABELLED` where no rule says what agrees.
     """
     of_items = np.full(len(job.items), UNLABELLED, dtype=np.int64)
-    own = job.row_items
-    of_items[own] = labels
-    for row, item in enumerate(own.tolist()):
-        other = item + 1
-        if labels[row] == UNLABELLED or other == len(job.items) or not job.items[other].exchanged:
-            continue
-        agreeing = [
-            label
-            for label in range(len(job.labels))
-            if job.constraint.consistent(item, int(labels[row]), other, label)
-        ]
-        if len(agreeing) == 1:
-            of_items[other] = agreeing[0]
+    for item, label in zip(job.row_items.tolist(), labels.tolist(), strict=True):
+        if label != UNLABELLED:
+            put(item, label, of_items, job)
     return of_items
 
 

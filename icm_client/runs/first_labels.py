@@ -40,7 +40,7 @@ def read_start(start: str | os.PathLike[str], job: Job) -> Start | IntArray:
         )
     labels = np.full(len(job.prompts), UNLABELLED)
     for said in labels_said(name, job, numbered=True):
-        put(said, labels, job)
+        put(said.item, said.label, labels, job)
     return labels
 
 

@@ -72,16 +72,16 @@ def other_order(item: int, job: Job) -> int | None:
     return other if other < len(job.items) and job.items[other].exchanged else None
 
 
-def put(said: Said, labels: IntArray, job: Job) -> None:
+def put(item: int, label: int, labels: IntArray, job: Job) -> None:
     """Write a label into `labels`, shape `[N]`, and what follows from it for the other order.
 
     Where the rule leaves the other order more than one label, nothing follows.
     """
-    labels[said.item] = said.label
-    if (other := other_order(said.item, job)) is not None:
+    labels[item] = label
+    if (other := other_order(item, job)) is not None:
         agreeing = [
-            label
-            for label in range(len(job.labels))
-            if job.constraint.consistent(said.item, said.label, other, label)
+            agreed
+            for agreed in range(len(job.labels))
+            if job.constraint.consistent(item, label, other, agreed)
         ]
         labels[other] = agreeing[0] if len(agreeing) == 1 else UNLABELLED

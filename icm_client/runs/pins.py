@@ -40,7 +40,7 @@ def read_pins(pins: Pins, job: Job) -> IntArray | None:
     for said in labels_said(pins, job):
         if said.item in where_of:  # 7 and "7" are one id
             raise InputError(f"{said.where}: the row is pinned already, by {where_of[said.item]}")
-        put(said, pinned, job)
+        put(said.item, said.label, pinned, job)
         where_of[said.item] = said.where
         if (other := other_order(said.item, job)) is not None:
             where_of[other] = said.where
