@@ -276,7 +276,7 @@ class Bench:
                 labels[numbers[row.row.id]] = self._job.labels.index(row.label)
             self._searched[settings] = LabelSet(
                 self._on_train(labels),
-                getattr(found, "verdict", None),
+                found.verdict,
                 tuple(finding.code for finding in found.findings),
             )
         return self._searched[settings]

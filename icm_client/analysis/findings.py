@@ -1,8 +1,8 @@
 """What a diagnosis is made of: findings, and the verdict that they add up to."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Severity = Literal["fatal", "check", "note"]
 """`fatal`: the labels are not to be trusted. `check`: something may be wrong with them, look at
@@ -11,7 +11,11 @@ some. `note`: good to know."""
 Verdict = Literal["trust", "check", "do not trust"]
 """What all findings together say of the labels."""
 
-_ORDER: tuple[Severity, ...] = ("fatal", "check", "note")
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""The worst first."""
+
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+"""The best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +46,30 @@ class Finding:
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """The findings by severity; those of one severity as they came."""
-    return tuple(sorted(findings, key=lambda finding: _ORDER.index(finding.severity)))
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 def verdict_of(findings: Iterable[Finding]) -> Verdict:
     """What the findings add up to: the worst of them decides."""
-    found = {finding.severity for finding in findings}
-    if "fatal" in found:
+    return _verdict({finding.severity for finding in findings})
+
+
+def recorded_severity(finding: Mapping[str, Any]) -> Severity:
+    """Of a finding in a run's record; one from before severities is fatal or to be looked at."""
+    older: Severity = "fatal" if finding.get("fatal") else "check"
+    return next((one for one in SEVERITIES if one == finding.get("severity")), older)
+
+
+def recorded_verdict(result: Mapping[str, Any]) -> Verdict:
+    """Of a run's record; of one without a verdict what its findings add up to."""
+    told = next((one for one in VERDICTS if one == result.get("verdict")), None)
+    return told or _verdict({recorded_severity(one) for one in result.get("findings", ())})
+
+
+def _verdict(severities: Collection[Severity]) -> Verdict:
+    if "fatal" in severities:
         return "do not trust"
-    return "check" if "check" in found else "trust"
+    return "check" if "check" in severities else "trust"
 
 
 def many(count: int, word: str) -> str:

@@ -27,7 +27,7 @@ class LabelTable:
         ids: of the rows, in the order of the data.
         held: each row's label as a number in `words`, shape `[N]`.
         log_probs: nats, shape `[N, K]`.
-        confidence: each label's share of the probability of all labels, shape `[N]`.
+        confidence: how likely each label is right, as the run estimated it, 0 to 1, shape `[N]`.
         exactness: the least reliable kind of log-prob behind each row.
         fields: the row's fields that the model was shown.
         texts: what each row holds in them, shape `[N, len(fields)]`.

@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from icm_client.analysis.findings import Severity, Verdict
+from icm_client.analysis.findings import (
+    SEVERITIES,
+    VERDICTS,
+    Severity,
+    Verdict,
+    recorded_severity,
+    recorded_verdict,
+)
 from icm_client.analysis.label_table import LabelTable, read_label_table
 from icm_client.analysis.reliability import Reliability, reliability
 from icm_client.analysis.run_course import Course, read_course
@@ -109,16 +116,13 @@ def read_report(run: Run, *, gold: str | None = None) -> ReportData:
         RunError: a file of the run cannot be read.
     """
     table = read_label_table(run, gold=gold)
-    findings = _findings(run.result or {})
-    told = (run.result or {}).get("verdict")
-    known: tuple[Verdict, ...] = ("trust", "check", "do not trust")
-    verdict = next((one for one in known if one == told), None)
+    result = run.result or {}
     judged = table.judged
     return ReportData(
         run=run,
-        verdict=verdict or _verdict(findings),
-        derived=verdict is None,
-        findings=findings,
+        verdict=recorded_verdict(result),
+        derived=result.get("verdict") not in VERDICTS,
+        findings=_findings(result),
         table=table,
         course=read_course(run, table),
         reliability=reliability(table.confidence[judged], table.right[judged])
@@ -127,7 +131,7 @@ def read_report(run: Run, *, gold: str | None = None) -> ReportData:
         log_odds=table.log_probs[:, 0] - table.log_probs[:, 1]
         if len(table.words) == 2  # noqa: PLR2004 - log-odds are of two
         else table.margins,
-        starts=_starts((run.result or {}).get("starts") or ()),
+        starts=_starts(result.get("starts") or ()),
     )
 
 
@@ -161,21 +165,11 @@ def page_rows(table: LabelTable) -> dict[str, Any]:
 
 
 def _findings(result: Mapping[str, Any]) -> tuple[Told, ...]:
-    severities: tuple[Severity, ...] = ("fatal", "check", "note")
-    found = []
-    for finding in result.get("findings", ()):
-        told = finding.get("severity")
-        older: Severity = "fatal" if finding.get("fatal") else "check"
-        severity = next((one for one in severities if one == told), older)
-        found.append(Told(severity, str(finding["message"]), str(finding["advice"])))
-    return tuple(sorted(found, key=lambda one: severities.index(one.severity)))
-
-
-def _verdict(findings: tuple[Told, ...]) -> Verdict:
-    worst = {finding.severity for finding in findings}
-    if "fatal" in worst:
-        return "do not trust"
-    return "check" if "check" in worst else "trust"
+    found = (
+        Told(recorded_severity(finding), str(finding["message"]), str(finding["advice"]))
+        for finding in result.get("findings", ())
+    )
+    return tuple(sorted(found, key=lambda one: SEVERITIES.index(one.severity)))
 
 
 def _starts(told: Sequence[Mapping[str, Any]]) -> Starts | None:

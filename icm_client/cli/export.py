@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import click
-import orjson
 
-from icm_client.runs.archive import Run, read_run
-from icm_client.runs.folder import DEFAULT_BASE
+from icm_client.cli.runs_output import base_option, json_option, print_json
+from icm_client.runs.archive import find_run
 from icm_client.training.exports import EXPORT_FORMATS, ExportFormat, export_run
 
 
@@ -30,22 +29,15 @@ from icm_client.training.exports import EXPORT_FORMATS, ExportFormat, export_run
     "--min-confidence",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="Leave out rows whose label has less than this of the probability of all labels.",
+    help="Leave out rows whose label has less confidence than this.",
 )
 @click.option(
     "--with-gold",
     is_flag=True,
     help="Write the gold labels too, as a column of csv, parquet or hf.",
 )
-@click.option(
-    "--runs",
-    "base",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_BASE,
-    show_default=True,
-    help="The folder of all runs.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@base_option
+@json_option
 def export_command(
     *,
     run: str,
@@ -76,21 +68,14 @@ def export_command(
     and the verdict. Labels that are not to be trusted are written all the same, with a warning.
     """  # noqa: D301 - click's mark for a paragraph that keeps its lines
     done = export_run(
-        _run(run, base), to, output, min_confidence=min_confidence, with_gold=with_gold
+        find_run(run, base), to, output, min_confidence=min_confidence, with_gold=with_gold
     )
     for warning in done.warnings:
         click.secho(f"WARNING: {warning}", err=True, fg="red", bold=done.verdict == "do not trust")
     if as_json:
-        click.echo(orjson.dumps(done.summary(), option=orjson.OPT_INDENT_2))
+        print_json(done.summary())
         return
     click.echo(f"Wrote {done.records:,} records of {done.rows:,} rows to {done.path}.")
     for reason, count in done.left_out.items():
         click.echo(f"Left out, {reason}: {count:,} rows.")
     click.echo(f"How they were made: {done.card}")
-
-
-def _run(name: str, base: Path) -> Run:
-    folder = Path(name)
-    if (folder / "run.json").is_file():
-        return read_run(folder.resolve().name, folder.resolve().parent)
-    return read_run(name, base)

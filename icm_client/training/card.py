@@ -7,15 +7,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import orjson
 
+from icm_client.analysis.findings import Verdict, recorded_severity
 from icm_client.coherence.starts import Start
 from icm_client.data import Task
 from icm_client.runs.archive import Run
-
-Verdict = Literal["trust", "check", "do not trust"]
 
 _SAYS: Final[dict[Verdict, str]] = {
     "trust": "Nothing was found that speaks against these labels.",
@@ -77,25 +76,8 @@ class CardFacts:
     def reasons(self) -> tuple[str, ...]:
         """What the worst findings say."""
         findings = self.result.get("findings", ())
-        worst = [one for one in findings if _severity(one) == "fatal"]
+        worst = [one for one in findings if recorded_severity(one) == "fatal"]
         return tuple(str(one["message"]) for one in worst or findings)
-
-
-def verdict_of(result: Mapping[str, Any]) -> Verdict:
-    """Return a run's verdict; of a summary without one, what its findings come to."""
-    told = result.get("verdict")
-    if told in _SAYS:
-        return told  # type: ignore[no-any-return]  # one of the three, as was just seen
-    severities = {_severity(finding) for finding in result.get("findings", ())}
-    if "fatal" in severities:
-        return "do not trust"
-    return "check" if "check" in severities else "trust"
-
-
-def _severity(finding: Mapping[str, Any]) -> str:
-    """As the finding says; one without severities is fatal or to be looked at."""
-    told = finding.get("severity") or ("fatal" if finding.get("fatal") else "check")
-    return str(told)
 
 
 def export_card(facts: CardFacts) -> str:
@@ -182,7 +164,7 @@ def _verdict(facts: CardFacts) -> str:
     lines = [f"**Verdict: {facts.verdict}.** {_SAYS[facts.verdict]}"]
     for finding in facts.result.get("findings", ()):
         message, advice = _plain(str(finding["message"])), _plain(str(finding.get("advice", "")))
-        lines.append(f"- {_severity(finding)}: {message} {advice}".rstrip())
+        lines.append(f"- {recorded_severity(finding)}: {message} {advice}".rstrip())
     return "\n".join(f"> {line}" if facts.verdict != "trust" else line for line in lines)
 
 
@@ -202,8 +184,8 @@ def _contents(facts: CardFacts) -> str:
         )
     if facts.min_confidence is not None:
         said.append(
-            f"Only rows whose label has at least {facts.min_confidence:g} of the probability of "
-            "all labels: the easy ones are over-represented."
+            f"Only rows whose label has a confidence of at least {facts.min_confidence:g}: the "
+            "easy ones are over-represented."
         )
     said.extend(f"Left out, {reason}: {count} rows." for reason, count in facts.left_out.items())
     if failed := len(facts.result.get("failed", ())):

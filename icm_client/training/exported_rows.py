@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-import orjson
-
 from icm_client.data import Dataset, LabelledRow, Row, Task
 from icm_client.errors import InputError, RunError
 from icm_client.runs.archive import Run
@@ -36,7 +34,7 @@ class LabelledRun:
     task: Task
     dataset: Dataset
     labels: tuple[str, ...]
-    records: tuple[Record, ...]
+    records: tuple[Mapping[str, Any], ...]
     gold: tuple[str, ...]
 
     def only(self, numbers: Sequence[int]) -> "LabelledRun":
@@ -63,15 +61,18 @@ def read_run_labels(run: Run) -> LabelledRun:
             f"{run.name} goes on with it"
         )
     found = read_labels(run.path)
-    path = run.path / "labels.jsonl"
-    records = tuple(orjson.loads(line) for line in path.read_bytes().splitlines())
+    records = found.records
     if not records or not all(isinstance(one.get("confidence"), float | int) for one in records):
-        raise RunError(f"{path}: holds lines without confidence; the file was damaged")
+        raise RunError(
+            f"{run.path / 'labels.jsonl'}: holds lines without confidence; the file was damaged"
+        )
     gold = _gold_columns(run.result, found.task, records[0])
     return LabelledRun(found.task, found.dataset, found.labels, records, gold)
 
 
-def _gold_columns(result: Mapping[str, Any], task: Task, record: Record) -> tuple[str, ...]:
+def _gold_columns(
+    result: Mapping[str, Any], task: Task, record: Mapping[str, Any]
+) -> tuple[str, ...]:
     """The columns of gold labels: the run's own, which is written last, and the task's."""
     ours = {*_OURS, *(f"{_LOG_PROB}{label}" for label in task.labels)}
     named = [name for name in (result.get("gold_field"), task.gold) if name is not None]
@@ -83,7 +84,7 @@ def _gold_columns(result: Mapping[str, Any], task: Task, record: Record) -> tupl
 
 
 def confident(found: LabelledRun, least: float | None) -> tuple[LabelledRun, dict[str, int]]:
-    """Leave out rows whose label has less of the probability; return how many and why.
+    """Leave out rows of less confidence; return how many and why.
 
     Raises:
         InputError: none is left.
@@ -184,7 +185,7 @@ def table_of(kept: LabelledRun) -> list[LabelledRow]:
     return rows
 
 
-def _unused(name: str, taken: Record, record: Record) -> str:
+def _unused(name: str, taken: Record, record: Mapping[str, Any]) -> str:
     """The column for a row's field: its name, behind `row_` where the export has that one."""
     column = name
     while column in taken or (column != name and column in record):

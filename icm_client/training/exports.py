@@ -16,12 +16,13 @@ from typing import Final, Literal, get_args
 
 import orjson
 
+from icm_client.analysis.findings import Verdict, recorded_verdict
 from icm_client.data import FileFormat, LabelledRow, check_output, write_labels
 from icm_client.data.formats import format_of, require_pyarrow
 from icm_client.errors import InputError
 from icm_client.runs.archive import Run
 from icm_client.runs.folder import replace_file
-from icm_client.training.card import CardFacts, Verdict, dataset_card, export_card, verdict_of
+from icm_client.training.card import CardFacts, dataset_card, export_card
 from icm_client.training.exported_rows import (
     LabelledRun,
     LineFormat,
@@ -101,7 +102,7 @@ def export_run(
         run: as `icm_client.runs.archive.read_run` gives it.
         to: the format.
         path: where to; for `hf` a folder that is not there yet, or is empty.
-        min_confidence: leaves out rows whose label has less of the probability of all labels.
+        min_confidence: leaves out rows whose label has less confidence (`LabelledRow`).
         with_gold: write the gold labels that the run was compared with as a column too.
 
     Raises:
@@ -126,7 +127,7 @@ def export_run(
     else:
         lines = lines_of(kept, to)
         write, records = _lines_writer(lines), len(lines)
-    verdict = verdict_of(run.result or {})
+    verdict = recorded_verdict(run.result or {})
     facts = CardFacts(
         run=run,
         to=to,

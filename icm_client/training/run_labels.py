@@ -39,6 +39,7 @@ class RunLabels:
         task: as the run was given it.
         dataset: the rows that have a label, without it and without gold.
         labels: the rows' label words, aligned with `dataset.rows`.
+        records: the lines of labels.jsonl, aligned with them.
         result: the run's summary; empty where it cannot be read.
     """
 
@@ -46,6 +47,7 @@ class RunLabels:
     task: Task
     dataset: Dataset
     labels: tuple[str, ...]
+    records: tuple[Mapping[str, Any], ...]
     result: Mapping[str, Any]
 
 
@@ -63,7 +65,7 @@ def read_labels(folder: Path) -> RunLabels:
     try:
         task = Task.model_validate(orjson.loads((folder / "run.json").read_bytes())["task"])
         lines = (folder / "labels.jsonl").read_bytes().splitlines()
-        records = [orjson.loads(line) for line in lines]
+        records = tuple(orjson.loads(line) for line in lines)
         labels = tuple(str(record["label"]) for record in records)
         rows = tuple(
             Row(record["id"], _fields(record, task), number)
@@ -74,7 +76,7 @@ def read_labels(folder: Path) -> RunLabels:
     if unknown := sorted(set(labels) - set(task.labels)):
         raise RunError(f"{folder}: {shown(unknown[0])} is none of the task's labels")
     dataset = Dataset(str(folder / "labels.jsonl"), rows, None, None, ())
-    return RunLabels(folder.name, task, dataset, labels, _summary(folder))
+    return RunLabels(folder.name, task, dataset, labels, records, _summary(folder))
 
 
 def examples_of(found: RunLabels) -> list[Example]:
