@@ -23,13 +23,13 @@ from lab import (
     Found,
     Lab,
     diagnosis_of,
-    end_as_a_command,
     lab_options,
     label_once,
 )
 from make_poems import template_pairs
 
 from icm_client import Task, read_rows, rows_from
+from icm_client.cli.main import end_as_a_command
 from icm_client.data import Dataset
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError

@@ -20,13 +20,13 @@ from lab import (
     Found,
     Lab,
     diagnosis_of,
-    end_as_a_command,
     lab_options,
     label_once,
 )
 
 from icm_client import Task, read_rows
 from icm_client.analysis.ablation_run import some_rows
+from icm_client.cli.main import end_as_a_command
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError

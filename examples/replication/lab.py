@@ -1,6 +1,5 @@
 """The lab's side of every check: its server, the options, and runs that are kept."""
 
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,7 +16,6 @@ from icm_client.cli.terminal import progress_display
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.settings import SweepSettings
 from icm_client.endpoints import EmbeddedEndpoint, Endpoint
-from icm_client.errors import IcmError, InputError
 from icm_client.runs.archive import read_run
 from icm_client.runs.folder import DEFAULT_BASE
 from icm_client.runs.job import Job
@@ -26,8 +24,6 @@ from icm_client.runs.run_description import RunDescription
 from icm_client.runs.run_settings import run_settings
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.settings import Environment
-
-GO_ON: Final = "Every score so far is kept: the same command again goes on from here."
 
 EMBEDDED_SWEEPS: Final = SweepSettings(demos=8, min_sweeps=2, max_sweeps=3, restarts=1)
 """Less than the preset's: the embedded model is there to show that everything runs."""
@@ -207,21 +203,3 @@ def diagnosis_of(runs: Sequence[Found]) -> str:
     codes = Counter(finding["code"] for run in runs for finding in run.summary["findings"])
     every = [*sorted(verdicts.items()), *sorted(codes.items())]
     return ", ".join(f"{said} ({times})" for said, times in every)
-
-
-def end_as_a_command(command: click.Command) -> None:
-    """Run a command; errors of ours end as one message and a status, as those of icm-client do."""
-    try:
-        sys.exit(command(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    except IcmError as error:
-        click.echo(f"Error: {error}\n{GO_ON}", err=True)
-        sys.exit(1)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo(f"\nInterrupted. {GO_ON}", err=True)
-        sys.exit(130)

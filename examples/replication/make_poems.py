@@ -23,9 +23,9 @@ from typing import Final, NamedTuple
 import anyio
 import click
 import orjson
-from lab import end_as_a_command
 from openai import AsyncOpenAI, OpenAIError
 
+from icm_client.cli.main import end_as_a_command
 from icm_client.errors import IcmError, InputError
 from icm_client.runs.folder import replace_file
 from icm_client.settings import Environment

@@ -19,13 +19,14 @@ import click
 from beside_paper import Figure, Result, show
 from claims import ASKED, Draw, Sizes, draw_all, read_claims
 from forecasts import forecast_search, times
-from lab import Lab, end_as_a_command, lab_options
+from lab import Lab, lab_options
 
 from icm_client import Task
 from icm_client.analysis.evaluation import Evaluation, Kind, plan_evaluation
 from icm_client.analysis.evaluation_run import run_evaluation
 from icm_client.analysis.evaluation_table import Outcome, results
 from icm_client.cli.eval_output import line_of
+from icm_client.cli.main import end_as_a_command
 from icm_client.endpoints import Endpoint
 from icm_client.errors import IcmError
 from icm_client.runs.failures import only

@@ -10,7 +10,6 @@ import anyio
 import click
 import orjson
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +19,8 @@ from icm_client.analysis.ablation_table import Compared, Outcome, compare, csv_t
 from icm_client.analysis.figures import draw_ablations
 from icm_client.cli.search_options import constraint_of, search_options, settings_of
 from icm_client.cli.server_options import server_options
-from icm_client.cli.terminal import REDRAWS_A_SECOND, moment
+from icm_client.cli.task_option import task_option
+from icm_client.cli.terminal import live_display, moment
 from icm_client.data.messages import did_you_mean, listed
 from icm_client.errors import IcmError, InputError, RunError, SetupError
 from icm_client.runs.first_labels import read_start
@@ -55,12 +55,7 @@ def _chosen(_: click.Context, __: click.Parameter, value: str | None) -> tuple[A
 )
 @click.argument("data", type=click.Path())
 @click.option("--out", type=click.Path(path_type=Path), help="The results' folder (required).")
-@click.option(
-    "-t",
-    "--task",
-    "task_name",
-    help="A task file, or a built-in task. Default: NAME.task.toml or task.toml beside DATA.",
-)
+@task_option
 @click.option("--gold", help="Field with known labels. [default: the task's]")
 @click.option(
     "--only",
@@ -170,12 +165,7 @@ def _display(console: Console, *, hidden: bool) -> Iterator[OnProgress | None]:
     if hidden or not console.is_terminal:
         yield None
         return
-    with Live(
-        Text("Starting ..."),
-        console=console,
-        refresh_per_second=REDRAWS_A_SECOND,
-        transient=True,
-    ) as live:
+    with live_display(console) as live:
         yield lambda progress: live.update(moment(progress))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import get_args
 
 import anyio
 import click
@@ -33,6 +33,7 @@ from icm_client.cli.eval_output import (
 )
 from icm_client.cli.server_options import server_options
 from icm_client.cli.signals import draining
+from icm_client.cli.task_option import task_option
 from icm_client.cli.trainer_options import (
     TrainerKind,
     chosen_trainer,
@@ -47,13 +48,10 @@ from icm_client.data.messages import did_you_mean, listed
 from icm_client.endpoints import ServerIdentity
 from icm_client.errors import IcmError
 from icm_client.runs.job import Job, task_for
-from icm_client.runs.presets import Preset, Settings, preset_settings
+from icm_client.runs.presets import InContextPreset, InContextSettings, preset_settings
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.training.base_model import require_training
 from icm_client.training.trainer import Trainer
-
-IN_CONTEXT: Final[tuple[Preset, ...]] = ("fast", "paper", "official")
-"""Searches that ask the open server only."""
 
 _SWEEP = SweepSettings()
 
@@ -99,12 +97,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
 @click.command("eval", short_help="Hold ICM's labels against gold, people's and random ones.")
 @click.argument("data", type=click.Path())
 @click.option("--out", type=click.Path(path_type=Path), help="A folder for table and pictures.")
-@click.option(
-    "-t",
-    "--task",
-    "task_name",
-    help="A task file, or a built-in task. Default: NAME.task.toml or task.toml beside DATA.",
-)
+@task_option
 @click.option("--gold", help="Field with known labels. [default: the task's]")
 @click.option(
     "--human",
@@ -139,7 +132,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
 @click.option(
     "--preset",
     "presets",
-    type=click.Choice(IN_CONTEXT),
+    type=click.Choice(get_args(InContextPreset)),
     multiple=True,
     default=("fast",),
     help="ICM's search; several times to compare them. [default: fast]",
@@ -206,7 +199,7 @@ def eval_command(  # noqa: C901, PLR0912 - options one by one
     trainer_kind: TrainerKind | None,
     train_from: str | None,
     epochs: int | None,
-    presets: tuple[Preset, ...],
+    presets: tuple[InContextPreset, ...],
     steps: int | None,
     demos: int,
     contexts: int,
@@ -321,8 +314,8 @@ def _wanted(kinds: tuple[Kind, ...] | None, *, finetune: bool) -> tuple[Kind, ..
     return kinds
 
 
-def _searches(presets: Sequence[Preset], steps: int | None) -> list[Settings]:
-    searches = []
+def _searches(presets: Sequence[InContextPreset], steps: int | None) -> list[InContextSettings]:
+    searches: list[InContextSettings] = []
     for preset in dict.fromkeys(presets):
         settings = preset_settings(preset)
         if steps is not None and isinstance(settings, AnnealSettings | OfficialSettings):

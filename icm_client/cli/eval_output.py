@@ -8,7 +8,6 @@ from typing import Final
 import click
 import orjson
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +15,7 @@ from icm_client.analysis.evaluation import TAUGHT_BY, Evaluation, fewest_and_mos
 from icm_client.analysis.evaluation_bench import Moment, OnMoment
 from icm_client.analysis.evaluation_figure import draw_evaluation
 from icm_client.analysis.evaluation_table import Outcome, Result, Spent, csv_text
-from icm_client.cli.terminal import REDRAWS_A_SECOND, moment
+from icm_client.cli.terminal import live_display, moment
 from icm_client.errors import RunError, SetupError
 from icm_client.runs.folder import replace_file
 from icm_client.runs.progress import Progress
@@ -39,12 +38,7 @@ def display(console: Console, *, hidden: bool) -> Iterator[OnMoment | None]:
     if hidden or not console.is_terminal:
         yield None
         return
-    with Live(
-        Text("Starting ..."),
-        console=console,
-        refresh_per_second=REDRAWS_A_SECOND,
-        transient=True,
-    ) as live:
+    with live_display(console) as live:
 
         def show(now: Moment) -> None:
             if isinstance(now.at, Progress):

@@ -11,6 +11,7 @@ import orjson
 from icm_client.cli.search_options import constraint_of, search_options, settings_of
 from icm_client.cli.server_options import server_options
 from icm_client.cli.signals import draining
+from icm_client.cli.task_option import task_option
 from icm_client.cli.terminal import print_preview, print_result, print_warnings, progress_display
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
 from icm_client.data import (
@@ -43,13 +44,7 @@ _FORMATS = click.Choice(get_args(FileFormat))
 @click.command("label", short_help="Label the rows of a file.")
 @click.argument("data", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="Where the labels go (required).")
-@click.option(
-    "-t",
-    "--task",
-    "task_name",
-    help="A task file, or a built-in task (icm-client tasks lists them). "
-    "Default: NAME.task.toml or task.toml beside DATA.",
-)
+@task_option
 @click.option("--template", help=r"The prompt: {field} is a row's field, \n a newline.")
 @click.option("--labels", help="The label words, separated by commas.")
 @click.option("--gold", help="Field with known labels, for nothing but the accuracy printed.")

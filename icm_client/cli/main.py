@@ -5,6 +5,7 @@ a limit of the user's, 130 and 143 interrupted by Ctrl-C and TERM.
 """
 
 import sys
+from typing import NoReturn
 
 import click
 
@@ -27,9 +28,14 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; errors of ours end as one message and a status."""
+    end_as_a_command(cli)
+
+
+def end_as_a_command(command: click.Command) -> NoReturn:
+    """Run a command on this process's arguments, and end the process with its status."""
     try:
         arguments = sys.argv[1:]
-        sys.exit(cli(arguments, standalone_mode=False, obj=tuple(arguments)))
+        sys.exit(command(arguments, standalone_mode=False, obj=tuple(arguments)))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

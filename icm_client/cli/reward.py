@@ -16,7 +16,7 @@ from icm_client.data import Dataset, Task, find_beside
 from icm_client.errors import TaskError
 from icm_client.runs.job import Job, named_task
 from icm_client.runs.label import label
-from icm_client.runs.presets import Preset, preset_settings
+from icm_client.runs.presets import InContextPreset, preset_settings
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server
 from icm_client.training.base_model import require_training
@@ -25,7 +25,6 @@ from icm_client.training.reward import LocalRewardTrainer, reward_in_three_steps
 from icm_client.training.reward_plan import FIRST, plan_reward
 from icm_client.training.reward_result import RewardSteps
 
-IN_CONTEXT: Final = ("fast", "paper", "official")
 _DEFAULTS: Final = LocalSettings()
 
 
@@ -61,7 +60,7 @@ _DEFAULTS: Final = LocalSettings()
 @click.option("--gold", help="The field with known labels. [default: the task's]")
 @click.option(
     "--preset",
-    type=click.Choice(IN_CONTEXT),
+    type=click.Choice(get_args(InContextPreset)),
     default="fast",
     show_default=True,
     help="ICM's search.",
@@ -118,7 +117,7 @@ def reward_command(
     many: int | None,
     test: str | None,
     gold: str | None,
-    preset: Preset,
+    preset: InContextPreset,
     server: Server,
     trainer_kind: TrainerKind,
     train_from: str | None,

@@ -8,11 +8,10 @@ from typing import Final
 import click
 import orjson
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.terminal import REDRAWS_A_SECOND, SearchLines, moment
+from icm_client.cli.terminal import SearchLines, live_display, moment
 from icm_client.errors import RunError
 from icm_client.runs.folder import replace_file
 from icm_client.runs.progress import OnProgress, Progress
@@ -40,12 +39,7 @@ def display(*, hidden: bool) -> Iterator[tuple[OnProgress | None, OnStep]]:
     if hidden:
         yield None, lambda _step, _at: None
     elif console.is_terminal:
-        with Live(
-            Text("Starting ..."),
-            console=console,
-            refresh_per_second=REDRAWS_A_SECOND,
-            transient=True,
-        ) as live:
+        with live_display(console) as live:
             lines = SearchLines(console)
 
             def searching(progress: Progress) -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from icm_client.analysis.salience_run import SalienceReport, salience
 from icm_client.cli.server_options import server_options
+from icm_client.cli.task_option import task_option
 from icm_client.data import read_rows
 from icm_client.runs.job import task_for
 from icm_client.runs.server import Server
@@ -25,13 +26,7 @@ _STYLES = {"likely": "bold green", "unclear": "bold yellow", "unlikely": "bold r
 
 @click.command("salience", short_help="Find out, before a run, whether it would beat chance.")
 @click.argument("data", type=click.Path())
-@click.option(
-    "-t",
-    "--task",
-    "task_name",
-    help="A task file, or a built-in task (icm-client tasks lists them). "
-    "Default: NAME.task.toml or task.toml beside DATA.",
-)
+@task_option
 @server_options(wire=True)
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is random."

@@ -37,6 +37,16 @@ _VERDICT_STYLES: dict[Verdict, str] = {
 _FINDING_STYLES: dict[Severity, str] = {"fatal": "bold red", "check": "yellow", "note": "dim"}
 
 
+def live_display(console: Console) -> Live:
+    """Below the lines that stay, what goes on; it is gone at the end."""
+    return Live(
+        Text("Starting ..."),
+        console=console,
+        refresh_per_second=REDRAWS_A_SECOND,
+        transient=True,
+    )
+
+
 @contextmanager
 def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
     """Yield what to call with progress: a live display, or plain lines where no terminal is."""
@@ -44,12 +54,7 @@ def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
     if hidden:
         yield None
     elif console.is_terminal:
-        with Live(
-            Text("Starting ..."),
-            console=console,
-            refresh_per_second=REDRAWS_A_SECOND,
-            transient=True,
-        ) as live:
+        with live_display(console) as live:
             lines = SearchLines(console)
 
             def show(progress: Progress) -> None:

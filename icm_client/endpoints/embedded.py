@@ -19,6 +19,7 @@ import anyio
 from anyio.abc import Process
 from pydantic import SecretStr, ValidationError
 
+from icm_client.child_process import stop_child
 from icm_client.endpoints import gemma
 from icm_client.endpoints.answers import fingerprint
 from icm_client.endpoints.cache import cache_folder
@@ -247,7 +248,7 @@ class EmbeddedEndpoint:
             with anyio.CancelScope(shield=True):
                 if transport is not None:
                     await transport.aclose()
-                await _stopped(process)
+                await stop_child(process)
             if isinstance(error, TimeoutError):
                 raise self._failed(f"was not ready in {self._start_timeout_s:g} s") from None
             raise
@@ -292,17 +293,4 @@ async def _is_dead(process: Process) -> bool:
 
 async def _ended(running: _Running) -> None:
     await running.endpoint.aclose()
-    await _stopped(running.process)
-
-
-async def _stopped(process: Process) -> None:
-    """Close the child's stdin, which ends it, and wait; kill it if that does not help."""
-    if process.stdin is not None:
-        with suppress(OSError, anyio.BrokenResourceError):
-            await process.stdin.aclose()
-    with anyio.move_on_after(5.0):
-        await process.wait()
-    if process.returncode is None:
-        process.kill()
-        await process.wait()
-    await process.aclose()
+    await stop_child(running.process)

@@ -11,6 +11,7 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from icm_client.child_process import stop_child
 from icm_client.errors import TrainingError
 from icm_client.training.local_child import Orders, Report
 from icm_client.training.trainer import OnTraining, TrainingProgress
@@ -64,7 +65,7 @@ async def train_in_child(
         return last
     finally:
         with anyio.CancelScope(shield=True):
-            await _stopped(process)
+            await stop_child(process)
 
 
 async def _listened(
@@ -109,16 +110,3 @@ def _ended(name: str, status: int, log: Path) -> str:
     except OSError:
         words = ""
     return f"{name}: the training ended with status {status}; its log, {log}, ends with:\n{words}"
-
-
-async def _stopped(process: Process) -> None:
-    """Close the child's stdin, which ends it, and wait; kill it if that does not help."""
-    if process.stdin is not None:
-        with suppress(OSError, anyio.BrokenResourceError):
-            await process.stdin.aclose()
-    with anyio.move_on_after(5.0):
-        await process.wait()
-    if process.returncode is None:
-        process.kill()
-        await process.wait()
-    await process.aclose()

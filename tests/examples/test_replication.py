@@ -18,6 +18,7 @@ from aiohttp import web
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from click.testing import CliRunner
 
+from icm_client.cli.main import end_as_a_command
 from icm_client.cli.serve import serve_command
 from icm_client.errors import EndpointFault, InputError
 from icm_client.runs.job import Job
@@ -441,6 +442,6 @@ def test_a_check_that_is_broken_off_says_how_to_go_on(
 
     monkeypatch.setattr("sys.argv", ["broken"])
     with pytest.raises(SystemExit) as ended:
-        script("lab").end_as_a_command(broken)
+        end_as_a_command(broken)
     assert ended.value.code == status
     assert said in capsys.readouterr().err
