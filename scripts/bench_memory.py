@@ -86,7 +86,8 @@ def measure(rows: int, store: Path) -> Took:
     planted = {prompt: n * 7 % 5 % 2 for n, prompt in enumerate(task.render_all(data))}
     endpoint = PlantedConcept(planted, task.label_texts, strength=3.0)
     started = time.perf_counter()
-    found = anyio.run(partial(label, data, task=task, endpoint=endpoint, store=store))
+    runs = store.parent / "runs"  # with its record and report, as on the command line
+    found = anyio.run(partial(label, data, task=task, endpoint=endpoint, store=store, runs=runs))
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_A_UNIT
     return Took(seconds, peak / 1e6, found.cost.from_server, len(found.history))
