@@ -8,7 +8,7 @@ import click
 
 from icm_client.endpoints.cache import cache_folder
 from icm_client.serving.engine import DEVICES, Device
-from icm_client.serving.flags import ServeOptions
+from icm_client.serving.flags import LORA_RANKS, ServeOptions
 from icm_client.serving.hardware import detect
 from icm_client.serving.launch import Launch, ServerFailed
 from icm_client.serving.plan import Plan, plan_server
@@ -57,7 +57,7 @@ _DEFAULTS: Final = ServeOptions()
     "--lora-rank",
     default=64,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.Choice(LORA_RANKS),
     help="The largest rank of an adapter.",
 )
 @click.option(

@@ -79,6 +79,10 @@ class Flag(NamedTuple):
         return [self.name, self.value] if self.value else [self.name]
 
 
+LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM 0.32 takes for `--max-lora-rank`."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
     """What the operator says; None takes what fits.
@@ -92,7 +96,8 @@ class ServeOptions:
         block: tokens of a block of the prefix cache.
         queue: prompts inside the server, waiting and running, above which it answers 503.
         kv_cache_gib: size of the KV cache on a CPU, in GiB.
-        lora_rank: the largest rank of adapters that may be loaded; None serves none.
+        lora_rank: the largest rank of adapters that may be loaded, of `LORA_RANKS`; None serves
+            none.
         extra: flags of vLLM's own; they win over those here.
     """
 

@@ -24,6 +24,8 @@ from icm_client.errors import (
     AuthenticationRefused,
     EndpointError,
     EndpointFault,
+    EndpointOverloaded,
+    EndpointTimeout,
     RequestRefused,
     TrainingError,
 )
@@ -44,6 +46,8 @@ _BY_NAME: Final = "already been loaded"
 _NOT_ENABLED: Final = "lora is not enabled"
 _RANK: Final = "max_lora_rank"
 _NO_ADAPTER: Final = "no adapter found"
+_MORE_TRIES: Final = 4
+"""After a 500: one that never ends looks like one that does, and is told within seconds."""
 _UNLOAD_S: Final = 30.0
 _STEM: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -80,21 +84,29 @@ async def load_adapter(transport: Transport, folder: Path, name: str) -> bool:
         name: of this version alone (`adapter_name`).
 
     Raises:
-        TrainingError: the server was not started for adapters or for one of this rank, or cannot
-            read the folder; the message has the flag.
-        EndpointError: no answer, retries included.
+        TrainingError: the server was not started for adapters or for one of this rank, cannot
+            read the folder, or cannot use what lies there; the message has its words and what to
+            do.
+        EndpointTimeout: it has not answered an attempt in time (`RetryPolicy.attempt_timeout_s`).
+        EndpointError: it cannot be reached, or stays overloaded.
     """
     body = {"lora_name": name, "lora_path": str(folder)}
     try:
         try:
             await transport.post(LOAD, body, bytes, attempts=1)
-        except EndpointFault as error:
+        except (EndpointFault, EndpointOverloaded) as error:
             # vLLM answers 500 to what it will never do, and to what it cannot do now.
             if any(sign in str(error).lower() for sign in (_NOT_ENABLED, _RANK)):
                 raise
-            await transport.post(LOAD, body, bytes)
+            await transport.post(LOAD, body, bytes, attempts=_MORE_TRIES)
     except AuthenticationRefused:
         raise
+    except EndpointTimeout as error:
+        raise EndpointTimeout(
+            f"{error}: the server neither loads {folder} nor refuses it; its log says what it is "
+            "at. If it was only slow, the same command again finds the adapter there; if it "
+            "hangs, restart it"
+        ) from None
     except (RequestRefused, EndpointFault) as error:
         if _BY_NAME in str(error):
             return False
@@ -223,6 +235,10 @@ def _refused(url: str, folder: Path, error: Exception) -> TrainingError:
         )
     elif _NOT_ENABLED in words or "404" in words:
         advice = f"the server was not started for adapters: {START}"
+    elif isinstance(error, EndpointFault):
+        advice = (
+            f"the server cannot read {folder}, or has no use for what it holds; its log says more"
+        )
     else:
         advice = f"it must be a vLLM that was started for adapters: {START}"
     return TrainingError(

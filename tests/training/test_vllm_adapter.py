@@ -15,11 +15,18 @@ from tuned_reviews import CLASSES, EXAMPLES, PROMPTS, TASK, concept, quick
 
 from icm_client.coherence.problem import Query
 from icm_client.endpoints.transport import Transport
-from icm_client.errors import AuthenticationRefused, TrainingError
+from icm_client.errors import (
+    AuthenticationRefused,
+    EndpointOverloaded,
+    EndpointTimeout,
+    EndpointUnreachable,
+    TrainingError,
+)
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.testing import Fault, PlantedServer, status
-from icm_client.testing.faults import Json
+from icm_client.testing.faults import Json, hang
 from icm_client.testing.finetuning import FineTuningServer
+from icm_client.training import vllm_adapter
 from icm_client.training.trainer import Example, OnTraining, Trained
 from icm_client.training.vllm_adapter import (
     VllmAdapterTrainer,
@@ -33,10 +40,17 @@ from icm_client.training.vllm_adapter import (
 class LoraServer(FineTuningServer):
     """Loads adapters as vLLM does; each answers as one that has learnt the concept."""
 
-    def __init__(self, *, refusals: Sequence[Fault] = (), api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        refusals: Sequence[Fault] = (),
+        unloading: Fault | None = None,
+        api_key: str | None = None,
+    ) -> None:
         super().__init__(concept(0), lambda _: concept(6), api_key=api_key)
         self.loaded: dict[str, str] = {}
         self._refusals = list(refusals)
+        self._unloading = unloading
 
     def _add_routes(self, router: web.UrlDispatcher) -> None:
         super()._add_routes(router)
@@ -54,6 +68,8 @@ class LoraServer(FineTuningServer):
 
     async def _unload(self, request: web.Request) -> web.StreamResponse:
         body = await self._note(request)
+        if self._unloading is not None:
+            return await self._unloading(None)  # type: ignore[arg-type]
         if self.loaded.pop(body["lora_name"], None) is None:
             return refused(404, f"The lora adapter '{body['lora_name']}' cannot be found.")
         return web.Response(text="Success")
@@ -158,11 +174,61 @@ async def test_a_refusal_says_what_the_server_was_not_started_with(folder: Path,
 
 
 async def test_a_server_in_trouble_for_a_while_loads_it_all_the_same(folder: Path) -> None:
-    trouble = [status(500), status(503), status(500, b"out of memory")]
-    async with (
-        LoraServer(refusals=trouble) as server,
-        open_adapter(server.url, folder, settings=quick()),
-    ):
+    for trouble in ([500, 503, 500], [503, 503, 500]):
+        async with (
+            LoraServer(refusals=[status(code) for code in trouble]) as server,
+            open_adapter(server.url, folder, settings=quick()),
+        ):
+            assert len(server.loaded) == 1
+
+
+async def test_a_server_that_never_takes_it_is_left_after_five_tries(folder: Path) -> None:
+    words = "While loading /a, expected target modules in {'q_proj'} but received ['head']."
+    async with LoraServer(refusals=[refusing(500, words)] * 9) as server:
+        with pytest.raises(TrainingError, match="no use for what it holds") as raised:
+            async with open_adapter(server.url, folder, settings=quick()):
+                pass
+        assert words in str(raised.value)
+        assert len(server.received) == 5
+    async with LoraServer(refusals=[status(503)] * 9) as server:
+        with pytest.raises(EndpointOverloaded):
+            async with open_adapter(server.url, folder, settings=quick()):
+                pass
+        assert len(server.received) == 5
+
+
+@pytest.mark.parametrize("before", [[], [status(500)]])
+async def test_a_server_that_never_answers_is_told_after_the_deadline_of_an_attempt(
+    folder: Path, before: list[Fault]
+) -> None:
+    hurried = quick(attempt_timeout_s=0.2, item_timeout_s=0.5)
+    async with LoraServer(refusals=[*before, *[hang()] * 9]) as server:
+        with (
+            pytest.raises(EndpointTimeout, match=r"no complete answer in .* s.*its log says"),
+            anyio.fail_after(5),
+        ):
+            async with open_adapter(server.url, folder, settings=hurried):
+                pass
+        assert {one.path for one in server.received} == {"/v1/load_lora_adapter"}
+
+
+async def test_a_server_that_is_not_there_is_told_at_once(folder: Path) -> None:
+    async with LoraServer() as server:
+        gone = server.url
+    with pytest.raises(EndpointUnreachable), anyio.fail_after(5):
+        async with open_adapter(gone, folder):
+            pass
+
+
+async def test_an_unloading_that_is_never_answered_does_not_hold_up_what_is_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_adapter, "_UNLOAD_S", 0.2)
+    async with LoraServer(unloading=hang()) as server:
+        with anyio.fail_after(5):
+            async with open_adapter(server.url, folder, settings=quick()):
+                pass
+        assert server.received[-1].path == "/v1/unload_lora_adapter"
         assert len(server.loaded) == 1
 
 

@@ -8,16 +8,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import httpx2
 import pytest
-from vllm_adapter import write_adapter
 from vllm_questions import (
     COMMAND,
+    ON_A_GPU,
+    ONE_SERVER,
+    OTHER_ENGINE,
     SAMPLE,
+    SAMPLE_ROWS,
     agreement,
     forward,
     label,
@@ -25,65 +27,23 @@ from vllm_questions import (
     labels_in,
     open_server,
     reads_for,
-    weights,
 )
 from vllm_server import PYTHON, ROOT, VllmServer, free_port
 
 from icm_client.endpoints import EmbeddedEndpoint, Read
 from icm_client.endpoints.cache import cache_folder
-from icm_client.serving.hardware import detect
 from icm_client.serving.metrics import Snapshot
 
+pytest_plugins = ["vllm_fixtures"]
 pytestmark = pytest.mark.skipif(PYTHON is None, reason="no vLLM given: scripts/test-vllm")
 
-ON_A_GPU = bool(detect().gpus)
-
-ONE_SERVER = 1e-4 if not ON_A_GPU else 0.05
-"""Nats between `logprob_token_ids` and `prompt_logprobs` of one server: another batch, no cache."""
-OTHER_ENGINE = 1e-3 if not ON_A_GPU else 0.1
-"""Nats between vLLM and transformers: float32 sums in another order; on a GPU bfloat16."""
 LLAMA_CPP = 0.5
 """Nats between vLLM and llama.cpp, which rounds activations to 8 bits in every layer."""
 AGREEMENT = 0.97
 """Of the labels that llama.cpp finds."""
 
 
-SAMPLE_ROWS = SAMPLE / "movie_reviews.jsonl"
 WATCH = "from icm_client.cli.watch import watch_command; watch_command()"
-
-
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="session")
-def vllm() -> Iterator[VllmServer]:
-    server = VllmServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        if server.process is not None and server.process.poll() is None:
-            family = server.family()
-            server.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.process.wait(60)
-            for pid in family:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        server.close()
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """64 reviews beside their task, and what the tests leave for each other."""
-    folder = tmp_path_factory.mktemp("vllm")
-    lines = SAMPLE_ROWS.read_text("utf-8").splitlines(keepends=True)
-    (folder / "64.jsonl").write_text("".join(lines[:64]), "utf-8")
-    (folder / "128.jsonl").write_text("".join(lines), "utf-8")
-    (folder / "task.toml").write_bytes((SAMPLE / "task.toml").read_bytes())
-    return folder
 
 
 def test_it_says_where_it_is_and_shows_its_key_to_nobody(vllm: VllmServer) -> None:
@@ -149,34 +109,6 @@ async def test_one_token_reads_are_what_prompt_logprobs_and_transformers_say(
     )
     assert same <= ONE_SERVER
     assert other <= OTHER_ENGINE
-
-
-async def test_an_adapter_is_loaded_while_it_runs_and_the_base_stays(
-    vllm: VllmServer, folder: Path
-) -> None:
-    config = json.loads((weights() / "config.json").read_text("utf-8"))
-    base = await open_server(vllm)
-    reads = (await reads_for(base))[2:3]
-    (before,) = await base.read(reads)
-    found: dict[str, tuple[float, ...]] = {}
-    for name in ("fold-1", "fold-2"):
-        write_adapter(folder / name, config, seed=len(found))
-        loaded = httpx2.post(
-            f"{vllm.url}/v1/load_lora_adapter",
-            json={"lora_name": name, "lora_path": str(folder / name)},
-            headers={"Authorization": f"Bearer {vllm.key}"},
-            timeout=120,
-        )
-        assert loaded.status_code == 200, loaded.text
-        adapted = await open_server(vllm, name)
-        (answer,) = await adapted.read(reads)
-        found[name] = answer.log_probs
-        await adapted.aclose()
-    (after,) = await base.read(reads)
-    await base.aclose()
-    assert after.log_probs == pytest.approx(before.log_probs, abs=ONE_SERVER)
-    assert abs(found["fold-1"][0] - before.log_probs[0]) > 0.01
-    assert abs(found["fold-1"][0] - found["fold-2"][0]) > 0.01
 
 
 async def test_a_context_is_computed_once(vllm: VllmServer) -> None:

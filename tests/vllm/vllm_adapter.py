@@ -13,27 +13,29 @@ import numpy as np
 RANK = 8
 
 
-def write_adapter(folder: Path, config: dict[str, int], *, seed: int) -> None:
-    """Write adapter weights for the query and value projections of every layer of `config`."""
+def write_adapter(
+    folder: Path, config: dict[str, int], *, seed: int, rank: int = RANK, module: str = "v_proj"
+) -> None:
+    """Write weights for the query projection and for `module` of every layer of `config`."""
     rng = np.random.default_rng(seed)
     hidden, head = config["hidden_size"], config["head_dim"]
     widths = {
         "q_proj": config["num_attention_heads"] * head,
-        "v_proj": config["num_key_value_heads"] * head,
+        module: config["num_key_value_heads"] * head,
     }
     tensors = {}
     for layer in range(config["num_hidden_layers"]):
         for name, width in widths.items():
             place = f"base_model.model.model.layers.{layer}.self_attn.{name}"
-            tensors[f"{place}.lora_A.weight"] = rng.normal(0, 0.05, (RANK, hidden))
-            tensors[f"{place}.lora_B.weight"] = rng.normal(0, 0.05, (width, RANK))
+            tensors[f"{place}.lora_A.weight"] = rng.normal(0, 0.05, (rank, hidden))
+            tensors[f"{place}.lora_B.weight"] = rng.normal(0, 0.05, (width, rank))
     folder.mkdir()
     (folder / "adapter_model.safetensors").write_bytes(_safetensors(tensors))
     described = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "r": RANK,
-        "lora_alpha": 2 * RANK,
+        "r": rank,
+        "lora_alpha": 2 * rank,
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": list(widths),

@@ -11,8 +11,17 @@ from vllm_server import MODEL, PYTHON, ROOT, VllmServer
 from icm_client.endpoints import EmbeddedEndpoint, Read, TokenIds, VllmEndpoint, connect, gemma
 from icm_client.runs.job import Job
 from icm_client.serving.dequantize import folder_for
+from icm_client.serving.hardware import detect
+
+ON_A_GPU = bool(detect().gpus)
+
+ONE_SERVER = 1e-4 if not ON_A_GPU else 0.05
+"""Nats between two ways to the same log-prob of one server: another batch, no cache."""
+OTHER_ENGINE = 1e-3 if not ON_A_GPU else 0.1
+"""Nats between vLLM and transformers: float32 sums in another order; on a GPU bfloat16."""
 
 SAMPLE = ROOT / "examples" / "movie_reviews"
+SAMPLE_ROWS = SAMPLE / "movie_reviews.jsonl"
 COMMAND = Path(sys.executable).with_name("icm-client")
 
 
@@ -64,7 +73,7 @@ async def open_server(vllm: VllmServer, model: str = MODEL) -> VllmEndpoint:
 
 
 async def reads_for(endpoint: VllmEndpoint | EmbeddedEndpoint) -> list[Read]:
-    job = Job.prepare(SAMPLE / "movie_reviews.jsonl", SAMPLE / "task.toml")
+    job = Job.prepare(SAMPLE_ROWS, SAMPLE / "task.toml")
     words = [await endpoint.tokenize(text, add_special=False) for text in job.label_texts]
     prompts = [await endpoint.tokenize(text, add_special=False) for text in job.prompts[:25]]
     (bos,) = await endpoint.tokenize("", add_special=True)
@@ -76,11 +85,11 @@ def weights() -> Path:
     return folder_for(gemma.model_path())
 
 
-def forward(reads: Sequence[Read]) -> list[float]:
-    """Log-probs of transformers' own forward pass, one after the other."""
+def forward(reads: Sequence[Read], *adapters: Path) -> list[float]:
+    """Log-probs of transformers' own forward pass, one after the other; adapters are added up."""
     assert PYTHON is not None
     done = subprocess.run(
-        [PYTHON, ROOT / "tests" / "vllm" / "vllm_forward.py", weights()],
+        [PYTHON, ROOT / "tests" / "vllm" / "vllm_forward.py", weights(), *adapters],
         input=json.dumps(reads),
         capture_output=True,
         text=True,

@@ -1,7 +1,9 @@
 """`server/serve_vllm.py` as a process, as an operator starts it."""
 
+import contextlib
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from icm_client.serving.processes import descendants
+from icm_client.serving.processes import descendants, dying_with_parent
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("ICM_TEST_VLLM_PYTHON")
@@ -30,7 +32,7 @@ class VllmServer:
     """`server/serve_vllm.py`, with a key, on one port for all of its lives."""
 
     port: int = field(default_factory=free_port)
-    key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     process: subprocess.Popen[str] | None = None
     said: list[str] = field(default_factory=list)
     started_in_s: float = 0.0
@@ -49,9 +51,10 @@ class VllmServer:
         }
 
     def start(self) -> None:
+        """Start it and wait until it is ready, `START_S` at most; `end` must follow."""
         begun = time.monotonic()
         assert PYTHON is not None
-        self.close()
+        self.end()
         self.process = subprocess.Popen(
             [
                 PYTHON,
@@ -63,7 +66,7 @@ class VllmServer:
                 "8192",
                 "--lora",
                 "--lora-rank",
-                "8",
+                "16",
                 "--start-timeout",
                 str(START_S),
             ],
@@ -71,6 +74,8 @@ class VllmServer:
             env=self.environment,
             stdout=subprocess.PIPE,
             text=True,
+            # Without it a server outlives tests that are killed, with all that they held open.
+            preexec_fn=dying_with_parent,  # noqa: PLW1509
         )
         assert self.process.stdout is not None
         self.said = [self.process.stdout.readline().rstrip() for _ in range(3)]
@@ -78,9 +83,20 @@ class VllmServer:
             pytest.fail("the server did not start; its launcher says why above")
         self.started_in_s = time.monotonic() - begun
 
-    def close(self) -> None:
-        """Close the pipe from an earlier life."""
-        if self.process is not None and self.process.stdout is not None:
+    def end(self) -> None:
+        """End the launcher and all that it started; one that has ended is only put away."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            family = self.family()
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(60)
+            for pid in family:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait(10)
+        if self.process.stdout is not None:
             self.process.stdout.close()
 
     def family(self) -> set[int]:
