@@ -20,7 +20,7 @@ from icm_client.analysis.steadiness import (
 from icm_client.analysis.surface import surface_findings
 from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint
 from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.polarity import CLEAR_PULL, CLEAR_STANDARD_ERRORS
+from icm_client.coherence.polarity import CLEAR_PULL, CLEAR_STANDARD_ERRORS, RESPONSIVE
 from icm_client.coherence.problem import FloatArray, IntArray
 from icm_client.coherence.search_result import SearchResult
 
@@ -34,9 +34,6 @@ DEGENERATE_SHARE = 0.97
 
 ANNOUNCED_SHARE = 0.9
 """Share that a given prior must promise a label for it to take nearly all rows unremarked."""
-
-RESPONSIVE = 0.75
-"""Share of the items that must turn with the demos' labels: under it they follow something else."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,9 @@ CLEAR_PULL = 0.2
 of words that say nothing may teach a little more or less than each other: all items then seem to
 have been told a little by the words, and their number makes it no surer."""
 
+RESPONSIVE = 0.75
+"""Share of the items that must turn with the demos' labels: under it they follow something else."""
+
 FEWEST_OF_A_LABEL = 4
 """Items of each label without which nothing is said of what demos teach."""
 
@@ -116,6 +119,11 @@ def exchanges(n_labels: int) -> list[tuple[int, ...]]:
     return names
 
 
+def with_names(context: Context, names: Sequence[int]) -> Context:
+    """The same demos, label `k` renamed `names[k]`."""
+    return tuple(Demo(demo.item, names[demo.label]) for demo in context)
+
+
 async def exchange_names(
     context: Context,
     targets: IntArray,
@@ -184,7 +192,7 @@ async def _exchanged(
     targets, calibrated = targets[labelled], calibrated[labelled]
     asked = []
     for names in exchanges(calibrated.shape[1]):
-        renamed = tuple(Demo(demo.item, names[demo.label]) for demo in context)
+        renamed = with_names(context, names)
         log_probs = await score([Query(renamed, int(target)) for target in targets])
         exchanged = pointwise_mutual_information(log_probs)
         scored = ~np.isnan(exchanged).any(axis=1)

@@ -1,7 +1,10 @@
 """What a search tells while it goes on, and what it ends with."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from icm_client.coherence.anneal import Step
 from icm_client.coherence.polarity import NameExchange
@@ -9,11 +12,24 @@ from icm_client.coherence.prior import PriorEstimate
 from icm_client.coherence.problem import FloatArray, IntArray, Query
 
 
+class _Labelled:
+    """Labels beside a record's fields: what is written of a record does not hold one a row."""
+
+    __slots__ = ("labels",)
+    labels: NDArray[np.signedinteger] | None
+
+
 @dataclass(frozen=True, slots=True)
-class SweepRecord:
+class SweepRecord(_Labelled):
     """One sweep, as told to the observer.
 
+    Args:
+        after: `labels`, in any integers; they are copied.
+
     Attributes:
+        labels: shape `[N]`, after this sweep, with names as they were then, in the smallest signed
+            integers that hold them; `UNLABELLED` where an item has none. None where nobody gave
+            them. No field: records that differ in them alone are equal.
         restart: from 0.
         sweep: from 0, within the restart.
         utility: calibrated `U(D)` of the labels after this sweep, nats an item.
@@ -28,6 +44,12 @@ class SweepRecord:
     coherence: float
     counts: tuple[int, ...]
     moved: int
+    after: InitVar[IntArray | None] = field(default=None, kw_only=True)
+
+    def __post_init__(self, after: IntArray | None) -> None:
+        """Keep the labels small: dozens of sweeps are remembered."""
+        small = np.min_scalar_type(-len(self.counts))
+        object.__setattr__(self, "labels", None if after is None else after.astype(small))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ class SweepSettings:
         restarts: `R`, the most searches from new random starts.
         coherent: the share of the labels' entropy that `U` must reach for the search to be
             content: it then stops although labels still move, and makes no further restart.
+        both_names: further sweeps of a coherent search whose words say little (`both_names`).
     """
 
     initial: int = 8
@@ -45,6 +46,7 @@ class SweepSettings:
     ripe: float = 0.6
     restarts: int = 2
     coherent: float = 0.25
+    both_names: int = 2
 
     def __post_init__(self) -> None:
         """Refuse numbers that no search can work with; raises `InputError`."""
@@ -64,4 +66,5 @@ _LEAST = {
     "min_sweeps": 2,  # the first leaves the items that it starts from without a score
     "max_sweeps": 2,
     "restarts": 1,
+    "both_names": 0,
 }

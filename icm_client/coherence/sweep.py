@@ -26,56 +26,27 @@ stands in one fold: no target reads the label of an item that gives its own away
 Pinned items have their labels before and after every assignment, and are the first items (`pins`).
 """
 
-from collections import deque
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 
 from icm_client.coherence.assignment import JointAssignment
-from icm_client.coherence.calibration import at_labels, coherence, label_counts, log_softmax
-from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, Groups, check_groups
+from icm_client.coherence.both_names import needs_both_names, sweep_both_names
+from icm_client.coherence.calibration import coherence, label_counts, log_softmax
+from icm_client.coherence.climb import Climb, climb
+from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, check_groups
 from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.fold_scores import (
-    ScoredFold,
-    fold_contexts,
-    joined,
-    last_asked,
-    score_folds,
-)
+from icm_client.coherence.fold_scores import last_asked
 from icm_client.coherence.pins import as_scored, checked_pins, held, names_turn, with_pins
 from icm_client.coherence.polarity import exchange_names_in_folds
-from icm_client.coherence.prior import PriorEstimate, estimate_prior
+from icm_client.coherence.prior import estimate_prior
 from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
 from icm_client.coherence.search_result import Observer, RestartEnd, SearchResult, SweepRecord
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.starts import balanced_start, check_start
 
 __all__ = ["Observer", "SearchResult", "SweepRecord", "search"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Climb:
-    """Where one restart ended.
-
-    Attributes:
-        labels: shape `[N]`.
-        averaged: shape `[N, K]`, nats: mean of the last sweeps' scores.
-        sweep_scores: shape `[M, N, K]`, nats: those of them behind labels that were not sampled.
-        label_mass: shape `[N]`, a mean over the same sweeps.
-        folds: of the last sweep.
-        stopped: whether `stop` ended it.
-    """
-
-    restart: int
-    labels: IntArray
-    averaged: FloatArray
-    sweep_scores: FloatArray
-    label_mass: FloatArray
-    utility: float
-    prior: PriorEstimate
-    folds: list[ScoredFold]
-    stopped: bool
 
 
 async def search(
@@ -134,7 +105,7 @@ async def search(
         history.append(record)
         observe(record)
 
-    best: _Climb | None = None
+    best: Climb | None = None
     ends: list[RestartEnd] = []
     starts = settings.restarts if start is None else 1
     for restart, chance in enumerate(rng.spawn(starts)):
@@ -142,10 +113,9 @@ async def search(
         if labels is None:  # at most half of the items, so that some are left to score
             few = max(1, min(settings.initial, n_items // 2))
             labels = balanced_start(n_items, n_labels, few, chance, constraint, pinned=pinned)
-        if left_out:
-            labels = labels.copy()
-            labels[list(left_out)] = UNLABELLED
-        found = await _climb(
+        labels = labels.copy()
+        labels[list(left_out)] = UNLABELLED
+        found = await climb(
             labels,
             n_labels,
             score,
@@ -169,6 +139,22 @@ async def search(
             break
     assert best is not None  # noqa: S101 - restarts >= 1
     exchange = await exchange_names_in_folds(best.folds, best.labels, score)
+    if needs_both_names(best, exchange, settings):
+        best = await sweep_both_names(
+            best,
+            score,
+            sweep=sum(record.restart == best.restart for record in history),
+            rng=rng,
+            settings=settings,
+            prior=prior,
+            groups=constraint.groups,
+            assign=assign,
+            pinned=pinned,
+            note=note,
+            stop=stop,
+        )
+        exchange = await exchange_names_in_folds(best.folds, best.labels, score)
+        stopped = best.stopped
     averaged, shares, utility = best.averaged, best.prior, best.utility
     sweep_scores = best.sweep_scores
     turned = names_turn(exchange, averaged, pinned)
@@ -198,89 +184,3 @@ async def search(
         sweep_scores=sweep_scores,
         last_asked=last_asked(best.folds[0].context, best.folds[0].targets),
     )
-
-
-async def _climb(
-    labels: IntArray,
-    n_labels: int,
-    score: Score,
-    *,
-    restart: int,
-    rng: np.random.Generator,
-    settings: SweepSettings,
-    prior: FloatArray | None,
-    groups: Groups,
-    assign: JointAssignment,
-    pinned: IntArray | None,
-    note: Observer,
-    stop: Stop,
-) -> _Climb:
-    """Sweep from the first `labels` until they settle and `U` no longer climbs."""
-    shape = (len(labels), n_labels)
-    window: deque[FloatArray] = deque(maxlen=settings.averaged)
-    averaged = np.full(shape, np.nan)
-    # The same, those behind sampled labels left out: what the scores themselves waver by.
-    cold: deque[FloatArray] = deque(maxlen=settings.averaged)
-    masses: deque[FloatArray] = deque(maxlen=settings.averaged)
-    settled_shares: deque[float] = deque(maxlen=settings.averaged)
-    highest = -np.inf
-    estimate: PriorEstimate | None = None
-    sweep = 0
-    while True:
-        contexts = fold_contexts(
-            sweep, labels, averaged, rng, settings, groups=groups, pinned=pinned
-        )
-        folds = await score_folds(contexts, score)
-        scores, mass = joined(folds, shape)
-        window.append(scores)
-        averaged = _mean_of_scored(window)
-        uneven = estimate is not None and estimate.source == "mixture"
-        estimate = estimate_prior(averaged, prior, uneven_before=uneven)
-        decided = averaged + estimate.offsets
-        before, labels = labels, assign(held(decided, pinned)).labels
-        moved = int((labels != before).sum())
-        utility = float(at_labels(scores, labels).mean())
-        counts = label_counts(labels, n_labels)
-        share = coherence(utility, counts)
-        note(SweepRecord(restart, sweep, utility, share, counts, moved))
-        if sweep >= settings.cold_after:
-            settled_shares.append(share)
-            cold.append(scores)
-            masses.append(mass)
-        # What is averaged still holds scores behind labels that knew much less.
-        unripe = (
-            share >= settings.coherent
-            and min(settled_shares, default=share) < settings.ripe * share
-        )
-        climbs = utility > highest + settings.climb or unripe
-        highest = max(highest, utility)
-        sweep += 1
-        settled = moved < settings.moving * len(labels) or share >= settings.coherent
-        over = sweep >= settings.max_sweeps or (
-            sweep >= settings.min_sweeps and settled and not climbs
-        )
-        if over or (sweep > 1 and stop()):
-            return _Climb(
-                restart,
-                labels,
-                averaged,
-                np.stack(cold) if cold else np.empty((0, *shape)),
-                _mean_of_scored(masses or [mass]),
-                utility,
-                estimate,
-                folds,
-                not over,
-            )
-        if sweep <= settings.cold_after:
-            temperature = settings.temperature / 2 ** (sweep - 1)
-            drawn = decided / temperature + rng.gumbel(size=shape)
-            labels = assign(held(drawn, pinned)).labels
-
-
-def _mean_of_scored(window: Iterable[FloatArray]) -> FloatArray:
-    """Mean over sweeps, `[N, K]` or `[N]`; NaN where no sweep scored the item."""
-    stacked = np.stack(list(window))
-    times = (~np.isnan(stacked)).sum(axis=0)
-    total = np.nansum(stacked, axis=0)
-    mean: FloatArray = np.where(times > 0, total / np.maximum(times, 1), np.nan)
-    return mean

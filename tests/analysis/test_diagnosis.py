@@ -7,14 +7,13 @@ from icm_client.analysis.diagnosis import (
     ANNOUNCED_SHARE,
     DEGENERATE_SHARE,
     INCOHERENT,
-    RESPONSIVE,
     Evidence,
     diagnose,
 )
 from icm_client.analysis.findings import Finding, Severity, verdict_of, worst_first
 from icm_client.coherence.anneal import STALL_WINDOW, Step
 from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.polarity import NameExchange
+from icm_client.coherence.polarity import RESPONSIVE, NameExchange
 from icm_client.coherence.prior import PriorEstimate
 from icm_client.coherence.search_result import RestartEnd, SearchResult
 

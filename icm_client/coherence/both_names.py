@@ -1,0 +1,106 @@
+"""Last sweeps of a search whose words say little: each context is read under both names.
+
+Where the words hardly say which class is which (`polarity`), what they say of a row is little more
+than noise. It does not turn with the demos' names, and what the demos teach does. So a coherent
+search of two labels goes on there for a few sweeps
+
+    s_t(i, y) <- (s(i, y; C_f) + s(i, y'; C_f')) / 2        y' the other label, C_f' with names so
+
+in which the noise cancels. Their mean decides the labels.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from icm_client.coherence.assignment import JointAssignment
+from icm_client.coherence.calibration import at_labels, coherence, label_counts
+from icm_client.coherence.climb import Climb, mean_of_scored
+from icm_client.coherence.constraints import Groups
+from icm_client.coherence.fold_scores import fold_contexts, joined, score_folds
+from icm_client.coherence.pins import held
+from icm_client.coherence.polarity import CLEAR_PULL, RESPONSIVE, NameExchange, with_names
+from icm_client.coherence.prior import estimate_prior
+from icm_client.coherence.problem import FloatArray, IntArray, Score
+from icm_client.coherence.search_result import Observer, SweepRecord
+from icm_client.coherence.settings import SweepSettings
+
+
+def needs_both_names(found: Climb, exchange: NameExchange, settings: SweepSettings) -> bool:
+    """Whether the words say little beside what demos taught, and demos have taught enough."""
+    if len(exchange.names) > 2 or found.stopped:  # noqa: PLR2004 - of more, words may tell others apart
+        return False
+    share = coherence(found.utility, label_counts(found.labels, len(exchange.names)))
+    return (
+        share >= settings.coherent
+        and exchange.response >= RESPONSIVE
+        and abs(exchange.pull) < CLEAR_PULL
+    )
+
+
+async def sweep_both_names(
+    found: Climb,
+    score: Score,
+    *,
+    sweep: int,
+    rng: np.random.Generator,
+    settings: SweepSettings,
+    prior: FloatArray | None,
+    groups: Groups,
+    assign: JointAssignment,
+    pinned: IntArray | None,
+    note: Observer,
+    stop: Callable[[], bool],
+) -> Climb:
+    """Go on from where a search has settled, for `settings.both_names` sweeps of twice the tokens.
+
+    Args:
+        found: where it settled; two labels.
+        score: the way out.
+        sweep: the number of the first of these sweeps.
+        rng: draws folds and demos.
+        settings: of the search.
+        prior: shape `[2]`, the labels' shares where the user knows them.
+        groups: of the rule.
+        assign: gives labels by the rule.
+        pinned: shape `[N]`, or None.
+        note: told of each sweep.
+        stop: asked after each sweep.
+
+    Returns:
+        Labels and scores of these sweeps alone; `utility` is the last one's, names as found.
+    """
+    names = np.array([1, 0])
+    labels, averaged, estimate = found.labels, found.averaged, found.prior
+    window: list[FloatArray] = []
+    for number in range(sweep, sweep + settings.both_names):
+        contexts = fold_contexts(
+            number, labels, averaged, rng, settings, groups=groups, pinned=pinned
+        )
+        renamed = [(with_names(context, names.tolist()), targets) for context, targets in contexts]
+        folds = await score_folds(contexts, score)
+        exchanged, _ = joined(await score_folds(renamed, score), averaged.shape)
+        scores, mass = joined(folds, averaged.shape)
+        window.append((scores + exchanged[:, names]) / 2)
+        averaged = mean_of_scored(window)
+        estimate = estimate_prior(averaged, prior, uneven_before=estimate.source == "mixture")
+        before, labels = labels, assign(held(averaged + estimate.offsets, pinned)).labels
+        utility = float(at_labels(scores, labels).mean())
+        counts = label_counts(labels, len(names))
+        moved = int((labels != before).sum())
+        share = coherence(utility, counts)
+        note(SweepRecord(found.restart, number, utility, share, counts, moved, after=labels))
+        found = replace(
+            found,
+            labels=labels,
+            averaged=averaged,
+            sweep_scores=np.stack(window),
+            label_mass=mass,
+            utility=utility,
+            prior=estimate,
+            folds=folds,
+        )
+        if stop():
+            return replace(found, stopped=number + 1 < sweep + settings.both_names)
+    return found
