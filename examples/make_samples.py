@@ -76,6 +76,32 @@ def held_out(path: Path, *, of_each: int = 100) -> list[dict[str, Any]]:
     return drawn
 
 
+def pairs(path: Path, *, drawn: int = 260) -> list[dict[str, Any]]:
+    """Two reviews, one for its film and one against, in random order; no review stands in two.
+
+    `label` is the sign of `review_1`. The reviews are none of `reviews` and `held_out`.
+    """
+    taken = {row["id"] for row in [*reviews(path), *held_out(path)]}
+    clear = [row for row in short_reviews(path) if abs(row["mean"]) >= 1 and row["id"] not in taken]
+    chance = random.Random(2)  # noqa: S311
+    favourable, unfavourable = (
+        chance.sample([row for row in clear if row["mean"] * sign > 0], drawn) for sign in (1, -1)
+    )
+    rows = []
+    for better, worse in zip(favourable, unfavourable, strict=True):
+        better_first = chance.random() < 0.5  # noqa: PLR2004
+        one, other = (better, worse) if better_first else (worse, better)
+        rows.append(
+            {
+                "id": f"{one['id']}-{other['id']}",
+                "review_1": one["text"],
+                "review_2": other["text"],
+                "label": "positive" if better_first else "negative",
+            }
+        )
+    return rows
+
+
 def stars(path: Path, *, of_each: int = 30) -> list[dict[str, Any]]:
     """Reviews in five bins of equal width over the raters' scale, -4 to 4, equally many of each."""
     rows = short_reviews(path)
@@ -177,6 +203,9 @@ if __name__ == "__main__":
         held_out(source / "vader_reviews" / "movies.jsonl"),
         HERE / "movie_reviews" / "movie_reviews_test.jsonl",
     )
+    compared = pairs(source / "vader_reviews" / "movies.jsonl")
+    write(compared[:160], HERE / "movie_pairs" / "movie_pairs.jsonl")
+    write(compared[160:], HERE / "movie_pairs" / "movie_pairs_test.jsonl")
     write(
         comparisons(source / "ue_challenges" / "test_larger_than.json"),
         HERE / "larger_than" / "larger_than.jsonl",

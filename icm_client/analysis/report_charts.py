@@ -55,7 +55,13 @@ def charts_of(data: ReportData) -> list[Chart]:
     else:
         accepted = f"Share of the last {STEPS_A_POINT} steps that were accepted."
         found += _lines("Acceptance", accepted, course.moved, unit, "accepted")
-    accuracy = "Share that is right of the labels with gold that steps have set."
+    accuracy = (
+        "Share that is right of the labels with gold, after each sweep. The search sees no gold."
+        if sweeps
+        else "Share that is right of the labels with gold that steps have set."
+    )
+    if course.renamed:
+        accuracy += " Names are those of the end: the search exchanged them when it was over."
     found += _lines("Accuracy", accuracy, course.accuracy, unit, "accuracy")
     return found
 

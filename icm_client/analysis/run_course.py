@@ -1,16 +1,18 @@
 """How a run went: what its sweeps or steps told, as series to draw.
 
-A sweep tells `U`, how many items each label has, and how many labels moved. A step of Algorithm 1
-tells which label it set, so that balance, and accuracy where there is gold, follow: of the labels
-that steps have set, since the journal does not name the few that the search started from.
+A sweep tells `U`, how many items each label has, how many labels moved, and the labels after it. A
+step of Algorithm 1 tells which label it set, so that balance, and accuracy where there is gold,
+follow: of the labels that steps have set, since the journal does not name the few that the search
+started from.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from icm_client.analysis.label_table import NO_GOLD, LabelTable
+from icm_client.analysis.sweep_accuracy import sweep_accuracy
 from icm_client.runs.archive import Run
 from icm_client.runs.journal import read
 
@@ -47,7 +49,10 @@ class Course:
         shares: the labels' shares of the labelled rows, 0 to 1, a series a label.
         moved: share of the labels that a sweep moved, a series a restart; of steps the share of
             the last `STEPS_A_POINT` that were accepted, a series a batch.
-        accuracy: share of the labels with gold that are right, where a step tells it; may be empty.
+        accuracy: share of the labels with gold that are right, as `utility`; of steps one series.
+            Empty where there is no gold, or the record holds no labels.
+        renamed: whether accuracy is that of the labels with names exchanged, as the search did in
+            the end.
     """
 
     unit: str
@@ -55,6 +60,7 @@ class Course:
     shares: tuple[Series, ...]
     moved: tuple[Series, ...]
     accuracy: tuple[Series, ...]
+    renamed: bool = False
 
 
 def read_course(run: Run, table: LabelTable) -> Course:
@@ -64,8 +70,11 @@ def read_course(run: Run, table: LabelTable) -> Course:
         RunError: the journal cannot be read.
     """
     result = run.result or {}
-    if result.get("sweeps"):
-        return _of_sweeps(result["sweeps"], int(result.get("restart", 0)), table.words)
+    if sweeps := result.get("sweeps"):
+        shares, renamed = sweep_accuracy(run, table)
+        judged = [{**told, "accuracy": share} for told, share in zip(sweeps, shares, strict=True)]
+        course = _of_sweeps(judged, int(result.get("restart", 0)), table.words)
+        return replace(course, renamed=renamed)
     events = [event for event in read(run.path / "journal.jsonl") if event["event"] == "step"]
     return _of_steps(events, table)
 
@@ -108,7 +117,7 @@ def _of_sweeps(sweeps: Sequence[Mapping[str, Any]], kept: int, words: Sequence[s
             for word, k in zip(words, places, strict=True)
         ),
         moved=of_each("moved", items),
-        accuracy=(),
+        accuracy=tuple(series for series in of_each("accuracy") if series.points),
     )
 
 

@@ -32,8 +32,8 @@ def draw_run(data: ReportData, folder: Path) -> tuple[Path, ...]:
     """Draw every figure that the run has something to show in; return the files.
 
     `utility`, `balance`, `flips` (of steps: `acceptance`), `log_odds` (of more than two labels:
-    `margins`), and where there is gold `reliability`, of steps also `accuracy`. The same run gives
-    the same bytes.
+    `margins`), and where there is gold `reliability` and `accuracy`. The same run gives the same
+    bytes.
 
     Args:
         data: of the run.

@@ -67,19 +67,24 @@ def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
 
 
 class SearchLines:
-    """Prints how the labels tokenize, and a line for each sweep, or each tenth of the steps."""
+    """Prints how the labels tokenize; a line for each sweep, training, or tenth of the steps."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._begun = False
         self._told: Observed | None = None
         self._accepted = 0
+        self._trainings: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
         """Hear of a moment."""
         if not self._begun:
             self._begun = True
             self._console.print(Text(f"Labels: {_tokens(progress)}"), soft_wrap=True)
+        for training in progress.training:
+            if training.name not in self._trainings:
+                self._trainings.add(training.name)
+                self._console.print(Text(f"training {training.name}"))
         last = progress.last
         if last is None or last is self._told:
             return

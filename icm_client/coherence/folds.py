@@ -40,7 +40,7 @@ from icm_client.coherence.sweep import search
 from icm_client.coherence.trained import (
     Decided,
     PassRecord,
-    Train,
+    TrainFolds,
     decide,
     fold_trainings,
     names_in_context,
@@ -116,7 +116,7 @@ async def fold_search(
     n_items: int,
     n_labels: int,
     score: Score,
-    train: Train,
+    train: TrainFolds,
     *,
     rng: np.random.Generator,
     settings: FoldSettings,
@@ -243,7 +243,7 @@ async def fold_search(
 async def _passes(
     labels: IntArray,
     n_labels: int,
-    train: Train,
+    train: TrainFolds,
     *,
     rng: np.random.Generator,
     settings: FoldSettings,
@@ -282,7 +282,7 @@ async def _passes(
         moved = int((labels != before).sum())
         counts = label_counts(labels, n_labels)
         trained_on = min(len(training.demos) for training in trainings)
-        note(PassRecord(0, number, utility, share, counts, moved, trained_on))
+        note(PassRecord(0, number, utility, share, counts, moved, trained_on, after=labels))
         if moved < settings.moving * len(labels):
             break
         if number + 1 < settings.passes and stop():

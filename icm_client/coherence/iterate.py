@@ -2,48 +2,39 @@
 
     split D at random into batches B_1, B_2, ... of about 256 items
     label B_1 by a search behind the base model
-    for j = 1, 2, ...: train a model on the labels of B_1 .. B_j, and label B_{j+1} with it
+    for j = 1, 2, ...: train a model on the labels of B_1 .. B_j, and label B_{j+1} by a search
+                       behind that one
 
-The paper searches each batch by Algorithm 1, whose contexts hold no more. Here the first one is
-searched by `fast`, and the others are labelled zero-shot, as Algorithm 3 relabels a fold: a model
-that was taught hundreds of labels needs no demos. Each model starts from the base model again. No
-label is decided twice, so what the first batch got wrong is what all others are taught.
+The paper searches by Algorithm 1; here it is `fast`. Each model starts from the base model again. A
+batch's labels must hold together among themselves behind the trained model, so what it was taught
+wrongly is not simply taken over.
 
 Where a rule binds items, a group stands whole in one batch, and is given the best labels that the
 rule allows as a whole (`assignment`), as in all searches but Algorithm 3.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from icm_client.coherence.assignment import JointAssignment
 from icm_client.coherence.batches import Batch, split_batches, without
-from icm_client.coherence.calibration import at_labels, coherence, label_counts, log_softmax
+from icm_client.coherence.calibration import coherence, label_counts, log_softmax
 from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, Groups, check_groups
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.pins import as_scored, checked_pins, held, names_turn, pinned_first
-from icm_client.coherence.problem import (
-    Context,
-    Demo,
-    FloatArray,
-    IntArray,
-    Query,
-    Score,
-    Stop,
-    never,
-)
+from icm_client.coherence.problem import FloatArray, IntArray, Query, Score, Stop, never
 from icm_client.coherence.search_result import Observer, SearchResult, SweepRecord
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.sweep import search
 from icm_client.coherence.trained import (
     PassRecord,
-    Train,
     Training,
-    decide,
+    TrainModel,
     demos_of,
     names_in_context,
+    renumbered,
 )
 from icm_client.errors import InputError
 
@@ -54,17 +45,13 @@ class IterateSettings:
 
     Attributes:
         batch: items in a batch; groups of a rule can make one larger.
-        calibrated: labels are taken from calibrated scores; False takes a model's own most
-            probable labels.
-        sweeps: of the search of the first batch, and of the contexts in which names are tried at
-            the end.
+        sweeps: of each batch's search, and of the contexts in which names are tried at the end.
 
     Raises:
         InputError: a batch of fewer than two items.
     """
 
     batch: int = 256
-    calibrated: bool = True
     sweeps: SweepSettings = field(default_factory=SweepSettings)
 
     def __post_init__(self) -> None:
@@ -110,12 +97,19 @@ class _Labelled:
         self.label_mass = np.full(n_items, np.nan)
         self.by_confidence = 0
 
+    def add(self, items: IntArray, result: SearchResult) -> None:
+        """Take over a batch's labels."""
+        self.labels[items], self.scores[items] = result.labels, result.log_probs
+        if result.label_mass is not None:
+            self.label_mass[items] = result.label_mass
+        self.by_confidence += result.by_confidence
+
 
 async def iterative_search(
     n_items: int,
     n_labels: int,
     score: Score,
-    train: Train,
+    train: TrainModel,
     *,
     rng: np.random.Generator,
     settings: IterateSettings,
@@ -126,13 +120,13 @@ async def iterative_search(
     observe: Observer = lambda _: None,
     stop: Stop = never,
 ) -> SearchResult:
-    """Label batch after batch, each with a model trained on the batches before it.
+    """Search batch after batch, each with a model trained on the batches before it.
 
     Args:
         n_items: `N`, at least 2.
         n_labels: `K`, at least 2.
         score: the base model; searches the first batch, and tries names at the end.
-        train: trains a model a batch, and asks it.
+        train: trains a model a batch, to search with.
         rng: the only source of chance.
         settings: its numbers.
         prior: shape `[K]`, the labels' shares where the user knows them.
@@ -140,15 +134,16 @@ async def iterative_search(
         pinned: shape `[N]`, labels that stay as they are, `UNLABELLED` where an item is free. Such
             items, with their groups, are all in the first batch: what all others are taught.
         left_out: items that are known not to be scored.
-        observe: told of each sweep of the first batch, and then of each further batch
-            (`PassRecord`).
+        observe: told of each sweep of the first batch, and then of each further batch when its
+            search is over (`PassRecord`).
         stop: asked after each sweep, and after each batch; once it says so, the search ends, and
             items of later batches have no label.
 
     Returns:
-        `log_probs` and `label_mass` of an item are of the model that labelled it, which is as sure
-        as it was taught to be. So `utility` and `coherence` are the base model's, in context: of
-        some items of all batches behind demos of others, as names are tried (`names_in_context`).
+        `log_probs` and `label_mass` of an item are of the model that its batch was searched with,
+        and a trained one is as sure as it was taught to be. So `utility` and `coherence` are the
+        base model's, in context: of some items of all batches behind demos of others, as names are
+        tried (`names_in_context`).
 
     Raises:
         InputError: the constraint names items that are not there, or allows a group no labels; the
@@ -176,24 +171,31 @@ async def iterative_search(
         sweeps=settings.sweeps,
         prior=prior,
         pinned=pinned,
-        note=note,
+        note=lambda record: note(_of_all(record, batches[0].items, n_items)),
         stop=stop,
     )
-    items = batches[0].items
-    found.labels[items], found.scores[items] = first.labels, first.log_probs
-    if first.label_mass is not None:
-        found.label_mass[items] = first.label_mass
-    found.by_confidence = first.by_confidence
+    found.add(batches[0].items, first)
     stopped = first.stopped
     for number, batch in enumerate(batches[1:], start=1):
         if stopped or stop():
             stopped = True
             break
-        note(
-            await _taught(
-                number, batch, found, train, assign=assign, settings=settings, prior=prior
-            )
+        training = Training(
+            f"batch-{number + 1}", demos_of(found.labels, np.arange(n_items)), np.sort(batch.items)
         )
+        async with train.model(training) as trained:
+            result = await _searched(
+                batch,
+                n_labels,
+                trained,
+                rng=rng,
+                sweeps=settings.sweeps,
+                prior=prior,
+                stop=stop,
+            )
+        found.add(batch.items, result)
+        stopped = result.stopped
+        note(_record(number, training, result, found.labels))
     exchange, asked = await names_in_context(
         found.labels,
         found.scores,
@@ -234,8 +236,8 @@ async def _searched(
     rng: np.random.Generator,
     sweeps: SweepSettings,
     prior: FloatArray | None,
-    pinned: IntArray | None,
-    note: Observer,
+    pinned: IntArray | None = None,
+    note: Observer = lambda _: None,
     stop: Stop,
 ) -> SearchResult:
     """Search one batch as if there were no other items."""
@@ -243,11 +245,7 @@ async def _searched(
     number_of = {item: number for number, item in enumerate(items)}
 
     async def of_these(queries: Sequence[Query]) -> FloatArray:
-        shown: dict[Context, Context] = {}  # a fold's queries share a context
-        for query in queries:
-            if query.context not in shown:
-                shown[query.context] = tuple(Demo(items[n], y) for n, y in query.context)
-        return await score([Query(shown[context], items[n]) for context, n in queries])
+        return await score(renumbered(queries, batch.items))
 
     groups = tuple(tuple(number_of[item] for item in group) for group in batch.constraint.groups)
     return await search(
@@ -264,41 +262,22 @@ async def _searched(
     )
 
 
-async def _taught(
-    number: int,
-    batch: Batch,
-    found: _Labelled,
-    train: Train,
-    *,
-    assign: JointAssignment,
-    settings: IterateSettings,
-    prior: FloatArray | None,
-) -> PassRecord:
-    """Label a batch with a model trained on all before it; `found` is added to."""
-    n_items, n_labels = found.scores.shape
-    training = Training(
-        f"batch-{number + 1}", demos_of(found.labels, np.arange(n_items)), np.sort(batch.items)
-    )
-    decided = decide(
-        [training],
-        await train([training]),
-        n_items,
-        calibrated=settings.calibrated,
-        prior=prior,
-    )
-    given, by_confidence = assign(decided.scores)  # without a score, other batches get no label
-    at = at_labels(decided.calibrated, given)
-    found.labels[batch.items] = given[batch.items]
-    found.scores[batch.items] = decided.scores[batch.items]
-    found.label_mass[batch.items] = decided.label_mass[batch.items]
-    found.by_confidence += by_confidence
-    utility = float(at.mean())
+def _of_all(record: SweepRecord, items: IntArray, n_items: int) -> SweepRecord:
+    """The same record with the batch's labels among all items'."""
+    labels = np.full(n_items, UNLABELLED)
+    if record.labels is not None:
+        labels[items] = record.labels
+    return replace(record, after=labels)
+
+
+def _record(number: int, training: Training, result: SearchResult, labels: IntArray) -> PassRecord:
     return PassRecord(
         restart=0,
         sweep=number,
-        utility=utility,
-        coherence=coherence(utility, label_counts(given, n_labels)),
-        counts=label_counts(found.labels, n_labels),
-        moved=len(at),
+        utility=result.utility,
+        coherence=result.coherence,
+        counts=label_counts(labels, result.log_probs.shape[1]),
+        moved=len(training.targets),
         trained_on=len(training.demos),
+        after=labels,
     )

@@ -1,4 +1,4 @@
-"""Two modes of the log-odds: two normal distributions of one variance, fitted to them."""
+"""Modes of the scores: normal distributions of one variance, one a label, fitted to them."""
 
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ APART = 2.0
 
 _ITERATIONS = 300
 _TOLERANCE = 1e-9
+_SETTLED = 1e-7  # of the slope
 
 
 class TwoModes(NamedTuple):
@@ -66,3 +67,55 @@ def fit_two_modes(x: FloatArray) -> TwoModes:
                 float(high),
             )
     return best
+
+
+class LabelModes(NamedTuple):
+    """`K` spherical normal distributions of one variance, each leaning to its own label alike.
+
+    Attributes:
+        gain: their log-likelihood over that of a single one in the middle, nats.
+        separation: Ashman's D of each two of them.
+        slope: by how much the log-odds of two of them rise for each nat that one label's score
+            rises over the other's: the posterior is `softmax(slope * scores)`.
+    """
+
+    gain: float
+    separation: float
+    slope: float
+
+
+def fit_label_modes(scores: FloatArray) -> LabelModes:
+    """Fit by expectation maximisation, from where each item leans.
+
+    With a score's mean over the labels taken out, label `c`'s items lie around `lean * (e_c - 1/K)`
+    in `K - 1` dimensions, and all labels are equally common. So no label's threshold moves.
+
+    Args:
+        scores: shape `[N, K]`, nats; no row of NaN, and not all labels alike in every row.
+    """
+    x = scores - scores.mean(axis=1, keepdims=True)
+    n_items, n_labels = x.shape
+    squares, freedom = float((x**2).sum()), n_items * (n_labels - 1)
+    one = -freedom * (np.log(squares / freedom) + 1) / 2
+    leaning = np.where(x == x.max(axis=1, keepdims=True), 0.95, 0.05 / (n_labels - 1))
+    slope = 0.0
+    for _ in range(_ITERATIONS):
+        along = float((leaning * x).sum())
+        lean = max(along * n_labels / freedom, _TOLERANCE)
+        length = lean**2 * (n_labels - 1) / n_labels
+        variance = max((squares - 2 * lean * along + length * n_items) / freedom, _TOLERANCE)
+        before, slope = slope, lean / variance
+        log_likelihoods = slope * x
+        largest = log_likelihoods.max(axis=1, keepdims=True)
+        leaning = np.exp(log_likelihoods - largest)
+        total = leaning.sum(axis=1, keepdims=True)
+        leaning /= total
+        if abs(slope - before) < _SETTLED * slope:
+            break
+    several = (
+        float((largest + np.log(total)).sum())
+        - n_items * (length / (2 * variance) + np.log(n_labels))
+        - squares / (2 * variance)
+        - freedom * np.log(variance) / 2
+    )
+    return LabelModes(float(several - one), float(lean * np.sqrt(2 / variance)), slope)

@@ -1,10 +1,12 @@
 r"""What searches that train share: the second door out, and what labels are taken from.
 
-A fine-tuned model is asked without demos: `P(y | x_i, D \ D_f)` of the paper's Appendix G, in the
-place of which a search in context has a prompt full of demos.
+Algorithm 3 asks a fine-tuned model without demos: `P(y | x_i, D \ D_f)` of the paper's Appendix G,
+in the place of which a search in context has a prompt full of demos. Iterative fine-tuning searches
+behind the fine-tuned model as behind the base model, demos and all.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -38,7 +40,7 @@ class Training(NamedTuple):
     targets: IntArray
 
 
-class Train(Protocol):
+class TrainFolds(Protocol):
     """The second door out of the method: models trained on labels, and what they then say."""
 
     async def __call__(self, trainings: Sequence[Training]) -> list[FloatArray]:
@@ -55,14 +57,39 @@ class Train(Protocol):
         ...
 
 
+class TrainModel(Protocol):
+    """The same door for a search behind a trained model."""
+
+    def model(self, training: Training) -> AbstractAsyncContextManager[Score]:
+        """Train one model, and open it: asked about its targets, behind demos that are targets too.
+
+        Raises:
+            TrainingError, EndpointError, ScoreError: as `TrainFolds`.
+        """
+        ...
+
+
+class Train(TrainFolds, TrainModel, Protocol):
+    """Both, over one trainer."""
+
+
+def renumbered(queries: Sequence[Query], numbers: Mapping[int, int] | IntArray) -> list[Query]:
+    """The same queries about other item numbers: `numbers[i]` in the place of `i`."""
+    shown: dict[Context, Context] = {}  # a fold's queries share a context
+    for query in queries:
+        if query.context not in shown:
+            shown[query.context] = tuple(Demo(int(numbers[i]), y) for i, y in query.context)
+    return [Query(shown[context], int(numbers[i])) for context, i in queries]
+
+
 @dataclass(frozen=True, slots=True)
 class PassRecord(SweepRecord):
     r"""One pass over the folds, or one batch of iterative fine-tuning; `sweep` counts them from 0.
 
     `utility` and `coherence` of a pass are those of the labels before it: each item's label by a
-    model that was taught the others, which is `U(D)` with `P(y_i | x_i, D \ D_f)`. What a model
-    says of its own labels is no more than how sure it is; that is all that there is of a batch.
-    `counts` are of all labels after it.
+    model that was taught the others, which is `U(D)` with `P(y_i | x_i, D \ D_f)`. Those of a batch
+    are where its search ended: each item's label behind demos of the batch. `counts` are of all
+    labels after it.
 
     Attributes:
         trained_on: labels that its models were trained on; of several the fewest.

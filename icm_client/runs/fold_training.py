@@ -1,11 +1,12 @@
 """The second way out of the method: examples to a trainer, its models' scores into the store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 
-from icm_client.coherence.problem import FloatArray, Query
-from icm_client.coherence.trained import Training
+from icm_client.coherence.problem import FloatArray, Query, Score
+from icm_client.coherence.trained import Training, renumbered
 from icm_client.endpoints import Endpoint, worst
 from icm_client.errors import RunStopped, TrainingError
 from icm_client.runs.job import Job
@@ -33,8 +34,8 @@ class FoldTraining:
         opened: told of each model that is opened, for its cost.
         on_progress: as of a `Scorer`.
         on_failed: as of a `Scorer`.
-        stopping: as of a `Scorer`; asked before a training begins, too. One that is under way is
-            awaited.
+        stopping: as of a `Scorer`; asked before a training begins, too. Those that are under way
+            are awaited.
     """
 
     def __init__(
@@ -63,24 +64,48 @@ class FoldTraining:
 
         Raises:
             TrainingError: a model cannot be trained: a label has no example, for one.
-            RunStopped: it was to stop before all were trained and asked.
+            RunStopped: it was to stop before all were trained and asked; trainings that were under
+                way have been awaited.
             EndpointError, ScoreError, StoreError: as `Scorer`.
         """
         found: dict[int, FloatArray] = {}
 
         async def one(number: int, training: Training) -> None:
             async with self._room:
-                found[number] = await self._trained(training)
+                if self._stopping():
+                    return
+                # Raised in here, a stop would cancel the trainings beside this one.
+                with suppress(RunStopped):
+                    async with self._opened_model(training) as score:
+                        asked = [Query((), item) for item in training.targets.tolist()]
+                        found[number] = await score(asked)
 
         async with open_task_group() as tasks:
             for number, training in enumerate(trainings):
                 tasks.start_soon(one, number, training)
+        if len(found) < len(trainings):
+            raise RunStopped("stopped, as it was told to")
         return [found[number] for number in range(len(trainings))]
 
-    async def _trained(self, training: Training) -> FloatArray:
-        """Train one model, and ask it; what stands in the store already is not asked."""
-        if self._stopping():
-            raise RunStopped("stopped, as it was told to")
+    @asynccontextmanager
+    async def model(self, training: Training) -> AsyncIterator[Score]:
+        """Train one model, and open it to be asked about its targets, behind demos of them.
+
+        What stands in the store already is not asked.
+
+        Raises:
+            TrainingError: it cannot be trained.
+            RunStopped: it was to stop.
+            EndpointError, StoreError: as `Scorer`.
+        """
+        async with self._room:
+            if self._stopping():
+                raise RunStopped("stopped, as it was told to")
+            async with self._opened_model(training) as score:
+                yield score
+
+    @asynccontextmanager
+    async def _opened_model(self, training: Training) -> AsyncIterator[Score]:
         trained = await self._trainer.train(
             self._examples(training),
             name=training.name,
@@ -91,7 +116,7 @@ class FoldTraining:
         async with self._trainer.open(trained) as model:
             self._opened(model)
             self._store.record_server(model.identity)
-            return await self._scores(training, model)
+            yield await self._asking(training, model)
 
     def _examples(self, training: Training) -> list[Example]:
         job = self._job
@@ -105,8 +130,8 @@ class FoldTraining:
                 )
         return [Example(job.prompts[item], job.label_texts[k]) for item, k in training.demos]
 
-    async def _scores(self, training: Training, model: Endpoint) -> FloatArray:
-        """The targets' log-probs; only their prompts are tokenized, numbered from 0."""
+    async def _asking(self, training: Training, model: Endpoint) -> Score:
+        """The way to a model; only its targets' prompts are tokenized, numbered from 0."""
         job, base = self._job, self._base
         items = training.targets.tolist()
         pieces = await tokenize_pieces(
@@ -128,8 +153,13 @@ class FoldTraining:
             stopping=self._stopping,
         )
         scorer.stats = base.stats
-        log_probs = await scorer([Query((), number) for number in range(len(items))])
-        for number, exactness in scorer.exactness.items():
-            item = items[number]
-            base.exactness[item] = worst((exactness, base.exactness.get(item, exactness)))
-        return log_probs
+        numbers = {item: number for number, item in enumerate(items)}
+
+        async def score(queries: Sequence[Query]) -> FloatArray:
+            log_probs = await scorer(renumbered(queries, numbers))
+            for number, exactness in scorer.exactness.items():
+                item = items[number]
+                base.exactness[item] = worst((exactness, base.exactness.get(item, exactness)))
+            return log_probs
+
+        return score

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from icm_client.analysis.diagnosis import Evidence, diagnose
+from icm_client.analysis.findings import verdict_of
 from icm_client.analysis.report import write_report
 from icm_client.analysis.search_findings import agreement_matrix
 from icm_client.coherence.confidence import confidences
@@ -165,14 +166,16 @@ class LabelRun:
                     stopping=self._stopping,
                 )
             rows = labelled_rows(job, result)
+            findings = diagnose(result, job.labels, _evidence(job, repeated, self._pinned))
+            believed = verdict_of(findings) != "do not trust"
             found = Labels(
-                rows=_labelled(job, result, scorer.exactness, rows),
+                rows=_labelled(job, result, scorer.exactness, rows, believed=believed),
                 dataset=only(job.dataset, rows),
                 labels=job.task.labels,
                 preset=preset_of(fitted),
                 utility=result.utility,
                 coherence=result.coherence,
-                findings=diagnose(result, job.labels, _evidence(job, repeated, self._pinned)),
+                findings=findings,
                 notices=(*job.notices, *store.notices, *([notice] if notice else [])),
                 failed=failures.without_label(result),
                 stopped=self._limit.spent if result.stopped else None,
@@ -265,13 +268,18 @@ def _label_mass(result: SearchResult, items: IntArray) -> float | None:
 
 
 def _labelled(
-    job: Job, result: SearchResult, exactness: Mapping[int, Exactness], rows: Sequence[int]
+    job: Job,
+    result: SearchResult,
+    exactness: Mapping[int, Exactness],
+    rows: Sequence[int],
+    *,
+    believed: bool,
 ) -> tuple[LabelledRow, ...]:
     """Translate items and label numbers back into rows and words."""
     own = job.row_items.tolist()
     log_probs = dict(zip(job.labels, result.log_probs.T.tolist(), strict=True))
     held = result.labels.tolist()
-    confidence = confidences(result.log_probs, result.labels).tolist()
+    confidence = confidences(result.log_probs, result.labels, believed=believed).tolist()
     return tuple(
         LabelledRow(
             row=job.dataset.rows[row],

@@ -28,7 +28,7 @@ InContextPreset = Literal["fast", "paper", "official"]
 
 Preset = Literal[InContextPreset, "folds", "iterate"]
 """Those, and two that train models on the labels. `folds`: Algorithms 3 and 4, fine-tuned folds.
-`iterate`: batch after batch, each labelled by a model trained on those before it."""
+`iterate`: batch after batch, each searched with a model trained on those before it."""
 
 InContextSettings = SweepSettings | AnnealSettings | OfficialSettings
 

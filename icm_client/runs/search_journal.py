@@ -16,13 +16,18 @@ from icm_client.endpoints import LimitChange, Waiting, WireEvent
 from icm_client.runs.job import Job
 from icm_client.runs.journal import Journal, read
 from icm_client.runs.presets import Observed, Settings, TrainingEvent, preset_of
+from icm_client.runs.sweep_labels import PASS, SWEEP, packed
 from icm_client.training.trainer import Trained, TrainingProgress
 
-_SWEEP, _STEP, _PASS, _TRAINED = "sweep", "step", "pass", "trained"
+_STEP, _TRAINED = "step", "trained"
 
 
 class SearchJournal:
-    """Writes what a search and its wire tell; nothing until a journal is there."""
+    """Writes what a search and its wire tell; nothing until a journal is there.
+
+    A sweep's labels are written where it was one over all items, the rows' own only; a batch's are
+    not.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -40,7 +45,7 @@ class SearchJournal:
             return
         self._journal = journal
         before = read(journal.path)
-        self._written = sum(event["event"] in (_SWEEP, _STEP, _PASS) for event in before)
+        self._written = sum(event["event"] in (SWEEP, _STEP, PASS) for event in before)
         self._trained = {event["model"] for event in before if event["event"] == _TRAINED}
         journal.append(
             "search", preset=preset_of(settings), settings=asdict(settings), notice=notice
@@ -68,11 +73,17 @@ class SearchJournal:
             case _ if self._written:
                 self._written -= 1
             case SweepRecord():
-                counts = dict(zip(self._job.labels, seen.counts, strict=True))
-                event = _PASS if isinstance(seen, PassRecord) else _SWEEP
-                self._journal.append(event, **{**asdict(seen), "counts": counts})
+                event = PASS if isinstance(seen, PassRecord) else SWEEP
+                self._journal.append(event, **self._sweep(seen))
             case Step():
                 self._journal.append(_STEP, **self._step(seen))
+
+    def _sweep(self, sweep: SweepRecord) -> dict[str, object]:
+        told = asdict(sweep)
+        told["counts"] = dict(zip(self._job.labels, sweep.counts, strict=True))
+        if sweep.labels is not None and len(sweep.labels) == len(self._job.items):
+            told["labels"] = packed(sweep.labels[self._job.row_items])
+        return told
 
     def _step(self, step: Step) -> dict[str, object]:
         fix = [

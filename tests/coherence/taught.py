@@ -1,10 +1,11 @@
 """Algorithm 3's second door over a `PlantedTrainer`, without prompts, tokens or a server."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import numpy as np
 
-from icm_client.coherence.problem import FloatArray, IntArray
+from icm_client.coherence.problem import FloatArray, IntArray, Query, Score
 from icm_client.coherence.trained import Training
 from icm_client.testing import PlantedTrainer
 from icm_client.training.trainer import Example
@@ -22,16 +23,29 @@ class Taught:
 
     async def __call__(self, trainings: Sequence[Training]) -> list[FloatArray]:
         self.calls.append(list(trainings))
-        return [self._says(training) for training in trainings]
+        return [
+            await self._asked(training)([Query((), i) for i in training.targets.tolist()])
+            for training in trainings
+        ]
 
-    def _says(self, training: Training) -> FloatArray:
+    @asynccontextmanager
+    async def model(self, training: Training) -> AsyncIterator[Score]:
+        self.calls.append([training])
+        yield self._asked(training)
+
+    def _asked(self, training: Training) -> Score:
         examples = [Example(self.prompts[i], self.texts[y]) for i, y in training.demos]
         model = self.trainer.model(
             self.trainer.tastes(examples), f"{len(self.calls)} {training.name}"
         )
-        return np.array(
-            [model.label_log_probs([], self.prompts[i]) for i in training.targets.tolist()]
-        )
+        targets = set(training.targets.tolist())
+
+        async def score(queries: Sequence[Query]) -> FloatArray:
+            for context, target in queries:
+                assert targets.issuperset({target, *(item for item, _ in context)})
+            return np.array([model.label_log_probs([], self.prompts[i]) for _, i in queries])
+
+        return score
 
 
 def noisy(classes: IntArray, share: float, n_labels: int = 2, seed: int = 3) -> IntArray:

@@ -7,6 +7,7 @@ from icm_client.analysis.reliability import reliability
 from icm_client.coherence.calibration import log_softmax
 from icm_client.coherence.confidence import confidences
 from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.modes import fit_label_modes, fit_two_modes
 
 
 def log_probs_of(log_odds: np.ndarray) -> np.ndarray:
@@ -51,7 +52,105 @@ def test_a_label_that_a_rule_has_turned_is_unlikely() -> None:
     assert found[0] < 0.5 < found[1:].min()
 
 
-def test_more_labels_and_missing_scores() -> None:
+@pytest.mark.parametrize("believed", [False, True])
+def test_more_labels_and_missing_scores(*, believed: bool) -> None:
     log_probs = log_softmax(np.array([[0.0, 1, 2], [np.nan] * 3, [2, 1, 0]]))
-    found = confidences(log_probs, np.array([2, UNLABELLED, 0]))
+    found = confidences(log_probs, np.array([2, UNLABELLED, 0]), believed=believed)
     np.testing.assert_allclose(found, [0.665, np.nan, 0.665], atol=1e-3)
+
+
+def of_classes(
+    seed: int, n_labels: int, *, n_items: int = 240, apart: float = 3.0, noise: str = "normal"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probs and classes; a class's score stands `apart` standard deviations over the others."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(n_labels, size=n_items)
+    shape = (n_items, n_labels)
+    deviations = {
+        "normal": rng.normal(size=shape),
+        "uniform": rng.uniform(-1.7, 1.7, size=shape),
+        "heavy": rng.standard_t(3, size=shape) / np.sqrt(3),
+        "one label wavers": rng.normal(size=shape) * np.array([2.5] + [1] * (n_labels - 1)),
+    }
+    return log_softmax(0.4 * (deviations[noise] + apart * np.eye(n_labels)[truth])), truth
+
+
+def share(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    at: np.ndarray = np.exp(log_probs[np.arange(len(labels)), labels])
+    return at
+
+
+@pytest.mark.parametrize("noise", ["normal", "uniform", "heavy", "one label wavers"])
+@pytest.mark.parametrize("n_labels", [3, 5])
+def test_of_more_labels_it_is_how_often_they_are_right(n_labels: int, noise: str) -> None:
+    before, after = [], []
+    for seed in range(10):
+        log_probs, truth = of_classes(seed, n_labels, apart=3.5, noise=noise)
+        labels = log_probs.argmax(axis=1)
+        right = labels == truth
+        before.append(reliability(share(log_probs, labels), right).error)
+        after.append(reliability(confidences(log_probs, labels, believed=True), right).error)
+    assert np.mean(before) > 0.2
+    assert np.mean(after) < 0.1
+
+
+@pytest.mark.parametrize("noise", ["normal", "uniform", "heavy", "one label wavers"])
+@pytest.mark.parametrize("n_labels", [3, 5])
+def test_noise_has_no_modes_and_makes_no_label_sure(n_labels: int, noise: str) -> None:
+    for seed in range(60):
+        n_items = (48, 96, 240)[seed % 3]
+        log_probs, _ = of_classes(seed, n_labels, n_items=n_items, apart=0, noise=noise)
+        labels = log_probs.argmax(axis=1)
+        np.testing.assert_array_equal(
+            confidences(log_probs, labels, believed=True), share(log_probs, labels)
+        )
+
+
+def test_many_rows_make_no_modes_of_noise_that_is_not_normal() -> None:
+    log_probs, _ = of_classes(0, 3, n_items=20_000, apart=0, noise="uniform")
+    assert fit_label_modes(log_probs).gain > 50, "one normal distribution fits as well"
+    labels = log_probs.argmax(axis=1)
+    np.testing.assert_array_equal(
+        confidences(log_probs, labels, believed=True), share(log_probs, labels)
+    )
+
+
+def test_where_names_are_in_doubt_more_labels_keep_their_share() -> None:
+    log_probs, _ = of_classes(0, 3, apart=6)
+    exchanged = np.ascontiguousarray(log_probs[:, [1, 2, 0]])  # as coherent, and all wrong
+    labels = exchanged.argmax(axis=1)
+    np.testing.assert_array_equal(confidences(exchanged, labels), share(exchanged, labels))
+    assert confidences(exchanged, labels, believed=True).mean() > 0.99
+
+
+def test_a_label_that_a_rule_has_turned_is_unlikely_among_more_labels() -> None:
+    log_probs, _ = of_classes(0, 3, apart=6)
+    labels = log_probs.argmax(axis=1)
+    labels[0] = (labels[0] + 1) % 3
+    found = confidences(log_probs, labels, believed=True)
+    assert found[0] < 1 / 3 < found[1:].min()
+
+
+@pytest.mark.parametrize("n_labels", [3, 4, 7])
+def test_the_modes_of_labels_are_those_that_scores_are_drawn_from(n_labels: int) -> None:
+    log_probs, _ = of_classes(1, n_labels, n_items=20_000, apart=4)
+    modes = fit_label_modes(log_probs)
+    assert modes.separation == pytest.approx(4 * np.sqrt(2), rel=0.02)  # of two labels' means
+    assert modes.slope == pytest.approx(4 / 0.4, rel=0.03)
+    assert modes.gain > 1000
+
+
+def test_of_two_labels_one_mode_a_label_is_two_modes_of_their_log_odds() -> None:
+    log_odds = np.random.default_rng(0).normal(size=4000) + np.repeat([-2.0, 2.0], 2000)
+    two, of_labels = fit_two_modes(log_odds), fit_label_modes(log_probs_of(log_odds))
+    assert of_labels.slope == pytest.approx(two.slope, rel=0.01)
+    assert of_labels.separation == pytest.approx(two.separation, rel=0.01)
+    assert of_labels.gain == pytest.approx(two.gain, rel=0.01)
+
+
+def test_scores_that_are_all_alike_have_no_modes() -> None:
+    log_probs = log_softmax(np.zeros((40, 3)))
+    labels = np.zeros(40, dtype=np.int64)
+    np.testing.assert_array_equal(
+        confidences(log_probs, labels, believed=True), share(log_probs, labels)
+    )

@@ -56,6 +56,8 @@ async def test_ten_thousand_items_with_a_quarter_of_the_first_labels_wrong() -> 
     assert tuple(told) == found.history
     assert 1 < len(told) <= 5
     assert all(isinstance(record, PassRecord) for record in told)
+    assert told[-1].labels is not None
+    assert np.array_equal(told[-1].labels, found.labels)
     assert [record.utility for record in told] == sorted(record.utility for record in told)
     for trainings in train.calls:
         assert len(trainings) == 4

@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from taught import Taught
 from icm_client.coherence.constraints import MutualExclusion, inconsistent_pairs
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.iterate import IterateSettings, iterative_search
-from icm_client.coherence.problem import FloatArray
+from icm_client.coherence.problem import FloatArray, IntArray, Query, Score
 from icm_client.coherence.search_result import SearchResult, SweepRecord
 from icm_client.coherence.trained import PassRecord, Training
 from icm_client.errors import InputError
@@ -51,6 +52,8 @@ async def test_each_batch_is_labelled_by_a_model_of_all_batches_before_it(n_labe
     assert [record.sweep for record in batches] == [1, 2, 3, 4]
     assert [record.trained_on for record in batches] == [64, 128, 192, 256]
     assert [sum(record.counts) for record in batches] == [128, 192, 256, 320]
+    told_labels = [record.labels for record in batches if record.labels is not None]
+    assert [np.sum(labels != UNLABELLED) for labels in told_labels] == [128, 192, 256, 320]
     assert found.history == tuple(told)
     assert found.coherence > 0.25
 
@@ -60,15 +63,16 @@ async def test_the_base_model_is_asked_about_one_batch_until_the_names_are_tried
     base, train = ConceptScore(classes, 2, meaning=2.0), Taught(classes, 2, half=5.0)
     calls_before: list[int] = []
 
-    async def noting(trainings: Sequence[Training]) -> list[FloatArray]:
-        calls_before.append(len(base.calls))
-        return await train(trainings)
+    class Noting:
+        def model(self, training: Training) -> AbstractAsyncContextManager[Score]:
+            calls_before.append(len(base.calls))
+            return train.model(training)
 
     await iterative_search(
         200,
         2,
         base,
-        noting,
+        Noting(),
         rng=np.random.default_rng(0),
         settings=IterateSettings(batch=50),
     )
@@ -79,6 +83,63 @@ async def test_the_base_model_is_asked_about_one_batch_until_the_names_are_tried
             assert query.target in first
             assert all(item in first for item, _ in query.context)
     assert len(base.calls) == calls_before[0] + 2  # as found, and exchanged
+
+
+class Reading:
+    """Trained models that say little of an item without demos, and much behind them."""
+
+    def __init__(self, classes: IntArray) -> None:
+        self.says = ConceptScore(classes, 2, meaning=0.25)
+        self.trainings: list[Training] = []
+
+    @asynccontextmanager
+    async def model(self, training: Training) -> AsyncIterator[Score]:
+        self.trainings.append(training)
+        yield self.says
+
+
+async def test_every_batch_is_searched_behind_the_model_trained_before_it() -> None:
+    classes = planted_classes(240, 2)
+    base, train = ConceptScore(classes, 2, meaning=2.0), Reading(classes)
+    found = await iterative_search(
+        240, 2, base, train, rng=np.random.default_rng(0), settings=IterateSettings(batch=80)
+    )
+    alone = await train.says([Query((), item) for item in range(240)])
+    assert (alone.argmax(axis=1) == classes).mean() < 0.85
+    assert (found.labels == classes).mean() > 0.95
+    second, third = (set(training.targets.tolist()) for training in train.trainings)
+    for queries in train.says.calls[:-1]:
+        for query in queries:
+            batch = second if query.target in second else third
+            assert batch.issuperset({query.target, *(item for item, _ in query.context)})
+    batches = [record for record in found.history if isinstance(record, PassRecord)]
+    assert min(record.coherence for record in batches) > 0.5
+
+
+async def test_a_batch_may_have_one_item() -> None:
+    classes = planted_classes(5, 2)
+    train = Reading(classes)
+    found = await iterative_search(
+        5,
+        2,
+        ConceptScore(classes, 2, meaning=4.0),
+        train,
+        rng=np.random.default_rng(0),
+        settings=IterateSettings(batch=2),
+    )
+    assert [len(training.targets) for training in train.trainings] == [2, 1]
+    assert (found.labels != UNLABELLED).all()
+
+
+async def test_a_limit_in_a_later_batch_keeps_the_labels_that_it_has() -> None:
+    classes = planted_classes(200, 2)
+    train = Taught(classes, 2, half=5.0)
+    found = await run(
+        ConceptScore(classes, 2, meaning=2.0), train, batch=50, stop=lambda: bool(train.calls)
+    )
+    assert found.stopped
+    assert len(train.calls) == 1
+    assert (found.labels != UNLABELLED).sum() == 100
 
 
 async def test_few_rows_are_one_batch_and_nothing_is_trained() -> None:

@@ -1,6 +1,7 @@
 """Labels that a person has checked: no search changes them, and every search is helped."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -147,9 +148,14 @@ class Arbitrary:
     async def score(self, queries: Sequence[Query]) -> FloatArray:
         return self.says([query.target for query in queries])
 
-    async def train(self, trainings: Sequence[Training]) -> list[FloatArray]:
+    async def __call__(self, trainings: Sequence[Training]) -> list[FloatArray]:
         self.trained += trainings
         return [self.says(training.targets.tolist()) for training in trainings]
+
+    @asynccontextmanager
+    async def model(self, training: Training) -> AsyncIterator[Score]:
+        self.trained.append(training)
+        yield self.score
 
 
 def rules(n: int) -> dict[str, Constraint]:
@@ -196,7 +202,7 @@ def test_no_search_ever_changes_a_pin(  # noqa: PLR0917
             preset,
             n_labels,
             model.score,
-            model.train,
+            model,
             pinned=pinned,
             constraint=constraint,
             left_out=gone,
@@ -222,7 +228,7 @@ async def test_a_pinned_item_that_cannot_be_scored_has_no_label_to_report(preset
     pinned = np.full(20, UNLABELLED)
     pinned[[3, 4]] = 0, 1
     model = Arbitrary(2, 0, unscored=(3,))
-    result = await found(preset, 2, model.score, model.train, pinned=pinned)
+    result = await found(preset, 2, model.score, model, pinned=pinned)
     assert result.labels[3] == UNLABELLED
     assert result.labels[4] == 1
     assert (np.delete(result.labels, 3) != UNLABELLED).all()

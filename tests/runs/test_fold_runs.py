@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import numpy as np
 import orjson
 import pytest
@@ -39,17 +40,31 @@ SURE = {"half": 5.0, "noise": 0.5}
 """Planted models that a few dozen right examples teach nearly all."""
 
 
-def trainer(folder: Path | None = None, n: int = N, **more: float) -> PlantedTrainer:
+class Remembering(PlantedTrainer):
+    """Keeps the models that it opened."""
+
+    models: list[Endpoint]
+
+    @asynccontextmanager
+    async def open(self, trained: Trained) -> AsyncIterator[Endpoint]:
+        async with super().open(trained) as model:
+            self.models.append(model)
+            yield model
+
+
+def trainer(folder: Path | None = None, n: int = N, **more: float) -> Remembering:
     rows = reviews(n)
     job = Job.prepare(rows, TASK)
     classes = [job.labels.index(row["label"]) for row in rows]
     concept = dict(zip(job.prompts, classes, strict=True))
-    return PlantedTrainer(concept, job.label_texts, folder=folder, **{**SURE, **more})  # type: ignore[arg-type]
+    made = Remembering(concept, job.label_texts, folder=folder, **{**SURE, **more})  # type: ignore[arg-type]
+    made.models = []
+    return made
 
 
 async def found_in(
     folder: Path, settings: TrainedSettings, **options: object
-) -> tuple[Labels, PlantedConcept, PlantedTrainer]:
+) -> tuple[Labels, PlantedConcept, Remembering]:
     endpoint, training = planted(N, meaning=2.0), trainer(folder / "trained")
     found = await label(
         reviews(N),
@@ -77,7 +92,8 @@ async def test_labels_are_found_and_told(settings: TrainedSettings, tmp_path: Pa
     passes = [record for record in found.history if isinstance(record, PassRecord)]
     assert passes
     # What the trained models were asked is part of the cost.
-    of_models = sum(len(t) for t in (range(N) for _ in passes)) if settings is FOLDS else N - 32
+    of_models = sum(model.usage.requests for model in training.models)
+    assert of_models >= (len(passes) * N if settings is FOLDS else N - 32)
     assert found.cost.requests == endpoint.usage.requests + of_models
     assert any(moment.training for moment in moments)
     assert moments[-1].training == ()
@@ -284,6 +300,42 @@ async def test_a_run_that_is_to_stop_begins_no_further_training(tmp_path: Path) 
     assert len(training.trained) == 1  # the one that was under way
 
 
+class SecondTakesLonger(Remembering):
+    """The second training goes on for a while after the first one's end."""
+
+    async def train(
+        self,
+        examples: Sequence[Example],
+        *,
+        name: str,
+        seed: int,
+        progress: OnTraining | None = None,
+    ) -> Trained:
+        if name == "pass-1-fold-2":
+            while not self.trained:
+                await anyio.lowlevel.checkpoint()
+            await anyio.sleep(0.2)
+        return await super().train(examples, name=name, seed=seed, progress=progress)
+
+
+async def test_a_stop_leaves_trainings_that_are_under_way_to_their_end(tmp_path: Path) -> None:
+    training = trainer(parallel=2)
+    training.__class__ = SecondTakesLonger
+    told: list[Progress] = []
+    with pytest.raises(RunStopped):
+        await label(
+            reviews(N),
+            task=TASK,
+            endpoint=planted(N, meaning=2.0),
+            settings=FOLDS,
+            trainer=training,
+            store=tmp_path / "store",
+            progress=told.append,
+            stopping=lambda: any(moment.training for moment in told),
+        )
+    assert training.trained == ["pass-1-fold-1", "pass-1-fold-2"]
+
+
 async def test_a_limit_ends_it_after_a_pass(tmp_path: Path) -> None:
     settings = FoldSettings(moving=0.0)
     whole, _, _ = await found_in(tmp_path / "whole", settings)
@@ -309,7 +361,7 @@ async def test_another_trainer_is_another_run(tmp_path: Path) -> None:
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
-class Breaking(PlantedTrainer):
+class Breaking(Remembering):
     """One of its models fails on one prompt, for good, or on all."""
 
     prompt: str | None = None
@@ -319,12 +371,14 @@ class Breaking(PlantedTrainer):
         async with super().open(trained) as model:
             assert isinstance(model, PlantedConcept)
             wanted = (
-                None if self.prompt is None else await model.tokenize(self.prompt, add_special=True)
+                None
+                if self.prompt is None
+                else await model.tokenize(self.prompt, add_special=False)
             )
             answer = model.read
 
             async def read(reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
-                if wanted is None or any(one.prompt == wanted for one in reads):
+                if wanted is None or any(one.prompt[-len(wanted) :] == wanted for one in reads):
                     raise EndpointFault("500")
                 return await answer(reads, lane=lane)
 
@@ -332,8 +386,9 @@ class Breaking(PlantedTrainer):
             yield model
 
 
+@BOTH
 async def test_a_row_that_a_trained_model_fails_on_has_no_label_and_the_others_do(
-    tmp_path: Path,
+    settings: TrainedSettings, tmp_path: Path
 ) -> None:
     job = Job.prepare(reviews(N), TASK)
     training = trainer()
@@ -344,7 +399,7 @@ async def test_a_row_that_a_trained_model_fails_on_has_no_label_and_the_others_d
         task=TASK,
         endpoint=planted(N, meaning=2.0),
         gold="label",
-        settings=FOLDS,
+        settings=settings,
         trainer=training,
         store=tmp_path / "store",
     )
@@ -372,7 +427,7 @@ async def test_a_trained_model_that_answers_nothing_ends_the_run_with_its_error(
         )
 
 
-class Noting(PlantedTrainer):
+class Noting(Remembering):
     """Keeps the examples that it was given."""
 
     given: list[Sequence[Example]]
