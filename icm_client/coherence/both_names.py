@@ -90,7 +90,7 @@ async def sweep_both_names(
         counts = label_counts(labels, len(names))
         moved = int((labels != before).sum())
         share = coherence(utility, counts)
-        note(SweepRecord(found.restart, number, utility, share, counts, moved, after=labels))
+        note(SweepRecord(found.restart, number, utility, share, counts, moved, labels=labels))
         found = replace(
             found,
             labels=labels,

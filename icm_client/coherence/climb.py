@@ -83,7 +83,7 @@ async def climb(
         utility = float(at_labels(scores, labels).mean())
         counts = label_counts(labels, n_labels)
         share = coherence(utility, counts)
-        note(SweepRecord(restart, sweep, utility, share, counts, moved, after=labels))
+        note(SweepRecord(restart, sweep, utility, share, counts, moved, labels=labels))
         if sweep >= settings.cold_after:
             settled_shares.append(share)
             cold.append(scores)

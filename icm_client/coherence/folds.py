@@ -282,7 +282,7 @@ async def _passes(
         moved = int((labels != before).sum())
         counts = label_counts(labels, n_labels)
         trained_on = min(len(training.demos) for training in trainings)
-        note(PassRecord(0, number, utility, share, counts, moved, trained_on, after=labels))
+        note(PassRecord(0, number, utility, share, counts, moved, trained_on, labels=labels))
         if moved < settings.moving * len(labels):
             break
         if number + 1 < settings.passes and stop():

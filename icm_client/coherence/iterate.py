@@ -267,7 +267,7 @@ def _of_all(record: SweepRecord, items: IntArray, n_items: int) -> SweepRecord:
     labels = np.full(n_items, UNLABELLED)
     if record.labels is not None:
         labels[items] = record.labels
-    return replace(record, after=labels)
+    return replace(record, labels=labels)
 
 
 def _record(number: int, training: Training, result: SearchResult, labels: IntArray) -> PassRecord:
@@ -279,5 +279,5 @@ def _record(number: int, training: Training, result: SearchResult, labels: IntAr
         counts=label_counts(labels, result.log_probs.shape[1]),
         moved=len(training.targets),
         trained_on=len(training.demos),
-        after=labels,
+        labels=labels,
     )

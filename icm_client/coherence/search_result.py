@@ -1,7 +1,8 @@
 """What a search tells while it goes on, and what it ends with."""
 
 from collections.abc import Callable
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,30 +13,20 @@ from icm_client.coherence.prior import PriorEstimate
 from icm_client.coherence.problem import FloatArray, IntArray, Query
 
 
-class _Labelled:
-    """Labels beside a record's fields: what is written of a record does not hold one a row."""
-
-    __slots__ = ("labels",)
-    labels: NDArray[np.signedinteger] | None
-
-
 @dataclass(frozen=True, slots=True)
-class SweepRecord(_Labelled):
+class SweepRecord:
     """One sweep, as told to the observer.
 
-    Args:
-        after: `labels`, in any integers; they are copied.
-
     Attributes:
-        labels: shape `[N]`, after this sweep, with names as they were then, in the smallest signed
-            integers that hold them; `UNLABELLED` where an item has none. None where nobody gave
-            them. No field: records that differ in them alone are equal.
         restart: from 0.
         sweep: from 0, within the restart.
         utility: calibrated `U(D)` of the labels after this sweep, nats an item.
         coherence: `utility` as a share of the labels' entropy.
         counts: items of each label, shape `[K]`.
         moved: items whose label changed, those labelled for the first time included.
+        labels: shape `[N]`, after this sweep, with names as they were then, `UNLABELLED` where an
+            item has none; kept in the smallest integers that hold them. None where nobody gave
+            them. Records that differ in them alone are equal.
     """
 
     restart: int
@@ -44,12 +35,21 @@ class SweepRecord(_Labelled):
     coherence: float
     counts: tuple[int, ...]
     moved: int
-    after: InitVar[IntArray | None] = field(default=None, kw_only=True)
+    labels: NDArray[np.signedinteger] | None = field(
+        default=None, kw_only=True, compare=False, repr=False
+    )
 
-    def __post_init__(self, after: IntArray | None) -> None:
+    def __post_init__(self) -> None:
         """Keep the labels small: dozens of sweeps are remembered."""
-        small = np.min_scalar_type(-len(self.counts))
-        object.__setattr__(self, "labels", None if after is None else after.astype(small))
+        if self.labels is not None:
+            small = np.min_scalar_type(-len(self.counts))
+            object.__setattr__(self, "labels", self.labels.astype(small))
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the labels, of which there is one a row, as JSON values."""
+        return {
+            each.name: getattr(self, each.name) for each in fields(self) if each.name != "labels"
+        }
 
 
 @dataclass(frozen=True, slots=True)

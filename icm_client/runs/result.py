@@ -159,7 +159,7 @@ class Labels:
             "prior_source": self.prior_source,
             "groups_by_confidence": self.by_confidence,
             "exactness": self.exactness,
-            "sweeps": [asdict(record) for record in self.history],
+            "sweeps": [record.summary() for record in self.history],
             "steps": len(self.steps),
             "steps_accepted": sum(step.accepted for step in self.steps),
             "cost": asdict(self.cost),

@@ -79,7 +79,7 @@ class SearchJournal:
                 self._journal.append(_STEP, **self._step(seen))
 
     def _sweep(self, sweep: SweepRecord) -> dict[str, object]:
-        told = asdict(sweep)
+        told = sweep.summary()
         told["counts"] = dict(zip(self._job.labels, sweep.counts, strict=True))
         if sweep.labels is not None and len(sweep.labels) == len(self._job.items):
             told["labels"] = packed(sweep.labels[self._job.row_items])

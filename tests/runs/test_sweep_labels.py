@@ -82,7 +82,7 @@ def test_labels_come_back_whatever_their_number(n_labels: int) -> None:
     labels = np.random.default_rng(0).integers(-1, n_labels, size=5000)
     labels[:2] = -1, n_labels - 1
     np.testing.assert_array_equal(unpacked(packed(labels)), labels)
-    record = SweepRecord(0, 0, 0.5, 0.5, (1,) * n_labels, 0, after=labels)
+    record = SweepRecord(0, 0, 0.5, 0.5, (1,) * n_labels, 0, labels=labels)
     assert record.labels is not None
     np.testing.assert_array_equal(record.labels, labels)
     assert record.labels.itemsize == (1 if n_labels <= 128 else 2)
@@ -95,7 +95,7 @@ def test_a_sweep_of_100_000_rows_is_a_line_of_kilobytes() -> None:
 
 def test_a_record_is_the_same_whatever_labels_it_carries() -> None:
     one, other = (
-        SweepRecord(0, 0, 0.5, 0.5, (1, 1), 0, after=np.array(labels))
+        SweepRecord(0, 0, 0.5, 0.5, (1, 1), 0, labels=np.array(labels))
         for labels in ([0, 1], [1, 0])
     )
     assert one == other
@@ -105,7 +105,7 @@ def test_a_record_is_the_same_whatever_labels_it_carries() -> None:
 def sweep(utility: float, *labels: int, restart: int = 0) -> SweepRecord:
     counts = (labels.count(0), labels.count(1))
     after = np.array(labels) if labels else None
-    return SweepRecord(restart, 0, utility, 0.5, counts, 1, after=after)
+    return SweepRecord(restart, 0, utility, 0.5, counts, 1, labels=after)
 
 
 def journalled(tmp_path: Path, *records: SweepRecord, n: int = 4) -> Path:
