@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from icm_client.coherence.polarity import exchanges
 from icm_client.coherence.settings import SweepSettings
 from icm_client.scoring import LabelTrie, Pieces
 
@@ -86,10 +87,12 @@ def run_cost(
     rows = n_rows * (length * scale if caches else length * scale + contexts / settings.folds)
     reads = n_rows * reads_a_row
     grouped = reads if lanes or texts else math.ceil(reads / _GROUP)
-    # The last fold is scored once more with the labels' names exchanged.
+    # At the end names are exchanged, in every way, in one fold or all; and words may say little.
+    exchanged = len(exchanges(len(pieces.labels)))
+    under_both = 2 * settings.both_names if exchanged == 1 else 0
     sweeps = (
-        settings.min_sweeps + 1 / settings.folds,
-        settings.max_sweeps * settings.restarts + 1 / settings.folds,
+        settings.min_sweeps + exchanged / settings.folds,
+        settings.max_sweeps * settings.restarts + exchanged + under_both,
     )
     minutes = None
     if tokens_a_second and reads_a_second:
