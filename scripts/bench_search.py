@@ -140,7 +140,7 @@ async def _neutral(seeds: list[int], store: Path) -> None:
         accuracies.append(max(named, 1 - named))
         codes = [finding.code for finding in found.findings]
         reached += accuracies[-1] >= ENOUGH and found.cost.computed_tokens <= TOKENS
-        if not {"ambiguous-names", "incoherent"} & set(codes):
+        if not {"ambiguous-names", "weak-names", "incoherent"} & set(codes):
             unsaid.append(seed)
         table.add_row(
             str(seed),

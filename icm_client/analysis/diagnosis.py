@@ -213,17 +213,29 @@ def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None)
                 "fatal",
             )
         ]
+    weak = []
+    if abs(exchange.pull) < CLEAR_PULL:
+        weak.append(
+            Finding(
+                "weak-names",
+                f"The words {a!r} and {b!r} say little of which is which {figures}: the names are "
+                f"likely, not sure, under {CLEAR_PULL:.0%} of what the demos say.",
+                "Look at a few rows of each label.",
+                "check",
+            )
+        )
     if not exchange.better:
-        return []
+        return weak
     if result.exchanged:
         return [
+            *weak,
             Finding(
                 "names-exchanged",
                 f"{a!r} and {b!r} were found the wrong way round and have been exchanged "
                 f"{figures}.",
                 "Look at a few rows of each label.",
                 "note",
-            )
+            ),
         ]
     return [
         Finding(

@@ -2,11 +2,11 @@
 
 Where the words hardly say which class is which (`polarity`), what they say of a row is little more
 than noise. It does not turn with the demos' names, and what the demos teach does. So a coherent
-search of two labels goes on there for a few sweeps
+search of two labels has its last sweep, and further ones, read under the other names too:
 
     s_t(i, y) <- (s(i, y; C_f) + s(i, y'; C_f')) / 2        y' the other label, C_f' with names so
 
-in which the noise cancels. Their mean decides the labels.
+The noise cancels. The mean of these sweeps alone decides the labels.
 """
 
 from collections.abc import Callable
@@ -53,54 +53,59 @@ async def sweep_both_names(
     note: Observer,
     stop: Callable[[], bool],
 ) -> Climb:
-    """Go on from where a search has settled, for `settings.both_names` sweeps of twice the tokens.
+    """Go on from where a search has settled: `settings.both_names` sweeps, the last one the first.
 
     Args:
-        found: where it settled; two labels.
+        found: where it settled; two labels. Its last sweep is read under the other names too.
         score: the way out.
-        sweep: the number of the first of these sweeps.
+        sweep: the number of the next sweep.
         rng: draws folds and demos.
         settings: of the search.
         prior: shape `[2]`, the labels' shares where the user knows them.
         groups: of the rule.
         assign: gives labels by the rule.
         pinned: shape `[N]`, or None.
-        note: told of each sweep.
-        stop: asked after each sweep.
+        note: told of each new sweep.
+        stop: asked before each new sweep.
 
     Returns:
         Labels and scores of these sweeps alone; `utility` is the last one's, names as found.
     """
     names = np.array([1, 0])
-    labels, averaged, estimate = found.labels, found.averaged, found.prior
     window: list[FloatArray] = []
-    for number in range(sweep, sweep + settings.both_names):
-        contexts = fold_contexts(
-            number, labels, averaged, rng, settings, groups=groups, pinned=pinned
-        )
-        renamed = [(with_names(context, names.tolist()), targets) for context, targets in contexts]
-        folds = await score_folds(contexts, score)
-        exchanged, _ = joined(await score_folds(renamed, score), averaged.shape)
-        scores, mass = joined(folds, averaged.shape)
+    for number in range(settings.both_names):
+        if number:
+            if stop():
+                return replace(found, stopped=True)
+            contexts = fold_contexts(
+                sweep, found.labels, found.averaged, rng, settings, groups=groups, pinned=pinned
+            )
+            found = replace(found, folds=await score_folds(contexts, score))
+        renamed = [(with_names(fold.context, names.tolist()), fold.targets) for fold in found.folds]
+        exchanged, _ = joined(await score_folds(renamed, score), found.averaged.shape)
+        scores, mass = joined(found.folds, found.averaged.shape)
         window.append((scores + exchanged[:, names]) / 2)
         averaged = mean_of_scored(window)
-        estimate = estimate_prior(averaged, prior, uneven_before=estimate.source == "mixture")
-        before, labels = labels, assign(held(averaged + estimate.offsets, pinned)).labels
-        utility = float(at_labels(scores, labels).mean())
-        counts = label_counts(labels, len(names))
-        moved = int((labels != before).sum())
-        share = coherence(utility, counts)
-        note(SweepRecord(found.restart, number, utility, share, counts, moved, labels=labels))
+        uneven = found.prior.source == "mixture"
+        estimate = estimate_prior(averaged, prior, uneven_before=uneven)
+        labels = assign(held(averaged + estimate.offsets, pinned)).labels
+        moved = int((labels != found.labels).sum())
         found = replace(
             found,
             labels=labels,
             averaged=averaged,
             sweep_scores=np.stack(window),
             label_mass=mass,
-            utility=utility,
+            utility=float(at_labels(scores, labels).mean()),
             prior=estimate,
-            folds=folds,
         )
-        if stop():
-            return replace(found, stopped=number + 1 < sweep + settings.both_names)
+        if number:
+            counts = label_counts(labels, len(names))
+            share = coherence(found.utility, counts)
+            note(
+                SweepRecord(
+                    found.restart, sweep, found.utility, share, counts, moved, labels=labels
+                )
+            )
+            sweep += 1
     return found

@@ -28,7 +28,8 @@ class SweepSettings:
         restarts: `R`, the most searches from new random starts.
         coherent: the share of the labels' entropy that `U` must reach for the search to be
             content: it then stops although labels still move, and makes no further restart.
-        both_names: further sweeps of a coherent search whose words say little (`both_names`).
+        both_names: sweeps that a coherent search ends with where the words say little: its last
+            one, and so many but one further ones (`both_names`). 0 does without.
     """
 
     initial: int = 8

@@ -89,7 +89,7 @@ def run_cost(
     grouped = reads if lanes or texts else math.ceil(reads / _GROUP)
     # At the end names are exchanged, in every way, in one fold or all; and words may say little.
     exchanged = len(exchanges(len(pieces.labels)))
-    under_both = 2 * settings.both_names if exchanged == 1 else 0
+    under_both = 2 * max(settings.both_names - 1, 0) if exchanged == 1 else 0
     sweeps = (
         settings.min_sweeps + exchanged / settings.folds,
         settings.max_sweeps * settings.restarts + exchanged + under_both,

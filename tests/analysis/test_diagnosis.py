@@ -13,7 +13,7 @@ from icm_client.analysis.diagnosis import (
 from icm_client.analysis.findings import Finding, Severity, verdict_of, worst_first
 from icm_client.coherence.anneal import STALL_WINDOW, Step
 from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.polarity import RESPONSIVE, NameExchange
+from icm_client.coherence.polarity import CLEAR_PULL, RESPONSIVE, NameExchange
 from icm_client.coherence.prior import PriorEstimate
 from icm_client.coherence.search_result import RestartEnd, SearchResult
 
@@ -84,6 +84,14 @@ def test_words_that_do_not_go_with_what_was_found_are_doubted_whatever_u_says() 
     assert finding.code == "ambiguous-names"
     assert "the words' say: +1.2 std. errors" in finding.message
     assert diagnose(result(exchange=replace(CLEAR, words=12.0, response=1.0)), WORDS) == ()
+
+
+def test_words_that_say_little_are_to_be_looked_at_even_where_u_is_clear() -> None:
+    little = replace(CLEAR, words=6.0, pull=CLEAR_PULL - 0.01, response=1.0)
+    (finding,) = diagnose(result(exchange=little), WORDS)
+    assert (finding.code, finding.severity) == ("weak-names", "check")
+    assert "+19% of the demos'" in finding.message
+    assert diagnose(result(exchange=replace(little, pull=CLEAR_PULL)), WORDS) == ()
 
 
 def test_labels_that_the_demos_have_no_say_in_are_not_to_be_trusted() -> None:

@@ -36,7 +36,7 @@ async def test_what_words_that_say_nothing_say_of_an_item_cancels() -> None:
     plain = await found(ConceptScore(CLASSES, 2, noise=2.5), ONE_NAME)
     both = await found(ConceptScore(CLASSES, 2, noise=2.5))
     assert both.exchange.ambiguous
-    assert len(both.history) == len(plain.history) + DEFAULT.both_names
+    assert len(both.history) == len(plain.history) + DEFAULT.both_names - 1
     assert agreement(plain.labels, CLASSES, 2) < 0.97
     assert agreement(both.labels, CLASSES, 2) == 1
     assert both.sweep_scores is not None
@@ -66,7 +66,7 @@ async def test_three_labels_are_read_once() -> None:
     assert result.history == plain.history
 
 
-@pytest.mark.parametrize(("stop_after", "extra"), [(None, 2), (1, 0), (-1, 1)])
+@pytest.mark.parametrize(("stop_after", "extra"), [(None, 1), (1, 0), (-1, 0)])
 async def test_a_stop_ends_them_with_labels(stop_after: int | None, extra: int) -> None:
     plain = await found(ConceptScore(CLASSES, 2), ONE_NAME)
     settled = len(plain.history)
