@@ -214,7 +214,7 @@ def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None)
             )
         ]
     weak = []
-    if abs(exchange.pull) < CLEAR_PULL:
+    if exchange.weak:
         weak.append(
             Finding(
                 "weak-names",

@@ -9,7 +9,6 @@ search of two labels has its last sweep, and further ones, read under the other 
 The noise cancels. The mean of these sweeps alone decides the labels.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,23 +19,17 @@ from icm_client.coherence.climb import Climb, mean_of_scored
 from icm_client.coherence.constraints import Groups
 from icm_client.coherence.fold_scores import fold_contexts, joined, score_folds
 from icm_client.coherence.pins import held
-from icm_client.coherence.polarity import CLEAR_PULL, RESPONSIVE, NameExchange, with_names
+from icm_client.coherence.polarity import RESPONSIVE, NameExchange, with_names
 from icm_client.coherence.prior import estimate_prior
-from icm_client.coherence.problem import FloatArray, IntArray, Score
+from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop
 from icm_client.coherence.search_result import Observer, SweepRecord
 from icm_client.coherence.settings import SweepSettings
 
 
-def needs_both_names(found: Climb, exchange: NameExchange, settings: SweepSettings) -> bool:
-    """Whether the words say little beside what demos taught, and demos have taught enough."""
-    if len(exchange.names) > 2 or found.stopped:  # noqa: PLR2004 - of more, words may tell others apart
-        return False
-    share = coherence(found.utility, label_counts(found.labels, len(exchange.names)))
-    return (
-        share >= settings.coherent
-        and exchange.response >= RESPONSIVE
-        and abs(exchange.pull) < CLEAR_PULL
-    )
+def needs_both_names(exchange: NameExchange) -> bool:
+    """Whether the words say little beside what demos taught; of three labels they may tell some."""
+    two = len(exchange.names) == 2  # noqa: PLR2004
+    return two and exchange.response >= RESPONSIVE and exchange.weak
 
 
 async def sweep_both_names(
@@ -51,7 +44,7 @@ async def sweep_both_names(
     assign: JointAssignment,
     pinned: IntArray | None,
     note: Observer,
-    stop: Callable[[], bool],
+    stop: Stop,
 ) -> Climb:
     """Go on from where a search has settled: `settings.both_names` sweeps, the last one the first.
 

@@ -90,12 +90,16 @@ class NameExchange:
         return self.words < 0 and not self._lead > CLEAR_STANDARD_ERRORS
 
     @property
+    def weak(self) -> bool:
+        """The words move log-odds by little of what the demos do; not said where `pull` is NaN."""
+        return abs(self.pull) < CLEAR_PULL
+
+    @property
     def _words_are_clear(self) -> bool:
         """They go with or against the demos, and weigh something or make `U` clearly higher."""
         if not abs(self.words) > CLEAR_STANDARD_ERRORS:
             return False
-        weighty = abs(self.pull) >= CLEAR_PULL
-        return weighty or self._lead * np.sign(self.words) > CLEAR_STANDARD_ERRORS
+        return not self.weak or self._lead * np.sign(self.words) > CLEAR_STANDARD_ERRORS
 
     @property
     def _lead(self) -> float:

@@ -139,7 +139,7 @@ async def search(
             break
     assert best is not None  # noqa: S101 - restarts >= 1
     exchange = await exchange_names_in_folds(best.folds, best.labels, score)
-    if settings.both_names and needs_both_names(best, exchange, settings):
+    if settings.both_names and enough and not stopped and needs_both_names(exchange):
         best = await sweep_both_names(
             best,
             score,

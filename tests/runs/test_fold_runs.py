@@ -283,8 +283,7 @@ async def test_a_label_that_no_model_would_be_taught_is_named(tmp_path: Path) ->
     assert training.trained == []
 
 
-async def test_a_run_that_is_to_stop_begins_no_further_training(tmp_path: Path) -> None:
-    training = trainer()
+async def stop_in_a_training(training: PlantedTrainer, tmp_path: Path) -> None:
     told: list[Progress] = []
     with pytest.raises(RunStopped):
         await label(
@@ -297,6 +296,11 @@ async def test_a_run_that_is_to_stop_begins_no_further_training(tmp_path: Path) 
             progress=told.append,
             stopping=lambda: any(moment.training for moment in told),
         )
+
+
+async def test_a_run_that_is_to_stop_begins_no_further_training(tmp_path: Path) -> None:
+    training = trainer()
+    await stop_in_a_training(training, tmp_path)
     assert len(training.trained) == 1  # the one that was under way
 
 
@@ -321,18 +325,7 @@ class SecondTakesLonger(Remembering):
 async def test_a_stop_leaves_trainings_that_are_under_way_to_their_end(tmp_path: Path) -> None:
     training = trainer(parallel=2)
     training.__class__ = SecondTakesLonger
-    told: list[Progress] = []
-    with pytest.raises(RunStopped):
-        await label(
-            reviews(N),
-            task=TASK,
-            endpoint=planted(N, meaning=2.0),
-            settings=FOLDS,
-            trainer=training,
-            store=tmp_path / "store",
-            progress=told.append,
-            stopping=lambda: any(moment.training for moment in told),
-        )
+    await stop_in_a_training(training, tmp_path)
     assert training.trained == ["pass-1-fold-1", "pass-1-fold-2"]
 
 
