@@ -59,11 +59,16 @@ def coherence(utility: float, counts: Sequence[int]) -> float:
     return utility / entropy if len(shares) > 1 else 0.0
 
 
-def at_labels(calibrated: FloatArray, labels: IntArray) -> FloatArray:
-    """Each item's calibrated score at its own label, nats; items without either are left out."""
+def utility_of(calibrated: FloatArray, labels: IntArray) -> float:
+    """Calibrated `U`: the mean of each item's score at its own label, nats an item.
+
+    Args:
+        calibrated: shape `[N, K]`, NaN where an item has no score.
+        labels: shape `[N]`; items that are `UNLABELLED` or have no score are left out. Where that
+            leaves none, labels tell nothing of each other: 0.
+    """
     there = (labels != UNLABELLED) & ~np.isnan(calibrated).any(axis=1)
-    at: FloatArray = calibrated[there, labels[there]]
-    return at
+    return float(calibrated[there, labels[there]].mean()) if there.any() else 0.0
 
 
 def label_counts(labels: IntArray, n_labels: int) -> tuple[int, ...]:

@@ -6,15 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icm_client.coherence.assignment import JointAssignment
-from icm_client.coherence.calibration import at_labels, coherence, label_counts
-from icm_client.coherence.constraints import Groups
-from icm_client.coherence.fold_scores import ScoredFold, fold_contexts, joined, score_folds
-from icm_client.coherence.pins import held
-from icm_client.coherence.prior import PriorEstimate, estimate_prior
-from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop
-from icm_client.coherence.search_result import Observer, SweepRecord
-from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.calibration import utility_of
+from icm_client.coherence.fold_scores import ScoredFold, joined
+from icm_client.coherence.prior import PriorEstimate
+from icm_client.coherence.problem import FloatArray, IntArray
+from icm_client.coherence.sweeping import Sweeping
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +38,11 @@ class Climb:
 
 
 async def climb(
-    labels: IntArray,
-    n_labels: int,
-    score: Score,
-    *,
-    restart: int,
-    rng: np.random.Generator,
-    settings: SweepSettings,
-    prior: FloatArray | None,
-    groups: Groups,
-    assign: JointAssignment,
-    pinned: IntArray | None,
-    note: Observer,
-    stop: Stop,
+    labels: IntArray, sweeping: Sweeping, *, restart: int, rng: np.random.Generator
 ) -> Climb:
     """Sweep from the first `labels` until they settle and `U` no longer climbs."""
-    shape = (len(labels), n_labels)
+    settings = sweeping.settings
+    shape = (len(labels), sweeping.n_labels)
     window: deque[FloatArray] = deque(maxlen=settings.averaged)
     averaged = np.full(shape, np.nan)
     # The same, those behind sampled labels left out: what the scores themselves waver by.
@@ -65,42 +50,34 @@ async def climb(
     masses: deque[FloatArray] = deque(maxlen=settings.averaged)
     settled_shares: deque[float] = deque(maxlen=settings.averaged)
     highest = -np.inf
-    estimate: PriorEstimate | None = None
+    prior: PriorEstimate | None = None
     sweep = 0
     while True:
-        contexts = fold_contexts(
-            sweep, labels, averaged, rng, settings, groups=groups, pinned=pinned
-        )
-        folds = await score_folds(contexts, score)
+        folds = await sweeping.read(sweep, labels, averaged, rng)
         scores, mass = joined(folds, shape)
         window.append(scores)
         averaged = mean_of_scored(window)
-        uneven = estimate is not None and estimate.source == "mixture"
-        estimate = estimate_prior(averaged, prior, uneven_before=uneven)
-        decided = averaged + estimate.offsets
-        before, labels = labels, assign(held(decided, pinned)).labels
-        moved = int((labels != before).sum())
-        utility = float(at_labels(scores, labels).mean())
-        counts = label_counts(labels, n_labels)
-        share = coherence(utility, counts)
-        note(SweepRecord(restart, sweep, utility, share, counts, moved, labels=labels))
+        before = labels
+        labels, decided, prior = sweeping.relabel(averaged, prior)
+        utility = utility_of(scores, labels)
+        record = sweeping.note(restart, sweep, utility, labels, before)
         if sweep >= settings.cold_after:
-            settled_shares.append(share)
+            settled_shares.append(record.coherence)
             cold.append(scores)
             masses.append(mass)
+        coherent = record.coherence >= settings.coherent
         # What is averaged still holds scores behind labels that knew much less.
-        unripe = (
-            share >= settings.coherent
-            and min(settled_shares, default=share) < settings.ripe * share
+        unripe = coherent and (
+            min(settled_shares, default=record.coherence) < settings.ripe * record.coherence
         )
         climbs = utility > highest + settings.climb or unripe
         highest = max(highest, utility)
         sweep += 1
-        settled = moved < settings.moving * len(labels) or share >= settings.coherent
+        settled = record.moved < settings.moving * len(labels) or coherent
         over = sweep >= settings.max_sweeps or (
             sweep >= settings.min_sweeps and settled and not climbs
         )
-        if over or (sweep > 1 and stop()):
+        if over or (sweep > 1 and sweeping.stop()):
             return Climb(
                 restart,
                 labels,
@@ -108,14 +85,12 @@ async def climb(
                 np.stack(cold) if cold else np.empty((0, *shape)),
                 mean_of_scored(masses or [mass]),
                 utility,
-                estimate,
+                prior,
                 folds,
                 not over,
             )
         if sweep <= settings.cold_after:
-            temperature = settings.temperature / 2 ** (sweep - 1)
-            drawn = decided / temperature + rng.gumbel(size=shape)
-            labels = assign(held(drawn, pinned)).labels
+            labels = sweeping.drawn(decided, settings.temperature / 2 ** (sweep - 1), rng)
 
 
 def mean_of_scored(window: Iterable[FloatArray]) -> FloatArray:

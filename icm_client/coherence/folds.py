@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from icm_client.coherence.assignment import JointAssignment
-from icm_client.coherence.calibration import at_labels, coherence, label_counts, log_softmax
+from icm_client.coherence.calibration import coherence, label_counts, log_softmax, utility_of
 from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, check_groups
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.pins import as_scored, checked_pins, held, names_turn, with_pins
@@ -276,7 +276,7 @@ async def _passes(
             prior=prior,
             uneven_before=decided is not None and decided.prior.source == "mixture",
         )
-        utility = float(at_labels(decided.calibrated, labels).mean())
+        utility = utility_of(decided.calibrated, labels)
         share = coherence(utility, label_counts(labels, n_labels))
         before, labels = labels, fix(held(decided.scores, pinned)).labels
         moved = int((labels != before).sum())

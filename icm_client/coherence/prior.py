@@ -59,9 +59,9 @@ def estimate_prior(
     """
     n_labels = scores.shape[1]
     scored = scores[~np.isnan(scores).any(axis=1)]
-    if given is not None:
-        return PriorEstimate(offsets_for_prior(scored, given), "given")
     even = np.zeros(n_labels)
+    if given is not None:
+        return PriorEstimate(offsets_for_prior(scored, given) if len(scored) else even, "given")
     if n_labels != 2 or len(scored) < 2:  # noqa: PLR2004
         return PriorEstimate(even, "even")
     log_odds = scored[:, 0] - scored[:, 1]

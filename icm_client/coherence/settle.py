@@ -25,6 +25,7 @@ from icm_client.coherence.calibration import (
     label_counts,
     log_softmax,
     pointwise_mutual_information,
+    utility_of,
 )
 from icm_client.coherence.constraints import Constraint, check_groups, inconsistent_pairs
 from icm_client.coherence.contexts import UNLABELLED, draw_demos, split_folds
@@ -218,8 +219,7 @@ async def _settled(
     undecided = open_items(ends.labels, constraint)
     anew, by_confidence = assign(np.where(undecided[:, np.newaxis], held(decided, pinned), np.nan))
     labels = np.where(undecided, anew, ends.labels)
-    there = np.flatnonzero(labels != UNLABELLED)
-    utility = float(ends.calibrated[there, labels[there]].mean())
+    utility = utility_of(ends.calibrated, labels)
     exchange, asked = await _exchange(
         labels,
         certainty(ends.log_probs, pinned),

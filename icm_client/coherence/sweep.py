@@ -45,6 +45,7 @@ from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, neve
 from icm_client.coherence.search_result import Observer, RestartEnd, SearchResult, SweepRecord
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.starts import balanced_start, check_start
+from icm_client.coherence.sweeping import Sweeping
 
 __all__ = ["Observer", "SearchResult", "SweepRecord", "search"]
 
@@ -105,6 +106,9 @@ async def search(
         history.append(record)
         observe(record)
 
+    sweeping = Sweeping(
+        n_labels, score, settings, prior, constraint.groups, assign, pinned, note, stop
+    )
     best: Climb | None = None
     ends: list[RestartEnd] = []
     starts = settings.restarts if start is None else 1
@@ -113,22 +117,8 @@ async def search(
         if labels is None:  # at most half of the items, so that some are left to score
             few = max(1, min(settings.initial, n_items // 2))
             labels = balanced_start(n_items, n_labels, few, chance, constraint, pinned=pinned)
-        labels = labels.copy()
-        labels[list(left_out)] = UNLABELLED
-        found = await climb(
-            labels,
-            n_labels,
-            score,
-            restart=restart,
-            rng=chance,
-            settings=settings,
-            prior=prior,
-            groups=constraint.groups,
-            assign=assign,
-            pinned=pinned,
-            note=note,
-            stop=stop,
-        )
+        labels = np.where(np.isin(np.arange(n_items), list(left_out)), UNLABELLED, labels)
+        found = await climb(labels, sweeping, restart=restart, rng=chance)
         share = coherence(found.utility, label_counts(found.labels, n_labels))
         ends.append(RestartEnd(found.labels, found.utility, share))
         if best is None or found.utility > best.utility:
@@ -140,19 +130,8 @@ async def search(
     assert best is not None  # noqa: S101 - restarts >= 1
     exchange = await exchange_names_in_folds(best.folds, best.labels, score)
     if settings.both_names and enough and not stopped and needs_both_names(exchange):
-        best = await sweep_both_names(
-            best,
-            score,
-            sweep=sum(record.restart == best.restart for record in history),
-            rng=rng,
-            settings=settings,
-            prior=prior,
-            groups=constraint.groups,
-            assign=assign,
-            pinned=pinned,
-            note=note,
-            stop=stop,
-        )
+        number = sum(record.restart == best.restart for record in history)
+        best = await sweep_both_names(best, sweeping, sweep=number, rng=rng)
         exchange = await exchange_names_in_folds(best.folds, best.labels, score)
         stopped = best.stopped
     averaged, shares, utility = best.averaged, best.prior, best.utility

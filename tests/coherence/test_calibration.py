@@ -3,7 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
+from icm_client.coherence.calibration import (
+    log_softmax,
+    pointwise_mutual_information,
+    utility_of,
+)
 from icm_client.coherence.problem import FloatArray
 
 NATS = st.floats(-50, 0)
@@ -52,6 +56,15 @@ def test_probabilities_too_small_for_a_float_are_kept_apart() -> None:
     calibrated = pointwise_mutual_information(np.array([[-2000.0, -1.0], [-2001.0, -1.0]]))
     # mean of 1 and exp(-1) is 0.68394, its log -0.37989
     np.testing.assert_allclose(calibrated[:, 0], [0.37989, -0.62011], atol=1e-5)
+
+
+def test_items_without_a_label_or_a_score_do_not_count_in_u() -> None:
+    calibrated = np.array([[0.5, -1.0], [-0.25, 0.75], [np.nan, np.nan], [9.0, 9.0]])
+    assert utility_of(calibrated, np.array([0, 1, 1, -1])) == (0.5 + 0.75) / 2
+
+
+def test_labels_of_nothing_scored_tell_nothing() -> None:
+    assert utility_of(np.full((2, 2), np.nan), np.array([0, 1])) == 0
 
 
 @given(LOG_PROBS)

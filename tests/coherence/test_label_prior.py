@@ -112,3 +112,8 @@ def test_even_modes_never_move_the_threshold_whatever_was_seen_before() -> None:
     estimate = estimate_prior(drawn, None, uneven_before=True)
     assert estimate.source == "even"
     assert estimate.suspected is None
+
+
+def test_a_known_prior_of_nothing_scored_is_still_given() -> None:
+    estimate = estimate_prior(np.full((3, 2), np.nan), np.array([0.2, 0.8]))
+    assert (estimate.source, estimate.offsets.tolist()) == ("given", [0, 0])
