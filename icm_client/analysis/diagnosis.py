@@ -184,7 +184,8 @@ def _suspected(first: float, labels: Sequence[str]) -> Finding:
 
 def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None) -> list[Finding]:
     exchange = result.exchange
-    a, b = (labels[k] for k, name in enumerate(exchange.names) if name != k)
+    *others, last = (repr(labels[k]) for k, name in enumerate(exchange.names) if name != k)
+    words = f"{', '.join(others)} and {last}"
     figures = f"(U = {exchange.exchanged_utility:+.3f} against {exchange.utility:+.3f} nats{{}})"
     unknown = np.isnan(exchange.words)
     say = f"; the words' say: {exchange.words:+.1f} std. errors, {exchange.pull:+.0%} of the demos'"
@@ -193,7 +194,7 @@ def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None)
         return [
             Finding(
                 "names-by-pins",
-                f"The words do not clearly say which of {a!r} and {b!r} is meant {figures}: the "
+                f"The words do not clearly say which of {words} is meant {figures}: the "
                 "rows have the names that the pinned ones among them have.",
                 "Look at a few rows of each label that are not pinned.",
                 "check",
@@ -203,7 +204,7 @@ def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None)
         return [
             Finding(
                 "ambiguous-names",
-                f"The labels are not to be trusted as they are named: with {a!r} and {b!r} "
+                f"The labels are not to be trusted as they are named: with {words} "
                 f"exchanged they are not clearly less coherent {figures}, or the words do not "
                 f"clearly go with what was found ({CLEAR_STANDARD_ERRORS:g} std. errors, and "
                 f"{CLEAR_PULL:.0%} of what the demos say or a clear difference in U, are needed). "
@@ -218,7 +219,7 @@ def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None)
         weak.append(
             Finding(
                 "weak-names",
-                f"The words {a!r} and {b!r} say little of which is which {figures}: the names are "
+                f"The words {words} say little of which is which {figures}: the names are "
                 f"likely, not sure, under {CLEAR_PULL:.0%} of what the demos say.",
                 "Look at a few rows of each label.",
                 "check",
@@ -231,8 +232,7 @@ def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None)
             *weak,
             Finding(
                 "names-exchanged",
-                f"{a!r} and {b!r} were found the wrong way round and have been exchanged "
-                f"{figures}.",
+                f"{words} were found the wrong way round and have been exchanged {figures}.",
                 "Look at a few rows of each label.",
                 "note",
             ),
@@ -240,7 +240,7 @@ def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None)
     return [
         Finding(
             "names-reversed",
-            f"The labels are not to be trusted as they are named: {a!r} and {b!r} look the "
+            f"The labels are not to be trusted as they are named: {words} look the "
             f"wrong way round, exchanged they are more coherent {figures}. They are left as "
             "this search found them.",
             "Look at a few rows of each label, and exchange the names if they are wrong; "

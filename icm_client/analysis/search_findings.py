@@ -9,6 +9,7 @@ from icm_client.analysis.findings import Finding, many
 from icm_client.coherence.anneal import STALL_RATE, STALL_WINDOW, Step
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import FloatArray, IntArray
+from icm_client.coherence.renaming import best_names
 from icm_client.coherence.search_result import SearchResult
 
 AGREE = 0.8
@@ -36,8 +37,8 @@ def search_findings(result: SearchResult, n_labels: int) -> list[Finding]:
 def agreement_matrix(labellings: Sequence[IntArray], n_labels: int) -> FloatArray:
     """Share of the items that two labellings label alike, names aside, `[R, R]`.
 
-    Names of one are exchanged in pairs while that makes more alike: for two labels the best of
-    both ways. Items that either leaves without a label are not counted.
+    Names of one are exchanged while that makes more alike: for two labels the best of both ways.
+    Items that either leaves without a label are not counted.
     """
     matrix = np.eye(len(labellings))
     for (i, one), (j, other) in combinations(enumerate(labellings), 2):
@@ -49,17 +50,9 @@ def _agreement(one: IntArray, other: IntArray, n_labels: int) -> float:
     both = (one != UNLABELLED) & (other != UNLABELLED)
     if not both.any():
         return 0.0
-    table = np.zeros((n_labels, n_labels), dtype=np.int64)
+    table = np.zeros((n_labels, n_labels))
     np.add.at(table, (one[both], other[both]), 1)
-    names = np.arange(n_labels)
-    better = True
-    while better:
-        better = False
-        for a, b in combinations(range(n_labels), 2):
-            gain = table[a, names[b]] + table[b, names[a]] - table[a, names[a]] - table[b, names[b]]
-            if gain > 0:
-                names[[a, b]] = names[[b, a]]
-                better = True
+    names = best_names(table)
     return float(table[np.arange(n_labels), names].sum() / both.sum())
 
 

@@ -218,7 +218,7 @@ async def fold_search(
     labels, scores = ends.labels, ends.decided.scores
     if turned := names_turn(exchange, scores, pinned):
         # Models trained on exchanged labels would say the same, exchanged.
-        scores = scores[:, np.asarray(exchange.names)]
+        scores = exchange.renamed(scores)
         labels = MostConfident(constraint, n_labels)(held(scores, pinned)).labels
     labels = as_scored(labels, scores, pinned)
     in_context = exchange.exchanged_utility if turned else exchange.utility

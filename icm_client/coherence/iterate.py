@@ -206,7 +206,7 @@ async def iterative_search(
         pinned=pinned,
     )
     if turned := names_turn(exchange, found.scores, pinned):
-        found.scores = found.scores[:, np.asarray(exchange.names)]
+        found.scores = exchange.renamed(found.scores)
         found.labels, found.by_confidence = assign(held(found.scores, pinned))
         found.labels = as_scored(found.labels, found.scores, pinned)
     utility = exchange.exchanged_utility if turned else exchange.utility

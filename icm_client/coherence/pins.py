@@ -142,9 +142,9 @@ def names_turn(exchange: NameExchange, scores: FloatArray, pinned: IntArray | No
         return False
     scored = np.flatnonzero(~np.isnan(scores).any(axis=1))
     at = np.intersect1d(pinned_items(pinned), scored)
-    names = np.asarray(exchange.names)
-    at = at[names[pinned[at]] != pinned[at]]  # the others' names would stay
+    renamed = exchange.renamed(scores)
+    at = at[np.asarray(exchange.names)[pinned[at]] != pinned[at]]  # the others' names would stay
     if not len(at):
         return False
-    against = scores[at, names[pinned[at]]] - scores[at, pinned[at]]
+    against = renamed[at, pinned[at]] - scores[at, pinned[at]]
     return bool(against.mean() > OPPOSED * np.median(margin(scores[scored])) > 0)

@@ -15,19 +15,27 @@ the same with names exchanged, are taken apart:
 An item's own deviation is in the second and not in the first. If both agree over the items, the
 names are right; if they oppose each other, the names are the wrong way round; if they have nothing
 to do with each other, the words say nothing of what was found. And labels that do not go with what
-the demos teach were not learnt from each other.
+the demos teach were not learnt from each other. For more labels `renaming` says how: every context
+is read with its names rotated, and of all ways to exchange names the one is tried that the words
+favour most.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from icm_client.coherence.calibration import pointwise_mutual_information
 from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.fold_scores import ScoredFold
-from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Query, Score
+from icm_client.coherence.fold_scores import ScoredFold, score_folds
+from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Score
+from icm_client.coherence.renaming import (
+    Names,
+    apart,
+    best_other_names,
+    contrast,
+    rotations,
+)
 
 CLEAR_STANDARD_ERRORS = 3.0
 
@@ -39,16 +47,10 @@ have been told a little by the words, and their number makes it no surer."""
 RESPONSIVE = 0.75
 """Share of the items that must turn with the demos' labels: under it they follow something else."""
 
-FEWEST_OF_A_LABEL = 4
-"""Items of each label without which nothing is said of what demos teach."""
-
-_TOLERANCE = 1e-9  # nats
-_CERTAIN = 1 - 1e-9
-
 
 @dataclass(frozen=True, slots=True)
 class NameExchange:
-    """The closest of the exchanges tried.
+    """The exchange of names that comes closest to the labels as they were found.
 
     Attributes:
         names: the labelling with label `k` renamed `names[k]`, shape `[K]`.
@@ -56,14 +58,11 @@ class NameExchange:
             where none could be.
         exchanged_utility: the same with the names exchanged.
         standard_error: of the mean paired difference of the two, nats.
-        words: the correlation of what the words say of the items that have one of the two labels
-            with what the demos teach of them, in standard errors (Student's t): over 0 where both
-            agree. NaN where too few items have them.
-        pull: how far the words move those items' log-odds for each nat that the demos do: the slope
-            of the same two. NaN as `words`.
-        response: the share of those items whose log-odds turn towards their label with the demos'
-            names, balanced over the two labels: 1 where the demos decide, about a half where they
-            have no say. NaN as `words`.
+        words: whether words go with what demos teach under the names as found, over 0, or under
+            these, in standard errors (`Contrast`). NaN where too few items have such labels.
+        pull: how far the words move log-odds for each nat that the demos do. NaN as `words`.
+        response: the share of the items whose log-odds turn towards their label with the demos'
+            names. NaN as `words`.
     """
 
     names: tuple[int, ...]
@@ -89,6 +88,10 @@ class NameExchange:
             return self._lead < -CLEAR_STANDARD_ERRORS
         return self.words < 0 and not self._lead > CLEAR_STANDARD_ERRORS
 
+    def renamed(self, scores: FloatArray) -> FloatArray:
+        """Scores `[..., K]` of the labels as found, by their new names."""
+        return scores[..., np.argsort(self.names)]
+
     @property
     def weak(self) -> bool:
         """The words move log-odds by little of what the demos do; not said where `pull` is NaN."""
@@ -97,7 +100,10 @@ class NameExchange:
     @property
     def _words_are_clear(self) -> bool:
         """They go with or against the demos, and weigh something or make `U` clearly higher."""
-        if not abs(self.words) > CLEAR_STANDARD_ERRORS:
+        # These names were chosen among many as those that noise favours most.
+        tried = math.factorial(len(self.names)) / 2
+        needed = math.sqrt(CLEAR_STANDARD_ERRORS**2 + 2 * math.log(tried) * (self.words < 0))
+        if not abs(self.words) > needed:
             return False
         return not self.weak or self._lead * np.sign(self.words) > CLEAR_STANDARD_ERRORS
 
@@ -110,17 +116,6 @@ class NameExchange:
         if self.standard_error == 0:
             return float(np.copysign(np.inf, margin)) if margin else 0.0
         return margin / self.standard_error
-
-
-def exchanges(n_labels: int) -> list[tuple[int, ...]]:
-    """Neighbouring names exchanged: one way for two labels, `K` ways for more."""
-    swaps = [(0, 1)] if n_labels == 2 else [(k, (k + 1) % n_labels) for k in range(n_labels)]  # noqa: PLR2004
-    names = []
-    for a, b in swaps:
-        renamed = list(range(n_labels))
-        renamed[a], renamed[b] = b, a
-        names.append(tuple(renamed))
-    return names
 
 
 def with_names(context: Context, names: Sequence[int]) -> Context:
@@ -142,12 +137,12 @@ async def exchange_names(
         targets: items scored behind `context` in the last sweep.
         calibrated: shape `[len(targets), K]`, their calibrated scores then.
         labels: shape `[N]`, the labels found.
-        score: the way out; `len(targets)` queries an exchange.
+        score: the way out; `len(targets)` queries for each of at most `K` ways to name the demos.
 
     Returns:
-        The exchange whose labelling is the most coherent.
+        The exchange that the words favour most.
     """
-    return _closest([await _exchanged(context, targets, calibrated, labels, score)])
+    return await _compared([_Fold(context, targets, calibrated, labels, score)])
 
 
 async def exchange_names_in_folds(
@@ -155,8 +150,8 @@ async def exchange_names_in_folds(
 ) -> NameExchange:
     """Exchange names in one fold of the last sweep, and in the others while that leaves it open.
 
-    Words that say little need more items to be heard; those that say much need no more than one
-    fold's.
+    Words that say little need more items to be heard, and rare labels more items to have any; else
+    one fold's are enough.
 
     Args:
         folds: of the last sweep, at least one.
@@ -164,102 +159,68 @@ async def exchange_names_in_folds(
         score: as for `exchange_names`, a fold.
 
     Returns:
-        The exchange whose labelling is the most coherent, over all that was asked.
+        The exchange that the words favour most, over all that was asked.
     """
-    asked: list[list[_Pairs]] = []
+    asked: list[_Fold] = []
     for fold in folds:
-        pairs = await _exchanged(fold.context, fold.targets, fold.calibrated, labels, score)
-        asked.append(pairs)
-        closest = _closest(asked)
-        if not closest.ambiguous:
+        asked.append(_Fold(fold.context, fold.targets, fold.calibrated, labels, score))
+        closest = await _compared(asked)
+        if not closest.ambiguous and not np.isnan(closest.words):
             break
     return closest
 
 
-class _Pairs(NamedTuple):
-    """One exchange in one fold: calibrated scores with the names as they are and exchanged.
+class _Fold:
+    """A fold's labelled targets, behind its context under every name that was asked for."""
 
-    `as_found` and `exchanged` are `[n, K]`, nats; `held` is `[n]`, the labels found.
-    """
+    def __init__(
+        self,
+        context: Context,
+        targets: IntArray,
+        calibrated: FloatArray,
+        labels: IntArray,
+        score: Score,
+    ) -> None:
+        labelled = (labels[targets] != UNLABELLED) & ~np.isnan(calibrated).any(axis=1)
+        self._context, self._targets, self._score = context, targets[labelled], score
+        self._labels = labels[self._targets]
+        self.n_labels = calibrated.shape[1]
+        as_found = tuple(range(self.n_labels))
+        self._behind: dict[Names, FloatArray] = {as_found: calibrated[labelled]}
 
-    names: tuple[int, ...]
-    held: IntArray
-    as_found: FloatArray
-    exchanged: FloatArray
-
-
-async def _exchanged(
-    context: Context, targets: IntArray, calibrated: FloatArray, labels: IntArray, score: Score
-) -> list[_Pairs]:
-    """Ask about one fold with the names exchanged, in every way; arguments as `exchange_names`."""
-    labelled = (labels[targets] != UNLABELLED) & ~np.isnan(calibrated).any(axis=1)
-    targets, calibrated = targets[labelled], calibrated[labelled]
-    asked = []
-    for names in exchanges(calibrated.shape[1]):
-        renamed = with_names(context, names)
-        log_probs = await score([Query(renamed, int(target)) for target in targets])
-        exchanged = pointwise_mutual_information(log_probs)
-        scored = ~np.isnan(exchanged).any(axis=1)
-        held = labels[targets[scored]]
-        asked.append(_Pairs(names, held, calibrated[scored], exchanged[scored]))
-    return asked
-
-
-def _closest(folds: Sequence[Sequence[_Pairs]]) -> NameExchange:
-    """Of the exchanges tried in all of `folds`, the one of highest `U`."""
-    tried = [_compared(parts) for parts in zip(*folds, strict=True)]
-    known = [one for one in tried if not np.isnan(one.exchanged_utility)]
-    return max(known, key=lambda one: one.exchanged_utility) if known else tried[-1]
+    async def read(self, ways: Sequence[Names]) -> tuple[IntArray, list[FloatArray]]:
+        """Labels `[n]` and calibrated scores `[n, K]` of the items scored in all these ways."""
+        new = [names for names in ways if names not in self._behind]
+        if new:
+            contexts = [(with_names(self._context, names), self._targets) for names in new]
+            for names, fold in zip(new, await score_folds(contexts, self._score), strict=True):
+                self._behind[names] = fold.calibrated
+        behind = [self._behind[names] for names in ways]
+        scored = ~np.isnan(behind).any(axis=(0, 2))
+        return self._labels[scored], [scores[scored] for scores in behind]
 
 
-def _compared(parts: Sequence[_Pairs]) -> NameExchange:
-    """One exchange, over the folds that it was tried in."""
-    names = parts[0].names
-    as_found = [part.as_found[np.arange(len(part.held)), part.held] for part in parts]
-    exchanged = [
-        part.exchanged[np.arange(len(part.held)), np.asarray(names)[part.held]] for part in parts
-    ]
-    lost = np.concatenate(as_found) - np.concatenate(exchanged)
-    words, pull, response = _apart(parts)
+async def _compared(folds: Sequence[_Fold]) -> NameExchange:
+    """Take demos and words apart, and compare the names as found with those that words favour."""
+    n_labels = folds[0].n_labels
+    as_found = tuple(range(n_labels))
+    rotated = [await fold.read([as_found, *rotations(n_labels)]) for fold in folds]
+    parts = [apart(held, np.stack(scores)) for held, scores in rotated]
+    names = best_other_names(parts)
+    found, exchanged = [], []
+    for fold in folds:
+        held, (before, after) = await fold.read([as_found, names])
+        at = np.arange(len(held))
+        found.append(before[at, held])
+        exchanged.append(after[at, np.asarray(names)[held]])
+    lost = np.concatenate(found) - np.concatenate(exchanged)
     return NameExchange(
-        names=names,
-        utility=_mean(np.concatenate(as_found)),
-        exchanged_utility=_mean(np.concatenate(exchanged)),
-        standard_error=_standard_error(lost),
-        words=words,
-        pull=pull,
-        response=response,
+        names,
+        _mean(np.concatenate(found)),
+        _mean(np.concatenate(exchanged)),
+        _standard_error(lost),
+        *contrast(parts, names),
     )
-
-
-def _apart(parts: Sequence[_Pairs]) -> tuple[float, float, float]:
-    """What the words say and what the demos teach, compared: `words`, `pull` and `response`.
-
-    Every context moves all of its targets alike; so a fold's are compared with one another only.
-    """
-    a, b = (k for k, name in enumerate(parts[0].names) if name != k)
-    taught, said, turned = [], [], []
-    for part in parts:
-        asked = (part.held == a) | (part.held == b)
-        is_b = part.held[asked] == b
-        if min(is_b.sum(), (~is_b).sum()) < FEWEST_OF_A_LABEL:
-            continue
-        before = part.as_found[asked, b] - part.as_found[asked, a]
-        after = part.exchanged[asked, b] - part.exchanged[asked, a]
-        by_demos, by_words = (before - after) / 2, (before + after) / 2
-        middle = (by_demos[is_b].mean() + by_demos[~is_b].mean()) / 2
-        turned.append(((by_demos[is_b] > middle).mean() + (by_demos[~is_b] < middle).mean()) / 2)
-        taught.append(by_demos - by_demos.mean())
-        said.append(by_words - by_words.mean())
-    if not taught:
-        return float("nan"), float("nan"), float("nan")
-    x, y = np.concatenate(taught), np.concatenate(said)
-    if min(np.ptp(x), np.ptp(y)) < _TOLERANCE:
-        return 0.0, 0.0, float(np.mean(turned))
-    r = np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -_CERTAIN, _CERTAIN)
-    freedom = max(len(x) - 1 - len(taught), 1)
-    words = float(r * np.sqrt(freedom / (1 - r**2)))
-    return words, float(x @ y / (x @ x)), float(np.mean(turned))
 
 
 def _mean(values: FloatArray) -> float:

@@ -30,6 +30,8 @@ class SweepSettings:
             content: it then stops although labels still move, and makes no further restart.
         both_names: sweeps that a coherent search ends with where the words say little: its last
             one, and so many but one further ones (`both_names`). 0 does without.
+        renamed: further sweeps of a coherent search whose names were exchanged (`naming`), where
+            there were none under both names. 0 does without.
     """
 
     initial: int = 8
@@ -48,6 +50,7 @@ class SweepSettings:
     restarts: int = 2
     coherent: float = 0.25
     both_names: int = 2
+    renamed: int = 2
 
     def __post_init__(self) -> None:
         """Refuse numbers that no search can work with; raises `InputError`."""
@@ -68,4 +71,5 @@ _LEAST = {
     "max_sweeps": 2,
     "restarts": 1,
     "both_names": 0,
+    "renamed": 0,
 }

@@ -32,15 +32,13 @@ from dataclasses import replace
 import numpy as np
 
 from icm_client.coherence.assignment import JointAssignment
-from icm_client.coherence.both_names import needs_both_names, sweep_both_names
 from icm_client.coherence.calibration import coherence, label_counts, log_softmax
 from icm_client.coherence.climb import Climb, climb
 from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, check_groups
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.fold_scores import last_asked
-from icm_client.coherence.pins import as_scored, checked_pins, held, names_turn, with_pins
-from icm_client.coherence.polarity import exchange_names_in_folds
-from icm_client.coherence.prior import estimate_prior
+from icm_client.coherence.naming import name_classes
+from icm_client.coherence.pins import as_scored, checked_pins, held, with_pins
 from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
 from icm_client.coherence.search_result import Observer, RestartEnd, SearchResult, SweepRecord
 from icm_client.coherence.settings import SweepSettings
@@ -128,38 +126,31 @@ async def search(
         if enough or stopped:
             break
     assert best is not None  # noqa: S101 - restarts >= 1
-    exchange = await exchange_names_in_folds(best.folds, best.labels, score)
-    if settings.both_names and enough and not stopped and needs_both_names(exchange):
-        number = sum(record.restart == best.restart for record in history)
-        best = await sweep_both_names(best, sweeping, sweep=number, rng=rng)
-        exchange = await exchange_names_in_folds(best.folds, best.labels, score)
-        stopped = best.stopped
-    averaged, shares, utility = best.averaged, best.prior, best.utility
-    sweep_scores = best.sweep_scores
-    turned = names_turn(exchange, averaged, pinned)
-    if turned:  # an exchange is its own inverse
-        averaged = averaged[:, np.asarray(exchange.names)]
-        sweep_scores = sweep_scores[:, :, np.asarray(exchange.names)]
-        shares = estimate_prior(averaged, prior, uneven_before=shares.source == "mixture")
-        utility = exchange.exchanged_utility
-    decided = averaged + shares.offsets
-    # Again: exchanged labels may break the rule.
+    best, exchange, exchanged = await name_classes(
+        best,
+        sweeping,
+        sweep=sum(record.restart == best.restart for record in history),
+        rng=rng,
+        coherent=enough and not stopped,
+    )
+    decided = best.averaged + best.prior.offsets
+    # Again, for the groups that are too large to be decided jointly.
     labels, by_confidence = assign(held(decided, pinned))
     labels = as_scored(labels, decided, pinned)
     return SearchResult(
         labels=labels,
         log_probs=log_softmax(decided),
-        utility=utility,
-        coherence=coherence(utility, label_counts(labels, n_labels)),
+        utility=best.utility,
+        coherence=coherence(best.utility, label_counts(labels, n_labels)),
         restart=best.restart,
-        prior=shares,
+        prior=best.prior,
         exchange=exchange,
         history=tuple(history),
         by_confidence=by_confidence,
-        exchanged=turned,
-        stopped=stopped,
+        exchanged=exchanged,
+        stopped=stopped or best.stopped,
         restarts=tuple(ends),
         label_mass=best.label_mass,
-        sweep_scores=sweep_scores,
+        sweep_scores=best.sweep_scores,
         last_asked=last_asked(best.folds[0].context, best.folds[0].targets),
     )

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from icm_client.coherence.polarity import exchanges
 from icm_client.coherence.settings import SweepSettings
 from icm_client.scoring import LabelTrie, Pieces
 
@@ -87,12 +86,14 @@ def run_cost(
     rows = n_rows * (length * scale if caches else length * scale + contexts / settings.folds)
     reads = n_rows * reads_a_row
     grouped = reads if lanes or texts else math.ceil(reads / _GROUP)
-    # At the end names are exchanged, in every way, in one fold or all; and words may say little.
-    exchanged = len(exchanges(len(pieces.labels)))
+    # At the end names are rotated and exchanged, in one fold or all; and words may say little.
+    few = len(pieces.labels)
+    exchanged = few - 1 + (few > 2)  # noqa: PLR2004 - of two labels, rotating is exchanging
     under_both = 2 * max(settings.both_names - 1, 0) if exchanged == 1 else 0
+    after = max(under_both, settings.renamed)
     sweeps = (
         settings.min_sweeps + exchanged / settings.folds,
-        settings.max_sweeps * settings.restarts + exchanged + under_both,
+        settings.max_sweeps * settings.restarts + exchanged + after,
     )
     minutes = None
     if tokens_a_second and reads_a_second:

@@ -1,0 +1,87 @@
+"""Searches that end with names exchanged sweep on from the right ones."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from concept_score import ConceptScore, planted_classes
+
+from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.sweep import SearchResult, search
+
+DEFAULT = SweepSettings()
+AS_READ = replace(DEFAULT, renamed=0)
+N = 160
+WRONG = [1, 2, 3, 0]
+
+
+async def from_wrong_names(
+    settings: SweepSettings, *, noise: float = 1.0, stop_after: int | None = None
+) -> tuple[SearchResult, ConceptScore]:
+    """Four classes whose words say a quarter of what demos teach, each called by another's name."""
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == stop_after
+
+    classes = planted_classes(N, 4)
+    score = ConceptScore(classes, 4, meaning=1.0, noise=noise)
+    result = await search(
+        N,
+        4,
+        score,
+        rng=np.random.default_rng(0),
+        settings=settings,
+        start=np.array(WRONG)[classes],
+        stop=stop,
+    )
+    return result, score
+
+
+def right(result: SearchResult) -> float:
+    return float((result.labels == planted_classes(N, 4)).mean())
+
+
+async def test_scores_behind_wrong_names_are_read_again_behind_the_right_ones() -> None:
+    as_read, _ = await from_wrong_names(AS_READ)
+    result, _ = await from_wrong_names(DEFAULT)
+    assert as_read.exchanged
+    assert result.exchanged
+    assert result.exchange.names == tuple(np.argsort(WRONG))
+    assert right(as_read) < 0.95
+    assert right(result) == 1
+    assert len(result.history) == len(as_read.history) + DEFAULT.renamed
+    assert [record.sweep for record in result.history] == list(range(len(result.history)))
+    assert result.sweep_scores is not None
+    assert result.sweep_scores.shape == (DEFAULT.renamed, N, 4)
+    assert result.utility == result.history[-1].utility > as_read.utility
+    last = result.history[-1].labels
+    np.testing.assert_array_equal(last, result.labels)
+
+
+@pytest.mark.parametrize("before_last", [1, 0])
+async def test_a_stop_ends_them_with_the_right_names(before_last: int) -> None:
+    settled = len((await from_wrong_names(AS_READ))[0].history)
+    # Asked after each sweep but the first and the last, and before each further one.
+    after = settled - 2 + DEFAULT.renamed - before_last
+    result, _ = await from_wrong_names(DEFAULT, stop_after=after)
+    assert result.stopped
+    assert result.exchanged
+    assert len(result.history) == settled + DEFAULT.renamed - 1 - before_last
+    assert (result.labels != UNLABELLED).all()
+    assert right(result) > 0.6
+
+
+async def test_names_that_are_right_take_no_further_sweep() -> None:
+    classes = planted_classes(N, 4)
+    told = []
+    for settings in (DEFAULT, AS_READ):
+        score = ConceptScore(classes, 4, meaning=1.0)
+        rng = np.random.default_rng(0)
+        result = await search(N, 4, score, rng=rng, settings=settings, start=classes)
+        assert not result.exchanged
+        told.append((result.history, score.calls))
+    assert told[0] == told[1]
