@@ -11,32 +11,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import anyio
 import click
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from icm_client import Labels, SweepSettings, Task, label
 from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.renaming import best_names
 from icm_client.runs.presets import InContextSettings
 from icm_client.testing import PlantedConcept
 
-TASK = Task(template="Note: {text}\nKind:", labels=("left", "right"))
+TEMPLATE = "Note: {text}\nKind:"
+LABELS = ("left", "right", "upper", "lower", "middle")
 WORDS = ("the", "a", "of", "road", "tree", "cup", "rain", "dog", "blue", "slow", "light", "house")
 
-Outcome = Literal["sound", "inverted", "degenerate", "middling"]
+Outcome = Literal["sound", "inverted", "misnamed", "degenerate", "middling"]
 
-SOUND, INVERTED, ONE_LABEL = 0.9, 0.2, 0.97
+SOUND, INVERTED, ONE_LABEL, MISNAMED = 0.9, 0.2, 0.97, 0.1
 """Accuracy from which on a run is sound, and up to which it is inverted; the share of one label
-from which on it is degenerate, where the truth is not."""
+from which on it is degenerate, where the truth is not; by how much the best names of three and more
+must be better for a run to be misnamed."""
 
 FLAGGED, FALSE_ALARMS = 0.99, 0.02
 """What is promised: how many inverted and degenerate runs are not trusted at least, and how many
 sound ones at most."""
 
 GRADED, WORDLESS, COLLAPSE = "graded", "words that say nothing", "paper, with a bias"
+SEVERAL = "three to five labels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class Setting:
         seed: of the rows, the deviations and the search.
         rows: how many.
         search: which search, with its numbers.
+        labels: how many; more than two are equally common.
     """
 
     group: str
@@ -64,6 +70,7 @@ class Setting:
     seed: int
     rows: int = 96
     search: InContextSettings = field(default_factory=SweepSettings)
+    labels: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,43 +109,76 @@ def settings(runs: int, draw: int = 0) -> list[Setting]:
     return made
 
 
+def several(runs: int, draw: int = 0) -> list[Setting]:
+    """Three to five labels, graded; their words say 10 to 100% of what the demos do."""
+    chance = random.Random(f"several {draw}")  # noqa: S311 - as above
+    made = []
+    for seed in range(draw * 10_000, draw * 10_000 + runs):
+        strength = chance.choice([1.0, 2.0, 3.0, 4.0])
+        made.append(
+            Setting(
+                SEVERAL,
+                share=0.5,
+                strength=strength,
+                meaning=strength * chance.choice([0.1, 0.2, 0.3, 0.5, 1.0]),
+                bias=chance.choice([-1.5, 0.0, 1.5]),
+                noise=chance.choice([0.5, 1.0]),
+                seed=seed,
+                rows=chance.choice([60, 96, 150]),
+                labels=chance.choice([3, 4, 5]),
+            )
+        )
+    return made
+
+
 async def judged(setting: Setting, store: Path) -> Judged:
     """Label the planted rows, and only then look at what was planted."""
     chance = random.Random(setting.seed)  # noqa: S311
+    task = Task(template=TEMPLATE, labels=LABELS[: setting.labels])
     texts = [
         f"{number} " + " ".join(chance.choices(WORDS, k=chance.randint(4, 16)))
         for number in range(setting.rows)
     ]
-    second = round(setting.rows * setting.share)
-    classes = chance.sample([1] * second + [0] * (setting.rows - second), setting.rows)
-    prompts = [TASK.template.replace("{text}", text) for text in texts]
+    if setting.labels > 2:  # noqa: PLR2004
+        planted = [row % setting.labels for row in range(setting.rows)]
+    else:
+        second = round(setting.rows * setting.share)
+        planted = [1] * second + [0] * (setting.rows - second)
+    classes = chance.sample(planted, setting.rows)
+    prompts = [task.template.replace("{text}", text) for text in texts]
     concept = PlantedConcept(
         dict(zip(prompts, classes, strict=True)),
-        TASK.label_texts,
+        task.label_texts,
         strength=setting.strength,
         meaning=setting.meaning,
-        bias=[0.0, setting.bias],
+        bias=[0.0, setting.bias, *[0.0] * (setting.labels - 2)],
         noise=setting.noise,
         seed=setting.seed,
     )
     found = await label(
         texts,
-        task=TASK,
+        task=task,
         endpoint=concept,
         settings=setting.search,
         seed=setting.seed,
         store=store,
     )
-    right = [row.label == TASK.labels[of] for row, of in zip(found.rows, classes, strict=True)]
-    accuracy = sum(right) / len(right)
-    return Judged(setting, _outcome(accuracy, found), accuracy, found)
+    held = np.array([task.labels.index(row.label) for row in found.rows])
+    alike = np.zeros((setting.labels, setting.labels))
+    np.add.at(alike, (held, np.array(classes)), 1)
+    accuracy = float(np.trace(alike)) / setting.rows
+    renamed = float(alike[range(setting.labels), best_names(alike)].sum()) / setting.rows
+    return Judged(setting, _outcome(accuracy, renamed, found), accuracy, found)
 
 
-def _outcome(accuracy: float, found: Labels) -> Outcome:
+def _outcome(accuracy: float, renamed: float, found: Labels) -> Outcome:
+    """`renamed`: the accuracy under the best names."""
     if max(found.counts.values()) >= ONE_LABEL * len(found.rows):
         return "degenerate"
     if accuracy >= SOUND:
         return "sound"
+    if len(found.counts) > 2:  # noqa: PLR2004
+        return "misnamed" if renamed - accuracy >= MISNAMED else "middling"
     return "inverted" if accuracy <= INVERTED else "middling"
 
 
@@ -158,28 +198,38 @@ def not_trusted(runs: Sequence[Judged]) -> float:
 
 @click.command()
 @click.option("--runs", "count", default=200, show_default=True, type=click.IntRange(10))
+@click.option(
+    "--several",
+    "of_several",
+    default=200,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Runs with three to five labels beside them.",
+)
 @click.option("--draw", default=0, show_default=True, type=click.IntRange(0))
 @click.option("-v", "--verbose", is_flag=True, help="Say each run that was judged wrongly.")
-def diagnosis(count: int, draw: int, verbose: bool) -> None:
+def diagnosis(*, count: int, of_several: int, draw: int, verbose: bool) -> None:
     """Verdicts against planted truth, over graded strength, shares and bias.
 
-    Fails where fewer than 99% of the inverted and degenerate runs are "do not trust", or more than
-    2% of the sound ones whose words say something.
+    Fails where fewer than 99% of the inverted, misnamed and degenerate runs are "do not trust", or
+    more than 2% of the sound ones with two labels whose words say something.
     """
-    done = anyio.run(partial(judge_all, settings(count, draw)))
-    table = Table(title=f"{count} runs over planted concepts, draw {draw}")
+    runs = [*settings(count, draw), *several(of_several, draw)]
+    done = anyio.run(partial(judge_all, runs))
+    table = Table(title=f"{len(runs)} runs over planted concepts, draw {draw}")
     for column in ("runs", "outcome", "number", "do not trust", "check", "trust", "says"):
         table.add_column(column)
-    for group in (GRADED, WORDLESS, COLLAPSE):
-        for outcome in ("sound", "inverted", "degenerate", "middling"):
-            runs = [r for r in done if r.setting.group == group and r.outcome == outcome]
-            if runs:
-                table.add_row(group, outcome, *_row(runs))
+    for group in (GRADED, WORDLESS, COLLAPSE, SEVERAL):
+        for outcome in get_args(Outcome):
+            some = [run for run in done if run.setting.group == group and run.outcome == outcome]
+            if some:
+                table.add_row(group, outcome, *_row(some))
         table.add_section()
-    wrong = [run for run in done if run.outcome in {"inverted", "degenerate"}]
+    wrong = [run for run in done if run.outcome in {"inverted", "misnamed", "degenerate"}]
     sound = [run for run in done if run.outcome == "sound" and run.setting.group != WORDLESS]
-    table.add_row("all", "inverted, degenerate", *_row(wrong))
-    table.add_row("all but wordless", "sound", *_row(sound))
+    sound = [run for run in sound if run.setting.group != SEVERAL]
+    table.add_row("all", "inverted, misnamed, degenerate", *_row(wrong))
+    table.add_row("two labels, words that say something", "sound", *_row(sound))
     console = Console(width=150)
     console.print(table)
     if verbose:

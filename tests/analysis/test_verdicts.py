@@ -11,11 +11,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from bench_diagnosis import (
     COLLAPSE,
     GRADED,
+    SEVERAL,
     WORDLESS,
     Judged,
     Setting,
     judge_all,
     settings,
+    several,
 )
 
 
@@ -39,6 +41,18 @@ async def test_sound_labels_are_trusted(judged: list[Judged]) -> None:
 
 async def test_each_part_of_the_design_is_there(judged: list[Judged]) -> None:
     assert {run.setting.group for run in judged} == {GRADED, WORDLESS, COLLAPSE}
+
+
+async def test_of_several_labels_misnamed_ones_are_not_trusted_and_sound_ones_are() -> None:
+    runs = await judge_all(several(30))
+    assert {run.setting.group for run in runs} == {SEVERAL}
+    misnamed = [run for run in runs if run.outcome == "misnamed"]
+    assert misnamed
+    assert {run.found.verdict for run in misnamed} == {"do not trust"}
+    clear = [run for run in runs if run.setting.meaning >= 0.3 * run.setting.strength]
+    sound = [run for run in clear if run.outcome == "sound"]
+    assert len(sound) >= 8
+    assert "do not trust" not in {run.found.verdict for run in sound}
 
 
 async def test_words_that_mean_the_opposite_cannot_be_told_from_words_that_fit() -> None:
