@@ -49,7 +49,7 @@ def sweep_accuracy(run: Run, table: LabelTable) -> tuple[list[float | None], boo
     if ended is None:
         return [None] * len(sweeps), False
     renamed = False
-    for places in (kept, passes):
+    for places in ([place for place in kept if not sweeps[place].get("renamed")], passes):
         own = [labels for place in places if (labels := told[place]) is not None]
         names = np.array(names_of_the_end(own[-1], ended, len(words)) if own else range(len(words)))
         renamed = renamed or names.tolist() != list(range(len(words)))

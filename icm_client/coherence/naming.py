@@ -85,7 +85,7 @@ async def _sweep_on(
         averaged = mean_of_scored(window)
         labels, _, prior = sweeping.relabel(averaged, found.prior)
         utility = utility_of(scores, labels)
-        sweeping.note(found.restart, number, utility, labels, found.labels)
+        sweeping.note(found.restart, number, utility, labels, found.labels, renamed=True)
         found = replace(
             found,
             labels=labels,

@@ -113,7 +113,7 @@ def contrast(folds: Sequence[Parts], names: Names) -> Contrast:
 
     Args:
         folds: those that have too few items of a label that is renamed are left out; where all
-            have, they are one.
+            have, they are taken as one.
         names: label `k` renamed `names[k]`.
 
     Returns:
@@ -141,13 +141,14 @@ def contrast(folds: Sequence[Parts], names: Names) -> Contrast:
 
 
 def _telling(folds: Sequence[Parts], labels: IntArray) -> list[Parts]:
-    """The folds with enough items of all these labels, or all of them as one that has."""
+    """The folds with enough items of all these labels, or all folds as one that has."""
     together = Parts(*map(np.concatenate, zip(*folds, strict=True)))
     told = [fold for fold in folds if _fewest(fold, labels) >= FEWEST_OF_A_LABEL]
     return told or [one for one in (together,) if _fewest(one, labels) >= FEWEST_OF_A_LABEL]
 
 
 def _fewest(fold: Parts, labels: IntArray) -> int:
+    """Items of the rarest of these labels."""
     return min(int((fold.held == label).sum()) for label in labels)
 
 

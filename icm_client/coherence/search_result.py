@@ -27,6 +27,7 @@ class SweepRecord:
         labels: shape `[N]`, after this sweep, with names as they were then, `UNLABELLED` where an
             item has none; kept in the smallest integers that hold them. None where nobody gave
             them. Records that differ in them alone are equal.
+        renamed: whether names had been exchanged before this sweep.
     """
 
     restart: int
@@ -38,6 +39,7 @@ class SweepRecord:
     labels: NDArray[np.signedinteger] | None = field(
         default=None, kw_only=True, compare=False, repr=False
     )
+    renamed: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         """Keep the labels small: dozens of sweeps are remembered."""

@@ -89,7 +89,14 @@ class Sweeping:
         return self.assign(held(perturbed, self.pinned)).labels
 
     def note(
-        self, restart: int, sweep: int, utility: float, labels: IntArray, before: IntArray
+        self,
+        restart: int,
+        sweep: int,
+        utility: float,
+        labels: IntArray,
+        before: IntArray,
+        *,
+        renamed: bool = False,
     ) -> SweepRecord:
         """Tell of a sweep that has made these labels of those before, both shape `[N]`."""
         counts = label_counts(labels, self.n_labels)
@@ -101,6 +108,7 @@ class Sweeping:
             counts,
             int((labels != before).sum()),
             labels=labels,
+            renamed=renamed,
         )
         self.observe(record)
         return record

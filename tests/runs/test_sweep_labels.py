@@ -74,7 +74,15 @@ async def test_a_run_that_was_cut_off_tells_the_same(tmp_path: Path) -> None:
 async def test_the_result_does_not_hold_them(tmp_path: Path) -> None:
     found = await found_in(tmp_path, planted())
     for sweep in found.summary()["sweeps"]:
-        assert sweep.keys() == {"restart", "sweep", "utility", "coherence", "counts", "moved"}
+        assert sweep.keys() == {
+            "restart",
+            "sweep",
+            "utility",
+            "coherence",
+            "counts",
+            "moved",
+            "renamed",
+        }
 
 
 @pytest.mark.parametrize("n_labels", [2, 127, 128, 129, 1000])

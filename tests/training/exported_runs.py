@@ -55,7 +55,11 @@ def reviews_run(folder: Path) -> Run:
     classes = [REVIEWS.labels.index(row["gold"]) for row in rows]
     prompts = REVIEWS.render_all(rows_from(rows, gold="gold"))
     concept = PlantedConcept(
-        dict(zip(prompts, classes, strict=True)), REVIEWS.label_texts, noise=1.5
+        dict(zip(prompts, classes, strict=True)),
+        REVIEWS.label_texts,
+        strength=2.0,
+        meaning=1.0,
+        noise=0.5,
     )
     return _found(folder, rows, REVIEWS, concept, gold="gold")
 
