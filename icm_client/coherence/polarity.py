@@ -101,8 +101,8 @@ class NameExchange:
     def _words_are_clear(self) -> bool:
         """They go with or against the demos, and weigh something or make `U` clearly higher."""
         # These names were chosen among many as those that noise favours most.
-        tried = math.factorial(len(self.names)) / 2
-        needed = math.sqrt(CLEAR_STANDARD_ERRORS**2 + 2 * math.log(tried) * (self.words < 0))
+        others = math.lgamma(len(self.names) + 1) - math.log(2)  # log of K! / 2
+        needed = math.sqrt(CLEAR_STANDARD_ERRORS**2 + 2 * others * (self.words < 0))
         if not abs(self.words) > needed:
             return False
         return not self.weak or self._lead * np.sign(self.words) > CLEAR_STANDARD_ERRORS

@@ -25,6 +25,9 @@ Names = tuple[int, ...]
 FEWEST_OF_A_LABEL = 4
 """Items of each label without which nothing is said of what demos teach."""
 
+MOST_BY_THREES = 30
+"""Labels of which three at a time are renamed; of more only two are, for want of time."""
+
 _TOLERANCE = 1e-9  # nats
 _CERTAIN = 1 - 1e-9
 
@@ -89,7 +92,7 @@ def best_other_names(folds: Sequence[Parts]) -> Names:
 
 
 def best_names(gain: FloatArray, *, other: bool = False) -> Names:
-    """The names of highest `sum_c gain[c, names[c]]` that renaming three labels at a time leads to.
+    """The names of highest `sum_c gain[c, names[c]]` that renaming few labels at a time leads to.
 
     Args:
         gain: shape `[K, K]`: of class `c` called `y`.
@@ -163,7 +166,7 @@ def _turned(fold: Parts, a: int, b: int) -> float:
 
 def _cycles(n_labels: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Labels, and those whose names they take: all ways to rename two or three of them."""
-    few = min(n_labels, 3)
+    few = 3 if 2 < n_labels <= MOST_BY_THREES else 2  # noqa: PLR2004
     return [
         (labels, others)
         for labels in combinations(range(n_labels), few)

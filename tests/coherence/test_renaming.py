@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from icm_client.coherence.problem import FloatArray
 from icm_client.coherence.renaming import (
+    MOST_BY_THREES,
     Parts,
     apart,
     best_names,
@@ -64,10 +65,11 @@ def test_of_few_labels_the_names_found_are_the_best(gain: FloatArray) -> None:
         assert value(best_names(gain, other=True)) == max(map(value, others))
 
 
-def test_a_permutation_of_many_labels_is_found() -> None:
-    names = np.random.default_rng(0).permutation(12)
-    gain = np.full((12, 12), 1.0)
-    gain[np.arange(12), names] = 5.0
+@pytest.mark.parametrize("many", [12, MOST_BY_THREES + 1])
+def test_a_permutation_of_many_labels_is_found(many: int) -> None:
+    names = np.random.default_rng(0).permutation(many)
+    gain = np.full((many, many), 1.0)
+    gain[np.arange(many), names] = 5.0
     assert best_names(gain) == tuple(names.tolist())
 
 
