@@ -22,6 +22,7 @@ from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.polarity import CLEAR_PULL, CLEAR_STANDARD_ERRORS, RESPONSIVE
 from icm_client.coherence.problem import FloatArray, IntArray
+from icm_client.coherence.renaming import FEWEST_OF_A_LABEL
 from icm_client.coherence.search_result import SearchResult
 
 __all__ = ["Evidence", "Finding", "Verdict", "diagnose", "verdict_of"]
@@ -215,6 +216,17 @@ def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None)
             )
         ]
     weak = []
+    if unknown:
+        weak.append(
+            Finding(
+                "too-few-rows",
+                f"Too few rows have the labels {words} for a look at whether they follow each "
+                f"other, and have the right names: {FEWEST_OF_A_LABEL} of each are needed among "
+                "those that were asked again.",
+                "Look at some rows of each label, or label more rows.",
+                "check",
+            )
+        )
     if exchange.weak:
         weak.append(
             Finding(

@@ -17,7 +17,7 @@ from icm_client.coherence.polarity import CLEAR_PULL, RESPONSIVE, NameExchange
 from icm_client.coherence.prior import PriorEstimate
 from icm_client.coherence.search_result import RestartEnd, SearchResult
 
-CLEAR = NameExchange((1, 0), utility=0.5, exchanged_utility=-0.5, standard_error=0.01)
+CLEAR = NameExchange((1, 0), 0.5, -0.5, standard_error=0.01, words=12.0, pull=0.8, response=0.95)
 CLOSE = NameExchange((1, 0), utility=0.5, exchanged_utility=0.49, standard_error=0.01)
 WORDS = ("bad", "good")
 
@@ -46,6 +46,13 @@ def codes(found: SearchResult) -> list[str]:
 def test_coherent_balanced_well_named_labels_have_no_findings() -> None:
     assert diagnose(result(), WORDS) == ()
     assert diagnose(result(coherence=INCOHERENT), WORDS) == ()
+
+
+def test_too_few_rows_of_a_label_to_look_at_are_to_be_checked() -> None:
+    by_u_alone = NameExchange((1, 0), utility=0.5, exchanged_utility=-0.5, standard_error=0.01)
+    (finding,) = diagnose(result(exchange=by_u_alone), WORDS)
+    assert (finding.code, finding.severity) == ("too-few-rows", "check")
+    assert "'bad' and 'good'" in finding.message
 
 
 def test_labels_that_do_not_predict_each_other_are_not_to_be_trusted() -> None:
@@ -119,7 +126,7 @@ def test_the_fatal_come_first() -> None:
 
 
 def test_names_that_were_exchanged_are_told_and_not_doubted() -> None:
-    better = NameExchange((1, 0), utility=0.2, exchanged_utility=0.6, standard_error=0.01)
+    better = replace(CLEAR, utility=0.2, exchanged_utility=0.6, words=-12.0, pull=-0.8)
     assert codes(replace(result(exchange=better), exchanged=True)) == ["names-exchanged"]
 
 

@@ -57,9 +57,9 @@ def reviews_run(folder: Path) -> Run:
     concept = PlantedConcept(
         dict(zip(prompts, classes, strict=True)),
         REVIEWS.label_texts,
-        strength=2.0,
-        meaning=1.0,
-        noise=0.5,
+        strength=1.5,
+        meaning=0.8,
+        noise=0.6,
     )
     return _found(folder, rows, REVIEWS, concept, gold="gold")
 
