@@ -21,7 +21,7 @@ from rich.table import Table
 
 from icm_client import Labels, SweepSettings, Task, label
 from icm_client.coherence.anneal import AnnealSettings
-from icm_client.coherence.renaming import best_names
+from icm_client.coherence.renaming import best_names, pair_counts
 from icm_client.runs.presets import InContextSettings
 from icm_client.testing import PlantedConcept
 
@@ -164,10 +164,9 @@ async def judged(setting: Setting, store: Path) -> Judged:
         store=store,
     )
     held = np.array([task.labels.index(row.label) for row in found.rows])
-    alike = np.zeros((setting.labels, setting.labels))
-    np.add.at(alike, (held, np.array(classes)), 1)
-    accuracy = float(np.trace(alike)) / setting.rows
-    renamed = float(alike[range(setting.labels), best_names(alike)].sum()) / setting.rows
+    table = pair_counts(held, np.array(classes), setting.labels)
+    accuracy = float(np.trace(table)) / setting.rows
+    renamed = float(table[range(setting.labels), best_names(table)].sum()) / setting.rows
     return Judged(setting, _outcome(accuracy, renamed, found), accuracy, found)
 
 
@@ -226,8 +225,8 @@ def diagnosis(*, count: int, of_several: int, draw: int, verbose: bool) -> None:
                 table.add_row(group, outcome, *_row(some))
         table.add_section()
     wrong = [run for run in done if run.outcome in {"inverted", "misnamed", "degenerate"}]
-    sound = [run for run in done if run.outcome == "sound" and run.setting.group != WORDLESS]
-    sound = [run for run in sound if run.setting.group != SEVERAL]
+    told = {GRADED, COLLAPSE}
+    sound = [run for run in done if run.outcome == "sound" and run.setting.group in told]
     table.add_row("all", "inverted, misnamed, degenerate", *_row(wrong))
     table.add_row("two labels, words that say something", "sound", *_row(sound))
     console = Console(width=150)

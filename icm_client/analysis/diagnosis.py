@@ -215,9 +215,9 @@ def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None)
                 "fatal",
             )
         ]
-    weak = []
+    doubts = []
     if unknown:
-        weak.append(
+        doubts.append(
             Finding(
                 "too-few-rows",
                 f"Too few rows have the labels {words} for a look at whether they follow each "
@@ -228,7 +228,7 @@ def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None)
             )
         )
     if exchange.weak:
-        weak.append(
+        doubts.append(
             Finding(
                 "weak-names",
                 f"The words {words} say little of which is which {figures}: the names are "
@@ -238,10 +238,10 @@ def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None)
             )
         )
     if not exchange.better:
-        return weak
+        return doubts
     if result.exchanged:
         return [
-            *weak,
+            *doubts,
             Finding(
                 "names-exchanged",
                 f"{words} were found the wrong way round and have been exchanged {figures}.",

@@ -9,7 +9,7 @@ from icm_client.analysis.findings import Finding, many
 from icm_client.coherence.anneal import STALL_RATE, STALL_WINDOW, Step
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import FloatArray, IntArray
-from icm_client.coherence.renaming import best_names
+from icm_client.coherence.renaming import best_names, pair_counts
 from icm_client.coherence.search_result import SearchResult
 
 AGREE = 0.8
@@ -50,8 +50,7 @@ def _agreement(one: IntArray, other: IntArray, n_labels: int) -> float:
     both = (one != UNLABELLED) & (other != UNLABELLED)
     if not both.any():
         return 0.0
-    table = np.zeros((n_labels, n_labels))
-    np.add.at(table, (one[both], other[both]), 1)
+    table = pair_counts(one[both], other[both], n_labels)
     names = best_names(table)
     return float(table[np.arange(n_labels), names].sum() / both.sum())
 

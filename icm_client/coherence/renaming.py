@@ -99,9 +99,9 @@ def best_names(gain: FloatArray, *, other: bool = False) -> Names:
         other: not those as they are, which are the first to start from.
     """
     as_they_are = tuple(range(len(gain)))
-    names = as_they_are
+    names, cycles = as_they_are, _cycles(len(gain))
     while True:
-        ways = {_renamed(names, cycle) for cycle in _cycles(len(gain))} - {names}
+        ways = {_renamed(names, cycle) for cycle in cycles} - {names}
         if other:
             ways -= {as_they_are}
         best = max(sorted(ways), key=lambda way: _value(gain, way), default=names)
@@ -109,6 +109,13 @@ def best_names(gain: FloatArray, *, other: bool = False) -> Names:
         if not must and _value(gain, best) <= _value(gain, names):
             return names
         names = best
+
+
+def pair_counts(one: IntArray, other: IntArray, n_labels: int) -> FloatArray:
+    """How many items have label `k` in `one` and `y` in `other`, `[K, K]`; all of them labelled."""
+    table = np.zeros((n_labels, n_labels))
+    np.add.at(table, (one, other), 1)
+    return table
 
 
 def contrast(folds: Sequence[Parts], names: Names) -> Contrast:
