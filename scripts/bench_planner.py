@@ -7,6 +7,7 @@ it what vLLM's own counters in `/metrics` say: its `usage` tells the cached toke
 last prompt alone, and the client concludes from it what the others had.
 """
 
+import os
 import re
 import tempfile
 import time
@@ -65,7 +66,9 @@ class Spent:
 
 
 @click.command()
-@click.option("--endpoint", help="A server's URL.  [default: the embedded server]")
+@click.option(
+    "--endpoint", help="A server's URL; its key is ICM_API_KEY.  [default: the embedded server]"
+)
 @click.option("--model", help="Which of its models.  [default: the only one]")
 @click.option("--leave-one-out", "n_tree", default=64, show_default=True)
 @click.option("--items", "n_sweep", default=256, show_default=True)
@@ -82,8 +85,10 @@ def planner(
 async def _planner(
     url: str | None, model: str | None, n_tree: int, n_sweep: int, planned_only: bool
 ) -> bool:
+    key = os.environ.get("ICM_API_KEY")
+
     async def opened() -> AbstractAsyncContextManager[Endpoint]:
-        return EmbeddedEndpoint() if url is None else await connect(url, model=model)
+        return EmbeddedEndpoint() if url is None else await connect(url, model=model, api_key=key)
 
     async with await opened() as server:
         pieces = await _pieces(server)

@@ -29,8 +29,12 @@ def free_port() -> int:
 
 @dataclass(slots=True)
 class VllmServer:
-    """`server/serve_vllm.py`, with a key, on one port for all of its lives."""
+    """`server/serve_vllm.py`, with a key, on one port for all of its lives.
 
+    `plugins` is a folder of distributions that it finds beside those of its own environment.
+    """
+
+    plugins: Path | None = None
     port: int = field(default_factory=free_port)
     key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     process: subprocess.Popen[str] | None = None
@@ -71,7 +75,7 @@ class VllmServer:
                 str(START_S),
             ],
             cwd=ROOT,
-            env=self.environment,
+            env=self.environment | self._with_plugins(),
             stdout=subprocess.PIPE,
             text=True,
             # Without it a server outlives tests that are killed, with all that they held open.
@@ -82,6 +86,12 @@ class VllmServer:
         if self.process.poll() is not None:
             pytest.fail("the server did not start; its launcher says why above")
         self.started_in_s = time.monotonic() - begun
+
+    def _with_plugins(self) -> dict[str, str]:
+        if self.plugins is None:
+            return {}
+        found = (str(self.plugins), os.environ.get("PYTHONPATH"))
+        return {"PYTHONPATH": os.pathsep.join(filter(None, found))}
 
     def end(self) -> None:
         """End the launcher and all that it started; one that has ended is only put away."""
