@@ -54,6 +54,17 @@ class IcmError(Exception):
 
     retry: ClassVar[Retry] = Retry.NEVER
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Cross into another process as it is: what it was made from is not kept."""
+        return _as_it_was, (type(self), self.args, self.__dict__)
+
+
+def _as_it_was(kind: type[IcmError], args: tuple[object, ...], held: dict[str, object]) -> IcmError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(held)
+    return error
+
 
 class InputError(IcmError):
     """The user's input is wrong; nothing has been sent yet. The message says what to do."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from icm_client.coherence.both_names import needs_both_names, sweep_both_names
+from icm_client.coherence.all_names import sweep_all_names
 from icm_client.coherence.calibration import utility_of
 from icm_client.coherence.climb import Climb, mean_of_scored
 from icm_client.coherence.fold_scores import joined
@@ -47,11 +47,11 @@ async def name_classes(
         coherent: whether the search has found what it looked for; else it sweeps no further.
     """
     exchange = await exchange_names_in_folds(found.folds, found.labels, sweeping.score)
-    sweeps_on = coherent and not found.stopped
-    if sweeping.settings.both_names and sweeps_on and needs_both_names(exchange):
-        found = await sweep_both_names(found, sweeping, sweep=sweep, rng=rng)
+    goes_on = coherent and not found.stopped
+    under_all = goes_on and sweeping.settings.all_names > 0 and exchange.all_weak
+    if under_all:
+        found = await sweep_all_names(found, sweeping, sweep=sweep, rng=rng)
         exchange = await exchange_names_in_folds(found.folds, found.labels, sweeping.score)
-        sweeps_on = False
     turned = names_turn(exchange, found.averaged, sweeping.pinned)
     if turned:
         averaged = exchange.renamed(found.averaged)
@@ -61,10 +61,11 @@ async def name_classes(
             labels=labels,
             averaged=averaged,
             sweep_scores=exchange.renamed(found.sweep_scores),
-            utility=exchange.exchanged_utility,
+            # Under all names classes are as coherent whatever they are called.
+            utility=found.utility if under_all else exchange.exchanged_utility,
             prior=prior,
         )
-        if sweeps_on:
+        if goes_on and not under_all:
             found = await _sweep_on(found, sweeping, sweep=sweep, rng=rng)
     return Named(found, exchange, turned)
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from icm_client.coherence.calibration import pointwise_mutual_information
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.fold_scores import ScoredFold, score_folds
 from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Score
@@ -34,6 +35,7 @@ from icm_client.coherence.renaming import (
     apart,
     best_other_names,
     contrast,
+    pull_of_all,
     rotations,
 )
 
@@ -43,6 +45,10 @@ CLEAR_PULL = 0.2
 """How much the words must say for each nat that demos teach, where `U` does not show it. Contexts
 of words that say nothing may teach a little more or less than each other: all items then seem to
 have been told a little by the words, and their number makes it no surer."""
+
+ASKED_FIRST = 128
+ASKED_FIRST_OF_A_LABEL = 16
+"""Items of a fold that are asked first, the larger number: enough where words are clear."""
 
 RESPONSIVE = 0.75
 """Share of the items that must turn with the demos' labels: under it they follow something else."""
@@ -63,6 +69,8 @@ class NameExchange:
         pull: how far the words move log-odds for each nat that the demos do. NaN as `words`.
         response: the share of the items whose log-odds turn towards their label with the demos'
             names. NaN as `words`.
+        pull_of_all: the pull over all labels, those that keep their names included; NaN where one
+            of them has too few items.
     """
 
     names: tuple[int, ...]
@@ -72,6 +80,7 @@ class NameExchange:
     words: float = float("nan")
     pull: float = float("nan")
     response: float = float("nan")
+    pull_of_all: float = float("nan")
 
     @property
     def ambiguous(self) -> bool:
@@ -96,6 +105,11 @@ class NameExchange:
     def weak(self) -> bool:
         """The words move log-odds by little of what the demos do; not said where `pull` is NaN."""
         return abs(self.pull) < CLEAR_PULL
+
+    @property
+    def all_weak(self) -> bool:
+        """The same for the words of all labels."""
+        return abs(self.pull_of_all) < CLEAR_PULL
 
     @property
     def _words_are_clear(self) -> bool:
@@ -148,10 +162,10 @@ async def exchange_names(
 async def exchange_names_in_folds(
     folds: Sequence[ScoredFold], labels: IntArray, score: Score
 ) -> NameExchange:
-    """Exchange names in one fold of the last sweep, and in the others while that leaves it open.
+    """Exchange names for some items of the last sweep, and for more while that leaves it open.
 
     Words that say little need more items to be heard, and rare labels more items to have any; else
-    one fold's are enough.
+    a part of one fold is enough, or one fold where it is small.
 
     Args:
         folds: of the last sweep, at least one.
@@ -162,12 +176,36 @@ async def exchange_names_in_folds(
         The exchange that the words favour most, over all that was asked.
     """
     asked: list[_Fold] = []
-    for fold in folds:
+    for fold in [*_asked_first(folds[0]), *folds]:
+        if fold is folds[0]:
+            asked = []  # what was asked of it first is in it
         asked.append(_Fold(fold.context, fold.targets, fold.calibrated, labels, score))
         closest = await _compared(asked)
         if not closest.ambiguous and not np.isnan(closest.words):
             break
     return closest
+
+
+def asked_first(n_labels: int) -> int:
+    """How many items of a fold are asked before all of them are."""
+    return max(ASKED_FIRST, ASKED_FIRST_OF_A_LABEL * n_labels)
+
+
+def _asked_first(fold: ScoredFold) -> list[ScoredFold]:
+    """A part of a large fold, as if there were no other targets."""
+    few = asked_first(fold.calibrated.shape[1])
+    if len(fold.targets) <= few:
+        return []
+    # Targets that a rule binds stand in the order of their groups' sizes: some of each.
+    part = np.linspace(0, len(fold.targets) - 1, few).astype(np.int64)
+    return [
+        ScoredFold(
+            fold.context,
+            fold.targets[part],
+            pointwise_mutual_information(fold.calibrated[part]),
+            fold.label_mass[part],
+        )
+    ]
 
 
 class _Fold:
@@ -220,6 +258,7 @@ async def _compared(folds: Sequence[_Fold]) -> NameExchange:
         _mean(np.concatenate(exchanged)),
         _standard_error(lost),
         *contrast(parts, names),
+        pull_of_all(parts),
     )
 
 

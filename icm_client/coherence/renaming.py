@@ -77,12 +77,24 @@ def apart(held: IntArray, scores: FloatArray) -> Parts:
         held: shape `[n]`, the labels found.
         scores: shape `[K, n, K]`, nats: behind names as they are, then behind the `rotations`.
     """
-    turned = [np.roll(behind, -by, axis=1) for by, behind in enumerate(scores)]
-    parts = np.stack([np.mean(turned, axis=0), scores.mean(axis=0)])
+    parts = np.stack([by_class(scores), scores.mean(axis=0)])
     parts -= parts.mean(axis=2, keepdims=True)
     if parts.shape[1]:
         parts -= parts.mean(axis=1, keepdims=True)
     return Parts(held, *parts)
+
+
+def by_class(scores: Sequence[FloatArray] | FloatArray) -> FloatArray:
+    """`taught`: the mean of each class's scores over the names it had, `[n, K]`, nats.
+
+    Args:
+        scores: shape `[R, n, K]`, nats: behind names as they are, then behind the `rotations`, or
+            the first of them.
+    """
+    mean: FloatArray = np.mean(
+        [np.roll(behind, -by, axis=1) for by, behind in enumerate(scores)], axis=0
+    )
+    return mean
 
 
 def best_other_names(folds: Sequence[Parts]) -> Names:
@@ -148,6 +160,22 @@ def contrast(folds: Sequence[Parts], names: Names) -> Contrast:
     freedom = max((len(x) - len(taught)) * (len(moved) - 1) - 1, 1)
     words_say = float(r * np.sqrt(freedom / (1 - r**2)))
     return Contrast(words_say, 2 * product / x_squared, response)
+
+
+def pull_of_all(folds: Sequence[Parts]) -> float:
+    """How far the words, as labels are named, move scores for each nat that the demos do.
+
+    The slope over all labels; for two it is that of `contrast`.
+
+    Returns:
+        NaN where a label has too few items, or demos teach nothing at all.
+    """
+    labels = np.arange(folds[0].taught.shape[1])
+    told = _telling(folds, labels)
+    squares = sum(float((fold.taught**2).sum()) for fold in told)
+    if not squares:
+        return float("nan")
+    return sum(float((fold.taught * fold.said).sum()) for fold in told) / squares
 
 
 def _telling(folds: Sequence[Parts], labels: IntArray) -> list[Parts]:

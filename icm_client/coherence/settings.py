@@ -28,10 +28,10 @@ class SweepSettings:
         restarts: `R`, the most searches from new random starts.
         coherent: the share of the labels' entropy that `U` must reach for the search to be
             content: it then stops although labels still move, and makes no further restart.
-        both_names: sweeps that a coherent search ends with where the words say little: its last
-            one, and so many but one further ones (`both_names`). 0 does without.
+        all_names: the most sweeps that a coherent search ends with where the words say little, its
+            last one among them (`all_names`). 0 does without.
         renamed: further sweeps of a coherent search whose names were exchanged (`naming`), where
-            there were none under both names. 0 does without.
+            there were none under all names. 0 does without.
     """
 
     initial: int = 8
@@ -49,7 +49,7 @@ class SweepSettings:
     ripe: float = 0.6
     restarts: int = 2
     coherent: float = 0.25
-    both_names: int = 2
+    all_names: int = 5
     renamed: int = 2
 
     def __post_init__(self) -> None:
@@ -70,6 +70,6 @@ _LEAST = {
     "min_sweeps": 2,  # the first leaves the items that it starts from without a score
     "max_sweeps": 2,
     "restarts": 1,
-    "both_names": 0,
+    "all_names": 0,
     "renamed": 0,
 }

@@ -12,7 +12,7 @@ _BY_SUFFIX: dict[str, FileFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json-lines": "jsonl",
-    ".json": "jsonl",  # JSON Lines under another name, or one array: the reader sees which
+    ".json": "jsonl",  # read: lines or one array, the reader sees which; written: one array
     ".csv": "csv",
     ".tsv": "csv",
     ".parquet": "parquet",

@@ -78,7 +78,7 @@ def write_labels(
     columns of mixed kinds), it is written as JSON text.
 
     Args:
-        path: where to; its name says the format.
+        path: where to; its name says the format, and that of a `.json` file is one array.
         labelled: the rows with their labels; at least one.
         format: the format where the file's name does not say it.
         gold: the rows' gold labels, written back under `gold_field` as the last column.
@@ -96,6 +96,8 @@ def write_labels(
     columns, records = _records(labelled, gold, gold_field)
     with _replaced(name) as file:
         match kind:
+            case "jsonl" if format is None and name.lower().endswith(".json"):
+                file.write(b"[\n" + b",\n".join(map(orjson.dumps, records)) + b"\n]\n")
             case "jsonl":
                 file.writelines(
                     orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records

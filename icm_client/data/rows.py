@@ -7,6 +7,7 @@ the rows, in `Dataset.gold`, where nothing that builds a prompt looks.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from icm_client.data.frames import Frame, rows_of
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.values import JsonValue, Unusable, json_value, kind_of
 from icm_client.errors import RowError
@@ -50,11 +51,14 @@ class Dataset:
     warnings: tuple[str, ...]
 
 
-def rows_from(rows: Iterable[Mapping[str, object] | str], *, gold: str | None = None) -> Dataset:
+def rows_from(
+    rows: Iterable[Mapping[str, object] | str] | Frame, *, gold: str | None = None
+) -> Dataset:
     """Return the rows as a dataset; a plain string becomes `{"text": string}`.
 
     Args:
-        rows: dictionaries of JSON values; dates, decimals and NumPy scalars are converted.
+        rows: dictionaries of JSON values; dates, decimals and NumPy scalars are converted. Or a
+            data frame of pandas, or a table of pyarrow; what is missing there is None.
         gold: the field with the known labels, if any: it is taken out of the rows.
 
     Raises:
@@ -62,6 +66,8 @@ def rows_from(rows: Iterable[Mapping[str, object] | str], *, gold: str | None = 
     """
     if isinstance(rows, str | Mapping):
         raise RowError(f"a list of rows is needed, not one alone ({kind_of(rows)})")
+    if isinstance(rows, Frame):
+        rows = rows_of(rows)
     as_fields = ({"text": row} if isinstance(row, str) else row for row in rows)
     return collect(enumerate(as_fields, start=1), path=None, gold=gold)
 

@@ -243,7 +243,9 @@ def _root_of(url: str) -> tuple[str, tuple[str, str] | None]:
         raise InputError(
             f"{clipped(url)!r} is not a server's URL; it looks like http://localhost:8000"
         )
-    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    path = parts.path.rstrip("/")
+    for pasted in ("/completions", "/chat", "/models", "/v1"):  # of a route's whole URL
+        path = path.removesuffix(pasted).rstrip("/")
     place = parts.netloc.rpartition("@")[2]
     credentials = (
         (unquote(parts.username or ""), unquote(parts.password or ""))

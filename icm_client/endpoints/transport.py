@@ -185,7 +185,7 @@ class Transport:
         try:
             return await retrying(attempt)
         except IcmError as error:
-            if item.made > 1:
+            if item.made > 1 and "(gave up after" not in str(error):
                 error.args = (f"{error} (gave up after {item.made} attempts)",)
             if isinstance(error, ModelNotFound) and body is not None:
                 error.args = (f"{error}; {await self._models_there()}",)

@@ -11,7 +11,6 @@ from icm_client.coherence.constraints import Constraint
 from icm_client.coherence.problem import FloatArray, IntArray
 from icm_client.data import (
     Dataset,
-    JsonValue,
     Task,
     builtin_names,
     check_gold,
@@ -22,12 +21,13 @@ from icm_client.data import (
     take_own_gold,
 )
 from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.frames import Frame
 from icm_client.data.gold_keys import refuse_gold_keys
 from icm_client.data.items import Item, items_of, prompt_warnings, render_items
 from icm_client.data.rule import build_constraint, rule_notices
 from icm_client.errors import InputError, TaskError
 
-Rows = Dataset | str | os.PathLike[str] | Iterable[Mapping[str, JsonValue] | str]
+Rows = Dataset | str | os.PathLike[str] | Iterable[Mapping[str, object] | str] | Frame
 
 
 @dataclass(frozen=True, slots=True)

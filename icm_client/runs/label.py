@@ -1,5 +1,6 @@
 """`label`: rows, a task and an endpoint in; labels out. The command line calls this and no more."""
 
+import operator
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial, wraps
@@ -10,7 +11,7 @@ from anyio.from_thread import start_blocking_portal
 from icm_client.data import Task
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.endpoints import Endpoint
-from icm_client.errors import ModelChanged
+from icm_client.errors import InputError, ModelChanged
 from icm_client.runs.budget import Budget
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.first_labels import read_start
@@ -22,9 +23,9 @@ from icm_client.runs.presets import (
     Settings,
     check_start_of,
     check_trainer,
-    preset_settings,
+    settings_for,
 )
-from icm_client.runs.progress import OnProgress
+from icm_client.runs.progress import OnProgress, check_progress
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScoreStore, open_store
@@ -86,8 +87,8 @@ async def label(
             many from 1 on, under 1 that share of the rows. Fewer are left without a label.
         accept_drift: where another model answers in mid-run, label with that one from the start,
             instead of ending. Only where the endpoint is opened here.
-        store: the score store's file, or one that is open (and stays so); None takes the user's
-            own.
+        store: the score store's file, or one that is open (and stays so, in its thread); None takes
+            the user's own.
         runs: the folder in which the run has its own, with its journal; None keeps no record.
         command: what starts the run again from a shell, for that record.
         fresh: start the run's record over; stored scores stay.
@@ -104,7 +105,9 @@ async def label(
         RunError: the run's folder cannot be used.
         RunStopped: `stopping` said so.
     """
-    settings = settings or preset_settings(preset)
+    check_progress(progress)
+    seed = checked_seed(seed)
+    settings = settings_for(preset, settings)
     check_trainer(settings, given=trainer is not None)
     check_start_of(settings, given=start is not None)
     job = Job.prepare(rows, task, gold=gold, prior=prior, constraint=constraint)
@@ -132,16 +135,33 @@ async def label(
                     raise
 
 
-def _in_own_loop(function: Callable[P, Awaitable[T]]) -> Callable[P, T]:
+def checked_seed(seed: int) -> int:
+    """The seed as Python's own integer; raises `InputError` where it is none, or below 0."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise InputError(f"the seed must be a whole number, not {seed!r}") from None
+    if number < 0:
+        raise InputError(f"the seed must be 0 or more, not {number}")
+    return number
+
+
+def _in_own_loop(function: Callable[P, Awaitable[T]], name: str) -> Callable[P, T]:
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if isinstance(kwargs.get("store"), ScoreStore):
+            raise InputError(
+                f"{name} works in a thread of its own, and an open score store stays in the thread "
+                "that opened it: give the store's path"
+            )
         with start_blocking_portal() as portal:
             return portal.call(partial(function, *args, **kwargs))
 
+    call.__name__ = call.__qualname__ = name  # it is pickled by its name
     return call
 
 
-label_sync = _in_own_loop(label)
+label_sync = _in_own_loop(label, "label_sync")
 label_sync.__doc__ = """`label` for code that is not async; works in a notebook's running loop too.
 
 It takes the same arguments, and runs in a loop of its own, in another thread, where `progress` is

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Literal, overload
+from typing import Literal, get_args, overload
 
 import numpy as np
 
@@ -65,6 +65,27 @@ def preset_settings(preset: Preset) -> Settings:
             return FoldSettings()
         case "iterate":
             return IterateSettings()
+
+
+def settings_for(preset: Preset, settings: Settings | None) -> Settings:
+    """The settings given, or the preset's own.
+
+    Raises:
+        InputError: there is no such preset, or the settings are none.
+    """
+    if preset not in get_args(Preset):
+        raise InputError(f"there is no preset {preset!r}; there are {', '.join(get_args(Preset))}")
+    if settings is None:
+        return preset_settings(preset)
+    if not isinstance(settings, Settings):
+        raise InputError(
+            f"settings are an object such as icm_client.SweepSettings(demos=32), not {settings!r}"
+        )
+    if preset not in ("fast", preset_of(settings)):
+        raise InputError(
+            f"these settings are of the preset {preset_of(settings)}, and {preset} was asked for"
+        )
+    return settings
 
 
 def preset_of(settings: Settings) -> Preset:

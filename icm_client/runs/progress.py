@@ -1,5 +1,6 @@
 """What a run tells while it goes on."""
 
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from icm_client.coherence.official import OfficialSettings
 from icm_client.coherence.search_result import SweepRecord
 from icm_client.coherence.settings import SweepSettings
 from icm_client.endpoints import Endpoint, LimitChange, TokenIds, Usage, Waiting, WireEvent
+from icm_client.errors import InputError
 from icm_client.runs.presets import Observed, Settings, TrainingEvent
 from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
 from icm_client.training.trainer import Trained, TrainingProgress
@@ -71,6 +73,15 @@ class Progress:
 _OF_STEPS = (AnnealSettings, OfficialSettings)
 
 OnProgress = Callable[[Progress], None]
+
+
+def check_progress(progress: OnProgress | None) -> None:
+    """Refuse a callback that nobody would await; raises `InputError`."""
+    if inspect.iscoroutinefunction(progress):
+        raise InputError(
+            "progress must be a plain function: it is called, not awaited. icm_client.Client has "
+            "jobs whose progress is an async iterator"
+        )
 
 
 class ProgressMeter:

@@ -31,7 +31,7 @@ class StartEnd:
     agreement: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Labels:
     """The labels found, and what is to be known about them.
 
@@ -82,6 +82,14 @@ class Labels:
     cost: Cost
     seed: int
     run: Path | None
+
+    def __repr__(self) -> str:
+        """Return a line: the rows themselves may be thousands."""
+        counts = ", ".join(f"{label}: {count:,}" for label, count in self.counts.items())
+        return (
+            f"<Labels of {len(self.rows):,} rows ({counts}), {self.verdict}, "
+            f"coherence {self.coherence:.0%}>"
+        )
 
     @property
     def verdict(self) -> Verdict:

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from icm_client.coherence.all_names import MOST_NAMES
+from icm_client.coherence.polarity import asked_first
 from icm_client.coherence.settings import SweepSettings
 from icm_client.scoring import LabelTrie, Pieces
 
@@ -86,14 +88,15 @@ def run_cost(
     rows = n_rows * (length * scale if caches else length * scale + contexts / settings.folds)
     reads = n_rows * reads_a_row
     grouped = reads if lanes or texts else math.ceil(reads / _GROUP)
-    # At the end names are rotated and exchanged, in one fold or all; and words may say little.
+    # At the end names are rotated and exchanged, for a part of a fold or for all; and words may say
+    # little.
     few = len(pieces.labels)
     exchanged = few - 1 + (few > 2)  # noqa: PLR2004 - of two labels, rotating is exchanging
-    under_both = 2 * max(settings.both_names - 1, 0) if exchanged == 1 else 0
-    after = max(under_both, settings.renamed)
+    at_once = min(few, MOST_NAMES)
+    under_all = settings.all_names and settings.all_names * at_once + exchanged - (at_once - 1)
     sweeps = (
-        settings.min_sweeps + exchanged / settings.folds,
-        settings.max_sweeps * settings.restarts + exchanged + after,
+        settings.min_sweeps + exchanged * min(1 / settings.folds, asked_first(few) / n_rows),
+        settings.max_sweeps * settings.restarts + exchanged + max(under_all, settings.renamed),
     )
     minutes = None
     if tokens_a_second and reads_a_second:

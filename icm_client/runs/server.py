@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 import anyio
 
@@ -52,6 +53,10 @@ class Server:
         """Refuse two servers at once."""
         if self.gguf is not None and self.url is not None:
             raise InputError("a GGUF file is for the embedded server: leave the endpoint out")
+        if self.kind is not None and self.kind not in get_args(Kind):
+            raise InputError(
+                f"no kind of server is called {self.kind!r}; there are {', '.join(get_args(Kind))}"
+            )
 
 
 @asynccontextmanager
@@ -73,6 +78,8 @@ async def open_endpoint(
     if isinstance(server, str) or server is None:
         server = Server(server)
     if not isinstance(server, Server):
+        if not hasattr(server, "read"):
+            raise InputError(f"an endpoint is a URL, a Server or one that is open, not {server!r}")
         yield server
         return
     opened = await _opened(server, observe)

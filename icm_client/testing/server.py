@@ -235,6 +235,8 @@ class PlantedServer:
             most = self._concept.identity.context_length
             words = f"This model's maximum context length is {most} tokens; {len(prompt)} were sent"
             raise _http(400, "BadRequestError", words) from None
+        except ValueError as error:  # it is none of the concept's prompts: a mistake of the test's
+            raise _http(400, "BadRequestError", f"{error}") from None
         found = {f"token_id:{token}": p for token, p in zip(wanted, answer.log_probs, strict=True)}
         logprobs = {"top_logprobs": [found]}
         return {"index": index, "text": "", "logprobs": logprobs, "finish_reason": "length"}

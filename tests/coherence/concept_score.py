@@ -20,13 +20,19 @@ class ConceptScore:
     """A `PlantedConcept` asked without tokens."""
 
     def __init__(
-        self, classes: IntArray, n_labels: int, *, meaning: float = 0.0, noise: float = 0.5
+        self,
+        classes: IntArray,
+        n_labels: int,
+        *,
+        strength: float = 4.0,
+        meaning: float = 0.0,
+        noise: float = 0.5,
     ) -> None:
         self.prompts = [f"item {i}:" for i in range(len(classes))]
         self.concept = PlantedConcept(
             dict(zip(self.prompts, classes.tolist(), strict=True)),
             [f" {k}" for k in range(n_labels)],
-            strength=4.0,
+            strength=strength,
             meaning=meaning,
             noise=noise,
         )

@@ -278,7 +278,7 @@ async def test_one_pinned_item_turns_names_that_were_found_the_wrong_way_round()
     )
     assert result.exchanged
     assert (result.labels == classes).mean() > 0.95
-    assert result.utility == result.exchange.exchanged_utility > 0
+    assert min(result.utility, result.exchange.exchanged_utility) > 0.5
 
 
 async def test_words_that_are_clear_are_not_turned_by_pins_against_them() -> None:

@@ -477,7 +477,7 @@ async def test_label_mass_is_the_raw_probability_of_labels_in_the_last_sweeps() 
 
 
 async def test_sweeps_behind_sampled_labels_are_not_kept_as_evidence() -> None:
-    result = await found(48, 2, settings=replace(DEFAULT, max_sweeps=5, both_names=0))
+    result = await found(48, 2, settings=replace(DEFAULT, max_sweeps=5, all_names=0))
     assert result.sweep_scores is not None
     assert result.sweep_scores.shape == (5 - DEFAULT.cold_after, 48, 2)
     towards = result.sweep_scores[:, np.arange(48), result.labels]
