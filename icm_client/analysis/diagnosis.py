@@ -16,6 +16,7 @@ from icm_client.analysis.steadiness import (
     label_words,
     rule_conflicts,
     server_noise,
+    unsure,
 )
 from icm_client.analysis.surface import surface_findings
 from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint
@@ -95,6 +96,8 @@ def diagnose(
         texts = [text for text, kept in zip(evidence.texts, there, strict=True) if kept]
         findings += surface_findings(texts, held, labels)
     findings += search_findings(result, len(labels))
+    if not any(finding.fatal for finding in findings):
+        findings += unsure(result, items)
     return worst_first([*findings, *_unsettled(findings)])
 
 

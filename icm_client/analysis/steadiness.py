@@ -3,6 +3,7 @@
 import numpy as np
 
 from icm_client.analysis.findings import Finding, Severity, many
+from icm_client.coherence.confidence import confidences
 from icm_client.coherence.constraints import Asymmetry, Constraint
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.fold_scores import margin
@@ -24,6 +25,9 @@ look is advised, and from which on it is noted."""
 DROWNED, TOUCHED = 0.1, 0.02
 """Share of rows whose margin is within the server's noise, from which on a look is advised, and
 from which on it is noted."""
+
+UNSURE = 0.7
+"""Mean confidence of the labels under which a look is advised."""
 
 _NOISE_WIDTH = 2.0  # standard deviations: a margin beyond is not turned by noise
 _FEWEST_GROUPS = 10
@@ -49,6 +53,30 @@ def label_words(result: SearchResult, items: IntArray) -> list[Finding]:
             "See which tokens the words are read as (the line that a run begins with), and take "
             "words that follow the template naturally.",
             "check" if mass < POOR_MASS else "note",
+        )
+    ]
+
+
+def unsure(result: SearchResult, items: IntArray) -> list[Finding]:
+    """Whether the labels found are likely to be right in the mean.
+
+    Args:
+        result: of any search, with nothing known against its labels.
+        items: those whose labels are the rows'.
+    """
+    found = confidences(result.log_probs[items], result.labels[items], believed=True)
+    found = found[~np.isnan(found)]
+    if not len(found) or found.mean() >= UNSURE:
+        return []
+    low = int((found < UNSURE).sum())
+    return [
+        Finding(
+            "unsure",
+            f"The labels are estimated to be right for {found.mean():.0%} of the rows; "
+            f"{low:,} of {len(found):,} have a confidence under {UNSURE:.0%}.",
+            "Look at the least certain rows of each label, and pin some. Fewer labels, or words "
+            "that lie further apart, may be told apart better.",
+            "check",
         )
     ]
 

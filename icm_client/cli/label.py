@@ -80,7 +80,8 @@ _FORMATS = click.Choice(get_args(FileFormat))
 @click.option(
     "--max-requests",
     type=click.IntRange(1),
-    help="End with the best labels so far (exit status 3) before more requests than these.",
+    help="End between two sweeps with the best labels so far (exit status 3) where another sweep "
+    "would take more requests than these.",
 )
 @click.option(
     "--max-prompt-tokens", type=click.IntRange(1), help="The same for tokens that are computed."
@@ -165,7 +166,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         if Path(output).resolve() == Path(data).resolve():
             raise InputError(f"{output}: the labels would overwrite the rows; name another file")
         check_output(output, output_format)
-    elif not dry_run and not forecasts:
+    elif not (dry_run or forecasts):
         raise click.UsageError("Missing option '-o' / '--output': where should the labels go?")
     task, found_at = _task(data, task_name, template, labels)
     settings = settings_of(preset, numbers)
@@ -195,7 +196,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
             click.echo(orjson.dumps(cost.summary(), option=orjson.OPT_INDENT_2))
         else:
             click.echo(cost.sentence())
-    if dry_run or output is None:
+    if dry_run or forecasts or output is None:
         return
     budget = Budget(max_requests, max_prompt_tokens, max_minutes)
 

@@ -188,9 +188,8 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
     if found.pinned:
         table.add_row("pinned", f"{many(found.pinned, 'row')}, kept by the search")
     if found.accuracy is not None:
-        table.add_row(
-            "accuracy", f"{found.accuracy:.1%} of {found.rows_with_gold:,} rows with gold"
-        )
+        known = f"{found.accuracy:.1%} of {found.rows_with_gold:,} rows with gold"
+        table.add_row("accuracy", f"{known}, pinned ones among them" if found.pinned else known)
     table.add_row("coherence", f"{found.coherence:.0%} (U = {found.utility:+.3f} nats an item)")
     cost = found.cost
     table.add_row("tokens", f"{cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached")

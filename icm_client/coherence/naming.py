@@ -25,7 +25,8 @@ class Named(NamedTuple):
 
     Attributes:
         found: with the names that it ends with.
-        exchange: what the words say of the names that it had found.
+        exchange: what the words say of the names that it had found; where they leave open some of
+            those that it ends with, of these.
         exchanged: whether those were exchanged.
     """
 
@@ -52,8 +53,11 @@ async def name_classes(
     if under_all:
         found = await sweep_all_names(found, sweeping, sweep=sweep, rng=rng)
         exchange = await exchange_names_in_folds(found.folds, found.labels, sweeping.score)
-    turned = names_turn(exchange, found.averaged, sweeping.pinned)
-    if turned:
+    told, turned = exchange, False
+    for _ in range(sweeping.n_labels):
+        if not names_turn(exchange, found.averaged, sweeping.pinned):
+            break
+        turned = True
         averaged = exchange.renamed(found.averaged)
         labels, _, prior = sweeping.relabel(averaged, found.prior)
         found = replace(
@@ -67,7 +71,15 @@ async def name_classes(
         )
         if goes_on and not under_all:
             found = await _sweep_on(found, sweeping, sweep=sweep, rng=rng)
-    return Named(found, exchange, turned)
+        if sweeping.n_labels == 2 or not goes_on or found.stopped:  # noqa: PLR2004
+            break
+        # Of several labels others may have the wrong names still, or names that words leave open.
+        folds = await sweeping.read(sweep, found.labels, found.averaged, rng)
+        found = replace(found, folds=folds)
+        exchange = await exchange_names_in_folds(found.folds, found.labels, sweeping.score)
+        if exchange.ambiguous:
+            told = exchange
+    return Named(found, told, turned)
 
 
 async def _sweep_on(

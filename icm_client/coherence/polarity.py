@@ -35,7 +35,7 @@ from icm_client.coherence.renaming import (
     apart,
     best_other_names,
     contrast,
-    pull_of_all,
+    pulls,
     rotations,
 )
 
@@ -69,8 +69,9 @@ class NameExchange:
         pull: how far the words move log-odds for each nat that the demos do. NaN as `words`.
         response: the share of the items whose log-odds turn towards their label with the demos'
             names. NaN as `words`.
-        pull_of_all: the pull over all labels, those that keep their names included; NaN where one
-            of them has too few items.
+        pull_of_all: the pull over all labels, with the names as found. NaN where a label has too
+            few items.
+        best_pull: the same with the names that the words favour most.
     """
 
     names: tuple[int, ...]
@@ -81,6 +82,7 @@ class NameExchange:
     pull: float = float("nan")
     response: float = float("nan")
     pull_of_all: float = float("nan")
+    best_pull: float = float("nan")
 
     @property
     def ambiguous(self) -> bool:
@@ -108,8 +110,8 @@ class NameExchange:
 
     @property
     def all_weak(self) -> bool:
-        """The same for the words of all labels."""
-        return abs(self.pull_of_all) < CLEAR_PULL
+        """The same for the words of all labels, and no other names would make much of them."""
+        return abs(self.pull_of_all) < CLEAR_PULL and self.best_pull < 2 * CLEAR_PULL
 
     @property
     def _words_are_clear(self) -> bool:
@@ -258,7 +260,7 @@ async def _compared(folds: Sequence[_Fold]) -> NameExchange:
         _mean(np.concatenate(exchanged)),
         _standard_error(lost),
         *contrast(parts, names),
-        pull_of_all(parts),
+        *pulls(parts),
     )
 
 

@@ -162,20 +162,19 @@ def contrast(folds: Sequence[Parts], names: Names) -> Contrast:
     return Contrast(words_say, 2 * product / x_squared, response)
 
 
-def pull_of_all(folds: Sequence[Parts]) -> float:
-    """How far the words, as labels are named, move scores for each nat that the demos do.
-
-    The slope over all labels; for two it is that of `contrast`.
+def pulls(folds: Sequence[Parts]) -> tuple[float, float]:
+    """How far the words of all labels move scores for each nat that the demos do, as a slope.
 
     Returns:
-        NaN where a label has too few items, or demos teach nothing at all.
+        Under the names as they are, and under those that the words favour most. For two labels the
+        first is that of `contrast`. NaN where a label has too few items, or demos teach nothing.
     """
-    labels = np.arange(folds[0].taught.shape[1])
-    told = _telling(folds, labels)
+    told = _telling(folds, np.arange(folds[0].taught.shape[1]))
     squares = sum(float((fold.taught**2).sum()) for fold in told)
     if not squares:
-        return float("nan")
-    return sum(float((fold.taught * fold.said).sum()) for fold in told) / squares
+        return float("nan"), float("nan")
+    gain = np.sum([fold.taught.T @ fold.said for fold in told], axis=0)
+    return float(np.trace(gain)) / squares, _value(gain, best_names(gain)) / squares
 
 
 def _telling(folds: Sequence[Parts], labels: IntArray) -> list[Parts]:

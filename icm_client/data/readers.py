@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedReader
+from itertools import chain
 from pathlib import Path
 
 from icm_client.data.formats import FileFormat, delimiter_of, format_of, require_pyarrow
@@ -98,6 +99,8 @@ def _csv_rows(file: BufferedReader, path: str) -> Iterator[tuple[int, object]]:
     for line, cells in _csv_records(_text_lines(file, path), path):
         if header is None:
             header = _header(cells, path, line)
+        elif not any(cells) and len(cells) > 1:  # a spreadsheet's empty row
+            continue
         elif len(cells) != len(header):
             raise RowError(
                 f"columns: {len(cells)} here, {len(header)} in the header; text with a separator "
@@ -112,7 +115,9 @@ def _csv_rows(file: BufferedReader, path: str) -> Iterator[tuple[int, object]]:
 
 def _csv_records(lines: Iterable[str], path: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each record that is not blank with the line it starts on."""
-    reader = csv.reader(lines, delimiter=delimiter_of(path), strict=True)
+    lines = iter(lines)
+    first = next(lines, "")
+    reader = csv.reader(chain([first], lines), delimiter=_delimiter(first, path), strict=True)
     while True:
         start = reader.line_num + 1
         try:
@@ -130,6 +135,13 @@ def _csv_records(lines: Iterable[str], path: str) -> Iterator[tuple[int, list[st
             raise RowError(f"broken CSV: {reason}", path=path, line=start) from None
         if cells:
             yield start, cells
+
+
+def _delimiter(header: str, path: str) -> str:
+    """The name's own, or what a spreadsheet of another language writes in its place."""
+    usual = delimiter_of(path)
+    others = [other for other in (";", "\t") if other in header]
+    return others[0] if usual not in header and len(others) == 1 else usual
 
 
 def _header(cells: list[str], path: str, line: int) -> list[str]:

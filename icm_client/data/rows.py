@@ -110,12 +110,25 @@ def collect(
         rows.append(Row(id=row_id, fields=fields, line=line))
     if len(rows) < fewest:
         raise RowError(_too_few(len(rows), fewest), path=path)
+    warnings = () if gold is None else _gold_gaps(golds, gold)
     return Dataset(
         name=_FROM_PYTHON if path is None else path,
         rows=tuple(rows),
         gold=None if gold is None else tuple(golds),
         gold_field=gold,
-        warnings=() if gold is None else _gold_gaps(golds, gold),
+        warnings=(*warnings, *_other_ids(rows[0].fields)),
+    )
+
+
+def _other_ids(fields: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    """Tell of a field that is an id but for its case: ids are what pins and other runs go by."""
+    if "id" in fields:
+        return ()
+    return tuple(
+        f"The field {shown(name)} is not taken for the rows' ids, which are numbers then: call it "
+        "'id' if it names them."
+        for name in fields
+        if name.strip().casefold() == "id"
     )
 
 

@@ -25,7 +25,7 @@ from icm_client.endpoints.answers import fingerprint
 from icm_client.endpoints.cache import cache_folder
 from icm_client.endpoints.cores import physical_cores
 from icm_client.endpoints.embedded_child import Orders, Report
-from icm_client.endpoints.gguf import sha256_of, trained_context_of
+from icm_client.endpoints.gguf import check_gguf, sha256_of, trained_context_of
 from icm_client.endpoints.llama_cpp import KIND, LlamaCppEndpoint
 from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.settings import RetryPolicy, TransportSettings
@@ -200,6 +200,8 @@ class EmbeddedEndpoint:
             return self._running
 
     async def _start(self) -> _Running:
+        if self._model is not None:
+            check_gguf(self._model)
         model_path = self._model or await anyio.to_thread.run_sync(gemma.model_path)
         api_key = SecretStr(secrets.token_urlsafe(32))
         orders = Orders(

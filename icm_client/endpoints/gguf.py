@@ -19,6 +19,7 @@ _FORMATS: Final = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", 
 _STRING: Final = 8
 _ARRAY: Final = 9
 _LONGEST_KEY: Final = 65_535
+_MAGIC: Final = b"GGUF"
 
 
 class _Known(BaseModel):
@@ -64,6 +65,21 @@ def remember_sha256(path: Path, digest: str) -> None:
         written.replace(note)
 
 
+def check_gguf(path: Path) -> None:
+    """Do nothing with a GGUF file.
+
+    Raises:
+        SetupError: it is none, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(_MAGIC))
+    except OSError as error:
+        raise SetupError(f"cannot read the model file {path}: {error.strerror}") from error
+    if begins != _MAGIC:
+        raise SetupError(f"{path} is no GGUF file: it does not begin with the letters GGUF")
+
+
 def trained_context_of(path: Path) -> int | None:
     """Tokens of context that the model in the file was trained on; None where it does not say."""
     with (
@@ -71,7 +87,7 @@ def trained_context_of(path: Path) -> int | None:
         path.open("rb") as file,
     ):
         magic, version, _, entries = _unpacked("4sIQQ", file)
-        if magic != b"GGUF" or version == 1:  # version 1 counts in 32 bits
+        if magic != _MAGIC or version == 1:  # version 1 counts in 32 bits
             return None
         for _ in range(entries):
             key = file.read(_checked(_unpacked("Q", file)[0]))

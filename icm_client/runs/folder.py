@@ -23,7 +23,7 @@ from typing import Any, Self
 import orjson
 from filelock import FileLock, Timeout
 
-from icm_client.errors import RunError
+from icm_client.errors import RunError, RunStopped
 from icm_client.runs.journal import Journal
 from icm_client.runs.run_description import RunDescription, installed_versions, without_secrets
 
@@ -159,9 +159,9 @@ class RunFolder:
     ) -> None:
         try:
             if error is not None and not self._ended:
-                if isinstance(error, Exception):
+                if isinstance(error, Exception) and not isinstance(error, RunStopped):
                     self.fail(error)
-                else:  # KeyboardInterrupt, SystemExit, a cancelled task
+                else:  # told to stop, KeyboardInterrupt, SystemExit, a cancelled task
                     self.stop("interrupted")
         finally:
             self.close()

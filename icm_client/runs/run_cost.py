@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from icm_client.coherence.all_names import MOST_NAMES
 from icm_client.coherence.polarity import asked_first
@@ -50,6 +51,30 @@ class RunCost:
         }
 
 
+class _Work(NamedTuple):
+    """Requests, reads, and prompt tokens computed: of contexts that are shared, and of rows."""
+
+    requests: float
+    contexts: float
+    rows: float
+    reads: float
+
+    def __add__(self, other: "_Work") -> "_Work":  # type: ignore[override]  # no longer a tuple's
+        return _Work(*(one + another for one, another in zip(self, other, strict=True)))
+
+    def __mul__(self, times: int) -> "_Work":  # type: ignore[override]
+        return _Work(*(one * times for one in self))
+
+    @property
+    def tokens(self) -> float:
+        return self.contexts + self.rows
+
+    def minutes(self, tokens_a_second: float, reads_a_second: float, *, caches: bool) -> float:
+        """At the speed of one long prompt, and of short ones behind prefixes that are cached."""
+        long = self.contexts if caches else self.rows
+        return (long / tokens_a_second + self.reads / reads_a_second) / 60
+
+
 def run_cost(
     n_rows: int,
     pieces: Pieces,
@@ -64,9 +89,9 @@ def run_cost(
 ) -> RunCost:
     """Return what `n_rows` like those of `pieces` would take.
 
-    A sweep computes each fold's context once and every row behind it, `F * C + N` demos' worth; a
-    server without a prefix cache computes the context for each row again. The time is that of the
-    contexts at the speed of one long prompt, and of the rows at the best speed of short ones.
+    A sweep computes each fold's context once and every row behind it; a server without a prefix
+    cache computes the context for each row again. The time is that of the contexts at the speed of
+    one long prompt, and of the rows at the best speed of short ones.
 
     Args:
         n_rows: `N`.
@@ -84,30 +109,46 @@ def run_cost(
     label = sum(map(len, pieces.labels)) / len(pieces.labels)
     scale = 1 / (ids_a_token or 4.0) if texts else 1.0
     demo = (length + label + len(pieces.separator)) * scale
-    contexts = settings.folds * min(settings.demos, n_rows) * demo
-    rows = n_rows * (length * scale if caches else length * scale + contexts / settings.folds)
-    reads = n_rows * reads_a_row
-    grouped = reads if lanes or texts else math.ceil(reads / _GROUP)
+    folds, n_labels = settings.folds, len(pieces.labels)
+
+    def sweep(demos: float, contexts: float = folds, share: float = 1.0) -> _Work:
+        """Read this share of the rows behind so many contexts."""
+        reads = share * n_rows * reads_a_row
+        again = 0.0 if caches else demos * demo
+        return _Work(
+            requests=(reads if lanes or texts else math.ceil(reads / _GROUP))
+            + (0 if lanes else contexts),
+            contexts=contexts * demos * demo if caches else 0.0,
+            rows=share * n_rows * (length * scale + again),
+            reads=reads,
+        )
+
+    others = settings.keep * n_rows * (1 - 1 / folds)  # rows that a fold's demos are drawn from
+    whole = sweep(min(settings.demos, others))
+    begun = sweep(min(settings.initial, n_rows / 2), 1) + sweep(min(settings.second_demos, others))
     # At the end names are rotated and exchanged, for a part of a fold or for all; and words may say
     # little.
-    few = len(pieces.labels)
-    exchanged = few - 1 + (few > 2)  # noqa: PLR2004 - of two labels, rotating is exchanging
-    at_once = min(few, MOST_NAMES)
+    exchanged = n_labels - 1 + (n_labels > 2)  # noqa: PLR2004 - of two, rotating is exchanging
+    at_once = min(n_labels, MOST_NAMES)
     under_all = settings.all_names and settings.all_names * at_once + exchanged - (at_once - 1)
-    sweeps = (
-        settings.min_sweeps + exchanged * min(1 / settings.folds, asked_first(few) / n_rows),
-        settings.max_sweeps * settings.restarts + exchanged + max(under_all, settings.renamed),
+    asked = min(1 / folds, asked_first(n_labels) / n_rows)
+    fewest = (
+        begun
+        + whole * (settings.min_sweeps - 2)
+        + sweep(min(settings.demos, others), 1, asked) * exchanged
+    )
+    most = (begun + whole * (settings.max_sweeps - 2)) * settings.restarts + whole * (
+        exchanged + max(under_all, settings.renamed)
     )
     minutes = None
     if tokens_a_second and reads_a_second:
-        one = (contexts / tokens_a_second if caches else rows / tokens_a_second) + (
-            reads / reads_a_second
+        minutes = (
+            fewest.minutes(tokens_a_second, reads_a_second, caches=caches),
+            most.minutes(tokens_a_second, reads_a_second, caches=caches),
         )
-        minutes = (sweeps[0] * one / 60, sweeps[1] * one / 60)
-    requests = grouped + (0 if lanes else settings.folds)
     return RunCost(
         n_rows,
-        (math.ceil(sweeps[0] * requests), math.ceil(sweeps[1] * requests)),
-        (math.ceil(sweeps[0] * (contexts + rows)), math.ceil(sweeps[1] * (contexts + rows))),
+        (math.ceil(fewest.requests), math.ceil(most.requests)),
+        (math.ceil(fewest.tokens), math.ceil(most.tokens)),
         minutes,
     )

@@ -18,8 +18,11 @@ from icm_client.analysis.steadiness import (
     label_words,
     rule_conflicts,
     server_noise,
+    unsure,
 )
+from icm_client.coherence.calibration import log_softmax
 from icm_client.coherence.constraints import NO_CONSTRAINT, Asymmetry, MutualExclusion
+from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import FloatArray
 from icm_client.coherence.search_result import SearchResult
 
@@ -40,6 +43,21 @@ def test_label_words_that_the_model_would_not_say_are_told(
     found = label_words(with_mass(mass), ALL)
     assert [finding.severity for finding in found] == ([] if severity is None else [severity])
     assert all(f"{mass:.1%}" in finding.message for finding in found)
+
+
+def test_labels_that_are_likely_wrong_are_told() -> None:
+    noise = np.random.default_rng(0).normal(size=(100, 3))
+
+    def found(lead: float) -> list[str]:
+        log_probs = log_softmax(0.3 * noise + lead * np.eye(3)[ALL % 3])
+        of = replace(result(), log_probs=log_probs, labels=log_probs.argmax(axis=1))
+        return [finding.message for finding in unsure(of, ALL)]
+
+    assert found(4.0) == []
+    (message,) = found(0.0)
+    assert "100 of 100 have a confidence under 70%" in message
+    nothing = replace(result(), labels=np.full(100, UNLABELLED))
+    assert unsure(nothing, ALL) == []
 
 
 def test_items_without_a_score_have_no_mass() -> None:

@@ -368,3 +368,12 @@ def test_pins_that_are_no_rows_end_with_2_and_their_line(
     assert ended.err.startswith("Error: checked.csv:3: no row of rows.jsonl has the id '41'")
     with pytest.raises(BlockingIOError):
         listening.accept()
+
+
+def test_a_forecast_labels_nothing(run: Run, rows: Path, endpoint: PlantedConcept) -> None:
+    ended = run("label", rows, *ASKED, "-o", "out.jsonl", "--forecast", "--json")
+    assert ended.code == 0, ended.err
+    assert orjson.loads(ended.out)["rows"] == 40
+    assert not Path("out.jsonl").exists()
+    assert not Path("runs").exists()
+    assert endpoint.usage.requests < 100

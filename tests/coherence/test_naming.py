@@ -1,12 +1,15 @@
 """Searches that end with names exchanged sweep on from the right ones."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from concept_score import ConceptScore, planted_classes
 
+from icm_client.coherence import naming
 from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.polarity import NameExchange
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.sweep import SearchResult, search
 
@@ -85,3 +88,30 @@ async def test_names_that_are_right_take_no_further_sweep() -> None:
         assert not result.exchanged
         told.append((result.history, score.calls))
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("open_again", [False, True])
+async def test_names_of_more_labels_are_looked_at_again_once_some_were_exchanged(
+    monkeypatch: pytest.MonkeyPatch, *, open_again: bool
+) -> None:
+    looked: list[NameExchange] = []
+    exchange_names = naming.exchange_names_in_folds
+
+    async def look(*asked: Any) -> NameExchange:
+        found = await exchange_names(*asked)
+        if open_again and looked and looked[-1].better:
+            found = replace(found, words=0.0)  # as if the words left the new names open
+        looked.append(found)
+        return found
+
+    monkeypatch.setattr(naming, "exchange_names_in_folds", look)
+    classes = planted_classes(150, 5)
+    score = ConceptScore(classes, 5, strength=3.0, meaning=0.3)
+    result = await search(150, 5, score, rng=np.random.default_rng(3), settings=DEFAULT)
+    assert result.exchanged
+    assert (result.labels == classes).all()
+    turned, again = looked[-2:]
+    assert turned.better
+    assert not again.better
+    assert result.exchange is (again if open_again else turned)
+    assert result.exchange.ambiguous == open_again

@@ -399,3 +399,13 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert link.is_symlink()
     assert len(real.read_text().splitlines()) == 2
     assert names_in(tmp_path / "there") == ["real.jsonl"]
+
+
+def test_a_json_file_is_one_array(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    rows = labelled({"text": "é"}, {"text": "b"})
+    write_labels(path, rows)
+    assert [record["text"] for record in json.loads(path.read_bytes())] == ["é", "b"]
+    assert [row.fields["label"] for row in read_rows(path).rows] == ["yes", "yes"]
+    write_labels(path, rows, format="jsonl")
+    assert [json.loads(line)["text"] for line in path.read_text().splitlines()] == ["é", "b"]

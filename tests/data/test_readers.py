@@ -456,3 +456,34 @@ def test_parquet_without_pyarrow_says_what_to_install(
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(SetupError, match=r"pip install 'icm-client\[parquet\]'"):
         read_rows(parquet)
+
+
+@pytest.mark.parametrize(
+    "content", ["id;text\na;one, two\nb;three\n", "id\ttext\na\tone, two\nb\tthree\n"]
+)
+def test_a_spreadsheet_of_another_language_writes_other_separators(
+    tmp_path: Path, content: str
+) -> None:
+    rows = read(tmp_path / "rows.csv", content.encode("utf-8-sig")).rows
+    assert [(row.id, row.fields["text"]) for row in rows] == [("a", "one, two"), ("b", "three")]
+
+
+def test_a_header_with_commas_has_commas(tmp_path: Path) -> None:
+    rows = read(tmp_path / "rows.csv", b"text,a;b\none,1\ntwo,2\n").rows
+    assert [dict(row.fields) for row in rows] == [
+        {"text": "one", "a;b": "1"},
+        {"text": "two", "a;b": "2"},
+    ]
+
+
+def test_a_spreadsheets_empty_rows_are_no_rows(tmp_path: Path) -> None:
+    rows = read(tmp_path / "rows.csv", b"id,text\na,one\n,\nb,two\n,\n,\n").rows
+    assert [(row.id, row.line) for row in rows] == [("a", 2), ("b", 4)]
+
+
+def test_a_field_that_is_nearly_called_id_is_told(tmp_path: Path) -> None:
+    found = read(tmp_path / "rows.csv", b"ID,text\na,one\nb,two\n")
+    assert [row.id for row in found.rows] == [1, 2]
+    (warning,) = found.warnings
+    assert "'ID'" in warning
+    assert read(tmp_path / "rows.csv", b"id,ID,text\na,1,one\nb,2,two\n").warnings == ()

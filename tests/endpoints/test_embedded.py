@@ -237,6 +237,14 @@ def test_another_file_is_another_fingerprint(
     assert EmbeddedEndpoint(model).identity.fingerprint != first
 
 
+async def test_a_file_of_another_kind_is_refused_before_a_server_starts(tmp_path: Path) -> None:
+    model = tmp_path / "rows.csv"
+    model.write_text("id,text\n")
+    async with EmbeddedEndpoint(model) as endpoint:
+        with pytest.raises(SetupError, match=r"rows\.csv is no GGUF file"):
+            await endpoint.tokenize("a", add_special=False)
+
+
 def test_without_the_extra_the_message_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise metadata.PackageNotFoundError(name)

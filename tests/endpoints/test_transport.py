@@ -290,8 +290,9 @@ async def test_the_key_is_in_no_exception_even_if_the_server_echoes_it(
     assert KEY not in told
 
 
+@pytest.mark.parametrize("route", ["/v1/", "/v1/chat/completions", "/v1/completions", "/v1/models"])
 async def test_credentials_in_the_url_are_sent_but_never_shown(
-    server: Any, caplog: pytest.LogCaptureFixture
+    server: Any, caplog: pytest.LogCaptureFixture, route: str
 ) -> None:
     seen: list[str] = []
 
@@ -301,7 +302,7 @@ async def test_credentials_in_the_url_are_sent_but_never_shown(
 
     caplog.set_level("DEBUG")
     server.script = [remember]
-    transport = to(server.url.replace("//", "//ann:pa55word@") + "/v1/")
+    transport = to(server.url.replace("//", "//ann:pa55word@") + route)
     with pytest.raises(EndpointFault) as caught:
         await ask(transport)
     assert seen[0].startswith("Basic ")

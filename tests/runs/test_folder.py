@@ -16,7 +16,7 @@ from planted_reviews import COLOURS, TASK, data, reviews
 from icm_client import Task, rows_from
 from icm_client.data import JsonValue
 from icm_client.endpoints import ServerIdentity
-from icm_client.errors import EndpointFault, InputError, RunError
+from icm_client.errors import EndpointFault, InputError, RunError, RunStopped
 from icm_client.runs.archive import diff_runs, list_runs, read_run, remove_run
 from icm_client.runs.folder import RunFolder
 from icm_client.runs.job import Job
@@ -163,6 +163,9 @@ def test_how_a_run_ended(base: Path) -> None:
     with RunFolder.open(described(seed=3), base=base) as folder:
         folder.stop("20 requests were allowed")
     assert state(3) == ("stopped", "20 requests were allowed")
+    with pytest.raises(RunStopped), RunFolder.open(described(seed=4), base=base):
+        raise RunStopped("stopped, as it was told to")
+    assert state(4) == ("stopped", "interrupted")
 
 
 async def test_a_cancelled_run_is_stopped(base: Path) -> None:

@@ -26,7 +26,7 @@ async def test_a_run_stays_within_its_forecast(tmp_path: Path, n: int) -> None:
                 settings = fit(SweepSettings(), pieces, endpoint)
                 assert isinstance(settings, SweepSettings)
                 cost = await forecast(pieces, settings, endpoint, rng=np.random.default_rng(1))
-                probed = endpoint.usage.requests
+                probed, before = endpoint.usage.requests, endpoint.usage.computed_tokens
                 assert probed <= 2 + sum(SHORT_READS.values())
                 await search(
                     n,
@@ -36,7 +36,9 @@ async def test_a_run_stays_within_its_forecast(tmp_path: Path, n: int) -> None:
                     settings=settings,
                 )
                 taken = endpoint.usage.requests - probed
+                computed = endpoint.usage.computed_tokens - before
     assert cost.rows == n
     assert cost.requests[0] * 0.5 <= taken <= cost.requests[1]
+    assert cost.tokens[0] * 0.5 <= computed <= cost.tokens[1]
     assert cost.minutes is not None
     assert 0 < cost.minutes[0] < cost.minutes[1]

@@ -1,5 +1,6 @@
 """`label` from rows to labels, over a planted concept and a real score store."""
 
+import pickle
 import threading
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from icm_client.errors import (
 )
 from icm_client.runs.presets import fit
 from icm_client.runs.server import Server, open_endpoint
-from icm_client.scoring import Pieces
+from icm_client.scoring import Pieces, ScoreStore
 from icm_client.settings import Environment
 
 
@@ -401,3 +402,61 @@ async def test_a_model_without_a_server_is_refused(
         await label(
             reviews(4), task=TASK, endpoint=Server(model="meta-llama/Llama-3.1-8B"), store=store
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"preset": "fasst"}, "no preset 'fasst'"),
+        ({"settings": {"demos": 3}}, "an object such as"),
+        ({"preset": "paper", "settings": SweepSettings()}, "of the preset fast"),
+        ({"seed": -1}, "0 or more"),
+        ({"seed": "1"}, "whole number"),
+        ({"endpoint": 8000}, "an endpoint is a URL"),
+    ],
+)
+async def test_what_is_no_argument_is_told_as_one(
+    given: dict[str, object], says: str, store: Path
+) -> None:
+    given = {"task": TASK, "endpoint": planted(), "store": store, **given}
+    with pytest.raises(InputError, match=says):
+        await label(reviews(32), **given)  # type: ignore[arg-type]
+
+
+async def test_a_progress_that_nobody_would_await_is_refused(store: Path) -> None:
+    async def progress(_: Progress) -> None:
+        pytest.fail("called")
+
+    with pytest.raises(InputError, match="a plain function"):
+        await label(
+            reviews(32),
+            task=TASK,
+            endpoint=planted(),
+            store=store,
+            progress=progress,  # type: ignore[arg-type]
+        )
+
+
+def test_a_seed_of_numpy_is_a_seed_and_a_result_is_a_line(store: Path, tmp_path: Path) -> None:
+    seed: int = np.int64(3)  # type: ignore[assignment]
+    found = label_sync(
+        reviews(32), task=TASK, endpoint=planted(), seed=seed, store=store, runs=tmp_path / "runs"
+    )
+    assert type(found.seed) is int
+    assert repr(found).startswith("<Labels of 32 rows (positive: ")
+    assert len(repr(found)) < 120
+
+
+def test_a_server_has_a_kind_that_there_is() -> None:
+    with pytest.raises(InputError, match="no kind of server is called 'vlm'"):
+        Server("http://localhost:8000", kind="vlm")  # type: ignore[arg-type]
+
+
+def test_the_synchronous_twin_is_pickled_by_its_name() -> None:
+    assert pickle.loads(pickle.dumps(label_sync)) is label_sync  # noqa: S301 - of our own
+    assert label_sync.__name__ == "label_sync"
+
+
+def test_an_open_store_cannot_follow_into_another_thread(store: Path) -> None:
+    with ScoreStore.open(store) as kept, pytest.raises(InputError, match="give the store's path"):
+        label_sync(reviews(32), task=TASK, endpoint=planted(), store=kept)

@@ -12,7 +12,7 @@ import pytest
 from icm_client import Task, label, rows_from
 from icm_client.coherence.settings import SweepSettings
 from icm_client.endpoints import Read, RetryPolicy, TransportSettings, connect
-from icm_client.errors import PromptTooLong
+from icm_client.errors import PromptTooLong, RequestRefused
 from icm_client.testing import (
     Asked,
     PlantedConcept,
@@ -68,6 +68,17 @@ async def test_a_prompt_beyond_the_context_is_refused_as_vllm_does() -> None:
     ):
         with pytest.raises(PromptTooLong, match="maximum context length is 16 tokens"):
             await endpoint.warm(tuple(range(2, 40)))
+
+
+async def test_a_prompt_that_is_not_planted_is_refused_with_the_reason() -> None:
+    async with (
+        PlantedServer(concept()) as server,
+        await connect(server.url, settings=QUICK) as endpoint,
+    ):
+        (wanted,) = await endpoint.tokenize(" positive", add_special=False)
+        with pytest.raises(RequestRefused, match="does not end in a planted one"):
+            await endpoint.read([Read((2, 3, 4), (wanted,))])
+        assert endpoint.usage.retries == 0
 
 
 async def test_a_restart_keeps_the_port_and_breaks_what_is_open() -> None:
