@@ -23,6 +23,9 @@ REDRAWS_A_SECOND = 4
 
 SHOWN_WAIT_S = 1.0
 
+WAITS_APART_S = 30.0
+"""Seconds between two lines of what a run waits for, where no terminal shows it."""
+
 SHOWN_FAILED = 10
 
 TOLD_STEPS = 10
@@ -63,7 +66,36 @@ def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
 
             yield show
     else:
-        yield SearchLines(console)
+        plain, waits = SearchLines(console), WaitLines(console)
+
+        def tell(progress: Progress) -> None:
+            plain(progress)
+            waits(progress)
+
+        yield tell
+
+
+class WaitLines:
+    """Prints what a run waits for, where no display shows it: a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._told_s = -WAITS_APART_S
+
+    def __call__(self, progress: Progress) -> None:
+        """Hear of a moment."""
+        why, now_s = _waiting(progress), progress.cost.seconds
+        if why is not None and now_s - self._told_s >= WAITS_APART_S:
+            self._told_s = now_s
+            self._console.print(Text(why), soft_wrap=True)
+
+
+def _waiting(progress: Progress) -> str | None:
+    """What it waits for, where that is worth a word."""
+    waiting = progress.waiting
+    if waiting is None or waiting.seconds < SHOWN_WAIT_S:
+        return None
+    return f"Waiting {waiting.seconds:.0f} s: {waiting.reason}"
 
 
 class SearchLines:
@@ -150,13 +182,10 @@ def moment(progress: Progress) -> Group:
             ProgressBar(total=training.steps, completed=training.step, width=40),
             Text(f"step {training.step}{steps}{loss}, {_duration(training.seconds)}"),
         )
-    waiting = []
-    if progress.waiting is not None and progress.waiting.seconds >= SHOWN_WAIT_S:
-        why = f"Waiting {progress.waiting.seconds:.0f} s: {progress.waiting.reason}"
-        waiting.append(Text(why, style="yellow"))
+    why = _waiting(progress)
     return Group(
         bar,
-        *waiting,
+        *([Text(why, style="yellow")] if why is not None else []),
         Text(
             f"{cost.requests:,} requests{retries}   {cost.from_store:,} scores from the store   "
             f"tokens: {cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached   "

@@ -94,6 +94,7 @@ class TransportSettings:
         connect_timeout_s: deadline for a TCP and TLS connection, in seconds.
         observe: called with what a user may want to see and a journal to keep: every wait before a
             repetition, every change of the limit. Be quick, and do not raise.
+        stopping: once it says so, nothing is repeated any more, and no wait goes on.
     """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -106,6 +107,7 @@ class TransportSettings:
     max_body_bytes: int = 256 * 1024 * 1024
     connect_timeout_s: float = 10.0
     observe: Callable[[WireEvent], None] | None = None
+    stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         """Refuse bounds that are none; raises `InputError`."""

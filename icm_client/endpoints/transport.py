@@ -36,6 +36,9 @@ restarting is met again in mid-run."""
 _ASIDE_S: Final = 5.0
 """Deadline for what is asked beside the work: the queue's length, the list of models."""
 
+_LOOKED_S: Final = 0.1
+"""How often a wait looks whether the run is to stop."""
+
 
 class _Entry(Wire):
     id: str
@@ -177,8 +180,9 @@ class Transport:
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(item.may_heal),
-            stop=item.is_over,
+            stop=lambda state: item.is_over(state) or self.settings.stopping(),
             wait=item.wait_s,
+            sleep=self._slept,
             before_sleep=lambda state: self._waits(item, state),
             reraise=True,
         )
@@ -190,6 +194,12 @@ class Transport:
             if isinstance(error, ModelNotFound) and body is not None:
                 error.args = (f"{error}; {await self._models_there()}",)
             raise
+
+    async def _slept(self, seconds: float) -> None:
+        """Wait, but no longer than until the run is to stop."""
+        until = anyio.current_time() + seconds
+        while (left := until - anyio.current_time()) > 0 and not self.settings.stopping():  # noqa: ASYNC110 - a caller tells nobody
+            await anyio.sleep(min(left, _LOOKED_S))
 
     async def _sent(
         self, path: str, body: Body | None, item: Item, headers: Mapping[str, str], *, scoring: bool

@@ -128,7 +128,7 @@ async def label(
     with open_store(store) as kept:
         while True:
             try:
-                async with open_endpoint(endpoint, run.observe) as server:
+                async with open_endpoint(endpoint, run.observe, stopping) as server:
                     return await run.over(server, kept)
             except ModelChanged:
                 if not (accept_drift and opened_here):

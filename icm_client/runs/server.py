@@ -61,7 +61,9 @@ class Server:
 
 @asynccontextmanager
 async def open_endpoint(
-    server: Endpoint | Server | str | None, observe: Callable[[WireEvent], None] | None = None
+    server: Endpoint | Server | str | None,
+    observe: Callable[[WireEvent], None] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Endpoint]:
     """Open what a user named; close only what was opened here.
 
@@ -69,6 +71,7 @@ async def open_endpoint(
         server: a base URL, a description, an endpoint that is open (and stays so), or None for
             ICM_ENDPOINT, else the embedded server.
         observe: told of waits and of changes of the limit of requests in flight.
+        stopping: once it says so, no request is repeated any more.
 
     Raises:
         EndpointError: nothing usable answers at a URL.
@@ -82,7 +85,8 @@ async def open_endpoint(
             raise InputError(f"an endpoint is a URL, a Server or one that is open, not {server!r}")
         yield server
         return
-    opened = await _opened(server, observe)
+    transport = replace(server.transport, observe=observe, stopping=stopping)
+    opened = await _opened(replace(server, transport=transport))
     try:
         yield opened
     finally:
@@ -90,7 +94,7 @@ async def open_endpoint(
             await opened.aclose()
 
 
-async def _opened(server: Server, observe: Callable[[WireEvent], None] | None) -> Endpoint:
+async def _opened(server: Server) -> Endpoint:
     if server.gguf is not None:
         return EmbeddedEndpoint(server.gguf)
     environment = Environment()
@@ -102,7 +106,7 @@ async def _opened(server: Server, observe: Callable[[WireEvent], None] | None) -
                 "ICM_ENDPOINT (for the embedded server, --gguf takes a model's file)"
             )
         return EmbeddedEndpoint()
-    settings = replace(server.transport, observe=observe)
+    settings, observe = server.transport, server.transport.observe
     if not isinstance(url, str) and len(url) > 1:
         if server.allow_floor or server.context_length is not None:
             raise InputError(

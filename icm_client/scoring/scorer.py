@@ -227,11 +227,13 @@ class Scorer:
                 reads_in_flight=self._reads_in_flight,
             )
         except (EndpointError, ScoreError) as error:
+            if self._stopping():  # it may be of what was not repeated any more
+                raise RunStopped("stopped, as it was told to") from error
             if streak is None or not is_about_reads(error) or not await self._server_answers(call):
                 raise
             streak.trust()
             return False
-        if call.missing:
+        if call.missing or (call.failed and self._stopping()):
             raise RunStopped("stopped, as it was told to")
         return True
 

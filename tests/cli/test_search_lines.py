@@ -2,7 +2,8 @@ from io import StringIO
 
 from rich.console import Console
 
-from icm_client.cli.terminal import SearchLines
+from icm_client.cli.terminal import SearchLines, WaitLines
+from icm_client.endpoints import Waiting
 from icm_client.runs.progress import Cost, Progress
 from icm_client.training.trainer import TrainingProgress
 
@@ -20,3 +21,14 @@ def test_a_training_is_told_when_it_begins_and_only_then() -> None:
         )
     told = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert told[1:] == ["training pass-1-fold-1", "training pass-1-fold-2"]
+
+
+def test_a_wait_is_told_where_no_terminal_shows_it_but_not_every_time() -> None:
+    console = Console(file=StringIO())
+    lines = WaitLines(console)
+    for at_s, seconds in ((1.0, 0.5), (2.0, 14.0), (10.0, 14.0), (32.0, 20.0)):
+        waiting = Waiting(seconds, "500 from the server", 3, False)
+        cost = Cost(0, 0, 0, 0, 0, 0, at_s)
+        lines(Progress(("no", "yes"), ((1,), (2,)), 0, 0, None, None, cost, None, waiting))
+    told = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert told == ["Waiting 14 s: 500 from the server", "Waiting 20 s: 500 from the server"]

@@ -9,7 +9,7 @@ from concept_score import ConceptScore, planted_classes
 
 from icm_client.coherence import naming
 from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.polarity import NameExchange
+from icm_client.coherence.polarity import NameExchange, exchange_names_in_folds
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.sweep import SearchResult, search
 
@@ -95,10 +95,9 @@ async def test_names_of_more_labels_are_looked_at_again_once_some_were_exchanged
     monkeypatch: pytest.MonkeyPatch, *, open_again: bool
 ) -> None:
     looked: list[NameExchange] = []
-    exchange_names = naming.exchange_names_in_folds
 
     async def look(*asked: Any) -> NameExchange:
-        found = await exchange_names(*asked)
+        found = await exchange_names_in_folds(*asked)
         if open_again and looked and looked[-1].better:
             found = replace(found, words=0.0)  # as if the words left the new names open
         looked.append(found)

@@ -4,6 +4,7 @@ import pickle
 import threading
 from pathlib import Path
 
+import anyio
 import numpy as np
 import orjson
 import pytest
@@ -27,6 +28,7 @@ from icm_client.errors import (
     InputError,
     PromptTooLong,
     RowError,
+    RunStopped,
     TaskError,
     TooManyFailed,
 )
@@ -34,6 +36,7 @@ from icm_client.runs.presets import fit
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import Pieces, ScoreStore
 from icm_client.settings import Environment
+from icm_client.testing import PlantedServer, after, status
 
 
 @pytest.fixture(autouse=True)
@@ -460,3 +463,22 @@ def test_the_synchronous_twin_is_pickled_by_its_name() -> None:
 def test_an_open_store_cannot_follow_into_another_thread(store: Path) -> None:
     with ScoreStore.open(store) as kept, pytest.raises(InputError, match="give the store's path"):
         label_sync(reviews(32), task=TASK, endpoint=planted(), store=kept)
+
+
+async def test_a_run_that_is_told_to_stop_repeats_nothing_more(tmp_path: Path) -> None:
+    told = threading.Event()
+
+    def progress(now: Progress) -> None:
+        if now.waiting is not None:
+            told.set()
+
+    async with PlantedServer(planted(), faults=after(20, status(500))) as server:
+        with anyio.fail_after(10), pytest.raises(RunStopped):
+            await label(
+                reviews(32),
+                task=TASK,
+                endpoint=server.url,
+                store=tmp_path / "scores.sqlite3",
+                progress=progress,
+                stopping=told.is_set,
+            )
