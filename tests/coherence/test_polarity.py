@@ -5,14 +5,16 @@ import pytest
 from concept_score import ConceptScore, ScriptedScore, planted_classes
 
 from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
-from icm_client.coherence.fold_scores import score_folds
+from icm_client.coherence.fold_scores import fold_contexts, score_folds
 from icm_client.coherence.polarity import (
     NameExchange,
+    asked_first,
     exchange_names,
     exchange_names_in_folds,
 )
 from icm_client.coherence.problem import Demo, FloatArray, IntArray, Query
 from icm_client.coherence.renaming import rotations
+from icm_client.coherence.settings import SweepSettings
 
 N = 64
 
@@ -242,3 +244,23 @@ async def test_rare_labels_are_asked_about_in_all_folds_together() -> None:
         assert np.isnan(found.words) != told
     assert found.words > 3
     assert found.response == 1
+
+
+@pytest.mark.parametrize(("meaning", "clear"), [(2.0, True), (0.0, False)])
+async def test_a_part_of_a_large_fold_is_asked_first(meaning: float, *, clear: bool) -> None:
+    classes = planted_classes(700, 2)
+    score = ConceptScore(classes, 2, meaning=meaning)
+    contexts = fold_contexts(
+        2, classes, np.zeros((700, 2)), np.random.default_rng(0), SweepSettings()
+    )
+    folds = await score_folds(contexts, score)
+    score.calls.clear()
+    found = await exchange_names_in_folds(folds, classes, score)
+    assert found.ambiguous is not clear
+    assert [len(call) for call in score.calls] == ([128] if clear else [128, 350, 350])
+    (asked, *_) = score.calls
+    assert {query.target for query in asked} <= set(folds[0].targets.tolist())
+
+
+def test_the_part_grows_with_the_number_of_labels() -> None:
+    assert [asked_first(n_labels) for n_labels in (2, 8, 20)] == [128, 128, 320]
