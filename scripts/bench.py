@@ -29,8 +29,8 @@ from icm_client import EmbeddedEndpoint, SweepSettings
 from icm_client.coherence.fold_scores import ScoredFold, fold_contexts, score_folds
 from icm_client.data import JsonValue
 from icm_client.endpoints import Endpoint
+from icm_client.runs.fitting import fit
 from icm_client.runs.job import Job
-from icm_client.runs.presets import fit
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

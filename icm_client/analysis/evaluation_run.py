@@ -13,7 +13,7 @@ from icm_client.analysis.finetuned import FineTuning, Lesson
 from icm_client.coherence.settings import SweepSettings
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError
-from icm_client.runs.presets import fit, fitted_notice
+from icm_client.runs.fitting import fit, fitted_notice
 from icm_client.scoring import ScoreStore, open_store, tokenize_pieces
 from icm_client.training.trainer import Trainer
 

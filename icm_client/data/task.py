@@ -169,7 +169,8 @@ class Task(Described):
     @classmethod
     def _labels_are_words(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
         if len(labels) < _FEWEST_LABELS:
-            raise ValueError(f"at least 2 labels are needed, not {len(labels)}")
+            hint = "; put commas between them" if any(";" in label for label in labels) else ""
+            raise ValueError(f"at least 2 labels are needed, not {len(labels)}{hint}")
         for label in labels:
             if not label.strip():
                 raise ValueError("a label is empty")

@@ -26,8 +26,8 @@ from icm_client.endpoints.probe import (
 )
 from icm_client.endpoints.probe_load import neighbours, noise_floor, throughput
 from icm_client.errors import EndpointError, ScoreError, TaskError
+from icm_client.runs.fitting import fit
 from icm_client.runs.job import Job
-from icm_client.runs.presets import fit
 from icm_client.runs.run_cost import RunCost, run_cost
 from icm_client.scoring import LabelTrie, Pieces, ScoreStore, prompt_ids, tokenize_pieces
 from icm_client.task_groups import open_task_group

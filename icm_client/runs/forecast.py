@@ -11,8 +11,9 @@ from icm_client.endpoints import Endpoint, Read, TextEndpoint
 from icm_client.endpoints.probe import Figure, prefix_cache
 from icm_client.endpoints.probe_load import throughput
 from icm_client.errors import InputError
+from icm_client.runs.fitting import fit
 from icm_client.runs.job import Job
-from icm_client.runs.presets import Settings, fit
+from icm_client.runs.presets import Settings
 from icm_client.runs.run_cost import RunCost, run_cost
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import (

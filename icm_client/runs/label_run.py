@@ -25,6 +25,7 @@ from icm_client.runs.archive import read_run
 from icm_client.runs.budget import Budget, BudgetMeter
 from icm_client.runs.failures import FailureBudget, labelled_rows, only
 from icm_client.runs.first_labels import start_labels
+from icm_client.runs.fitting import fit, fitted_notice
 from icm_client.runs.fold_training import FoldTraining
 from icm_client.runs.folder import REPORT, RunFolder
 from icm_client.runs.job import Job
@@ -34,8 +35,6 @@ from icm_client.runs.presets import (
     Settings,
     TrainingEvent,
     find_labels,
-    fit,
-    fitted_notice,
     preset_of,
 )
 from icm_client.runs.progress import OnProgress, ProgressMeter
