@@ -74,6 +74,9 @@ async def name_classes(
         if sweeping.n_labels == 2 or not goes_on or found.stopped:  # noqa: PLR2004
             break
         # Of several labels others may have the wrong names still, or names that words leave open.
+        if sweeping.stop():
+            found = replace(found, stopped=True)
+            break
         folds = await sweeping.read(sweep, found.labels, found.averaged, rng)
         found = replace(found, folds=folds)
         exchange = await exchange_names_in_folds(found.folds, found.labels, sweeping.score)
