@@ -3,6 +3,7 @@
 Internal Coherence Maximization, arXiv 2506.10139.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from icm_client.runs.server import Server
 
 __version__ = "0.1.0"
+
+# What a run waits for (warning) and its sweeps (info), for programs that want to hear of it.
+logging.getLogger("icm_client").addHandler(logging.NullHandler())
 
 __all__ = [
     "Client",

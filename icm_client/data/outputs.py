@@ -1,7 +1,7 @@
 """Writes the labels that were found beside the rows they belong to: JSON Lines, CSV or Parquet.
 
 All three hold the same columns: `id`, `label`, `confidence`, one `log_prob_<label>` a label,
-`exactness`, then the row's own fields.
+`exactness`, `pinned` where some rows are, then the row's own fields.
 """
 
 import csv
@@ -37,6 +37,7 @@ class LabelledRow:
             (`icm_client.coherence.confidence`).
         log_probs: label word -> log-prob in nats, the same labels in the same order in every row.
         exactness: the least reliable kind of log-prob behind them: exact, top-k or floor.
+        pinned: whether a person has said the label; confidence and log-probs are the model's.
     """
 
     row: Row
@@ -44,6 +45,7 @@ class LabelledRow:
     confidence: float
     log_probs: Mapping[str, float]
     exactness: str
+    pinned: bool = False
 
 
 def check_output(path: str | os.PathLike[str], format: FileFormat | None = None) -> None:  # noqa: A002
@@ -119,13 +121,14 @@ def _records(
         raise ValueError("gold needs a gold_field, and a label or None for every row")
     labels = tuple(labelled[0].log_probs)
     ours = ["id", "label", "confidence", *(f"log_prob_{label}" for label in labels), "exactness"]
+    ours += ["pinned"] if any(item.pinned for item in labelled) else []
     own = dict.fromkeys(name for item in labelled for name in item.row.fields if name != "id")
     if gold_field is not None:
         own[gold_field] = None
     names = _own_names(own, ours)
     records = []
     for index, item in enumerate(labelled):
-        record = dict(zip(ours, _found(item, labels), strict=True))
+        record = dict(zip(ours, (*_found(item, labels), item.pinned), strict=False))
         for field, value in item.row.fields.items():
             if field != "id":
                 record[names[field]] = value

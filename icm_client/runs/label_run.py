@@ -1,5 +1,6 @@
 """One run over one open server: from a job to labels, with a record where one is wanted."""
 
+import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,10 +17,10 @@ from icm_client.analysis.search_findings import agreement_matrix
 from icm_client.coherence.confidence import confidences
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import FloatArray, IntArray
-from icm_client.coherence.search_result import SearchResult
+from icm_client.coherence.search_result import SearchResult, SweepRecord
 from icm_client.coherence.starts import Start
 from icm_client.data import LabelledRow
-from icm_client.endpoints import Endpoint, Exactness, WireEvent
+from icm_client.endpoints import Endpoint, Exactness, Waiting, WireEvent
 from icm_client.errors import RunError
 from icm_client.runs.archive import read_run
 from icm_client.runs.budget import Budget, BudgetMeter
@@ -45,6 +46,8 @@ from icm_client.runs.run_settings import run_settings
 from icm_client.runs.search_journal import SearchJournal
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.training.trainer import Trainer
+
+_LOG = logging.getLogger("icm_client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,16 @@ class LabelRun:
 
     def observe(self, seen: Observed | WireEvent | TrainingEvent) -> None:
         """Hear from the search, from its trainings, and from the wire."""
+        if isinstance(seen, Waiting):
+            _LOG.warning("waiting %.1f s: %s", seen.seconds, seen.reason)
+        elif isinstance(seen, SweepRecord):
+            _LOG.info(
+                "start %d, sweep %d: U %+.3f nats an item, %d labels moved",
+                seen.restart + 1,
+                seen.sweep + 1,
+                seen.utility,
+                seen.moved,
+            )
         self._meter.observed(seen)
         self._journal.observed(seen)
 
@@ -168,7 +181,9 @@ class LabelRun:
             findings = diagnose(result, job.labels, _evidence(job, repeated, self._pinned))
             believed = verdict_of(findings) != "do not trust"
             found = Labels(
-                rows=_labelled(job, result, scorer.exactness, rows, believed=believed),
+                rows=_labelled(
+                    job, result, scorer.exactness, rows, self._pinned, believed=believed
+                ),
                 dataset=only(job.dataset, rows),
                 labels=job.task.labels,
                 preset=preset_of(fitted),
@@ -271,6 +286,7 @@ def _labelled(
     result: SearchResult,
     exactness: Mapping[int, Exactness],
     rows: Sequence[int],
+    pinned: IntArray | None,
     *,
     believed: bool,
 ) -> tuple[LabelledRow, ...]:
@@ -286,6 +302,7 @@ def _labelled(
             confidence=confidence[own[row]],
             log_probs={word: log_probs[word][own[row]] for word in job.task.labels},
             exactness=exactness[own[row]].value,
+            pinned=pinned is not None and bool(pinned[own[row]] == result.labels[own[row]]),
         )
         for row in rows
     )

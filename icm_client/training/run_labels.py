@@ -149,6 +149,8 @@ def task_pairs(task: Task, dataset: Dataset, labels: tuple[str | None, ...]) -> 
 def _fields(record: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Return the row's own fields; one with the name of a column of ours lies behind `row_`."""
     ours = {*_OURS, *(f"log_prob_{label}" for label in task.labels)}
+    if "row_pinned" in record:  # there are pins, and rows with a field of that name
+        ours.add("pinned")
     fields = {name: value for name, value in record.items() if name not in ours}
     for name in ours & {*task.template_fields}:
         behind = [other for other in record if other.endswith(name) and other != name]

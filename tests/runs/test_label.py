@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -22,7 +23,7 @@ from icm_client import (
     read_rows,
 )
 from icm_client.coherence.anneal import Step
-from icm_client.endpoints import EmbeddedEndpoint, Endpoint
+from icm_client.endpoints import EmbeddedEndpoint, Endpoint, RetryPolicy, TransportSettings
 from icm_client.errors import (
     EndpointFault,
     InputError,
@@ -482,3 +483,17 @@ async def test_a_run_that_is_told_to_stop_repeats_nothing_more(tmp_path: Path) -
                 progress=progress,
                 stopping=told.is_set,
             )
+
+
+async def test_what_goes_on_is_logged(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "icm_client")
+    quick = Server(transport=TransportSettings(retry=RetryPolicy(initial_wait_s=0.01)))
+    async with PlantedServer(planted(), faults=[None, status(500)]) as server:
+        found = await label(
+            reviews(32), task=TASK, endpoint=replace(quick, url=server.url), store=store
+        )
+    said = [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "icm_client"]
+    assert any(level == "WARNING" and "500" in words for level, words in said)
+    sweeps = [words for level, words in said if level == "INFO"]
+    assert len(sweeps) == len(found.history)
+    assert sweeps[0].startswith("start 1, sweep 1: U ")

@@ -9,7 +9,7 @@ import pytest
 from planted_reviews import TASK, planted, reviews
 from test_fold_runs import trainer
 
-from icm_client import Client, Labels, Task, label
+from icm_client import Client, Labels, Task, label, read_rows
 from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.settings import SweepSettings
@@ -92,6 +92,10 @@ async def test_a_single_row_may_be_pinned_and_its_confidence_is_the_models(tmp_p
     assert row.label == word
     assert row.confidence < 0.2
     assert row.label == min(row.log_probs, key=lambda one: row.log_probs[one])
+    assert [one.row.id for one in found.rows if one.pinned] == ["r7"]
+    found.write(tmp_path / "labels.csv")
+    written = read_rows(tmp_path / "labels.csv").rows
+    assert [one.id for one in written if one.fields["pinned"] == "True"] == ["r7"]
     assert found.accuracy == 39 / 40  # the pinned row counts, and gold says otherwise
     start = read_start(path, Job.prepare(ROWS, TASK, gold="label"))
     assert not isinstance(start, str)
