@@ -188,8 +188,8 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
             read_start(start, job)
         if pins is not None:
             read_pins(pins, job)
-        print_preview(job)
-    if forecasts:
+        print_preview(job, as_json=as_json)
+    if forecasts and not dry_run:
         job = Job.prepare(dataset, task, prior=prior, constraint=constraint)
         cost = anyio.run(partial(forecast_job, job, server, settings, store=store))
         if as_json:

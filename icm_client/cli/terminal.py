@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import click
+import orjson
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -195,8 +197,17 @@ def moment(progress: Progress) -> Group:
     )
 
 
-def print_preview(job: Job) -> None:
+def print_preview(job: Job, *, as_json: bool = False) -> None:
     """Print the first prompt as the model gets it, and the labels that may follow."""
+    if as_json:
+        shown = {
+            "rows": len(job.dataset.rows),
+            "first_prompt": job.prompts[0],
+            "labels": job.label_texts,
+            "notices": job.notices,
+        }
+        click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2))
+        return
     console = Console(highlight=False)
     console.print(Text(f"{len(job.dataset.rows):,} rows. The first prompt, and what may follow:\n"))
     console.print(Text(job.prompts[0], style="dim"), soft_wrap=True)

@@ -377,3 +377,13 @@ def test_a_forecast_labels_nothing(run: Run, rows: Path, endpoint: PlantedConcep
     assert not Path("out.jsonl").exists()
     assert not Path("runs").exists()
     assert endpoint.usage.requests < 100
+
+
+def test_a_dry_run_for_programs_is_one_document(run: Run, rows: Path) -> None:
+    ended = run("label", rows, *ASKED, "--dry-run", "--forecast", "--json")
+    assert ended.code == 0, ended.err
+    shown = orjson.loads(ended.out)
+    assert shown["rows"] == 40
+    assert shown["first_prompt"] == "Review: words of row 0\nSentiment:"
+    assert sorted(shown["labels"]) == [" negative", " positive"]
+    assert shown["notices"] == []
