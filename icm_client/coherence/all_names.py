@@ -62,6 +62,7 @@ async def sweep_all_names(
     before = found.labels
     window: deque[FloatArray] = deque([await _taught(found, sweeping)], maxlen=AVERAGED)
     found = _relabelled(found, window, sweeping)
+    found = replace(found, utility=_utility(window[-1], found.labels))
     moved = (found.labels != before).sum()
     climb, highest = sweeping.settings.climb, 0.0  # 0 where nothing is taught
     last = sweep + sweeping.settings.all_names - 2
@@ -94,7 +95,6 @@ def _relabelled(found: Climb, window: Sequence[FloatArray], sweeping: Sweeping) 
         averaged=averaged,
         sweep_scores=np.stack(window),
         label_mass=joined(found.folds, averaged.shape)[1],
-        utility=_utility(window[-1], labels),
         prior=prior,
     )
 

@@ -99,8 +99,7 @@ def by_class(scores: Sequence[FloatArray] | FloatArray) -> FloatArray:
 
 def best_other_names(folds: Sequence[Parts]) -> Names:
     """The names but those as they are that the words favour most."""
-    favoured = [fold.taught.T @ fold.said for fold in folds]
-    return best_names(np.sum(favoured, axis=0), other=True)
+    return best_names(_favour(folds), other=True)
 
 
 def best_names(gain: FloatArray, *, other: bool = False) -> Names:
@@ -173,8 +172,14 @@ def pulls(folds: Sequence[Parts]) -> tuple[float, float]:
     squares = sum(float((fold.taught**2).sum()) for fold in told)
     if not squares:
         return float("nan"), float("nan")
-    gain = np.sum([fold.taught.T @ fold.said for fold in told], axis=0)
+    gain = _favour(told)
     return float(np.trace(gain)) / squares, _value(gain, best_names(gain)) / squares
+
+
+def _favour(folds: Sequence[Parts]) -> FloatArray:
+    """How much the words favour calling class `c` `y`, `[K, K]`."""
+    favour: FloatArray = np.sum([fold.taught.T @ fold.said for fold in folds], axis=0)
+    return favour
 
 
 def _telling(folds: Sequence[Parts], labels: IntArray) -> list[Parts]:

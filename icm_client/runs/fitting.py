@@ -62,7 +62,6 @@ def _fitting(pieces: Pieces, server: Endpoint, asked: int | None, most: int) -> 
     if asked is not None and asked < n_labels:
         raise InputError(f"{asked} demos in a context cannot show {n_labels} labels: allow more")
     label_tokens = max(map(len, pieces.labels))
-    longest = max(range(len(pieces.prompts)), key=lambda item: len(pieces.prompts[item]))
     lengths = sorted(map(len, pieces.prompts), reverse=True)
     room = server.identity.context_length - len(pieces.bos) - lengths[0] - label_tokens
     fitting, used = 0, 0
@@ -72,6 +71,7 @@ def _fitting(pieces: Pieces, server: Endpoint, asked: int | None, most: int) -> 
             break
         fitting += 1
     if fitting < min(n_labels, len(lengths), most):
+        longest = max(range(len(lengths)), key=lambda item: len(pieces.prompts[item]))
         raise PromptTooLong(
             f"the longest rows take {lengths[0]} tokens (prompt {longest + 1:,} does), and "
             f"the server's context holds {server.identity.context_length}: no room for one demo of "

@@ -106,7 +106,7 @@ async def label(
         RunStopped: `stopping` said so.
     """
     check_progress(progress)
-    seed = checked_seed(seed)
+    seed = _checked_seed(seed)
     settings = settings_for(preset, settings)
     check_trainer(settings, given=trainer is not None)
     check_start_of(settings, given=start is not None)
@@ -135,7 +135,7 @@ async def label(
                     raise
 
 
-def checked_seed(seed: int) -> int:
+def _checked_seed(seed: int) -> int:
     """The seed as Python's own integer; raises `InputError` where it is none, or below 0."""
     try:
         number = operator.index(seed)

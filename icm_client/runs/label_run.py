@@ -30,7 +30,6 @@ from icm_client.runs.fitting import fit, fitted_notice
 from icm_client.runs.fold_training import FoldTraining
 from icm_client.runs.folder import REPORT, RunFolder
 from icm_client.runs.job import Job
-from icm_client.runs.pins import pinned_rows
 from icm_client.runs.presets import (
     Observed,
     Settings,
@@ -199,7 +198,6 @@ class LabelRun:
                 restart=result.restart,
                 starts=_starts(result, len(job.labels)),
                 label_mass=_label_mass(result, job.row_items[list(rows)]),
-                pinned=pinned_rows(result.labels, self._pinned, job),
                 prior_source=result.prior.source,
                 by_confidence=result.by_confidence,
                 cost=self._meter.cost(),

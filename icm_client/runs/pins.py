@@ -48,20 +48,6 @@ def read_pins(pins: Pins, job: Job) -> IntArray | None:
     return pinned if where_of else None
 
 
-def pinned_rows(labels: IntArray, pinned: IntArray | None, job: Job) -> int:
-    """Rows whose labels are pinned ones.
-
-    Args:
-        labels: shape `[N]`, those found.
-        pinned: shape `[N]`, or None.
-        job: whose items they are.
-    """
-    rows = job.row_items
-    if pinned is None:
-        return 0
-    return int(((pinned[rows] != UNLABELLED) & (labels[rows] == pinned[rows])).sum())
-
-
 def _refuse_contradictions(pinned: IntArray, where_of: Mapping[int, str], job: Job) -> None:
     """Raise `InputError` where the rule allows no labels that have all pins."""
     groups = tuple(

@@ -52,7 +52,6 @@ class Labels:
         restart: which restart's labels these are.
         starts: where each restart of "fast" ended, in order.
         label_mass: mean share of the next token's probability on any label word, over the rows.
-        pinned: rows whose labels are pinned ones; their confidence and log-probs are the model's.
         prior_source: "given", "mixture" or "even": where the labels' shares came from.
         by_confidence: groups too large to try all labellings of: the most confident row decided.
         cost: requests, tokens, seconds.
@@ -76,7 +75,6 @@ class Labels:
     restart: int
     starts: tuple[StartEnd, ...]
     label_mass: float | None
-    pinned: int
     prior_source: str
     by_confidence: int
     cost: Cost
@@ -101,6 +99,11 @@ class Labels:
         """Rows of each label, in the task's order."""
         found = Counter(row.label for row in self.rows)
         return {label: found[label] for label in self.labels}
+
+    @property
+    def pinned(self) -> int:
+        """Rows whose labels are pinned ones; their confidence and log-probs are the model's."""
+        return sum(row.pinned for row in self.rows)
 
     @property
     def exactness(self) -> dict[str, int]:
