@@ -274,7 +274,7 @@ async def _passes(
             len(labels),
             calibrated=settings.calibrated,
             prior=prior,
-            uneven_before=decided is not None and decided.prior.source == "mixture",
+            grouped_before=decided is not None and decided.prior.source == "mixture",
         )
         utility = utility_of(decided.calibrated, labels)
         share = coherence(utility, label_counts(labels, n_labels))

@@ -1,9 +1,11 @@
-"""How common each label is: from the user, or, for two labels, from the scores themselves.
+"""How common each label is: from the user, or from the scores themselves.
 
 Calibrated scores rank items well whatever the shares of the labels, but their zero is the right
-threshold only where the labels are about equally common: with 20% positives the ranking keeps an
-AUC of 0.99 while the threshold at zero costs 15 points of accuracy. So an offset a label is added
-before items are assigned. Nothing here reads a gold label.
+threshold only where all labels are equally common: a context's mean is divided out of them. With
+20% positives the ranking keeps an AUC of 0.99 while the threshold at zero costs 15 points of
+accuracy, and at 64% it costs 7. So where the scores show a group for each label, offsets that
+separate the groups are added before items are assigned (`modes`). Where they show none, labels are
+assumed to be equally common, and the run says so. Nothing here reads a gold label.
 """
 
 from dataclasses import dataclass
@@ -12,13 +14,16 @@ from typing import Literal
 import numpy as np
 
 from icm_client.coherence.calibration import log_softmax
-from icm_client.coherence.modes import APART, fit_two_modes
+from icm_client.coherence.modes import APART, Shares, shares_of_several, shares_of_two
 from icm_client.coherence.problem import FloatArray
 
-UNEVEN = 0.15
-"""How far from a half the mixture's share must lie before it moves the threshold."""
-
 _MORE_PARAMETERS = 2
+_SEVERAL_GAIN = 2.0
+"""Nats of log-likelihood, times `log(N)`, that groups of three labels or more must gain."""
+
+_VANISHES = 0.1
+"""Share of a label's items under which offsets must not bring it: two labels were taken for one."""
+
 _ITERATIONS = 300
 _TOLERANCE = 1e-9
 
@@ -29,50 +34,61 @@ class PriorEstimate:
 
     Attributes:
         offsets: shape `[K]`, nats; added to each item's calibrated scores.
-        source: "given" by the user, "mixture" where two uneven modes stand apart, else "even".
-        separation: Ashman's D of the two modes, where a mixture was fitted (`K = 2`).
-        suspected: the share of label 0 in two uneven modes that stand apart but explain the scores
-            too little better than one to be relied on; None where there are none.
+        source: "given" by the user, "mixture" where the scores show a group for each label, else
+            "even".
+        separation: Ashman's D of two groups, where a mixture was fitted.
+        interval: the 90% interval of label 0's share of these items, by the mixture (`K = 2`);
+            None where none was fitted, as for a given prior.
     """
 
     offsets: FloatArray
     source: Literal["given", "mixture", "even"]
     separation: float | None = None
-    suspected: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 def estimate_prior(
-    scores: FloatArray, given: FloatArray | None, *, uneven_before: bool = False
+    scores: FloatArray, given: FloatArray | None, *, grouped_before: bool = False
 ) -> PriorEstimate:
     """Decide what to add to calibrated scores before items are assigned.
 
-    For two labels without a given prior, two normal distributions of one variance are fitted to
-    the log-odds. They replace the threshold at zero only where they explain the scores better than
-    one does (Akaike's criterion), stand apart, and have uneven shares: on balanced rows, or where
-    the modes overlap, zero is the better threshold. On few rows the criterion wavers from one
-    sweep to the next, so uneven modes once found stand until one distribution is likelier.
+    Without a given prior a mixture with a group for each label is fitted to the scores. Its
+    thresholds are used where it explains the scores better than a single group does (for two
+    labels by Akaike's criterion), and its groups stand apart. On few rows the criterion wavers from
+    one sweep to the next, so two groups once found stand until a single one is likelier.
 
     Args:
         scores: shape `[N, K]`, nats; rows of NaN are items without a score.
         given: shape `[K]`, the shares where the user knows them.
-        uneven_before: whether the scores of the sweep before had two uneven modes.
+        grouped_before: whether the scores of the sweep before showed a group for each label.
     """
     n_labels = scores.shape[1]
     scored = scores[~np.isnan(scores).any(axis=1)]
     even = np.zeros(n_labels)
     if given is not None:
         return PriorEstimate(offsets_for_prior(scored, given) if len(scored) else even, "given")
-    if n_labels != 2 or len(scored) < 2:  # noqa: PLR2004
+    if len(scored) < n_labels or not np.ptp(scored - scored[:, :1], axis=0).any():
         return PriorEstimate(even, "even")
-    log_odds = scored[:, 0] - scored[:, 1]
-    if np.ptp(log_odds) == 0:
-        return PriorEstimate(even, "even")
-    fit = fit_two_modes(log_odds)
-    if fit.gain <= 0 or fit.separation < APART or abs(fit.share - 0.5) < UNEVEN:
-        return PriorEstimate(even, "even", fit.separation)
-    if fit.gain < _MORE_PARAMETERS and not uneven_before:
-        return PriorEstimate(even, "even", fit.separation, suspected=fit.share)
-    return PriorEstimate(np.array([-fit.threshold, 0.0]), "mixture", fit.separation)
+    found: Shares
+    if n_labels == 2:  # noqa: PLR2004
+        found = shares_of_two(scored[:, 0] - scored[:, 1])
+        needed = 0.0 if grouped_before else float(_MORE_PARAMETERS)
+    else:
+        found = shares_of_several(scored)
+        needed = _SEVERAL_GAIN * float(np.log(len(scored)))
+    shown = found.gain > needed and found.separation >= APART
+    if not shown or (n_labels > 2 and _vanishes(scored, found.offsets)):  # noqa: PLR2004
+        return PriorEstimate(even, "even", found.separation, found.interval)
+    return PriorEstimate(found.offsets, "mixture", found.separation, found.interval)
+
+
+def _vanishes(scores: FloatArray, offsets: FloatArray) -> bool:
+    """Whether these offsets take nearly all items from a label."""
+    without, held = (
+        np.bincount(one.argmax(axis=1), minlength=len(offsets))
+        for one in (scores, scores + offsets)
+    )
+    return bool((held < _VANISHES * without).any())
 
 
 def offsets_for_prior(scores: FloatArray, prior: FloatArray) -> FloatArray:

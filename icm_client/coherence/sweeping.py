@@ -78,8 +78,8 @@ class Sweeping:
             averaged: shape `[N, K]`, nats, NaN where an item has no score.
             before: the prior estimated last.
         """
-        uneven = before is not None and before.source == "mixture"
-        prior = estimate_prior(averaged, self.prior, uneven_before=uneven)
+        grouped = before is not None and before.source == "mixture"
+        prior = estimate_prior(averaged, self.prior, grouped_before=grouped)
         decided = averaged + prior.offsets
         return Relabelled(self.assign(held(decided, self.pinned)).labels, decided, prior)
 

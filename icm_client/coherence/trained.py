@@ -122,7 +122,7 @@ def decide(
     *,
     calibrated: bool,
     prior: FloatArray | None,
-    uneven_before: bool = False,
+    grouped_before: bool = False,
 ) -> Decided:
     """Join what models say about their own items, on one scale.
 
@@ -133,7 +133,7 @@ def decide(
         calibrated: labels are taken from calibrated scores, with offsets for uneven shares
             (`prior`); else from the models' own log-probs, as the paper prints it.
         prior: shape `[K]`, the labels' shares where the user knows them.
-        uneven_before: whether the scores before these had two uneven modes.
+        grouped_before: whether the scores before these had two uneven modes.
     """
     shape = (n_items, answers[0].shape[1])
     divided, own = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -142,7 +142,7 @@ def decide(
         own[training.targets] = log_probs
     mass = np.exp(own).sum(axis=1)
     if calibrated:
-        estimate = estimate_prior(divided, prior, uneven_before=uneven_before)
+        estimate = estimate_prior(divided, prior, grouped_before=grouped_before)
         return Decided(divided, divided + estimate.offsets, mass, estimate)
     if prior is None:
         return Decided(divided, own, mass, PriorEstimate(np.zeros(shape[1]), "even"))

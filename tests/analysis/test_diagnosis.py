@@ -225,13 +225,28 @@ def test_items_without_a_label_have_no_part_in_the_shares() -> None:
     assert codes(replace(result(), labels=np.full(100, UNLABELLED))) == []
 
 
-def test_shares_that_may_be_uneven_are_told_with_what_to_do() -> None:
-    suspected = PriorEstimate(np.zeros(2), "even", separation=2.4, suspected=0.9)
-    (finding,) = diagnose(replace(result(), prior=suspected), WORDS)
-    assert finding.code == "uneven-shares"
-    assert not finding.fatal
-    assert "10% of the rows were 'good'" in finding.message
-    assert "--prior good=0.10" in finding.advice
+@pytest.mark.parametrize(
+    ("prior", "said"),
+    [
+        (PriorEstimate(np.zeros(2), "even", 1.8, (0.2, 0.9)), "do not show how common"),
+        (PriorEstimate(np.zeros(2), "even", 1.8), "do not show how common"),
+        (PriorEstimate(np.array([0, 0.4]), "mixture", 2.8, (0.3, 0.55)), "too few to tell"),
+        (PriorEstimate(np.array([0, 0.4]), "mixture", 3.8, (0.3, 0.45)), None),
+        (PriorEstimate(np.zeros(2), "even"), None),
+        (PriorEstimate(np.array([0, 0.4]), "given"), None),
+    ],
+)
+def test_shares_that_the_rows_do_not_tell_are_reported(
+    prior: PriorEstimate, said: str | None
+) -> None:
+    findings = diagnose(replace(result(), prior=prior), WORDS)
+    assert [finding.code for finding in findings] == ["uneven-shares"] * (said is not None)
+    for finding in findings:
+        assert said is not None
+        assert said in finding.message
+        assert finding.severity == "check"
+        assert ("90% interval" in finding.message) == (prior.interval is not None)
+        assert f"--prior {WORDS[0]}=" in finding.advice
 
 
 def test_starts_that_disagree_and_labels_that_turn_with_their_contexts_are_not_to_be_trusted() -> (

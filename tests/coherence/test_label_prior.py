@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.coherence.calibration import log_softmax
+from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
 from icm_client.coherence.prior import estimate_prior, offsets_for_prior
-from icm_client.coherence.problem import FloatArray
+from icm_client.coherence.problem import FloatArray, IntArray
 
 
 def scores(n_labels: int, seed: int, n: int = 60) -> FloatArray:
@@ -70,10 +70,83 @@ def test_uneven_modes_that_stand_apart_move_the_threshold_between_them(share: fl
     assert labelled.mean() == pytest.approx(share, abs=0.03)
 
 
-def test_even_modes_leave_the_threshold_alone() -> None:
-    estimate = estimate_prior(two_modes(0.5, gap=5.0), None)
-    assert estimate.source == "even"
-    assert not estimate.offsets.any()
+def skewed(share: float, n: int, seed: int, *, shape: float = 2.0, gap: float = 7.0) -> FloatArray:
+    """Log-odds of two groups that lean to each other, as a model's do: mirrored log-gammas."""
+    rng = np.random.default_rng(seed)
+    tails = np.log(rng.gamma(shape, size=n))
+    upper = np.arange(n) < round(share * n)
+    log_odds = np.where(upper, gap / 2 + tails, -gap / 2 - tails)
+    return np.stack([log_odds, np.zeros(n)], axis=1)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.36, 0.5, 0.64, 0.8, 0.9])
+def test_at_any_share_labels_are_told_apart_nearly_as_well_as_gold_would(share: float) -> None:
+    lost = []
+    for seed in range(10):
+        scores = skewed(share, 128, seed)
+        log_odds, truth = scores[:, 0], np.arange(128) < round(share * 128)
+        best = max(((log_odds > t) == truth).mean() for t in (-99.0, *log_odds))
+        estimate = estimate_prior(scores, None)
+        labelled = (scores + estimate.offsets).argmax(axis=1) == 0
+        lost.append(best - (labelled == truth).mean())
+    assert np.mean(lost) < 0.02
+
+
+def test_the_interval_of_the_share_nearly_always_holds_the_share() -> None:
+    inside = 0
+    for seed in range(40):
+        estimate = estimate_prior(skewed(0.64, 128, seed), None)
+        assert estimate.interval is not None
+        low, high = estimate.interval
+        inside += low <= 82 / 128 <= high
+        assert high - low < 0.2
+    assert inside >= 32
+
+
+def test_a_single_outlier_moves_no_threshold_far() -> None:
+    scores = skewed(0.64, 128, 0)
+    outlier = np.concatenate([scores, [[60.0, 0.0]]])
+    one, other = (estimate_prior(each, None).offsets[1] for each in (scores, outlier))
+    assert other == pytest.approx(one, abs=0.5)
+
+
+def test_many_items_have_a_finer_estimate() -> None:
+    few, many = (estimate_prior(two_modes(0.3, 3.5, n=n), None).interval for n in (200, 20_000))
+    assert few is not None
+    assert many is not None
+    assert many[1] - many[0] < (few[1] - few[0]) / 3
+    assert many[0] - 0.01 < 0.3 < many[1] + 0.01
+
+
+def several(shares: list[float], n: int, lean: float, seed: int) -> tuple[FloatArray, IntArray]:
+    """Calibrated scores of three labels and more, each with a bias of its own, and the classes."""
+    rng = np.random.default_rng(seed)
+    classes = rng.choice(len(shares), n, p=shares)
+    scores = rng.normal(size=(n, len(shares))) + rng.normal(0, 0.7, size=len(shares))
+    scores[np.arange(n), classes] += lean
+    return pointwise_mutual_information(log_softmax(scores)), classes
+
+
+@pytest.mark.parametrize("shares", [[0.7, 0.2, 0.1], [0.5, 0.2, 0.15, 0.1, 0.05]])
+def test_uneven_shares_of_several_labels_are_found(shares: list[float]) -> None:
+    gained = []
+    for seed in range(10):
+        scores, classes = several(shares, 160, 3.0, seed)
+        estimate = estimate_prior(scores, None)
+        assert estimate.source == "mixture"
+        with_offsets = (scores + estimate.offsets).argmax(axis=1) == classes
+        gained.append(with_offsets.mean() - (scores.argmax(axis=1) == classes).mean())
+    assert np.mean(gained) > 0.05
+    assert min(gained) > -0.02
+
+
+def test_two_labels_are_not_taken_for_one_of_three() -> None:
+    # Label 0 leans so little that its items lie near label 1's: the likeliest two groups are one.
+    classes = np.arange(96) % 3
+    means = np.array([[0.4, 0.2, -0.6], [-0.1, 0.9, -0.8], [-1.5, -1.5, 3.0]])
+    scores = means[classes] + np.random.default_rng(0).normal(0, 0.05, size=(96, 3))
+    labelled = (scores + estimate_prior(scores, None).offsets).argmax(axis=1)
+    assert np.bincount(labelled, minlength=3).min() > 0
 
 
 def test_one_mode_alone_is_hardly_ever_taken_for_two() -> None:
@@ -81,10 +154,18 @@ def test_one_mode_alone_is_hardly_ever_taken_for_two() -> None:
     assert sources.count("mixture") <= 8
 
 
-def test_equal_scores_and_more_labels_are_left_alone() -> None:
-    for scores in (np.zeros((10, 2)), np.random.default_rng(0).normal(size=(10, 3))):
-        estimate = estimate_prior(scores, None)
-        assert (estimate.source, estimate.separation) == ("even", None)
+@pytest.mark.parametrize("n_labels", [2, 3])
+def test_equal_scores_are_left_alone(n_labels: int) -> None:
+    estimate = estimate_prior(np.zeros((10, n_labels)), None)
+    assert (estimate.source, estimate.separation) == ("even", None)
+
+
+def test_noise_over_several_labels_is_hardly_ever_taken_for_groups() -> None:
+    rng = np.random.default_rng(0)
+    noise = [
+        pointwise_mutual_information(log_softmax(rng.normal(size=(128, 3)))) for _ in range(99)
+    ]
+    assert [estimate_prior(one, None).source for one in noise].count("mixture") <= 2
 
 
 def test_items_without_a_score_are_left_out() -> None:
@@ -95,23 +176,14 @@ def test_items_without_a_score_are_left_out() -> None:
     )
 
 
-def test_few_uneven_rows_are_suspected_and_stand_where_they_were_seen_before() -> None:
-    # 6 of 40 items in the upper mode: two normals are likelier than one by less than Akaike's 2.
-    drawn = two_modes(0.15, 2.3, n=40, seed=3)
+def test_groups_of_few_rows_stand_where_they_were_seen_before() -> None:
+    # Two groups are likelier than one by less than Akaike's 2.
+    drawn = two_modes(0.15, 2.6, n=40, seed=7)
     new = estimate_prior(drawn, None)
-    assert new.source == "even"
-    assert new.suspected is not None
-    assert min(new.suspected, 1 - new.suspected) < 0.35
-    again = estimate_prior(drawn, None, uneven_before=True)
-    assert again.source == "mixture"
-    assert again.suspected is None
-
-
-def test_even_modes_never_move_the_threshold_whatever_was_seen_before() -> None:
-    drawn = two_modes(0.5, 4.0)
-    estimate = estimate_prior(drawn, None, uneven_before=True)
-    assert estimate.source == "even"
-    assert estimate.suspected is None
+    assert (new.source, new.offsets.tolist()) == ("even", [0, 0])
+    assert new.interval is not None
+    assert new.interval[1] - new.interval[0] > 0.1
+    assert estimate_prior(drawn, None, grouped_before=True).source == "mixture"
 
 
 def test_a_known_prior_of_nothing_scored_is_still_given() -> None:

@@ -123,7 +123,7 @@ async def test_a_pin_stands_against_all_that_the_model_says(preset: str) -> None
     odd = int(np.flatnonzero(pinned == 0)[0])
     pinned[odd] = 1
     score = ConceptScore(classes, 2, meaning=4.0)
-    train = Taught(classes, 2, half=5.0)
+    train = Taught(classes, 2, half=5.0, noise=0.5)
     result = await found(preset, 2, score, train, pinned=pinned)
     assert result.labels[odd] == 1
     assert result.log_probs[odd].argmax() == 0  # the confidence stays the model's
