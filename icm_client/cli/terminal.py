@@ -216,6 +216,11 @@ def print_preview(job: Job, *, as_json: bool = False) -> None:
     console.print()
 
 
+def _within(found: Labels, word: str) -> str:
+    ends = found.share_intervals.get(word)
+    return "" if ends is None else f"; 90% interval {ends[0]:.0%} to {ends[1]:.0%}"
+
+
 def print_result(found: Labels, output: str, console: Console | None = None) -> None:
     """Print the table that a run ends with, on standard output or a console of yours."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -224,7 +229,7 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
     table.add_row("verdict", Text(found.verdict, style=_VERDICT_STYLES[found.verdict]))
     total = len(found.rows)
     for word, count in found.counts.items():
-        table.add_row(Text(word), f"{count:,} rows ({count / total:.0%})")
+        table.add_row(Text(word), f"{count:,} rows ({count / total:.0%}{_within(found, word)})")
     if found.pinned:
         table.add_row("pinned", f"{many(found.pinned, 'row')}, kept by the search")
     if found.accuracy is not None:

@@ -199,6 +199,7 @@ class LabelRun:
                 starts=_starts(result, len(job.labels)),
                 label_mass=_label_mass(result, job.row_items[list(rows)]),
                 prior_source=result.prior.source,
+                share_intervals=_share_intervals(result, job.labels),
                 by_confidence=result.by_confidence,
                 cost=self._meter.cost(),
                 seed=self._seed,
@@ -269,6 +270,15 @@ def _starts(result: SearchResult, n_labels: int) -> tuple[StartEnd, ...]:
         StartEnd(end.utility, end.coherence, tuple(agreeing))
         for end, agreeing in zip(result.restarts, alike.tolist(), strict=True)
     )
+
+
+def _share_intervals(
+    result: SearchResult, labels: tuple[str, ...]
+) -> dict[str, tuple[float, float]]:
+    if result.prior.interval is None:
+        return {}
+    low, high = result.prior.interval
+    return dict(zip(labels, ((low, high), (1 - high, 1 - low)), strict=True))
 
 
 def _label_mass(result: SearchResult, items: IntArray) -> float | None:

@@ -53,6 +53,8 @@ class Labels:
         starts: where each restart of "fast" ended, in order.
         label_mass: mean share of the next token's probability on any label word, over the rows.
         prior_source: "given", "mixture" or "even": where the labels' shares came from.
+        share_intervals: each label's 90% interval of its share of the rows, where the scores of two
+            labels show it; else empty.
         by_confidence: groups too large to try all labellings of: the most confident row decided.
         cost: requests, tokens, seconds.
         seed: of the run.
@@ -76,6 +78,7 @@ class Labels:
     starts: tuple[StartEnd, ...]
     label_mass: float | None
     prior_source: str
+    share_intervals: dict[str, tuple[float, float]]
     by_confidence: int
     cost: Cost
     seed: int
@@ -168,6 +171,7 @@ class Labels:
             "label_mass": self.label_mass,
             "pinned": self.pinned,
             "prior_source": self.prior_source,
+            "share_intervals": {word: list(ends) for word, ends in self.share_intervals.items()},
             "groups_by_confidence": self.by_confidence,
             "exactness": self.exactness,
             "sweeps": [record.summary() for record in self.history],
