@@ -1,4 +1,4 @@
-"""The figures behind the claims: `scripts/bench quality`; `scripts/bench --help` lists the others."""
+"""The figures behind the claims: `scripts/bench --help` lists what can be measured."""
 
 import click
 from bench_diagnosis import diagnosis

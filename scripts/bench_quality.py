@@ -7,10 +7,10 @@ the tokens of the second run.
 """
 
 import importlib.util
-import json
 import random
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,6 +61,7 @@ SHARES = (0.05, 0.1, 0.2, 0.36, 0.5, 0.64, 0.8, 0.9, 0.95)
 @click.option("--golden", is_flag=True, help="Read the rows given golden demos too.")
 @click.option("--store", type=click.Path(path_type=Path), help="[default: a temporary file]")
 def quality(
+    *,
     data: Path,
     seeds: str,
     samples: tuple[str, ...],
@@ -75,10 +76,22 @@ def quality(
         numbers = [int(seed) for seed in seeds.split(",")]
         for sample in samples:
             for share in shares if sample in REVIEWS else ("natural",):
-                anyio.run(_quality, data, sample, share, numbers, rows, golden, kept)
+                anyio.run(
+                    partial(
+                        _quality,
+                        data=data,
+                        sample=sample,
+                        share=share,
+                        seeds=numbers,
+                        rows=rows,
+                        golden=golden,
+                        store=kept,
+                    )
+                )
 
 
 async def _quality(
+    *,
     data: Path,
     sample: str,
     share: str,
