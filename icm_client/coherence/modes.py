@@ -106,7 +106,8 @@ def shares_of_two(log_odds: FloatArray) -> Shares:
         log_odds: shape `[N]`, nats, two different values at least.
     """
     low, high = np.quantile(log_odds, [0.02, 0.98])
-    within = np.clip(log_odds, low - (high - low) / 4, high + (high - low) / 4)  # outliers
+    margin = (high - low) / 4 if high > low else np.inf  # an outlier is moved to the margin
+    within = np.clip(log_odds, low - margin, high + margin)
     centre, spread = within.mean(), within.std()
     x = np.sort((within - centre) / spread)
     points = x

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
@@ -154,6 +154,25 @@ def test_two_labels_are_not_taken_for_one_of_three() -> None:
 def test_one_mode_alone_is_hardly_ever_taken_for_two() -> None:
     sources = [estimate_prior(two_modes(0.0, gap=0.0, seed=s), None).source for s in range(100)]
     assert sources.count("mixture") <= 8
+
+
+@given(
+    st.integers(2, 4).flatmap(
+        lambda k: st.lists(
+            st.lists(st.sampled_from([-30.0, -1.0, 0.0, 0.5, 4.0]), min_size=k, max_size=k),
+            min_size=k,
+            max_size=12,
+        )
+    ),
+    st.booleans(),
+)
+@settings(deadline=None)
+def test_few_or_equal_scores_never_end_in_offsets_that_are_no_numbers(
+    drawn: list[list[float]], grouped: bool
+) -> None:
+    estimate = estimate_prior(np.array(drawn), None, grouped_before=grouped)
+    assert np.isfinite(estimate.offsets).all()
+    assert estimate.interval is None or 0 <= estimate.interval[0] <= estimate.interval[1] <= 1
 
 
 @pytest.mark.parametrize("n_labels", [2, 3])
