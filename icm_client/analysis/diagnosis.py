@@ -34,6 +34,9 @@ INCOHERENT = 0.15
 DEGENERATE_SHARE = 0.97
 """Share of the rows under one label from which on it is said that one label took nearly all."""
 
+MOST_STANDARD_ERRORS = 100
+"""Standard errors beyond which a note gives no figure."""
+
 ANNOUNCED_SHARE = 0.9
 """Share that a given prior must promise a label for it to take nearly all rows unremarked."""
 
@@ -186,14 +189,21 @@ def _suspected(first: float, labels: Sequence[str]) -> Finding:
     )
 
 
+def _errors(standard_errors: float) -> str:
+    """A number of standard errors; where noise is nearly nothing, more of them say no more."""
+    if abs(standard_errors) <= MOST_STANDARD_ERRORS:
+        return f"{standard_errors:+.1f}"
+    return f"{'over +' if standard_errors > 0 else 'under -'}{MOST_STANDARD_ERRORS:g}"
+
+
 def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None) -> list[Finding]:
     exchange = result.exchange
     *others, last = (repr(labels[k]) for k, name in enumerate(exchange.names) if name != k)
     words = f"{', '.join(others)} and {last}"
     figures = f"(U = {exchange.exchanged_utility:+.3f} against {exchange.utility:+.3f} nats{{}})"
     unknown = np.isnan(exchange.words)
-    say = f"; the words' say: {exchange.words:+.1f} std. errors, {exchange.pull:+.0%} of the demos'"
-    figures = figures.format("" if unknown else say)
+    words_say = f"{_errors(exchange.words)} std. errors, {exchange.pull:+.0%} of the demos'"
+    figures = figures.format("" if unknown else f"; the words' say: {words_say}")
     if exchange.ambiguous and pinned is not None:
         return [
             Finding(

@@ -12,7 +12,7 @@ import anyio
 
 from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
-from icm_client.endpoints.served import ServedEndpoint, served_model
+from icm_client.endpoints.served import ServedEndpoint, native_answer, served_model
 from icm_client.endpoints.steady import preparation
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
@@ -165,7 +165,7 @@ class LlamaCppEndpoint(ServedEndpoint):
                 f"{transport.url}/v1/models: no `meta` for {transport.told(name)}: a model that is "
                 "not loaded, or a gateway before llama.cpp (then give the URL behind it)"
             )
-        props = await transport.get("/props", lambda body: parsed(_Props, body))
+        props = await native_answer(transport, "/props", _Props, server="llama.cpp")
         context_length = props.default_generation_settings.n_ctx
         identity = ServerIdentity(
             kind=KIND,
