@@ -225,10 +225,14 @@ class OpenAITopKEndpoint(TextPrompts):
 
         try:
             return await self._asked(_PROBE, _NO_SAMPLING, read, attempts=_PROBE_ATTEMPTS)
-        except (AuthenticationRefused, EndpointUnreachable, EndpointOverloaded):
+        except (EndpointUnreachable, EndpointOverloaded):
             raise
         except (EndpointError, ScoreError) as error:
-            return _Refusal(self._path, error)
+            refusal = _Refusal(self._path, error)
+            # OpenAI answers 403 where it gives a model's log-probs to nobody.
+            if isinstance(error, AuthenticationRefused) and not refusal.refuses_log_probs:
+                raise
+            return refusal
 
     async def find_label_token(self, label: str, *, prompt: str, separator: str) -> LabelToken:
         """As `TextEndpoint.find_label_token`: the most probable token that begins the label.
@@ -397,7 +401,9 @@ class _Refusal:
         """The server does not have the path, or not for a model of chat."""
         if not isinstance(self.error, EndpointError):
             return False
-        return self.error.status in NO_ROUTE or "chat model" in str(self.error).lower()
+        if "chat model" in str(self.error).lower():  # OpenAI's 404 to completions
+            return True
+        return self.error.status in NO_ROUTE and not isinstance(self.error, ModelNotFound)
 
     @property
     def refuses_log_probs(self) -> bool:

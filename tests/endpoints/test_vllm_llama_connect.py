@@ -323,7 +323,7 @@ async def test_connect_takes_a_stranger_for_openai_and_says_what_it_answered(
 ) -> None:
     models = '{"data": [{"id": "x", "owned_by": "somebody"}]}'
     server.script = [say(models), *[say("", status=404)] * 3, say(models), say("", status=404)]
-    with pytest.raises(UnsupportedServer, match=r"no log-probs.*completions: 404"):
+    with pytest.raises(UnsupportedServer, match=r"no /v1/completions and.*completions: 404"):
         await connect(server.url, settings=SETTINGS)
     server.script = [say("<html>")]
     with pytest.raises(UnsupportedServer, match=r"not an OpenAI-compatible.*--kind"):
@@ -364,6 +364,29 @@ async def test_connect_asks_the_native_routes_where_the_list_does_not_tell(
     server.script = [by_path]
     async with await connect(server.url, settings=SETTINGS) as endpoint:
         assert endpoint.identity.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("models", "who"),
+    [
+        (LLAMA_MODELS, "llama.cpp {} does not pass /props"),
+        (VLLM_MODELS, "vLLM {} does not pass /v"),
+    ],
+)
+@pytest.mark.parametrize("answer", [("", 404), ("<html><title>Home</title></html>", 200)])
+async def test_a_gateway_that_passes_only_v1_is_said(
+    server: Any, say: Any, models: str, who: str, answer: tuple[str, int]
+) -> None:
+    async def gateway(request: Any) -> Any:
+        if request.path == "/v1/models":
+            return await say(models)(request)
+        return await say(answer[0], status=answer[1])(request)
+
+    server.script = [gateway]
+    sentence = who.format("behind a gateway that") + ".*--kind openai"
+    with pytest.raises(UnsupportedServer, match=sentence) as caught:
+        await connect(server.url, settings=SETTINGS)
+    assert server.url in str(caught.value)
 
 
 async def test_connect_without_the_key_says_how_to_set_it(server: Any, say: Any) -> None:
