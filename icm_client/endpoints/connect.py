@@ -143,7 +143,9 @@ async def _kind_of(transport: Transport, model: str | None) -> Kind:
     except AuthenticationRefused:
         raise
     except (MalformedAnswer, RequestRefused) as error:
-        if model is None or error.status not in NO_ROUTE:
+        if isinstance(error, RequestRefused) and error.status not in NO_ROUTE:
+            raise
+        if model is None or isinstance(error, MalformedAnswer):
             raise UnsupportedServer(
                 f"{error}. This is not an OpenAI-compatible server, or one that does not list its "
                 f"models: then give --kind ({', '.join(KINDS)}) and --model"

@@ -14,6 +14,7 @@ from icm_client.errors import (
     EndpointOverloaded,
     EndpointTimeout,
     IcmError,
+    InputError,
     ModelNotFound,
     PromptTooLong,
     RequestRefused,
@@ -44,7 +45,8 @@ _NO_MODEL = (
 _EXPECTS_HTTPS = ("http request was sent to https port", "http request to an https server")
 _NOT_FINITE = ("out of range float values", "nan values in")
 
-_SIGNS: Final[Mapping[tuple[str, ...], type[EndpointError | ScoreNotFinite]]] = {
+_SIGNS: Final[Mapping[tuple[str, ...], type[EndpointError | InputError | ScoreNotFinite]]] = {
+    _EXPECTS_HTTPS: InputError,
     _NO_MODEL: ModelNotFound,
     _NO_KEY: AuthenticationRefused,
     _TOO_LONG: PromptTooLong,
@@ -114,7 +116,7 @@ def _refusal(status: int, headers: Mapping[str, str], message: str, *, told: str
     return kind(f"{message} ({advice})" if advice else message)
 
 
-def _kind(status: int, told: str) -> type[EndpointError | ScoreNotFinite]:
+def _kind(status: int, told: str) -> type[EndpointError | InputError | ScoreNotFinite]:
     for signs, kind in _SIGNS.items():
         if any(sign in told for sign in signs):
             return kind
@@ -124,7 +126,10 @@ def _kind(status: int, told: str) -> type[EndpointError | ScoreNotFinite]:
 
 
 def _advice(
-    kind: type[EndpointError | ScoreNotFinite], status: int, headers: Mapping[str, str], told: str
+    kind: type[EndpointError | InputError | ScoreNotFinite],
+    status: int,
+    headers: Mapping[str, str],
+    told: str,
 ) -> str | None:
     """What to do, where the server's words do not say it."""
     if kind is AuthenticationRefused:
@@ -134,9 +139,7 @@ def _advice(
             "the request is larger than this server, or a proxy before it, accepts: take fewer "
             "--demos, or raise its limit, which nginx calls client_max_body_size"
         )
-    if any(sign in told for sign in _EXPECTS_HTTPS):
-        return "this port expects https://, not http://"
-    return None
+    return "this port speaks https: give the URL with https://" if kind is InputError else None
 
 
 def _key_advice(status: int, headers: Mapping[str, str], told: str) -> str:
