@@ -45,7 +45,9 @@ _NO_MODEL = (
 _EXPECTS_HTTPS = ("http request was sent to https port", "http request to an https server")
 _NOT_FINITE = ("out of range float values", "nan values in")
 
-_SIGNS: Final[Mapping[tuple[str, ...], type[EndpointError | InputError | ScoreNotFinite]]] = {
+_Refusal = type[EndpointError | InputError | ScoreNotFinite]
+
+_SIGNS: Final[Mapping[tuple[str, ...], _Refusal]] = {
     _EXPECTS_HTTPS: InputError,
     _NO_MODEL: ModelNotFound,
     _NO_KEY: AuthenticationRefused,
@@ -116,7 +118,7 @@ def _refusal(status: int, headers: Mapping[str, str], message: str, *, told: str
     return kind(f"{message} ({advice})" if advice else message)
 
 
-def _kind(status: int, told: str) -> type[EndpointError | InputError | ScoreNotFinite]:
+def _kind(status: int, told: str) -> _Refusal:
     for signs, kind in _SIGNS.items():
         if any(sign in told for sign in signs):
             return kind
@@ -126,7 +128,7 @@ def _kind(status: int, told: str) -> type[EndpointError | InputError | ScoreNotF
 
 
 def _advice(
-    kind: type[EndpointError | InputError | ScoreNotFinite],
+    kind: _Refusal,
     status: int,
     headers: Mapping[str, str],
     told: str,

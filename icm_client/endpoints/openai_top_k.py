@@ -33,6 +33,7 @@ from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     AuthenticationRefused,
     EndpointError,
+    EndpointFault,
     EndpointOverloaded,
     EndpointUnreachable,
     IcmError,
@@ -441,6 +442,8 @@ def _unsupported(url: str, model: str, refusals: Sequence[_Refusal]) -> IcmError
             f"{url} has no {paths}: it is not a model server's URL, or a gateway before the "
             f"server does not pass these on ({refusals[-1].error})"
         )
+    elif all(isinstance(one.error, EndpointFault) for one in there):
+        return EndpointFault(f"{url} fails whatever is asked: {there[0].error}")
     else:
         answers = "; ".join(dict.fromkeys(str(one.error) for one in there))
         return UnsupportedServer(f"{url}: no log-probs of the most probable tokens: {answers}")

@@ -23,6 +23,7 @@ from icm_client.endpoints import (
 from icm_client.endpoints.texts import ASSUMED_CONTEXT, CHARACTERS_A_TOKEN
 from icm_client.errors import (
     AuthenticationRefused,
+    EndpointFault,
     InputError,
     LabelMissing,
     MalformedAnswer,
@@ -256,10 +257,6 @@ GONE = '{"error": {"message": "The model `davinci` does not exist", "code": "mod
             f"log-probs are refused for davinci .*not allowed to request logprobs.*{SERVE}",
         ),
         ({}, "has no /v1/completions and no /v1/chat/completions: it is not a model server's URL"),
-        (
-            {"completions": NO_TEMPLATE, "chat/completions": (502, "")},
-            "500 Internal Server Error.*502 Bad Gateway",
-        ),
     ],
 )
 async def test_a_server_without_log_probs_is_said_in_one_sentence(
@@ -274,6 +271,12 @@ async def test_a_server_without_log_probs_is_said_in_one_sentence(
 async def test_a_model_that_no_route_has_is_not_found(server: Any, say: Any) -> None:
     server.script = [by_path(say, **{"completions": (404, GONE), "chat/completions": (404, GONE)})]
     with pytest.raises(ModelNotFound, match="does not exist"):
+        await connect(server.url, settings=SETTINGS)
+
+
+async def test_a_fault_of_every_route_is_a_fault(server: Any, say: Any) -> None:
+    server.script = [by_path(say, **{"completions": NO_TEMPLATE, "chat/completions": (502, "")})]
+    with pytest.raises(EndpointFault, match=r"fails whatever is asked.*500 Internal Server Error"):
         await connect(server.url, settings=SETTINGS)
 
 
@@ -493,6 +496,16 @@ async def test_a_label_that_does_not_end_the_echo_is_no_score(
     server.script = [say(echoed(tokens, [-1.0] * len(tokens)))]
     with pytest.raises(LabelMissing, match="does not end the echoed"):
         await echo.read([Read(ids("Film:"), (number,))])
+
+
+async def test_a_server_that_echoes_nothing_is_said_at_once(
+    server: Any, say: Any, echo: Any
+) -> None:
+    number = echo.name_label(LabelToken(" good", ""))
+    server.script = [say(said("x"))]
+    with pytest.raises(UnsupportedServer, match="does not take `echo` with `logprobs`"):
+        await echo.read([Read(ids("Film:"), (number,))])
+    assert server.paths.count("/v1/completions") == 1
 
 
 VLLM_MODELS = '{"data": [{"id": "base", "max_model_len": 64, "owned_by": "vllm"}]}'
