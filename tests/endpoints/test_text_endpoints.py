@@ -315,6 +315,7 @@ async def test_a_model_that_refuses_max_tokens_is_asked_with_max_completion_toke
 
     server.script = [strict]
     async with await connect(server.url, settings=SETTINGS, kind="openai-chat") as endpoint:
+        assert isinstance(endpoint, OpenAITopKEndpoint)
         found = await endpoint.find_label_token(" positive", prompt="Film:", separator="\n")
         assert found.token == " positive"
     fields = [
