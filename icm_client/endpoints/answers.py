@@ -39,7 +39,8 @@ _LISTED: Final = 20
 _PAGE_BEGINS: Final = 1000
 """Characters in which a web page shows that it is one."""
 
-_PAGE = re.compile(r"<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
+# XML too, as object stores answer with. LiteLLM puts a page into a message of its own.
+_PAGE = re.compile(r"<(?:html|head|body)\b|<!doctype\s|\A\s*<[a-z?]", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _USERINFO = re.compile(r"(?<=://)[^/\s@]*@")
 

@@ -143,12 +143,16 @@ async def _kind_of(transport: Transport, model: str | None) -> Kind:
     except AuthenticationRefused:
         raise
     except (MalformedAnswer, RequestRefused) as error:
-        if isinstance(error, RequestRefused) and error.status not in NO_ROUTE:
-            raise
-        if model is None or isinstance(error, MalformedAnswer):
+        if isinstance(error, MalformedAnswer):
             raise UnsupportedServer(
-                f"{error}. This is not an OpenAI-compatible server, or one that does not list its "
-                f"models: then give --kind ({', '.join(KINDS)}) and --model"
+                f"{error}; a server that does not list its models needs --kind and --model"
+            ) from None
+        if error.status not in NO_ROUTE:
+            raise
+        if model is None:
+            raise UnsupportedServer(
+                f"{error}: not an OpenAI-compatible server, or one that does not list its models: "
+                "then give --model"
             ) from None
         entries = []
     for entry in entries:

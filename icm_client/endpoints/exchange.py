@@ -249,15 +249,15 @@ class _WrongSchemeError(Exception):
 
 
 def _authorities() -> ssl.SSLContext:
-    """Whose certificates are trusted: those of SSL_CERT_FILE and SSL_CERT_DIR, or the usual."""
+    """Whose certificates are trusted: those of SSL_CERT_FILE, or the usual ones."""
     try:
         return httpx2.create_ssl_context()
     except OSError as error:  # ssl.SSLError is one
         reason = error.strerror if type(error) is not ssl.SSLError else "no certificate in it"
-    path = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+    path = os.environ.get("SSL_CERT_FILE")
     raise InputError(
-        f"SSL_CERT_FILE={path}: {reason}; it names the certificates of authorities to trust, in "
-        "PEM: mend it, or unset it"
+        f"SSL_CERT_FILE={path}: {reason}; it names a PEM file with the authorities to trust: mend "
+        "it, or unset it"
     )
 
 

@@ -124,6 +124,8 @@ def _kind(status: int, told: str) -> _Refusal:
             return kind
     if status == HTTPStatus.NOT_FOUND and "model" in told:
         return ModelNotFound
+    if status == HTTPStatus.FORBIDDEN and "logprobs" in told:
+        return RequestRefused  # OpenAI, of a model whose log-probs nobody gets, whatever the key
     return _STATUSES.get(status, RequestRefused)
 
 

@@ -118,7 +118,7 @@ class _Choice(Wire):
         message = self.message or _Message()
         said = self.text or message.content or ""
         thought = message.reasoning_content or message.reasoning
-        return bool(thought) or begins_to_think(said)
+        return bool(thought) or _begins_to_think(said)
 
 
 class _Completion(Wire):
@@ -126,7 +126,7 @@ class _Completion(Wire):
     usage: TokenUsage | None = None
 
 
-def begins_to_think(said: str) -> bool:
+def _begins_to_think(said: str) -> bool:
     """Whether this is how reasoning models begin."""
     return said.lstrip().lower().startswith(_THINKING)
 
@@ -226,14 +226,10 @@ class OpenAITopKEndpoint(TextPrompts):
 
         try:
             return await self._asked(_PROBE, _NO_SAMPLING, read, attempts=_PROBE_ATTEMPTS)
-        except (EndpointUnreachable, EndpointOverloaded):
+        except (AuthenticationRefused, EndpointUnreachable, EndpointOverloaded):
             raise
         except (EndpointError, ScoreError) as error:
-            refusal = _Refusal(self._path, error)
-            # OpenAI answers 403 where it gives a model's log-probs to nobody.
-            if isinstance(error, AuthenticationRefused) and not refusal.refuses_log_probs:
-                raise
-            return refusal
+            return _Refusal(self._path, error)
 
     async def find_label_token(self, label: str, *, prompt: str, separator: str) -> LabelToken:
         """As `TextEndpoint.find_label_token`: the most probable token that begins the label.
@@ -256,7 +252,7 @@ class OpenAITopKEndpoint(TextPrompts):
 
     def _otherwise(self, label: str, top: _Top) -> str | None:
         """What the model says in the place of `label`, if that is known, and what to do."""
-        if begins_to_think(top[0][0]):
+        if _begins_to_think(top[0][0]):
             return (
                 "It is a reasoning model, which thinks before it answers, so that a label never "
                 "comes first: take a base model, or switch its thinking off"

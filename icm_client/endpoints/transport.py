@@ -226,9 +226,10 @@ class Transport:
         text = raw.decode("utf-8", "replace")
         page = page_words(text)
         if page is not None:
+            shown = f" ({self.told(page)!r})" if page else ""
             raise MalformedAnswer(
-                f"{self.url}{path}: a web page came instead of an answer, {self.told(page)!r}: "
-                "this is not the model server's URL, or a login page or proxy stands before it"
+                f"{self.url}{path}: a web page came instead of an answer{shown}: this is not the "
+                "model server's URL, or a login page or proxy stands before it"
             )
         raise MalformedAnswer(f"{reason}; the answer begins with {self.told(text)!r}")
 

@@ -266,6 +266,7 @@ async def test_a_server_without_log_probs_is_said_in_one_sentence(
     with pytest.raises(UnsupportedServer, match=sentence) as caught:
         await connect(server.url, settings=SETTINGS)
     assert server.url in str(caught.value)
+    assert "ICM_API_KEY" not in str(caught.value)
 
 
 async def test_a_model_that_no_route_has_is_not_found(server: Any, say: Any) -> None:

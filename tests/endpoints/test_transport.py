@@ -429,6 +429,7 @@ async def test_what_a_proxy_says_is_one_sentence_without_tags(
     [
         ("<!DOCTYPE html><html><head><title>Guest\n WiFi</title></head>", "'Guest WiFi'"),
         ("\n<HTML><body><script>var a</script><p>Please <b>log in</b></p>", "'Please log in'"),
+        ('<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "'AccessDenied'"),
     ],
 )
 async def test_a_portals_page_with_200_is_said_to_be_one(
@@ -437,7 +438,7 @@ async def test_a_portals_page_with_200_is_said_to_be_one(
     server.script = [say(page)]
     async with to(server.url) as transport:
         with pytest.raises(
-            MalformedAnswer, match=f"a web page came.*{words}: this is not"
+            MalformedAnswer, match=f"a web page came.*{words}.: this is not"
         ) as caught:
             await transport.get("/v1/models", fine)
     assert f"{server.url}/v1/models" in str(caught.value)
