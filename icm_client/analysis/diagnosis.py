@@ -35,7 +35,10 @@ DEGENERATE_SHARE = 0.97
 """Share of the rows under one label from which on it is said that one label took nearly all."""
 
 MOST_STANDARD_ERRORS = 100
-"""Standard errors beyond which a note gives no figure."""
+"""Standard errors beyond which a note gives no figure: there is next to no noise."""
+
+MOST_PULL = 10
+"""The same of how far the words pull: the demos then teach next to nothing."""
 
 ANNOUNCED_SHARE = 0.9
 """Share that a given prior must promise a label for it to take nearly all rows unremarked."""
@@ -189,11 +192,11 @@ def _suspected(first: float, labels: Sequence[str]) -> Finding:
     )
 
 
-def _errors(standard_errors: float) -> str:
-    """A number of standard errors; where noise is nearly nothing, more of them say no more."""
-    if abs(standard_errors) <= MOST_STANDARD_ERRORS:
-        return f"{standard_errors:+.1f}"
-    return f"{'over +' if standard_errors > 0 else 'under -'}{MOST_STANDARD_ERRORS:g}"
+def _shown(value: float, most: float, layout: str) -> str:
+    """`value` in `layout`; beyond `most` more of it says no more."""
+    if abs(value) <= most:
+        return format(value, layout)
+    return f"{'over' if value > 0 else 'under'} {format(np.copysign(most, value), layout)}"
 
 
 def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None) -> list[Finding]:
@@ -202,7 +205,8 @@ def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None)
     words = f"{', '.join(others)} and {last}"
     figures = f"(U = {exchange.exchanged_utility:+.3f} against {exchange.utility:+.3f} nats{{}})"
     unknown = np.isnan(exchange.words)
-    words_say = f"{_errors(exchange.words)} std. errors, {exchange.pull:+.0%} of the demos'"
+    errors = _shown(exchange.words, MOST_STANDARD_ERRORS, "+.1f")
+    words_say = f"{errors} std. errors, {_shown(exchange.pull, MOST_PULL, '+.0%')} of the demos'"
     figures = figures.format("" if unknown else f"; the words' say: {words_say}")
     if exchange.ambiguous and pinned is not None:
         return [

@@ -39,6 +39,9 @@ _LISTED: Final = 20
 _PAGE_BEGINS: Final = 1000
 """Characters in which a web page shows that it is one."""
 
+# Nor a letter that belongs to `%20`, or to an escape of JSON.
+_NO_WORD_BEFORE: Final = r"(?:(?<!\w)|(?<=%[0-9a-fA-F]{2})|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
+
 # XML too, as object stores answer with. LiteLLM puts a page into a message of its own.
 _PAGE = re.compile(r"<(?:html|head|body)\b|<!doctype\s|\A\s*<[a-z?]", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
@@ -90,7 +93,7 @@ def clipped(text: str, *, secrets: Iterable[str] = ()) -> str:
         if len(secret) >= _SURELY_A_KEY:
             text = text.replace(secret, "***")
         else:
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+            text = re.sub(rf"{_NO_WORD_BEFORE}{re.escape(secret)}(?!\w)", "***", text)
     # JSON may hold half of a surrogate pair, which no terminal or log can be sent.
     text = text[: 20 * CLIPPED_LENGTH].encode("utf-8", "replace").decode("utf-8")
     line = _CONTROL.sub(" ", without_credentials(text)).strip()

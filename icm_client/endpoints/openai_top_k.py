@@ -404,7 +404,9 @@ class _Refusal:
 
     @property
     def refuses_log_probs(self) -> bool:
-        return isinstance(self.error, RequestRefused) and "logprobs" in str(self.error).lower()
+        """The server says that it gives none."""
+        refused = isinstance(self.error, RequestRefused | EndpointFault)
+        return refused and "logprobs" in str(self.error).lower()
 
 
 _TAKE_ANOTHER: Final = (
@@ -421,6 +423,11 @@ def _unsupported(url: str, model: str, refusals: Sequence[_Refusal]) -> IcmError
     unknown = [one.error for one in there if isinstance(one.error, ModelNotFound)]
     if any(one.thinks for one in refusals):
         what = f"{model} is a reasoning model, which thinks before it answers, without log-probs"
+    elif any("logits_all=False" in str(error) for error in refused):
+        return UnsupportedServer(
+            f"{url}: llama-cpp-python gives log-probs only where it is started with --logits_all "
+            "true"
+        )
     elif refused:
         what = f"log-probs are refused for {model} ({refused[-1]})"
     elif any(one.error is None for one in there):

@@ -95,7 +95,7 @@ def test_words_that_do_not_go_with_what_was_found_are_doubted_whatever_u_says() 
 
 @pytest.mark.parametrize(
     ("errors", "said"),
-    [(-67082.0, "under -100"), (250.0, "over +100"), (99.96, "+100.0"), (-12.3, "-12.3")],
+    [(-67082.0, "under -100.0"), (250.0, "over +100.0"), (99.96, "+100.0"), (-12.3, "-12.3")],
 )
 def test_a_note_gives_no_more_standard_errors_than_mean_something(errors: float, said: str) -> None:
     weak = replace(CLEAR, words=errors, pull=CLEAR_PULL - 0.01, response=1.0)

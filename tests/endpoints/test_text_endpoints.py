@@ -230,6 +230,9 @@ def said(text: str, **message: Any) -> str:
 NO_TEMPLATE = (500, "Internal Server Error")
 # api.openai.com, of a reasoning model.
 REFUSED = '{"error": {"message": "You are not allowed to request logprobs from this model"}}'
+# llama-cpp-python's server, with 500.
+NO_LOGITS = '{"error": {"message": "logprobs is not supported for models created with \
+logits_all=False", "type": "internal_server_error", "param": null, "code": null}}'
 NO_CHAT = '{"error": {"message": "This is a chat model, not supported in v1/completions"}}'
 SERVE = "ICM needs them: serve a base model with vLLM"
 GONE = '{"error": {"message": "The model `davinci` does not exist", "code": "model_not_found"}}'
@@ -255,6 +258,10 @@ GONE = '{"error": {"message": "The model `davinci` does not exist", "code": "mod
         (
             {"chat/completions": (403, REFUSED)},
             f"log-probs are refused for davinci .*not allowed to request logprobs.*{SERVE}",
+        ),
+        (
+            {"completions": (500, NO_LOGITS), "chat/completions": (500, NO_LOGITS)},
+            "llama-cpp-python gives log-probs only .*--logits_all true",
         ),
         ({}, "has no /v1/completions and no /v1/chat/completions: it is not a model server's URL"),
     ],

@@ -452,6 +452,11 @@ def test_a_short_key_is_taken_out_where_it_stands_alone(key: str) -> None:
     assert shown == 'max_tokens, tokenizer, maximum; got key=***, "***" and Bearer ***'
 
 
+@pytest.mark.parametrize("before", ["Bearer%20", "%3D", "\\n", "\\u0022", "user:", '"', ""])
+def test_a_short_key_is_taken_out_behind_an_escape(before: str) -> None:
+    assert clipped(f"{before}max%20", secrets=["max"]) == f"{before}***%20"
+
+
 def test_a_long_key_is_taken_out_wherever_it_stands() -> None:
     assert clipped(f"x{KEY}y_{KEY}", secrets=[KEY]) == "x***y_***"
 
