@@ -96,7 +96,13 @@ class SetupError(InputError):
 
 
 class EndpointError(IcmError):
-    """The server failed or refused, or could not be reached."""
+    """The server failed or refused, or could not be reached.
+
+    Attributes:
+        status: the answer's HTTP status; None where there was no answer, or the status was 2xx.
+    """
+
+    status: int | None = None
 
 
 class EndpointUnreachable(EndpointError):

@@ -39,6 +39,12 @@ WIDE_INTERVAL = 0.2
 """Width of the 90% interval of a label's share over which the rows are too few to tell it: on 64
 reviews and fewer, labels lost 6 points and more where it was wider, and 2 to 3 where it was not."""
 
+MOST_STANDARD_ERRORS = 100
+"""Standard errors beyond which a note gives no figure: there is next to no noise."""
+
+MOST_PULL = 10
+"""The same of how far the words pull: the demos then teach next to nothing."""
+
 ANNOUNCED_SHARE = 0.9
 """Share that a given prior must promise a label for it to take nearly all rows unremarked."""
 
@@ -200,14 +206,22 @@ def _shares(prior: PriorEstimate, labels: Sequence[str]) -> list[Finding]:
     return [Finding("uneven-shares", message, advice, "check")]
 
 
+def _shown(value: float, most: float, layout: str) -> str:
+    """`value` in `layout`; beyond `most` more of it says no more."""
+    if abs(value) <= most:
+        return format(value, layout)
+    return f"{'over' if value > 0 else 'under'} {format(np.copysign(most, value), layout)}"
+
+
 def _names(result: SearchResult, labels: Sequence[str], pinned: IntArray | None) -> list[Finding]:
     exchange = result.exchange
     *others, last = (repr(labels[k]) for k, name in enumerate(exchange.names) if name != k)
     words = f"{', '.join(others)} and {last}"
     figures = f"(U = {exchange.exchanged_utility:+.3f} against {exchange.utility:+.3f} nats{{}})"
     unknown = np.isnan(exchange.words)
-    say = f"; the words' say: {exchange.words:+.1f} std. errors, {exchange.pull:+.0%} of the demos'"
-    figures = figures.format("" if unknown else say)
+    errors = _shown(exchange.words, MOST_STANDARD_ERRORS, "+.1f")
+    words_say = f"{errors} std. errors, {_shown(exchange.pull, MOST_PULL, '+.0%')} of the demos'"
+    figures = figures.format("" if unknown else f"; the words' say: {words_say}")
     if exchange.ambiguous and pinned is not None:
         return [
             Finding(

@@ -106,8 +106,8 @@ def context_effects(result: SearchResult, items: IntArray) -> list[Finding]:
             f"{len(towards)} sweeps {many(changing, 'row')} of {towards.shape[1]:,} changed sides "
             f"(in one sweep {share:.0%}); a row's log-odds spread by {spread:.2f} nats, its margin "
             f"is {usual:.2f} (medians).",
-            "More demos in a context, or more sweeps averaged, steady them (--demos; averaged in "
-            "SweepSettings). Rows of little confidence are the ones to look at.",
+            "More demos in a context steady them (--demos). Rows of little confidence are the ones "
+            "to look at.",
             "check" if share >= WAVERING else "note",
         )
     ]

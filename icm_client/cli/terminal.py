@@ -156,9 +156,9 @@ def _sweep(sweep: SweepRecord, labels: tuple[str, ...]) -> str:
 
 
 def _tokens(progress: Progress) -> str:
-    """The label words, each with the tokens that it is read as."""
+    """The label words, each with the tokens that it is read as, where the server tells them."""
     return ", ".join(
-        f"{word} (token {' '.join(map(str, ids))})"
+        f"{word} (token {' '.join(map(str, ids))})" if ids else word
         for word, ids in zip(progress.labels, progress.label_tokens, strict=True)
     )
 

@@ -8,7 +8,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
+from html.parser import HTMLParser
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,6 +29,21 @@ _ROUNDING_NATS: Final = 1e-6
 _PADDING: Final = -9999.0
 """vLLM's JSON has no -inf; it writes this instead, for tokens it did not score."""
 
+_SURELY_A_KEY: Final = 8
+"""Characters from which on a secret is taken out wherever it stands. A shorter one may be a part of
+an ordinary word (a key "token", in "max_tokens"), and is taken out where it stands by itself."""
+
+_LISTED: Final = 20
+"""Names that a message lists."""
+
+_PAGE_BEGINS: Final = 1000
+"""Characters in which a web page shows that it is one."""
+
+# Nor a letter that belongs to `%20`, or to an escape of JSON.
+_NO_WORD_BEFORE: Final = r"(?:(?<!\w)|(?<=%[0-9a-fA-F]{2})|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
+
+# XML too, as object stores answer with. LiteLLM puts a page into a message of its own.
+_PAGE = re.compile(r"<(?:html|head|body)\b|<!doctype\s|\A\s*<[a-z?]", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _USERINFO = re.compile(r"(?<=://)[^/\s@]*@")
 
@@ -73,11 +90,57 @@ def clipped(text: str, *, secrets: Iterable[str] = ()) -> str:
     `secrets` are taken out before the text is cut, so that no half of one is left at its end.
     """
     for secret in secrets:
-        text = text.replace(secret, "***")
+        if len(secret) >= _SURELY_A_KEY:
+            text = text.replace(secret, "***")
+        else:
+            text = re.sub(rf"{_NO_WORD_BEFORE}{re.escape(secret)}(?!\w)", "***", text)
     # JSON may hold half of a surrogate pair, which no terminal or log can be sent.
     text = text[: 20 * CLIPPED_LENGTH].encode("utf-8", "replace").decode("utf-8")
     line = _CONTROL.sub(" ", without_credentials(text)).strip()
     return line if len(line) <= CLIPPED_LENGTH else f"{line[:CLIPPED_LENGTH]}..."
+
+
+def listed(names: Sequence[str], *, like: str | None = None) -> str:
+    """Names for a message: as many as a person reads, those that are most `like` one first."""
+    if like is not None and len(names) > _LISTED:
+        names = sorted(names, key=lambda name: -SequenceMatcher(None, like, name).ratio())
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def page_words(text: str) -> str | None:
+    """What a web page says, without its tags: the title, or how its text begins.
+
+    None where `text` is no web page. Proxies and login portals answer with one.
+    """
+    if not _PAGE.search(text[:_PAGE_BEGINS]):
+        return None
+    page = _Page()
+    page.feed(text[: 20 * _PAGE_BEGINS])
+    return " ".join((page.title or page.text).split())
+
+
+class _Page(HTMLParser):
+    """The title and the text of a web page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.title = self.text = ""
+        self._within: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        del attrs
+        self._within = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        del tag
+        self._within = None
+
+    def handle_data(self, data: str) -> None:
+        if self._within == "title":
+            self.title += data
+        elif self._within not in ("script", "style"):
+            self.text += f" {data}"
 
 
 def without_credentials(url: str) -> str:

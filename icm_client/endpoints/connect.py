@@ -9,6 +9,7 @@ from icm_client.endpoints.answers import Wire, parsed
 from icm_client.endpoints.llama_cpp import LlamaCppEndpoint
 from icm_client.endpoints.openai_top_k import OpenAITopKEndpoint
 from icm_client.endpoints.prompt_logprobs import EchoEndpoint, PromptLogProbsEndpoint
+from icm_client.endpoints.served import NO_ROUTE
 from icm_client.endpoints.settings import TransportSettings
 from icm_client.endpoints.sglang import SglangEndpoint
 from icm_client.endpoints.transport import Transport
@@ -54,7 +55,7 @@ class _Entry(Wire):
 
 
 class _Models(Wire):
-    data: list[_Entry]
+    data: list[_Entry] | None  # Ollama, without a model
 
 
 async def connect(
@@ -103,7 +104,7 @@ async def _opened(
     allow_floor: bool,
     context_length: int | None,
 ) -> ServedModel:
-    found = kind or await _kind_of(transport)
+    found = kind or await _kind_of(transport, model)
     if found in (openai_top_k.COMPLETIONS, openai_top_k.CHAT):
         return await OpenAITopKEndpoint.open(
             transport,
@@ -135,17 +136,26 @@ _NATIVE: Final[dict[str, type[VllmEndpoint] | type[LlamaCppEndpoint] | type[Sgla
 }
 
 
-async def _kind_of(transport: Transport) -> Kind:
+async def _kind_of(transport: Transport, model: str | None) -> Kind:
     try:
         models = await transport.get("/v1/models", lambda body: parsed(_Models, body))
+        entries = models.data or []
     except AuthenticationRefused:
         raise
     except (MalformedAnswer, RequestRefused) as error:
-        raise UnsupportedServer(
-            f"not an OpenAI-compatible server: {error}; if it is one that does not list its "
-            f"models, name its --kind ({', '.join(KINDS)}) and --model"
-        ) from None
-    for entry in models.data:
+        if isinstance(error, MalformedAnswer):
+            raise UnsupportedServer(
+                f"{error}; a server that does not list its models needs --kind and --model"
+            ) from None
+        if error.status not in NO_ROUTE:
+            raise
+        if model is None:
+            raise UnsupportedServer(
+                f"{error}: not an OpenAI-compatible server, or one that does not list its models: "
+                "then give --model"
+            ) from None
+        entries = []
+    for entry in entries:
         if entry.owned_by in _OWNERS:
             return _OWNERS[entry.owned_by]
     for path, key, kind in _ROUTES:

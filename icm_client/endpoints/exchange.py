@@ -8,8 +8,10 @@ answers; its read time-outs are too, because a server that sends a byte now and 
 
 import base64
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -44,6 +46,9 @@ Body = Mapping[str, object] | bytes
 ERROR_BODY_BYTES: Final = 64 * 1024
 """What is read of an answer whose status is an error; more than any message holds."""
 
+_HANDSHAKE_S: Final = 1.5
+"""What a TLS handshake may take before it is looked whether the port speaks TLS at all."""
+
 # The SDK's own switch for "hand me the response before its body is read".
 _STREAMED: Final = {"X-Stainless-Raw-Response": "stream"}
 
@@ -68,6 +73,7 @@ class Exchange:
     def __init__(self, url: str, *, api_key: SecretStr | None, settings: TransportSettings) -> None:
         self.url, credentials = _root_of(url)
         self._max_body_bytes = settings.max_body_bytes
+        self._answered = False  # until then the URL itself is in doubt
         key = _header_value(api_key)
         self._secrets = _spellings(key, *(credentials or ()))
         # A proxy from the environment must not stand between us and our own machine.
@@ -82,7 +88,7 @@ class Exchange:
                 timeout=timeout,
                 follow_redirects=False,
                 trust_env=not local,
-                verify=httpx2.create_ssl_context(),  # SSL_CERT_FILE counts there too
+                verify=_authorities(),
                 auth=httpx2.BasicAuth(*credentials) if credentials else None,
                 # How many connections there are is the in-flight limit's business.
                 limits=httpx2.Limits(max_connections=None),
@@ -113,6 +119,7 @@ class Exchange:
 
         Raises:
             EndpointError: any but those that only a look into the answer can find.
+            InputError: the port speaks http where the URL has https, or the other way round.
             ScoreNotFinite: a 400 that says so.
         """
         asked = f"{'GET' if body is None else 'POST'} {self.url}{path}"
@@ -120,12 +127,15 @@ class Exchange:
         # whose headers hold the key, and a logger that walks the chain would write it down.
         try:
             with anyio.fail_after(deadline_s):
-                return await self._exchanged(path, body, headers)
+                if self._answered or not self.url.startswith("https:"):
+                    return await self._exchanged(path, body, headers)
+                return await self._first_over_tls(path, body, headers)
         except TimeoutError:
             failure: IcmError = EndpointTimeout(
                 f"{asked}: no complete answer in {deadline_s:.3g} s"
             )
         except APIStatusError as error:
+            self._answered = True
             failure = error_of_status(
                 error.status_code,
                 error.response.headers,
@@ -144,7 +154,56 @@ class Exchange:
         except _BodyTooLongError:
             limit = self._max_body_bytes
             failure = MalformedAnswer(f"{asked}: the answer is longer than {limit:,} bytes")
+        except _WrongSchemeError:
+            failure = self._wrong_scheme()
+        if (
+            not self._answered
+            and isinstance(failure, EndpointUnreachable | MalformedAnswer)
+            and await self._has_wrong_scheme()
+        ):
+            failure = self._wrong_scheme()
         raise failure
+
+    async def _first_over_tls(
+        self, path: str, body: Body | None, headers: Mapping[str, str]
+    ) -> bytes:
+        """As `_exchanged`; a server without TLS may let a handshake wait for ever."""
+        wrong = False
+        raw, failure = b"", None
+
+        async def look() -> None:
+            nonlocal wrong
+            await anyio.sleep(_HANDSHAKE_S)
+            if await self._has_wrong_scheme():
+                wrong = True
+                tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look)
+            try:
+                raw = await self._exchanged(path, body, headers)
+            except Exception as error:  # noqa: BLE001 - raised below, where no group wraps it
+                failure = error
+            tasks.cancel_scope.cancel()
+        if wrong:
+            raise _WrongSchemeError
+        if failure is not None:
+            raise failure
+        return raw
+
+    async def _has_wrong_scheme(self) -> bool:
+        """Whether the port speaks http and the URL has https, or the other way round."""
+        parts = urlsplit(self.url)
+        host, secure = parts.hostname or "", parts.scheme == "https"
+        port = parts.port or (443 if secure else 80)
+        if await _speaks_tls(host, port):
+            return not secure
+        return secure and await _speaks_http(host, port)
+
+    def _wrong_scheme(self) -> InputError:
+        given, spoken = ("https", "http") if self.url.startswith("https:") else ("http", "https")
+        right = self.url.replace(given, spoken, 1)
+        return InputError(f"{self.url}: this port speaks {spoken}, not {given}; give {right}")
 
     async def _exchanged(self, path: str, body: Body | None, headers: Mapping[str, str]) -> bytes:
         options: RequestOptions = {"headers": {**_STREAMED, **headers}}
@@ -156,6 +215,7 @@ class Exchange:
             response = await self._client.post(
                 path, content=content, cast_to=httpx2.Response, options=options
             )
+        self._answered = True
         try:
             chunks = bytearray()
             async for chunk in response.aiter_bytes():
@@ -182,6 +242,47 @@ class Exchange:
 
 class _BodyTooLongError(Exception):
     pass
+
+
+class _WrongSchemeError(Exception):
+    pass
+
+
+def _authorities() -> ssl.SSLContext:
+    """Whose certificates are trusted: those of SSL_CERT_FILE, or the usual ones."""
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.strerror if type(error) is not ssl.SSLError else "no certificate in it"
+    path = os.environ.get("SSL_CERT_FILE")
+    raise InputError(
+        f"SSL_CERT_FILE={path}: {reason}; it names a PEM file with the authorities to trust: mend "
+        "it, or unset it"
+    )
+
+
+async def _speaks_tls(host: str, port: int) -> bool:
+    """Whether a TLS handshake succeeds, whoever's certificate it is; nothing else is sent."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with suppress(OSError, anyio.BrokenResourceError, anyio.EndOfStream):
+        with anyio.move_on_after(_HANDSHAKE_S):
+            stream = await anyio.connect_tcp(host, port, ssl_context=context)
+            await anyio.aclose_forcefully(stream)
+            return True
+    return False
+
+
+async def _speaks_http(host: str, port: int) -> bool:
+    """Whether the port answers http without TLS, and does not ask for https."""
+    with suppress(OSError, anyio.BrokenResourceError, anyio.EndOfStream):
+        with anyio.move_on_after(_HANDSHAKE_S):
+            async with await anyio.connect_tcp(host, port) as stream:
+                await stream.send(f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+                answer = await stream.receive()
+                return answer.startswith(b"HTTP/") and b"https" not in answer.lower()
+    return False
 
 
 class _Beginning(httpx2.AsyncByteStream):

@@ -11,8 +11,9 @@ an upper bound that is marked as one.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Final, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Self, TypeVar
 
 import anyio
 
@@ -26,15 +27,21 @@ from icm_client.endpoints.protocol import (
     TokenIds,
     worst,
 )
-from icm_client.endpoints.served import TokenUsage
+from icm_client.endpoints.served import NO_ROUTE, TokenUsage
 from icm_client.endpoints.texts import TextPrompts, text_model
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     AuthenticationRefused,
+    EndpointError,
+    EndpointFault,
+    EndpointOverloaded,
+    EndpointUnreachable,
     IcmError,
     LabelMissing,
     MalformedAnswer,
+    ModelNotFound,
     RequestRefused,
+    ScoreError,
     UnsupportedServer,
 )
 
@@ -49,13 +56,35 @@ _TOPS: Final = (20, 5)
 _PROBE_ATTEMPTS: Final = 2
 """A server that leaves log-probs out does so each time."""
 
+_THINKING: Final = ("<think", "<|channel", "<reasoning", "[think")
+"""How reasoning models begin: DeepSeek's and Qwen's, gpt-oss, others, Mistral's."""
+
+_PROBE: Final = "1 2 3 4 5 6 7"
+
 _NO_SAMPLING: Final[Mapping[str, float]] = {}
+
+_ORDINARY_WORDS: Final = (
+    "Choose label words that are ordinary, or a server that gives any token's log-prob"
+)
+_FLOOR: Final = (
+    "--allow-floor takes an upper bound in its place and marks the rows; a server that gives any "
+    "token's log-prob (vLLM, SGLang, llama.cpp) needs none"
+)
+
+_TELLING: Final = 3
+"""Letters of a token from which on it is likely to be the label's beginning, and not a chance."""
+
+_LENGTH_FIELD: Final = "max_completion_tokens"
+"""Which newer models of OpenAI's take in the place of `max_tokens`; their refusal names it."""
 
 _REPEATS: Final = 4
 """Of a row with a label, for a model to see that the label comes again."""
 
 _ROUNDING: Final = 1e-6
 """Probabilities of a top k add up to 1 no more exactly than this."""
+
+
+_T = TypeVar("_T")
 
 
 class _Candidate(Wire):
@@ -72,13 +101,34 @@ class _LogProbs(Wire):
     top_logprobs: list[dict[str, float | None] | None] | None = None
 
 
+class _Message(Wire):
+    content: str | None = None
+    reasoning_content: str | None = None  # DeepSeek's; vLLM's and llama.cpp's reasoning parsers
+    reasoning: str | None = None  # vLLM's of later versions, OpenRouter, Ollama
+
+
 class _Choice(Wire):
     logprobs: _LogProbs | None = None
+    text: str | None = None
+    message: _Message | None = None
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model thinks before it answers."""
+        message = self.message or _Message()
+        said = self.text or message.content or ""
+        thought = message.reasoning_content or message.reasoning
+        return bool(thought) or _begins_to_think(said)
 
 
 class _Completion(Wire):
     choices: list[_Choice]
     usage: TokenUsage | None = None
+
+
+def _begins_to_think(said: str) -> bool:
+    """Whether this is how reasoning models begin."""
+    return said.lstrip().lower().startswith(_THINKING)
 
 
 # The most probable tokens with their log-probs in nats, the most probable first.
@@ -102,6 +152,7 @@ class OpenAITopKEndpoint(TextPrompts):
         super().__init__(transport, identity=identity)
         self.top = top
         self._allow_floor = allow_floor
+        self._length_field = "max_tokens"
         self._path = _PATHS[identity.kind]
 
     @classmethod
@@ -126,10 +177,11 @@ class OpenAITopKEndpoint(TextPrompts):
         Raises:
             EndpointError: no answer.
             ModelNotFound: `model` is not served, or is None and several are.
-            UnsupportedServer: no route gives log-probs; the message has each one's answer.
+            UnsupportedServer: no route gives log-probs; the message says what the server does
+                instead.
         """
         entry, characters = await text_model(transport, model, context_length)
-        refusals = []
+        refusals: list[_Refusal] = []
         for route in (kind,) if kind else (COMPLETIONS, CHAT):
             for top in _TOPS:
                 identity = ServerIdentity(
@@ -149,17 +201,35 @@ class OpenAITopKEndpoint(TextPrompts):
                     ),
                 )
                 endpoint = cls(transport, identity=identity, top=top, allow_floor=allow_floor)
-                try:
-                    await endpoint._top_after("1 2 3 4 5 6 7", attempts=_PROBE_ATTEMPTS)
-                except AuthenticationRefused:
-                    raise
-                except (RequestRefused, MalformedAnswer) as error:
-                    refusals.append(str(error))
-                else:
+                refusal = await endpoint._refusal()
+                if refusal is not None and refusal.error is None:
+                    # llama.cpp leaves them out where what is drawn is a part of a character.
+                    refusal = await endpoint._refusal()
+                if refusal is None:
                     return endpoint
-        raise UnsupportedServer(
-            f"{transport.url}: no log-probs of the most probable tokens. " + "; ".join(refusals)
-        )
+                refusals.append(refusal)
+        raise _unsupported(transport.url, entry.id, refusals)
+
+    async def _refusal(self) -> "_Refusal | None":
+        """Why no log-probs come by this route; None where they do.
+
+        Raises:
+            EndpointError: nobody answers, or refuses whatever is asked.
+        """
+
+        def read(raw: bytes) -> _Refusal | None:
+            choices = parsed(_Completion, raw).choices
+            if any(_pairs(choice.logprobs) for choice in choices):
+                self._top_of(raw)
+                return None
+            return _Refusal(self._path, thinks=any(choice.thinks for choice in choices))
+
+        try:
+            return await self._asked(_PROBE, _NO_SAMPLING, read, attempts=_PROBE_ATTEMPTS)
+        except (AuthenticationRefused, EndpointUnreachable, EndpointOverloaded):
+            raise
+        except (EndpointError, ScoreError) as error:
+            return _Refusal(self._path, error)
 
     async def find_label_token(self, label: str, *, prompt: str, separator: str) -> LabelToken:
         """As `TextEndpoint.find_label_token`: the most probable token that begins the label.
@@ -176,9 +246,33 @@ class OpenAITopKEndpoint(TextPrompts):
         likely = ", ".join(repr(self._transport.told(token)) for token, _ in top[:5])
         raise LabelMissing(
             f"{self._transport.url}: after {_REPEATS} times the label {label!r}, none of the "
-            f"{len(top)} most probable tokens begins it (they are {likely}, ...). Choose "
-            "label words that are ordinary, or a server that gives any token's log-prob"
+            f"{len(top)} most probable tokens begins it (they are {likely}, ...). "
+            + (self._otherwise(label, top) or _ORDINARY_WORDS)
         )
+
+    def _otherwise(self, label: str, top: _Top) -> str | None:
+        """What the model says in the place of `label`, if that is known, and what to do."""
+        if _begins_to_think(top[0][0]):
+            return (
+                "It is a reasoning model, which thinks before it answers, so that a label never "
+                "comes first: take a base model, or switch its thinking off"
+            )
+        word = label.strip()
+        for token, _ in top:
+            said = token.strip()
+            if len(said) < min(_TELLING, len(word)):
+                continue
+            if word.startswith(said) and self.identity.kind != CHAT and token == said:
+                return (
+                    f"The model writes {said!r} without a space before it: end the template with "
+                    "a line break, after which labels have none"
+                )
+            if word.casefold().startswith(said.casefold()) and not word.startswith(said):
+                return (
+                    f"The model writes {self._transport.told(said)!r}, with other capitals: write "
+                    "the labels as it does"
+                )
+        return None
 
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
         """As `Endpoint.read`; side by side, one request each."""
@@ -219,9 +313,8 @@ class OpenAITopKEndpoint(TextPrompts):
         if not self._allow_floor:
             raise LabelMissing(
                 f"{self._transport.url}: the token {label.token!r} of the label {label.label!r} is "
-                f"not among the {len(top)} most probable ones. --allow-floor takes an upper "
-                "bound in its place and marks the rows; a server that gives any token's log-prob "
-                "(vLLM, SGLang, llama.cpp) needs none"
+                f"not among the {len(top)} most probable ones. "
+                + (self._otherwise(label.label, top) or _FLOOR)
             )
         rest = 1 - math.fsum(math.exp(value) for _, value in top)
         return min(top[-1][1], math.log(max(rest, _ROUNDING))), Exactness.FLOOR
@@ -229,11 +322,22 @@ class OpenAITopKEndpoint(TextPrompts):
     async def _top_after(
         self, text: str, sampling: Mapping[str, float] = _NO_SAMPLING, attempts: int | None = None
     ) -> _Top:
+        return await self._asked(text, sampling, self._top_of, attempts=attempts)
+
+    async def _asked(
+        self,
+        text: str,
+        sampling: Mapping[str, float],
+        parse: Callable[[bytes], _T],
+        *,
+        attempts: int | None = None,
+    ) -> _T:
+        """`parse` of what follows `text`."""
         # Temperature 1: a server that gives processed log-probs then gives the model's own. Which
         # token is drawn is of no account.
         body: dict[str, object] = {
             "model": self.identity.model,
-            "max_tokens": 1,
+            self._length_field: 1,
             "temperature": 1,
             "top_p": 1,
             **sampling,
@@ -246,9 +350,15 @@ class OpenAITopKEndpoint(TextPrompts):
             }
         else:
             body |= {"prompt": text, "logprobs": self.top}
-        return await self._transport.post(
-            self._path, body, self._top_of, scoring=True, attempts=attempts
-        )
+        try:
+            return await self._transport.post(
+                self._path, body, parse, scoring=True, attempts=attempts
+            )
+        except RequestRefused as error:
+            if _LENGTH_FIELD not in str(error) or _LENGTH_FIELD in body:
+                raise
+        self._length_field = _LENGTH_FIELD
+        return await self._asked(text, sampling, parse, attempts=attempts)
 
     def _top_of(self, raw: bytes) -> _Top:
         completion = parsed(_Completion, raw)
@@ -273,3 +383,71 @@ def _pairs(told: _LogProbs | None) -> list[tuple[str, float | None]]:
     if told and told.top_logprobs and told.top_logprobs[0]:
         return list(told.top_logprobs[0].items())
     return []
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why no log-probs come by a route."""
+
+    path: str
+    error: IcmError | None = None  # None: it answers without them
+    thinks: bool = False
+
+    @property
+    def has_no_route(self) -> bool:
+        """The server does not have the path, or not for a model of chat."""
+        if not isinstance(self.error, EndpointError):
+            return False
+        if "chat model" in str(self.error).lower():  # OpenAI's 404 to completions
+            return True
+        return self.error.status in NO_ROUTE and not isinstance(self.error, ModelNotFound)
+
+    @property
+    def refuses_log_probs(self) -> bool:
+        """The server says that it gives none."""
+        refused = isinstance(self.error, RequestRefused | EndpointFault)
+        return refused and "logprobs" in str(self.error).lower()
+
+
+_TAKE_ANOTHER: Final = (
+    "ICM needs them: serve a base model with vLLM, SGLang or llama.cpp, whose log-probs are exact"
+)
+
+
+def _unsupported(url: str, model: str, refusals: Sequence[_Refusal]) -> IcmError:
+    """What the server does in the place of giving log-probs, and what to do."""
+    texts = [one for one in refusals if one.path == _PATHS[COMPLETIONS]]
+    there = [one for one in refusals if not one.has_no_route]
+    only_chat = all(one.has_no_route for one in texts) and bool(texts and there)
+    refused = [one.error for one in refusals if one.refuses_log_probs]
+    unknown = [one.error for one in there if isinstance(one.error, ModelNotFound)]
+    if any(one.thinks for one in refusals):
+        what = f"{model} is a reasoning model, which thinks before it answers, without log-probs"
+    elif any("logits_all=False" in str(error) for error in refused):
+        return UnsupportedServer(
+            f"{url}: llama-cpp-python gives log-probs only where it is started with --logits_all "
+            "true"
+        )
+    elif refused:
+        what = f"log-probs are refused for {model} ({refused[-1]})"
+    elif any(one.error is None for one in there):
+        what = (
+            "this server answers chat only, and leaves log-probs out"
+            if only_chat
+            else "this server leaves log-probs out of what it completes, as `transformers serve` "
+            "does"
+        )
+    elif unknown:
+        return unknown[0]
+    elif not there:
+        paths = " and no ".join(dict.fromkeys(one.path for one in refusals))
+        return UnsupportedServer(
+            f"{url} has no {paths}: it is not a model server's URL, or a gateway before the "
+            f"server does not pass these on ({refusals[-1].error})"
+        )
+    elif all(isinstance(one.error, EndpointFault) for one in there):
+        return EndpointFault(f"{url} fails whatever is asked: {there[0].error}")
+    else:
+        answers = "; ".join(dict.fromkeys(str(one.error) for one in there))
+        return UnsupportedServer(f"{url}: no log-probs of the most probable tokens: {answers}")
+    return UnsupportedServer(f"{url}: {what}. {_TAKE_ANOTHER}")

@@ -24,7 +24,7 @@ from icm_client.endpoints.served import TokenUsage
 from icm_client.endpoints.texts import TextPrompts, text_model
 from icm_client.endpoints.transport import Transport
 from icm_client.endpoints.vllm import PromptLogProb, VllmEndpoint
-from icm_client.errors import LabelMissing, MalformedAnswer
+from icm_client.errors import LabelMissing, MalformedAnswer, UnsupportedServer
 
 PROMPT_LOGPROBS: Final = "prompt-logprobs"
 ECHO: Final = "echo"
@@ -149,6 +149,11 @@ class EchoEndpoint(TextPrompts):
         if completion.usage:
             self._count(completion.usage.prompt_tokens, completion.usage.cached_tokens)
         told = completion.choices[0].logprobs if len(completion.choices) == 1 else None
+        if completion.choices and told is None:
+            raise UnsupportedServer(
+                f"{self._transport.url}: no log-probs of the echoed prompt; the server does not "
+                "take `echo` with `logprobs`: try another --kind"
+            )
         if told is None or len(told.tokens) != len(told.token_logprobs):
             raise MalformedAnswer(f"{self._transport.url}: no log-probs of the echoed prompt")
         # `text_offset` is not asked: some servers count a BOS that is not in the text.

@@ -2,12 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
-from icm_client.endpoints.answers import Wire
+from icm_client.endpoints.answers import Wire, listed, parsed
 from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.transport import Transport
-from icm_client.errors import ModelNotFound
+from icm_client.errors import (
+    MalformedAnswer,
+    ModelNotFound,
+    RequestRefused,
+    UnsupportedServer,
+)
 
 
 class TokenDetails(Wire):
@@ -49,6 +54,10 @@ class _Named(Protocol):
 
 
 _Entry = TypeVar("_Entry", bound=_Named)
+_Answer = TypeVar("_Answer", bound=Wire)
+
+NO_ROUTE: Final = (404, 405, 501)
+"""How a server or gateway answers to a path that it does not have."""
 
 
 class ServedEndpoint:
@@ -146,11 +155,33 @@ def served_model(
         ModelNotFound: `model` is not served, or is None and several are; the message lists them.
     """
     served = [entry for entry in entries if model is None or model in names(entry)]
-    if len(served) != 1:
-        listed = ", ".join(transport.told(entry.id) for entry in entries)
-        asked = "choose one model" if model is None else f"{model!r} is not served"
-        raise ModelNotFound(f"{transport.url}: {asked}; the server has: {listed}")
+    # LiteLLM lists a model that it has twice twice.
+    if len({entry.id for entry in served}) != 1:
+        there = listed([transport.told(entry.id) for entry in entries], like=model)
+        asked = "choose one with --model" if model is None else f"{model!r} is not served"
+        raise ModelNotFound(f"{transport.url}: {asked}; the server has: {there or 'no model'}")
     return served[0]
+
+
+async def native_answer(
+    transport: Transport, path: str, answer: type[_Answer], *, server: str
+) -> _Answer:
+    """What `server` says of itself at `path`, which is not one of OpenAI's.
+
+    Raises:
+        UnsupportedServer: there is no such path: a gateway passes only what begins with /v1.
+        EndpointError: no answer.
+    """
+    try:
+        return await transport.get(path, lambda body: parsed(answer, body))
+    except (RequestRefused, MalformedAnswer) as error:
+        if isinstance(error, RequestRefused) and error.status not in NO_ROUTE:
+            raise
+    raise UnsupportedServer(
+        f"{transport.url} is {server} behind a gateway that does not pass {path} on: have it pass "
+        f"every path, or give {server}'s own URL; --kind openai reads through /v1 alone, and then "
+        "only labels that are among the most probable tokens"
+    )
 
 
 def context_length_of(entry: ModelCard, models: Sequence[ModelCard]) -> int | None:

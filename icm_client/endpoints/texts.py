@@ -5,6 +5,9 @@ nothing need be asked or remembered to turn them into text again. A label is one
 points, drawn from its text by a hash, so that it is the same in every process.
 """
 
+from collections.abc import Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
 from hashlib import blake2b
 from typing import Final
 
@@ -50,7 +53,7 @@ class TextModelCard(ModelCard):
 
 
 class _Models(Wire):
-    data: list[TextModelCard]
+    data: list[TextModelCard] | None  # Ollama, without a model
 
 
 class TextPrompts(ServedEndpoint):
@@ -91,24 +94,53 @@ async def text_model(
 
     Args:
         transport: the way to the server.
-        model: its name; may be left out where the server lists one only.
+        model: its name; may be left out where the server lists one only. It is taken on trust
+            where no list of names can be had: the first request decides.
         context_length: tokens; None takes what the server tells, else `ASSUMED_CONTEXT`.
 
     Raises:
-        ModelNotFound: `model` is not among those listed, or is None and several are.
+        ModelNotFound: `model` is not among those listed, or is None and not one is.
         EndpointError: no answer.
     """
     try:
-        models = await transport.get("/v1/models", lambda body: parsed(_Models, body))
+        entries = await _models_of(transport, "/v1/models")
     except AuthenticationRefused:
         raise
     except (RequestRefused, MalformedAnswer) as error:
         if model is None:
             raise ModelNotFound(
-                f"{transport.url} does not list its models ({error}): name one"
+                f"{transport.url} does not list its models ({error}): name one with --model"
             ) from None
+        entries = ()
+    names = [one for one in entries if "*" not in one.id]
+    if model is None and not names:
+        raise ModelNotFound(f"{transport.url} lists no model by its name: name one with --model")
+    if model is not None and await _is_on_trust(transport, model, entries):
         entry = TextModelCard(id=model)
     else:
-        entry = served_model(transport, models.data, model)
+        entry = served_model(transport, names, model)
     tokens = context_length or entry.context_tokens or ASSUMED_CONTEXT
     return entry, tokens * CHARACTERS_A_TOKEN
+
+
+async def _models_of(transport: Transport, path: str) -> Sequence[TextModelCard]:
+    return (await transport.get(path, lambda body: parsed(_Models, body))).data or ()
+
+
+async def _is_on_trust(transport: Transport, model: str, entries: Sequence[TextModelCard]) -> bool:
+    """Whether `model` may be served though it is not listed: gateways list wildcards, or nothing.
+
+    LiteLLM lists what it knows of `openai/*` in the place of that, unless asked for wildcards.
+    Source: https://docs.litellm.ai/docs/proxy/model_discovery
+    """
+    if any(entry.id == model for entry in entries):
+        return False
+    if not entries or _has_wildcard_of(model, entries):
+        return True
+    with suppress(RequestRefused, MalformedAnswer):
+        entries = await _models_of(transport, "/v1/models?return_wildcard_routes=true")
+    return _has_wildcard_of(model, entries)
+
+
+def _has_wildcard_of(model: str, entries: Sequence[TextModelCard]) -> bool:
+    return any("*" in entry.id and fnmatchcase(model, entry.id) for entry in entries)

@@ -12,7 +12,7 @@ import anyio
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from icm_client.endpoints.answers import Wire, parsed
+from icm_client.endpoints.answers import Wire, listed, page_words, parsed
 from icm_client.endpoints.attempts import Item
 from icm_client.endpoints.exchange import NO_HEADERS, Body, Exchange
 from icm_client.endpoints.gate import Gate
@@ -176,7 +176,7 @@ class Transport:
                 self._identity.failed(error)
                 raise
             self._identity.answered()
-            return self._parsed(parse, raw)
+            return self._parsed(parse, raw, path)
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(item.may_heal),
@@ -192,7 +192,7 @@ class Transport:
             if item.made > 1 and "(gave up after" not in str(error):
                 error.args = (f"{error} (gave up after {item.made} attempts)",)
             if isinstance(error, ModelNotFound) and body is not None:
-                error.args = (f"{error}; {await self._models_there()}",)
+                error.args = (f"{error}; {await self._models_there(body)}",)
             raise
 
     async def _slept(self, seconds: float) -> None:
@@ -217,14 +217,21 @@ class Transport:
             finally:
                 item.spent_s += anyio.current_time() - began
 
-    def _parsed(self, parse: Callable[[bytes], T], raw: bytes) -> T:
+    def _parsed(self, parse: Callable[[bytes], T], raw: bytes, path: str) -> T:
         """`parse` of what the server sent, untouched: a key like "token" may be a word of it."""
         try:
             return parse(raw)
         except MalformedAnswer as error:
             reason = self.told(str(error))
-        begins = self.told(raw.decode("utf-8", "replace"))
-        raise MalformedAnswer(f"{reason}; the answer begins with {begins!r}")
+        text = raw.decode("utf-8", "replace")
+        page = page_words(text)
+        if page is not None:
+            shown = f" ({self.told(page)!r})" if page else ""
+            raise MalformedAnswer(
+                f"{self.url}{path}: a web page came instead of an answer{shown}: this is not the "
+                "model server's URL, or a login page or proxy stands before it"
+            )
+        raise MalformedAnswer(f"{reason}; the answer begins with {self.told(text)!r}")
 
     def _waits(self, item: Item, state: RetryCallState) -> None:
         seconds = state.next_action.sleep if state.next_action else 0.0
@@ -234,10 +241,12 @@ class Transport:
             asked = isinstance(error, EndpointOverloaded) and error.retry_after_s is not None
             self.settings.observe(Waiting(seconds, str(error), item.made, asked))
 
-    async def _models_there(self) -> str:
+    async def _models_there(self, body: object) -> str:
         try:
             raw = await self._exchange.body_of("/v1/models", None, deadline_s=_ASIDE_S)
             names = [self.told(entry.id) for entry in parsed(_Models, raw).data]
         except IcmError:
             return "the server does not list its models"
-        return f"the server has: {', '.join(names) or 'none'}"
+        asked = body.get("model") if isinstance(body, Mapping) else None
+        there = listed(names, like=asked if isinstance(asked, str) else None)
+        return f"the server has: {there or 'none'}"

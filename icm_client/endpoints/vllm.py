@@ -19,6 +19,7 @@ from icm_client.endpoints.served import (
     TokenPrompts,
     TokenUsage,
     context_length_of,
+    native_answer,
     served_model,
 )
 from icm_client.endpoints.transport import Transport
@@ -110,7 +111,7 @@ class VllmEndpoint(TokenPrompts):
                 f"{transport.url}/v1/models: no max_model_len for {transport.told(entry.id)}, nor "
                 "for its base model; if a gateway stands before vLLM, give the URL behind it"
             )
-        version = await transport.get("/version", lambda body: parsed(_Version, body))
+        version = await native_answer(transport, "/version", _Version, server="vLLM")
         return ServerIdentity(
             kind=cls._kind,
             model=entry.id,

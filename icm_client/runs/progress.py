@@ -9,7 +9,15 @@ from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.official import OfficialSettings
 from icm_client.coherence.search_result import SweepRecord
 from icm_client.coherence.settings import SweepSettings
-from icm_client.endpoints import Endpoint, LimitChange, TokenIds, Usage, Waiting, WireEvent
+from icm_client.endpoints import (
+    Endpoint,
+    LimitChange,
+    TextEndpoint,
+    TokenIds,
+    Usage,
+    Waiting,
+    WireEvent,
+)
 from icm_client.errors import InputError
 from icm_client.runs.presets import Observed, Settings, TrainingEvent
 from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
@@ -45,7 +53,8 @@ class Progress:
 
     Attributes:
         labels: the label words, in the order of `last.counts`.
-        label_tokens: the token ids that each is read as, after a prompt.
+        label_tokens: the token ids that each is read as, after a prompt; empty where the server
+            takes only text and tells no ids.
         done: reads answered in the sweep under way.
         total: reads that it needs; 0 between sweeps.
         last: the last sweep or step that ended, or None in the first. After the last one of all,
@@ -109,7 +118,8 @@ class ProgressMeter:
 
     def begin(self, pieces: Pieces, settings: Settings) -> None:
         """Hear that the rows are tokenized, and how they will be searched."""
-        self._label_tokens = pieces.labels
+        takes_text = isinstance(self._servers[0][0], TextEndpoint) if self._servers else False
+        self._label_tokens = tuple(() for _ in pieces.labels) if takes_text else pieces.labels
         self._settings = settings
         self._begun = True
         self._report()

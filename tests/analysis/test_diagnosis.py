@@ -93,6 +93,16 @@ def test_words_that_do_not_go_with_what_was_found_are_doubted_whatever_u_says() 
     assert diagnose(result(exchange=replace(CLEAR, words=12.0, response=1.0)), WORDS) == ()
 
 
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [(-67082.0, "under -100.0"), (250.0, "over +100.0"), (99.96, "+100.0"), (-12.3, "-12.3")],
+)
+def test_a_note_gives_no_more_standard_errors_than_mean_something(errors: float, said: str) -> None:
+    weak = replace(CLEAR, words=errors, pull=CLEAR_PULL - 0.01, response=1.0)
+    told = [finding.message for finding in diagnose(result(exchange=weak), WORDS)]
+    assert f"the words' say: {said} std. errors" in told[0]
+
+
 def test_words_that_say_little_are_to_be_looked_at_even_where_u_is_clear() -> None:
     little = replace(CLEAR, words=6.0, pull=CLEAR_PULL - 0.01, response=1.0)
     (finding,) = diagnose(result(exchange=little), WORDS)

@@ -23,6 +23,14 @@ def test_a_training_is_told_when_it_begins_and_only_then() -> None:
     assert told[1:] == ["training pass-1-fold-1", "training pass-1-fold-2"]
 
 
+def test_labels_are_shown_with_their_tokens_where_there_are_any() -> None:
+    for tokens, shown in ((((1,), (2, 3)), "no (token 1), yes (token 2 3)"), (((), ()), "no, yes")):
+        console = Console(file=StringIO())
+        cost = Cost(0, 0, 0, 0, 0, 0, 0.0)
+        SearchLines(console)(Progress(("no", "yes"), tokens, 0, 0, None, None, cost, None, None))
+        assert console.file.getvalue() == f"Labels: {shown}\n"  # type: ignore[attr-defined]
+
+
 def test_a_wait_is_told_where_no_terminal_shows_it_but_not_every_time() -> None:
     console = Console(file=StringIO())
     lines = WaitLines(console)

@@ -6,16 +6,18 @@ import ssl
 import subprocess
 import traceback
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from aiohttp import web
+from anyio.abc import ByteStream, SocketAttribute
 from planted_run import concept, scores, settings
 from pydantic import SecretStr
 
-from icm_client.endpoints import Transport, VllmEndpoint
+from icm_client.endpoints import Transport, VllmEndpoint, exchange
 from icm_client.errors import (
     AuthenticationRefused,
     EndpointUnreachable,
@@ -196,7 +198,8 @@ async def tls(tmp_path: Path) -> AsyncIterator[tuple[str, Path]]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, private)
 
-    async def answer(_: web.Request) -> web.Response:
+    async def answer(request: web.Request) -> web.Response:
+        await anyio.sleep(0.5 if request.path == "/slow" else 0)
         return web.Response(text="reached")
 
     app = web.Application()
@@ -224,6 +227,62 @@ async def test_a_certificate_that_the_user_trusts_is_taken(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     async with Transport(url, settings=settings()) as transport:
         assert await transport.get("/x", bytes) == b"reached"
+
+
+@pytest.mark.parametrize(("text", "reason"), [(None, "No such file"), ("none", "no certificate")])
+def test_a_file_of_authorities_that_is_none_is_the_users_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, reason: str
+) -> None:
+    path = tmp_path / "authority.pem"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    with pytest.raises(InputError, match=rf"SSL_CERT_FILE={path}: {reason}.*unset it"):
+        Transport("https://localhost:1", settings=settings())
+
+
+async def waits_for_a_line(stream: ByteStream) -> None:
+    """A server of http that takes a TLS hello for the beginning of a request."""
+    async with stream:
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            received = b""
+            while not received.endswith(b"\r\n\r\n"):
+                received += await stream.receive()
+            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
+async def test_https_to_an_http_port_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_HANDSHAKE_S", 0.2)
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    mute = listener.extra(SocketAttribute.local_port)  # noqa: S610 - no Django here
+    async with listener, anyio.create_task_group() as tasks, PlantedServer(concept()) as server:
+        tasks.start_soon(listener.serve, waits_for_a_line)
+        for port in (mute, server.url.rpartition(":")[2]):
+            url = f"https://127.0.0.1:{port}"
+            with anyio.fail_after(5):
+                async with Transport(url, api_key=SecretStr(KEY)) as transport:
+                    right = f"{url}: this port speaks http, not https; give http://127.0.0.1:{port}"
+                    with pytest.raises(InputError, match=right):
+                        await transport.get("/v1/models", bytes)
+        assert KEY not in repr(server.received)
+        tasks.cancel_scope.cancel()
+
+
+async def test_http_to_an_https_port_is_said_at_once(tls: tuple[str, Path]) -> None:
+    url = tls[0].replace("https:", "http:")
+    async with Transport(url, settings=settings()) as transport:
+        with pytest.raises(InputError, match=f"this port speaks https, not http; give {tls[0]}"):
+            await transport.get("/v1/models", bytes)
+
+
+async def test_a_slow_server_with_tls_is_waited_for(
+    tls: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, certificate = tls
+    monkeypatch.setattr(exchange, "_HANDSHAKE_S", 0.1)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with Transport(url, settings=settings()) as transport:
+        assert await transport.get("/slow", bytes) == b"reached"
 
 
 @pytest.fixture

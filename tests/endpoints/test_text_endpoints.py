@@ -23,6 +23,7 @@ from icm_client.endpoints import (
 from icm_client.endpoints.texts import ASSUMED_CONTEXT, CHARACTERS_A_TOKEN
 from icm_client.errors import (
     AuthenticationRefused,
+    EndpointFault,
     InputError,
     LabelMissing,
     MalformedAnswer,
@@ -206,13 +207,217 @@ async def test_a_chat_model_is_asked_by_chat(server: Any, say: Any) -> None:
         assert (sent["logprobs"], sent["top_logprobs"]) == (True, 20)
 
 
-async def test_a_server_that_gives_no_log_probs_says_so_on_each_route(
+def by_path(say: Any, **answers: Any) -> Any:
+    """Answers by route: `(status, body)`; what is not named is 404, as FastAPI says it."""
+    routes = {"models": (200, MODELS), **answers}
+
+    async def step(request: Any) -> Any:
+        status, body = routes.get(
+            request.path.rpartition("v1/")[2], (404, '{"detail":"Not Found"}')
+        )
+        return await say(body, status=status)(request)
+
+    return step
+
+
+def said(text: str, **message: Any) -> str:
+    """An answer of either route without log-probs."""
+    choice = {"text": text, "message": {"content": text, **message}, "logprobs": None}
+    return json.dumps({"choices": [choice]})
+
+
+# A base model has no chat template: `transformers serve`, on Starlette, answers so.
+NO_TEMPLATE = (500, "Internal Server Error")
+# api.openai.com, of a reasoning model.
+REFUSED = '{"error": {"message": "You are not allowed to request logprobs from this model"}}'
+# llama-cpp-python's server, with 500.
+NO_LOGITS = '{"error": {"message": "logprobs is not supported for models created with \
+logits_all=False", "type": "internal_server_error", "param": null, "code": null}}'
+NO_CHAT = '{"error": {"message": "This is a chat model, not supported in v1/completions"}}'
+SERVE = "ICM needs them: serve a base model with vLLM"
+GONE = '{"error": {"message": "The model `davinci` does not exist", "code": "model_not_found"}}'
+
+
+@pytest.mark.parametrize(
+    ("answers", "sentence"),
+    [
+        (
+            {"completions": (200, said("8")), "chat/completions": NO_TEMPLATE},
+            f"transformers serve.*{SERVE}",
+        ),
+        ({"chat/completions": (200, said("Hi"))}, f"chat only, and leaves log-probs out. {SERVE}"),
+        (
+            {"completions": (404, NO_CHAT), "chat/completions": (200, said("Hi"))},
+            f"chat only, and leaves log-probs out. {SERVE}",
+        ),
+        ({"chat/completions": (200, said("<think>"))}, f"davinci is a reasoning model, .*{SERVE}"),
+        (
+            {"chat/completions": (200, said("", reasoning_content="Okay"))},
+            f"davinci is a reasoning model, .*{SERVE}",
+        ),
+        (
+            {"chat/completions": (403, REFUSED)},
+            f"log-probs are refused for davinci .*not allowed to request logprobs.*{SERVE}",
+        ),
+        (
+            {"completions": (500, NO_LOGITS), "chat/completions": (500, NO_LOGITS)},
+            "llama-cpp-python gives log-probs only .*--logits_all true",
+        ),
+        ({}, "has no /v1/completions and no /v1/chat/completions: it is not a model server's URL"),
+    ],
+)
+async def test_a_server_without_log_probs_is_said_in_one_sentence(
+    server: Any, say: Any, answers: Any, sentence: str
+) -> None:
+    server.script = [by_path(say, **answers)]
+    with pytest.raises(UnsupportedServer, match=sentence) as caught:
+        await connect(server.url, settings=SETTINGS)
+    assert server.url in str(caught.value)
+    assert "ICM_API_KEY" not in str(caught.value)
+
+
+async def test_a_model_that_no_route_has_is_not_found(server: Any, say: Any) -> None:
+    server.script = [by_path(say, **{"completions": (404, GONE), "chat/completions": (404, GONE)})]
+    with pytest.raises(ModelNotFound, match="does not exist"):
+        await connect(server.url, settings=SETTINGS)
+
+
+async def test_a_fault_of_every_route_is_a_fault(server: Any, say: Any) -> None:
+    server.script = [by_path(say, **{"completions": NO_TEMPLATE, "chat/completions": (502, "")})]
+    with pytest.raises(EndpointFault, match=r"fails whatever is asked.*500 Internal Server Error"):
+        await connect(server.url, settings=SETTINGS)
+
+
+async def test_a_fault_of_one_route_leaves_the_other(server: Any, say: Any) -> None:
+    server.script = [
+        by_path(say, **{"completions": (500, "oops"), "chat/completions": (200, chat(TOP))})
+    ]
+    async with await connect(server.url, settings=SETTINGS) as endpoint:
+        assert endpoint.identity.kind == "openai-chat"
+
+
+async def test_log_probs_that_are_left_out_now_and_then_are_asked_again(
     server: Any, say: Any
 ) -> None:
-    nothing = say('{"choices": [{"text": "x", "logprobs": null}]}')
-    server.script = [say(MODELS), *[say("", status=404)] * 3, say(MODELS), nothing]
-    with pytest.raises(UnsupportedServer, match=r"/v1/completions.*/v1/chat/completions"):
+    """llama.cpp leaves them out where what it drew is a part of a character."""
+    server.script = [say(MODELS), say(said("x")), say(completions(TOP))]
+    async with await connect(server.url, settings=SETTINGS, kind="openai") as endpoint:
+        assert isinstance(endpoint, OpenAITopKEndpoint)
+        assert (endpoint.identity.kind, endpoint.top) == ("openai", 20)
+
+
+async def test_a_model_that_refuses_max_tokens_is_asked_with_max_completion_tokens(
+    server: Any, say: Any
+) -> None:
+    words = (
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+        "'max_completion_tokens' instead."
+    )
+    refusal = json.dumps({"error": {"message": words, "code": "unsupported_parameter"}})
+
+    async def strict(request: Any) -> Any:
+        if request.path == "/v1/models":
+            return await say(MODELS)(request)
+        refused = "max_tokens" in await request.json()
+        return await say(refusal if refused else chat(TOP), status=400 if refused else 200)(request)
+
+    server.script = [strict]
+    async with await connect(server.url, settings=SETTINGS, kind="openai-chat") as endpoint:
+        assert isinstance(endpoint, OpenAITopKEndpoint)
+        found = await endpoint.find_label_token(" positive", prompt="Film:", separator="\n")
+        assert found.token == " positive"
+    fields = [
+        sorted(body.keys() & {"max_tokens", "max_completion_tokens"}) for body in server.bodies[1:]
+    ]
+    assert fields == [["max_tokens"], ["max_completion_tokens"], ["max_completion_tokens"]]
+
+
+@pytest.mark.parametrize(
+    ("top", "advice"),
+    [
+        ({"<think>": -0.01, "x": -5.0}, "reasoning model.*switch its thinking off"),
+        ({"<|channel|>": -0.01}, "reasoning model"),
+        ({"Negative": -0.1, " x": -3.0}, "writes 'Negative', with other capitals"),
+        ({"NEG": -0.1, " x": -3.0}, "writes 'NEG', with other capitals"),
+        ({"negative": -0.1, " x": -3.0}, "without a space before it: end the template with a line"),
+        ({"N": -0.1, "n": -3.0}, "Choose label words that are ordinary"),
+    ],
+)
+async def test_what_a_model_says_in_the_place_of_a_label_is_said(
+    server: Any, say: Any, top: Any, advice: str
+) -> None:
+    async with await opened(server, say) as endpoint:
+        server.script = [say(completions(top))]
+        with pytest.raises(LabelMissing, match=advice):
+            await endpoint.find_label_token(" negative", prompt="Film:", separator="\n")
+        if "ordinary" not in advice:
+            with pytest.raises(LabelMissing, match=advice):
+                await endpoint.read([Read(ids("x:"), labels_of(endpoint)[1:])])
+
+
+LISTS = [
+    '{"data": [{"id": "openai/*"}]}',
+    '{"data": [{"id": "*"}, {"id": "other"}]}',
+    '{"object": "list", "data": []}',
+    '{"object": "list", "data": null}',
+]
+
+
+@pytest.mark.parametrize("models", LISTS)
+async def test_a_list_without_names_takes_the_named_model_on_trust(
+    server: Any, say: Any, models: str
+) -> None:
+    routes = {"models": (200, models), "completions": (200, completions(TOP))}
+    server.script = [by_path(say, **routes)]
+    async with await connect(server.url, model="openai/m", settings=SETTINGS) as endpoint:
+        assert endpoint.identity.model == "openai/m"
+    assert server.bodies[-1]["model"] == "openai/m"
+    server.script = [
+        by_path(say, **routes | {"completions": (404, GONE), "chat/completions": (404, GONE)})
+    ]
+    with pytest.raises(ModelNotFound):
+        await connect(server.url, model="openai/m", settings=SETTINGS)
+
+
+@pytest.mark.parametrize("models", [LISTS[0], *LISTS[2:]])
+async def test_a_list_without_names_needs_a_name(server: Any, say: Any, models: str) -> None:
+    server.script = [by_path(say, models=(200, models))]
+    with pytest.raises(ModelNotFound, match="--model"):
         await connect(server.url, settings=SETTINGS)
+
+
+async def test_a_server_without_a_list_takes_the_named_model_on_trust(
+    server: Any, say: Any
+) -> None:
+    server.script = [by_path(say, models=(404, ""), completions=(200, completions(TOP)))]
+    async with await connect(server.url, model="m", settings=SETTINGS) as endpoint:
+        assert (endpoint.identity.kind, endpoint.identity.model) == ("openai", "m")
+
+
+async def test_litellms_wildcards_are_asked_for(server: Any, say: Any) -> None:
+    """LiteLLM lists some 200 names in the place of `openai/*`, unless asked for wildcards."""
+    known = [{"id": f"openai/gpt-{number}"} for number in range(200)]
+
+    async def lite(request: Any) -> Any:
+        if request.path == "/v1/models":
+            wild = [{"id": "openai/*"}] if request.query.get("return_wildcard_routes") else []
+            return await say(json.dumps({"data": wild + known}))(request)
+        good = request.path == "/v1/completions"
+        return await say(completions(TOP) if good else "", status=200 if good else 404)(request)
+
+    server.script = [lite]
+    async with await connect(server.url, model="openai/m", settings=SETTINGS) as endpoint:
+        assert endpoint.identity.model == "openai/m"
+    with pytest.raises(ModelNotFound, match=r"'gpt-7' is not served.*openai/gpt-7,.* and 180 more"):
+        await connect(server.url, model="gpt-7", settings=SETTINGS)
+
+
+async def test_a_model_that_is_listed_twice_is_one(server: Any, say: Any) -> None:
+    twice = '{"data": [{"id": "m"}, {"id": "m"}]}'
+    server.script = [by_path(say, models=(200, twice), completions=(200, completions(TOP)))]
+    for model in ("m", None):
+        async with await connect(server.url, model=model, settings=SETTINGS) as endpoint:
+            assert endpoint.identity.model == "m"
 
 
 async def test_a_wrong_key_is_told_at_once(server: Any, say: Any) -> None:
@@ -224,7 +429,7 @@ async def test_a_wrong_key_is_told_at_once(server: Any, say: Any) -> None:
 
 async def test_models_that_are_not_listed_must_be_named(server: Any, say: Any) -> None:
     server.script = [say("", status=404)]
-    with pytest.raises(ModelNotFound, match="name one"):
+    with pytest.raises(ModelNotFound, match="name one with --model"):
         await connect(server.url, settings=SETTINGS, kind="openai")
     server.script = [say("", status=404), say(completions(TOP))]
     async with await connect(server.url, settings=SETTINGS, kind="openai", model="m") as endpoint:
@@ -300,6 +505,16 @@ async def test_a_label_that_does_not_end_the_echo_is_no_score(
     server.script = [say(echoed(tokens, [-1.0] * len(tokens)))]
     with pytest.raises(LabelMissing, match="does not end the echoed"):
         await echo.read([Read(ids("Film:"), (number,))])
+
+
+async def test_a_server_that_echoes_nothing_is_said_at_once(
+    server: Any, say: Any, echo: Any
+) -> None:
+    number = echo.name_label(LabelToken(" good", ""))
+    server.script = [say(said("x"))]
+    with pytest.raises(UnsupportedServer, match="does not take `echo` with `logprobs`"):
+        await echo.read([Read(ids("Film:"), (number,))])
+    assert server.paths.count("/v1/completions") == 1
 
 
 VLLM_MODELS = '{"data": [{"id": "base", "max_model_len": 64, "owned_by": "vllm"}]}'

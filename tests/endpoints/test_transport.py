@@ -1,4 +1,5 @@
 import base64
+import re
 import traceback
 from typing import Any
 
@@ -345,6 +346,119 @@ async def test_half_of_a_surrogate_pair_can_be_told(server: Any, say: Any, statu
     with pytest.raises(IcmError) as caught:
         await ask(to(server.url))
     assert str(caught.value).encode()
+
+
+NGINX = (
+    "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n"
+    "<hr><center>nginx/1.22.1</center>\r\n</body>\r\n</html>\r\n"
+)
+LITELLM = '{"error": {"message": "%s", "type": "%s", "param": null, "code": "400"}}'
+UNKNOWN = "litellm.BadRequestError: There are no healthy deployments for this model"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "sentence"),
+    [
+        (
+            (
+                401,
+                {"WWW-Authenticate": 'Basic realm="models"'},
+                NGINX.format("401 Authorization Required"),
+            ),
+            AuthenticationRefused,
+            "a user name and a password, not for a key: put them into the URL",
+        ),
+        ((401, {}, ""), AuthenticationRefused, "set ICM_API_KEY to the server's key"),
+        ((407, {}, ""), AuthenticationRefused, "the proxy of HTTP_PROXY or HTTPS_PROXY"),
+        (
+            (413, {}, NGINX.format("413 Request Entity Too Large")),
+            RequestRefused,
+            "fewer --demos, or raise its limit, which nginx calls client_max_body_size",
+        ),
+        ((413, {}, '{"error": "exceed_context_size_error"}'), PromptTooLong, "exceed_context"),
+        (
+            (400, {}, NGINX.format("400 The plain HTTP request was sent to HTTPS port")),
+            InputError,
+            "this port speaks https: give the URL with https://",
+        ),
+        (
+            (400, {}, "Client sent an HTTP request to an HTTPS server.\n"),
+            InputError,
+            "this port speaks https: give the URL with https://",
+        ),
+        (
+            (400, {}, LITELLM % ("No connected db.", "no_db_connection")),
+            AuthenticationRefused,
+            "LiteLLM got no key, or does not know it: set ICM_API_KEY",
+        ),
+        (
+            (401, {}, LITELLM % ("Authentication Error, No api key passed in.", "auth_error")),
+            AuthenticationRefused,
+            "LiteLLM got no key",
+        ),
+        ((400, {}, LITELLM % (UNKNOWN, "null")), ModelNotFound, "no healthy deployments"),
+        (
+            (404, {}, NGINX.format("404 Not Found")),
+            RequestRefused,
+            r"/v1/completions: 404 Not Found$",
+        ),
+        (
+            (400, {}, LITELLM % ("litellm.APIError: <html><h1>Sorry</h1></html>", "")),
+            RequestRefused,
+            "Sorry",
+        ),
+    ],
+)
+async def test_what_a_proxy_says_is_one_sentence_without_tags(
+    server: Any, say: Any, answer: Any, error: type[IcmError], sentence: str
+) -> None:
+    status, headers, body = answer
+    server.script = [say(body, status=status, headers=headers)]
+    async with to(server.url) as transport:
+        with pytest.raises(error, match=sentence) as caught:
+            await transport.post("/v1/completions", {}, fine)
+    assert type(caught.value) is error
+    if isinstance(caught.value, EndpointError):
+        assert caught.value.status == status
+    assert f"{server.url}/v1/completions" in str(caught.value)
+    assert not re.search(r"<\w", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("<!DOCTYPE html><html><head><title>Guest\n WiFi</title></head>", "'Guest WiFi'"),
+        ("\n<HTML><body><script>var a</script><p>Please <b>log in</b></p>", "'Please log in'"),
+        ('<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "'AccessDenied'"),
+    ],
+)
+async def test_a_portals_page_with_200_is_said_to_be_one(
+    server: Any, say: Any, page: str, words: str
+) -> None:
+    server.script = [say(page)]
+    async with to(server.url) as transport:
+        with pytest.raises(
+            MalformedAnswer, match=f"a web page came.*{words}.: this is not"
+        ) as caught:
+            await transport.get("/v1/models", fine)
+    assert f"{server.url}/v1/models" in str(caught.value)
+    assert not re.search(r"<\w", str(caught.value))
+
+
+@pytest.mark.parametrize("key", ["token", "max", "sk-1", "a.b*c"])
+def test_a_short_key_is_taken_out_where_it_stands_alone(key: str) -> None:
+    told = f'max_tokens, tokenizer, maximum; got key={key}, "{key}" and Bearer {key}'
+    shown = clipped(told, secrets=[key])
+    assert shown == 'max_tokens, tokenizer, maximum; got key=***, "***" and Bearer ***'
+
+
+@pytest.mark.parametrize("before", ["Bearer%20", "%3D", "\\n", "\\u0022", "user:", '"', ""])
+def test_a_short_key_is_taken_out_behind_an_escape(before: str) -> None:
+    assert clipped(f"{before}max%20", secrets=["max"]) == f"{before}***%20"
+
+
+def test_a_long_key_is_taken_out_wherever_it_stands() -> None:
+    assert clipped(f"x{KEY}y_{KEY}", secrets=[KEY]) == "x***y_***"
 
 
 async def test_an_answer_that_stays_bad_is_asked_for_three_times(server: Any, say: Any) -> None:
