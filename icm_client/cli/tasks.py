@@ -81,7 +81,7 @@ def show_command(*, name: str, as_json: bool) -> None:
     if task.exchange is not None:
         table.add_row("shown twice", Text(f"with {' and '.join(task.exchange)} exchanged"))
     table.add_row("gold", Text(task.gold or "none, unless --gold names a field"))
-    table.add_row("fields", Text(", ".join(_fields(task))))
+    table.add_row("fields", Text(", ".join(task.read_fields)))
     for layout in _layouts(task):
         table.add_row("reads", Text(layout))
     console.print(table)
@@ -118,7 +118,7 @@ def convert_command(
     task = named_task(name)
     if task.loader is None:
         raise InputError(
-            f"{name}: the task reads no public file: give rows with {listed(_fields(task))}"
+            f"{name}: the task reads no public file: give rows with {listed(task.read_fields)}"
         )
     if output is not None:
         if Path(output).resolve() == Path(data).resolve():
@@ -139,7 +139,7 @@ def _described(name: str, task: Task) -> dict[str, object]:
         "name": task.name or name,
         "description": task.description,
         "template": task.template,
-        "fields": _fields(task),
+        "fields": task.read_fields,
         "labels": task.labels,
         "label_texts": task.label_texts,
         "constraint": {**task.rule.model_dump(exclude_none=True), "says": _rule(task)},
@@ -148,12 +148,6 @@ def _described(name: str, task: Task) -> dict[str, object]:
         "loader": task.loader,
         "reads": _layouts(task),
     }
-
-
-def _fields(task: Task) -> list[str]:
-    """The fields of the rows that the task reads: the template's, then the constraint's."""
-    rule = (field for _, field in task.rule.fields())
-    return list(dict.fromkeys((*task.template_fields, *rule)))
 
 
 def _rule(task: Task) -> str:

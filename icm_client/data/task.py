@@ -100,6 +100,11 @@ class Task(Described):
         return tuple(dict.fromkeys(field for field in fields if field is not None))
 
     @property
+    def read_fields(self) -> tuple[str, ...]:
+        """The fields of a row that are read: the template's, then the constraint's."""
+        return tuple(dict.fromkeys([*self.template_fields, *(f for _, f in self.rule.fields())]))
+
+    @property
     def label_texts(self) -> tuple[str, ...]:
         """What follows a prompt, for each label: the word, with one space before it.
 
