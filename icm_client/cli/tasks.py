@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.data import FileFormat, Task, builtin_names, check_output, read_rows
+from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.examples import example_row
 from icm_client.data.items import items_of, render_items
 from icm_client.data.loaders import loader_named
@@ -55,7 +56,7 @@ def tasks_command(context: click.Context, *, as_json: bool) -> None:
         table.add_row(
             Text(name),
             Text(", ".join(task.labels)),
-            Text(task.rule.kind),
+            Text(" + ".join(rule.kind for rule in task.rules)),
             Text(_SENTENCE_END.split(task.description or "")[0]),
         )
     _console().print(table)
@@ -77,7 +78,8 @@ def show_command(*, name: str, as_json: bool) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("labels", Text(", ".join(map(repr, task.label_texts))))
-    table.add_row("constraint", Text(f"{task.rule.kind}: {_rule(task)}"))
+    for rule in task.rules:
+        table.add_row("constraint", Text(f"{rule.kind}: {_says(rule, task)}"))
     if task.exchange is not None:
         table.add_row("shown twice", Text(f"with {' and '.join(task.exchange)} exchanged"))
     table.add_row("gold", Text(task.gold or "none, unless --gold names a field"))
@@ -135,6 +137,9 @@ def convert_command(
 
 def _described(name: str, task: Task) -> dict[str, object]:
     """What `--json` prints of a task."""
+    described = [
+        {**rule.model_dump(exclude_none=True), "says": _says(rule, task)} for rule in task.rules
+    ]
     return {
         "name": task.name or name,
         "description": task.description,
@@ -142,7 +147,7 @@ def _described(name: str, task: Task) -> dict[str, object]:
         "fields": task.read_fields,
         "labels": task.labels,
         "label_texts": task.label_texts,
-        "constraint": {**task.rule.model_dump(exclude_none=True), "says": _rule(task)},
+        "constraint": described[0] if len(described) == 1 else described,
         "exchange": task.exchange,
         "gold": task.gold,
         "loader": task.loader,
@@ -150,8 +155,7 @@ def _described(name: str, task: Task) -> dict[str, object]:
     }
 
 
-def _rule(task: Task) -> str:
-    spec = task.rule
+def _says(spec: ConstraintSpec, task: Task) -> str:
     if spec.is_own:
         return f"what the function says of two rows of one {' and '.join(spec.group)}"
     true, _ = spec.words(task.labels)
