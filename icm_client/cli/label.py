@@ -189,6 +189,9 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         if pins is not None:
             read_pins(pins, job)
         print_preview(job, as_json=as_json)
+        if dry_run and not as_json and not quiet:  # a run prints them itself
+            for notice in job.notices:
+                click.echo(f"Note: {notice}.", err=True)
     if forecasts and not dry_run:
         job = Job.prepare(dataset, task, prior=prior, constraint=constraint)
         cost = anyio.run(partial(forecast_job, job, server, settings, store=store))

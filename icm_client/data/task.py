@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import field_validator
+from pydantic import InstanceOf, field_validator
 
 from icm_client.data.constraint_spec import ConstraintSpec, rules_problems
 from icm_client.data.messages import did_you_mean, listed, shown
@@ -51,7 +51,7 @@ class Task(Described):
     prior: dict[str, float] | None = None
     name: str | None = None
     description: str | None = None
-    constraint: ConstraintSpec | tuple[ConstraintSpec, ...] | None = None
+    constraint: InstanceOf[ConstraintSpec] | tuple[InstanceOf[ConstraintSpec], ...] | None = None
     exchange: tuple[str, ...] | None = None
     loader: str | None = None
 

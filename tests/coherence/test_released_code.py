@@ -56,7 +56,8 @@ def rule_of(n: int, answers: Sequence[int] | None) -> Constraint:
 
 def log_probs_of(odds: Sequence[float]) -> FloatArray:
     true = -np.logaddexp(0, -np.array(odds))
-    return np.log(0.9) + np.stack([true - np.array(odds), true], axis=1)
+    found: FloatArray = np.log(0.9) + np.stack([true - np.array(odds), true], axis=1)
+    return found
 
 
 class Drawn:
@@ -257,7 +258,8 @@ class Described:
         for _ in range(10):
             pairs = self.pairs(labels)
             for place in rng.permutation(len(pairs)) if pairs else ():
-                value, option = self.best_way_out(*pairs[place], labels)
+                i, j = pairs[place]
+                value, option = self.best_way_out(i, j, labels)
                 if value >= best:
                     best, labels = value, option
                     break

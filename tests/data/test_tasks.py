@@ -325,6 +325,19 @@ def test_a_constraint_from_a_file(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(task)) == task  # noqa: S301 - our own bytes
 
 
+def test_several_constraints_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "task.toml"
+    path.write_text(
+        'template = "{claim}"\nlabels = ["yes", "no"]\n'
+        '[[constraint]]\nkind = "mutual-exclusion"\ngroup = "question"\nanswer = "answer"\n'
+        '[[constraint]]\nkind = "same-answer"\ngroup = "question"\nanswer = "answer"\n'
+    )
+    task = Task.from_toml(path)
+    assert [rule.kind for rule in task.rules] == ["mutual-exclusion", "same-answer"]
+    assert task.read_fields == ("claim", "question", "answer")
+    assert Task.model_validate(task.model_dump(mode="json")) == task
+
+
 def test_exchanged_fields_without_a_constraint_mean_asymmetry() -> None:
     pair = {"template": "{one} {two}", "exchange": ["one", "two"]}
     assert a_task(**pair).rules[0].kind == "asymmetry"  # type: ignore[arg-type]
