@@ -188,10 +188,8 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
             read_start(start, job)
         if pins is not None:
             read_pins(pins, job)
-        print_preview(job, as_json=as_json)
-        if dry_run and not as_json and not quiet:  # a run prints them itself
-            for notice in job.notices:
-                click.echo(f"Note: {notice}.", err=True)
+        # A run prints its notices itself.
+        print_preview(job, as_json=as_json, with_notices=dry_run and not quiet)
     if forecasts and not dry_run:
         job = Job.prepare(dataset, task, prior=prior, constraint=constraint)
         cost = anyio.run(partial(forecast_job, job, server, settings, store=store))

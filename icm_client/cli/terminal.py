@@ -214,6 +214,8 @@ def print_preview(job: Job, *, as_json: bool = False) -> None:
     for text in job.label_texts:
         console.print(Text(f"  {text!r}"))
     console.print()
+    for notice in job.notices if with_notices else ():
+        click.echo(f"Note: {notice}.", err=True)
 
 
 def print_result(found: Labels, output: str, console: Console | None = None) -> None:
