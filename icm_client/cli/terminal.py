@@ -197,7 +197,7 @@ def moment(progress: Progress) -> Group:
     )
 
 
-def print_preview(job: Job, *, as_json: bool = False) -> None:
+def print_preview(job: Job, *, as_json: bool, with_notices: bool) -> None:
     """Print the first prompt as the model gets it, and the labels that may follow."""
     if as_json:
         shown = {

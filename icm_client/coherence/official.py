@@ -3,18 +3,30 @@ r"""The authors' released code where it departs from Algorithms 1 and 2: the pre
 | point | as printed (`anneal`, `consistency_fix`) | here |
 | --- | --- | --- |
 | `P(D)` | sum of log-probs | mean of log-odds, so `alpha` weighs otherwise |
+| a probability | as it is | plus 1e-5: log-odds end at 11.5 nats (`FLOOR`) |
 | `I(D)` | each contradicting pair twice | once |
 | `T` | falls with the iteration | falls with the flips accepted |
 | `alpha` | 50, lower where the search stalls | 30 |
-| first labels | `K` random items, labels at random | the first `K`, groups whole, balanced labels |
+| contexts | in any order that stays | all in the order of the batch, groups together |
+| first labels | `K` random items, labels at random | the batch's first `K`, labels balanced |
 | a proposal that is the item's label | evaluated | skipped; still a step |
+| fix: what is tried | one random pair, `M` times | all pairs of a round, in `M` rounds |
 | fix: ways out | all consistent pairs | one of two `true`, or both alike: `ways_out` |
-| fix: taken | where `U` is higher | the first one always, then where `U` is not lower |
+| fix: taken | where `U` is higher | where it is not lower; of a proposal the first one always |
 | accepted | `Delta > 0`, else with `exp(Delta / T)` | always with `exp(Delta / T)`, clamped at 1 |
 
 All else is as printed. The clamp changes no decision, as a draw is always under 1, and cannot
-overflow. Two defects of that code are not repeated: a consistency key made from the gold label
-(gold never comes here), and a failed answer that silently scores 0 (`score` raises).
+overflow. `tests/coherence/released_code.json` has searches and fixes of that code, and the tests
+make the same ones.
+
+Not repeated is what that code does to scores and gold:
+
+- A label that is not among the 20 likeliest tokens counts as probability 0, so 1e-5. Here its
+  probability is read, or there is an error.
+- The probabilities of all of those tokens that contain "true", in any case, are summed. Here the
+  label's own tokens are read.
+- A failed answer scores 0. Here `score` raises.
+- For TruthfulQA the consistency key is made from the gold label. Gold never comes here.
 """
 # ruff: noqa: N802, N803, N806 - the symbols are the paper's
 
