@@ -22,7 +22,7 @@ from icm_client.coherence.matching import best_permutation
 from icm_client.errors import InputError
 
 Labelling = Mapping[str, str]
-"""Row id as text -> label."""
+"""What a row is known by (its id, or a key of `labels_by_row`) -> label."""
 
 
 @dataclass(frozen=True, slots=True)
