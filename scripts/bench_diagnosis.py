@@ -21,7 +21,8 @@ from rich.table import Table
 
 from icm_client import Labels, SweepSettings, Task, label
 from icm_client.coherence.anneal import AnnealSettings
-from icm_client.coherence.renaming import best_names, pair_counts
+from icm_client.coherence.matching import best_permutation
+from icm_client.coherence.renaming import pair_counts
 from icm_client.runs.presets import InContextSettings
 from icm_client.testing import PlantedConcept
 
@@ -166,7 +167,7 @@ async def judged(setting: Setting, store: Path) -> Judged:
     held = np.array([task.labels.index(row.label) for row in found.rows])
     table = pair_counts(held, np.array(classes), setting.labels)
     accuracy = float(np.trace(table)) / setting.rows
-    renamed = float(table[range(setting.labels), best_names(table)].sum()) / setting.rows
+    renamed = float(table[range(setting.labels), best_permutation(table)].sum()) / setting.rows
     return Judged(setting, _outcome(accuracy, renamed, found), accuracy, found)
 
 

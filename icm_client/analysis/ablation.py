@@ -126,7 +126,7 @@ def _constraint(job: Job, base: InContextSettings, start: str | None) -> _Listed
     if not job.constraint.groups:
         return [], "no ablation 'constraint': no rule binds these rows"
     return [
-        Variant("constraint", job.task.rule.kind, base, start),
+        Variant("constraint", " + ".join(rule.kind for rule in job.task.rules), base, start),
         Variant("constraint", "none", base, start, rule=False),
     ], None
 

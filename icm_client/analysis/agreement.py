@@ -8,21 +8,21 @@ kappa (Cohen, "A coefficient of agreement for nominal scales", 1960) takes off w
 
 1 is the same labels, 0 what two runs with these balances would share by chance. Where the labels'
 names say nothing, two runs can find the same classes the other way round: the exchange of names
-under which the two agree most is told too.
+under which the two agree most, of all there are, is reported too.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import combinations
 
+import numpy as np
+
+from icm_client.coherence.matching import best_permutation
 from icm_client.errors import InputError
 
 Labelling = Mapping[str, str]
-"""Row id as text -> label."""
-
-MOST_EXCHANGED = 7
-"""Labels of which every exchange is tried; of more only neighbouring pairs are."""
+"""What a row is known by (its id, or a key of `labels_by_row`) -> label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,8 @@ def agreement(first: Labelling, second: Labelling) -> Agreement:
     if not pairs:
         raise InputError("the runs have no row in common: compare runs over the same data")
     share, kappa = _agreement(pairs, {})
-    words = sorted({word for pair in pairs for word in pair})
-    names: Mapping[str, str] = {}
-    best = share
-    for tried in _exchanges(words):
-        found = _agreement(pairs, tried)[0]
-        if found > best:
-            best, names = found, tried
-    exchanged_kappa = _agreement(pairs, names)[1]
-    told = {theirs: ours for theirs, ours in names.items() if theirs != ours}
-    return Agreement(pairs.total(), share, kappa, told, best, exchanged_kappa)
+    names = _best_names(pairs)
+    return Agreement(pairs.total(), share, kappa, names, *_agreement(pairs, names))
 
 
 def agreements(labellings: Sequence[Labelling]) -> dict[tuple[int, int], Agreement]:
@@ -101,10 +93,12 @@ def _agreement(
     return share, None if chance == 1 else (share - chance) / (1 - chance)
 
 
-def _exchanges(words: Sequence[str]) -> list[dict[str, str]]:
-    """Renamings of the labels; the identity is none of them."""
-    if len(words) <= MOST_EXCHANGED:
-        every = permutations(words)
-        next(every)  # as they stand
-        return [dict(zip(words, renamed, strict=True)) for renamed in every]
-    return [{one: other, other: one} for one, other in combinations(words, 2)]
+def _best_names(pairs: Mapping[tuple[str, str], int]) -> dict[str, str]:
+    """Of the exchange of names that agrees most: their name -> ours, where they differ."""
+    words = sorted({word for pair in pairs for word in pair})
+    place = {word: number for number, word in enumerate(words)}
+    alike = np.zeros((len(words), len(words)))
+    for (ours, theirs), count in pairs.items():
+        alike[place[theirs], place[ours]] = count
+    named = zip(words, (words[number] for number in best_permutation(alike)), strict=True)
+    return {theirs: ours for theirs, ours in named if theirs != ours}

@@ -10,6 +10,7 @@ import orjson
 
 from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
 from icm_client.data.messages import did_you_mean, listed, shown
+from icm_client.data.outputs import column_of, columns_before_fields
 from icm_client.data.template import parse_template
 from icm_client.errors import InputError, RunError
 from icm_client.runs.archive import Run
@@ -102,7 +103,6 @@ def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
     records = _records(path)
     task = run.record["task"]
     words = tuple(map(str, task["labels"]))
-    ours = ("id", "label", "confidence", *(f"log_prob_{word}" for word in words), "exactness")
     fields = tuple(
         dict.fromkeys(p.field for p in parse_template(task["template"]) if p.field is not None)
     )
@@ -118,7 +118,7 @@ def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
         raise RunError(
             f"{path}: a row lacks what a run writes ({error}); the file was damaged"
         ) from None
-    column = _gold_column(run, records, gold, ours)
+    column = _gold_column(run, records, gold, words)
     return LabelTable(
         words=words,
         ids=ids,
@@ -127,7 +127,7 @@ def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
         confidence=confidence,
         exactness=exactness,
         fields=fields,
-        texts=tuple(_texts(record, fields, ours) for record in records),
+        texts=tuple(_texts(record, fields, words) for record in records),
         gold=None if column is None else _gold(records, column, words, path),
         gold_field=column,
     )
@@ -146,36 +146,25 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _column(record: Mapping[str, Any], field: str, ours: Sequence[str]) -> str:
-    """The column of a row's own field: a name of ours is written with `row_` before it."""
-    if field not in ours:
-        return field
-    column = f"row_{field}"
-    while f"row_{column}" in record:
-        column = f"row_{column}"
-    return column
-
-
 def _texts(
-    record: Mapping[str, Any], fields: Sequence[str], ours: Sequence[str]
+    record: Mapping[str, Any], fields: Sequence[str], words: Sequence[str]
 ) -> tuple[str, ...]:
-    if "id" in fields:
-        record = {**record, _column(record, "id", ours): record["id"]}
-    values = (record.get(_column(record, field, ours)) for field in fields)
+    values = (record.get(column_of(field, record, words)) for field in fields)
     return tuple(
         value if isinstance(value, str) else orjson.dumps(value).decode() for value in values
     )
 
 
 def _gold_column(
-    run: Run, records: Sequence[Mapping[str, Any]], field: str | None, ours: Sequence[str]
+    run: Run, records: Sequence[Mapping[str, Any]], field: str | None, words: Sequence[str]
 ) -> str | None:
     if field is None:
         # `write_labels` puts gold last, in every row, where the run was told of any.
         told = (run.result or {}).get("rows_with_gold")
         return list(records[0])[-1] if told else None
-    column = _column(records[0], field, ours)
+    column = column_of(field, records[0], words)
     if not any(column in record for record in records):
+        ours = columns_before_fields(words)
         own = [name for name in records[0] if name not in ours]
         raise InputError(
             f"no row of the run {run.name} has a field {shown(field)}: its rows have {listed(own)}."

@@ -8,8 +8,9 @@ import numpy as np
 from icm_client.analysis.findings import Finding, many
 from icm_client.coherence.anneal import STALL_RATE, STALL_WINDOW, Step
 from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.matching import best_permutation
 from icm_client.coherence.problem import FloatArray, IntArray
-from icm_client.coherence.renaming import best_names, pair_counts
+from icm_client.coherence.renaming import pair_counts
 from icm_client.coherence.search_result import SearchResult
 
 AGREE = 0.8
@@ -37,7 +38,7 @@ def search_findings(result: SearchResult, n_labels: int) -> list[Finding]:
 def agreement_matrix(labellings: Sequence[IntArray], n_labels: int) -> FloatArray:
     """Share of the items that two labellings label alike, names aside, `[R, R]`.
 
-    Names of one are exchanged while that makes more alike: for two labels the best of both ways.
+    Names of one are exchanged as makes the most alike.
     Items that either leaves without a label are not counted.
     """
     matrix = np.eye(len(labellings))
@@ -51,7 +52,7 @@ def _agreement(one: IntArray, other: IntArray, n_labels: int) -> float:
     if not both.any():
         return 0.0
     table = pair_counts(one[both], other[both], n_labels)
-    names = best_names(table)
+    names = best_permutation(table)
     return float(table[np.arange(n_labels), names].sum() / both.sum())
 
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from icm_client.analysis.label_table import LabelTable
 from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.matching import best_permutation
 from icm_client.coherence.problem import IntArray
-from icm_client.coherence.renaming import best_names, pair_counts
+from icm_client.coherence.renaming import pair_counts
 from icm_client.runs.archive import Run
 from icm_client.runs.sweep_labels import labels_by_sweep
 
@@ -73,7 +74,7 @@ def names_of_the_end(labels: IntArray, ended: IntArray, n_labels: int) -> tuple[
         Label `k` is to be called `names[k]`; unchanged where an exchange agrees no better.
     """
     known = labels != UNLABELLED
-    return best_names(pair_counts(labels[known], ended[known], n_labels))
+    return best_permutation(pair_counts(labels[known], ended[known], n_labels))
 
 
 def _with_all_rows(held: IntArray, told: Sequence[IntArray | None]) -> IntArray | None:

@@ -91,7 +91,7 @@ def ablate_command(  # noqa: C901 - options one by one
     server: Server,
     preset: Preset,
     start: str | None,
-    rule: str | None,
+    rules: tuple[str, ...],
     group: tuple[str, ...],
     answer: str | None,
     implies: str | None,
@@ -110,7 +110,9 @@ def ablate_command(  # noqa: C901 - options one by one
         raise click.UsageError("Missing option '--out': where should the results go?")
     base = settings_of(preset, numbers)
     task = task_for(data, task_name)
-    job = Job.prepare(data, task, gold=gold, constraint=constraint_of(rule, group, answer, implies))
+    job = Job.prepare(
+        data, task, gold=gold, constraint=constraint_of(rules, group, answer, implies)
+    )
     if count is not None:
         job = Job.prepare(some_rows(job, count), job.task)
     if start is not None:

@@ -129,7 +129,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     preset: Preset,
     start: str | None,
     pins: str | None,
-    rule: str | None,
+    rules: tuple[str, ...],
     group: tuple[str, ...],
     answer: str | None,
     implies: str | None,
@@ -171,7 +171,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     task, found_at = _task(data, task_name, template, labels)
     settings = settings_of(preset, numbers)
     trainer = trainer_of(settings, server, kind=trainer_kind, train_from=train_from, epochs=epochs)
-    constraint = constraint_of(rule, group, answer, implies)
+    constraint = constraint_of(rules, group, answer, implies)
     dataset = read_rows(
         data,
         format=data_format,
@@ -188,7 +188,8 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
             read_start(start, job)
         if pins is not None:
             read_pins(pins, job)
-        print_preview(job, as_json=as_json)
+        # A run prints its notices itself.
+        print_preview(job, as_json=as_json, with_notices=dry_run and not quiet)
     if forecasts and not dry_run:
         job = Job.prepare(dataset, task, prior=prior, constraint=constraint)
         cost = anyio.run(partial(forecast_job, job, server, settings, store=store))

@@ -157,7 +157,11 @@ def resume_command(context: click.Context, *, name: str, base: Path, as_json: bo
 @base_option
 @json_option
 def diff_command(*, first: str, second: str, base: Path, as_json: bool) -> None:
-    """Show where two runs differ: in what they are, and in their labels."""
+    """Show where two runs differ: in what they are, and in their labels.
+
+    Rows are matched by what they hold, so their order and ids may differ; runs over different data
+    are refused.
+    """
     one, other = read_run(first, base), read_run(second, base)
     found = diff_runs(one, other)
     if as_json:
@@ -166,9 +170,7 @@ def diff_command(*, first: str, second: str, base: Path, as_json: bool) -> None:
             "second": other.name,
             "settings": {key: list(values) for key, values in found.settings.items()},
             "compared": found.compared,
-            "labels": [
-                {"id": row, "first": mine, "second": theirs} for row, mine, theirs in found.labels
-            ],
+            "labels": [row._asdict() for row in found.labels],
             "only_in_first": list(found.only_in_first),
             "only_in_second": list(found.only_in_second),
         }
@@ -183,8 +185,9 @@ def _print_diff(one: Run, other: Run, found: RunDiff) -> None:
         table.add_column(column)
     for key, values in found.settings.items():
         table.add_row(key, *map(str, values))
-    for row, *labels in found.labels[:_ROWS_SHOWN]:
-        table.add_row(f"row {row}", *labels)
+    for row in found.labels[:_ROWS_SHOWN]:
+        there = "" if str(row.id_in_second) == str(row.id) else f", there {row.id_in_second}"
+        table.add_row(f"row {row.id}{there}", row.first, row.second)
     if table.row_count:
         print_table(table)
     if len(found.labels) > _ROWS_SHOWN:

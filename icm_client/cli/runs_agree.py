@@ -11,7 +11,7 @@ from rich.table import Table
 from icm_client.analysis.agreement import Agreement, agreements
 from icm_client.cli.runs_output import base_option, json_option, print_json, print_table, share
 from icm_client.errors import InputError
-from icm_client.runs.archive import Run, find_run, read_labels
+from icm_client.runs.archive import Run, find_run, labels_by_row
 
 
 @click.command("agree")
@@ -21,12 +21,13 @@ from icm_client.runs.archive import Run, find_run, read_labels
 def agree_command(*, names: tuple[str, ...], base: Path, as_json: bool) -> None:
     """Show how far runs agree: other seeds, models, servers over the same rows.
 
-    NAME may be a run's folder too. Rows are matched by their id; kappa is 1 for the same labels and
-    0 for what chance gives. Where two runs agree better with the labels' names exchanged, that is
-    shown beside it.
+    NAME may be a run's folder too. Rows are matched by what they hold, so their order and ids may
+    differ; runs over different data are refused. Kappa is 1 for the same labels and 0 for what
+    chance gives. Where two runs agree better with the labels' names exchanged, that is shown beside
+    it.
     """
     runs = [find_run(name, base) for name in names]
-    labels = [{str(row): word for row, word in read_labels(run).items()} for run in runs]
+    labels = [{row: found.label for row, found in by_row.items()} for by_row in labels_by_row(runs)]
     for run, own in zip(runs, labels, strict=True):
         if not own:
             raise InputError(f"the run {run.name} has no labels yet (it is {run.state})")

@@ -11,7 +11,7 @@ from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.leave_one_out import Layout
 from icm_client.coherence.settings import SweepSettings
-from icm_client.data.constraint_spec import KINDS, ConstraintSpec
+from icm_client.data.constraint_spec import KINDS, Rules, rules_of
 from icm_client.runs.first_labels import KINDS as STARTS
 from icm_client.runs.presets import Preset, Settings, TrainedSettings, preset_settings
 
@@ -74,7 +74,8 @@ _OPTIONS = (
         "--contexts",
         "layout",
         type=click.Choice(get_args(Layout)),
-        help="paper, official: how leave-one-out contexts are laid out. [default: tree]",
+        help="paper, official: how leave-one-out contexts are laid out. "
+        "[default: paper tree, which shares the most prefixes; official fixed, as released]",
     ),
     click.option(
         "--batch",
@@ -102,10 +103,12 @@ _OPTIONS = (
     ),
     click.option(
         "--constraint",
-        "rule",
+        "rules",
+        multiple=True,
         metavar="KIND",
         help=f"Which labels may stand together: {', '.join(KINDS)}, or your own module:function. "
-        "[default: the task's]",
+        "Several times for rules that hold at once; each has those of the fields below that it "
+        "takes. [default: the task's]",
     ),
     click.option(
         "--group", multiple=True, metavar="FIELD", help="What related rows share; may be repeated."
@@ -179,16 +182,16 @@ def _misplaced(name: str, preset: Preset) -> click.UsageError:
 
 
 def constraint_of(
-    rule: str | None, group: tuple[str, ...], answer: str | None, implies: str | None
-) -> ConstraintSpec | None:
+    rules: tuple[str, ...], group: tuple[str, ...], answer: str | None, implies: str | None
+) -> Rules | None:
     """The constraint that the options describe, or None where the task's own stands.
 
     Raises:
         click.UsageError: fields without a kind.
-        TaskError: the kind is unknown, or lacks a field.
+        TaskError: a kind is unknown, or lacks a field.
     """
-    if rule is None:
+    if not rules:
         if group or answer or implies:
             raise click.UsageError("--group, --answer and --implies go with --constraint KIND.")
         return None
-    return ConstraintSpec(kind=rule, group=group, answer=answer, implies=implies)
+    return rules_of(rules, group=group, answer=answer, implies=implies)

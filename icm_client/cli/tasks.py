@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.data import FileFormat, Task, builtin_names, check_output, read_rows
+from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.examples import example_row
 from icm_client.data.items import items_of, render_items
 from icm_client.data.loaders import loader_named
@@ -55,7 +56,7 @@ def tasks_command(context: click.Context, *, as_json: bool) -> None:
         table.add_row(
             Text(name),
             Text(", ".join(task.labels)),
-            Text(task.rule.kind),
+            Text(" + ".join(rule.kind for rule in task.rules)),
             Text(_SENTENCE_END.split(task.description or "")[0]),
         )
     _console().print(table)
@@ -77,11 +78,12 @@ def show_command(*, name: str, as_json: bool) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("labels", Text(", ".join(map(repr, task.label_texts))))
-    table.add_row("constraint", Text(f"{task.rule.kind}: {_rule(task)}"))
+    for rule in task.rules:
+        table.add_row("constraint", Text(f"{rule.kind}: {_says(rule, task)}"))
     if task.exchange is not None:
         table.add_row("shown twice", Text(f"with {' and '.join(task.exchange)} exchanged"))
     table.add_row("gold", Text(task.gold or "none, unless --gold names a field"))
-    table.add_row("fields", Text(", ".join(_fields(task))))
+    table.add_row("fields", Text(", ".join(task.read_fields)))
     for layout in _layouts(task):
         table.add_row("reads", Text(layout))
     console.print(table)
@@ -118,7 +120,7 @@ def convert_command(
     task = named_task(name)
     if task.loader is None:
         raise InputError(
-            f"{name}: the task reads no public file: give rows with {listed(_fields(task))}"
+            f"{name}: the task reads no public file: give rows with {listed(task.read_fields)}"
         )
     if output is not None:
         if Path(output).resolve() == Path(data).resolve():
@@ -135,14 +137,17 @@ def convert_command(
 
 def _described(name: str, task: Task) -> dict[str, object]:
     """What `--json` prints of a task."""
+    described = [
+        {**rule.model_dump(exclude_none=True), "says": _says(rule, task)} for rule in task.rules
+    ]
     return {
         "name": task.name or name,
         "description": task.description,
         "template": task.template,
-        "fields": _fields(task),
+        "fields": task.read_fields,
         "labels": task.labels,
         "label_texts": task.label_texts,
-        "constraint": {**task.rule.model_dump(exclude_none=True), "says": _rule(task)},
+        "constraint": described[0] if len(described) == 1 else described,
         "exchange": task.exchange,
         "gold": task.gold,
         "loader": task.loader,
@@ -150,14 +155,7 @@ def _described(name: str, task: Task) -> dict[str, object]:
     }
 
 
-def _fields(task: Task) -> list[str]:
-    """The fields of the rows that the task reads: the template's, then the constraint's."""
-    rule = (field for _, field in task.rule.fields())
-    return list(dict.fromkeys((*task.template_fields, *rule)))
-
-
-def _rule(task: Task) -> str:
-    spec = task.rule
+def _says(spec: ConstraintSpec, task: Task) -> str:
     if spec.is_own:
         return f"what the function says of two rows of one {' and '.join(spec.group)}"
     true, _ = spec.words(task.labels)

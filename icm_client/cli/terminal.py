@@ -197,7 +197,7 @@ def moment(progress: Progress) -> Group:
     )
 
 
-def print_preview(job: Job, *, as_json: bool = False) -> None:
+def print_preview(job: Job, *, as_json: bool, with_notices: bool) -> None:
     """Print the first prompt as the model gets it, and the labels that may follow."""
     if as_json:
         shown = {
@@ -214,6 +214,8 @@ def print_preview(job: Job, *, as_json: bool = False) -> None:
     for text in job.label_texts:
         console.print(Text(f"  {text!r}"))
     console.print()
+    for notice in job.notices if with_notices else ():
+        click.echo(f"Note: {notice}.", err=True)
 
 
 def _within(found: Labels, word: str) -> str:

@@ -249,6 +249,60 @@ class Implication(Constraint):
         return not (broken or (y_j == self.true != y_i and (j, i) in self.implications))
 
 
+@dataclass(frozen=True, slots=True)
+class AllOf(Constraint):
+    """Several rules at once: labels stand where each rule lets them.
+
+    Attributes:
+        rules: each speaks of two items only where they stand in one of its own groups.
+        groups: items that the groups of any rules join, directly or through others.
+    """
+
+    rules: tuple[Constraint, ...]
+    groups: Groups = field(init=False)
+    _group_of: tuple[dict[int, int], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Join the groups, and note in which one each item stands by each rule."""
+        joined = _joined(
+            pair
+            for rule in self.rules
+            for group in rule.groups
+            for pair in zip(group, group[1:] or group, strict=False)
+        )
+        group_of = tuple(
+            {item: number for number, group in enumerate(rule.groups) for item in group}
+            for rule in self.rules
+        )
+        object.__setattr__(self, "groups", joined)
+        object.__setattr__(self, "_group_of", group_of)
+
+    def relating(self, i: int, j: int, /) -> tuple[Constraint, ...]:
+        """The rules one of whose groups holds both items."""
+        return tuple(
+            rule
+            for rule, group_of in zip(self.rules, self._group_of, strict=True)
+            if i in group_of and group_of[i] == group_of.get(j)
+        )
+
+    def consistent(self, i: int, y_i: int, j: int, y_j: int, /) -> bool:
+        """Whether all rules that relate the two allow it."""
+        return all(rule.consistent(i, y_i, j, y_j) for rule in self.relating(i, j))
+
+    def allows(self, items: Sequence[int], labels: Sequence[int], /) -> bool:
+        """Whether each rule allows what is labelled of each of its groups."""
+        for rule, group_of in zip(self.rules, self._group_of, strict=True):
+            held: dict[int, tuple[list[int], list[int]]] = {}
+            for item, label in zip(items, labels, strict=True):
+                if item in group_of:
+                    theirs, named = held.setdefault(group_of[item], ([], []))
+                    theirs.append(item)
+                    named.append(label)
+            if not all(rule.allows(*group) for group in held.values()):
+                return False
+        return True
+
+
 def groups_by_key(keys: Sequence[Hashable | None]) -> Groups:
     """Items of equal key; items alone with theirs, or whose key is None, are in no group."""
     found: dict[Hashable, list[int]] = {}

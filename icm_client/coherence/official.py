@@ -3,18 +3,30 @@ r"""The authors' released code where it departs from Algorithms 1 and 2: the pre
 | point | as printed (`anneal`, `consistency_fix`) | here |
 | --- | --- | --- |
 | `P(D)` | sum of log-probs | mean of log-odds, so `alpha` weighs otherwise |
+| a probability | as it is | plus 1e-5: log-odds end at 11.5 nats (`FLOOR`) |
 | `I(D)` | each contradicting pair twice | once |
 | `T` | falls with the iteration | falls with the flips accepted |
 | `alpha` | 50, lower where the search stalls | 30 |
-| first labels | `K` random items, labels at random | the first `K`, groups whole, balanced labels |
+| contexts | in any order that stays | all in the order of the batch, groups together |
+| first labels | `K` random items, labels at random | the batch's first `K`, labels balanced |
 | a proposal that is the item's label | evaluated | skipped; still a step |
+| fix: what is tried | one random pair, `M` times | all pairs of a round, in `M` rounds |
 | fix: ways out | all consistent pairs | one of two `true`, or both alike: `ways_out` |
-| fix: taken | where `U` is higher | the first one always, then where `U` is not lower |
+| fix: taken | where `U` is higher | where it is not lower; of a proposal the first one always |
 | accepted | `Delta > 0`, else with `exp(Delta / T)` | always with `exp(Delta / T)`, clamped at 1 |
 
 All else is as printed. The clamp changes no decision, as a draw is always under 1, and cannot
-overflow. Two defects of that code are not repeated: a consistency key made from the gold label
-(gold never comes here), and a failed answer that silently scores 0 (`score` raises).
+overflow. `tests/coherence/released_code.json` has searches and fixes of that code, and the tests
+make the same ones.
+
+Not repeated is what that code does to scores and gold:
+
+- A label that is not among the 20 likeliest tokens counts as probability 0, so 1e-5. Here its
+  probability is read, or there is an error.
+- The probabilities of all of those tokens that contain "true", in any case, are summed. Here the
+  label's own tokens are read.
+- A failed answer scores 0. Here `score` raises.
+- For TruthfulQA the consistency key is made from the gold label. Gold never comes here.
 """
 # ruff: noqa: N802, N803, N806 - the symbols are the paper's
 
@@ -42,6 +54,7 @@ from icm_client.coherence.consistency_fix import (
     with_labels,
 )
 from icm_client.coherence.constraints import (
+    AllOf,
     Asymmetry,
     AtMostOne,
     Constraint,
@@ -59,6 +72,9 @@ from icm_client.coherence.pins import may_have
 from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
 from icm_client.coherence.starts import pinned_start
 
+FLOOR = 1e-5
+"""What the code adds to each probability: no log-odds go past `log((1 + 1e-5) / 1e-5)` = 11.513."""
+
 
 @dataclass(frozen=True, slots=True)
 class OfficialSettings:
@@ -70,8 +86,8 @@ class OfficialSettings:
         T_min: lowest temperature.
         alpha: weight of `P`, a mean here, against `I`. 50 in the code's README.
         iterations: steps, those that are skipped included.
-        fixes: the most pairs that a fix tries.
-        layout: of leave-one-out contexts.
+        fixes: the most rounds of a fix; each ends with the first way out that is taken.
+        layout: of leave-one-out contexts. `fixed` is the code's: all in the order of the batch.
         max_demos: the most demos in a context; None for all.
         batch: items that are annealed together, apart from all others; None for all.
     """
@@ -82,7 +98,7 @@ class OfficialSettings:
     alpha: float = 30.0
     iterations: int = 3000
     fixes: int = 10
-    layout: Layout = "tree"
+    layout: Layout = "fixed"
     max_demos: int | None = None
     batch: int | None = None
 
@@ -113,26 +129,37 @@ async def anneal_official(
     check_groups(constraint.groups, n_items)
     items = np.arange(n_items) if items is None else items
     group_of = groups_of_items(n_items, constraint)[items]
-    order = items[rng.permutation(len(items))]
+    order = batch_order(items, constraint, rng)
     P = LeaveOneOut(score, order, settings.layout, settings.max_demos, mean_log_odds)
 
     async def U(labels: IntArray) -> float:
         return settings.alpha * await P(labels) - len(inconsistent_pairs(labels, constraint))
 
-    async def fixed(labels: IntArray) -> tuple[IntArray, tuple[Change, ...]]:
-        return await fix(labels, n_labels, constraint, U, M=settings.fixes, rng=rng, pinned=pinned)
+    async def fixed(
+        labels: IntArray, at_least: float = -math.inf
+    ) -> tuple[IntArray, tuple[Change, ...]]:
+        return await fix(
+            labels,
+            n_labels,
+            constraint,
+            U,
+            M=settings.fixes,
+            rng=rng,
+            pinned=pinned,
+            at_least=at_least,
+        )
 
     if start is None:
         start = first_of_batch(
             n_items,
             n_labels,
             settings.initial,
-            items=items,
+            order=order,
             constraint=constraint,
             rng=rng,
             pinned=pinned,
         )
-    D, _ = await fixed(start)
+    D, _ = await fixed(start, await U(start))
     flips = 0
     steps: list[Step] = []
     stopped = False
@@ -168,70 +195,87 @@ async def fix(
     M: int,
     rng: np.random.Generator,
     pinned: IntArray | None = None,
+    at_least: float = -math.inf,
 ) -> Fixed:
-    """Resolve contradictions one pair at a time; arguments and errors as of `consistency_fix`.
+    """Resolve contradictions round by round; arguments and errors as of `consistency_fix`.
 
-    The first way out is taken even where it has a lower `U`, a later one where its `U` is at
-    least that of the last one taken.
+    Each of at most `M` rounds goes through all pairs that contradict each other, in random order,
+    and ends with the first whose best way out has a `U` of at least that of the last one taken;
+    the first one taken has at least `at_least`. Where a round takes none, the fix ends.
     """
-    D, U_D = labels, -math.inf
+    D, U_D = labels, at_least
     changes: list[Change] = []
     for _ in range(M):
         pairs = inconsistent_pairs(D, constraint)
-        if not pairs:
+        taken = False
+        for place in rng.permutation(len(pairs)).tolist() if pairs else ():
+            i, j = pairs[place]
+            options = [
+                with_labels(D, {i: y_i, j: y_j})
+                for y_i, y_j in ways_out(constraint, D, i, j, n_labels)
+                if may_have(pinned, i, y_i) and may_have(pinned, j, y_j)
+            ]
+            scored = [(await evaluate(option), option) for option in options]
+            U_Dhat, Dhat = max(scored, key=lambda option: option[0], default=(-math.inf, D))
+            if taken := bool(scored) and U_Dhat >= U_D:
+                changes += changes_between(D, Dhat, (i, j))
+                D, U_D = Dhat, U_Dhat
+                break
+        if not taken:
             break
-        i, j = pairs[int(rng.integers(len(pairs)))]
-        options = [
-            with_labels(D, {i: y_i, j: y_j})
-            for y_i, y_j in ways_out(constraint, i, j, n_labels)
-            if may_have(pinned, i, y_i) and may_have(pinned, j, y_j)
-        ]
-        scored = [(await evaluate(option), option) for option in options]
-        if not scored:
-            continue
-        U_Dhat, Dhat = max(scored, key=lambda option: option[0])
-        if U_Dhat >= U_D:
-            changes += changes_between(D, Dhat, (i, j))
-            D, U_D = Dhat, U_Dhat
     return Fixed(D, tuple(changes))
 
 
-def ways_out(constraint: Constraint, i: int, j: int, n_labels: int) -> Iterator[tuple[int, int]]:
+def ways_out(
+    constraint: Constraint, D: IntArray, i: int, j: int, n_labels: int
+) -> Iterator[tuple[int, int]]:
     """Label pairs that may replace those of two items that contradict each other.
 
     The released code knows two kinds of relation. A contradiction ends with one of the two
     `true`: asymmetry, mutual exclusion, at most one, exactly one. An implication ends with both
-    alike: implication, same answer. Any other rule has all its consistent pairs.
+    alike: implication, same answer. Any other rule has all its consistent pairs. Of several rules
+    those count that the two items break.
     """
-    rule = constraint.rule if isinstance(constraint, Within) else constraint
+    broken = [
+        rule for rule in _rules(constraint, i, j) if not rule.consistent(i, int(D[i]), j, int(D[j]))
+    ]
     for y_i, y_j in product(range(n_labels), repeat=2):
-        match rule:
-            case Asymmetry() | MutualExclusion() | AtMostOne() | ExactlyOne():
-                wanted = (y_i == rule.true) != (y_j == rule.true)
-            case Implication() | SameAnswer():
-                wanted = y_i == y_j
-            case _:
-                wanted = True
-        if wanted and constraint.consistent(i, y_i, j, y_j):
+        if all(_ends(rule, y_i, y_j) for rule in broken) and constraint.consistent(i, y_i, j, y_j):
             yield y_i, y_j
 
 
+def _rules(constraint: Constraint, i: int, j: int) -> tuple[Constraint, ...]:
+    """The rules that relate two items of one group."""
+    rule = constraint.rule if isinstance(constraint, Within) else constraint
+    return rule.relating(i, j) if isinstance(rule, AllOf) else (rule,)
+
+
+def _ends(rule: Constraint, y_i: int, y_j: int) -> bool:
+    """Whether the released code would have a pair that breaks the rule end so."""
+    match rule:
+        case Asymmetry() | MutualExclusion() | AtMostOne() | ExactlyOne():
+            return (y_i == rule.true) != (y_j == rule.true)
+        case Implication() | SameAnswer():
+            return y_i == y_j
+        case _:
+            return True
+
+
 def mean_log_odds(log_probs: FloatArray, labels: IntArray) -> float:
-    """`P(D)`: the mean of `log P(y_i | .) - log sum_{y != y_i} P(y | .)`, nats an item.
+    """`P(D)`: the mean of `log(P(y_i | .) + FLOOR) - log(sum_{y != y_i} P(y | .) + FLOOR)`.
 
     For two labels the code's log-odds of "true" over "false", with the sign that the label has.
-    The sum over more labels is ours: the code knows two. So is the missing 1e-5 that the code adds
-    to each probability; scores here are not cut off at the likeliest tokens.
+    The sum over more labels is ours: the code knows two.
 
     Args:
         log_probs: shape `[n, K]`, nats.
         labels: shape `[n]`.
     """
     rows = np.arange(len(labels))
-    others = log_probs.copy()
-    others[rows, labels] = -np.inf
-    log_odds = log_probs[rows, labels] - np.logaddexp.reduce(others, axis=1)
-    return float(log_odds.mean())
+    own = np.exp(log_probs[rows, labels])
+    others = np.exp(log_probs)
+    others[rows, labels] = 0.0
+    return float((np.log(own + FLOOR) - np.log(others.sum(axis=1) + FLOOR)).mean())
 
 
 def temperature_after(flips: int, T0: float, T_min: float) -> float:
@@ -244,17 +288,23 @@ def accepts(Delta: float, T: float, rng: np.random.Generator) -> bool:
     return rng.random() < math.exp(min(Delta / T, 0.0))
 
 
+def batch_order(items: IntArray, constraint: Constraint, rng: np.random.Generator) -> IntArray:
+    """The items as the code lines them up: groups drawn at random, each whole, in its own order."""
+    units = in_units(items[rng.permutation(len(items))], constraint.groups)
+    return np.array([item for unit in units for item in sorted(unit)], dtype=np.int64)
+
+
 def first_of_batch(
     n_items: int,
     n_labels: int,
     K: int,
     *,
-    items: IntArray,
+    order: IntArray,
     constraint: Constraint,
     rng: np.random.Generator,
     pinned: IntArray | None = None,
 ) -> IntArray:
-    """Label the first `K` of `items`, each label as often as the others (+-1).
+    """Label the first `K` of a batch in its order, each label as often as the others (+-1).
 
     A group that has one of them is taken whole, and can make them more than `K`. Where items are
     pinned it is a `pinned_start`.
@@ -263,9 +313,9 @@ def first_of_batch(
         Shape `[N]`, `UNLABELLED` for all others.
     """
     if pinned is not None:
-        return pinned_start(pinned, n_labels, K, rng=rng, constraint=constraint, among=items)
+        return pinned_start(pinned, n_labels, K, rng=rng, constraint=constraint, among=order)
     first: list[int] = []
-    for unit in in_units(items, constraint.groups):
+    for unit in in_units(order, constraint.groups):
         if len(first) >= K:
             break
         first += unit

@@ -12,11 +12,12 @@ better, the larger `sum_i sum_c taught(i, c) said(i, p(c))` is.
 """
 
 from collections.abc import Sequence
-from itertools import combinations, permutations
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
+from icm_client.coherence.matching import best_permutation
 from icm_client.coherence.problem import FloatArray, IntArray
 
 Names = tuple[int, ...]
@@ -24,9 +25,6 @@ Names = tuple[int, ...]
 
 FEWEST_OF_A_LABEL = 4
 """Items of each label without which nothing is said of what demos teach."""
-
-MOST_BY_THREES = 30
-"""Labels of which three at a time are renamed; of more only two are, for want of time."""
 
 _TOLERANCE = 1e-9  # nats
 _CERTAIN = 1 - 1e-9
@@ -99,27 +97,7 @@ def by_class(scores: Sequence[FloatArray] | FloatArray) -> FloatArray:
 
 def best_other_names(folds: Sequence[Parts]) -> Names:
     """The names but those as they are that the words favour most."""
-    return best_names(_favour(folds), other=True)
-
-
-def best_names(gain: FloatArray, *, other: bool = False) -> Names:
-    """The names of highest `sum_c gain[c, names[c]]` that renaming few labels at a time leads to.
-
-    Args:
-        gain: shape `[K, K]`: of class `c` called `y`.
-        other: not those as they are, which are the first to start from.
-    """
-    as_they_are = tuple(range(len(gain)))
-    names, cycles = as_they_are, _cycles(len(gain))
-    while True:
-        ways = {_renamed(names, cycle) for cycle in cycles} - {names}
-        if other:
-            ways -= {as_they_are}
-        best = max(sorted(ways), key=lambda way: _value(gain, way), default=names)
-        must = other and names == as_they_are
-        if not must and _value(gain, best) <= _value(gain, names):
-            return names
-        names = best
+    return best_permutation(_favour(folds), other=True)
 
 
 def pair_counts(one: IntArray, other: IntArray, n_labels: int) -> FloatArray:
@@ -173,7 +151,7 @@ def pulls(folds: Sequence[Parts]) -> tuple[float, float]:
     if not squares:
         return float("nan"), float("nan")
     gain = _favour(told)
-    return float(np.trace(gain)) / squares, _value(gain, best_names(gain)) / squares
+    return float(np.trace(gain)) / squares, _value(gain, best_permutation(gain)) / squares
 
 
 def _favour(folds: Sequence[Parts]) -> FloatArray:
@@ -201,24 +179,6 @@ def _turned(fold: Parts, a: int, b: int) -> float:
     by_demos = (fold.taught[asked, b] - fold.taught[asked, a]) / 2
     middle = (by_demos[is_b].mean() + by_demos[~is_b].mean()) / 2
     return float(((by_demos[is_b] > middle).mean() + (by_demos[~is_b] < middle).mean()) / 2)
-
-
-def _cycles(n_labels: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Labels, and those whose names they take: all ways to rename two or three of them."""
-    few = 3 if 2 < n_labels <= MOST_BY_THREES else 2  # noqa: PLR2004
-    return [
-        (labels, others)
-        for labels in combinations(range(n_labels), few)
-        for others in permutations(labels)
-        if others != labels
-    ]
-
-
-def _renamed(names: Names, cycle: tuple[tuple[int, ...], tuple[int, ...]]) -> Names:
-    renamed = list(names)
-    for label, other in zip(*cycle, strict=True):
-        renamed[label] = names[other]
-    return tuple(renamed)
 
 
 def _value(gain: FloatArray, names: Names) -> float:

@@ -8,6 +8,7 @@ from pydantic import field_validator
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.own_rule import check_reference, is_reference
 from icm_client.data.sentences import Described
+from icm_client.errors import TaskError
 
 
 class _Settings(NamedTuple):
@@ -17,6 +18,7 @@ class _Settings(NamedTuple):
     allowed: tuple[str, ...] = ()
 
 
+_OWN = _Settings(needed=("group",))
 KINDS = {
     "none": _Settings(),
     "asymmetry": _Settings(allowed=("group", "true", "false")),
@@ -26,7 +28,6 @@ KINDS = {
     "exactly-one": _Settings(needed=("group",), allowed=("true",)),
     "implication": _Settings(needed=("implies",), allowed=("true",)),
 }
-_OWN = _Settings(needed=("group",))
 _MEANINGS = {
     "group": "the field, or fields, whose values related rows share",
     "answer": "the field with the answer that a row gives",
@@ -124,7 +125,7 @@ class ConstraintSpec(Described):
 
     def check(self) -> None:
         """Refuse settings that the kind lacks or does not take."""
-        settings = _OWN if self.is_own else KINDS[self.kind]
+        settings = KINDS.get(self.kind, _OWN)
         given = [name for name in type(self).model_fields if name != "kind" and getattr(self, name)]
         for name in settings.needed:
             if name not in given:
@@ -139,3 +140,41 @@ class ConstraintSpec(Described):
             )
         if len(set(self.group)) < len(self.group):
             raise ValueError("the constraint's `group` names a field twice")
+
+
+Rules = ConstraintSpec | Sequence[ConstraintSpec]
+"""One rule, or several that hold at once."""
+
+
+def rules_of(kinds: Sequence[str], **settings: str | tuple[str, ...] | None) -> Rules:
+    """Return rules of these kinds; each of several has those of the settings that its kind takes.
+
+    Raises:
+        TaskError: a kind is unknown, lacks a setting, or does not take one; or none of them does.
+    """
+    if len(kinds) == 1:
+        return ConstraintSpec.model_validate({"kind": kinds[0], **settings})
+    taken = {kind: _takes(kind) for kind in kinds}
+    for name, value in settings.items():
+        if value and not any(name in names for names in taken.values()):
+            raise TaskError(f"none of the constraints {listed(kinds)} takes `{name}`: leave it out")
+    return tuple(
+        ConstraintSpec.model_validate(
+            {"kind": kind} | {name: settings[name] for name in taken[kind] if settings.get(name)}
+        )
+        for kind in kinds
+    )
+
+
+def _takes(kind: str) -> tuple[str, ...]:
+    kept = KINDS.get(kind, _OWN)
+    return kept.needed + kept.allowed
+
+
+def rules_problems(rules: Sequence[ConstraintSpec]) -> list[str]:
+    """Return a sentence on each thing that keeps rules from holding at once."""
+    kinds = [rule.kind for rule in rules]
+    if len(kinds) > 1 and "none" in kinds:
+        return ["the constraint 'none' lets any labels stand together: name it alone"]
+    twice = [rule.kind for number, rule in enumerate(rules) if rule in rules[:number]]
+    return [f"the constraint {shown(kind)} is there twice with the same fields" for kind in twice]

@@ -9,6 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 
+from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.messages import listed
 from icm_client.data.rows import Dataset
 from icm_client.data.rule import keys_of
@@ -49,7 +50,11 @@ def refuse_gold_keys(task: Task, dataset: Dataset) -> None:
     Raises:
         TaskError: names the field, what was seen in it, and what to do.
     """
-    spec = task.rule
+    for spec in task.rules:
+        _refuse_gold_keys(spec, task, dataset)
+
+
+def _refuse_gold_keys(spec: ConstraintSpec, task: Task, dataset: Dataset) -> None:
     for setting, field in spec.fields():
         if field in (dataset.gold_field, task.gold):
             raise TaskError(
@@ -73,7 +78,7 @@ def refuse_gold_keys(task: Task, dataset: Dataset) -> None:
                 if name != field and other_setting == "group"
             ]
             groups = [None if None in key else key for key in zip(*outer, strict=True)]
-            seen = _sign(task, dataset, keys, groups if outer else None)
+            seen = _sign(spec, task, dataset, keys, groups if outer else None)
         if seen is not None:
             raise TaskError(
                 f"the constraint's `{setting}`: `{field}` gives the gold labels away: {seen}. A "
@@ -168,9 +173,11 @@ def same_split(keys: Keys, groups: Keys, gold: Gold, true: str | None) -> str | 
     )
 
 
-def _sign(task: Task, dataset: Dataset, keys: Keys, outer: Keys | None) -> str | None:
+def _sign(
+    spec: ConstraintSpec, task: Task, dataset: Dataset, keys: Keys, outer: Keys | None
+) -> str | None:
     """Return the sign of gold in a field, given the groups that the other fields make."""
-    spec, gold = task.rule, dataset.gold or ()
+    gold = dataset.gold or ()
     if spec.is_own or spec.kind == "asymmetry":
         return None
     if outer is None and spec.kind != "same-answer":

@@ -110,6 +110,21 @@ def write_labels(
                 _write_parquet(file, columns, records)
 
 
+def columns_before_fields(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the columns that stand before the rows' own fields; `pinned` may follow them."""
+    return ("id", "label", "confidence", *(f"log_prob_{label}" for label in labels), "exactness")
+
+
+def column_of(field: str, record: Mapping[str, object], labels: Iterable[str]) -> str:
+    """Return the column of a row's own field in a record that was written by `write_labels`."""
+    if field == "id" or field not in columns_before_fields(labels):
+        return field
+    column = f"row_{field}"
+    while f"row_{column}" in record:
+        column = f"row_{column}"
+    return column
+
+
 def _records(
     labelled: Sequence[LabelledRow], gold: Sequence[str | None] | None, gold_field: str | None
 ) -> tuple[list[str], list[_Record]]:
@@ -120,7 +135,7 @@ def _records(
     if golds != (None if gold_field is None else len(labelled)):
         raise ValueError("gold needs a gold_field, and a label or None for every row")
     labels = tuple(labelled[0].log_probs)
-    ours = ["id", "label", "confidence", *(f"log_prob_{label}" for label in labels), "exactness"]
+    ours = [*columns_before_fields(labels)]
     ours += ["pinned"] if any(item.pinned for item in labelled) else []
     own = dict.fromkeys(name for item in labelled for name in item.row.fields if name != "id")
     if gold_field is not None:

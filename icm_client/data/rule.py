@@ -8,6 +8,7 @@ row, and `icm_client.data.gold_keys` refuses fields that repeat them.
 from collections.abc import Callable, Sequence
 
 from icm_client.coherence.constraints import (
+    AllOf,
     Asymmetry,
     AtMostOne,
     Constraint,
@@ -39,7 +40,7 @@ def build_constraint(task: Task, dataset: Dataset, items: Sequence[Item]) -> Con
     row that is alone with its value, even under "exactly one".
 
     Args:
-        task: its `rule` says what is wanted.
+        task: its `rules` say what is wanted.
         dataset: the rows.
         items: as `items_of` gives them: a row's second order, if any, right after the row.
 
@@ -48,7 +49,11 @@ def build_constraint(task: Task, dataset: Dataset, items: Sequence[Item]) -> Con
         RowError: a value that is a list or object, a group of asymmetry that is no pair, an id
             that no row has.
     """
-    spec = task.rule
+    rules = [_built(spec, task, dataset, items) for spec in task.rules]
+    return rules[0] if len(rules) == 1 else AllOf(tuple(rules))
+
+
+def _built(spec: ConstraintSpec, task: Task, dataset: Dataset, items: Sequence[Item]) -> Constraint:
     labels = sorted(task.labels)
     true, false = (labels.index(word) for word in spec.words(task.labels))
     if spec.kind == "none":
@@ -63,27 +68,32 @@ def build_constraint(task: Task, dataset: Dataset, items: Sequence[Item]) -> Con
 def rule_notices(
     task: Task, constraint: Constraint, dataset: Dataset, items: Sequence[Item]
 ) -> tuple[str, ...]:
-    """Return sentences on what the rule joins; none where there is no rule."""
-    spec = task.rule
-    if spec.kind == "none":
-        return ()
-    rows, groups = len(dataset.rows), len(constraint.groups)
-    if task.exchange is not None:
+    """Return sentences on what each rule joins; none where there is no rule."""
+    rows = len(dataset.rows)
+    if task.exchange is not None and task.rules[0].kind != "none":
         return (f"each of {rows:,} pairs is shown in both orders: {len(items):,} prompts",)
+    built = constraint.rules if isinstance(constraint, AllOf) else (constraint,)
+    return tuple(
+        _joins(spec, rule, rows)
+        for spec, rule in zip(task.rules, built, strict=True)
+        if spec.kind != "none"
+    )
+
+
+def _joins(spec: ConstraintSpec, rule: Constraint, rows: int) -> str:
+    groups = len(rule.groups)
     if not groups:
         names = listed(name for _, name in spec.fields())
-        said = (
+        return (
             f"the constraint {shown(spec.kind)} joins no rows, so it changes nothing: no two rows "
             f"are related by {names}"
         )
-        return (said,)
-    joined = sum(len(group) for group in constraint.groups)
+    joined = sum(len(group) for group in rule.groups)
     plural = "group" if groups == 1 else "groups"
-    said = (
+    return (
         f"the constraint {shown(spec.kind)} joins {joined:,} of {rows:,} rows in {groups:,} "
         f"{plural}"
     )
-    return (said,)
 
 
 def keys_of(setting: str, field: str, dataset: Dataset) -> tuple[str | None, ...]:

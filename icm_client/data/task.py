@@ -8,9 +8,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import field_validator
+from pydantic import InstanceOf, field_validator
 
-from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.constraint_spec import ConstraintSpec, rules_problems
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.rows import Dataset, Row, path_of
 from icm_client.data.sentences import Described
@@ -35,7 +35,8 @@ class Task(Described):
         prior: label -> expected share of the rows; labels left out share the rest equally.
         name: what reports call the task.
         description: a sentence for people.
-        constraint: which labels may stand together; None where the task names none.
+        constraint: which labels may stand together, one rule or several that hold at once; None
+            where the task names none.
         exchange: two fields that change places to show a pair's second order.
         loader: the name of what reads the rows from a public file's own format.
     """
@@ -50,7 +51,7 @@ class Task(Described):
     prior: dict[str, float] | None = None
     name: str | None = None
     description: str | None = None
-    constraint: ConstraintSpec | None = None
+    constraint: InstanceOf[ConstraintSpec] | tuple[InstanceOf[ConstraintSpec], ...] | None = None
     exchange: tuple[str, ...] | None = None
     loader: str | None = None
 
@@ -100,6 +101,16 @@ class Task(Described):
         return tuple(dict.fromkeys(field for field in fields if field is not None))
 
     @property
+    def read_fields(self) -> tuple[str, ...]:
+        """The fields of a row that are read: the template's, then the constraint's."""
+        return tuple(dict.fromkeys((*self.template_fields, *self.rule_fields)))
+
+    @property
+    def rule_fields(self) -> tuple[str, ...]:
+        """The fields of a row that the constraint reads, each once."""
+        return tuple(dict.fromkeys(field for rule in self.rules for _, field in rule.fields()))
+
+    @property
     def label_texts(self) -> tuple[str, ...]:
         """What follows a prompt, for each label: the word, with one space before it.
 
@@ -110,11 +121,19 @@ class Task(Described):
         return self.labels if direct else tuple(f" {label}" for label in self.labels)
 
     @property
-    def rule(self) -> ConstraintSpec:
-        """The constraint; where the task names none, asymmetry of exchanged pairs, or none."""
-        if self.constraint is not None:
-            return self.constraint
-        return ConstraintSpec(kind="asymmetry" if self.exchange else "none")
+    def rules(self) -> tuple[ConstraintSpec, ...]:
+        """The constraint's rules; where the task names none, asymmetry of exchanged pairs, or none.
+
+        At least one, which is of the kind "none" where any labels may stand together.
+        """
+        if isinstance(self.constraint, ConstraintSpec):
+            return (self.constraint,)
+        return self.constraint or (ConstraintSpec(kind="asymmetry" if self.exchange else "none"),)
+
+    @property
+    def holds_words(self) -> tuple[str, str]:
+        """The labels of "holds" and "does not hold", by the first of the rules."""
+        return self.rules[0].words(self.labels)
 
     def prior_vector(self) -> tuple[float, ...] | None:
         """Return the expected share of each label, in the labels' order, summing to 1; or None."""
@@ -186,6 +205,9 @@ class Task(Described):
     @classmethod
     def _constraint_in_sentences(cls, constraint: object) -> object:
         try:
+            if isinstance(constraint, list | tuple):
+                rules = tuple(map(ConstraintSpec.model_validate, constraint))
+                return rules[0] if len(rules) == 1 else rules
             return None if constraint is None else ConstraintSpec.model_validate(constraint)
         except TaskError as problem:
             raise ValueError(str(problem)) from None
@@ -198,8 +220,10 @@ class Task(Described):
             self._check_prior(self.prior)
         if self.exchange is not None:
             self._check_exchange(self.exchange)
-        if problems := self.rule.problems(self.labels, exchange=self.exchange is not None):
-            raise ValueError("\n".join(problems))
+        exchange = self.exchange is not None
+        problems = [s for rule in self.rules for s in rule.problems(self.labels, exchange=exchange)]
+        if problems := problems or rules_problems(self.rules):
+            raise ValueError("\n".join(dict.fromkeys(problems)))
 
     def _check_exchange(self, exchange: tuple[str, ...]) -> None:
         if len(set(exchange)) != 2 or len(exchange) != 2:  # noqa: PLR2004

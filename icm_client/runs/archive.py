@@ -3,16 +3,20 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from filelock import FileLock, Timeout
 
+from icm_client.data import Task
 from icm_client.data.messages import did_you_mean, shown
-from icm_client.errors import InputError, RunError
+from icm_client.data.outputs import column_of
+from icm_client.errors import InputError, RunError, TaskError
 from icm_client.runs.folder import DEFAULT_BASE, FORMAT
 from icm_client.runs.journal import read
 
@@ -75,20 +79,43 @@ class RunList:
     notes: tuple[str, ...]
 
 
+class LabelledId(NamedTuple):
+    """A row of a run: its id there, and the label that the run gave it."""
+
+    id: str | int
+    label: str
+
+
+class RowDiff(NamedTuple):
+    """A row that two runs label differently.
+
+    Attributes:
+        id: in the first run.
+        first: its label there.
+        second: its label in the second run.
+        id_in_second: its id there.
+    """
+
+    id: str | int
+    first: str
+    second: str
+    id_in_second: str | int
+
+
 @dataclass(frozen=True, slots=True)
 class RunDiff:
     """Where two runs differ.
 
     Attributes:
         settings: `part.name` -> what it is in the one and in the other; None where it is absent.
-        labels: id, label in the one, label in the other, for rows labelled otherwise.
+        labels: the rows labelled differently.
         compared: rows that both runs labelled.
         only_in_first: ids of rows that the other run did not label.
         only_in_second: as `only_in_first`.
     """
 
     settings: Mapping[str, tuple[Any, Any]]
-    labels: tuple[tuple[str | int, str, str], ...]
+    labels: tuple[RowDiff, ...]
     compared: int
     only_in_first: tuple[str | int, ...]
     only_in_second: tuple[str | int, ...]
@@ -217,6 +244,7 @@ def diff_runs(first: Run, second: Run) -> RunDiff:
     """Return where two runs differ in what they are and in the labels they found.
 
     Raises:
+        InputError: both have labels, and no row in common.
         RunError: a labels file cannot be read.
     """
     ours, theirs = (dict(_flat(_description(run))) for run in (first, second))
@@ -225,15 +253,110 @@ def diff_runs(first: Run, second: Run) -> RunDiff:
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key) != theirs.get(key)
     }
-    found, other = read_labels(first), read_labels(second)
+    found, other = labels_by_row([first, second])
     shared = [row for row in found if row in other]
     return RunDiff(
         settings=settings,
-        labels=tuple((row, found[row], other[row]) for row in shared if found[row] != other[row]),
+        labels=tuple(
+            RowDiff(found[row].id, found[row].label, other[row].label, other[row].id)
+            for row in shared
+            if found[row].label != other[row].label
+        ),
         compared=len(shared),
-        only_in_first=tuple(row for row in found if row not in other),
-        only_in_second=tuple(row for row in other if row not in found),
+        only_in_first=tuple(found[row].id for row in found if row not in other),
+        only_in_second=tuple(other[row].id for row in other if row not in found),
     )
+
+
+def labels_by_row(runs: Sequence[Run]) -> list[dict[str, LabelledId]]:
+    """Return each run's labels under keys that are the same where two runs' rows are the same.
+
+    The same row is one that holds the same in the fields that the runs' tasks read. Ids do not say
+    it, as the fourth row of another file has the id 4 too: they only tell apart rows that hold the
+    same. A run without labels has no rows.
+
+    Raises:
+        InputError: two runs that have labels have no row in common.
+        RunError: a labels file or a task cannot be read.
+    """
+    tables = [_records(run) for run in runs]
+    there = [number for number, records in enumerate(tables) if records]
+    tasks = {number: _task(runs[number]) for number in there}
+    read = {field for task in tasks.values() for field in task.read_fields}
+    columns = {
+        number: {
+            field: column
+            for field in sorted(read)
+            if any(
+                (column := column_of(field, record, tasks[number].labels)) in record
+                for record in tables[number]
+            )
+        }
+        for number in there
+    }
+    shared = [field for field in sorted(read) if all(field in own for own in columns.values())]
+    # All that one of the models was shown makes a row known; a part of it does not.
+    if not any(set(task.template_fields) <= set(shared) for task in tasks.values()):
+        shared = []
+    found: list[dict[str, LabelledId]] = [{} for _ in runs]
+    for number, own in columns.items():
+        found[number] = _keyed(tables[number], [own[field] for field in shared])
+    for one, other in combinations(there, 2):
+        if not shared or found[one].keys().isdisjoint(found[other]):
+            raise InputError(
+                f"the runs {runs[one].name} and {runs[other].name} are over different data: no row "
+                f"of {runs[one].record['data']} is a row of {runs[other].record['data']}. Compare "
+                "runs over the same rows"
+            )
+    return found
+
+
+def _keyed(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, LabelledId]:
+    """A run's labels by what its rows hold in the columns, in the order of the data.
+
+    Rows that hold the same are numbered in the order of their ids.
+    """
+    alike: dict[str, list[str]] = {}
+    held = []
+    for record in records:
+        texts = [_as_text(record.get(column)) for column in columns]
+        held.append(blake2b(orjson.dumps(texts), digest_size=16).hexdigest())
+        alike.setdefault(held[-1], []).append(str(record["id"]))
+    places = {
+        (key, row): place for key, ids in alike.items() for place, row in enumerate(sorted(ids))
+    }
+    return {
+        f"{key}.{places[key, str(record['id'])]}": LabelledId(record["id"], record["label"])
+        for key, record in zip(held, records, strict=True)
+    }
+
+
+def _as_text(value: Any) -> str:
+    """The value as a prompt has it, so that 5 is 5 whether a CSV or a JSON file held it."""
+    return orjson.dumps(value).decode() if isinstance(value, list | dict) else str(value)
+
+
+def _records(run: Run) -> list[dict[str, Any]]:
+    """The lines of a run's labels file, in the order of the data; none while it has none."""
+    path = run.path / "labels.jsonl"
+    try:
+        records = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+    except orjson.JSONDecodeError:
+        records = [None]
+    if not all(isinstance(record, dict) and {"id", "label"} <= record.keys() for record in records):
+        raise RunError(f"{path}: holds lines that are no labels; the file was damaged")
+    return records
+
+
+def _task(run: Run) -> Task:
+    try:
+        return Task.model_validate(run.record["task"])
+    except TaskError as error:
+        raise RunError(f"{run.path / 'run.json'}: describes no task; {error}") from None
 
 
 def _description(run: Run) -> dict[str, Any]:
@@ -247,25 +370,6 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _flat(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", item
-
-
-def read_labels(run: Run) -> dict[str | int, str]:
-    """Return the run's labels by row id, in the order of the data; none while it has none.
-
-    Raises:
-        RunError: the labels file cannot be read.
-    """
-    path = run.path / "labels.jsonl"
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return {row["id"]: row["label"] for row in map(orjson.loads, lines)}
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise RunError(f"{path}: holds lines that are no labels; the file was damaged") from None
 
 
 def remove_run(run: Run) -> None:

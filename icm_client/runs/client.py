@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from icm_client.data import Task
-from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.constraint_spec import Rules
 from icm_client.endpoints import Endpoint, Waiting, WireEvent
 from icm_client.errors import RunError, RunStopped
 from icm_client.runs.budget import Budget
@@ -36,7 +36,7 @@ class LabelOptions(TypedDict, total=False):
 
     gold: str | None
     prior: Mapping[str, float] | None
-    constraint: ConstraintSpec | None
+    constraint: Rules | None
     preset: Preset
     settings: Settings | None
     start: str | os.PathLike[str] | None

@@ -20,7 +20,7 @@ from icm_client.data import (
     rows_from,
     take_own_gold,
 )
-from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.constraint_spec import Rules
 from icm_client.data.frames import Frame
 from icm_client.data.gold_keys import refuse_gold_keys
 from icm_client.data.items import Item, items_of, prompt_warnings, render_items
@@ -67,7 +67,7 @@ class Job:
         *,
         gold: str | None = None,
         prior: Mapping[str, float] | None = None,
-        constraint: ConstraintSpec | None = None,
+        constraint: Rules | None = None,
     ) -> "Job":
         """Read, render and check everything; nothing is sent.
 
@@ -76,7 +76,8 @@ class Job:
             task: a task, the name of a built-in one, or a task file's path.
             gold: the field with known labels; None takes the task's own, where the rows have it.
             prior: label -> share; None takes the task's own.
-            constraint: None takes the task's own; the kind "none" sets it aside.
+            constraint: one rule or several; None takes the task's own; the kind "none" sets it
+                aside.
 
         Raises:
             InputError: says what is wrong, where, and what to do.

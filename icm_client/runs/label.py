@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 from anyio.from_thread import start_blocking_portal
 
 from icm_client.data import Task
-from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.constraint_spec import Rules
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError, ModelChanged
 from icm_client.runs.budget import Budget
@@ -42,7 +42,7 @@ async def label(
     endpoint: Endpoint | Server | str | None = None,
     gold: str | None = None,
     prior: Mapping[str, float] | None = None,
-    constraint: ConstraintSpec | None = None,
+    constraint: Rules | None = None,
     preset: Preset = "fast",
     settings: Settings | None = None,
     start: str | os.PathLike[str] | None = None,
@@ -73,7 +73,8 @@ async def label(
         gold: the field with known labels, used for nothing but `Labels.accuracy`; None takes the
             task's own.
         prior: label -> share of the rows, where known; None takes the task's own.
-        constraint: which labels may stand together; None takes the task's own.
+        constraint: which labels may stand together, one rule or several that hold at once; None
+            takes the task's own.
         preset: which search: "fast", "paper", "official", "folds" or "iterate".
         settings: of the search, instead of the preset's.
         start: first labels: "random", "balanced", "zero-shot", or a labels file; None leaves them

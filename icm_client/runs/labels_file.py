@@ -7,6 +7,7 @@ from typing import NamedTuple
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import IntArray
 from icm_client.data.messages import listed, shown
+from icm_client.data.outputs import column_of
 from icm_client.data.readers import read_rows
 from icm_client.errors import InputError, RowError
 from icm_client.runs.job import Job
@@ -40,14 +41,14 @@ def labels_said(source: Source, job: Job, *, numbered: bool = False) -> Iterator
 
     Raises:
         InputError: the file cannot be read; or its labels are not the task's, or its rows not the
-            job's, with file and line.
+            job's (no such id, or that row holds something else), with file and line.
     """
     places = {str(job.dataset.rows[job.items[item].row].id): int(item) for item in job.row_items}
     hint = ": labels are read from the field 'label'"
     if isinstance(source, Mapping):
         hint = ""
-        lines: list[tuple[str, str | int, object]] = [
-            (f"pins[{row_id!r}]", row_id, word) for row_id, word in source.items()
+        lines: list[tuple[str, str | int, Mapping[str, object]]] = [
+            (f"pins[{row_id!r}]", row_id, {"label": word}) for row_id, word in source.items()
         ]
     else:
         name = os.fspath(source)
@@ -55,15 +56,31 @@ def labels_said(source: Source, job: Job, *, numbered: bool = False) -> Iterator
         for row in rows:
             if "id" not in row.fields and not numbered:
                 raise RowError("no 'id': which row is meant?", path=name, line=row.line)
-        lines = [(f"{name}:{row.line}", row.id, row.fields.get("label")) for row in rows]
-    for where, row_id, word in lines:
+        lines = [(f"{name}:{row.line}", row.id, row.fields) for row in rows]
+    for where, row_id, fields in lines:
+        word = fields.get("label")
         if word not in job.labels:
             raise InputError(
                 f"{where}: {shown(word)} is none of the labels {listed(job.labels)}{hint}"
             )
         if str(row_id) not in places:
             raise InputError(f"{where}: no row of {job.dataset.name} has the id {shown(row_id)}")
-        yield Said(where, places[str(row_id)], job.labels.index(str(word)))
+        item = places[str(row_id)]
+        own = job.dataset.rows[job.items[item].row].fields
+        for field in job.task.template_fields:
+            column = column_of(field, fields, job.labels)
+            if column in fields and _text(fields[column]) != _text(own.get(field)):
+                raise InputError(
+                    f"{where}: the row {shown(row_id)} of {job.dataset.name} holds another "
+                    f"{shown(field)}: the labels are of other data. If they are of these rows, "
+                    "leave only the columns id and label in the file"
+                )
+        yield Said(where, item, job.labels.index(str(word)))
+
+
+def _text(value: object) -> str:
+    """A field's text without white space, of which a spreadsheet may have changed some."""
+    return "" if value is None else "".join(str(value).split())
 
 
 def other_order(item: int, job: Job) -> int | None:

@@ -57,11 +57,11 @@ class RunDescription:
     ) -> Self:
         """Describe the run of `job`; `settings` are all that can change the labels found."""
         digest = blake2b(digest_size=16, person=b"icm run rows")
-        rule = job.task.rule
-        names = [name for _, name in rule.fields()]
+        own = any(rule.is_own for rule in job.task.rules)
+        names = job.task.rule_fields
         for row in job.dataset.rows:
             # A function of the user's own is given whole rows.
-            read = row.fields if rule.is_own else {name: row.fields.get(name) for name in names}
+            read = row.fields if own else {name: row.fields.get(name) for name in names}
             digest.update(orjson.dumps([row.id, dict(read)]) + b"\n")
         for prompt in job.prompts:
             text = prompt.encode("utf-8", "surrogatepass")

@@ -109,7 +109,7 @@ def comparable(kept: LabelledRun) -> tuple[LabelledRun, dict[str, int]]:
     if kept.task.exchange is None:
         return kept, {}
     one, other = kept.task.exchange
-    words = kept.task.rule.words(kept.task.labels)
+    words = kept.task.holds_words
     numbers = [
         number
         for number, (row, label) in enumerate(zip(kept.dataset.rows, kept.labels, strict=True))

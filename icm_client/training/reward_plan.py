@@ -44,7 +44,7 @@ class RewardPlan:
     @property
     def words(self) -> tuple[str, str]:
         """The labels that prefer the first and the second of a pair's responses."""
-        return self.job.task.rule.words(self.job.task.labels)
+        return self.job.task.holds_words
 
     @property
     def gold(self) -> Mapping[int, str]:

@@ -98,7 +98,7 @@ def task_examples(task: Task, dataset: Dataset, labels: tuple[str | None, ...]) 
     items = items_of(task, dataset)
     other: dict[str, str] = {}
     if task.exchange:
-        one, two = task.rule.words(task.labels)
+        one, two = task.holds_words
         other = {one: two, two: one}
     examples = []
     for item, prompt in zip(items, render_items(task, dataset, items), strict=True):
@@ -132,7 +132,7 @@ def task_pairs(task: Task, dataset: Dataset, labels: tuple[str | None, ...]) -> 
             'compared: exchange = ["response_1", "response_2"] in the task file does'
         )
     first, second = task.exchange
-    holds, holds_not = task.rule.words(task.labels)
+    holds, holds_not = task.holds_words
     context = [name for name in task.template_fields if name not in task.exchange]
     task.render_all(dataset)  # says which row lacks a field
     pairs = []

@@ -134,7 +134,7 @@ def test_presets_share_steps_and_contexts() -> None:
     plan = plan_ablations(job_of(), base, only=["preset"])
     of = {variant.name: variant.settings for variant in plan.variants}
     assert of["paper"] == base
-    assert of["official"] == OfficialSettings(iterations=7, max_demos=9)
+    assert of["official"] == OfficialSettings(iterations=7, max_demos=9, layout="tree")
     assert of["fast"] == SweepSettings()
 
 

@@ -1,6 +1,12 @@
 """Agreement of runs: kappa by hand, and names that mean nothing."""
 
+from itertools import permutations
+from string import ascii_lowercase
+
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from icm_client.analysis.agreement import agreement, agreements
 from icm_client.errors import InputError
@@ -40,10 +46,34 @@ def test_any_exchange_of_several_names_is_found_and_the_rest_keep_theirs() -> No
     assert found.exchanged_share == 1
 
 
-def test_many_labels_are_exchanged_by_pairs() -> None:
-    words = "abcdefghij"
+@pytest.mark.parametrize("many", [8, 12, 26])
+def test_any_exchange_of_many_names_is_found(many: int) -> None:
+    """Names in a cycle: exchanging two at a time brings an eighth of 8 labels together, no more."""
+    words = ascii_lowercase[:many]
+    found = agreement(labelling(words), labelling(words[1:] + words[0]))
+    assert found.share == 0
+    assert found.exchanged_share == found.exchanged_kappa == 1
+    assert found.names == dict(zip(words[1:] + words[0], words, strict=True))
+
+
+def test_of_many_names_only_those_move_that_are_exchanged() -> None:
+    words = ascii_lowercase[:10]
     found = agreement(labelling(words), labelling("ba" + words[2:]))
     assert found.names == {"a": "b", "b": "a"}
+
+
+@settings(deadline=None)
+@given(st.integers(2, 5), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_of_few_names_the_exchange_is_the_first_of_the_best(
+    n_labels: int, rows: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    one, other = ("".join(rng.choice(list("abcde")[:n_labels], size=rows)) for _ in range(2))
+    words = sorted({*one, *other})
+    ways = [dict(zip(words, way, strict=True)) for way in permutations(words)]
+    best = max(ways, key=lambda way: sum(a == way[b] for a, b in zip(one, other, strict=True)))
+    found = agreement(labelling(one), labelling(other))
+    assert found.names == {theirs: ours for theirs, ours in best.items() if theirs != ours}
 
 
 def test_one_label_everywhere_says_nothing_about_agreement() -> None:

@@ -167,6 +167,20 @@ def test_wrong_usage_ends_with_2_and_a_reason_and_sends_nothing(
     assert not Path("out.jsonl").exists()
 
 
+def test_several_constraints_hold_at_once(run: Run, tmp_path: Path) -> None:
+    rows = [{"text": f"row {n}", "q": n // 4, "a": n % 3} for n in range(8)]
+    path = tmp_path / "claims.jsonl"
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    both = ("--constraint", "mutual-exclusion", "--constraint", "same-answer")
+    ended = run("label", path.name, *ASKED, *both, "--group", "q", "--answer", "a", "--dry-run")
+    assert ended.code == 0
+    assert "'mutual-exclusion' joins 8 of 8 rows in 2 groups" in ended.out + ended.err
+    assert "'same-answer' joins 4 of 8 rows in 2 groups" in ended.out + ended.err
+    refused = run("label", path.name, *ASKED, *both, "--implies", "a", "--dry-run")
+    assert refused.code == 2
+    assert "takes `implies`" in refused.err
+
+
 def test_a_broken_row_is_told_with_its_line_and_nothing_is_sent(
     run: Run, rows: Path, nothing_there: tuple[str, socket.socket]
 ) -> None:

@@ -34,7 +34,10 @@ def write_run(seed: int, command: list[str] | None = None, *, done: bool = True)
 
     def write(path: Path) -> None:
         words = ["negative" if seed else "positive", *["positive"] * 3]
-        lines = (orjson.dumps({"id": n, "label": word}) for n, word in enumerate(words, start=1))
+        lines = (
+            orjson.dumps({"id": n + 1, "label": word, "text": f"row {n}"})
+            for n, word in enumerate(words)
+        )
         path.write_bytes(b"\n".join(lines) + b"\n")
 
     with RunFolder.open(described(seed), command=command) as folder:
@@ -195,7 +198,26 @@ def test_diff_tells_settings_and_rows() -> None:
     assert "1 of 4 rows that both labelled have other labels" in shown
     found = as_json("diff", one, other)
     assert found["settings"] == {"seed": [0, 1]}
-    assert found["labels"] == [{"id": 1, "first": "positive", "second": "negative"}]
+    assert found["labels"] == [
+        {"id": 1, "first": "positive", "second": "negative", "id_in_second": 1}
+    ]
+
+
+def test_runs_over_other_rows_are_not_compared_by_their_numbers(folder: Path) -> None:
+    one, other = write_run(0), write_run(1)
+    path = folder / "runs" / other / "labels.jsonl"
+    lines = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join(lines[::-1]).replace('"id":', '"id":10'), "utf-8")
+    shown = run("diff", one, other).stdout
+    assert "row 1, there 101" in shown
+    assert "1 of 4 rows" in shown
+    agreed = as_json("agree", one, other)["pairs"][0]
+    assert (agreed["rows"], agreed["share"]) == (4, 0.75)
+    path.write_text("\n".join(lines).replace("row ", "line "), "utf-8")
+    for command in ("diff", "agree"):
+        refused = run(command, one, other)
+        assert isinstance(refused.exception, InputError)
+        assert "over different data" in str(refused.exception)
 
 
 def test_rm_asks_first(folder: Path) -> None:

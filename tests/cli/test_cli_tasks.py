@@ -116,6 +116,17 @@ def test_a_task_file_is_shown_as_well(tmp_path: Path, constraint: str, says: str
     assert orjson.loads(printed("show", path, "--json"))["example"] is None
 
 
+def test_several_constraints_are_shown_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "task.toml"
+    rules = [f'[[constraint]]\nkind = "{k}"\ngroup = "q"\n' for k in ("at-most-one", "same-answer")]
+    path.write_text('template = "{text}:"\nlabels = ["yes", "no"]\n' + "".join(rules), "utf-8")
+    shown = printed("show", path)
+    assert "at-most-one: at most one row of one q is yes" in shown
+    assert "same-answer: rows of one q have the same label" in shown
+    found = orjson.loads(printed("show", path, "--json"))["constraint"]
+    assert [each["kind"] for each in found] == ["at-most-one", "same-answer"]
+
+
 def test_an_unknown_task_is_refused_with_the_nearest() -> None:
     done = run("show", "gsm8k-verifications")
     assert isinstance(done.exception, TaskError)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from icm_client.coherence.assignment import ENUMERATED, JointAssignment, assign_jointly
 from icm_client.coherence.constraints import (
     NO_CONSTRAINT,
+    AllOf,
     Asymmetry,
     AtMostOne,
     Constraint,
@@ -31,6 +32,12 @@ RULES: list[Constraint] = [
     AtMostOne(((3, 1, 2, 0),), 1),
     ExactlyOne(((0, 1, 2), (4, 5)), 1),
     Implication(frozenset({(0, 1), (1, 2), (4, 3)}), 1),
+    AllOf(
+        (
+            MutualExclusion(((0, 1, 2), (3, 4, 5)), ("a", "b", "a", "x", "y", "z"), 1),
+            SameAnswer(((0, 2), (1, 4))),  # which joins the two questions
+        )
+    ),
 ]
 
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.coherence.constraints import (
+    AllOf,
     Asymmetry,
     AtMostOne,
     Constraint,
@@ -32,6 +33,12 @@ RULES: list[Constraint] = [
     AtMostOne(((0, 1, 2, 3), (4, 5)), TRUE),
     ExactlyOne(((0, 1, 2, 3), (4, 5)), TRUE),
     Implication(frozenset({(0, 1), (1, 2), (4, 3)}), TRUE),
+    AllOf(
+        (
+            MutualExclusion(((0, 1, 2), (3, 4)), ("4", "5", "4", "x", "y", "z"), TRUE),
+            SameAnswer(((0, 2), (4, 5))),
+        )
+    ),
 ]
 
 
@@ -145,6 +152,32 @@ def test_what_is_allowed_to_a_group_is_consistent_in_all_pairs(rule: Constraint)
             else:
                 assert allowed == (inconsistent_pairs(whole, rule) == [])
             assert not allowed or inconsistent_pairs(whole, rule) == []
+
+
+def test_several_rules_hold_where_each_of_them_speaks() -> None:
+    # Of one question: items 0 and 2 answer 4, item 1 answers 5; item 3 says the same as item 1.
+    question = MutualExclusion(((0, 1, 2),), ("4", "5", "4", "x"), TRUE)
+    rule = AllOf((question, SameAnswer(((0, 2), (1, 3)))))
+    assert rule.groups == ((0, 1, 2, 3),)
+    assert broken(rule, TRUE, FALSE, TRUE, FALSE) == []
+    assert broken(rule, TRUE, TRUE, TRUE, TRUE) == [(0, 1), (1, 2)]
+    assert broken(rule, TRUE, FALSE, FALSE, TRUE) == [(0, 2), (1, 3)]
+    assert broken(rule, FALSE, FALSE, FALSE, FALSE) == []
+    # Items 0 and 3 stand in one group, but no rule relates them.
+    assert rule.relating(0, 3) == ()
+    assert rule.consistent(0, TRUE, 3, TRUE)
+
+
+def test_of_several_rules_each_speaks_of_its_whole_groups() -> None:
+    # One of three is true, and the third and fourth are alike; item 5 alone must be true.
+    rule = AllOf((ExactlyOne(((0, 1, 2), (5,)), TRUE), SameAnswer(((2, 3),))))
+    assert rule.groups == ((0, 1, 2, 3), (5,))
+    assert rule.allows((0, 1, 2, 3), (FALSE, FALSE, TRUE, TRUE))
+    assert rule.allows((0, 1, 2, 3), (TRUE, FALSE, FALSE, FALSE))
+    assert not rule.allows((0, 1, 2, 3), (FALSE, FALSE, FALSE, FALSE))  # none is true
+    assert not rule.allows((0, 1, 2, 3), (TRUE, FALSE, FALSE, TRUE))
+    assert rule.allows((0, 1, 3), (FALSE, FALSE, TRUE))  # it may be item 2
+    assert not rule.allows((5,), (FALSE,))
 
 
 def test_what_follows_from_a_true_item_is_true() -> None:

@@ -1,24 +1,12 @@
-from itertools import permutations
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
-from icm_client.coherence.problem import FloatArray
 from icm_client.coherence.renaming import (
-    MOST_BY_THREES,
     Parts,
     apart,
-    best_names,
     best_other_names,
     contrast,
     rotations,
-)
-
-GAINS = st.integers(2, 5).flatmap(
-    lambda k: arrays(np.float64, (k, k), elements=st.integers(-8, 8).map(float))
 )
 
 
@@ -49,28 +37,6 @@ def test_what_is_put_together_is_taken_apart(n_labels: int) -> None:
     for found, planted in ((parts.taught, taught), (parts.said, said)):
         centred = planted - planted.mean(axis=1, keepdims=True)
         np.testing.assert_allclose(found, centred - centred.mean(axis=0))
-
-
-@given(GAINS)
-def test_of_few_labels_the_names_found_are_the_best(gain: FloatArray) -> None:
-    def value(names: tuple[int, ...]) -> float:
-        return sum(float(gain[k, name]) for k, name in enumerate(names))
-
-    same, *others = permutations(range(len(gain)))
-    if len(gain) > 3:  # three at a time may end on a lesser hill
-        assert value(best_names(gain)) >= value(same)
-        assert best_names(gain, other=True) in others
-    else:
-        assert value(best_names(gain)) == max(map(value, [same, *others]))
-        assert value(best_names(gain, other=True)) == max(map(value, others))
-
-
-@pytest.mark.parametrize("many", [12, MOST_BY_THREES + 1])
-def test_a_permutation_of_many_labels_is_found(many: int) -> None:
-    names = np.random.default_rng(0).permutation(many)
-    gain = np.full((many, many), 1.0)
-    gain[np.arange(many), names] = 5.0
-    assert best_names(gain) == tuple(names.tolist())
 
 
 @pytest.mark.parametrize("names", [(1, 0, 2), (1, 2, 0)])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.constraints import (
+    AllOf,
     Asymmetry,
     Constraint,
     ExactlyOne,
@@ -107,6 +108,13 @@ def test_rules_on_larger_groups_hold(preset: str, seed: int) -> None:
         ExactlyOne(groups, true=1),
         SameAnswer(groups),
         Implication(frozenset({(i, i + 1) for i in range(23) if i % 6 != 5}), true=1),
+        # Of four answers to a question two are the same: of the others one is true, or these two.
+        AllOf(
+            (
+                MutualExclusion(groups, tuple(i % 4 % 3 for i in range(24)), true=1),
+                SameAnswer(tuple((i, i + 3) for i in range(0, 24, 4))),
+            )
+        ),
     ]
     for rule in rules:
         score = ConceptScore(planted_classes(24, 2), 2, meaning=1.0)

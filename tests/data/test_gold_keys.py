@@ -77,6 +77,14 @@ def test_the_gold_field_is_refused(constraint: dict[str, object]) -> None:
     assert said in refused(made_claims(), **constraint)
 
 
+def test_each_of_several_rules_is_looked_at() -> None:
+    sound = {"kind": "mutual-exclusion", "group": "question", "answer": "answer"}
+    leaks = {"kind": "same-answer", "group": ["question", "label"]}
+    task = Task(template="{claim}", labels=("True", "False"), constraint=[sound, leaks])  # type: ignore[arg-type]
+    with pytest.raises(TaskError, match="`label` holds the gold labels"):
+        refuse_gold_keys(task, rows_from(made_claims(), gold="label"))
+
+
 def test_the_tasks_own_gold_field_is_refused_when_the_run_names_another() -> None:
     rows = rows_from(with_key(made_claims(), lambda row: row["label"]), gold="label")
     task = a_task({"kind": "same-answer", "group": "key"}, gold="key")

@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.coherence.constraints import Asymmetry, Constraint, MutualExclusion, NoConstraint
+from icm_client.coherence.constraints import (
+    AllOf,
+    Asymmetry,
+    Constraint,
+    MutualExclusion,
+    NoConstraint,
+)
 from icm_client.data import Dataset, Task, read_rows, rows_from
-from icm_client.data.constraint_spec import KINDS, ConstraintSpec
+from icm_client.data.constraint_spec import KINDS, ConstraintSpec, rules_of
 from icm_client.data.items import items_of
 from icm_client.data.rule import build_constraint, rule_notices
 from icm_client.errors import RowError, TaskError
@@ -254,6 +260,88 @@ def test_people_are_told_how_much_a_rule_joins() -> None:
         "so it changes nothing: no two rows are related by 'q'"
     )
     assert notices(a_task(kind="none"), rows) == ()
+
+
+# several rules
+
+
+GSM8K = (
+    {"kind": "mutual-exclusion", "group": "q", "answer": "a"},
+    {"kind": "same-answer", "group": "q", "answer": "a"},
+)
+ANSWERS: list[dict[str, object]] = [
+    {"text": f"row {number}", "q": q, "a": a}
+    for number, (q, a) in enumerate([(1, "4"), (1, "4.0"), (1, "5"), (2, "4"), (2, "6")])
+]
+
+
+def several(*constraints: Mapping[str, object]) -> Task:
+    return Task.model_validate(
+        {"template": "{text}", "labels": ["True", "False"], "constraint": constraints}
+    )
+
+
+def test_rules_hold_at_once() -> None:
+    rule = built(several(*GSM8K), rows_from(ANSWERS))
+    assert isinstance(rule, AllOf)
+    assert rule.groups == ((0, 1, 2), (3, 4))
+    assert allowed(rule, 0, 1) == {(FALSE, FALSE), (TRUE, TRUE)}
+    assert allowed(rule, 0, 2) == {(FALSE, FALSE), (FALSE, TRUE), (TRUE, FALSE)}
+    task = several(*GSM8K)
+    assert task.read_fields == ("text", "q", "a")
+    assert notices(task, ANSWERS) == (
+        "the constraint 'mutual-exclusion' joins 5 of 5 rows in 2 groups",
+        "the constraint 'same-answer' joins 2 of 5 rows in 1 group",
+    )
+
+
+def test_one_rule_in_a_list_is_that_rule() -> None:
+    assert several(GSM8K[0]) == a_task(**GSM8K[0])
+    assert Task(**several(*GSM8K).model_dump()) == several(*GSM8K)
+
+
+@pytest.mark.parametrize(
+    ("constraints", "said"),
+    [
+        ([GSM8K[0], {"kind": "none"}], "'none' lets any labels stand together: name it alone"),
+        ([GSM8K[0], GSM8K[0]], "'mutual-exclusion' is there twice with the same fields"),
+        ([GSM8K[0], {"kind": "same-answer"}], "the constraint 'same-answer' needs `group`"),
+        ([GSM8K[0], {"kind": "at-most-one", "group": "q", "true": "Yes"}], "`true` is 'Yes'"),
+    ],
+)
+def test_rules_that_make_no_sense_together_are_refused(
+    constraints: list[dict[str, object]], said: str
+) -> None:
+    with pytest.raises(TaskError, match=said):
+        several(*constraints)
+
+
+def test_pairs_shown_in_both_orders_have_that_rule_alone() -> None:
+    both = [{"kind": "asymmetry"}, {"kind": "same-answer", "group": "a"}]
+    with pytest.raises(TaskError, match="in both orders, whose rule is asymmetry"):
+        Task.model_validate(
+            {
+                "template": "{a} {b}",
+                "labels": ["True", "False"],
+                "exchange": ["a", "b"],
+                "constraint": both,
+            }
+        )
+
+
+def test_each_of_several_kinds_has_the_fields_that_it_takes() -> None:
+    rules = rules_of(["implication", "same-answer"], group=("q",), answer="a", implies="then")
+    assert rules == (
+        ConstraintSpec(kind="implication", implies="then"),
+        ConstraintSpec(kind="same-answer", group=("q",), answer="a"),
+    )
+    assert rules_of(["at-most-one"], group=("q",)) == ConstraintSpec(
+        kind="at-most-one", group=("q",)
+    )
+    with pytest.raises(TaskError, match=r"none of the constraints .* takes `implies`"):
+        rules_of(["at-most-one", "same-answer"], group=("q",), implies="then")
+    with pytest.raises(TaskError, match=r"Did you mean 'same-answer'\?"):
+        rules_of(["at-most-one", "same-anser"], group=("q",))
 
 
 # a rule of one's own

@@ -43,7 +43,7 @@ def test_a_task_needs_only_a_template_and_labels() -> None:
     assert task.separator == "\n\n"
     assert (task.gold, task.prior, task.name, task.description) == (None, None, None, None)
     assert (task.constraint, task.exchange, task.loader) == (None, None, None)
-    assert task.rule.kind == "none"
+    assert task.rules[0].kind == "none"
 
 
 def test_a_task_can_be_copied_and_sent_to_another_process() -> None:
@@ -318,18 +318,31 @@ def test_a_constraint_from_a_file(tmp_path: Path) -> None:
     )
     task = Task.from_toml(path)
     assert task.loader == "claims"
-    assert task.rule == task.constraint
-    assert task.rule.group == ("question",)
-    assert task.rule.words(task.labels) == ("no", "yes")
+    assert task.rules[0] == task.constraint
+    assert task.rules[0].group == ("question",)
+    assert task.holds_words == ("no", "yes")
     assert Task(**task.model_dump()) == task
     assert pickle.loads(pickle.dumps(task)) == task  # noqa: S301 - our own bytes
 
 
+def test_several_constraints_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "task.toml"
+    path.write_text(
+        'template = "{claim}"\nlabels = ["yes", "no"]\n'
+        '[[constraint]]\nkind = "mutual-exclusion"\ngroup = "question"\nanswer = "answer"\n'
+        '[[constraint]]\nkind = "same-answer"\ngroup = "question"\nanswer = "answer"\n'
+    )
+    task = Task.from_toml(path)
+    assert [rule.kind for rule in task.rules] == ["mutual-exclusion", "same-answer"]
+    assert task.read_fields == ("claim", "question", "answer")
+    assert Task.model_validate(task.model_dump(mode="json")) == task
+
+
 def test_exchanged_fields_without_a_constraint_mean_asymmetry() -> None:
     pair = {"template": "{one} {two}", "exchange": ["one", "two"]}
-    assert a_task(**pair).rule.kind == "asymmetry"  # type: ignore[arg-type]
+    assert a_task(**pair).rules[0].kind == "asymmetry"  # type: ignore[arg-type]
     off = a_task(**pair, constraint={"kind": "none"})  # type: ignore[arg-type]
-    assert off.rule.kind == "none"
+    assert off.rules[0].kind == "none"
 
 
 def test_a_bad_constraint_in_a_file_is_named_beside_what_else_is_wrong(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_prior_and_a_constraint_go_together() -> None:
     job = Job.prepare(claims(), claim_task(None), prior={"True": 0.25}, constraint=spec)
     assert job.prior is not None
     assert job.prior.tolist() == [0.75, 0.25]
-    assert job.task.rule == spec
+    assert job.task.rules[0] == spec
     assert job.notices == ("the constraint 'at-most-one' joins 36 of 36 rows in 12 groups",)
 
 

@@ -233,6 +233,28 @@ async def test_pins_that_make_no_sense_are_refused_and_nothing_is_sent(
     assert not (tmp_path / "store").exists()
 
 
+def test_labels_of_other_data_are_refused_though_their_ids_fit(tmp_path: Path) -> None:
+    """Both files number their rows from 1: row 2 of the one is not row 2 of the other."""
+    rows = reviews(N)
+    job = Job.prepare(rows, TASK, gold="label")
+    path = tmp_path / "labels.jsonl"
+
+    def written(row: Mapping[str, Any]) -> None:
+        first = {"id": 1, "label": "positive", "confidence": 0.9, **rows[0], "row_label": "x"}
+        path.write_bytes(b"\n".join(map(orjson.dumps, (first | {"label": "positive"}, row))))
+
+    written({"id": 2, "label": "positive", "text": f" {rows[1]['text']}\n"})
+    assert read_pins(path, job) is not None
+    assert not isinstance(read_start(path, job), str)
+    written({"id": 2, "label": "positive", "text": rows[2]["text"]})
+    with pytest.raises(InputError, match=r"labels\.jsonl:2: the row 2 of rows holds another"):
+        read_pins(path, job)
+    with pytest.raises(InputError, match="leave only the columns id and label"):
+        read_start(path, job)
+    written({"id": 2, "label": "positive"})
+    assert read_pins(path, job) is not None
+
+
 def test_a_mapping_s_errors_name_its_key() -> None:
     job = Job.prepare(ROWS, TASK, gold="label")
     with pytest.raises(InputError, match=r"pins\['r1'\]: 'fine' is none of the labels"):

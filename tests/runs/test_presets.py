@@ -104,7 +104,7 @@ async def test_pairs_are_shown_in_both_orders_and_agree(settings: Settings, tmp_
         dict(zip(prompts, classes, strict=True)), PAIRS.label_texts, meaning=2.0
     )
     first = await label(
-        data, task=PAIRS, endpoint=endpoint, settings=settings, store=tmp_path / "one"
+        data, task=PAIRS, endpoint=endpoint, settings=settings, seed=1, store=tmp_path / "one"
     )
     assert len(first.rows) == 16
     assert first.accuracy is not None
