@@ -1,6 +1,11 @@
 """What all tests share."""
 
+import hypothesis
 import pytest
+
+# A busy machine is no fault of an example.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.load_profile("default")
 
 
 @pytest.fixture(scope="module")

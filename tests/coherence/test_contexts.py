@@ -136,7 +136,7 @@ def test_no_more_demos_than_there_is_room_for() -> None:
     assert len(drawn(np.array([0, 1, 2] * 4), n_labels=3, size=2)) <= 2
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(6, 40), st.integers(2, 3), st.integers(2, 3), SEEDS)
 def test_a_target_never_stands_in_its_own_context_in_a_whole_search(
     n: int, n_labels: int, folds: int, seed: int
@@ -154,7 +154,7 @@ def test_a_target_never_stands_in_its_own_context_in_a_whole_search(
             assert all(0 <= demo.label < n_labels for demo in context)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(6, 40), st.integers(2, 4), SEEDS)
 def test_a_target_never_reads_the_label_of_an_item_of_its_group(
     n: int, size: int, seed: int

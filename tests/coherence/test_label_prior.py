@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
@@ -166,7 +166,6 @@ def test_one_mode_alone_is_hardly_ever_taken_for_two() -> None:
     ),
     st.booleans(),
 )
-@settings(deadline=None)
 def test_few_or_equal_scores_never_end_in_offsets_that_are_no_numbers(
     drawn: list[list[float]], grouped: bool
 ) -> None:

@@ -5,7 +5,7 @@ from time import perf_counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -27,7 +27,6 @@ def by_trying_all(gain: FloatArray, *, other: bool = False) -> Permutation:
     return max(ways[1:] if other else ways, key=lambda way: value(gain, way))
 
 
-@settings(deadline=None)
 @given(WITH_TIES)
 def test_of_equal_permutations_the_identity_stays_and_else_the_first_is_taken(
     gain: FloatArray,

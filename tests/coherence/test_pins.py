@@ -171,7 +171,7 @@ def rules(n: int) -> dict[str, Constraint]:
 
 @pytest.mark.parametrize("rule", rules(16))
 @pytest.mark.parametrize("preset", PRESETS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     n=st.integers(16, 22),
     n_labels=st.integers(2, 3),

@@ -64,7 +64,7 @@ def pairs(n: int) -> Asymmetry:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     classes=st.lists(st.integers(0, 1), min_size=4, max_size=24).map(np.array),
     noise=st.floats(0, 3),
@@ -82,7 +82,7 @@ def test_both_orders_of_a_comparison_end_opposite(
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     keys=st.lists(st.integers(0, 2), min_size=8, max_size=24),
     n_labels=st.integers(2, 3),

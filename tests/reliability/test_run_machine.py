@@ -242,7 +242,6 @@ def test_random_faults_and_interleavings_change_no_score_and_no_label() -> None:
     chosen = settings(
         max_examples=15,
         stateful_step_count=12,
-        deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )

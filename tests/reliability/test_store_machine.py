@@ -160,7 +160,6 @@ def test_an_accepted_answer_stands_until_it_is_withdrawn() -> None:
     chosen = settings(
         max_examples=25,
         stateful_step_count=30,
-        deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )

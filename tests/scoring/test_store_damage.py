@@ -111,7 +111,7 @@ def right_or_missing(found: list[Answer | None], answers: list[Answer]) -> bool:
     return all(one in (None, right) for one, right in zip(found, answers, strict=True))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32), flips=st.integers(1, 20))
 def test_whatever_bits_flip_an_answer_is_right_or_missing(
     tmp_path_factory: pytest.TempPathFactory, seed: int, flips: int
