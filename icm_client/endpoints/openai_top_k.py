@@ -11,6 +11,7 @@ an upper bound that is marked as one.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, Self
 
@@ -27,8 +28,9 @@ from icm_client.endpoints.protocol import (
     worst,
 )
 from icm_client.endpoints.served import TokenUsage
-from icm_client.endpoints.texts import TextPrompts, text_model
+from icm_client.endpoints.texts import TextModelCard, TextPrompts, text_model
 from icm_client.endpoints.transport import Transport
+from icm_client.endpoints.whole_prompts import Said, Top, WholePrompts
 from icm_client.errors import (
     AuthenticationRefused,
     IcmError,
@@ -79,10 +81,7 @@ class _Choice(Wire):
 class _Completion(Wire):
     choices: list[_Choice]
     usage: TokenUsage | None = None
-
-
-# The most probable tokens with their log-probs in nats, the most probable first.
-_Top = tuple[tuple[str, float], ...]
+    system_fingerprint: str | None = None
 
 
 class OpenAITopKEndpoint(TextPrompts):
@@ -103,6 +102,29 @@ class OpenAITopKEndpoint(TextPrompts):
         self.top = top
         self._allow_floor = allow_floor
         self._path = _PATHS[identity.kind]
+        self._whole = WholePrompts(transport.url, self._said_after)
+        self._sizes: Counter[int] = Counter()  # how many answers named so many tokens, as a dict
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """As `NoticingEndpoint.notices`."""
+        found = []
+        fewer = sum(count for size, count in self._sizes.items() if size < max(self._sizes))
+        if fewer:
+            found.append(
+                f"{self._transport.url}: {fewer:,} of {self._sizes.total():,} answers name fewer "
+                f"than the {max(self._sizes)} tokens that others do. Two of the most probable "
+                "tokens are then written alike, and only one of their log-probs is given: a label "
+                "written so may have got the other one's. A server that gives log-probs by token "
+                "id (vLLM, SGLang, llama.cpp) does not mix them up"
+            )
+        if self._whole.uncertain:
+            found.append(
+                f"{self._transport.url} does not say how many tokens it reads, and its answers "
+                "vary too much to see whether it cuts long prompts: make sure that its context "
+                "holds the longest one, or say how many tokens it holds with --context-length"
+            )
+        return tuple(found)
 
     @classmethod
     async def open(
@@ -129,34 +151,46 @@ class OpenAITopKEndpoint(TextPrompts):
             UnsupportedServer: no route gives log-probs; the message has each one's answer.
         """
         entry, characters = await text_model(transport, model, context_length)
+
+        def identity_of(entry: TextModelCard, route: str, top: int) -> ServerIdentity:
+            return ServerIdentity(
+                kind=route,
+                model=entry.id,
+                context_length=characters,
+                fingerprint=fingerprint(
+                    {
+                        "kind": route,
+                        # Nothing else tells two services apart that call a model alike.
+                        "url": transport.url,
+                        "model": entry.id,
+                        "root": entry.root,
+                        "top": top,
+                        "floor": allow_floor,
+                    }
+                ),
+            )
+
         refusals = []
         for route in (kind,) if kind else (COMPLETIONS, CHAT):
             for top in _TOPS:
-                identity = ServerIdentity(
-                    kind=route,
-                    model=entry.id,
-                    context_length=characters,
-                    fingerprint=fingerprint(
-                        {
-                            "kind": route,
-                            # Nothing else tells two services apart that call a model alike.
-                            "url": transport.url,
-                            "model": entry.id,
-                            "root": entry.root,
-                            "top": top,
-                            "floor": allow_floor,
-                        }
-                    ),
-                )
+                identity = identity_of(entry, route, top)
                 endpoint = cls(transport, identity=identity, top=top, allow_floor=allow_floor)
                 try:
-                    await endpoint._top_after("1 2 3 4 5 6 7", attempts=_PROBE_ATTEMPTS)
+                    await endpoint._said_after("1 2 3 4 5 6 7", attempts=_PROBE_ATTEMPTS)
                 except AuthenticationRefused:
                     raise
                 except (RequestRefused, MalformedAnswer) as error:
                     refusals.append(str(error))
                 else:
-                    return endpoint
+
+                    async def again(route: str = route, top: int = top) -> ServerIdentity:
+                        is_listed = entry.root is not None
+                        now, _ = await text_model(
+                            transport, entry.id, context_length, is_listed=is_listed
+                        )
+                        return identity_of(now, route, top)
+
+                    return endpoint._guarded(again)
         raise UnsupportedServer(
             f"{transport.url}: no log-probs of the most probable tokens. " + "; ".join(refusals)
         )
@@ -197,7 +231,12 @@ class OpenAITopKEndpoint(TextPrompts):
                 tasks.start_soon(answer, number)
         if failures:
             raise failures[0]
-        return [answers[number] for number in range(len(reads))]
+        found = [answers[number] for number in range(len(reads))]
+        self._keep(reads, found)
+        return found
+
+    async def _asked_again(self, read: Read) -> Answer:
+        return await self.read_sampled(read, _NO_SAMPLING)
 
     async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
         """As `SampledEndpoint.read_sampled`."""
@@ -212,7 +251,7 @@ class OpenAITopKEndpoint(TextPrompts):
         del lane
         await self._top_after(self._text_of(prefix))
 
-    def _found(self, label: LabelToken, top: _Top) -> tuple[float, Exactness]:
+    def _found(self, label: LabelToken, top: Top) -> tuple[float, Exactness]:
         for token, value in top:
             if token == label.token:
                 return value, Exactness.TOP_K
@@ -226,9 +265,14 @@ class OpenAITopKEndpoint(TextPrompts):
         rest = 1 - math.fsum(math.exp(value) for _, value in top)
         return min(top[-1][1], math.log(max(rest, _ROUNDING))), Exactness.FLOOR
 
-    async def _top_after(
+    async def _top_after(self, text: str, sampling: Mapping[str, float] = _NO_SAMPLING) -> Top:
+        said = await self._said_after(text, sampling)
+        await self._whole.check(text, said)
+        return said.top
+
+    async def _said_after(
         self, text: str, sampling: Mapping[str, float] = _NO_SAMPLING, attempts: int | None = None
-    ) -> _Top:
+    ) -> Said:
         # Temperature 1: a server that gives processed log-probs then gives the model's own. Which
         # token is drawn is of no account.
         body: dict[str, object] = {
@@ -247,23 +291,29 @@ class OpenAITopKEndpoint(TextPrompts):
         else:
             body |= {"prompt": text, "logprobs": self.top}
         return await self._transport.post(
-            self._path, body, self._top_of, scoring=True, attempts=attempts
+            self._path, body, self._said_in, scoring=True, attempts=attempts
         )
 
-    def _top_of(self, raw: bytes) -> _Top:
+    def _said_in(self, raw: bytes) -> Said:
         completion = parsed(_Completion, raw)
         url = f"{self._transport.url}{self._path}"
         if completion.usage:
             self._count(completion.usage.prompt_tokens, completion.usage.cached_tokens)
+        self._marked(completion.system_fingerprint)
         if len(completion.choices) != 1:
             raise MalformedAnswer(f"{url}: {len(completion.choices)} choices for one prompt")
-        pairs = _pairs(completion.choices[0].logprobs)
+        told = completion.choices[0].logprobs
+        pairs = _pairs(told)
         if not pairs:
             raise MalformedAnswer(f"{url}: no log-probs of the most probable tokens")
         found = [(token, log_prob(value, token=token)) for token, value in pairs]
         found.sort(key=lambda pair: -pair[1])
         # The token that was drawn may be there as one too many.
-        return tuple(found[: self.top])
+        top = tuple(found[: self.top])
+        if told and not told.content:
+            self._sizes[len(top)] += 1
+        # A count of 0 is no count.
+        return Said(top, completion.usage.prompt_tokens or None if completion.usage else None)
 
 
 def _pairs(told: _LogProbs | None) -> list[tuple[str, float | None]]:

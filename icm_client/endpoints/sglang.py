@@ -17,6 +17,7 @@ from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, Tok
 from icm_client.endpoints.served import (
     ModelCards,
     TokenPrompts,
+    adapter_facts,
     context_length_of,
     served_model,
 )
@@ -89,8 +90,8 @@ class SglangEndpoint(TokenPrompts):
         async def again() -> ServerIdentity:
             return (await cls._ask(transport, identity.model))[0]
 
-        transport.guard(identity, again)
-        return cls(transport, identity=identity, adapter=adapter)
+        endpoint = cls(transport, identity=identity, adapter=adapter)
+        return endpoint._guarded(again)
 
     @classmethod
     async def _ask(
@@ -122,6 +123,7 @@ class SglangEndpoint(TokenPrompts):
                     "tokenizer": weights.tokenizer_path,
                     "weights": weights.weight_version,
                     "version": server.version,
+                    **adapter_facts(entry, models.data),
                 }
             ),
         )
