@@ -222,7 +222,8 @@ class OpenAITopKEndpoint(TextPrompts):
 
         async def answer(number: int) -> None:
             try:
-                answers[number] = await self.read_sampled(reads[number], _NO_SAMPLING)
+                top = await self._top_after(self._text_of(reads[number].prompt))
+                answers[number] = self._answer(reads[number], top)
             except IcmError as error:
                 failures.append(error)
 
@@ -239,8 +240,12 @@ class OpenAITopKEndpoint(TextPrompts):
         return await self.read_sampled(read, _NO_SAMPLING)
 
     async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
-        """As `SampledEndpoint.read_sampled`."""
-        top = await self._top_after(self._text_of(read.prompt), sampling)
+        """As `SampledEndpoint.read_sampled`; that the prompt is read whole is for `read` to see."""
+        return self._answer(
+            read, (await self._said_after(self._text_of(read.prompt), sampling)).top
+        )
+
+    def _answer(self, read: Read, top: Top) -> Answer:
         found = [self._found(self._labels[one], top) for one in read.wanted]
         return Answer(
             tuple(value for value, _ in found), worst(exactness for _, exactness in found)
@@ -265,8 +270,8 @@ class OpenAITopKEndpoint(TextPrompts):
         rest = 1 - math.fsum(math.exp(value) for _, value in top)
         return min(top[-1][1], math.log(max(rest, _ROUNDING))), Exactness.FLOOR
 
-    async def _top_after(self, text: str, sampling: Mapping[str, float] = _NO_SAMPLING) -> Top:
-        said = await self._said_after(text, sampling)
+    async def _top_after(self, text: str) -> Top:
+        said = await self._said_after(text)
         await self._whole.check(text, said)
         return said.top
 

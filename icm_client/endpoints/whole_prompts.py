@@ -5,7 +5,7 @@ that takes token ids says how many it read, and that is compared with each answe
 a text has is not known here, so it is found out from the server itself: the tokens of a text are
 those of its two halves. Where a server does not count, the text is asked about once more with a few
 words exchanged, near its beginning, in its middle and at its end: where an answer stays the same to
-the last digit, those words were not read.
+the last digit, those words were not read. That does not show a cut of a few words in the middle.
 """
 
 import math
@@ -28,14 +28,19 @@ _COUNTED_GROWTH: Final = 1.25
 _DENSER: Final = 1.05
 """A prompt is looked at if it has so many times as many characters a token as any before."""
 
-_SLACK: Final = 8
-"""Tokens by which the halves of a text may come to more than the whole."""
+_SLACK: Final = 3
+"""Tokens by which the parts of a text may come to more than the whole, where a word was split."""
 
-_KEPT: Final = 64
+_KEPT: Final = 24
 """Characters at the beginning that a server may keep although it cuts what follows them."""
 
 _CHANGED: Final = 64
 """Characters that are exchanged at a time."""
+
+_ADVICE: Final = (
+    "Start it with a larger context, use fewer demos, or say how many tokens its context holds "
+    "with --context-length"
+)
 
 Top = tuple[tuple[str, float], ...]
 """The most probable tokens with their log-probs in nats, the most probable first."""
@@ -99,25 +104,24 @@ class WholePrompts:
 
     async def _look(self, text: str, said: Said) -> None:
         if said.tokens is not None and self._counts:
-            least = await self._tokens_of_halves(text)
+            least = await self._least_tokens(text, said.tokens)
             if said.tokens < least:
-                if await self._is_read(text, said) is not True:
+                # A server that leaves out what is in its cache has this one not there.
+                other = await self._ask(_others(text[:_KEPT]) + text[_KEPT:])
+                if (other.tokens or 0) < least:
                     raise PromptTooLong(
                         f"{self._url}: the server cuts prompts without saying so: it read "
-                        f"{said.tokens:,} tokens of a text that has at least {least:,}. Start it "
-                        "with a larger context, use fewer demos, or give the context it has with "
-                        "--context-length",
+                        f"{said.tokens:,} tokens of a text that has at least {least:,}. {_ADVICE}",
                         cut=True,
                     )
-                self._counts = False  # it may leave out what was in its cache
-        else:
+                self._counts = False
+        if said.tokens is None or not self._counts:
             read = await self._is_read(text, said)
             if read is False:
                 raise PromptTooLong(
                     f"{self._url}: the server cuts prompts without saying so: in a text of "
                     f"{len(text):,} characters, other words make no difference to its answer. "
-                    "Start it with a larger context, use fewer demos, or give the context it has "
-                    "with --context-length",
+                    f"{_ADVICE}",
                     cut=True,
                 )
             self.uncertain |= read is None
@@ -125,25 +129,38 @@ class WholePrompts:
         if said.tokens:
             self._characters_a_token = max(self._characters_a_token, len(text) / said.tokens)
 
-    async def _tokens_of_halves(self, text: str) -> int:
-        """The least number of tokens that the whole text has."""
-        middle = len(text) // 2
-        cut = text.rfind(" ", 1, middle)
-        cut = middle if cut < 0 else cut
-        # What is put around every text (BOS, a chat's template) is in both halves, and in "1".
-        first, second, around = [
-            (await self._ask(part)).tokens or 0 for part in (text[:cut], text[cut:], "1")
-        ]
-        return first + second - around - _SLACK
+    async def _least_tokens(self, text: str, counted: int) -> int:
+        """The least number of tokens that the text has, from two parts of it.
+
+        What is more than `counted` is what two ways to part it agree on: a tokenizer may write a
+        word that was split, or begins a text, with more tokens.
+        """
+        # What is put around every text (BOS, a chat's template) is in both parts, and in "1".
+        around = (await self._ask("1")).tokens or 0
+        least = len(text)
+        for place in (len(text) // 2, len(text) // 3):
+            cut = text.rfind(" ", 1, place)
+            cut = place if cut < 0 else cut
+            first, second = [
+                (await self._ask(part)).tokens or 0 for part in (text[:cut], text[cut:])
+            ]
+            least = min(least, first + second - around - _SLACK)
+            if least <= counted:
+                break
+        return least
 
     async def _is_read(self, text: str, said: Said) -> bool | None:
         """Whether all of the text has a part in the answer; None where that cannot be seen."""
         noise = _moved(said.top, (await self._ask(text)).top)
-        size = min(_CHANGED, len(text) // 8)
-        middle = len(text) // 2
         seen: bool | None = True
-        for start in (min(_KEPT, len(text) // 4), middle, len(text) - size):
-            changed = text[:start] + _others(text[start : start + size]) + text[start + size :]
+        places = [
+            (0, _KEPT),
+            (_KEPT, _KEPT + _CHANGED),
+            (len(text) // 2, len(text) // 2 + _CHANGED),
+            (len(text) - _CHANGED, len(text)),
+        ]
+        for start, end in places:
+            changed = text[:start] + _others(text[start:end]) + text[end:]
             moved = _moved(said.top, (await self._ask(changed)).top)
             if moved <= 2 * noise:
                 if not noise:

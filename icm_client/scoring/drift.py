@@ -14,7 +14,7 @@ import anyio
 
 from icm_client.endpoints.identity_check import described, nats_apart
 from icm_client.endpoints.probe import SAME_NATS, lane_of
-from icm_client.endpoints.protocol import Answer, Endpoint, TokenIds
+from icm_client.endpoints.protocol import Answer, Endpoint, SampledEndpoint, TokenIds
 from icm_client.errors import EndpointError, IcmError, ModelChanged, ScoreError
 from icm_client.scoring.call import Call
 from icm_client.scoring.failures import is_about_reads
@@ -114,8 +114,11 @@ class DriftCheck:
             return None
 
     async def _ask(self, read: Question) -> Answer:
-        endpoint = self._endpoint
-        (answer,) = await endpoint.read([written_out(read)], lane=lane_of(endpoint))
+        endpoint, asked = self._endpoint, written_out(read)
+        if isinstance(endpoint, SampledEndpoint):  # it may look at a prompt more closely in `read`
+            answer = await endpoint.read_sampled(asked, {})
+        else:
+            (answer,) = await endpoint.read([asked], lane=lane_of(endpoint))
         self.reads += 1
         return answer
 
