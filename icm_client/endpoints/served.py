@@ -11,9 +11,11 @@ from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import ModelNotFound, ScoreError
 
-_CONTROLS: Final = 2
-"""Reads of a session that are asked again where it is in doubt who answers. One that has not
-changed settles it; that a single one has changed may be a matter of that prompt."""
+_CONTROLS: Final = 3
+"""Reads of a session that are asked again where it is in doubt who answers. Two that have changed,
+or two that have not, settle it: that a single one has may be a matter of that prompt."""
+
+_SETTLE: Final = 2
 
 
 class TokenDetails(Wire):
@@ -111,16 +113,18 @@ class ServedEndpoint:
 
     async def _nats_apart(self) -> float:
         """Ask again what was answered first; by how much that has changed, 0 where it has not."""
-        changes = []
+        changes: list[float] = []
+        same = 0
         for read, answer in self._controls.items():
             try:
                 change = await nats_apart(answer, partial(self._asked_again, read))
             except ScoreError:  # of noise, where a label is the last among the most probable
                 continue
-            if not change:
-                return 0.0
-            changes.append(change)
-        return min(changes, default=0.0)
+            changes += [change] if change else []
+            same += not change
+            if same == _SETTLE or len(changes) == _SETTLE:
+                break
+        return max(changes, default=0.0) if len(changes) > same else 0.0
 
     async def _asked_again(self, read: Read) -> Answer:
         """As `read`, for one; while another request waits, and has what it needs reserved."""

@@ -139,3 +139,68 @@ async def test_two_servers_of_one_model_share_a_run(tmp_path: Path) -> None:
         assert sum(request.path == "/v1/completions" for request in other.received) > 1
         assert found["counts"] == alone["counts"]
         assert (both / "out.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
+async def test_stored_scores_of_other_weights_end_the_run_unless_that_is_accepted(
+    tmp_path: Path,
+) -> None:
+    """Its path names the latest weights, whichever they are."""
+    async with PlantedServer(planted(N), root="models/latest") as server:
+        code, first, said = await command(tmp_path, server)
+        assert code == 0, said
+        labels = (tmp_path / "out.jsonl").read_bytes()
+        sent = len(server.received)
+        code, again, said = await command(tmp_path, server)
+        assert code == 0, said
+        asked = [one for one in server.received[sent:] if one.path == "/v1/completions"]
+        assert again["cost"]["from_server"] == 0
+        assert 3 <= len(asked) == again["cost"]["requests"] == again["cost"]["checked"] <= 8
+        assert again["cost"]["from_store"] == first["cost"]["from_server"]
+        assert (tmp_path / "out.jsonl").read_bytes() == labels
+
+        server.swap(planted(N, seed=5))
+        code, found, said = await command(tmp_path, server)
+        assert (code, found) == (1, None)
+        assert "the stored scores are not of the weights" in said
+        assert "--accept-drift" in said
+        assert "goes on from here" not in said
+        assert (tmp_path / "out.jsonl").read_bytes() == labels
+
+        server.swap(planted(N))  # nothing was lost
+        code, found, said = await command(tmp_path, server)
+        assert (code, found["cost"]["from_server"]) == (0, 0), said
+
+        server.swap(planted(N, seed=5))
+        code, found, said = await command(tmp_path, server, "--accept-drift")
+        assert code == 0, said
+        assert found["cost"]["from_store"] < found["cost"]["from_server"]
+        other = tmp_path / "other"
+        other.mkdir()
+        await command(other, server)
+        assert (other / "out.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+        code, found, said = await command(tmp_path, server)
+        assert (code, found["cost"]["from_server"]) == (0, 0), said
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+async def test_weights_that_change_in_mid_run_without_a_word(
+    tmp_path: Path, *, accepts: bool
+) -> None:
+    async with PlantedServer(planted(N), root="models/latest") as server:
+
+        async def swapped(asked: Asked) -> Any:
+            server.swap(planted(N, seed=5))
+            return await reset()(asked)
+
+        server.script = lambda number: swapped if number == 4 else None
+        options = ("--accept-drift",) if accepts else ()
+        code, found, said = await command(tmp_path, server, *options)
+        if not accepts:
+            assert (code, found) == (1, None)
+            assert "weights have changed in mid-run" in said
+            return
+        assert code == 0, said
+        other = tmp_path / "other"
+        other.mkdir()
+        await command(other, server)
+        assert (other / "out.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
