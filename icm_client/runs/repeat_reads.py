@@ -1,7 +1,7 @@
 """The same question once more: by how much a server's answers waver.
 
 An answer stands in the store under its question, and a second one would never be asked for. So it
-is kept under another fingerprint, made from the server's: the same command again asks nothing.
+is kept under another fingerprint, made from the server's: the same command again asks none of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -204,3 +204,22 @@ async def test_weights_that_change_in_mid_run_without_a_word(
         other.mkdir()
         await command(other, server)
         assert (other / "out.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--model", "another"), "'another' is not served"),
+        (("--store", "rows.jsonl/scores"), "cannot open the score store"),
+        (("--kind", "openai", "--model", "planted"), "no log-probs"),
+        ((), "401"),
+    ],
+)
+async def test_where_the_same_command_would_not_go_on_it_is_not_said(
+    tmp_path: Path, options: tuple[str, ...], says: str
+) -> None:
+    async with PlantedServer(planted(N), api_key=None if options else "a-key-of-its-own") as server:
+        code, _, said = await command(tmp_path, server, *options)
+        assert code == 1
+        assert says in said
+        assert "goes on from here" not in said
