@@ -22,7 +22,13 @@ from icm_client.endpoints.served import (
     served_model,
 )
 from icm_client.endpoints.transport import Transport
-from icm_client.errors import LabelMissing, MalformedAnswer, RequestRefused, UnsupportedServer
+from icm_client.errors import (
+    LabelMissing,
+    MalformedAnswer,
+    PromptTooLong,
+    RequestRefused,
+    UnsupportedServer,
+)
 
 KIND: Final = "sglang"
 
@@ -181,7 +187,14 @@ class SglangEndpoint(TokenPrompts):
         for generation, prompt in zip(generations, prompts, strict=True):
             meta = generation.meta_info
             self._count(meta.prompt_tokens, meta.cached_tokens)
-            if meta.prompt_tokens != len(prompt):
+            if meta.prompt_tokens < len(prompt):
+                raise PromptTooLong(
+                    f"{self._transport.url}: the server read {meta.prompt_tokens} of {len(prompt)} "
+                    "tokens: it cuts prompts without saying so. Start it without "
+                    "--allow-auto-truncate and with a larger context, or use fewer demos",
+                    cut=True,
+                )
+            if meta.prompt_tokens > len(prompt):
                 raise MalformedAnswer(
                     f"{self._transport.url}: the server read {meta.prompt_tokens} tokens where "
                     f"{len(prompt)} were sent"

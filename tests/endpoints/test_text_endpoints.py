@@ -27,6 +27,7 @@ from icm_client.errors import (
     LabelMissing,
     MalformedAnswer,
     ModelNotFound,
+    PromptTooLong,
     ScoreNotFinite,
     UnsupportedServer,
 )
@@ -300,6 +301,24 @@ async def test_a_label_that_does_not_end_the_echo_is_no_score(
     server.script = [say(echoed(tokens, [-1.0] * len(tokens)))]
     with pytest.raises(LabelMissing, match="does not end the echoed"):
         await echo.read([Read(ids("Film:"), (number,))])
+
+
+@pytest.mark.parametrize("keeps", ["first", "last"])
+async def test_an_echo_that_is_cut_is_a_prompt_too_long(
+    server: Any, say: Any, echo: Any, keeps: str
+) -> None:
+    words = ["Film:", *(f" word{number}" for number in range(40)), ":"]
+    number = echo.name_label(LabelToken(" good", ""))
+    tokens = [*words, " good", "\n"]
+    cut = tokens[20:] if keeps == "last" else [*tokens[:20], "\n"]
+    for said, error in ((tokens, None), (cut, PromptTooLong)):
+        server.script = [say(echoed(said, [-1.0] * len(said)))]
+        asking = echo.read([Read(ids("".join(words)), (number,))])
+        if error is None:
+            assert await asking == [((-1.0,), Exactness.EXACT)]
+        else:
+            with pytest.raises(error, match="cuts prompts without saying so"):
+                await asking
 
 
 VLLM_MODELS = '{"data": [{"id": "base", "max_model_len": 64, "owned_by": "vllm"}]}'

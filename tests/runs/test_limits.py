@@ -13,7 +13,7 @@ from aiohttp import web
 from planted_reviews import planted, reviews
 
 from icm_client.runs.archive import list_runs
-from icm_client.testing import Asked, PlantedServer, reset, status
+from icm_client.testing import Asked, PlantedServer, reset, status, truncating
 
 N = 40
 COMMAND = ("--template", r"Review: {text}\nSentiment:", "--labels", "positive,negative", "--json")
@@ -82,6 +82,17 @@ async def test_too_many_refused_rows_end_the_run(tmp_path: Path, server: Planted
     assert (code, found) == (1, None)
     assert "--fail-on-error" in said
     assert not (tmp_path / "out.jsonl").exists()
+
+
+async def test_a_server_that_cuts_prompts_ends_the_run_and_not_a_few_rows(
+    tmp_path: Path, server: PlantedServer
+) -> None:
+    server.script = lambda _: truncating(60)
+    code, found, said = await command(tmp_path, server, "--fail-on-error", "0.9")
+    assert (code, found) == (1, None)
+    assert "it cuts prompts without saying so" in said
+    assert "--fail-on-error" not in said
+    assert "goes on from here" not in said
 
 
 async def test_a_limit_ends_it_with_labels_and_the_same_command_goes_on(
