@@ -126,10 +126,11 @@ def test_truthfulqa_goes_on_from_the_store(serve: Serve) -> None:
     server = serve(planted_claims(truthfulqa.ASKED.template))
     arguments = (str(truthfulqa.SAMPLE), "-e", server.url, *SMALL, "--seeds", "1")
     first, told = ran("truthfulqa", *arguments)
-    assert any(computed(told))
+    at_first = sum(computed(told))
     assert ran_forecast("truthfulqa", *arguments).startswith("Forecast")
     again, told = ran("truthfulqa", *arguments)
-    assert computed(told) == [0, 0, 0, 0]
+    # A few reads of the search and of the bars, which show that it is the same model still.
+    assert 0 < sum(computed(told)) < at_first / 4
     assert again == first
 
 
