@@ -54,6 +54,9 @@ class IcmError(Exception):
 
     retry: ClassVar[Retry] = Retry.NEVER
 
+    goes_on: bool = False
+    """Whether scores were kept before it, and the same command may go on from there."""
+
     def __reduce__(self) -> tuple[object, ...]:
         """Cross into another process as it is: what it was made from is not kept."""
         return _as_it_was, (type(self), self.args, self.__dict__)
@@ -160,25 +163,41 @@ class ModelNotFound(RequestRefused):
 
 
 class PromptTooLong(RequestRefused):
-    """The prompt does not fit the server's context: fewer demos, shorter rows, a larger context."""
+    """The prompt does not fit the server's context: fewer demos, shorter rows, a larger context.
+
+    Attributes:
+        cut: whether the server cut it and answered all the same. That says something of all its
+            answers, not of this prompt alone.
+    """
+
+    def __init__(self, message: str, *, cut: bool = False) -> None:
+        """Keep whether the server said nothing of it."""
+        super().__init__(message)
+        self.cut = cut
 
 
 class ModelChanged(EndpointError):
-    """The server was restarted or upgraded in mid-run, and is not what it was when the run began.
+    """Another model answers than when the run began, or than the one whose scores are stored.
 
-    Log-probs of two models make no scores. The same command again begins with the new one; what
-    the old one answered is kept, under its own fingerprint. Answers that came after
+    Log-probs of two models make no scores. Where the server says that it is another one, the same
+    command again begins with that; what the old one answered is kept, under its own fingerprint.
+    Where only its answers say so, `--accept-drift` does. Answers that came after
     `last_confirmed_at` are no longer in the score store.
 
     Attributes:
         last_confirmed_at: when the server was last known to be what it was, on the event loop's
-            clock; answers that came later may be the new model's.
+            clock; answers that came later may be the new model's. Infinite where none came.
+        stored: the fingerprint under which the score store holds another model's answers; None
+            where it does not, as far as is known.
     """
 
-    def __init__(self, message: str, *, last_confirmed_at: float) -> None:
-        """Keep since when there is doubt."""
+    def __init__(
+        self, message: str, *, last_confirmed_at: float, stored: str | None = None
+    ) -> None:
+        """Keep since when there is doubt, and of which answers."""
         super().__init__(message)
         self.last_confirmed_at = last_confirmed_at
+        self.stored = stored
 
 
 class UnsupportedServer(EndpointError):

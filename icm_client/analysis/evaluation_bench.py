@@ -43,6 +43,7 @@ from icm_client.runs.label import label
 from icm_client.runs.presets import Settings
 from icm_client.runs.progress import Progress
 from icm_client.scoring import Pieces, Scorer, ScorerStats, ScoreStore, ScoringProgress
+from icm_client.scoring.drift import DriftCheck
 from icm_client.training.trainer import TrainingProgress
 
 _DRAWN: dict[Kind, int] = {"random": 11, "same-accuracy": 12, "human": 13, "longer": 14}
@@ -115,6 +116,7 @@ class Bench:
         self._items = self._job.row_items
         self._searched: dict[Settings, LabelSet] = {}
         self._stats: list[ScorerStats] = []
+        self._drift = DriftCheck(endpoint)
 
     async def outcome(self, method: Method) -> Outcome:
         """Run one method; what it fails of is in the outcome.
@@ -298,6 +300,7 @@ class Bench:
             pieces or self._pieces,
             on_progress=self._tell,
             stopping=self._stopping,
+            drift=self._drift,
         )
         self._stats.append(scorer.stats)
         return scorer

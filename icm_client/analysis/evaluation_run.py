@@ -1,7 +1,7 @@
 """Run an evaluation over one open server and one score store.
 
-The same call again asks the server nothing that it answered before; a run that was broken off goes
-on from there.
+The same call again asks the server nothing that it answered before, but for a few reads that show
+that it is the same model still; a run that was broken off goes on from there.
 """
 
 from collections.abc import Callable

@@ -105,7 +105,8 @@ async def salience(
         task: as for `icm_client.label`; two labels. A rule is not looked at: labels are random.
         endpoint: as for `icm_client.label`.
         seed: of the sample and the labels in it.
-        store: the score store's file; None takes the user's own. The same call again asks nothing.
+        store: the score store's file; None takes the user's own. The same call again asks 8 reads
+            at most.
         step: told what is about to be done, and what it will take.
 
     Raises:

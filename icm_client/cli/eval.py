@@ -216,7 +216,7 @@ def eval_command(  # noqa: C901, PLR0912 - options one by one
 
     ICM's labels are found without gold. All methods that show labels use the same contexts and
     calibration, so that only the labels differ. Scores are kept: the same command again asks
-    nothing twice.
+    nothing twice, but for a few reads that show that the model is the same.
 
     With --finetune, models are trained on the labels instead, and predict the held-out rows behind
     nothing. Trained models are kept, too, and a training that was killed goes on.

@@ -100,7 +100,8 @@ _FORMATS = click.Choice(get_args(FileFormat))
 @click.option(
     "--accept-drift",
     is_flag=True,
-    help="If another model answers in mid-run, label with that one from the start.",
+    help="If another model answers than the one whose scores are stored, or than when the run "
+    "began, label with that one from the start.",
 )
 @click.option("--store", type=click.Path(), help="The score store. [default: in the user's cache]")
 @click.option(
@@ -157,7 +158,8 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     """Label the rows of DATA (JSON Lines, a JSON array, CSV or Parquet).
 
     Every score is kept: the same command again asks nothing twice, and goes on where an
-    interrupted one stopped.
+    interrupted one stopped. A few stored scores, 8 at most, are first compared with what the
+    server answers now: scores of another model are not used.
 
     Exit status: 0 done, 1 failed or some rows have no label, 2 wrong input, 3 a limit was reached,
     130 and 143 interrupted.

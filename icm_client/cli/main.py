@@ -47,7 +47,8 @@ def end_as_a_command(command: click.Command) -> NoReturn:
         sys.exit(stopped.status)
     except IcmError as error:
         click.echo(f"Error: {error}", err=True)
-        click.echo(GO_ON, err=True)
+        if error.goes_on:
+            click.echo(GO_ON, err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo(f"\nInterrupted. {GO_ON}", err=True)

@@ -240,8 +240,10 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
     table.add_row("coherence", f"{found.coherence:.0%} (U = {found.utility:+.3f} nats an item)")
     cost = found.cost
     table.add_row("tokens", f"{cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached")
+    again = f", {cost.checked:,} of them compared with the server's" if cost.checked else ""
     table.add_row(
-        "scores", f"{cost.from_server:,} from the server, {cost.from_store:,} from the store"
+        "scores",
+        f"{cost.from_server:,} from the server, {cost.from_store:,} from the store{again}",
     )
     table.add_row("time", _duration(cost.seconds))
     if found.steps:

@@ -25,12 +25,12 @@ from icm_client.endpoints.answers import fingerprint
 from icm_client.endpoints.cache import cache_folder
 from icm_client.endpoints.cores import physical_cores
 from icm_client.endpoints.embedded_child import Orders, Report
-from icm_client.endpoints.gguf import check_gguf, sha256_of, trained_context_of
+from icm_client.endpoints.gguf import check_gguf, sha256_of, state_of, trained_context_of
 from icm_client.endpoints.llama_cpp import KIND, LlamaCppEndpoint
 from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.settings import RetryPolicy, TransportSettings
 from icm_client.endpoints.transport import Transport
-from icm_client.errors import EmbeddedServerFailed, EndpointError, SetupError
+from icm_client.errors import EmbeddedServerFailed, EndpointError, ModelChanged, SetupError
 
 T = TypeVar("T")
 
@@ -98,6 +98,9 @@ class EmbeddedEndpoint:
         self._running: _Running | None = None
         self._log_is_wanted = False
         self._log = cache_folder() / "logs" / f"embedded-{os.getpid()}-{id(self):x}.log"
+        self._state = None if model is None else _state_of(model)
+        self._sha256 = gemma.SHA256 if model is None else sha256_of(model)
+        self._confirmed_at = 0.0
         name = gemma.MODEL_NAME if model is None else model.stem
         # The server does not serve more than this. It must be known without a start too: demos
         # are fitted into the context, and a run repeated from the store starts no server.
@@ -110,11 +113,12 @@ class EmbeddedEndpoint:
                 {
                     "kind": "embedded",
                     "model": name,
-                    "sha256": gemma.SHA256 if model is None else sha256_of(model),
+                    "sha256": self._sha256,
                     "engine": engine,
                     "settings": "CPU, swa_full, no_extra_bufts, no flash attention, steady",
                 }
             ),
+            of_weights=True,
         )
 
     def __repr__(self) -> str:
@@ -175,6 +179,7 @@ class EmbeddedEndpoint:
 
     async def _with_server(self, ask: Callable[[LlamaCppEndpoint], Awaitable[T]]) -> T:
         """`ask` of the running child; of a second one if the first dies over it."""
+        await self._check_file()
         running = await self._started(instead_of=None)
         try:
             return await ask(running.endpoint)
@@ -188,6 +193,24 @@ class EmbeddedEndpoint:
             if not await _is_dead(running.process):
                 raise
             raise self._failed("died twice over the same request") from error
+
+    async def _check_file(self) -> None:
+        """Raise `ModelChanged` where the model's file holds other weights than at the start.
+
+        llama.cpp maps the file into its memory, so that what is written to it is computed with.
+        """
+        if self._model is None:
+            return
+        now = _state_of(self._model)
+        if now is not None and now != self._state:
+            if await anyio.to_thread.run_sync(sha256_of, self._model) != self._sha256:
+                raise ModelChanged(
+                    f"the model file {self._model} has been overwritten since the run began; run "
+                    "the same command again to begin with the new one",
+                    last_confirmed_at=self._confirmed_at,
+                )
+            self._state = now
+        self._confirmed_at = anyio.current_time()
 
     async def _started(self, *, instead_of: _Running | None) -> _Running:
         async with self._lock:
@@ -284,6 +307,14 @@ class EmbeddedEndpoint:
             f"the embedded server for {self._identity.model} {what}; its log, {self._log}, ends "
             f"with:\n{words}"
         )
+
+
+def _state_of(model: Path) -> tuple[int, int, int] | None:
+    """The file's state; None where it is gone: what runs has it still."""
+    try:
+        return state_of(model)
+    except OSError:
+        return None
 
 
 async def _is_dead(process: Process) -> bool:

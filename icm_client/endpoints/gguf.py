@@ -30,6 +30,17 @@ class _Known(BaseModel):
     sha256: str
     size: int
     modified_ns: int
+    changed_ns: int = 0  # unlike the time of modification, it cannot be set back
+
+
+def state_of(path: Path) -> tuple[int, int, int]:
+    """What changes when the file is written or replaced: size and times.
+
+    Raises:
+        OSError: there is none.
+    """
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def sha256_of(path: Path) -> str:
@@ -39,25 +50,26 @@ def sha256_of(path: Path) -> str:
         SetupError: the file cannot be read.
     """
     try:
-        state = path.stat()
+        state = state_of(path)
         note = _note_of(path)
         with contextlib.suppress(OSError, ValidationError):
             known = _Known.model_validate_json(note.read_bytes())
-            if (known.size, known.modified_ns) == (state.st_size, state.st_mtime_ns):
+            if (known.size, known.modified_ns, known.changed_ns) == state:
                 return known.sha256
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if state_of(path) == state:  # else it was written meanwhile
+            remember_sha256(path, digest)
     except OSError as error:
         raise SetupError(f"cannot read the model file {path}: {error.strerror}") from error
-    remember_sha256(path, digest)
     return digest
 
 
 def remember_sha256(path: Path, digest: str) -> None:
     """Keep `digest` for `path` as it is now; not being able to is no error."""
     with contextlib.suppress(OSError):
-        state = path.stat()
-        known = _Known(sha256=digest, size=state.st_size, modified_ns=state.st_mtime_ns)
+        size, modified_ns, changed_ns = state_of(path)
+        known = _Known(sha256=digest, size=size, modified_ns=modified_ns, changed_ns=changed_ns)
         note = _note_of(path)
         note.parent.mkdir(parents=True, exist_ok=True)
         written = note.with_suffix(f".{os.getpid()}.tmp")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Self
 
 import anyio
+from pydantic import RootModel
 
 from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
@@ -19,6 +20,7 @@ from icm_client.errors import (
     LabelMissing,
     MalformedAnswer,
     PromptTooLong,
+    RequestRefused,
     UnsupportedServer,
 )
 
@@ -31,6 +33,10 @@ _KEPT_TOP: Final = 600
 _TOP_GROWTH: Final = 10
 
 _NO_SAMPLING: Final[Mapping[str, float]] = {}
+
+_ANY_SLOT: Final = -1
+_LOOKS_A_COMPARISON: Final = 10
+"""One in so many: the slot that answers loses the prefix it holds."""
 
 _FIELDS: Final = ["completion_probabilities", "timings", "tokens_evaluated", "truncated"]
 
@@ -93,6 +99,16 @@ class _Models(Wire):
     data: list[_Model]
 
 
+class _Adapter(Wire):
+    id: int
+    path: str = ""
+    scale: float
+
+
+class _Adapters(RootModel[list[_Adapter]]):
+    pass
+
+
 class LlamaCppEndpoint(ServedEndpoint):
     """A llama.cpp server. `open` makes one; `lanes` is its number of slots.
 
@@ -142,15 +158,16 @@ class LlamaCppEndpoint(ServedEndpoint):
         async def again() -> ServerIdentity:
             return (await cls._ask(transport, identity.model))[0]
 
-        if not steady:  # that one is our own child
-            transport.guard(identity, again)
-        return cls(
+        endpoint = cls(
             transport,
             identity=identity,
             lanes=lanes,
             vocabulary_size=vocabulary_size,
             steady=steady,
         )
+        if steady:  # that one is our own child
+            return endpoint
+        return endpoint._guarded(again, every=_LOOKS_A_COMPARISON)
 
     @classmethod
     async def _ask(cls, transport: Transport, model: str | None) -> tuple[ServerIdentity, int, int]:
@@ -166,6 +183,7 @@ class LlamaCppEndpoint(ServedEndpoint):
                 "not loaded, or a gateway before llama.cpp (then give the URL behind it)"
             )
         props = await native_answer(transport, "/props", _Props, server="llama.cpp")
+        adapters = await cls._adapters(transport)
         context_length = props.default_generation_settings.n_ctx
         identity = ServerIdentity(
             kind=KIND,
@@ -182,12 +200,24 @@ class LlamaCppEndpoint(ServedEndpoint):
                     "ftype": meta.ftype or props.model_ftype,
                     "path": props.model_path,
                     "build": props.build_info,
+                    # Only where there are any, so that other fingerprints stay what they were.
+                    **({"adapters": adapters} if adapters else {}),
                 }
             ),
         )
         if props.total_slots < 1:
             raise MalformedAnswer(f"{transport.url}/props: the server has no slots")
         return identity, props.total_slots, meta.n_vocab
+
+    @staticmethod
+    async def _adapters(transport: Transport) -> str:
+        """The LoRA adapters that are on, with their scales, which anybody may set at any time."""
+        try:
+            loaded = await transport.get("/lora-adapters", lambda body: parsed(_Adapters, body))
+        except (RequestRefused, MalformedAnswer):  # an older server, or a gateway
+            return ""
+        on = [(one.id, one.path, one.scale) for one in loaded.root if one.scale]
+        return repr(sorted(on)) if on else ""
 
     @property
     def lanes(self) -> int:
@@ -209,7 +239,12 @@ class LlamaCppEndpoint(ServedEndpoint):
         """As `Endpoint.read`; one by one, in this order, on `lane` (the first if None)."""
         slot = lane or 0
         async with self._locks[slot]:
-            return [await self._answer(read, slot) for read in reads]
+            answers = [await self._answer(read, slot) for read in reads]
+        self._keep(reads, answers)
+        return answers
+
+    async def _asked_again(self, read: Read) -> Answer:
+        return await self._answer(read, _ANY_SLOT)
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
         """As `Endpoint.warm`."""
@@ -340,7 +375,9 @@ class LlamaCppEndpoint(ServedEndpoint):
             if completion.truncated or completion.tokens_evaluated < len(prompt):
                 raise PromptTooLong(
                     f"{url}: the server cut a prompt of {len(prompt)} tokens to "
-                    f"{completion.tokens_evaluated}"
+                    f"{completion.tokens_evaluated}. Start it with a larger context, or use fewer "
+                    "demos",
+                    cut=True,
                 )
             if completion.tokens_evaluated > len(prompt):
                 raise MalformedAnswer(f"{url}: the server added to a prompt of {len(prompt)}")

@@ -11,6 +11,7 @@ an upper bound that is marked as one.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self, TypeVar
@@ -28,8 +29,9 @@ from icm_client.endpoints.protocol import (
     worst,
 )
 from icm_client.endpoints.served import NO_ROUTE, TokenUsage
-from icm_client.endpoints.texts import TextPrompts, text_model
+from icm_client.endpoints.texts import TextModelCard, TextPrompts, text_model
 from icm_client.endpoints.transport import Transport
+from icm_client.endpoints.whole_prompts import Said, Top, WholePrompts
 from icm_client.errors import (
     AuthenticationRefused,
     EndpointError,
@@ -124,15 +126,12 @@ class _Choice(Wire):
 class _Completion(Wire):
     choices: list[_Choice]
     usage: TokenUsage | None = None
+    system_fingerprint: str | None = None
 
 
 def _begins_to_think(said: str) -> bool:
     """Whether this is how reasoning models begin."""
     return said.lstrip().lower().startswith(_THINKING)
-
-
-# The most probable tokens with their log-probs in nats, the most probable first.
-_Top = tuple[tuple[str, float], ...]
 
 
 class OpenAITopKEndpoint(TextPrompts):
@@ -154,6 +153,29 @@ class OpenAITopKEndpoint(TextPrompts):
         self._allow_floor = allow_floor
         self._length_field = "max_tokens"
         self._path = _PATHS[identity.kind]
+        self._whole = WholePrompts(transport.url, self._said_after)
+        self._sizes: Counter[int] = Counter()  # how many answers named so many tokens, as a dict
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """As `NoticingEndpoint.notices`."""
+        found = []
+        fewer = sum(count for size, count in self._sizes.items() if size < max(self._sizes))
+        if fewer:
+            found.append(
+                f"{self._transport.url}: {fewer:,} of {self._sizes.total():,} answers name fewer "
+                f"than the {max(self._sizes)} tokens that others do. Two of the most probable "
+                "tokens are then written alike, and only one of their log-probs is given: a label "
+                "written so may have got the other one's. A server that gives log-probs by token "
+                "id (vLLM, SGLang, llama.cpp) does not mix them up"
+            )
+        if self._whole.uncertain:
+            found.append(
+                f"{self._transport.url} does not say how many tokens it reads, and its answers "
+                "vary too much to see whether it cuts long prompts: make sure that its context "
+                "holds the longest one, or say how many tokens it holds with --context-length"
+            )
+        return tuple(found)
 
     @classmethod
     async def open(
@@ -181,32 +203,44 @@ class OpenAITopKEndpoint(TextPrompts):
                 instead.
         """
         entry, characters = await text_model(transport, model, context_length)
+
+        def identity_of(entry: TextModelCard, route: str, top: int) -> ServerIdentity:
+            return ServerIdentity(
+                kind=route,
+                model=entry.id,
+                context_length=characters,
+                fingerprint=fingerprint(
+                    {
+                        "kind": route,
+                        # Nothing else tells two services apart that call a model alike.
+                        "url": transport.url,
+                        "model": entry.id,
+                        "root": entry.root,
+                        "top": top,
+                        "floor": allow_floor,
+                    }
+                ),
+            )
+
         refusals: list[_Refusal] = []
         for route in (kind,) if kind else (COMPLETIONS, CHAT):
             for top in _TOPS:
-                identity = ServerIdentity(
-                    kind=route,
-                    model=entry.id,
-                    context_length=characters,
-                    fingerprint=fingerprint(
-                        {
-                            "kind": route,
-                            # Nothing else tells two services apart that call a model alike.
-                            "url": transport.url,
-                            "model": entry.id,
-                            "root": entry.root,
-                            "top": top,
-                            "floor": allow_floor,
-                        }
-                    ),
-                )
+                identity = identity_of(entry, route, top)
                 endpoint = cls(transport, identity=identity, top=top, allow_floor=allow_floor)
                 refusal = await endpoint._refusal()
                 if refusal is not None and refusal.error is None:
                     # llama.cpp leaves them out where what is drawn is a part of a character.
                     refusal = await endpoint._refusal()
                 if refusal is None:
-                    return endpoint
+
+                    async def again(route: str = route, top: int = top) -> ServerIdentity:
+                        is_listed = entry.root is not None
+                        now, _ = await text_model(
+                            transport, entry.id, context_length, is_listed=is_listed
+                        )
+                        return identity_of(now, route, top)
+
+                    return endpoint._guarded(again)
                 refusals.append(refusal)
         raise _unsupported(transport.url, entry.id, refusals)
 
@@ -220,7 +254,7 @@ class OpenAITopKEndpoint(TextPrompts):
         def read(raw: bytes) -> _Refusal | None:
             choices = parsed(_Completion, raw).choices
             if any(_pairs(choice.logprobs) for choice in choices):
-                self._top_of(raw)
+                self._said_in(raw)
                 return None
             return _Refusal(self._path, thinks=any(choice.thinks for choice in choices))
 
@@ -250,7 +284,7 @@ class OpenAITopKEndpoint(TextPrompts):
             + (self._otherwise(label, top) or _ORDINARY_WORDS)
         )
 
-    def _otherwise(self, label: str, top: _Top) -> str | None:
+    def _otherwise(self, label: str, top: Top) -> str | None:
         """What the model says in the place of `label`, if that is known, and what to do."""
         if _begins_to_think(top[0][0]):
             return (
@@ -282,7 +316,8 @@ class OpenAITopKEndpoint(TextPrompts):
 
         async def answer(number: int) -> None:
             try:
-                answers[number] = await self.read_sampled(reads[number], _NO_SAMPLING)
+                top = await self._top_after(self._text_of(reads[number].prompt))
+                answers[number] = self._answer(reads[number], top)
             except IcmError as error:
                 failures.append(error)
 
@@ -291,11 +326,20 @@ class OpenAITopKEndpoint(TextPrompts):
                 tasks.start_soon(answer, number)
         if failures:
             raise failures[0]
-        return [answers[number] for number in range(len(reads))]
+        found = [answers[number] for number in range(len(reads))]
+        self._keep(reads, found)
+        return found
+
+    async def _asked_again(self, read: Read) -> Answer:
+        return await self.read_sampled(read, _NO_SAMPLING)
 
     async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
-        """As `SampledEndpoint.read_sampled`."""
-        top = await self._top_after(self._text_of(read.prompt), sampling)
+        """As `SampledEndpoint.read_sampled`; that the prompt is read whole is for `read` to see."""
+        return self._answer(
+            read, (await self._said_after(self._text_of(read.prompt), sampling)).top
+        )
+
+    def _answer(self, read: Read, top: Top) -> Answer:
         found = [self._found(self._labels[one], top) for one in read.wanted]
         return Answer(
             tuple(value for value, _ in found), worst(exactness for _, exactness in found)
@@ -306,7 +350,7 @@ class OpenAITopKEndpoint(TextPrompts):
         del lane
         await self._top_after(self._text_of(prefix))
 
-    def _found(self, label: LabelToken, top: _Top) -> tuple[float, Exactness]:
+    def _found(self, label: LabelToken, top: Top) -> tuple[float, Exactness]:
         for token, value in top:
             if token == label.token:
                 return value, Exactness.TOP_K
@@ -319,10 +363,15 @@ class OpenAITopKEndpoint(TextPrompts):
         rest = 1 - math.fsum(math.exp(value) for _, value in top)
         return min(top[-1][1], math.log(max(rest, _ROUNDING))), Exactness.FLOOR
 
-    async def _top_after(
+    async def _top_after(self, text: str) -> Top:
+        said = await self._said_after(text)
+        await self._whole.check(text, said)
+        return said.top
+
+    async def _said_after(
         self, text: str, sampling: Mapping[str, float] = _NO_SAMPLING, attempts: int | None = None
-    ) -> _Top:
-        return await self._asked(text, sampling, self._top_of, attempts=attempts)
+    ) -> Said:
+        return await self._asked(text, sampling, self._said_in, attempts=attempts)
 
     async def _asked(
         self,
@@ -360,20 +409,26 @@ class OpenAITopKEndpoint(TextPrompts):
         self._length_field = _LENGTH_FIELD
         return await self._asked(text, sampling, parse, attempts=attempts)
 
-    def _top_of(self, raw: bytes) -> _Top:
+    def _said_in(self, raw: bytes) -> Said:
         completion = parsed(_Completion, raw)
         url = f"{self._transport.url}{self._path}"
         if completion.usage:
             self._count(completion.usage.prompt_tokens, completion.usage.cached_tokens)
+        self._marked(completion.system_fingerprint)
         if len(completion.choices) != 1:
             raise MalformedAnswer(f"{url}: {len(completion.choices)} choices for one prompt")
-        pairs = _pairs(completion.choices[0].logprobs)
+        told = completion.choices[0].logprobs
+        pairs = _pairs(told)
         if not pairs:
             raise MalformedAnswer(f"{url}: no log-probs of the most probable tokens")
         found = [(token, log_prob(value, token=token)) for token, value in pairs]
         found.sort(key=lambda pair: -pair[1])
         # The token that was drawn may be there as one too many.
-        return tuple(found[: self.top])
+        top = tuple(found[: self.top])
+        if told and not told.content:
+            self._sizes[len(top)] += 1
+        # A count of 0 is no count.
+        return Said(top, completion.usage.prompt_tokens or None if completion.usage else None)
 
 
 def _pairs(told: _LogProbs | None) -> list[tuple[str, float | None]]:

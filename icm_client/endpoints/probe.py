@@ -15,6 +15,7 @@ from icm_client.endpoints.protocol import (
     Answer,
     Endpoint,
     Exactness,
+    NoticingEndpoint,
     Read,
     SampledEndpoint,
     TextEndpoint,
@@ -101,8 +102,13 @@ async def prompts_arrive(endpoint: Endpoint, short: Read, long: Read) -> Observa
         "read_tokens": tokens[1],
     }
     if not all(tokens):
-        says = "the server does not tell how many tokens it read: a prompt that it cut is not seen"
-        return Observation("prompts", Verdict.NOTE, says, figures)
+        if isinstance(endpoint, NoticingEndpoint) and (notices := endpoint.notices):
+            return Observation("prompts", Verdict.NOTE, " ".join(notices), figures)
+        says = (
+            f"the server does not say how many tokens it read, but all of a text of "
+            f"{len(long.prompt):,} characters has a part in its answer"
+        )
+        return Observation("prompts", Verdict.GOOD, says, figures)
     if isinstance(endpoint, TextEndpoint):
         ratios = [len(read.prompt) / n for read, n in zip((short, long), tokens, strict=True)]
         cut = ratios[1] > 2 * ratios[0]

@@ -21,13 +21,19 @@ from icm_client.endpoints.protocol import (
     TokenIds,
 )
 from icm_client.endpoints.served import TokenUsage
-from icm_client.endpoints.texts import TextPrompts, text_model
+from icm_client.endpoints.texts import TextModelCard, TextPrompts, text_model
 from icm_client.endpoints.transport import Transport
 from icm_client.endpoints.vllm import PromptLogProb, VllmEndpoint
-from icm_client.errors import LabelMissing, MalformedAnswer, UnsupportedServer
+from icm_client.errors import LabelMissing, MalformedAnswer, PromptTooLong, UnsupportedServer
 
 PROMPT_LOGPROBS: Final = "prompt-logprobs"
 ECHO: Final = "echo"
+
+_SOME_ECHO: Final = 8
+"""Characters; a server that echoes fewer does not echo."""
+
+_MOST_OF_IT: Final = 0.98
+"""Of a prompt's characters: tokens that hold a part of one may be echoed shorter."""
 
 
 class PromptLogProbsEndpoint(VllmEndpoint):
@@ -82,6 +88,7 @@ class _Choice(Wire):
 class _Completion(Wire):
     choices: list[_Choice]
     usage: TokenUsage | None = None
+    system_fingerprint: str | None = None
 
 
 class EchoEndpoint(TextPrompts):
@@ -105,10 +112,20 @@ class EchoEndpoint(TextPrompts):
             EndpointError: no answer.
             ModelNotFound: `model` is not served, or is None and several are.
         """
+
+        def identity_of(entry: TextModelCard, characters: int) -> ServerIdentity:
+            facts = {"kind": ECHO, "url": transport.url, "model": entry.id, "root": entry.root}
+            return ServerIdentity(ECHO, entry.id, characters, fingerprint(facts))
+
         entry, characters = await text_model(transport, model, context_length)
-        facts = {"kind": ECHO, "url": transport.url, "model": entry.id, "root": entry.root}
-        identity = ServerIdentity(ECHO, entry.id, characters, fingerprint(facts))
-        return cls(transport, identity=identity)
+
+        async def again() -> ServerIdentity:
+            is_listed = entry.root is not None
+            now, _ = await text_model(transport, entry.id, context_length, is_listed=is_listed)
+            return identity_of(now, characters)
+
+        endpoint = cls(transport, identity=identity_of(entry, characters))
+        return endpoint._guarded(again)
 
     async def find_label_token(self, label: str, *, prompt: str, separator: str) -> LabelToken:
         """As `TextEndpoint.find_label_token`; nothing is asked: the whole label is scored."""
@@ -118,7 +135,12 @@ class EchoEndpoint(TextPrompts):
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
         """As `Endpoint.read`; one request a label, one after the other."""
         del lane
-        return [await self._answer(read) for read in reads]
+        answers = [await self._answer(read) for read in reads]
+        self._keep(reads, answers)
+        return answers
+
+    async def _asked_again(self, read: Read) -> Answer:
+        return await self._answer(read)
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
         """Nothing: what is echoed is computed from its first token on."""
@@ -140,10 +162,10 @@ class EchoEndpoint(TextPrompts):
             "temperature": 1,
         }
         return await self._transport.post(
-            "/v1/completions", body, lambda raw: self._sum_of(raw, label), scoring=True
+            "/v1/completions", body, lambda raw: self._sum_of(raw, prompt, label), scoring=True
         )
 
-    def _sum_of(self, raw: bytes, label: str) -> float:
+    def _sum_of(self, raw: bytes, prompt: str, label: str) -> float:
         """The sum over the label's tokens: those before the one that was generated."""
         completion = parsed(_Completion, raw)
         if completion.usage:
@@ -156,6 +178,15 @@ class EchoEndpoint(TextPrompts):
             )
         if told is None or len(told.tokens) != len(told.token_logprobs):
             raise MalformedAnswer(f"{self._transport.url}: no log-probs of the echoed prompt")
+        self._marked(completion.system_fingerprint)
+        sent, echoed = len(prompt) + len(label), sum(map(len, told.tokens[:-1]))
+        if _SOME_ECHO <= echoed < _MOST_OF_IT * sent - _SOME_ECHO:
+            raise PromptTooLong(
+                f"{self._transport.url}: the server cuts prompts without saying so: it echoed "
+                f"{echoed:,} of {sent:,} characters. Start it with a larger context, or use fewer "
+                "demos",
+                cut=True,
+            )
         # `text_offset` is not asked: some servers count a BOS that is not in the text.
         rest, total = label, []
         for token, value in reversed(list(zip(told.tokens, told.token_logprobs, strict=True))[:-1]):

@@ -73,12 +73,16 @@ class ServerIdentity:
             characters where the server takes only text (`TextEndpoint`).
         fingerprint: a hex digest over everything the server tells about itself that can change
             a log-prob: part of every key in the score store.
+        of_weights: whether the fingerprint covers the weights themselves (a digest of them). What
+            a server says of itself does not change when its weights do, so its stored answers are
+            compared with new ones before they are used (`icm_client.scoring.drift`).
     """
 
     kind: str
     model: str
     context_length: int
     fingerprint: str
+    of_weights: bool = False
 
 
 class Endpoint(Protocol):
@@ -170,6 +174,16 @@ class TextEndpoint(Protocol):
 
     def name_label(self, found: LabelToken) -> int:
         """The id that stands for `found` in prompts and in `Read.wanted`, in every process."""
+        ...
+
+
+@runtime_checkable
+class NoticingEndpoint(Protocol):
+    """What an `Endpoint` has besides, where its answers may hold what a person should know."""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences for the user."""
         ...
 
 

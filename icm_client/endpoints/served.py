@@ -1,18 +1,27 @@
 """What the endpoints of served models share: who answers, what it cost, how it is closed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol, Self, TypeVar
 
 from icm_client.endpoints.answers import Wire, listed, parsed
+from icm_client.endpoints.identity_check import Evidence, nats_apart
 from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     MalformedAnswer,
     ModelNotFound,
     RequestRefused,
+    ScoreError,
     UnsupportedServer,
 )
+
+_CONTROLS: Final = 3
+"""Reads of a session that are asked again where it is in doubt who answers. Two that have changed,
+or two that have not, settle it: that a single one has may be a matter of that prompt."""
+
+_SETTLE: Final = 2
 
 
 class TokenDetails(Wire):
@@ -71,6 +80,8 @@ class ServedEndpoint:
     def __init__(self, transport: Transport, *, identity: ServerIdentity) -> None:
         self._transport = transport
         self._identity = identity
+        self._controls: dict[Read, Answer] = {}
+        self._marks: set[str] = set()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._transport.url!r}, model={self._identity.model!r})"
@@ -105,6 +116,47 @@ class ServedEndpoint:
         """Close the connections."""
         await self._transport.aclose()
 
+    def _guarded(self, ask: Callable[[], Awaitable[ServerIdentity]], *, every: int = 1) -> Self:
+        """Have it looked after that the server stays what it is; `every` as in `Evidence`."""
+        self._transport.guard(self._identity, ask, Evidence(self._nats_apart, every))
+        return self
+
+    async def _nats_apart(self) -> float:
+        """Ask again what was answered first; by how much that has changed, 0 where it has not."""
+        changes: list[float] = []
+        same = 0
+        for read, answer in self._controls.items():
+            try:
+                change = await nats_apart(answer, partial(self._asked_again, read))
+            except ScoreError:  # of noise, where a label is the last among the most probable
+                continue
+            changes += [change] if change else []
+            same += not change
+            if same == _SETTLE or len(changes) == _SETTLE:
+                break
+        return max(changes, default=0.0) if len(changes) > same else 0.0
+
+    async def _asked_again(self, read: Read) -> Answer:
+        """As `read`, for one; while another request waits, and has what it needs reserved."""
+        raise NotImplementedError
+
+    def _keep(self, reads: Sequence[Read], answers: Sequence[Answer]) -> None:
+        """Keep the first answers, for `_nats_apart`."""
+        if len(self._controls) < _CONTROLS:
+            for read, answer in zip(reads[:_CONTROLS], answers, strict=False):
+                self._controls.setdefault(read, answer)
+
+    def _marked(self, system_fingerprint: str | None) -> None:
+        """Hear how the answer's back end is marked; a mark not seen before raises doubt.
+
+        It is no part of the fingerprint: a service with several back ends shows one or the other,
+        and what it answered would be lost with every change.
+        """
+        if system_fingerprint and system_fingerprint not in self._marks:
+            if self._marks:
+                self._transport.doubt()
+            self._marks.add(system_fingerprint)
+
     def _count(self, prompt_tokens: int, cached_tokens: int) -> None:
         self.usage.cached_tokens += cached_tokens
         self.usage.computed_tokens += max(0, prompt_tokens - cached_tokens)
@@ -123,11 +175,16 @@ class TokenPrompts(ServedEndpoint, ABC):
         wanted = reads[0].wanted
         if any(read.wanted != wanted for read in reads):
             raise ValueError("reads of one call must want the same tokens")
-        return await self._read([read.prompt for read in reads], wanted, {})
+        answers = await self._read([read.prompt for read in reads], wanted, {})
+        self._keep(reads, answers)
+        return answers
 
     async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
         """As `SampledEndpoint.read_sampled`."""
         return (await self._read([read.prompt], read.wanted, sampling))[0]
+
+    async def _asked_again(self, read: Read) -> Answer:
+        return await self.read_sampled(read, {})
 
     @abstractmethod
     async def _read(
@@ -182,6 +239,17 @@ async def native_answer(
         f"every path, or give {server}'s own URL; --kind openai reads through /v1 alone, and then "
         "only labels that are among the most probable tokens"
     )
+
+
+def adapter_facts(entry: ModelCard, models: Sequence[ModelCard]) -> dict[str, str | None]:
+    """What is told of the base that an adapter is for; nothing of a model that is none.
+
+    So the fingerprint of a model without adapters is what it was before this was asked.
+    """
+    if entry.parent is None:
+        return {}
+    roots = [model.root for model in models if model.id == entry.parent]
+    return {"parent": entry.parent, "parent_root": roots[0] if roots else None}
 
 
 def context_length_of(entry: ModelCard, models: Sequence[ModelCard]) -> int | None:

@@ -18,8 +18,10 @@ from pydantic import SecretStr
 
 from icm_client.endpoints.answers import without_credentials
 from icm_client.endpoints.connect import Kind, connect
+from icm_client.endpoints.identity_check import nats_apart
 from icm_client.endpoints.member import Member
 from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
+from icm_client.endpoints.probe import SAME_NATS
 from icm_client.endpoints.protocol import (
     Answer,
     Endpoint,
@@ -30,7 +32,13 @@ from icm_client.endpoints.protocol import (
     Usage,
 )
 from icm_client.endpoints.settings import TransportSettings
-from icm_client.errors import EndpointTimeout, EndpointUnreachable, InputError
+from icm_client.errors import (
+    EndpointError,
+    EndpointTimeout,
+    EndpointUnreachable,
+    InputError,
+    ScoreError,
+)
 
 ATTEMPTS: Final = 6
 """At most, at a server beside which there are others: about 15 s, and the others have its work."""
@@ -115,6 +123,8 @@ class SeveralEndpoints:
         self._members = [Member(name, endpoint) for name, endpoint in members.items()]
         self._there = list(self._members)
         self._on_lost = on_lost
+        self._comparing = anyio.Lock()
+        self._alike = len(members) == 1
         first = self._members[0]
         self._identity = first.endpoint.identity
         for member in self._members:
@@ -173,7 +183,45 @@ class SeveralEndpoints:
         )
 
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
-        """As `Endpoint.read`, on one server; on another, where that one is lost."""
+        """As `Endpoint.read`, on one server; on another, where that one is lost.
+
+        Raises:
+            InputError: the servers answer the first read differently.
+        """
+        answers = await self._answers(reads, lane)
+        if not self._alike:
+            async with self._comparing:
+                if not self._alike:
+                    await self._compare(reads[0], answers[0])
+                    self._alike = True
+        return answers
+
+    async def _compare(self, read: Read, answer: Answer) -> None:
+        """Ask all servers the same: what they say of themselves does not tell their weights."""
+        for member in list(self._there):
+            if member.endpoint.identity.of_weights:
+                continue
+            lane = 0 if member.endpoint.lanes else None
+
+            async def ask(endpoint: Endpoint = member.endpoint, lane: int | None = lane) -> Answer:
+                return (await endpoint.read([read], lane=lane))[0]
+
+            try:
+                apart = await nats_apart(answer, ask)
+            except (EndpointUnreachable, EndpointTimeout) as error:
+                if len(self._there) > 1:
+                    self._lose(member, error)
+                continue
+            except (EndpointError, ScoreError):  # of this one prompt
+                continue
+            if apart:
+                raise InputError(
+                    f"{member.name} does not have the same weights as the other servers, though "
+                    f"it says so: its log-probs are {apart:.2f} nats away (up to {SAME_NATS:g} is "
+                    "noise). Load the same weights on all of them, or use one"
+                )
+
+    async def _answers(self, reads: Sequence[Read], lane: int | None) -> list[Answer]:
         if self._lanes:
             return await self._on_lane(lane, lambda endpoint, own: endpoint.read(reads, lane=own))
         prompts = [read.prompt for read in reads]
@@ -250,12 +298,15 @@ class SeveralEndpoints:
             try:
                 return await work(member)
             except (EndpointUnreachable, EndpointTimeout) as error:
-                if member in self._there:
-                    if len(self._there) == 1:
-                        raise
-                    self._there.remove(member)
-                    if self._on_lost is not None:
-                        self._on_lost(member.name, error)
+                if member in self._there and len(self._there) == 1:
+                    raise
+                self._lose(member, error)
+
+    def _lose(self, member: Member, error: Gone) -> None:
+        if member in self._there:
+            self._there.remove(member)
+            if self._on_lost is not None:
+                self._on_lost(member.name, error)
 
 
 def _described(member: Member) -> str:

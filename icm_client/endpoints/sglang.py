@@ -17,11 +17,18 @@ from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, Tok
 from icm_client.endpoints.served import (
     ModelCards,
     TokenPrompts,
+    adapter_facts,
     context_length_of,
     served_model,
 )
 from icm_client.endpoints.transport import Transport
-from icm_client.errors import LabelMissing, MalformedAnswer, RequestRefused, UnsupportedServer
+from icm_client.errors import (
+    LabelMissing,
+    MalformedAnswer,
+    PromptTooLong,
+    RequestRefused,
+    UnsupportedServer,
+)
 
 KIND: Final = "sglang"
 
@@ -89,8 +96,8 @@ class SglangEndpoint(TokenPrompts):
         async def again() -> ServerIdentity:
             return (await cls._ask(transport, identity.model))[0]
 
-        transport.guard(identity, again)
-        return cls(transport, identity=identity, adapter=adapter)
+        endpoint = cls(transport, identity=identity, adapter=adapter)
+        return endpoint._guarded(again)
 
     @classmethod
     async def _ask(
@@ -122,6 +129,7 @@ class SglangEndpoint(TokenPrompts):
                     "tokenizer": weights.tokenizer_path,
                     "weights": weights.weight_version,
                     "version": server.version,
+                    **adapter_facts(entry, models.data),
                 }
             ),
         )
@@ -179,7 +187,14 @@ class SglangEndpoint(TokenPrompts):
         for generation, prompt in zip(generations, prompts, strict=True):
             meta = generation.meta_info
             self._count(meta.prompt_tokens, meta.cached_tokens)
-            if meta.prompt_tokens != len(prompt):
+            if meta.prompt_tokens < len(prompt):
+                raise PromptTooLong(
+                    f"{self._transport.url}: the server read {meta.prompt_tokens} of {len(prompt)} "
+                    "tokens: it cuts prompts without saying so. Start it without "
+                    "--allow-auto-truncate and with a larger context, or use fewer demos",
+                    cut=True,
+                )
+            if meta.prompt_tokens > len(prompt):
                 raise MalformedAnswer(
                     f"{self._transport.url}: the server read {meta.prompt_tokens} tokens where "
                     f"{len(prompt)} were sent"

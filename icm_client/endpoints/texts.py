@@ -88,7 +88,11 @@ class TextPrompts(ServedEndpoint):
 
 
 async def text_model(
-    transport: Transport, model: str | None, context_length: int | None
+    transport: Transport,
+    model: str | None,
+    context_length: int | None,
+    *,
+    is_listed: bool = False,
 ) -> tuple[TextModelCard, int]:
     """The model that is meant, and the code points that its context holds.
 
@@ -97,6 +101,7 @@ async def text_model(
         model: its name; may be left out where the server lists one only. It is taken on trust
             where no list of names can be had: the first request decides.
         context_length: tokens; None takes what the server tells, else `ASSUMED_CONTEXT`.
+        is_listed: whether the server is known to list its models: a failure to is one then.
 
     Raises:
         ModelNotFound: `model` is not among those listed, or is None and not one is.
@@ -107,6 +112,8 @@ async def text_model(
     except AuthenticationRefused:
         raise
     except (RequestRefused, MalformedAnswer) as error:
+        if is_listed:
+            raise
         if model is None:
             raise ModelNotFound(
                 f"{transport.url} does not list its models ({error}): name one with --model"

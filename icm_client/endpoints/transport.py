@@ -6,6 +6,8 @@ answers is still the model that the run began with.
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
+from contextvars import ContextVar
+from dataclasses import replace
 from typing import Final, Self, TypeVar
 
 import anyio
@@ -16,7 +18,7 @@ from icm_client.endpoints.answers import Wire, listed, page_words, parsed
 from icm_client.endpoints.attempts import Item
 from icm_client.endpoints.exchange import NO_HEADERS, Body, Exchange
 from icm_client.endpoints.gate import Gate
-from icm_client.endpoints.identity_check import IdentityCheck
+from icm_client.endpoints.identity_check import Evidence, IdentityCheck
 from icm_client.endpoints.protocol import ServerIdentity, Usage
 from icm_client.endpoints.settings import TransportSettings, Waiting
 from icm_client.errors import (
@@ -38,6 +40,11 @@ _ASIDE_S: Final = 5.0
 
 _LOOKED_S: Final = 0.1
 """How often a wait looks whether the run is to stop."""
+
+
+_COMPARING: Final[ContextVar[bool]] = ContextVar("comparing", default=False)
+"""Whether answers are being compared on behalf of a request that waits to be sent: what is asked
+then uses that request's turn, raises no doubt of its own, and is an attempt of that request's."""
 
 
 class _Entry(Wire):
@@ -102,7 +109,12 @@ class Transport:
         """What the server said, fit for a message: clipped, and without our secrets."""
         return self._exchange.told(words)
 
-    def guard(self, known: ServerIdentity, ask: Callable[[], Awaitable[ServerIdentity]]) -> None:
+    def guard(
+        self,
+        known: ServerIdentity,
+        ask: Callable[[], Awaitable[ServerIdentity]],
+        evidence: Evidence,
+    ) -> None:
         """Have it looked after that the server stays what it is.
 
         Before a scoring request, `ask` is awaited again when the server failed or was silent since
@@ -111,10 +123,25 @@ class Transport:
         Args:
             known: what it is.
             ask: who answers now, by way of `get`.
+            evidence: what it computes, by way of `post`.
 
         It is called where an event loop runs, and takes `known` for confirmed.
         """
-        self._identity = IdentityCheck(self.settings.identity_interval_s, known, ask)
+
+        async def compare() -> float:
+            before = _COMPARING.set(True)
+            try:
+                return await evidence.compare()
+            finally:
+                _COMPARING.reset(before)
+
+        self._identity = IdentityCheck(
+            self.settings.identity_interval_s, known, ask, replace(evidence, compare=compare)
+        )
+
+    def doubt(self) -> None:
+        """Have answers compared before the next scoring request: something says they may differ."""
+        self._identity.doubt(compare=True)
 
     async def get(
         self, path: str, parse: Callable[[bytes], T], *, attempts: int = GET_ATTEMPTS
@@ -164,7 +191,9 @@ class Transport:
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> T:
         policy = self.settings.retry
-        item = Item(policy, attempts if attempts is not None else policy.attempts)
+        if attempts is None:
+            attempts = 1 if _COMPARING.get() else policy.attempts
+        item = Item(policy, attempts)
 
         async def attempt() -> T:
             item.made += 1
@@ -205,15 +234,19 @@ class Transport:
         self, path: str, body: Body | None, item: Item, headers: Mapping[str, str], *, scoring: bool
     ) -> bytes:
         # What is asked with GET is little, and asked by those who have their turn already.
-        async with self._gate.turn(path) if body is not None else nullcontext():
+        comparing = _COMPARING.get()
+        has_turn = body is None or comparing
+        async with nullcontext() if has_turn else self._gate.turn(path):
             if scoring:
-                await self._identity.check()
+                if not comparing:
+                    await self._identity.check()
                 self.usage.requests += 1
             began = anyio.current_time()
             try:
-                return await self._exchange.body_of(
-                    path, body, deadline_s=item.deadline_s(), headers=headers
-                )
+                with self._identity.under_way() if scoring else nullcontext():
+                    return await self._exchange.body_of(
+                        path, body, deadline_s=item.deadline_s(), headers=headers
+                    )
             finally:
                 item.spent_s += anyio.current_time() - began
 

@@ -18,6 +18,7 @@ from icm_client.endpoints.served import (
     ModelCards,
     TokenPrompts,
     TokenUsage,
+    adapter_facts,
     context_length_of,
     native_answer,
     served_model,
@@ -63,6 +64,7 @@ class _Choice(Wire):
 class _Completion(Wire):
     choices: list[_Choice]
     usage: TokenUsage
+    system_fingerprint: str | None = None
 
 
 class _Tokens(Wire):
@@ -98,8 +100,8 @@ class VllmEndpoint(TokenPrompts):
             ModelNotFound: `model` is not served, or is None and several are.
         """
         identity = await cls._identity_of(transport, model)
-        transport.guard(identity, lambda: cls._identity_of(transport, identity.model))
-        return cls(transport, identity=identity)
+        endpoint = cls(transport, identity=identity)
+        return endpoint._guarded(lambda: cls._identity_of(transport, identity.model))
 
     @classmethod
     async def _identity_of(cls, transport: Transport, model: str | None) -> ServerIdentity:
@@ -123,6 +125,7 @@ class VllmEndpoint(TokenPrompts):
                     "root": entry.root,
                     "context_length": context_length,
                     "version": version.version,
+                    **adapter_facts(entry, models.data),
                 }
             ),
         )
@@ -222,9 +225,12 @@ class VllmEndpoint(TokenPrompts):
         if usage.prompt_tokens < sent:
             raise PromptTooLong(
                 f"{self._transport.url}: the server read {usage.prompt_tokens} of {sent} tokens: "
-                "it cuts prompts without saying so"
+                "it cuts prompts without saying so. Start it with a larger context, or use fewer "
+                "demos",
+                cut=True,
             )
         self._count(usage.prompt_tokens, _cached_of_all(usage.cached_tokens, prompts))
+        self._marked(completion.system_fingerprint)
         return completion
 
     def _answers(self, raw: bytes, prompts: Sequence[TokenIds], wanted: TokenIds) -> list[Answer]:

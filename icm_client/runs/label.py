@@ -26,6 +26,7 @@ from icm_client.runs.presets import (
     settings_for,
 )
 from icm_client.runs.progress import OnProgress, check_progress
+from icm_client.runs.repeat_reads import second_fingerprint
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScoreStore, open_store
@@ -61,8 +62,10 @@ async def label(
 ) -> Labels:
     """Find the labels that the model itself finds most coherent.
 
-    The same call again asks the server nothing that it answered before: scores are kept in
-    `store`, and the search is a function of rows, task, settings, seed and scores.
+    The same call again asks the server nothing that it answered before, but for at most
+    8 reads that show that it still serves the same model (none where the model's own digest is
+    known, as of the embedded server): scores are kept in `store`, and the search is a function of
+    rows, task, settings, seed and scores.
 
     Args:
         rows: a data file's path, a data set that was read, or mappings (or texts, which become
@@ -86,8 +89,10 @@ async def label(
         budget: what may be spent; the run then ends with the best labels so far.
         fail_on_error: rows that the server refuses, or fails on for good, that end the run: so
             many from 1 on, under 1 that share of the rows. Fewer are left without a label.
-        accept_drift: where another model answers in mid-run, label with that one from the start,
-            instead of ending. Only where the endpoint is opened here.
+        accept_drift: where another model answers in mid-run, or than the one whose scores are
+            stored, label with that one from the start, instead of ending. Where the server does
+            not tell the two apart, the stored scores are dropped. Only where the endpoint is
+            opened here.
         store: the score store's file, or one that is open (and stays so, in its thread); None takes
             the user's own.
         runs: the folder in which the run has its own, with its journal; None keeps no record.
@@ -131,9 +136,13 @@ async def label(
             try:
                 async with open_endpoint(endpoint, run.observe, stopping) as server:
                     return await run.over(server, kept)
-            except ModelChanged:
+            except ModelChanged as change:
                 if not (accept_drift and opened_here):
                     raise
+                if change.stored is not None and not kept.forget(
+                    (change.stored, second_fingerprint(change.stored))
+                ):
+                    raise  # there is nothing to drop: the server answers differently each time
 
 
 def _checked_seed(seed: int) -> int:

@@ -20,7 +20,7 @@ from icm_client.coherence.problem import FloatArray, IntArray
 from icm_client.coherence.search_result import SearchResult, SweepRecord
 from icm_client.coherence.starts import Start
 from icm_client.data import LabelledRow
-from icm_client.endpoints import Endpoint, Exactness, Waiting, WireEvent
+from icm_client.endpoints import Endpoint, Exactness, NoticingEndpoint, Waiting, WireEvent
 from icm_client.errors import RunError
 from icm_client.runs.archive import read_run
 from icm_client.runs.budget import Budget, BudgetMeter
@@ -172,6 +172,7 @@ class LabelRun:
                     server,
                     store,
                     pieces,
+                    drift=scorer.drift,
                     stats=scorer.stats,
                     on_progress=lambda now: self._meter.scored(now, scorer.stats),
                     stopping=self._stopping,
@@ -189,7 +190,12 @@ class LabelRun:
                 utility=result.utility,
                 coherence=result.coherence,
                 findings=findings,
-                notices=(*job.notices, *store.notices, *([notice] if notice else [])),
+                notices=(
+                    *job.notices,
+                    *store.notices,
+                    *(server.notices if isinstance(server, NoticingEndpoint) else ()),
+                    *([notice] if notice else []),
+                ),
                 failed=failures.without_label(result),
                 stopped=self._limit.spent if result.stopped else None,
                 server=server.identity,

@@ -36,6 +36,8 @@ class Cost:
         computed_tokens: prompt tokens that the server prefilled.
         cached_tokens: prompt tokens that it found in its prefix cache.
         seconds: wall clock, the embedded server's start included.
+        checked: reads from the score store that the server was asked again, to see that it still
+            serves the model that answered them; not part of `from_server`.
     """
 
     requests: int
@@ -45,6 +47,7 @@ class Cost:
     computed_tokens: int
     cached_tokens: int
     seconds: float
+    checked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,7 @@ class ProgressMeter:
             ),
             cached_tokens=sum(now.cached_tokens - before.cached_tokens for now, before in used),
             seconds=time.monotonic() - self._started,
+            checked=self._stats.checked,
         )
 
     def _report(self) -> None:

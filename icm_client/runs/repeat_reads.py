@@ -1,7 +1,7 @@
 """The same question once more: by how much a server's answers waver.
 
 An answer stands in the store under its question, and a second one would never be asked for. So it
-is kept under another fingerprint, made from the server's: the same command again asks nothing.
+is kept under another fingerprint, made from the server's: the same command again asks none of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ from icm_client.endpoints import Answer, Endpoint, Read, ServerIdentity, TokenId
 from icm_client.endpoints.answers import fingerprint
 from icm_client.scoring import Pieces, Scorer, ScorerStats, ScoreStore, ScoringProgress
 from icm_client.scoring.blame import FailedItem
+from icm_client.scoring.drift import DriftCheck
 
 
 async def read_again(
@@ -20,6 +21,7 @@ async def read_again(
     store: ScoreStore,
     pieces: Pieces,
     *,
+    drift: DriftCheck,
     stats: ScorerStats,
     on_progress: Callable[[ScoringProgress], None],
     stopping: Callable[[], bool],
@@ -31,6 +33,7 @@ async def read_again(
         server: who answers.
         store: where both answers are kept.
         pieces: what the queries index into.
+        drift: of the run.
         stats: where the second reads are counted.
         on_progress: as for `Scorer`.
         stopping: as for `Scorer`.
@@ -43,9 +46,15 @@ async def read_again(
         IcmError: as `Scorer`.
     """
     again = _AskedAgain(server)
-    first = Scorer(server, store, pieces, on_failed=_left_out, stopping=stopping)
+    first = Scorer(server, store, pieces, on_failed=_left_out, stopping=stopping, drift=drift)
     second = Scorer(
-        again, store, pieces, on_progress=on_progress, on_failed=_left_out, stopping=stopping
+        again,
+        store,
+        pieces,
+        on_progress=on_progress,
+        on_failed=_left_out,
+        stopping=stopping,
+        drift=drift,
     )
     second.stats = stats
     before = await first(queries)
@@ -53,6 +62,11 @@ async def read_again(
     store.record_server(again.identity)
     difference: FloatArray = after - before
     return difference
+
+
+def second_fingerprint(first: str) -> str:
+    """Under which the second answers of the server with the fingerprint `first` are kept."""
+    return fingerprint({"server": first, "repeat": "1"})
 
 
 def _left_out(_: Mapping[int, FailedItem]) -> None:
@@ -65,9 +79,7 @@ class _AskedAgain:
     def __init__(self, server: Endpoint) -> None:
         self._server = server
         first = server.identity
-        self._identity = replace(
-            first, fingerprint=fingerprint({"server": first.fingerprint, "repeat": "1"})
-        )
+        self._identity = replace(first, fingerprint=second_fingerprint(first.fingerprint))
 
     @property
     def identity(self) -> ServerIdentity:

@@ -13,6 +13,7 @@ from icm_client.endpoints.protocol import (
     Answer,
     Endpoint,
     LabelToken,
+    NoticingEndpoint,
     Read,
     ServerIdentity,
     TextEndpoint,
@@ -94,6 +95,11 @@ class _Share:
     @property
     def usage(self) -> Usage:
         return self._usage
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        endpoint = self._endpoint
+        return endpoint.notices if isinstance(endpoint, NoticingEndpoint) else ()
 
     async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
         if self.lanes:  # no lane is needed for it

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from icm_client.coherence.problem import Context, Query
 from icm_client.endpoints.protocol import Endpoint, LabelToken, TextEndpoint, TokenIds
 from icm_client.errors import TaskError
+from icm_client.scoring.drift import check_tokens
 from icm_client.scoring.store import ScoreStore
 from icm_client.task_groups import open_task_group
 
@@ -83,6 +84,7 @@ async def tokenize_pieces(
         TaskError: a prompt is empty, the template's end and a label merge into one token, or (on a
             server that takes only text) two labels begin with the same token.
         LabelMissing: a server that takes only text does not know a label.
+        ModelChanged: the store holds other ids of a prompt than the server's tokenizer gives.
         EndpointError: the server did not tokenize.
         StoreError: the store could not be read or written.
     """
@@ -92,6 +94,7 @@ async def tokenize_pieces(
             prompts, label_texts, separator, endpoint, store=store, fingerprint=fingerprint
         )
     tokenizer = _Tokenizer(endpoint, store, concurrency)
+    await tokenizer.check([*prompts[:1], *prompts[-1:]])
     (bos,) = await tokenizer.ids([""], add_special=True)
     prompt_pieces = await tokenizer.ids(prompts)
     _refuse_empty(prompt_pieces)
@@ -174,6 +177,13 @@ class _Tokenizer:
         self._store = store
         self._concurrency = concurrency
         self._numbers: dict[int, int] = {}
+
+    async def check(self, texts: Sequence[str]) -> None:
+        """Raise `ModelChanged` where the store has other ids of these than the server."""
+        fingerprint = self._endpoint.identity.fingerprint
+        stored = self._store.get_tokens(fingerprint, texts, add_special=False)
+        found = zip(texts, stored, strict=True)
+        await check_tokens(self._endpoint, {text: ids for text, ids in found if ids is not None})
 
     async def ids(self, texts: Sequence[str], *, add_special: bool = False) -> list[TokenIds]:
         fingerprint = self._endpoint.identity.fingerprint

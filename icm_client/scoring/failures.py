@@ -14,6 +14,7 @@ from icm_client.errors import (
     IcmError,
     MalformedAnswer,
     ModelNotFound,
+    PromptTooLong,
     RequestRefused,
     ScoreError,
 )
@@ -35,8 +36,11 @@ def is_about_reads(error: BaseException) -> bool:
 
     A refusal (400, 422), an answer that is none or holds no score, a 5xx and a time-out may be
     this prompt's. A server that is not there (`EndpointUnreachable`), is too busy
-    (`EndpointOverloaded`), asks for a key, lacks the model or has another one is so for all.
+    (`EndpointOverloaded`), asks for a key, lacks the model, has another one or cuts prompts without
+    a word is so for all.
     """
+    if isinstance(error, PromptTooLong) and error.cut:
+        return False
     return isinstance(error, _OF_READS) and not isinstance(error, _OF_ALL)
 
 

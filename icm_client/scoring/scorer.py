@@ -19,13 +19,14 @@ from icm_client.errors import (
     EndpointError,
     IcmError,
     PromptTooLong,
+    Retry,
     RunStopped,
     ScoreError,
 )
 from icm_client.scoring.assemble import Pieces, context_ids
 from icm_client.scoring.blame import FailedItem, Failure, find_blamed
 from icm_client.scoring.call import Call, check_answers, different
-from icm_client.scoring.drift import withdraw_doubtful
+from icm_client.scoring.drift import DriftCheck, withdraw_doubtful
 from icm_client.scoring.execute import Caller, execute
 from icm_client.scoring.failures import Streak, is_about_reads
 from icm_client.scoring.label_trie import LabelTrie
@@ -61,10 +62,13 @@ class ScorerStats:
     Attributes:
         asked: answered by the server.
         from_store: answered by the store.
+        checked: of those from the store, the server was asked again so many times, to see that
+            they are its own. They do not count as `asked`.
     """
 
     asked: int = 0
     from_store: int = 0
+    checked: int = 0
 
 
 class Scorer:
@@ -83,11 +87,13 @@ class Scorer:
             raises the first failure instead.
         stopping: asked before a request is begun; once it says so, what is under way is awaited
             and stored, and the call raises `RunStopped`.
+        drift: compares stored answers with the server's; None takes one for this object alone.
 
     Attributes:
         stats: running totals.
         labels: the labels' tokens and the reads that score them.
         exactness: item -> the least reliable kind of log-prob that it was given in any call.
+        drift: what compares stored answers with the server's.
 
     Raises:
         TaskError: the labels' tokens cannot be told apart.
@@ -104,7 +110,9 @@ class Scorer:
         on_progress: Callable[[ScoringProgress], None] | None = None,
         on_failed: OnFailed | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        drift: DriftCheck | None = None,
     ) -> None:
+        self.drift = DriftCheck(endpoint) if drift is None else drift
         self.stats = ScorerStats()
         self.exactness: dict[int, Exactness] = {}
         self.labels = LabelTrie(pieces.labels, pieces.label_texts)
@@ -142,6 +150,7 @@ class Scorer:
             found = await self._answers(asked, self._reads(asked))
         except IcmError as error:
             withdraw_doubtful(error, self._store, self._endpoint.identity.fingerprint)
+            error.goes_on = self._goes_on(error)
             raise
         for n, answers in zip(there, found, strict=True):
             if answers is not None:
@@ -150,6 +159,10 @@ class Scorer:
                 self.exactness[item] = worst((before, self.labels.exactness(answers)))
                 rows[n] = self.labels.log_probs(answers)
         return rows
+
+    def _goes_on(self, error: IcmError) -> bool:
+        """Whether the same call again may succeed, and finds what was answered until now."""
+        return error.retry is not Retry.NEVER and self.stats.asked + self.stats.from_store > 0
 
     def _reads(self, queries: Sequence[Query]) -> list[tuple[Question, ...]]:
         """Return each query's reads; all of them fit the server's context."""
@@ -178,6 +191,7 @@ class Scorer:
         reads, needed = different(asked, self._endpoint.identity.fingerprint)
         call = self._looked_up(reads)
         self._report(call)
+        await self._check_drift(call)
         self._streak.begin()
         blamed: set[int] = set()
         over = False
@@ -197,6 +211,15 @@ class Scorer:
             else None
             for indices in needed
         ]
+
+    async def _check_drift(self, call: Call) -> None:
+        if self._stopping():
+            return
+        before = self.drift.reads
+        try:
+            await self.drift.check(call)
+        finally:
+            self.stats.checked += self.drift.reads - before
 
     def _looked_up(self, reads: list[Question], *, aside: bool = False) -> Call:
         stored = self._store.get_many(self._endpoint.identity.fingerprint, reads)
@@ -240,6 +263,7 @@ class Scorer:
     def _arrived(self, call: Call, indices: Sequence[int], answers: Sequence[Answer]) -> None:
         group = [call.reads[index] for index in indices]
         check_answers(group, answers)
+        self.drift.answered(group)
         standing = self._store.put_many(self._endpoint.identity.fingerprint, group, answers)
         call.known.update(zip(indices, standing, strict=True))
         call.heard = True

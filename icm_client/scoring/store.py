@@ -34,6 +34,7 @@ from icm_client.scoring.store_file import (
     BROKEN,
     SCHEMA_VERSION,
     SCORES,
+    TABLES,
     TOKENS,
     checksum,
     connect,
@@ -208,6 +209,30 @@ class ScoreStore:
                     [server_number(self._db, fingerprint), math.floor(since)],
                 )
                 return dropped.rowcount
+
+        return self._done(drop)
+
+    def forget(self, fingerprints: Sequence[str]) -> int:
+        """Drop the answers and token ids of the servers with these fingerprints.
+
+        Those of which it is not known whose they are (from a file of version 1) go too.
+
+        Returns:
+            How many rows.
+        """
+
+        def drop() -> int:
+            with transaction(self._db):
+                dropped = 0
+                for name in fingerprints:
+                    server = server_number(self._db, name)
+                    for table in TABLES:
+                        gone = self._db.execute(
+                            f"DELETE FROM {table.name} WHERE server = ? OR server IS NULL",  # noqa: S608 - our own names
+                            [server],
+                        )
+                        dropped += gone.rowcount
+                return dropped
 
         return self._done(drop)
 

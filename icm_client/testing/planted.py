@@ -81,7 +81,11 @@ class PlantedConcept:
         self._usage = Usage()
         told = repr((self._planted, list(labels), strength, meaning, bias, noise, seed))
         self._identity = ServerIdentity(
-            "planted", "planted-concept", context_length, fingerprint({"told": told})
+            "planted",
+            "planted-concept",
+            context_length,
+            fingerprint({"told": told}),
+            of_weights=True,
         )
 
     @property

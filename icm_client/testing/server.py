@@ -41,6 +41,8 @@ class PlantedServer:
         max_queue: more waiting requests than this are answered 503; None queues for ever.
         priorities: whether it was started with `--scheduling-policy priority`; else a request with
             another `priority` than 0 is refused. All are served in the order they come.
+        root: the path that it names as the model's; None names the concept it serves. With a path
+            of its own it says the same of itself whatever it serves, as for ".../latest".
 
     Attributes:
         url: the server's root, while it runs.
@@ -60,6 +62,7 @@ class PlantedServer:
         latency_s: float = 0.0,
         max_queue: int | None = None,
         priorities: bool = False,
+        root: str | None = None,
     ) -> None:
         self.script: Script = scripted(faults) if isinstance(faults, Sequence) else faults
         self.received: list[Received] = []
@@ -71,6 +74,7 @@ class PlantedServer:
         self._latency_s = latency_s
         self._max_queue = max_queue
         self._priorities = priorities
+        self._root = root
         self._slots = anyio.CapacityLimiter(2**31 if slots is None else slots)
         self._refused: set[str] = set()
         self._numbered = 0
@@ -149,7 +153,7 @@ class PlantedServer:
             "id": self._model,
             "object": "model",
             "owned_by": "vllm",
-            "root": f"planted/{identity.fingerprint}",
+            "root": self._root or f"planted/{identity.fingerprint}",
             "parent": None,
             "max_model_len": identity.context_length,
         }

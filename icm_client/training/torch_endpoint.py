@@ -88,6 +88,7 @@ class TorchEndpoint:
             model=base.name if trained is None else trained.name,
             context_length=int(model.config.get_text_config().max_position_embeddings),
             fingerprint=fingerprint(facts),
+            of_weights=True,
         )
         return cls(model, tokenizer_of(base), identity)
 

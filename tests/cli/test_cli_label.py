@@ -201,13 +201,15 @@ def test_a_missing_file_is_told(run: Run) -> None:
     assert "none.jsonl: no such file" in ended.err
 
 
-def test_a_server_that_cannot_be_reached_ends_with_1_and_how_to_go_on(run: Run, rows: Path) -> None:
+def test_a_server_that_cannot_be_reached_ends_with_1_and_where_it_was_sought(
+    run: Run, rows: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     ended = run("label", rows, *ASKED, "-o", "out.jsonl", "-e", f"http://127.0.0.1:{port}")
     assert ended.code == 1
     assert f"127.0.0.1:{port}" in ended.err
-    assert ended.err.endswith(GOES_ON)
+    assert GOES_ON not in ended.err
     assert "Traceback" not in ended.err
     assert not Path("out.jsonl").exists()
 

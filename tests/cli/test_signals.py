@@ -12,6 +12,7 @@ import pytest
 from anyio.abc import Process
 
 from icm_client.scoring import ScoreStore
+from icm_client.scoring.drift import FIRST_CHECKED
 from icm_client.testing import PlantedConcept, PlantedServer
 from icm_client.testing.server import COMPLETIONS
 
@@ -116,7 +117,8 @@ async def test_one_signal_keeps_what_is_under_way_and_the_run_goes_on_from_there
     async with served(0.0) as server, started(server, alone) as process:
         assert await output(process) == resumed
         assert await process.wait() == 0
-        assert asked(server) == begun + again
+        # What the resumed run asked twice are the stored answers that it compared.
+        assert 0 < begun + again - asked(server) <= FIRST_CHECKED
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from icm_client.endpoints import EmbeddedEndpoint, Read, TokenIds, gemma, llama_cpp
 from icm_client.endpoints.cores import _quota_of, physical_cores
 from icm_client.endpoints.gguf import trained_context_of
-from icm_client.errors import EmbeddedServerFailed, PromptTooLong, SetupError
+from icm_client.errors import EmbeddedServerFailed, ModelChanged, PromptTooLong, SetupError
 
 DEMOS = "".join(
     f"Review: {text}\nSentiment: {label}\n\n"
@@ -252,6 +252,36 @@ def test_another_file_is_another_fingerprint(
     model.write_bytes(b"two")
     os.utime(model, ns=(1, 1))
     assert EmbeddedEndpoint(model).identity.fingerprint != first
+
+
+def test_a_file_of_the_same_size_and_time_is_another_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a copy that keeps times makes it: `cp -p`, `rsync -t`."""
+    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"one")
+    os.utime(model, ns=(1, 1))
+    first = EmbeddedEndpoint(model).identity.fingerprint
+    model.write_bytes(b"two")
+    os.utime(model, ns=(1, 1))
+    assert EmbeddedEndpoint(model).identity.fingerprint != first
+
+
+async def test_a_file_that_is_overwritten_in_mid_run_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"one")
+    async with EmbeddedEndpoint(model) as endpoint:
+        model.touch()  # the same bytes, written anew: what is met next is that it is no GGUF file
+        with pytest.raises(SetupError, match="no GGUF file"):
+            await endpoint.read([Read((1,), (2,))])
+        model.write_bytes(b"two")
+        with pytest.raises(ModelChanged, match=r"m\.gguf has been overwritten") as caught:
+            await endpoint.read([Read((1,), (2,))])
+        assert 0 < caught.value.last_confirmed_at <= anyio.current_time()
 
 
 async def test_a_file_of_another_kind_is_refused_before_a_server_starts(tmp_path: Path) -> None:

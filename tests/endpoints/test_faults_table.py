@@ -352,6 +352,32 @@ async def test_a_model_swapped_without_a_sign_is_found_in_time(tmp_path: Path) -
         assert caught.value.last_confirmed_at < swapped_at[0]
 
 
+@pytest.mark.parametrize("sign", [reset(), None], ids=["reset", "none"])
+async def test_other_weights_in_mid_run_behind_the_same_words(
+    tmp_path: Path, sign: Fault | None
+) -> None:
+    """The path of the latest weights: what it says of itself stays the same."""
+    interval_s = 60.0 if sign else 0.0
+    chosen = TransportSettings(
+        retry=settings().retry, max_in_flight=1, identity_interval_s=interval_s
+    )
+    async with PlantedServer(concept(), root="models/latest") as server:
+
+        async def swapped(asked: Asked) -> Any:
+            server.swap(concept(seed=1, meaning=3.0))
+            if sign is not None:
+                return await sign(asked)
+            return await answering(json.dumps(await asked.honest(asked.body)))(asked)
+
+        numbers = iter(range(1000))
+        before = 3 if sign else 9  # with no interval, every read is followed by a comparison
+        server.script = lambda _: swapped if next(numbers) == before else None
+        with pytest.raises(ModelChanged, match=r"weights have changed in mid-run.*nats away"):
+            await read_through(server, tmp_path, chosen)
+        server.swap(concept())
+        await assert_nothing_lost_or_invented(server, tmp_path)
+
+
 async def test_a_server_that_truncates_silently(tmp_path: Path) -> None:
     await ends(truncating(30), PromptTooLong, tmp_path)
 

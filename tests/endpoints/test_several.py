@@ -15,6 +15,7 @@ from icm_client.endpoints.member import REMEMBERED_PREFIXES, Member
 from icm_client.endpoints.protocol import Endpoint, Read, TokenIds
 from icm_client.endpoints.several import Gone, SeveralEndpoints, connect_several
 from icm_client.errors import EndpointTimeout, EndpointUnreachable, InputError
+from icm_client.scoring import ScoreStore
 from icm_client.testing import PlantedConcept, PlantedServer, after, hang
 
 Lost = list[tuple[str, Gone]]
@@ -50,6 +51,20 @@ async def test_the_work_is_shared_out_and_the_scores_are_those_of_one_server(
     assert answered(one) > 2
     assert answered(other) > 2
     assert not lost
+
+
+async def test_servers_with_other_weights_behind_the_same_words_are_refused(
+    tmp_path: Path,
+) -> None:
+    async with (
+        PlantedServer(concept(), root="models/latest") as one,
+        PlantedServer(concept(seed=1, meaning=3.0), root="models/latest") as other,
+        several([one, other], []) as endpoint,
+    ):
+        with pytest.raises(InputError, match=r"server \d does not have the same weights"):
+            await scores(endpoint, tmp_path)
+    with ScoreStore.open(tmp_path / "scores.sqlite3") as store:
+        assert store._db.execute("SELECT count(*) FROM scores").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("dies_after", [1, 3])

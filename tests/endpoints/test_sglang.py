@@ -15,7 +15,13 @@ from icm_client.endpoints import (
     Transport,
     TransportSettings,
 )
-from icm_client.errors import LabelMissing, MalformedAnswer, ScoreNotFinite, UnsupportedServer
+from icm_client.errors import (
+    LabelMissing,
+    MalformedAnswer,
+    PromptTooLong,
+    ScoreNotFinite,
+    UnsupportedServer,
+)
 
 SETTINGS = TransportSettings(retry=RetryPolicy(attempts=2, initial_wait_s=0.0))
 READS = [Read((1, 2), (7, 9)), Read((1, 3), (7, 9))]
@@ -96,14 +102,24 @@ async def test_what_is_no_log_prob_is_never_a_score(
 
 @pytest.mark.parametrize(
     "answers",
-    [[generation(GOOD)], [generation(GOOD), generation(GOOD, prompt_tokens=1)], {"error": "x"}],
+    [[generation(GOOD)], [generation(GOOD), generation(GOOD, prompt_tokens=9)], {"error": "x"}],
 )
-async def test_too_few_answers_and_cut_prompts_are_malformed(
+async def test_too_few_answers_and_longer_prompts_are_malformed(
     server: Any, say: Any, sglang: SglangEndpoint, answers: Any
 ) -> None:
     server.script = [say(json.dumps(answers))]
     with pytest.raises(MalformedAnswer):
         await sglang.read(READS)
+
+
+async def test_a_prompt_that_is_cut_is_too_long(
+    server: Any, say: Any, sglang: SglangEndpoint
+) -> None:
+    """As with --allow-auto-truncate."""
+    server.script = [say(json.dumps([generation(GOOD), generation(GOOD, prompt_tokens=1)]))]
+    with pytest.raises(PromptTooLong, match="1 of 2 tokens") as caught:
+        await sglang.read(READS)
+    assert caught.value.cut
 
 
 async def test_reads_of_one_call_must_want_the_same(sglang: SglangEndpoint) -> None:

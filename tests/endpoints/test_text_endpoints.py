@@ -28,6 +28,7 @@ from icm_client.errors import (
     LabelMissing,
     MalformedAnswer,
     ModelNotFound,
+    PromptTooLong,
     ScoreNotFinite,
     UnsupportedServer,
 )
@@ -515,6 +516,24 @@ async def test_a_server_that_echoes_nothing_is_said_at_once(
     with pytest.raises(UnsupportedServer, match="does not take `echo` with `logprobs`"):
         await echo.read([Read(ids("Film:"), (number,))])
     assert server.paths.count("/v1/completions") == 1
+
+
+@pytest.mark.parametrize("keeps", ["first", "last"])
+async def test_an_echo_that_is_cut_is_a_prompt_too_long(
+    server: Any, say: Any, echo: Any, keeps: str
+) -> None:
+    words = ["Film:", *(f" word{number}" for number in range(40)), ":"]
+    number = echo.name_label(LabelToken(" good", ""))
+    tokens = [*words, " good", "\n"]
+    cut = tokens[20:] if keeps == "last" else [*tokens[:20], "\n"]
+    for said, error in ((tokens, None), (cut, PromptTooLong)):
+        server.script = [say(echoed(said, [-1.0] * len(said)))]
+        asking = echo.read([Read(ids("".join(words)), (number,))])
+        if error is None:
+            assert await asking == [((-1.0,), Exactness.EXACT)]
+        else:
+            with pytest.raises(error, match="cuts prompts without saying so"):
+                await asking
 
 
 VLLM_MODELS = '{"data": [{"id": "base", "max_model_len": 64, "owned_by": "vllm"}]}'

@@ -14,6 +14,7 @@ from icm_client.endpoints import (
     VllmEndpoint,
     connect,
 )
+from icm_client.endpoints.answers import fingerprint
 from icm_client.errors import (
     AuthenticationRefused,
     IcmError,
@@ -469,3 +470,59 @@ async def test_another_version_is_another_fingerprint(
     async with Transport(server.url) as transport:
         newer = await VllmEndpoint.open(transport)
     assert newer.identity.fingerprint != vllm.identity.fingerprint
+
+
+ADAPTERS = [{"id": 0, "path": "a.gguf", "scale": 1.0}, {"id": 1, "path": "b.gguf", "scale": 0.0}]
+
+
+async def test_adapters_of_llama_cpp_and_their_scales_are_in_the_fingerprint(
+    server: Any, say: Any, llama: LlamaCppEndpoint
+) -> None:
+    found = {llama.identity.fingerprint}
+    for scale in (1.0, 0.5, 0.0):
+        adapters = [ADAPTERS[0] | {"scale": scale}, ADAPTERS[1]]
+        server.script = [say(LLAMA_MODELS), say(PROPS), say(json.dumps(adapters))]
+        async with await LlamaCppEndpoint.open(Transport(server.url, settings=SETTINGS)) as other:
+            found.add(other.identity.fingerprint)
+    assert len(found) == 3, "one that is off changes nothing"
+
+
+async def test_what_a_vllm_adapter_is_for_is_in_the_fingerprint(server: Any, say: Any) -> None:
+    found = set()
+    for root in ("org/base", "org/other"):
+        base = {"id": "base", "root": root, "max_model_len": 64}
+        adapter = {"id": "tuned", "root": "/adapters/1", "parent": "base"}
+        models = json.dumps({"data": [base, adapter]})
+        server.script = [say(models), say('{"version": "0.32.0"}')]
+        transport = Transport(server.url, settings=SETTINGS)
+        async with await VllmEndpoint.open(transport, model="tuned") as endpoint:
+            found.add(endpoint.identity.fingerprint)
+    assert len(found) == 2
+
+
+async def test_scores_stored_before_adapters_were_asked_for_are_found(
+    vllm: VllmEndpoint, llama: LlamaCppEndpoint
+) -> None:
+    """Fingerprints of servers without adapters, as they have always been."""
+    assert vllm.identity.fingerprint == fingerprint(
+        {
+            "kind": "vllm",
+            "model": "base",
+            "root": "org/base",
+            "context_length": 64,
+            "version": "0.32.0",
+        }
+    )
+    assert llama.identity.fingerprint == fingerprint(
+        {
+            "kind": "llama.cpp",
+            "model": "g",
+            "context_length": 64,
+            "n_params": 1,
+            "size": 2,
+            "n_vocab": 5000,
+            "ftype": "Q4",
+            "path": "",
+            "build": "b1",
+        }
+    )

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from icm_client.cli.main import end_as_a_command
 from icm_client.cli.serve import serve_command
-from icm_client.errors import EndpointFault, InputError
+from icm_client.errors import EndpointFault, IcmError, InputError
 from icm_client.runs.job import Job
 from icm_client.testing import PlantedConcept, PlantedServer
 
@@ -126,10 +126,11 @@ def test_truthfulqa_goes_on_from_the_store(serve: Serve) -> None:
     server = serve(planted_claims(truthfulqa.ASKED.template))
     arguments = (str(truthfulqa.SAMPLE), "-e", server.url, *SMALL, "--seeds", "1")
     first, told = ran("truthfulqa", *arguments)
-    assert any(computed(told))
+    at_first = sum(computed(told))
     assert ran_forecast("truthfulqa", *arguments).startswith("Forecast")
     again, told = ran("truthfulqa", *arguments)
-    assert computed(told) == [0, 0, 0, 0]
+    # A few reads of the search and of the bars, which show that it is the same model still.
+    assert 0 < sum(computed(told)) < at_first / 4
     assert again == first
 
 
@@ -420,13 +421,19 @@ def test_what_is_no_poem_without_the_sun_is_thrown_away(text: str) -> None:
     assert prompt.endswith("Mood: cheerful. Mentions the sun: no. Poem:\n")
 
 
+def went_on(error: IcmError) -> IcmError:
+    error.goes_on = True
+    return error
+
+
 @pytest.mark.parametrize(
     ("raised", "status", "said"),
     [
         (KeyboardInterrupt(), 130, "the same command again goes on from here"),
         (click.UsageError("which rows?"), 2, "which rows?"),
         (InputError("no such file"), 2, "Error: no such file"),
-        (EndpointFault("it fell over"), 1, "the same command again goes on from here"),
+        (EndpointFault("it fell over"), 1, "Error: it fell over\n"),
+        (went_on(EndpointFault("it fell over")), 1, "the same command again goes on from here"),
     ],
 )
 def test_a_check_that_is_broken_off_says_how_to_go_on(
@@ -444,4 +451,7 @@ def test_a_check_that_is_broken_off_says_how_to_go_on(
     with pytest.raises(SystemExit) as ended:
         end_as_a_command(broken)
     assert ended.value.code == status
-    assert said in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert said in told
+    goes_on = isinstance(raised, KeyboardInterrupt) or getattr(raised, "goes_on", False)
+    assert ("goes on from here" in told) == goes_on

@@ -13,7 +13,7 @@ from aiohttp import web
 from planted_reviews import planted, reviews
 
 from icm_client.runs.archive import list_runs
-from icm_client.testing import Asked, PlantedServer, reset, status
+from icm_client.testing import Asked, PlantedServer, reset, status, truncating
 
 N = 40
 COMMAND = ("--template", r"Review: {text}\nSentiment:", "--labels", "positive,negative", "--json")
@@ -84,6 +84,17 @@ async def test_too_many_refused_rows_end_the_run(tmp_path: Path, server: Planted
     assert not (tmp_path / "out.jsonl").exists()
 
 
+async def test_a_server_that_cuts_prompts_ends_the_run_and_not_a_few_rows(
+    tmp_path: Path, server: PlantedServer
+) -> None:
+    server.script = lambda _: truncating(60)
+    code, found, said = await command(tmp_path, server, "--fail-on-error", "0.9")
+    assert (code, found) == (1, None)
+    assert "it cuts prompts without saying so" in said
+    assert "--fail-on-error" not in said
+    assert "goes on from here" not in said
+
+
 async def test_a_limit_ends_it_with_labels_and_the_same_command_goes_on(
     tmp_path: Path, server: PlantedServer
 ) -> None:
@@ -139,3 +150,87 @@ async def test_two_servers_of_one_model_share_a_run(tmp_path: Path) -> None:
         assert sum(request.path == "/v1/completions" for request in other.received) > 1
         assert found["counts"] == alone["counts"]
         assert (both / "out.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
+async def test_stored_scores_of_other_weights_end_the_run_unless_that_is_accepted(
+    tmp_path: Path,
+) -> None:
+    """Its path names the latest weights, whichever they are."""
+    async with PlantedServer(planted(N), root="models/latest") as server:
+        code, first, said = await command(tmp_path, server)
+        assert code == 0, said
+        labels = (tmp_path / "out.jsonl").read_bytes()
+        sent = len(server.received)
+        code, again, said = await command(tmp_path, server)
+        assert code == 0, said
+        asked = [one for one in server.received[sent:] if one.path == "/v1/completions"]
+        assert again["cost"]["from_server"] == 0
+        assert 3 <= len(asked) == again["cost"]["requests"] == again["cost"]["checked"] <= 8
+        assert again["cost"]["from_store"] == first["cost"]["from_server"]
+        assert (tmp_path / "out.jsonl").read_bytes() == labels
+
+        server.swap(planted(N, seed=5))
+        code, found, said = await command(tmp_path, server)
+        assert (code, found) == (1, None)
+        assert "the stored scores are not of the weights" in said
+        assert "--accept-drift" in said
+        assert "goes on from here" not in said
+        assert (tmp_path / "out.jsonl").read_bytes() == labels
+
+        server.swap(planted(N))  # nothing was lost
+        code, found, said = await command(tmp_path, server)
+        assert (code, found["cost"]["from_server"]) == (0, 0), said
+
+        server.swap(planted(N, seed=5))
+        code, found, said = await command(tmp_path, server, "--accept-drift")
+        assert code == 0, said
+        assert found["cost"]["from_store"] < found["cost"]["from_server"]
+        other = tmp_path / "other"
+        other.mkdir()
+        await command(other, server)
+        assert (other / "out.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+        code, found, said = await command(tmp_path, server)
+        assert (code, found["cost"]["from_server"]) == (0, 0), said
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+async def test_weights_that_change_in_mid_run_without_a_word(
+    tmp_path: Path, *, accepts: bool
+) -> None:
+    async with PlantedServer(planted(N), root="models/latest") as server:
+
+        async def swapped(asked: Asked) -> Any:
+            server.swap(planted(N, seed=5))
+            return await reset()(asked)
+
+        server.script = lambda number: swapped if number == 4 else None
+        options = ("--accept-drift",) if accepts else ()
+        code, found, said = await command(tmp_path, server, *options)
+        if not accepts:
+            assert (code, found) == (1, None)
+            assert "weights have changed in mid-run" in said
+            return
+        assert code == 0, said
+        other = tmp_path / "other"
+        other.mkdir()
+        await command(other, server)
+        assert (other / "out.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--model", "another"), "'another' is not served"),
+        (("--store", "rows.jsonl/scores"), "cannot open the score store"),
+        (("--kind", "openai", "--model", "planted"), "no log-probs"),
+        ((), "401"),
+    ],
+)
+async def test_where_the_same_command_would_not_go_on_it_is_not_said(
+    tmp_path: Path, options: tuple[str, ...], says: str
+) -> None:
+    async with PlantedServer(planted(N), api_key=None if options else "a-key-of-its-own") as server:
+        code, _, said = await command(tmp_path, server, *options)
+        assert code == 1
+        assert says in said
+        assert "goes on from here" not in said

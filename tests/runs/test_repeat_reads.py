@@ -13,6 +13,7 @@ from icm_client.coherence.problem import Query
 from icm_client.endpoints import Answer, Read
 from icm_client.runs.repeat_reads import read_again
 from icm_client.scoring import ScorerStats, ScoreStore, tokenize_pieces
+from icm_client.scoring.drift import DriftCheck
 from icm_client.testing import PlantedConcept
 
 PROMPTS = [f"Review: {row['text']}\nSentiment:" for row in reviews(32)]
@@ -56,6 +57,7 @@ async def test_differences_are_those_of_the_second_answers(tmp_path: Path) -> No
                 server,
                 store,
                 pieces,
+                drift=DriftCheck(server),
                 stats=stats,
                 on_progress=lambda _: None,
                 stopping=lambda: False,

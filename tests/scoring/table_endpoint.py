@@ -1,5 +1,8 @@
 """An endpoint whose answers are a function of the ids asked, and which remembers what it was sent.
 
+Its fingerprint counts as one of its weights, so that no stored answer is asked again, unless a test
+says otherwise.
+
 Its tokenizer writes one token a word (with the space in front) and one a line break.
 """
 
@@ -34,9 +37,14 @@ def _log_prob(prompt: TokenIds, token: int) -> float:
 
 class TableEndpoint:
     def __init__(
-        self, *, lanes: int = 0, fail_after: int | None = None, fingerprint: str = "f1"
+        self,
+        *,
+        lanes: int = 0,
+        fail_after: int | None = None,
+        fingerprint: str = "f1",
+        of_weights: bool = True,
     ) -> None:
-        self.identity = ServerIdentity("vllm", "table", 1000, fingerprint)
+        self.identity = ServerIdentity("vllm", "table", 1000, fingerprint, of_weights)
         self.lanes = lanes
         self.usage = Usage()
         self.fail_after = fail_after

@@ -87,7 +87,7 @@ async def test_assembled_prompts_are_the_text(store: ScoreStore) -> None:
     assert len(prompt_ids(pieces, query)) < len(endpoint.prompts[0])  # a label is one id
 
 
-async def test_a_second_process_asks_neither_labels_nor_scores(store: ScoreStore) -> None:
+async def test_a_second_process_asks_no_label_and_one_score_to_compare(store: ScoreStore) -> None:
     first = Texts({" positive": " pos"})
     pieces = await tokenize_pieces(PROMPTS, LABELS, "\n", first, store)
     query = Query((Demo(0, 1),), 1)
@@ -97,7 +97,8 @@ async def test_a_second_process_asks_neither_labels_nor_scores(store: ScoreStore
     again = await tokenize_pieces(PROMPTS, LABELS, "\n", second, store)
     assert (await Scorer(second, store, again)([query])).tolist() == scores.tolist()
     assert again == pieces
-    assert second.asked == second.prompts == []
+    assert second.asked == []
+    assert second.prompts == first.prompts
     assert LabelToken(" positive", " pos") in second.names.values()
 
 

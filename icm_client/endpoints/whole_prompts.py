@@ -1,0 +1,183 @@
+"""Does a server that takes text read all of it?
+
+Some cut a prompt that is too long, and answer with status 200 as if nothing had happened. A server
+that takes token ids says how many it read, and that is compared with each answer. How many tokens
+a text has is not known here, so it is found out from the server itself: the tokens of a text are
+those of its two halves. Where a server does not count, the text is asked about once more with a few
+words exchanged, near its beginning, in its middle and at its end: where an answer stays the same to
+the last digit, those words were not read. That does not show a cut of a few words in the middle.
+"""
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple
+
+import anyio
+
+from icm_client.errors import PromptTooLong
+
+_SHORTEST: Final = 200
+"""Characters; no server's context is shorter."""
+
+_GROWTH: Final = 1.1
+"""A prompt is looked at once it is so many times as long as any that was read whole."""
+
+_COUNTED_GROWTH: Final = 1.25
+"""The same where the server counts tokens, so that a cut shows in the count too."""
+
+_DENSER: Final = 1.05
+"""A prompt is looked at if it has so many times as many characters a token as any before."""
+
+_SLACK: Final = 3
+"""Tokens by which the parts of a text may come to more than the whole, where a word was split."""
+
+_KEPT: Final = 24
+"""Characters at the beginning that a server may keep although it cuts what follows them."""
+
+_CHANGED: Final = 64
+"""Characters that are exchanged at a time."""
+
+_ADVICE: Final = (
+    "Start it with a larger context, use fewer demos, or say how many tokens its context holds "
+    "with --context-length"
+)
+
+Top = tuple[tuple[str, float], ...]
+"""The most probable tokens with their log-probs in nats, the most probable first."""
+
+
+class Said(NamedTuple):
+    """An answer to a text: the most probable next tokens, and how many tokens the text took."""
+
+    top: Top
+    tokens: int | None
+
+
+class WholePrompts:
+    """Looks whether prompts are read whole: the first long one, and then those that are longer.
+
+    Args:
+        url: of the server, for messages.
+        ask: sends a text.
+
+    Attributes:
+        uncertain: whether a prompt was sent of which it could not be seen.
+    """
+
+    def __init__(self, url: str, ask: Callable[[str], Awaitable[Said]]) -> None:
+        self.uncertain = False
+        self._url = url
+        self._ask = ask
+        self._lock = anyio.Lock()
+        self._counts = True  # until it is found that what the server counts is something else
+        self._whole = 0  # characters of the longest text that was read whole
+        self._characters_a_token = 0.0  # the most of any text that was read whole
+        self._longest = 0  # characters of the longest text that was counted, ...
+        self._tokens = 0  # ... and the most tokens that were counted
+
+    async def check(self, text: str, said: Said) -> None:
+        """Hear how a text was answered.
+
+        Raises:
+            PromptTooLong: the server cut it.
+            EndpointError, ScoreError: from `ask`.
+        """
+        if self._is_due(text, said):
+            async with self._lock:
+                if self._is_due(text, said):  # nobody has looked at as long a one meanwhile
+                    await self._look(text, said)
+        if said.tokens:
+            self._longest = max(self._longest, len(text))
+            self._tokens = max(self._tokens, said.tokens)
+
+    def _is_due(self, text: str, said: Said) -> bool:
+        length = len(text)
+        if length < _SHORTEST:
+            return False
+        if said.tokens is None or not self._counts:
+            return length > _GROWTH * self._whole
+        return (
+            length > _COUNTED_GROWTH * self._whole
+            or (length > self._longest and said.tokens <= self._tokens)
+            or length > _DENSER * self._characters_a_token * said.tokens
+        )
+
+    async def _look(self, text: str, said: Said) -> None:
+        if said.tokens is not None and self._counts:
+            least = await self._least_tokens(text, said.tokens)
+            if said.tokens < least:
+                # A server that leaves out what is in its cache has this one not there.
+                other = await self._ask(_others(text[:_KEPT]) + text[_KEPT:])
+                if (other.tokens or 0) < least:
+                    raise PromptTooLong(
+                        f"{self._url}: the server cuts prompts without saying so: it read "
+                        f"{said.tokens:,} tokens of a text that has at least {least:,}. {_ADVICE}",
+                        cut=True,
+                    )
+                self._counts = False
+        if said.tokens is None or not self._counts:
+            read = await self._is_read(text, said)
+            if read is False:
+                raise PromptTooLong(
+                    f"{self._url}: the server cuts prompts without saying so: in a text of "
+                    f"{len(text):,} characters, other words make no difference to its answer. "
+                    f"{_ADVICE}",
+                    cut=True,
+                )
+            self.uncertain |= read is None
+        self._whole = max(self._whole, len(text))
+        if said.tokens:
+            self._characters_a_token = max(self._characters_a_token, len(text) / said.tokens)
+
+    async def _least_tokens(self, text: str, counted: int) -> int:
+        """The least number of tokens that the text has, from two parts of it.
+
+        What is more than `counted` is what two ways to part it agree on: a tokenizer may write a
+        word that was split, or begins a text, with more tokens.
+        """
+        # What is put around every text (BOS, a chat's template) is in both parts, and in "1".
+        around = (await self._ask("1")).tokens or 0
+        least = len(text)
+        for place in (len(text) // 2, len(text) // 3):
+            cut = text.rfind(" ", 1, place)
+            cut = place if cut < 0 else cut
+            first, second = [
+                (await self._ask(part)).tokens or 0 for part in (text[:cut], text[cut:])
+            ]
+            least = min(least, first + second - around - _SLACK)
+            if least <= counted:
+                break
+        return least
+
+    async def _is_read(self, text: str, said: Said) -> bool | None:
+        """Whether all of the text has a part in the answer; None where that cannot be seen."""
+        noise = _moved(said.top, (await self._ask(text)).top)
+        seen: bool | None = True
+        places = [
+            (0, _KEPT),
+            (_KEPT, _KEPT + _CHANGED),
+            (len(text) // 2, len(text) // 2 + _CHANGED),
+            (len(text) - _CHANGED, len(text)),
+        ]
+        for start, end in places:
+            changed = text[:start] + _others(text[start:end]) + text[end:]
+            moved = _moved(said.top, (await self._ask(changed)).top)
+            if moved <= 2 * noise:
+                if not noise:
+                    return False
+                seen = None
+        return seen
+
+
+def _others(words: str) -> str:
+    """Other words in the same places."""
+    return "".join(
+        letter if letter.isspace() else ("y" if letter == "x" else "x") for letter in words
+    )
+
+
+def _moved(one: Top, other: Top) -> float:
+    """How far two answers are apart, in nats; infinite where they name no token in common."""
+    before, after = dict(one), dict(other)
+    both = before.keys() & after.keys()
+    return max((abs(before[token] - after[token]) for token in both), default=math.inf)
