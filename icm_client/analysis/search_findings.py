@@ -10,22 +10,38 @@ from icm_client.coherence.anneal import STALL_RATE, STALL_WINDOW, Step
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import FloatArray, IntArray
 from icm_client.coherence.renaming import best_names, pair_counts
-from icm_client.coherence.search_result import SearchResult
+from icm_client.coherence.search_result import SearchResult, SweepRecord
 
 AGREE = 0.8
 """Share of the rows that two starts label alike, up to names, under which they found two things."""
 
-RIVAL = 0.5
-"""Share of the best start's `U` that another must have reached to count as a find of its own."""
+LATE = 4
+"""Sweeps of a start after which its labels are expected to stand still."""
+
+JUMP = 0.2
+"""Share of the labels that one late sweep moves, from which on it is a jump."""
+
+CLEAR_GROUPS = 20.0
+"""Nats by which groups explain the scores (`steadiness.groups_gain`), from which on a jump on the way
+to them is no reason for doubt."""
 
 LEFT = 0.1
 """Share of the rows decided after the search, from which on a look is advised."""
 
 
-def search_findings(result: SearchResult, n_labels: int) -> list[Finding]:
-    """Return them; none of it condemns labels that are coherent."""
+def search_findings(
+    result: SearchResult, n_labels: int, gain: float = float("nan")
+) -> list[Finding]:
+    """Return them; none of it alone condemns labels that are coherent.
+
+    Args:
+        result: of any search.
+        n_labels: `K`.
+        gain: of the labels' groups (`steadiness.groups_gain`).
+    """
     found = [
         _disagreeing(result, n_labels),
+        _jumped(result, clear=gain >= CLEAR_GROUPS),
         _contradictions(result),
         _settled(result),
         _by_confidence(result),
@@ -56,7 +72,7 @@ def _agreement(one: IntArray, other: IntArray, n_labels: int) -> float:
 
 
 def _disagreeing(result: SearchResult, n_labels: int) -> Finding | None:
-    """Starts as coherent as the best one that found something else."""
+    """Starts that found something else, whatever their `U`: it is no measure at chance."""
     if len(result.restarts) < 2:  # noqa: PLR2004
         return None
     alike = agreement_matrix([end.labels for end in result.restarts], n_labels)[result.restart]
@@ -64,9 +80,7 @@ def _disagreeing(result: SearchResult, n_labels: int) -> Finding | None:
     rivals = [
         number
         for number, end in enumerate(result.restarts)
-        if number != result.restart
-        and end.utility >= RIVAL * best.utility > 0
-        and alike[number] < AGREE
+        if number != result.restart and best.utility > 0 and alike[number] < AGREE
     ]
     if not rivals:
         return None
@@ -82,6 +96,28 @@ def _disagreeing(result: SearchResult, n_labels: int) -> Finding | None:
         "The rows may be split in more than one way. Look at rows that two seeds label "
         "differently (--seed), and use words or a template that say which split is meant.",
         "check",
+    )
+
+
+def _jumped(result: SearchResult, *, clear: bool) -> Finding | None:
+    """A late sweep that turned many labels: what was found is not what held until then."""
+    jumps = [
+        record
+        for record in result.history
+        if type(record) is SweepRecord
+        and record.sweep >= LATE
+        and not record.renamed
+        and record.moved >= JUMP * sum(record.counts)
+    ]
+    if not jumps:
+        return None
+    most = max(jumps, key=lambda record: record.moved)
+    return Finding(
+        "late-jump",
+        f"Sweep {most.sweep + 1} of start {most.restart + 1} still changed "
+        f"{many(most.moved, 'label')} of {sum(most.counts):,}, when labels usually stand still.",
+        "Compare with another --seed, and look at rows that the two label differently.",
+        "note" if clear else "check",
     )
 
 
