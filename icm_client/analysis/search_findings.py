@@ -1,7 +1,7 @@
 """What the search left, and how: starts that disagree, stalls, what was decided after it."""
 
 from collections.abc import Sequence
-from itertools import combinations, groupby
+from itertools import combinations, groupby, pairwise
 
 import numpy as np
 
@@ -16,32 +16,20 @@ AGREE = 0.8
 """Share of the rows that two starts label alike, up to names, under which they found two things."""
 
 LATE = 4
-"""Sweeps of a start after which its labels are expected to stand still."""
+"""The sweep, from 0, from which on a start's labels are expected to stand still."""
 
 JUMP = 0.2
 """Share of the labels that one late sweep moves, from which on it is a jump."""
-
-CLEAR_GROUPS = 20.0
-"""Nats by which groups explain the scores (`steadiness.groups_gain`), from which on a jump on the way
-to them is no reason for doubt."""
 
 LEFT = 0.1
 """Share of the rows decided after the search, from which on a look is advised."""
 
 
-def search_findings(
-    result: SearchResult, n_labels: int, gain: float = float("nan")
-) -> list[Finding]:
-    """Return them; none of it alone condemns labels that are coherent.
-
-    Args:
-        result: of any search.
-        n_labels: `K`.
-        gain: of the labels' groups (`steadiness.groups_gain`).
-    """
+def search_findings(result: SearchResult, n_labels: int) -> list[Finding]:
+    """Return them; none of it alone condemns labels that are coherent."""
     found = [
         _disagreeing(result, n_labels),
-        _jumped(result, clear=gain >= CLEAR_GROUPS),
+        _jumped(result),
         _contradictions(result),
         _settled(result),
         _by_confidence(result),
@@ -99,25 +87,29 @@ def _disagreeing(result: SearchResult, n_labels: int) -> Finding | None:
     )
 
 
-def _jumped(result: SearchResult, *, clear: bool) -> Finding | None:
-    """A late sweep that turned many labels: what was found is not what held until then."""
+def _jumped(result: SearchResult) -> Finding | None:
+    """A start that turned many labels late, and ended with something less coherent."""
+    sweeps = [record for record in result.history if type(record) is SweepRecord]
+    starts = [list(of_one) for _, of_one in groupby(sweeps, key=lambda record: record.restart)]
     jumps = [
-        record
-        for record in result.history
-        if type(record) is SweepRecord
-        and record.sweep >= LATE
-        and not record.renamed
-        and record.moved >= JUMP * sum(record.counts)
+        (now, before, start[-1])
+        for start in starts
+        for before, now in pairwise(start)
+        if now.sweep >= LATE
+        and now.moved >= JUMP * sum(now.counts)
+        and start[-1].utility < before.utility
     ]
     if not jumps:
         return None
-    most = max(jumps, key=lambda record: record.moved)
+    now, before, last = max(jumps, key=lambda jump: jump[0].moved)
     return Finding(
         "late-jump",
-        f"Sweep {most.sweep + 1} of start {most.restart + 1} still changed "
-        f"{many(most.moved, 'label')} of {sum(most.counts):,}, when labels usually stand still.",
-        "Compare with another --seed, and look at rows that the two label differently.",
-        "note" if clear else "check",
+        f"Start {now.restart + 1} let go of what it had found: its sweep {now.sweep + 1} changed "
+        f"{many(now.moved, 'label')} of {sum(now.counts):,}, and U fell from "
+        f"{before.utility:+.3f} to {last.utility:+.3f} nats by the end.",
+        "The rows may be split by no concept that this model is sure of: compare with another "
+        "--seed, and look at rows that the two label differently.",
+        "check",
     )
 
 

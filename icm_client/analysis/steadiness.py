@@ -37,9 +37,6 @@ from which on it is noted."""
 UNSURE = 0.7
 """Mean confidence of the labels under which a look is advised."""
 
-GROUPS = 5.0
-"""Nats of log-likelihood by which one group a label must explain the scores better than none."""
-
 COHERENT = 0.4
 """Coherence from which on labels without groups are to be looked at, and not condemned: a search
 among noise ends at 10 to 30%."""
@@ -97,21 +94,7 @@ def unsure(result: SearchResult, items: IntArray) -> list[Finding]:
     ]
 
 
-def groups_gain(result: SearchResult, items: IntArray) -> float:
-    """How much better one group a label explains the scores than none, nats (`LabelGroups.gain`).
-
-    Args:
-        result: of any search.
-        items: those whose labels are the rows'.
-
-    Returns:
-        NaN where there are too few items to tell, or their scores hardly differ.
-    """
-    groups = fit_label_groups(*_scored(result, items))
-    return float("nan") if groups is None else groups.gain
-
-
-def no_groups(result: SearchResult, items: IntArray, gain: float) -> list[Finding]:
+def no_groups(result: SearchResult, items: IntArray) -> list[Finding]:
     """Whether the labels cut rows of one kind in two: `U` alone cannot tell.
 
     A search labels rows by the scores that `U` is the mean of. Rows that belong to nothing, whose
@@ -120,16 +103,16 @@ def no_groups(result: SearchResult, items: IntArray, gain: float) -> list[Findin
     Args:
         result: of any search.
         items: those whose labels are the rows'.
-        gain: of its groups (`groups_gain`).
     """
-    if not gain < GROUPS:
-        return []
     scores, labels = _scored(result, items)
+    groups = fit_label_groups(scores, labels)
+    if groups is None or groups.gain >= groups.needed:
+        return []
     here, nothing = _coherence_of(scores, labels), _coherence_of_nothing(scores)
     figures = (
         f"(coherence {here:.0%}; rows that belong to no group, with scores that spread as these "
         f"do, would be labelled with a coherence of {nothing:.0%}. One group a label explains the "
-        f"scores better than none by {gain:.1f} nats; {GROUPS:g} are needed)"
+        f"scores better than none by {groups.gain:.1f} nats; {groups.needed:g} are needed)"
     )
     advice = (
         "Label more rows, which shows groups that are there. Else try a larger base model, label "

@@ -1,11 +1,9 @@
 """One group of items for each label: do the scores fall into them, and where does an item lie?
 
-With a score's mean over the labels taken out, label `c`'s items lie around
-
-    centre + lean_c * (e_c - 1/K)                            lean_c > 0, e_c the c-th unit vector
-
-in `K - 1` dimensions, and spread around it alike in all of them. Each label has its own distance and
-its own share. An offset that was added to the scores moves the centre, and nothing else.
+With a score's mean over the labels taken out, the items are points in `K - 1` dimensions. Label `c`'s
+group is a normal distribution with a mean of its own and a share of its own; all groups spread alike,
+in any shape (linear discriminant analysis, without the classes). So no offset, scale or rotation of
+the scores makes a difference.
 """
 
 from typing import NamedTuple
@@ -15,25 +13,26 @@ import numpy as np
 from icm_client.coherence.calibration import log_softmax
 from icm_client.coherence.problem import FloatArray, IntArray
 
-_ITERATIONS = 300
-_LEAN_ITERATIONS = 3
-_SETTLED = 1e-7  # of an item's probability
-_TOLERANCE = 1e-9
+_ITERATIONS = 200
+_SETTLED = 1e-6  # of an item's probability
+_NARROWEST = 1e-9  # variance within a group, as a share of that of all
 _BEGUN = 0.05  # an item's probability, at the start, of all labels but its own
-_ITEMS_OF_A_LABEL = 2  # added to each label's count, so that no label vanishes
+_FREE_NATS, _NATS_A_PARAMETER = 2.0, 1.5
 
 
 class LabelGroups(NamedTuple):
-    """Normal distributions, one a label, fitted to the scores.
+    """Normal distributions of one shape, one a label, fitted to the scores.
 
     Attributes:
-        gain: their log-likelihood over that of a single normal distribution of any shape, nats. Where
-            there are no groups it hardly passes 5, whatever `N` and `K`; with them it grows with
-            `N`. Negative where a single one explains the scores better.
+        gain: their log-likelihood over that of a single one, nats. Where there are groups it grows
+            with `N`.
+        needed: what scores without groups do not gain: 2 nats, and 1.5 for each of the
+            `K * (K - 1)` numbers that the groups have and a single one does not.
         posterior: shape `[N, K]`, the probability that an item belongs to a label's group.
     """
 
     gain: float
+    needed: float
     posterior: FloatArray
 
 
@@ -45,46 +44,47 @@ def fit_label_groups(scores: FloatArray, labels: IntArray) -> LabelGroups | None
         labels: shape `[N]`, no item without one.
 
     Returns:
-        None where there are too few items to tell, or their scores differ in fewer than `K - 1` ways.
+        None where there are too few items to tell, or their scores do not differ in `K - 1` ways.
     """
     n_items, n_labels = scores.shape
-    x = scores - scores.mean(axis=1, keepdims=True)
-    single = _single_normal(x)
-    if single is None:
-        return None
     freedom = n_labels - 1
-    directions = np.eye(n_labels) - 1 / n_labels
+    x = _whitened(scores)
+    if x is None:
+        return None
     belongs = np.full((n_items, n_labels), _BEGUN / freedom)
     belongs[np.arange(n_items), labels] = 1 - _BEGUN
-    centre = np.zeros(n_labels)
-    lengths = (x**2).sum(axis=1, keepdims=True)
+    # So many items more of each label, so that of many labels none vanishes among few items.
+    more = 2 * freedom
     for _ in range(_ITERATIONS):
         counts = belongs.sum(axis=0)
-        sums = belongs.T @ x  # [K, K], of each group
-        for _ in range(_LEAN_ITERATIONS):  # lean and centre depend on each other
-            along = np.einsum("ck,ck->c", sums - counts[:, np.newaxis] * centre, directions)
-            lean = np.maximum(along / (counts * freedom / n_labels), _TOLERANCE)
-            centre = (sums.sum(axis=0) - (counts * lean) @ directions) / n_items
-        means = centre + lean[:, np.newaxis] * directions
-        squares = lengths - 2 * x @ means.T + (means**2).sum(axis=1)  # [N, K], of the distances
-        variance = max(float((belongs * squares).sum()) / (n_items * freedom), _TOLERANCE)
-        shares = (counts + _ITEMS_OF_A_LABEL) / (n_items + _ITEMS_OF_A_LABEL * n_labels)
-        likelihoods = np.log(shares) - squares / (2 * variance)
+        means = (belongs.T @ x) / counts[:, np.newaxis]  # [K, K - 1]
+        # The covariance of all is the identity matrix: what is left within the groups.
+        within = np.eye(freedom) * (1 + _NARROWEST) - (means.T * counts) @ means / n_items
+        shares = (counts + more) / (n_items + more * n_labels)
+        narrow = np.linalg.inv(np.linalg.cholesky(within)).T
+        items, centres = x @ narrow, means @ narrow
+        squares = (items**2).sum(axis=1, keepdims=True) - 2 * items @ centres.T
+        likelihoods = np.log(shares) - (squares + (centres**2).sum(axis=1)) / 2  # [N, K]
         before, belongs = belongs, np.exp(log_softmax(likelihoods))
         if np.abs(belongs - before).max() < _SETTLED:
             break
     several = float(np.logaddexp.reduce(likelihoods, axis=1).sum())
-    several -= n_items * freedom * np.log(variance) / 2
-    return LabelGroups(several - single, belongs)
+    several += n_items * float(np.log(np.diag(narrow)).sum())
+    single = -n_items * freedom / 2
+    needed = _FREE_NATS + _NATS_A_PARAMETER * n_labels * freedom
+    return LabelGroups(several - single, needed, belongs)
 
 
-def _single_normal(x: FloatArray) -> float | None:
-    """Log-likelihood, as above without its constants, of one normal distribution of any shape."""
-    n_items, n_labels = x.shape
+def _whitened(scores: FloatArray) -> FloatArray | None:
+    """The items as points `[N, K - 1]` of mean 0, variance 1 and no correlation."""
+    n_items, n_labels = scores.shape
     if n_items <= n_labels:
         return None
-    # The labels' mean is 0 in each row: one of the K eigenvalues is.
-    spreads = np.linalg.eigvalsh(np.cov(x.T, bias=True))[1:]
-    if spreads.min() < _TOLERANCE:
+    x = scores - scores.mean(axis=1, keepdims=True)
+    x = x - x.mean(axis=0)
+    # One of the K eigenvalues is 0: the labels' mean was taken out.
+    variances, directions = np.linalg.eigh(x.T @ x / n_items)
+    if variances[1] <= _NARROWEST * variances[-1]:
         return None
-    return -n_items / 2 * float(np.log(spreads).sum() + len(spreads))
+    points: FloatArray = x @ directions[:, 1:] / np.sqrt(variances[1:])
+    return points
