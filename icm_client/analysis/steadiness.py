@@ -37,6 +37,9 @@ from which on it is noted."""
 UNSURE = 0.7
 """Mean confidence of the labels under which a look is advised."""
 
+FEWEST_FOR_GROUPS = 32
+"""Rows without which coherent labels are not doubted for want of groups: they would not show."""
+
 COHERENT = 0.4
 """Coherence from which on labels without groups are to be looked at, and not condemned: a search
 among noise ends at 10 to 30%."""
@@ -108,11 +111,13 @@ def no_groups(result: SearchResult, items: IntArray) -> list[Finding]:
     groups = fit_label_groups(scores, labels)
     if groups is None or groups.gain >= groups.needed:
         return []
+    if result.coherence >= COHERENT and len(labels) < FEWEST_FOR_GROUPS:
+        return []
     here, nothing = _coherence_of(scores, labels), _coherence_of_nothing(scores)
     figures = (
         f"(coherence {here:.0%}; rows that belong to no group, with scores that spread as these "
         f"do, would be labelled with a coherence of {nothing:.0%}. One group a label explains the "
-        f"scores better than none by {groups.gain:.1f} nats; {groups.needed:g} are needed)"
+        f"scores better than none by {groups.gain:.1f} nats; {groups.needed:.1f} are needed)"
     )
     advice = (
         "Label more rows, which shows groups that are there. Else try a larger base model, label "

@@ -17,7 +17,7 @@ _ITERATIONS = 200
 _SETTLED = 1e-6  # of an item's probability
 _NARROWEST = 1e-9  # variance within a group, as a share of that of all
 _BEGUN = 0.05  # an item's probability, at the start, of all labels but its own
-_FREE_NATS, _NATS_A_PARAMETER = 2.0, 1.5
+_NATS, _NATS_A_NUMBER, _NATS_AN_ITEM = 2.0, 1.5, 0.06
 
 
 class LabelGroups(NamedTuple):
@@ -26,8 +26,9 @@ class LabelGroups(NamedTuple):
     Attributes:
         gain: their log-likelihood over that of a single one, nats. Where there are groups it grows
             with `N`.
-        needed: what scores without groups do not gain: 2 nats, and 1.5 for each of the
-            `K * (K - 1)` numbers that the groups have and a single one does not.
+        needed: what scores without groups hardly gain: 2 nats, and 1.5 for each of the
+            `K * (K - 1)` numbers that the groups have and a single one does not. Of many items at
+            least 0.06 nats each: several explain a single lopsided heap better than one.
         posterior: shape `[N, K]`, the probability that an item belongs to a label's group.
     """
 
@@ -71,7 +72,7 @@ def fit_label_groups(scores: FloatArray, labels: IntArray) -> LabelGroups | None
     several = float(np.logaddexp.reduce(likelihoods, axis=1).sum())
     several += n_items * float(np.log(np.diag(narrow)).sum())
     single = -n_items * freedom / 2
-    needed = _FREE_NATS + _NATS_A_PARAMETER * n_labels * freedom
+    needed = max(_NATS + _NATS_A_NUMBER * n_labels * freedom, _NATS_AN_ITEM * n_items)
     return LabelGroups(several - single, needed, belongs)
 
 

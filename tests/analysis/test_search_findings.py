@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_diagnosis import result
 
-from icm_client.analysis.search_findings import AGREE, RIVAL, agreement_matrix, search_findings
+from icm_client.analysis.search_findings import AGREE, JUMP, LATE, agreement_matrix, search_findings
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import IntArray
 from icm_client.coherence.search_result import RestartEnd, SearchResult
@@ -49,7 +49,6 @@ def test_starts_that_found_something_else_are_told_with_figures() -> None:
 def test_starts_that_agree_or_found_nothing_are_no_finding() -> None:
     assert search_findings(ended((HALVES, 0.2)), 2) == []
     assert search_findings(ended((HALVES, 0.2), (1 - HALVES, 0.2)), 2) == []
-    assert search_findings(ended((HALVES, 0.2), (CROSSED, 0.19 * RIVAL)), 2) == []
     assert search_findings(ended((HALVES, -0.2), (CROSSED, -0.2)), 2) == []
     nearly = HALVES.copy()
     nearly[: round(100 * (1 - AGREE))] = 1
