@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import click
 import numpy as np
+from bench_chance import chance
 from bench_diagnosis import diagnosis
 from bench_finetune import finetune
 from bench_memory import memory
@@ -42,6 +43,7 @@ def bench() -> None:
     """Measure."""
 
 
+bench.add_command(chance)
 bench.add_command(diagnosis)
 bench.add_command(finetune)
 bench.add_command(neutral)

@@ -19,7 +19,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 NO_CONFIDENCE = (
-    "No confidence is given: the verdict is \"do not trust\", and how likely each label is right is "
+    'No confidence is given: the verdict is "do not trust", and how likely each label is right is '
     "estimated from the labels themselves."
 )
 """Why the labels of a run have none, in a sentence."""

@@ -117,7 +117,10 @@ def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
             [[float(record[f"log_prob_{word}"]) for word in words] for record in records]
         )
         confidence = np.array(
-            [np.nan if record["confidence"] is None else record["confidence"] for record in records],
+            [
+                np.nan if record["confidence"] is None else record["confidence"]
+                for record in records
+            ],
             dtype=np.float64,
         )
         ids = tuple(record["id"] for record in records)

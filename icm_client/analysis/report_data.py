@@ -139,7 +139,8 @@ def page_rows(table: LabelTable) -> dict[str, Any]:
     """Return the rows as the page's script reads them: JSON values, texts cut to what it carries.
 
     A row is `[id, label, confidence, margin, gold, exactness, texts, left out]`: labels as numbers
-    in `words`, confidence null in a run that is not to be trusted, gold -1 where there is none, `left out` the characters that were cut off.
+    in `words`, confidence null in a run that is not to be trusted, gold -1 where there is none,
+    `left out` the characters that were cut off.
     """
     limit = max(_FEWEST_CHARACTERS, min(_MOST_CHARACTERS, _MOST_OF_ALL // len(table.ids)))
     kinds = sorted(set(table.exactness))

@@ -20,10 +20,10 @@ from icm_client.coherence.problem import FloatArray, IntArray
 def confidences(log_probs: FloatArray, labels: IntArray) -> FloatArray:
     """The probability of each item's label, 0 to 1.
 
-    Two labels: where the log-odds have two modes that stand apart, explain them better than a single
-    one does, and lie one on each side of the threshold (`modes.TwoModes`), the log-probs are scaled
-    by the slope of the posterior between the modes, and normalised again; no threshold moves.
-    Otherwise it is the label's share of the probability of all.
+    Two labels: where the log-odds have two modes that stand apart, explain them better than a
+    single one does, and lie one on each side of the threshold (`modes.TwoModes`), the log-probs are
+    scaled by the slope of the posterior between the modes, and normalised again; no threshold
+    moves. Otherwise it is the label's share of the probability of all.
 
     Three labels or more: how likely the item belongs to its label's group (`groups.LabelGroups`).
     Where groups overlap, or the scores have none, that says so by itself.

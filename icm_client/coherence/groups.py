@@ -1,9 +1,9 @@
 """One group of items for each label: do the scores fall into them, and where does an item lie?
 
-With a score's mean over the labels taken out, the items are points in `K - 1` dimensions. Label `c`'s
-group is a normal distribution with a mean of its own and a share of its own; all groups spread alike,
-in any shape (linear discriminant analysis, without the classes). So no offset, scale or rotation of
-the scores makes a difference.
+With a score's mean over the labels taken out, the items are points in `K - 1` dimensions. Label
+`c`'s group is a normal distribution with a mean of its own and a share of its own; all groups
+spread alike, in any shape (linear discriminant analysis, without the classes). So no offset, scale
+or rotation of the scores makes a difference.
 """
 
 from typing import NamedTuple

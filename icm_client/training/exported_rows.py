@@ -99,7 +99,7 @@ def confident(
         return found, {}
     if verdict == "do not trust":
         raise InputError(
-            "the verdict on these labels is \"do not trust\": no row can be kept for its confidence. "
+            'the verdict on these labels is "do not trust": no row can be kept for its confidence. '
             "Without --min-confidence all rows are exported"
         )
     numbers = [n for n, record in enumerate(found.records) if record["confidence"] >= least]

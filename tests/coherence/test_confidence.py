@@ -144,6 +144,4 @@ def test_of_two_labels_one_mode_a_label_is_two_modes_of_their_log_odds() -> None
 def test_scores_that_are_all_alike_have_no_modes() -> None:
     log_probs = log_softmax(np.zeros((40, 3)))
     labels = np.zeros(40, dtype=np.int64)
-    np.testing.assert_array_equal(
-        confidences(log_probs, labels), share(log_probs, labels)
-    )
+    np.testing.assert_array_equal(confidences(log_probs, labels), share(log_probs, labels))
