@@ -25,11 +25,17 @@ LEFT = 0.1
 """Share of the rows decided after the search, from which on a look is advised."""
 
 
-def search_findings(result: SearchResult, n_labels: int) -> list[Finding]:
-    """Return them; none of it alone condemns labels that are coherent."""
+def search_findings(result: SearchResult, n_labels: int, *, clear: bool = False) -> list[Finding]:
+    """Return them; none of it alone condemns labels that are coherent.
+
+    Args:
+        result: of any search.
+        n_labels: `K`.
+        clear: whether the scores clearly fall into one group a label (`LabelGroups.clear`).
+    """
     found = [
         _disagreeing(result, n_labels),
-        _jumped(result),
+        _jumped(result, clear=clear),
         _contradictions(result),
         _settled(result),
         _by_confidence(result),
@@ -87,7 +93,7 @@ def _disagreeing(result: SearchResult, n_labels: int) -> Finding | None:
     )
 
 
-def _jumped(result: SearchResult) -> Finding | None:
+def _jumped(result: SearchResult, *, clear: bool) -> Finding | None:
     """A start that turned many labels late, and ended with something less coherent."""
     sweeps = [record for record in result.history if type(record) is SweepRecord]
     starts = [list(of_one) for _, of_one in groupby(sweeps, key=lambda record: record.restart)]
@@ -109,7 +115,7 @@ def _jumped(result: SearchResult) -> Finding | None:
         f"{before.utility:+.3f} to {last.utility:+.3f} nats by the end.",
         "The rows may be split by no concept that this model is sure of: compare with another "
         "--seed, and look at rows that the two label differently.",
-        "check",
+        "note" if clear else "check",
     )
 
 

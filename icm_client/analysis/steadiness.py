@@ -14,7 +14,7 @@ from icm_client.coherence.confidence import confidences
 from icm_client.coherence.constraints import Asymmetry, Constraint
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.fold_scores import margin
-from icm_client.coherence.groups import fit_label_groups
+from icm_client.coherence.groups import LabelGroups, fit_label_groups
 from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
 from icm_client.coherence.search_result import SearchResult
 
@@ -97,7 +97,17 @@ def unsure(result: SearchResult, items: IntArray) -> list[Finding]:
     ]
 
 
-def no_groups(result: SearchResult, items: IntArray) -> list[Finding]:
+def groups_of(result: SearchResult, items: IntArray) -> LabelGroups | None:
+    """One group of scores for each label; None where there are too few items to tell.
+
+    Args:
+        result: of any search.
+        items: those whose labels are the rows'.
+    """
+    return fit_label_groups(*_scored(result, items))
+
+
+def no_groups(result: SearchResult, items: IntArray, groups: LabelGroups | None) -> list[Finding]:
     """Whether the labels cut rows of one kind in two: `U` alone cannot tell.
 
     A search labels rows by the scores that `U` is the mean of. Rows that belong to nothing, whose
@@ -106,11 +116,11 @@ def no_groups(result: SearchResult, items: IntArray) -> list[Finding]:
     Args:
         result: of any search.
         items: those whose labels are the rows'.
+        groups: `groups_of` these.
     """
-    scores, labels = _scored(result, items)
-    groups = fit_label_groups(scores, labels)
     if groups is None or groups.gain >= groups.needed:
         return []
+    scores, labels = _scored(result, items)
     if result.coherence >= COHERENT and len(labels) < FEWEST_FOR_GROUPS:
         return []
     here, nothing = _coherence_of(scores, labels), _coherence_of_nothing(scores)

@@ -17,6 +17,7 @@ _ITERATIONS = 200
 _SETTLED = 1e-6  # of an item's probability
 _NARROWEST = 1e-9  # variance within a group, as a share of that of all
 _BEGUN = 0.05  # an item's probability, at the start, of all labels but its own
+_CLEAR = 2.0
 _NATS, _NATS_A_NUMBER, _NATS_AN_ITEM = 2.0, 1.5, 0.06
 
 
@@ -35,6 +36,11 @@ class LabelGroups(NamedTuple):
     gain: float
     needed: float
     posterior: FloatArray
+
+    @property
+    def clear(self) -> bool:
+        """Nobody would take them for one group."""
+        return self.gain >= _CLEAR * self.needed
 
 
 def fit_label_groups(scores: FloatArray, labels: IntArray) -> LabelGroups | None:

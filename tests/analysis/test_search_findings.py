@@ -71,6 +71,8 @@ def test_a_late_jump_to_something_less_coherent_is_to_be_looked_at() -> None:
     steady = [(64, 0.1), (20, 0.12), (8, 0.15), (2, 0.16), (1, 0.16), (0, 0.161), (1, 0.161)]
     (finding,) = search_findings(swept(*steady, (26, 0.02), (3, 0.015)), 2)
     assert (finding.code, finding.severity) == ("late-jump", "check")
+    (noted,) = search_findings(swept(*steady, (26, 0.02), (3, 0.015)), 2, clear=True)
+    assert noted.severity == "note", "it ended in clear groups all the same"
     assert "sweep 8 changed 26 labels of 64" in finding.message
     assert "from +0.161 to +0.015" in finding.message
     assert search_findings(swept(*steady), 2) == []

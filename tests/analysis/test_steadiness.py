@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_diagnosis import result
 
+from icm_client.analysis.findings import Finding
 from icm_client.analysis.steadiness import (
     CONFLICTING,
     CONFLICTS,
@@ -16,6 +17,7 @@ from icm_client.analysis.steadiness import (
     UNSTEADY,
     WAVERING,
     context_effects,
+    groups_of,
     label_words,
     no_groups,
     rule_conflicts,
@@ -69,21 +71,26 @@ def scored(log_odds: FloatArray, coherence: float) -> SearchResult:
     return replace(result(coherence=coherence), log_probs=log_probs, labels=labels)
 
 
+def doubts(of: SearchResult) -> list[Finding]:
+    items = np.arange(len(of.labels))
+    return no_groups(of, items, groups_of(of, items))
+
+
 @pytest.mark.parametrize("n_rows", [64, 128, 400])
 def test_rows_of_no_group_are_not_believed_whatever_their_coherence(n_rows: int) -> None:
     """64 TruthfulQA claims on a model that cannot judge them: log-odds of one normal heap."""
     for seed in range(20):
         log_odds = np.random.default_rng(seed).normal(scale=0.65, size=n_rows)
         of = scored(log_odds, coherence=0.29)
-        (finding,) = no_groups(of, np.arange(n_rows))
+        (finding,) = doubts(of)
         assert (finding.code, finding.severity) == ("no-groups", "fatal")
-        (looked_at,) = no_groups(replace(of, coherence=0.5), np.arange(n_rows))
+        (looked_at,) = doubts(replace(of, coherence=0.5))
         assert looked_at.severity == "check"
 
 
 def test_what_a_search_finds_in_nothing_is_said_beside_what_it_found() -> None:
     log_odds = np.random.default_rng(0).normal(scale=0.65, size=20_000)
-    (finding,) = no_groups(scored(log_odds, coherence=0.29), np.arange(20_000))
+    (finding,) = doubts(scored(log_odds, coherence=0.29))
     here, nothing = re.findall(r"coherence(?: of)? (\d+)%", finding.message)
     assert abs(int(here) - int(nothing)) <= 1
     assert int(nothing) > 20, "over the 15% of `incoherent`: coherence alone does not tell"
@@ -98,15 +105,15 @@ def test_two_groups_are_seen_at_any_share(n_rows: int, share: float) -> None:
         rng = np.random.default_rng(seed)
         upper = np.arange(n_rows) < round(share * n_rows)
         log_odds = 0.65 * rng.normal(size=n_rows) + np.where(upper, 1.3, -1.3)
-        missed += len(no_groups(scored(log_odds, coherence=0.3), np.arange(n_rows)))
+        missed += len(doubts(scored(log_odds, coherence=0.3)))
     assert missed <= 1
 
 
 def test_few_coherent_rows_are_not_doubted_for_want_of_groups() -> None:
     log_odds = np.random.default_rng(0).normal(size=24)
-    assert no_groups(scored(log_odds, coherence=0.6), np.arange(24)) == []
-    assert no_groups(scored(log_odds, coherence=0.3), np.arange(24)) != []
-    assert no_groups(scored(np.zeros(100), coherence=0.3), ALL) == []
+    assert doubts(scored(log_odds, coherence=0.6)) == []
+    assert doubts(scored(log_odds, coherence=0.3)) != []
+    assert doubts(scored(np.zeros(100), coherence=0.3)) == []
 
 
 def test_items_without_a_score_have_no_mass() -> None:
