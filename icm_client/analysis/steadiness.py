@@ -40,9 +40,9 @@ UNSURE = 0.7
 FEWEST_FOR_GROUPS = 32
 """Rows without which coherent labels are not doubted for want of groups: they would not show."""
 
-COHERENT = 0.4
-"""Coherence from which on labels without groups are to be looked at, and not condemned: a search
-among noise ends at 10 to 30%."""
+COHERENT, FAINT = 0.4, 0.3
+"""Coherence from which on labels without groups are to be looked at, and not condemned, and under
+which groups must be clear: a search among noise ends at 10 to 30%."""
 
 _NOTHING = 20_000  # rows of no group, drawn to see how coherent their labels look
 _NOISE_WIDTH = 2.0  # standard deviations: a margin beyond is not turned by noise
@@ -118,10 +118,13 @@ def no_groups(result: SearchResult, items: IntArray, groups: LabelGroups | None)
         items: those whose labels are the rows'.
         groups: `groups_of` these.
     """
-    if groups is None or groups.gain >= groups.needed:
+    if groups is None:
+        return []
+    coherent, some = result.coherence >= COHERENT, groups.gain >= groups.needed
+    if some and (groups.clear or result.coherence >= FAINT):
         return []
     scores, labels = _scored(result, items)
-    if result.coherence >= COHERENT and len(labels) < FEWEST_FOR_GROUPS:
+    if coherent and len(labels) < FEWEST_FOR_GROUPS:
         return []
     here, nothing = _coherence_of(scores, labels), _coherence_of_nothing(scores)
     figures = (
@@ -133,7 +136,7 @@ def no_groups(result: SearchResult, items: IntArray, groups: LabelGroups | None)
         "Label more rows, which shows groups that are there. Else try a larger base model, label "
         "words that say what is meant, or a template that asks the question more plainly."
     )
-    if result.coherence >= COHERENT:
+    if coherent or some:
         message = f"The scores do not clearly fall into one group a label {figures}."
         return [Finding("no-groups", message, advice, "check")]
     message = (

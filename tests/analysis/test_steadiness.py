@@ -12,6 +12,7 @@ from icm_client.analysis.steadiness import (
     CONFLICTING,
     CONFLICTS,
     DROWNED,
+    FAINT,
     LOW_MASS,
     POOR_MASS,
     UNSTEADY,
@@ -105,8 +106,21 @@ def test_two_groups_are_seen_at_any_share(n_rows: int, share: float) -> None:
         rng = np.random.default_rng(seed)
         upper = np.arange(n_rows) < round(share * n_rows)
         log_odds = 0.65 * rng.normal(size=n_rows) + np.where(upper, 1.3, -1.3)
-        missed += len(doubts(scored(log_odds, coherence=0.3)))
+        missed += len(doubts(scored(log_odds, coherence=FAINT)))
     assert missed <= 1
+
+
+def test_groups_of_faint_coherence_must_be_clear() -> None:
+    """128 claims, 122 called true: the few that lie apart look a little like a second group."""
+    rng = np.random.default_rng(1)
+    log_odds = 0.4 * rng.normal(size=128) + np.where(np.arange(128) < 8, 1.15, -0.1)
+    of = scored(log_odds - 0.8, coherence=FAINT - 0.01)
+    groups = groups_of(of, np.arange(128))
+    assert groups is not None
+    assert groups.needed <= groups.gain < 2 * groups.needed
+    (finding,) = doubts(of)
+    assert (finding.code, finding.severity) == ("no-groups", "check")
+    assert doubts(replace(of, coherence=FAINT)) == []
 
 
 def test_few_coherent_rows_are_not_doubted_for_want_of_groups() -> None:
