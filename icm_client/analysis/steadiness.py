@@ -38,11 +38,12 @@ UNSURE = 0.7
 """Mean confidence of the labels under which a look is advised."""
 
 FEWEST_FOR_GROUPS = 32
-"""Rows without which coherent labels are not doubted for want of groups: they would not show."""
+"""Rows without which groups would not show: coherent labels are not doubted for want of them then,
+and others not condemned that are not faint."""
 
-COHERENT, FAINT = 0.4, 0.3
+COHERENT, FAINT = 0.5, 0.3
 """Coherence from which on labels without groups are to be looked at, and not condemned, and under
-which groups must be clear: a search among noise ends at 10 to 30%."""
+which groups must be clear: a search among noise ends at 10 to 38%."""
 
 _NOTHING = 20_000  # rows of no group, drawn to see how coherent their labels look
 _NOISE_WIDTH = 2.0  # standard deviations: a margin beyond is not turned by noise
@@ -124,7 +125,8 @@ def no_groups(result: SearchResult, items: IntArray, groups: LabelGroups | None)
     if some and (groups.clear or result.coherence >= FAINT):
         return []
     scores, labels = _scored(result, items)
-    if coherent and len(labels) < FEWEST_FOR_GROUPS:
+    few = len(labels) < FEWEST_FOR_GROUPS
+    if coherent and few:
         return []
     here, nothing = _coherence_of(scores, labels), _coherence_of_nothing(scores)
     figures = (
@@ -136,7 +138,7 @@ def no_groups(result: SearchResult, items: IntArray, groups: LabelGroups | None)
         "Label more rows, which shows groups that are there. Else try a larger base model, label "
         "words that say what is meant, or a template that asks the question more plainly."
     )
-    if coherent or some:
+    if coherent or some or (few and result.coherence >= FAINT):
         message = f"The scores do not clearly fall into one group a label {figures}."
         return [Finding("no-groups", message, advice, "check")]
     message = (

@@ -126,7 +126,10 @@ def test_groups_of_faint_coherence_must_be_clear() -> None:
 def test_few_coherent_rows_are_not_doubted_for_want_of_groups() -> None:
     log_odds = np.random.default_rng(0).normal(size=24)
     assert doubts(scored(log_odds, coherence=0.6)) == []
-    assert doubts(scored(log_odds, coherence=0.3)) != []
+    (looked_at,) = doubts(scored(log_odds, coherence=0.48))
+    assert looked_at.severity == "check"
+    (condemned,) = doubts(scored(log_odds, coherence=0.29))
+    assert condemned.severity == "fatal"
     assert doubts(scored(np.zeros(100), coherence=0.3)) == []
 
 
