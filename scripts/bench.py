@@ -1,6 +1,7 @@
 """The figures behind the claims: `scripts/bench --help` lists what can be measured."""
 
 import click
+from bench_chance import chance
 from bench_diagnosis import diagnosis
 from bench_finetune import finetune
 from bench_memory import memory
@@ -18,8 +19,8 @@ def bench() -> None:
 
 
 for command in (
-    *(diagnosis, finetune, memory, neutral, planner, presets, quality, salience_bench, store),
-    *(thresholds, wire),
+    *(chance, diagnosis, finetune, memory, neutral, planner, presets, quality, salience_bench),
+    *(store, thresholds, wire),
 ):
     bench.add_command(command)
 

@@ -13,7 +13,9 @@ from icm_client.analysis.findings import Finding, Verdict, verdict_of, worst_fir
 from icm_client.analysis.search_findings import search_findings
 from icm_client.analysis.steadiness import (
     context_effects,
+    groups_of,
     label_words,
+    no_groups,
     rule_conflicts,
     server_noise,
     unsure,
@@ -90,6 +92,9 @@ def diagnose(
     share = counts.max() / max(counts.sum(), 1)
     one_label = bool(share >= DEGENERATE_SHARE)
     doubts = _salience(result, one_label=one_label)
+    groups = groups_of(result, items)
+    if not (one_label or any(finding.fatal for finding in doubts)):
+        doubts += no_groups(result, items, groups)
     findings = list(doubts)
     if one_label and not _announced(int(counts.argmax()), evidence.prior):
         findings.append(_one_label(labels[int(counts.argmax())], share, steps=bool(result.steps)))
@@ -105,7 +110,8 @@ def diagnose(
     if evidence.texts is not None and not one_label:
         texts = [text for text, kept in zip(evidence.texts, there, strict=True) if kept]
         findings += surface_findings(texts, held, labels)
-    findings += search_findings(result, len(labels))
+    clear = groups is not None and groups.clear
+    findings += search_findings(result, len(labels), clear=clear)
     if not any(finding.fatal for finding in findings):
         findings += unsure(result, items)
     return worst_first([*findings, *_unsettled(findings)])

@@ -18,6 +18,13 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 """The best first."""
 
 
+NO_CONFIDENCE = (
+    'No confidence is given: the verdict is "do not trust", and how likely each label is right is '
+    "estimated from the labels themselves."
+)
+"""Why the labels of a run have none, in a sentence."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something a person must know before the labels are used.

@@ -28,7 +28,8 @@ class LabelTable:
         ids: of the rows, in the order of the data.
         held: each row's label as a number in `words`, shape `[N]`.
         log_probs: nats, shape `[N, K]`.
-        confidence: how likely each label is right, as the run estimated it, 0 to 1, shape `[N]`.
+        confidence: how likely each label is right, as the run estimated it, 0 to 1, shape `[N]`;
+            NaN in all rows where the run is not to be trusted.
         exactness: the least reliable kind of log-prob behind each row.
         fields: the row's fields that the model was shown.
         texts: what each row holds in them, shape `[N, len(fields)]`.
@@ -62,8 +63,12 @@ class LabelTable:
 
     @property
     def least_certain_first(self) -> IntArray:
-        """Row numbers by rising confidence, shape `[N]`; those alike in the order of the data."""
-        return np.argsort(self.confidence, kind="stable")
+        """Row numbers by rising confidence, or margin where there is none, shape `[N]`.
+
+        Those alike in the order of the data.
+        """
+        by = self.margins if np.isnan(self.confidence).any() else self.confidence
+        return np.argsort(by, kind="stable")
 
     @property
     def judged(self) -> BoolArray:
@@ -111,7 +116,13 @@ def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
         log_probs = np.array(
             [[float(record[f"log_prob_{word}"]) for word in words] for record in records]
         )
-        confidence = np.array([float(record["confidence"]) for record in records])
+        confidence = np.array(
+            [
+                np.nan if record["confidence"] is None else record["confidence"]
+                for record in records
+            ],
+            dtype=np.float64,
+        )
         ids = tuple(record["id"] for record in records)
         exactness = tuple(str(record["exactness"]) for record in records)
     except (KeyError, TypeError, ValueError) as error:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import orjson
 from markupsafe import Markup
 
+from icm_client.analysis.findings import NO_CONFIDENCE
 from icm_client.analysis.report_charts import Chart, charts_of
 from icm_client.analysis.report_data import MEANINGS, ReportData, page_rows, read_report
 from icm_client.analysis.svg_charts import percent, series_class
@@ -130,23 +132,25 @@ def _numbers(data: ReportData) -> list[_Number]:
     if isinstance(result.get("coherence"), int | float):
         note = f"U {result['utility']:+.3f} nats an item" if "utility" in result else ""
         numbers.append(_Number("Coherence", f"{result['coherence']:.0%}", note))
-    numbers.append(
-        _Number(
-            "Mean confidence",
-            f"{data.table.confidence.mean():.0%}",
-            f"{(data.table.confidence < 0.6).sum():,} rows under 60%",  # noqa: PLR2004
-        )
-    )
+    numbers.append(_confidence(data))
     if isinstance(mass := result.get("label_mass"), int | float):
         numbers.append(_Number("On label words", f"{mass:.0%}", "of the next token's probability"))
+    if judged := int(data.table.judged.sum()):
+        accuracy = data.table.right.sum() / judged
+        numbers.append(_Number("Accuracy", f"{accuracy:.1%}", f"of {judged:,} rows with gold"))
     if found is not None:
-        numbers += [
-            _Number("Accuracy", f"{found.accuracy:.1%}", f"of {found.rows:,} rows with gold"),
-            _Number("Calibration error", f"{found.error:.1%}", "expected (ECE)"),
-        ]
+        numbers.append(_Number("Calibration error", f"{found.error:.1%}", "expected (ECE)"))
     if cost := result.get("cost"):
         numbers += _cost(cost)
     return numbers
+
+
+def _confidence(data: ReportData) -> _Number:
+    confidence = data.table.confidence
+    if np.isnan(confidence).any():
+        return _Number("Mean confidence", "none", NO_CONFIDENCE)
+    few = f"{(confidence < 0.6).sum():,} rows under 60%"  # noqa: PLR2004
+    return _Number("Mean confidence", f"{confidence.mean():.0%}", few)
 
 
 def _cost(cost: Mapping[str, Any]) -> list[_Number]:

@@ -75,7 +75,7 @@ class ReportData:
         findings: the worst first.
         table: the rows.
         course: how the search went.
-        reliability: of the confidences; None where no row has gold.
+        reliability: of the confidences; None where no row has gold, or there are none.
         log_odds: what the histogram shows, nats, shape `[N]`: of two labels the first's log-odds,
             of more each row's margin. The threshold is 0.
         starts: how far they ended alike; None where there was one, or the record tells of none.
@@ -126,7 +126,7 @@ def read_report(run: Run, *, gold: str | None = None) -> ReportData:
         table=table,
         course=read_course(run, table),
         reliability=reliability(table.confidence[judged], table.right[judged])
-        if judged.any()
+        if judged.any() and not np.isnan(table.confidence).any()
         else None,
         log_odds=table.log_probs[:, 0] - table.log_probs[:, 1]
         if len(table.words) == 2  # noqa: PLR2004 - log-odds are of two
@@ -139,7 +139,8 @@ def page_rows(table: LabelTable) -> dict[str, Any]:
     """Return the rows as the page's script reads them: JSON values, texts cut to what it carries.
 
     A row is `[id, label, confidence, margin, gold, exactness, texts, left out]`: labels as numbers
-    in `words`, gold -1 where there is none, `left out` the characters that were cut off.
+    in `words`, confidence null in a run that is not to be trusted, gold -1 where there is none,
+    `left out` the characters that were cut off.
     """
     limit = max(_FEWEST_CHARACTERS, min(_MOST_CHARACTERS, _MOST_OF_ALL // len(table.ids)))
     kinds = sorted(set(table.exactness))
@@ -147,7 +148,7 @@ def page_rows(table: LabelTable) -> dict[str, Any]:
     rows = zip(
         table.ids,
         table.held.tolist(),
-        table.confidence.round(5).tolist(),
+        [None if np.isnan(one) else one for one in table.confidence.round(5).tolist()],
         table.margins.round(4).tolist(),
         golds,
         map(kinds.index, table.exactness),

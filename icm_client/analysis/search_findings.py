@@ -1,7 +1,7 @@
 """What the search left, and how: starts that disagree, stalls, what was decided after it."""
 
 from collections.abc import Sequence
-from itertools import combinations, groupby
+from itertools import combinations, groupby, pairwise
 
 import numpy as np
 
@@ -11,22 +11,32 @@ from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.matching import best_permutation
 from icm_client.coherence.problem import FloatArray, IntArray
 from icm_client.coherence.renaming import pair_counts
-from icm_client.coherence.search_result import SearchResult
+from icm_client.coherence.search_result import SearchResult, SweepRecord
 
 AGREE = 0.8
 """Share of the rows that two starts label alike, up to names, under which they found two things."""
 
-RIVAL = 0.5
-"""Share of the best start's `U` that another must have reached to count as a find of its own."""
+LATE = 4
+"""The sweep, from 0, from which on a start's labels are expected to stand still."""
+
+JUMP = 0.2
+"""Share of the labels that one late sweep moves, from which on it is a jump."""
 
 LEFT = 0.1
 """Share of the rows decided after the search, from which on a look is advised."""
 
 
-def search_findings(result: SearchResult, n_labels: int) -> list[Finding]:
-    """Return them; none of it condemns labels that are coherent."""
+def search_findings(result: SearchResult, n_labels: int, *, clear: bool = False) -> list[Finding]:
+    """Return them; none of it alone condemns labels that are coherent.
+
+    Args:
+        result: of any search.
+        n_labels: `K`.
+        clear: whether the scores clearly fall into one group a label (`LabelGroups.clear`).
+    """
     found = [
         _disagreeing(result, n_labels),
+        _jumped(result, clear=clear),
         _contradictions(result),
         _settled(result),
         _by_confidence(result),
@@ -57,7 +67,7 @@ def _agreement(one: IntArray, other: IntArray, n_labels: int) -> float:
 
 
 def _disagreeing(result: SearchResult, n_labels: int) -> Finding | None:
-    """Starts as coherent as the best one that found something else."""
+    """Starts that found something else, whatever their `U`: it is no measure at chance."""
     if len(result.restarts) < 2:  # noqa: PLR2004
         return None
     alike = agreement_matrix([end.labels for end in result.restarts], n_labels)[result.restart]
@@ -65,9 +75,7 @@ def _disagreeing(result: SearchResult, n_labels: int) -> Finding | None:
     rivals = [
         number
         for number, end in enumerate(result.restarts)
-        if number != result.restart
-        and end.utility >= RIVAL * best.utility > 0
-        and alike[number] < AGREE
+        if number != result.restart and best.utility > 0 and alike[number] < AGREE
     ]
     if not rivals:
         return None
@@ -83,6 +91,32 @@ def _disagreeing(result: SearchResult, n_labels: int) -> Finding | None:
         "The rows may be split in more than one way. Look at rows that two seeds label "
         "differently (--seed), and use words or a template that say which split is meant.",
         "check",
+    )
+
+
+def _jumped(result: SearchResult, *, clear: bool) -> Finding | None:
+    """A start that turned many labels late, and ended with something less coherent."""
+    sweeps = [record for record in result.history if type(record) is SweepRecord]
+    starts = [list(of_one) for _, of_one in groupby(sweeps, key=lambda record: record.restart)]
+    jumps = [
+        (now, before, start[-1])
+        for start in starts
+        for before, now in pairwise(start)
+        if now.sweep >= LATE
+        and now.moved >= JUMP * sum(now.counts)
+        and start[-1].utility < before.utility
+    ]
+    if not jumps:
+        return None
+    now, before, last = max(jumps, key=lambda jump: jump[0].moved)
+    return Finding(
+        "late-jump",
+        f"Start {now.restart + 1} let go of what it had found: its sweep {now.sweep + 1} changed "
+        f"{many(now.moved, 'label')} of {sum(now.counts):,}, and U fell from "
+        f"{before.utility:+.3f} to {last.utility:+.3f} nats by the end.",
+        "The rows may be split by no concept that this model is sure of: compare with another "
+        "--seed, and look at rows that the two label differently.",
+        "note" if clear else "check",
     )
 
 

@@ -3,10 +3,18 @@
 import numpy as np
 
 from icm_client.analysis.findings import Finding, Severity, many
+from icm_client.coherence.calibration import (
+    coherence,
+    label_counts,
+    log_softmax,
+    pointwise_mutual_information,
+    utility_of,
+)
 from icm_client.coherence.confidence import confidences
 from icm_client.coherence.constraints import Asymmetry, Constraint
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.fold_scores import margin
+from icm_client.coherence.groups import LabelGroups, fit_label_groups
 from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
 from icm_client.coherence.search_result import SearchResult
 
@@ -29,6 +37,15 @@ from which on it is noted."""
 UNSURE = 0.7
 """Mean confidence of the labels under which a look is advised."""
 
+FEWEST_FOR_GROUPS = 32
+"""Rows without which groups would not show: coherent labels are not doubted for want of them then,
+and others not condemned that are not faint."""
+
+COHERENT, FAINT = 0.5, 0.3
+"""Coherence from which on labels without groups are to be looked at, and not condemned, and under
+which groups must be clear: a search among noise ends at 10 to 38%."""
+
+_NOTHING = 20_000  # rows of no group, drawn to see how coherent their labels look
 _NOISE_WIDTH = 2.0  # standard deviations: a margin beyond is not turned by noise
 _FEWEST_GROUPS = 10
 
@@ -64,7 +81,7 @@ def unsure(result: SearchResult, items: IntArray) -> list[Finding]:
         result: of any search, with nothing known against its labels.
         items: those whose labels are the rows'.
     """
-    found = confidences(result.log_probs[items], result.labels[items], believed=True)
+    found = confidences(result.log_probs[items], result.labels[items])
     found = found[~np.isnan(found)]
     if not len(found) or found.mean() >= UNSURE:
         return []
@@ -79,6 +96,78 @@ def unsure(result: SearchResult, items: IntArray) -> list[Finding]:
             "check",
         )
     ]
+
+
+def groups_of(result: SearchResult, items: IntArray) -> LabelGroups | None:
+    """One group of scores for each label; None where there are too few items to tell.
+
+    Args:
+        result: of any search.
+        items: those whose labels are the rows'.
+    """
+    return fit_label_groups(*_scored(result, items))
+
+
+def no_groups(result: SearchResult, items: IntArray, groups: LabelGroups | None) -> list[Finding]:
+    """Whether the labels cut rows of one kind in two: `U` alone cannot tell.
+
+    A search labels rows by the scores that `U` is the mean of. Rows that belong to nothing, whose
+    scores just spread, get labels as coherent as their spread is wide.
+
+    Args:
+        result: of any search.
+        items: those whose labels are the rows'.
+        groups: `groups_of` these.
+    """
+    if groups is None:
+        return []
+    coherent, some = result.coherence >= COHERENT, groups.gain >= groups.needed
+    if some and (groups.clear or result.coherence >= FAINT):
+        return []
+    scores, labels = _scored(result, items)
+    few = len(labels) < FEWEST_FOR_GROUPS
+    if coherent and few:
+        return []
+    here, nothing = _coherence_of(scores, labels), _coherence_of_nothing(scores)
+    figures = (
+        f"(coherence {here:.0%}; rows that belong to no group, with scores that spread as these "
+        f"do, would be labelled with a coherence of {nothing:.0%}. One group a label explains the "
+        f"scores better than none by {groups.gain:.1f} nats; {groups.needed:.1f} are needed)"
+    )
+    advice = (
+        "Label more rows, which shows groups that are there. Else try a larger base model, label "
+        "words that say what is meant, or a template that asks the question more plainly."
+    )
+    if coherent or some or (few and result.coherence >= FAINT):
+        message = f"The scores do not clearly fall into one group a label {figures}."
+        return [Finding("no-groups", message, advice, "check")]
+    message = (
+        "The labels are not to be trusted: nothing shows that they are more than chance. The "
+        f"scores fall into no groups {figures}."
+    )
+    return [Finding("no-groups", message, advice, "fatal")]
+
+
+def _scored(result: SearchResult, items: IntArray) -> tuple[FloatArray, IntArray]:
+    """Scores `[n, K]` and labels `[n]` of the items that have both."""
+    scores, labels = result.log_probs[items], result.labels[items]
+    there = (labels != UNLABELLED) & ~np.isnan(scores).any(axis=1)
+    return scores[there], labels[there]
+
+
+def _coherence_of(scores: FloatArray, labels: IntArray) -> float:
+    """Of labels that the scores themselves have decided."""
+    calibrated = pointwise_mutual_information(log_softmax(scores))
+    return coherence(utility_of(calibrated, labels), label_counts(labels, scores.shape[1]))
+
+
+def _coherence_of_nothing(scores: FloatArray) -> float:
+    """Of rows drawn from one normal distribution with the scores' means and covariances."""
+    chance = np.random.default_rng(0)
+    drawn = chance.multivariate_normal(
+        scores.mean(axis=0), np.cov(scores.T, bias=True), size=_NOTHING, method="eigh"
+    )
+    return _coherence_of(drawn, drawn.argmax(axis=1))
 
 
 def context_effects(result: SearchResult, items: IntArray) -> list[Finding]:

@@ -108,8 +108,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     ]
     if result.get("verdict"):
         facts.append(("verdict", str(result["verdict"])))
+    if result.get("no_confidence"):
+        facts.append(("confidence", str(result["no_confidence"])))
     facts += [(str(label), f"{count} rows") for label, count in result.get("counts", {}).items()]
-    shares = [(name, share(result.get(name))) for name in ("coherence", "accuracy")]
+    shares = [(name, share(result.get(name))) for name in ("coherence", "confidence", "accuracy")]
     return facts + [(name, share) for name, share in shares if share != "-"]
 
 

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.analysis.findings import Severity, Verdict, many
+from icm_client.analysis.findings import NO_CONFIDENCE, Severity, Verdict, many
 from icm_client.coherence.anneal import Step
 from icm_client.coherence.search_result import SweepRecord
 from icm_client.coherence.trained import PassRecord
@@ -282,6 +282,8 @@ def print_warnings(found: Labels) -> None:
     if found.verdict != "trust":
         told = Text(f"Warning: the verdict on these labels is: {found.verdict}. What was seen:")
         console.print(told, style=_VERDICT_STYLES[found.verdict], soft_wrap=True)
+    if found.confidence is None:
+        console.print(Text(f"Note: {NO_CONFIDENCE}", style="yellow"), soft_wrap=True)
     for finding in reversed(found.findings):  # the worst one last, where it is read
         kind = "Note" if finding.severity == "note" else "Warning"
         console.print(

@@ -34,7 +34,8 @@ class LabelledRow:
         row: the user's row.
         label: the label's word.
         confidence: how likely the label is right, 0 to 1, as the search estimates it without gold
-            (`icm_client.coherence.confidence`).
+            (`icm_client.coherence.confidence`); None in all rows where the verdict is "do not
+            trust".
         log_probs: label word -> log-prob in nats, the same labels in the same order in every row.
         exactness: the least reliable kind of log-prob behind them: exact, top-k or floor.
         pinned: whether a person has said the label; confidence and log-probs are the model's.
@@ -42,7 +43,7 @@ class LabelledRow:
 
     row: Row
     label: str
-    confidence: float
+    confidence: float | None
     log_probs: Mapping[str, float]
     exactness: str
     pinned: bool = False
@@ -156,10 +157,11 @@ def _records(
 def _found(item: LabelledRow, labels: tuple[str, ...]) -> tuple[JsonValue, ...]:
     if tuple(item.log_probs) != labels:
         raise ValueError(f"row {item.row.id!r} has log-probs of other labels than the first")
-    figures = (float(item.confidence), *map(float, item.log_probs.values()))
-    if not all(map(math.isfinite, figures)):
+    confidence = None if item.confidence is None else float(item.confidence)
+    log_probs = tuple(map(float, item.log_probs.values()))
+    if not all(map(math.isfinite, (confidence or 0.0, *log_probs))):
         raise ValueError(f"row {item.row.id!r} has a log-prob or confidence that is not finite")
-    return (item.row.id, item.label, *figures, item.exactness)
+    return (item.row.id, item.label, confidence, *log_probs, item.exactness)
 
 
 def _own_names(own: Iterable[str], ours: Sequence[str]) -> dict[str, str]:
@@ -200,10 +202,11 @@ def _write_parquet(file: BinaryIO, columns: Sequence[str], records: Sequence[_Re
     import pyarrow as pa  # noqa: PLC0415 - an optional extra, and slow to load
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    def array(values: list[JsonValue]) -> object:
+    def array(column: str, values: list[JsonValue]) -> object:
         if all(map(_is_flat, values)):
             try:
-                typed = pa.array(values)
+                # Also where a run gives none, the column is one of numbers.
+                typed = pa.array(values, pa.float64() if column == "confidence" else None)
             except (pa.ArrowException, OverflowError):
                 pass  # kinds that no one column type holds
             else:
@@ -211,7 +214,7 @@ def _write_parquet(file: BinaryIO, columns: Sequence[str], records: Sequence[_Re
                     return typed
         return pa.array([None if value is None else _cell(value) for value in values], pa.string())
 
-    arrays = [array([record.get(column) for record in records]) for column in columns]
+    arrays = [array(column, [record.get(column) for record in records]) for column in columns]
     pq.write_table(pa.table(arrays, names=list(columns)), file)
 
 

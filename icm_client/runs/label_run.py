@@ -304,11 +304,17 @@ def _labelled(
     *,
     believed: bool,
 ) -> tuple[LabelledRow, ...]:
-    """Translate items and label numbers back into rows and words."""
+    """Translate items and label numbers back into rows and words.
+
+    Where labels are not believed, how likely each is right cannot be estimated: no row has a
+    confidence.
+    """
     own = job.row_items.tolist()
     log_probs = dict(zip(job.labels, result.log_probs.T.tolist(), strict=True))
     held = result.labels.tolist()
-    confidence = confidences(result.log_probs, result.labels, believed=believed).tolist()
+    confidence: list[float | None] = [None] * len(held)
+    if believed:
+        confidence = confidences(result.log_probs, result.labels).tolist()
     return tuple(
         LabelledRow(
             row=job.dataset.rows[row],

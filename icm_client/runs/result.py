@@ -1,12 +1,13 @@
 """What a run returns."""
 
+import math
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icm_client.analysis.findings import Finding, Verdict, verdict_of
+from icm_client.analysis.findings import NO_CONFIDENCE, Finding, Verdict, verdict_of
 from icm_client.coherence.anneal import Step
 from icm_client.coherence.search_result import SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
@@ -98,6 +99,12 @@ class Labels:
         return verdict_of(self.findings)
 
     @property
+    def confidence(self) -> float | None:
+        """The mean of the rows': how many labels are estimated to be right; None where none is."""
+        found = [row.confidence for row in self.rows if row.confidence is not None]
+        return math.fsum(found) / len(found) if found else None
+
+    @property
     def counts(self) -> dict[str, int]:
         """Rows of each label, in the task's order."""
         found = Counter(row.label for row in self.rows)
@@ -154,6 +161,8 @@ class Labels:
             "rows": len(self.rows),
             "verdict": self.verdict,
             "preset": self.preset,
+            "confidence": self.confidence,
+            "no_confidence": NO_CONFIDENCE if self.confidence is None else None,
             "counts": self.counts,
             "accuracy": self.accuracy,
             "rows_with_gold": self.rows_with_gold,

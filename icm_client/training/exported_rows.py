@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from icm_client.analysis.findings import Verdict
 from icm_client.data import Dataset, LabelledRow, Row, Task
 from icm_client.errors import InputError, RunError
 from icm_client.runs.archive import Run
@@ -62,7 +63,9 @@ def read_run_labels(run: Run) -> LabelledRun:
         )
     found = read_labels(run.path)
     records = found.records
-    if not records or not all(isinstance(one.get("confidence"), float | int) for one in records):
+    if not records or not all(
+        isinstance(one.get("confidence", ""), float | int | None) for one in records
+    ):
         raise RunError(
             f"{run.path / 'labels.jsonl'}: holds lines without confidence; the file was damaged"
         )
@@ -83,14 +86,22 @@ def _gold_columns(
     return tuple(dict.fromkeys(there))
 
 
-def confident(found: LabelledRun, least: float | None) -> tuple[LabelledRun, dict[str, int]]:
+def confident(
+    found: LabelledRun, least: float | None, verdict: Verdict
+) -> tuple[LabelledRun, dict[str, int]]:
     """Leave out rows of less confidence; return how many and why.
 
     Raises:
-        InputError: none is left.
+        InputError: none is left, or the labels are not to be trusted: their confidence says
+            nothing, and runs from before have one all the same.
     """
     if least is None:
         return found, {}
+    if verdict == "do not trust":
+        raise InputError(
+            'the verdict on these labels is "do not trust": no row can be kept for its confidence. '
+            "Without --min-confidence all rows are exported"
+        )
     numbers = [n for n, record in enumerate(found.records) if record["confidence"] >= least]
     if not numbers:
         most = max(record["confidence"] for record in found.records)

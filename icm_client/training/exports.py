@@ -106,16 +106,18 @@ def export_run(
         with_gold: write the gold labels that the run was compared with as a column too.
 
     Raises:
-        InputError: the run has no labels; no row is confident enough; `reward` of a task that
-            compares no two fields; gold where the format has no place for it or the run knows none;
-            a path that cannot be written. Nothing has been written then.
+        InputError: the run has no labels; no row is confident enough, or labels that are not to be
+            trusted were asked for by confidence; `reward` of a task that compares no two fields;
+            gold where the format has no place for it or the run knows none; a path that cannot be
+            written. Nothing has been written then.
         SetupError: Parquet, but pyarrow is not installed.
         RunError: the run's files are damaged.
     """
     name = os.fspath(path)
     found = read_run_labels(run)
     _check_request(run, found, to, name, min_confidence=min_confidence, with_gold=with_gold)
-    kept, left_out = confident(found, min_confidence)
+    verdict = recorded_verdict(run.result or {})
+    kept, left_out = confident(found, min_confidence, verdict)
     if to == "dpo" or to == "reward":  # noqa: PLR1714 - mypy does not narrow `in`
         kept, same = comparable(kept)
         left_out |= same
@@ -127,7 +129,6 @@ def export_run(
     else:
         lines = lines_of(kept, to)
         write, records = _lines_writer(lines), len(lines)
-    verdict = recorded_verdict(run.result or {})
     facts = CardFacts(
         run=run,
         to=to,

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from report_runs import reviews, step, write_run
@@ -216,3 +217,19 @@ def test_the_page_s_example_writes_a_report(
     exec(code, names)  # noqa: S102 - our own documentation
     names["report"](name)
     assert Path(f"{name}.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_labels_without_a_confidence_are_shown_with_the_reason(tmp_path: Path) -> None:
+    run = write_run(tmp_path, reviews(20), gold="label", result={"verdict": "do not trust"})
+    path = run.path / "labels.jsonl"
+    lines = [{**orjson.loads(line), "confidence": None} for line in path.read_bytes().splitlines()]
+    path.write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    data = read_report(run)
+    assert data.reliability is None
+    margins = data.table.margins[data.table.least_certain_first]
+    assert (np.diff(margins) >= 0).all()
+    page = render_report(data)
+    assert "No confidence is given: the verdict is" in page
+    assert "Accuracy" in page
+    assert "Calibration error" not in page
+    assert {row[2] for row in Page(page).data()["rows"]} == {None}

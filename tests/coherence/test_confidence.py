@@ -52,10 +52,9 @@ def test_a_label_that_a_rule_has_turned_is_unlikely() -> None:
     assert found[0] < 0.5 < found[1:].min()
 
 
-@pytest.mark.parametrize("believed", [False, True])
-def test_more_labels_and_missing_scores(*, believed: bool) -> None:
+def test_more_labels_and_missing_scores() -> None:
     log_probs = log_softmax(np.array([[0.0, 1, 2], [np.nan] * 3, [2, 1, 0]]))
-    found = confidences(log_probs, np.array([2, UNLABELLED, 0]), believed=believed)
+    found = confidences(log_probs, np.array([2, UNLABELLED, 0]))
     np.testing.assert_allclose(found, [0.665, np.nan, 0.665], atol=1e-3)
 
 
@@ -89,45 +88,39 @@ def test_of_more_labels_it_is_how_often_they_are_right(n_labels: int, noise: str
         labels = log_probs.argmax(axis=1)
         right = labels == truth
         before.append(reliability(share(log_probs, labels), right).error)
-        after.append(reliability(confidences(log_probs, labels, believed=True), right).error)
+        after.append(reliability(confidences(log_probs, labels), right).error)
     assert np.mean(before) > 0.2
     assert np.mean(after) < 0.1
 
 
-@pytest.mark.parametrize("noise", ["normal", "uniform", "heavy", "one label wavers"])
+@pytest.mark.parametrize("apart", [1.5, 2.0, 2.5, 3.0])
 @pytest.mark.parametrize("n_labels", [3, 5])
-def test_noise_has_no_modes_and_makes_no_label_sure(n_labels: int, noise: str) -> None:
-    for seed in range(60):
-        n_items = (48, 96, 240)[seed % 3]
-        log_probs, _ = of_classes(seed, n_labels, n_items=n_items, apart=0, noise=noise)
+def test_where_groups_overlap_the_share_that_is_right_is_known(n_labels: int, apart: float) -> None:
+    right, said = [], []
+    for seed in range(10):
+        log_probs, truth = of_classes(seed, n_labels, apart=apart)
         labels = log_probs.argmax(axis=1)
-        np.testing.assert_array_equal(
-            confidences(log_probs, labels, believed=True), share(log_probs, labels)
-        )
+        right.append((labels == truth).mean())
+        said.append(confidences(log_probs, labels).mean())
+    assert np.mean(said) == pytest.approx(np.mean(right), abs=0.05)
 
 
-def test_many_rows_make_no_modes_of_noise_that_is_not_normal() -> None:
-    log_probs, _ = of_classes(0, 3, n_items=20_000, apart=0, noise="uniform")
-    assert fit_label_modes(log_probs).gain > 50, "one normal distribution fits as well"
+def test_one_axis_along_which_all_rows_vary_hides_no_groups() -> None:
+    """Real scores: what is common to all tickets moves one label's score by a nat and more."""
+    log_probs, truth = of_classes(0, 5, n_items=400, apart=5)
     labels = log_probs.argmax(axis=1)
-    np.testing.assert_array_equal(
-        confidences(log_probs, labels, believed=True), share(log_probs, labels)
-    )
-
-
-def test_where_names_are_in_doubt_more_labels_keep_their_share() -> None:
-    log_probs, _ = of_classes(0, 3, apart=6)
-    exchanged = np.ascontiguousarray(log_probs[:, [1, 2, 0]])  # as coherent, and all wrong
-    labels = exchanged.argmax(axis=1)
-    np.testing.assert_array_equal(confidences(exchanged, labels), share(exchanged, labels))
-    assert confidences(exchanged, labels, believed=True).mean() > 0.99
+    common = np.random.default_rng(1).normal(scale=2.4, size=400)
+    moved = log_softmax(log_probs + common[:, np.newaxis] * [0, 0, 0, 0, 1])
+    assert share(moved, labels).mean() < 0.7
+    found = confidences(moved, labels).mean()
+    assert found == pytest.approx((labels == truth).mean(), abs=0.05)
 
 
 def test_a_label_that_a_rule_has_turned_is_unlikely_among_more_labels() -> None:
     log_probs, _ = of_classes(0, 3, apart=6)
     labels = log_probs.argmax(axis=1)
     labels[0] = (labels[0] + 1) % 3
-    found = confidences(log_probs, labels, believed=True)
+    found = confidences(log_probs, labels)
     assert found[0] < 1 / 3 < found[1:].min()
 
 
@@ -151,6 +144,4 @@ def test_of_two_labels_one_mode_a_label_is_two_modes_of_their_log_odds() -> None
 def test_scores_that_are_all_alike_have_no_modes() -> None:
     log_probs = log_softmax(np.zeros((40, 3)))
     labels = np.zeros(40, dtype=np.int64)
-    np.testing.assert_array_equal(
-        confidences(log_probs, labels, believed=True), share(log_probs, labels)
-    )
+    np.testing.assert_array_equal(confidences(log_probs, labels), share(log_probs, labels))

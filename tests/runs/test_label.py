@@ -83,6 +83,7 @@ async def test_a_run_finds_the_planted_labels_and_tells_about_it(task: Task, sto
         assert "label" not in row.row.fields
         assert tuple(row.log_probs) == task.labels
         assert row.label == max(row.log_probs, key=lambda word: row.log_probs[word])
+        assert row.confidence is not None
         assert np.exp(row.log_probs[row.label]) - 1e-9 <= row.confidence <= 1
         assert sum(np.exp(list(row.log_probs.values()))) == pytest.approx(1)
     summary = orjson.loads(orjson.dumps(found.summary()))

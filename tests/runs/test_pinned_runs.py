@@ -90,6 +90,7 @@ async def test_a_single_row_may_be_pinned_and_its_confidence_is_the_models(tmp_p
     found = await labelled(tmp_path, path, meaning=3.0)
     row = found.rows[7]
     assert row.label == word
+    assert row.confidence is not None
     assert row.confidence < 0.2
     assert row.label == min(row.log_probs, key=lambda one: row.log_probs[one])
     assert [one.row.id for one in found.rows if one.pinned] == ["r7"]

@@ -1,10 +1,14 @@
 """Confidence of three labels: what the modes say where a run is believed, else their share."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 from planted_reviews import COLOURS, data, planted, reviews
 
 from icm_client import Labels, label
+from icm_client.analysis.findings import NO_CONFIDENCE
 from icm_client.analysis.reliability import reliability
 
 
@@ -34,8 +38,20 @@ async def test_labels_that_are_believed_are_about_as_sure_as_they_are_right() ->
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_labels_whose_names_are_in_doubt_are_not_made_surer(seed: int) -> None:
+async def test_labels_that_are_not_to_be_trusted_have_no_confidence(
+    seed: int, tmp_path: Path
+) -> None:
     labels = await found(0.0, seed)
     assert labels.verdict == "do not trust"
-    confidence, share, _ = columns(labels)
-    np.testing.assert_allclose(confidence, share)
+    assert labels.confidence is None
+    assert {row.confidence for row in labels.rows} == {None}
+    assert labels.summary()["no_confidence"] == NO_CONFIDENCE
+    labels.write(tmp_path / "labels.jsonl")
+    assert '"confidence":null,' in (tmp_path / "labels.jsonl").read_text().splitlines()[0]
+    labels.write(tmp_path / "labels.csv")
+    with (tmp_path / "labels.csv").open(newline="") as file:
+        assert {row["confidence"] for row in csv.DictReader(file)} == {""}
+    labels.write(tmp_path / "labels.parquet")
+    column = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "labels.parquet")
+    assert str(column.schema.field("confidence").type) == "double"
+    assert column["confidence"].null_count == len(labels.rows)

@@ -60,6 +60,14 @@ def test_rows_that_are_left_out_are_counted(run: Run) -> None:
     assert "Left out, confidence under 0.9:" in done.stdout
 
 
+def test_labels_that_are_not_to_be_trusted_have_no_most_confident_rows(run: Run) -> None:
+    with_result(run, lambda result: result.update(verdict="do not trust", findings=[]))
+    done = export(run.name, "--to", "csv", "-o", "sure.csv", "--min-confidence", "0.9")
+    assert isinstance(done.exception, InputError)
+    assert "Without --min-confidence all rows are exported" in str(done.exception)
+    assert not Path("sure.csv").exists()
+
+
 def test_an_unknown_run_is_the_users_to_correct(run: Run) -> None:
     done = export(f"{run.name}x", "--to", "sft", "-o", "train.jsonl")
     assert isinstance(done.exception, InputError)

@@ -103,7 +103,10 @@
   });
 
   // ---- the rows to check first
-  const queue = rows.map((_, n) => n).sort((a, b) => rows[a][CONFIDENCE] - rows[b][CONFIDENCE] || a - b);
+  // Labels that are not to be trusted have no confidence: those near the threshold come first.
+  const sure = (n) => rows[n][CONFIDENCE] ?? rows[n][MARGIN];
+  const confidence = (row) => row[CONFIDENCE] === null ? "none" : percent(row[CONFIDENCE]);
+  const queue = rows.map((_, n) => n).sort((a, b) => sure(a) - sure(b) || a - b);
   let at = 0;
   const deck = byId("deck");
   const choices = words.map((word, k) => {
@@ -133,7 +136,7 @@
       `${(at + 1).toLocaleString("en")} of ${queue.length.toLocaleString("en")}, least certain first \u00b7 row ${visible(String(row[ID]))}`;
     const gold = row[GOLD] >= 0 ? ` \u00b7 gold ${words[row[GOLD]]}` : "";
     byId("deck-facts").textContent =
-      `found: ${words[row[LABEL]]}, ${percent(row[CONFIDENCE])} (${signed(row[MARGIN])} nats, ${data.exactness[row[EXACT]]})${gold}`;
+      `found: ${words[row[LABEL]]}, ${row[CONFIDENCE] === null ? "" : `${percent(row[CONFIDENCE])} `}(${signed(row[MARGIN])} nats, ${data.exactness[row[EXACT]]})${gold}`;
     if (shownCard !== n) {
       shownCard = n;
       byId("deck-text").replaceChildren(...fullText(row));
@@ -188,7 +191,7 @@
   const SORTS = {
     order: (n) => n,
     label: (n) => rows[n][LABEL],
-    confidence: (n) => rows[n][CONFIDENCE],
+    confidence: sure,
     margin: (n) => rows[n][MARGIN],
     gold: (n) => rows[n][GOLD],
     check: (n) => checks.get(n) ?? words.length,
@@ -261,7 +264,7 @@
       element("td", { className: "c-id" }, open),
       element("td", { className: "c-text" }, element("bdi", { dir: "auto", className: "excerpt", textContent: visible(excerpt) })),
       element("td", { className: "c-label" }, ...labelled(row[LABEL])),
-      element("td", { className: "c-confidence", textContent: percent(row[CONFIDENCE]) }),
+      element("td", { className: "c-confidence", textContent: confidence(row) }),
       element("td", { className: "c-margin", textContent: signed(row[MARGIN]) }),
     ];
     if (data.gold) {
