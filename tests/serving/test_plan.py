@@ -21,7 +21,7 @@ from icm_client.serving.hardware import (
 from icm_client.serving.model import find
 from icm_client.serving.parallel import parallel_over
 from icm_client.serving.plan import Plan, is_loopback, plan_server, url_of
-from icm_client.serving.reasons import reason_in
+from icm_client.serving.reasons import reason_in, signal_in
 
 GIB = 1024**3
 CPU = Hardware(gpus=(), memory=16 * GIB, cores=4, amx=False)
@@ -327,11 +327,26 @@ def test_vllm_for_the_cpu_is_not_started_by_its_broken_command() -> None:
         ),
         ("torch.OutOfMemoryError: CUDA out of memory. Tried\n", "torch.OutOfMemoryError: CUDA out"),
         ("INFO 11-24 23:35:50 [a.py:1] all is well\n", None),
+        (
+            (
+                "(APIServer pid=7) ERROR 11-24 23:35:50 [core_client.py:602] Engine core proc "
+                "EngineCore_DP0 died unexpectedly, shutting down client.\n"
+                "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.\n"
+            ),
+            "Engine core proc EngineCore_DP0 died unexpectedly (killed: out of memory?)",
+        ),
     ],
 )
 def test_one_line_of_the_log_is_the_reason(log: str, reason: str | None) -> None:
     found = reason_in(log)
     assert found is None if reason is None else (found or "").startswith(reason)
+
+
+def test_the_signal_that_killed_a_process_of_vllms_is_read_from_the_log() -> None:
+    failed = "RuntimeError: Engine core initialization failed. Failed core proc(s): {}\n"
+    assert signal_in(failed) is None
+    assert signal_in(failed.replace("{}", "{'EngineCore_DP0': 1}")) is None
+    assert signal_in(failed.replace("{}", "{'EngineCore_DP0': -9}")) == 9
 
 
 def test_a_long_reason_ends_with_a_sentence() -> None:
