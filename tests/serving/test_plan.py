@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,24 @@ def test_on_a_cpu_the_flags_are_those_that_were_measured(folder: Path) -> None:
     assert plan.variables["OMP_NUM_THREADS"] == "4"
     for flag in ("--enable-prefix-caching", "--enable-prompt-tokens-details", "--enforce-eager"):
         assert flag in plan.command
+
+
+@pytest.mark.parametrize(
+    ("busy", "threads", "words"),
+    [
+        (0.0, "4", "threads: 4, cores: 4"),
+        (0.2, "4", "threads: 4, cores: 4"),
+        (1.1, "3", "threads: 3, cores: 4, of which others use 1.1 now; OMP_NUM_THREADS sets"),
+        (9.0, "1", "threads: 1, cores: 4, of which others use 9.0 now; OMP_NUM_THREADS sets"),
+    ],
+)
+def test_cores_that_others_use_are_left_to_them(
+    folder: Path, busy: float, threads: str, words: str
+) -> None:
+    plan = planned(folder, hardware=replace(CPU, busy=busy))
+    assert plan.variables["OMP_NUM_THREADS"] == threads
+    assert plan.threads.startswith(words)
+    assert ("others" in plan.threads) == ("others" in words)
 
 
 def test_a_cpu_with_amx_multiplies_bfloat16(folder: Path) -> None:
@@ -168,6 +187,7 @@ def test_the_operators_own_variables_win(folder: Path, monkeypatch: pytest.Monke
     plan = planned(folder)
     assert plan.environment()["OMP_NUM_THREADS"] == "7"
     assert "OMP_NUM_THREADS=7" in plan.shown()
+    assert plan.threads == "threads: 7, cores: 4; set by OMP_NUM_THREADS"
 
 
 def test_a_taken_port_is_one_clear_line(folder: Path) -> None:
