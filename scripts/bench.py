@@ -7,8 +7,18 @@ tokens and seconds are then those of the second run.
 """
 
 import statistics
+import sys
 import tempfile
 from pathlib import Path
+
+try:
+    import icm_client.cli.main
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[dev]'\n"
+    )
+    sys.exit(2)
 
 import anyio
 import click

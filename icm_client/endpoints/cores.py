@@ -12,6 +12,11 @@ _SAMPLE_S: Final = 0.3
 _NOISE: Final = 0.25
 """Of a core: what a machine takes for itself now and then."""
 
+YIELDING: Final = {"GOMP_SPINCOUNT": "1000"}
+"""For the environment of what computes with OpenMP, set before its library is loaded: threads that
+wait for each other leave their cores to others after a short spin. By default they do not, and one
+other program makes all of them nearly stand still."""
+
 
 def physical_cores(cpu_max: Path = _CPU_MAX) -> int:
     """Physical cores that this process may run on, at least 1; logical ones where unknown.

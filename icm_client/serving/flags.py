@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from icm_client.endpoints.cores import threads_beside
+from icm_client.endpoints.cores import YIELDING, threads_beside
 from icm_client.errors import InputError
 from icm_client.serving.engine import Engine
 from icm_client.serving.hardware import Hardware
@@ -167,7 +167,7 @@ def variables_for(options: ServeOptions, engine: Engine, hardware: Hardware) -> 
     if engine.device == "cpu":
         variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         variables["OMP_NUM_THREADS"] = str(threads_beside(hardware.cores, hardware.busy))
-        variables["GOMP_SPINCOUNT"] = "1000"
+        variables |= YIELDING
     if options.lora_rank is not None:
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     return variables
