@@ -87,6 +87,8 @@ def diagnose(
         findings.append(_one_label(labels[int(counts.argmax())], share, steps=bool(result.steps)))
     if evidence.interrupted:
         findings.append(_interrupted(result))
+    elif result.stopped:
+        findings.append(_ended_early())
     unasked = evidence.interrupted and np.isnan(result.exchange.utility)
     if not unasked and not any(finding.fatal for finding in doubts):
         # Of labels that follow no concept, the names are the least trouble.
@@ -122,6 +124,16 @@ def _unsettled(findings: Sequence[Finding]) -> list[Finding]:
             "fatal",
         )
     ]
+
+
+def _ended_early() -> Finding:
+    return Finding(
+        "ended-early",
+        "A limit ended the search before its time: its labels may still change. Not asked: by how "
+        "much the server's answers waver.",
+        "Run the same command again, with more to spend: it goes on from here.",
+        "note",
+    )
 
 
 def _interrupted(result: SearchResult) -> Finding:

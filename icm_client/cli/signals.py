@@ -4,14 +4,16 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import click
 
 from icm_client.errors import RunStopped
-from icm_client.runs.result import Labels
 from icm_client.task_groups import open_task_group
+
+if TYPE_CHECKING:
+    from icm_client.runs.result import Labels
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -24,7 +26,7 @@ class Interrupted(Exception):
         labels: what a `label` call had found by then; None where it had nothing.
     """
 
-    def __init__(self, number: int, labels: Labels | None = None) -> None:
+    def __init__(self, number: int, labels: "Labels | None" = None) -> None:
         """Keep which signal it was, and what was found."""
         super().__init__(signal.Signals(number).name)
         self.status = 128 + number
