@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from icm_client.endpoints import cores
 from icm_client.endpoints.cores import busy_cores, physical_cores, threads_beside
 
 needs_proc = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="there is no /proc/stat")
@@ -35,7 +34,7 @@ def test_what_others_use_is_measured_now_and_on_our_own_cpus(
     file.write_text(stat((1000, 0), (50, 950), (0, 1000)))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     after = stat((1000, 100), (125, 975), (100, 1000))
-    monkeypatch.setattr(cores.time, "sleep", lambda _: file.write_text(after))
+    monkeypatch.setattr(time, "sleep", lambda _: file.write_text(after))
     assert busy_cores(file) == 0.75
 
 
