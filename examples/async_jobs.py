@@ -8,8 +8,18 @@ demos, and gives it to the others then. A minute or two on two cores.
 """
 
 import json
+import sys
 from itertools import islice
 from pathlib import Path
+
+try:
+    import icm_client.cli.main  # noqa: F401 - nothing works without the package
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[local]'\n"
+    )
+    sys.exit(2)
 
 import anyio
 from rich.live import Live

@@ -33,7 +33,10 @@ back-pressure; the others are never repeated.
 """
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from icm_client.runs.result import Labels
 
 
 class Retry(StrEnum):
@@ -245,4 +248,13 @@ class RunStopped(IcmError):
     """The run was asked to stop: what was under way has been awaited and kept, no more was asked.
 
     The same command again goes on from there.
+
+    Attributes:
+        labels: of a `label` call what it had found by then, `Labels.stopped` saying so; None where
+            it had no labels yet.
     """
+
+    def __init__(self, message: str, *, labels: "Labels | None" = None) -> None:
+        """Keep what was found."""
+        super().__init__(message)
+        self.labels = labels

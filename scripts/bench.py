@@ -1,5 +1,16 @@
 """The figures behind the claims: `scripts/bench --help` lists what can be measured."""
 
+import sys
+
+try:
+    import icm_client.cli.main  # noqa: F401 - and what it needs
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[dev]'\n"
+    )
+    sys.exit(2)
+
 import click
 from bench_chance import chance
 from bench_diagnosis import diagnosis

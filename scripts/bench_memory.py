@@ -13,6 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+try:
+    import icm_client.cli.main  # noqa: F401 - nothing works without the package
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[dev]'\n"
+    )
+    sys.exit(2)
+
 import anyio
 import click
 import orjson

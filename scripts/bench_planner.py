@@ -9,6 +9,7 @@ last prompt alone, and the client concludes from it what the others had.
 
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +17,15 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+try:
+    import icm_client.cli.main  # noqa: F401 - nothing works without the package
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[dev]'\n"
+    )
+    sys.exit(2)
 
 import aiohttp
 import anyio

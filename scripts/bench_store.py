@@ -4,12 +4,22 @@ Reads are as a run makes them: prompts of 600 ids, two labels.
 """
 
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+try:
+    import icm_client.cli.main  # noqa: F401 - nothing works without the package
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[dev]'\n"
+    )
+    sys.exit(2)
 
 import anyio
 import click

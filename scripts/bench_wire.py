@@ -19,6 +19,15 @@ from itertools import count
 from pathlib import Path
 from subprocess import PIPE, Popen
 
+try:
+    import icm_client.cli.main  # noqa: F401 - nothing works without the package
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[dev]'\n"
+    )
+    sys.exit(2)
+
 import aiohttp
 import anyio
 import click

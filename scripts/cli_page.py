@@ -1,6 +1,16 @@
 """Print docs/cli.md: every command's help."""
 
+import sys
 from collections.abc import Iterator
+
+try:
+    import icm_client.cli.main  # noqa: F401 - nothing works without the package
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[dev]'\n"
+    )
+    sys.exit(2)
 
 import click
 from click.testing import CliRunner

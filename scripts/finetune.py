@@ -3,7 +3,19 @@
 The other way is Python: `fine_tune(read_labels(folder), LocalTrainer(...))`.
 """
 
+import sys
+
+try:
+    import icm_client.cli.main  # noqa: F401 - nothing works without the package
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[dev]'\n"
+    )
+    sys.exit(2)
+
 from icm_client.cli.finetune import finetune_command
+from icm_client.cli.main import end_as_a_command
 
 if __name__ == "__main__":
-    finetune_command()
+    end_as_a_command(finetune_command)

@@ -4,7 +4,17 @@ The terminal as it stands in the middle of the third sweep, and the end of the s
 """
 
 import io
+import sys
 from pathlib import Path
+
+try:
+    import icm_client.cli.main
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[dev]'\n"
+    )
+    sys.exit(2)
 
 from rich.console import Console
 from rich.text import Text

@@ -9,11 +9,21 @@ import signal
 import sys
 from pathlib import Path
 
+try:
+    import icm_client.cli.main  # noqa: F401 - nothing works without the package
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[local]'\n"
+    )
+    sys.exit(2)
+
 import click
 from pydantic import SecretStr
 
+from icm_client.cli.streams import prepare_streams
 from icm_client.endpoints import gemma
-from icm_client.endpoints.cores import physical_cores
+from icm_client.endpoints.cores import YIELDING, physical_cores
 from icm_client.endpoints.embedded_child import Orders, start
 from icm_client.errors import InputError
 from icm_client.serving.plan import check_port
@@ -51,6 +61,8 @@ def serve(gguf: Path | None, port: int, context: int) -> None:
 
 
 if __name__ == "__main__":
+    prepare_streams()
+    os.environ.update(YIELDING | os.environ)  # before the server's library is loaded
     try:
         serve()
     except InputError as error:

@@ -5,14 +5,25 @@ The same as `icm-client serve MODEL`; docs/serving.md explains every flag.
 
 import sys
 
+try:
+    import icm_client.cli.main  # noqa: F401 - nothing works without the package
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "server/install-vllm, then use .venv-vllm/bin/python\n"
+    )
+    sys.exit(2)
+
 import click
 
 from icm_client.cli.serve import serve_command
+from icm_client.cli.streams import prepare_streams
 from icm_client.errors import IcmError, InputError
 
 
 def main() -> None:
     """Run the command; errors end as one line and a status, as on the command line."""
+    prepare_streams()
     try:
         sys.exit(serve_command(standalone_mode=False))
     except click.ClickException as error:

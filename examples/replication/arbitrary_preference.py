@@ -11,9 +11,19 @@ the two answers have nothing to do with each other, so each is held against both
 labels of the first question do follow can be seen as well.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+try:
+    import icm_client.cli.main  # noqa: F401 - nothing works without the package
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[local]'\n"
+    )
+    sys.exit(2)
 
 import anyio
 import click

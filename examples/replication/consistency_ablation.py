@@ -8,9 +8,19 @@ search ends there on Alpaca. Every pair is shown in both orders, each a row of i
 a search without the rule is free to say the same of both.
 """
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Final
+
+try:
+    import icm_client.cli.main  # noqa: F401 - nothing works without the package
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[local]'\n"
+    )
+    sys.exit(2)
 
 import anyio
 import click

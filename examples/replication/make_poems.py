@@ -15,10 +15,20 @@ the one that was asked for: nobody has checked that the poem has it.
 
 import random
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Final, NamedTuple
+
+try:
+    import icm_client.cli.main  # noqa: F401 - nothing works without the package
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[local]'\n"
+    )
+    sys.exit(2)
 
 import anyio
 import click

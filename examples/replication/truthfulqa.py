@@ -9,10 +9,20 @@ train on and 100 held out, as in the public replications; `--full` takes the pap
 1,000. No question stands on both sides.
 """
 
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
+
+try:
+    import icm_client.cli.main  # noqa: F401 - nothing works without the package
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[local]'\n"
+    )
+    sys.exit(2)
 
 import anyio
 import click

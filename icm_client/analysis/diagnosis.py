@@ -64,6 +64,8 @@ class Evidence:
         prior: shape `[K]`, the labels' shares where the user gave them.
         repeated: shape `[R, K]`, nats: reads asked twice, the second log-probs less the first.
         pinned: shape `[N]`, labels that a person has said, `UNLABELLED` where an item is free.
+        interrupted: the search was broken off after its last whole sweep or step: what it ends
+            with has not been read, if it is not there.
     """
 
     items: IntArray | None = None
@@ -72,6 +74,7 @@ class Evidence:
     prior: FloatArray | None = None
     repeated: FloatArray | None = None
     pinned: IntArray | None = None
+    interrupted: bool = False
 
 
 def diagnose(
@@ -98,7 +101,12 @@ def diagnose(
     findings = list(doubts)
     if one_label and not _announced(int(counts.argmax()), evidence.prior):
         findings.append(_one_label(labels[int(counts.argmax())], share, steps=bool(result.steps)))
-    if not any(finding.fatal for finding in doubts):
+    if evidence.interrupted:
+        findings.append(_interrupted(result))
+    elif result.stopped:
+        findings.append(_ended_early())
+    unasked = evidence.interrupted and np.isnan(result.exchange.utility)
+    if not unasked and not any(finding.fatal for finding in doubts):
         # Of labels that follow no concept, the names are the least trouble.
         findings += _names(result, labels, evidence.pinned)
     findings += _shares(result.prior, labels)
@@ -132,6 +140,29 @@ def _unsettled(findings: Sequence[Finding]) -> list[Finding]:
             "fatal",
         )
     ]
+
+
+def _ended_early() -> Finding:
+    return Finding(
+        "ended-early",
+        "A limit ended the search before its time: its labels may still change. Not asked: by how "
+        "much the server's answers waver.",
+        "Run the same command again, with more to spend: it goes on from here.",
+        "note",
+    )
+
+
+def _interrupted(result: SearchResult) -> Finding:
+    unasked = ["by how much the server's answers waver"]
+    if np.isnan(result.exchange.words):
+        unasked.insert(0, "whether the labels have the right names and follow the demos")
+    return Finding(
+        "interrupted",
+        "The search was interrupted: these are the labels of its last whole sweep or step, and may "
+        f"still change. Not asked: {', and '.join(unasked)}.",
+        "Run the same command again: it goes on from here.",
+        "check",
+    )
 
 
 def _salience(result: SearchResult, *, one_label: bool) -> list[Finding]:

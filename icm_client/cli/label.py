@@ -10,7 +10,7 @@ import orjson
 
 from icm_client.cli.search_options import constraint_of, search_options, settings_of
 from icm_client.cli.server_options import server_options
-from icm_client.cli.signals import draining
+from icm_client.cli.signals import Interrupted, draining
 from icm_client.cli.task_option import task_option
 from icm_client.cli.terminal import print_preview, print_result, print_warnings, progress_display
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
@@ -228,7 +228,26 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
                     stopping=drain.stopping,
                 )
 
-    found = anyio.run(run)
+    interrupted: Interrupted | None = None
+    try:
+        found = anyio.run(run)
+    except Interrupted as stopped:
+        if stopped.labels is None:
+            raise
+        found, interrupted = stopped.labels, stopped
+    _put_out(found, output, output_format, as_json=as_json, quiet=quiet)
+    if interrupted is not None:
+        raise interrupted
+    if found.stopped is not None:
+        context.exit(STOPPED)
+    if found.failed:
+        context.exit(1)
+
+
+def _put_out(
+    found: Labels, output: str, output_format: FileFormat | None, *, as_json: bool, quiet: bool
+) -> None:
+    """Write the labels, and print what is to be known about them."""
     try:
         found.write(output, format=output_format)
     except InputError as error:  # it could be written when the run began
@@ -239,10 +258,6 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     elif not quiet:
         print_result(found, output)
     print_warnings(found)
-    if found.stopped is not None:
-        context.exit(STOPPED)
-    if found.failed:
-        context.exit(1)
 
 
 def _task(

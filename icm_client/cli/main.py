@@ -12,6 +12,7 @@ import click
 import icm_client
 from icm_client.cli.commands import Commands
 from icm_client.cli.signals import Interrupted
+from icm_client.cli.streams import output_error, prepare_streams
 from icm_client.errors import IcmError, InputError
 
 GO_ON = "Every score so far is kept: the same command again goes on from here."
@@ -33,9 +34,14 @@ def main() -> None:
 
 def end_as_a_command(command: click.Command) -> NoReturn:
     """Run a command on this process's arguments, and end the process with its status."""
+    prepare_streams()
     try:
-        arguments = sys.argv[1:]
-        sys.exit(command(arguments, standalone_mode=False, obj=tuple(arguments)))
+        arguments = _decoded(sys.argv[1:])
+        status = command(arguments, standalone_mode=False, obj=tuple(arguments))
+        if (error := output_error()) is not None:
+            click.echo(f"Error: standard output cannot be written: {error}", err=True)
+            status = status or 1
+        sys.exit(status)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -53,3 +59,20 @@ def end_as_a_command(command: click.Command) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo(f"\nInterrupted. {GO_ON}", err=True)
         sys.exit(130)
+
+
+def _decoded(arguments: list[str]) -> list[str]:
+    """The arguments; bytes that this terminal's encoding lacks could neither be sent nor recorded.
+
+    Raises:
+        UsageError: one has such bytes.
+    """
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(
+                f"{argument!r} has bytes that are no text in {sys.getfilesystemencoding()}: set "
+                "LC_ALL=C.UTF-8, or rename the file"
+            ) from None
+    return arguments

@@ -138,6 +138,8 @@ def _print(plan: Plan) -> None:
         click.echo(f"{setting}\n    {reason}")
     if plan.parallel is not None:
         click.echo(f"\nGPUs: {plan.parallel.reason}.")
+    if plan.engine.device == "cpu":
+        click.echo(f"\nOn the CPU {plan.threads}.")
     click.echo(f"\nKey: {'from the environment' if plan.key else 'none; loopback only'}.")
 
 
@@ -149,7 +151,7 @@ def _heading(plan: Plan, log: Path | None) -> str:
 
 def _layout(plan: Plan) -> str:
     if plan.engine.device == "cpu":
-        return "the CPU"
+        return f"the CPU ({plan.threads})"
     if plan.parallel is None:
         return "GPUs as its own flags say"
     return f"{plan.parallel.data} replica(s) of {plan.parallel.tensor} GPU(s)"

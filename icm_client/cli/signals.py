@@ -4,13 +4,16 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import click
 
 from icm_client.errors import RunStopped
 from icm_client.task_groups import open_task_group
+
+if TYPE_CHECKING:
+    from icm_client.runs.result import Labels
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -20,12 +23,14 @@ class Interrupted(Exception):
 
     Attributes:
         status: the exit status that says so: 130 for Ctrl-C, 143 for TERM.
+        labels: what a `label` call had found by then; None where it had nothing.
     """
 
-    def __init__(self, number: int) -> None:
-        """Keep which signal it was."""
+    def __init__(self, number: int, labels: "Labels | None" = None) -> None:
+        """Keep which signal it was, and what was found."""
         super().__init__(signal.Signals(number).name)
         self.status = 128 + number
+        self.labels = labels
 
 
 class Drain:
@@ -61,7 +66,7 @@ async def draining() -> AsyncIterator[Drain]:
         except RunStopped as stopped:
             if not drain.signals:
                 raise
-            raise Interrupted(drain.signals[0]) from stopped
+            raise Interrupted(drain.signals[0], stopped.labels) from stopped
         tasks.cancel_scope.cancel()
     if len(drain.signals) > 1:
         raise Interrupted(drain.signals[0])

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from icm_client.cli.streams import output_is_lost
 from icm_client.endpoints import Transport
 from icm_client.errors import EndpointError, InputError
 from icm_client.serving.metrics import Rates, Snapshot, rates_between
@@ -53,11 +54,14 @@ def watch_command(
 async def _moments(
     transport: Transport, interval: float, count: int | None
 ) -> AsyncIterator[Moment]:
-    """One each interval; of a server that stops answering the error, until it answers again."""
+    """One each interval; of a server that stops answering the error, until it answers again.
+
+    They end when nobody reads them any more.
+    """
     before = await transport.get("/metrics", Snapshot.parse)
     asked = time.monotonic()
     told = 0
-    while count is None or told < count:
+    while (count is None or told < count) and not output_is_lost():
         await anyio.sleep(interval)
         moment: Moment
         try:

@@ -1,6 +1,7 @@
 """Where this package keeps its files."""
 
 import os
+import stat
 from pathlib import Path
 
 import platformdirs
@@ -23,3 +24,18 @@ def cache_folder() -> Path:
             "there is no place for scores and models, since this user has no home folder: set "
             "ICM_CACHE_DIR to the absolute path of a folder that can be written"
         ) from None
+
+
+def share_like(file: Path) -> None:
+    """Give all files of `file`'s folder its mode: that of a new file, as the umask says.
+
+    safetensors makes its files 0600. In a folder that several people share, or that a server of
+    another user reads, a model would then be there and could not be loaded.
+
+    Raises:
+        OSError: a file is not this user's.
+    """
+    mode = stat.S_IMODE(file.stat().st_mode)
+    for other in file.parent.rglob("*"):
+        if other.is_file():
+            other.chmod(mode)

@@ -23,7 +23,7 @@ from icm_client.child_process import stop_child
 from icm_client.endpoints import gemma
 from icm_client.endpoints.answers import fingerprint
 from icm_client.endpoints.cache import cache_folder
-from icm_client.endpoints.cores import physical_cores
+from icm_client.endpoints.cores import YIELDING, physical_cores
 from icm_client.endpoints.embedded_child import Orders, Report
 from icm_client.endpoints.gguf import check_gguf, sha256_of, state_of, trained_context_of
 from icm_client.endpoints.llama_cpp import KIND, LlamaCppEndpoint
@@ -251,9 +251,7 @@ class EmbeddedEndpoint:
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=log,
-                # OpenMP's barriers spin by default. Where another program wants the same cores
-                # a read then takes seconds; after a short spin it takes its fair share.
-                env={"GOMP_SPINCOUNT": "1000", **os.environ},
+                env={**YIELDING, **os.environ},
                 start_new_session=True,
             )
         transport: Transport | None = None

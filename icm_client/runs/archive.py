@@ -37,7 +37,7 @@ class Run:
         created: UTC, ISO 8601.
         updated: when the last event happened; None where there is none.
         record: run.json.
-        result: the summary; None until the run is done.
+        result: the summary; None while there are no labels. Of a run that was stopped it says so.
         events: how many the journal holds.
     """
 
@@ -194,7 +194,7 @@ def _read(folder: Path) -> Run:
     last = events[-1] if events else {}
     if is_running(folder):
         state, reason = "running", None
-    elif result is not None:
+    elif result is not None and result.get("stopped") is None:
         state, reason = "done", None
     else:
         state = _LAST_WORDS.get(str(last.get("event")), "stopped")

@@ -2,8 +2,8 @@
 
     run.json       what the run is: frozen settings, versions, server, command
     journal.jsonl  what happened
-    labels.jsonl   the labels, once they are found
-    result.json    the summary, once they are found
+    labels.jsonl   the labels: of a run that was stopped those found so far
+    result.json    the summary, with `stopped` where there is more to be found
     report.html    the report
     lock           held by the process at work, so that a run under way is told from one that died
 
@@ -119,6 +119,8 @@ class RunFolder:
     ) -> None:
         """Keep what was found: the labels first, then the summary, which makes the run done.
 
+        A summary that says that the run was stopped, `stopped`, leaves it to be gone on with.
+
         Args:
             summary: JSON values, `Labels.summary()`.
             write_labels: writes a JSON Lines file at a path, `Labels.write`.
@@ -131,7 +133,10 @@ class RunFolder:
                 write_labels(self.path / "labels.jsonl")
             document = orjson.dumps(dict(summary), option=orjson.OPT_INDENT_2)
             replace_file(self.path / "result.json", document)
-        self._end("finished")
+        if summary.get("stopped") is None:
+            self._end("finished")
+        else:
+            self.stop(str(summary["stopped"]))
 
     def stop(self, reason: str) -> None:
         """Write down that the run stopped before its end, and why; the same command goes on."""

@@ -109,7 +109,7 @@ async def label(
         TrainingError: a model cannot be trained.
         StoreError: scores cannot be kept.
         RunError: the run's folder cannot be used.
-        RunStopped: `stopping` said so.
+        RunStopped: `stopping` said so; its `labels` are those found so far.
     """
     check_progress(progress)
     seed = _checked_seed(seed)

@@ -4,9 +4,10 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -16,12 +17,12 @@ from icm_client.analysis.report import write_report
 from icm_client.analysis.search_findings import agreement_matrix
 from icm_client.coherence.confidence import confidences
 from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import FloatArray, IntArray
+from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop
 from icm_client.coherence.search_result import SearchResult, SweepRecord
 from icm_client.coherence.starts import Start
 from icm_client.data import LabelledRow
 from icm_client.endpoints import Endpoint, Exactness, NoticingEndpoint, Waiting, WireEvent
-from icm_client.errors import RunError
+from icm_client.errors import RunError, RunStopped
 from icm_client.runs.archive import read_run
 from icm_client.runs.budget import Budget, BudgetMeter
 from icm_client.runs.failures import FailureBudget, labelled_rows, only
@@ -43,8 +44,12 @@ from icm_client.runs.result import Labels, StartEnd
 from icm_client.runs.run_description import RunDescription
 from icm_client.runs.run_settings import run_settings
 from icm_client.runs.search_journal import SearchJournal
+from icm_client.runs.so_far import search_so_far
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.training.trainer import Trainer
+
+INTERRUPTED: Final = "an interruption"
+"""`Labels.stopped` of a run that was told to stop."""
 
 _LOG = logging.getLogger("icm_client")
 
@@ -102,6 +107,7 @@ class LabelRun:
         self._meter = ProgressMeter(job.labels, progress)
         self._limit = BudgetMeter(budget, self._meter.cost)
         self._journal = SearchJournal(job)
+        self._seen: list[Observed] = []
 
     def observe(self, seen: Observed | WireEvent | TrainingEvent) -> None:
         """Hear from the search, from its trainings, and from the wire."""
@@ -122,6 +128,7 @@ class LabelRun:
         """Run to the end, or to a limit.
 
         Raises:
+            RunStopped: it was to stop; with the labels of the last whole sweep or step.
             IcmError: as `icm_client.label`.
         """
         job = self._job
@@ -157,28 +164,44 @@ class LabelRun:
                 stopping=self._stopping,
             )
         with self._folder(server) as folder:
+            interrupted: RunStopped | None = None
             with self._journal.into(folder.journal if folder else None, fitted, notice):
-                result = await failures.searched(
-                    partial(self._search, fitted, scorer, train), scorer
-                )
+                try:
+                    result = await failures.searched(
+                        partial(self._search, fitted, scorer, train), scorer
+                    )
+                except RunStopped as stopped:
+                    stored = Scorer(
+                        server, store, pieces, drift=scorer.drift, stopping=lambda: True
+                    )
+                    so_far = await self._so_far(fitted, stored, train, failures.left_out)
+                    if so_far is None:
+                        raise
+                    result, interrupted = replace(so_far, stopped=True), stopped
             repeated = None
             if result.last_asked and not result.stopped:  # a limit is not passed for this
-                repeated = await read_again(
-                    [
-                        asked
-                        for asked in result.last_asked
-                        if result.labels[asked.target] != UNLABELLED
-                    ],
-                    server,
-                    store,
-                    pieces,
-                    drift=scorer.drift,
-                    stats=scorer.stats,
-                    on_progress=lambda now: self._meter.scored(now, scorer.stats),
-                    stopping=self._stopping,
-                )
+                try:
+                    repeated = await read_again(
+                        [
+                            asked
+                            for asked in result.last_asked
+                            if result.labels[asked.target] != UNLABELLED
+                        ],
+                        server,
+                        store,
+                        pieces,
+                        drift=scorer.drift,
+                        stats=scorer.stats,
+                        on_progress=lambda now: self._meter.scored(now, scorer.stats),
+                        stopping=self._stopping,
+                    )
+                except RunStopped as stopped:  # the last thing that was to be asked
+                    interrupted = stopped
             rows = labelled_rows(job, result)
-            findings = diagnose(result, job.labels, _evidence(job, repeated, self._pinned))
+            evidence = replace(
+                _evidence(job, repeated, self._pinned), interrupted=interrupted is not None
+            )
+            findings = diagnose(result, job.labels, evidence)
             believed = verdict_of(findings) != "do not trust"
             found = Labels(
                 rows=_labelled(
@@ -197,7 +220,11 @@ class LabelRun:
                     *([notice] if notice else []),
                 ),
                 failed=failures.without_label(result),
-                stopped=self._limit.spent if result.stopped else None,
+                stopped=INTERRUPTED
+                if interrupted is not None
+                else self._limit.spent
+                if result.stopped
+                else None,
                 server=server.identity,
                 history=result.history,
                 steps=result.steps,
@@ -211,14 +238,14 @@ class LabelRun:
                 seed=self._seed,
                 run=folder.path if folder else None,
             )
-            if folder is not None and found.stopped is None:
+            if folder is not None:
                 folder.finish(found.summary(), partial(found.write, format="jsonl"))
-            elif folder is not None:
-                folder.stop(f"{found.stopped}")
-        if found.run is not None and found.stopped is None:
+        if found.run is not None:
             # The labels stand without it, and `icm-client report` says what is in the way.
             with suppress(RunError):
                 write_report(read_run(found.run.name, found.run.parent), found.run / REPORT)
+        if interrupted is not None:
+            raise RunStopped(str(interrupted), labels=found) from interrupted
         return found
 
     @contextmanager
@@ -243,20 +270,60 @@ class LabelRun:
         left_out: Collection[int],
     ) -> SearchResult:
         """Search among the items that can be scored."""
+        self._seen = []
+
+        def observe(seen: Observed) -> None:
+            self._seen.append(seen)
+            self.observe(seen)
+
+        return await self._searched(
+            fitted, train, left_out, scorer, scorer, stop=self._limit, observe=observe
+        )
+
+    async def _so_far(
+        self,
+        fitted: Settings,
+        stored: Scorer,
+        train: FoldTraining | None,
+        left_out: Collection[int],
+    ) -> SearchResult | None:
+        """Where the interrupted search stood, without a request; None where it had no labels."""
+        left_out = tuple(sorted(left_out))
+
+        async def again(
+            score: Score, stop: Stop, observe: Callable[[Observed], None]
+        ) -> SearchResult:
+            return await self._searched(
+                fitted, train, left_out, stored, score, stop=stop, observe=observe
+            )
+
+        return await search_so_far(again, stored, self._seen)
+
+    async def _searched(
+        self,
+        fitted: Settings,
+        train: FoldTraining | None,
+        left_out: Collection[int],
+        scorer: Scorer,
+        score: Score,
+        *,
+        stop: Stop,
+        observe: Callable[[Observed], None],
+    ) -> SearchResult:
         start = None
         if self._first is not None:
             start = await start_labels(self._first, self._job, fitted, scorer, seed=self._seed)
         return await find_labels(
             self._job,
             fitted,
-            scorer,
+            score,
             train,
             seed=self._seed,
             start=start,
             pinned=self._pinned,
             left_out=left_out,
-            stop=self._limit,
-            observe=self.observe,
+            stop=stop,
+            observe=observe,
         )
 
 

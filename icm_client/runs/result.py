@@ -46,7 +46,8 @@ class Labels:
         findings: what a person must know before the labels are used; worst first.
         notices: sentences on the data that the user should see.
         failed: rows that have no label, since the server refused them or failed on them for good.
-        stopped: which limit ended the search before its end; None where none did.
+        stopped: what ended the search before its end: a limit, or an interruption; None where
+            nothing did.
         server: who answered.
         history: every sweep of "fast".
         steps: every step of "paper" and "official".

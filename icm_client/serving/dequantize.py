@@ -18,7 +18,7 @@ from typing import Final
 
 from filelock import FileLock
 
-from icm_client.endpoints.cache import cache_folder
+from icm_client.endpoints.cache import cache_folder, share_like
 from icm_client.endpoints.gguf import sha256_of
 from icm_client.errors import SetupError
 
@@ -98,6 +98,7 @@ def _make(gguf: Path, folder: Path) -> None:
             raise SetupError(f"{gguf.name} could not be dequantized: {words[-1]}")
         origin = {"file": gguf.name, "sha256": sha256_of(gguf)}
         (unfinished / _ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
+        share_like(unfinished / _ORIGIN)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from icm_client.endpoints.cores import YIELDING, threads_beside
 from icm_client.errors import InputError
 from icm_client.serving.engine import Engine
 from icm_client.serving.hardware import Hardware
@@ -54,7 +55,10 @@ VARIABLE_REASONS: Final = {
     "VLLM_NO_USAGE_STATS": "Nothing is reported to anybody.",
     "VLLM_CPU_OMP_THREADS_BIND": "Threads pinned to cores stand still where a container has only a "
     "share of them.",
-    "OMP_NUM_THREADS": "As many as there are cores for this process; more only wait.",
+    "OMP_NUM_THREADS": "As many as there are cores for this process, less those that other "
+    "programs use as it starts: all threads wait for one that has no core.",
+    "GOMP_SPINCOUNT": "Waiting threads leave their core to others after a short spin. Without it a "
+    "program that comes later makes the server nearly stand still.",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "POST /v1/load_lora_adapter, for fold adapters.",
 }
 """environment variable -> why it is set."""
@@ -162,7 +166,8 @@ def variables_for(options: ServeOptions, engine: Engine, hardware: Hardware) -> 
     variables = {"VLLM_NO_USAGE_STATS": "1"}
     if engine.device == "cpu":
         variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        variables["OMP_NUM_THREADS"] = str(hardware.cores)
+        variables["OMP_NUM_THREADS"] = str(threads_beside(hardware.cores, hardware.busy))
+        variables |= YIELDING
     if options.lora_rank is not None:
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     return variables

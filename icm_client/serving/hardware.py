@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from icm_client.endpoints.cores import physical_cores
+from icm_client.endpoints.cores import busy_cores, physical_cores
 
 _QUERY_TIMEOUT_S: Final = 30.0
 _MIB: Final = 1024 * 1024
@@ -32,21 +32,24 @@ class Hardware:
         memory: bytes of main memory that can still be taken; None where unknown.
         cores: physical ones that this process may use.
         amx: the CPU multiplies bfloat16 in hardware; without, float32 is faster.
+        busy: cores' worth of time that other programs use now.
     """
 
     gpus: tuple[Gpu, ...]
     memory: int | None
     cores: int
     amx: bool
+    busy: float = 0.0
 
 
 def detect() -> Hardware:
-    """Look at this machine; takes the second that `nvidia-smi` takes."""
+    """Look at this machine; takes the second that `nvidia-smi` takes, and a look at the CPU."""
     return Hardware(
         gpus=visible(_listed_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")),
         memory=available_memory(),
         cores=physical_cores(),
         amx=_has_amx(Path("/proc/cpuinfo")),
+        busy=busy_cores(),
     )
 
 

@@ -21,7 +21,7 @@ import click
 
 from icm_client.errors import IcmError, SetupError
 from icm_client.serving.processes import adopt_orphans, dying_with_parent, end_all
-from icm_client.serving.reasons import reason_in, without_prefix
+from icm_client.serving.reasons import reason_in, signal_in, without_prefix
 
 GRACE_S: Final = 30.0
 """For the server to end in order after a signal; requests under way are not waited for."""
@@ -37,7 +37,10 @@ _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ServerFailed(IcmError):
-    """The server ended before it answered; the message has its reason and its log."""
+    """The server did not start, or ended though nobody asked it to.
+
+    The message says why, as far as that is known, and where its log is.
+    """
 
     def __init__(self, message: str, *, status: int) -> None:
         """Keep `status`, what the server exited with (128 + N after signal N)."""
@@ -97,7 +100,7 @@ class Launch:
 
         Raises:
             SetupError: the log cannot be written, or the program cannot be started.
-            ServerFailed: it ended by itself before it answered, or did not answer in time.
+            ServerFailed: it did not answer in time, or failed or was killed, then or later.
         """
         adopt_orphans()
         with self._output() as output, self._handled():
@@ -106,6 +109,7 @@ class Launch:
                 self._wait_until_ready(process, ready)
                 while self._is_running(process):
                     time.sleep(_LOOK_S)
+                self._check_asked_to_end(process)
             finally:
                 self._end(process)
         return _status(process.returncode)
@@ -149,7 +153,14 @@ class Launch:
         progress.end()
         if not self._signals.came:
             status = _status(process.returncode)
-            raise ServerFailed(f"{self._reason(status)}{self._where()}", status=status)
+            raise ServerFailed(
+                f"{self._reason(status, 'did not start')}{self._where()}", status=status
+            )
+
+    def _check_asked_to_end(self, process: subprocess.Popen[bytes]) -> None:
+        status = _status(process.returncode)
+        if status and not self._signals.came:
+            raise ServerFailed(f"{self._reason(status, 'ended')}{self._where()}", status=status)
 
     def _is_running(self, process: subprocess.Popen[bytes]) -> bool:
         """Whether it runs still; hands on the signals that came, and kills it when it is late."""
@@ -177,17 +188,18 @@ class Launch:
                 process.wait()
         end_all(process.pid, grace_s=LEFTOVER_GRACE_S)
 
-    def _reason(self, status: int) -> str:
+    def _reason(self, status: int, what: str) -> str:
+        """What became of a server that `what`, in words."""
         log = ""
         if self._log is not None:
             with self._log.open("rb") as file:
                 file.seek(max(0, self._log.stat().st_size - _TAIL))
                 log = file.read().decode("utf-8", "replace")
-        if reason := reason_in(log):
-            return f"the server did not start: {reason}"
-        if status == 128 + signal.SIGKILL:
-            return "the server was killed while it started: the machine ran out of memory"
-        return f"the server ended with status {status} before it answered"
+        reason = reason_in(log)
+        number = status - 128 if status > 128 else signal_in(log)  # noqa: PLR2004 - as in a shell
+        if number is not None:
+            return f"the server {what}: {_killed_by(number)}{f' ({reason})' if reason else ''}"
+        return f"the server {what}: {reason or f'exit status {status}'}"
 
     def _where(self) -> str:
         return f"; its log: {self._log}" if self._log is not None else ""
@@ -263,6 +275,16 @@ def _is_healthy(url: str) -> bool:
         return False
     finally:
         connection.close()
+
+
+def _killed_by(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    if number == signal.SIGKILL:
+        return f"it was killed by {name}: out of memory? (`dmesg` tells)"
+    return f"it was killed by {name}"
 
 
 def _status(returncode: int | None) -> int:

@@ -12,6 +12,7 @@ from typing import Final
 
 import orjson
 
+from icm_client.endpoints.cores import threads_beside
 from icm_client.errors import InputError, SetupError
 from icm_client.serving.dequantize import dequantized, folder_for
 from icm_client.serving.engine import Device, Engine, choose
@@ -50,6 +51,8 @@ class Plan:
         url: where it will be met from this machine.
         open_at: where others will meet it, or None where it listens on loopback.
         parallel: over the GPUs, or None on a CPU.
+        cores: that a server on the CPU may use.
+        busy: cores' worth of time that others used when it was planned.
     """
 
     engine: Engine
@@ -61,6 +64,21 @@ class Plan:
     url: str
     open_at: str | None
     parallel: Parallel | None
+    cores: int
+    busy: float
+
+    @property
+    def threads(self) -> str:
+        """How many threads compute, and why no more, in words."""
+        number = dict(self._set())["OMP_NUM_THREADS"]
+        words = f"threads: {number}, cores: {self.cores}"
+        if "OMP_NUM_THREADS" in os.environ:
+            return f"{words}; set by OMP_NUM_THREADS"
+        if threads_beside(self.cores, self.busy) == self.cores:
+            return words
+        return (
+            f"{words}, of which others use {self.busy:.1f} now; OMP_NUM_THREADS sets another number"
+        )
 
     def environment(self) -> dict[str, str]:
         """Of the server's process; the operator's own settings win over ours."""
@@ -164,6 +182,8 @@ def plan_server(
         if is_loopback(options.host)
         else f"http://{socket.gethostname()}:{options.port}",
         parallel=parallel,
+        cores=hardware.cores,
+        busy=hardware.busy,
     )
 
 

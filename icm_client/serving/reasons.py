@@ -8,6 +8,8 @@ _PREFIX: Final = re.compile(
     r"^(?:\([^)]*pid=\d+\)\s)?(?:[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? \[[^\]]*\] ?)?"
 )
 _ERROR: Final = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)(?::|$)")
+_KILLED: Final = re.compile(r"Failed core proc\(s\): \{.*?: -(\d+)")
+_DIED: Final = re.compile(r"Engine core proc \S+ died unexpectedly")
 _USAGE: Final = re.compile(r"^\S+: error: (?P<words>.*)$")
 _ADVICE: Final = re.compile(r"^  Value error, (?P<words>.*?)(?: \[type=.*)?$")
 # Told after the cause, by those who waited for it.
@@ -15,6 +17,7 @@ _FOLLOWS: Final = (
     "Engine core initialization failed",
     "Engine process failed to start",
     "WorkerProc",
+    "EngineDeadError",
 )
 _NO_MEMORY: Final = ("MemoryError", "out of memory", "cannot allocate memory")
 _CLIP: Final = 300
@@ -29,12 +32,21 @@ def reason_in(log: str) -> str | None:
     """The line that says what went wrong, or None where no line does.
 
     The last error that is not merely the news of an earlier one; of a refused configuration what
-    is wrong with it; of an unknown flag what `argparse` says.
+    is wrong with it; of an unknown flag what `argparse` says. A process that was killed writes
+    nothing: what those that waited for it say is taken where there is nothing else.
     """
     found = None
     for words in _errors(log):
         found = words
+    if found is None and (died := _DIED.search(log)):
+        found = f"{died[0]} (killed: out of memory?)"
     return _clipped(found) if found else None
+
+
+def signal_in(log: str) -> int | None:
+    """The signal that killed one of vLLM's own processes, or None; the main one then exits 1."""
+    killed = _KILLED.findall(log)
+    return int(killed[-1]) if killed else None
 
 
 def _clipped(words: str) -> str:

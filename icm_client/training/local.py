@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from icm_client.data import JsonValue
 from icm_client.endpoints import Endpoint
-from icm_client.endpoints.cache import cache_folder
+from icm_client.endpoints.cache import cache_folder, share_like
 from icm_client.endpoints.cores import physical_cores
 from icm_client.errors import TrainingError
 from icm_client.serving.hardware import detect
@@ -240,6 +240,7 @@ class LocalTrainer:
         }
         with _explained(work):
             (work / "model" / FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+            share_like(work / "model" / FACTS)
             (work / "model").replace(folder)
             shutil.rmtree(work)
         found = _kept(training)

@@ -12,6 +12,7 @@ from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from icm_client.child_process import stop_child
+from icm_client.endpoints.cores import YIELDING
 from icm_client.errors import TrainingError
 from icm_client.training.local_child import Orders, Report
 from icm_client.training.trainer import OnTraining, TrainingProgress
@@ -93,7 +94,7 @@ def _environment(gpu: str | None) -> dict[str, str]:
     settings = {
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",  # the model is on the disk; nothing else is wanted of a hub
-        "GOMP_SPINCOUNT": "1000",  # waiting threads leave the cores to others
+        **YIELDING,
     }
     return {**settings, **os.environ, "CUDA_VISIBLE_DEVICES": "" if gpu is None else gpu}
 

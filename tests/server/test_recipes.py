@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from icm_client.cli.serve import serve_command
-from icm_client.serving.flags import REASONS
+from icm_client.serving.flags import REASONS, VARIABLE_REASONS
 
 yaml = import_module("yaml")  # untyped, and of the dev extra
 
@@ -166,8 +166,8 @@ def test_no_recipe_puts_a_key_into_a_command() -> None:
 
 def test_the_page_has_every_flag_with_its_reason() -> None:
     page = (ROOT / "docs" / "serving.md").read_text("utf-8")
-    for flag, reason in REASONS.items():
-        assert f"| `{flag}` | {reason} |" in page, flag
+    for name, reason in (REASONS | VARIABLE_REASONS).items():
+        assert f"| `{name}` | {reason} |" in page, name
 
 
 def test_the_page_names_every_recipe() -> None:

@@ -1,10 +1,11 @@
 """A server that behaves as vLLM does at its worst: children, a grandchild in a session of its own.
 
-forking_server.py PORT FOLDER [--deaf] [--late S] [--exit STATUS] [--orphan]
+forking_server.py PORT FOLDER [--deaf] [--late S] [--exit STATUS] [--killed N] [--orphan]
 
 Every process writes its number into FOLDER. `--deaf` ignores SIGINT and SIGTERM, in every process;
 `--late` answers /health with 503 for so long; `--exit` ends at once with this status, after a
-message such as vLLM's; `--orphan` lets the main process end in order and leave its children.
+message such as vLLM's; `--killed` ends by this signal, without a word; `--orphan` lets the main
+process end in order and leave its children.
 """
 
 import argparse
@@ -22,6 +23,7 @@ parser.add_argument("--deaf", action="store_true")
 parser.add_argument("--orphan", action="store_true")
 parser.add_argument("--late", type=float, default=0.0)
 parser.add_argument("--exit", type=int)
+parser.add_argument("--killed", type=int)
 options = parser.parse_args()
 begun = time.monotonic()
 
@@ -29,6 +31,9 @@ if options.exit is not None:
     sys.stderr.write("(EngineCore pid=7) ValueError: no such thing as a model\n")
     sys.stderr.write("RuntimeError: Engine core initialization failed. See root cause above.\n")
     sys.exit(options.exit)
+
+if options.killed is not None:
+    os.kill(os.getpid(), options.killed)
 
 
 def note(role: str) -> None:

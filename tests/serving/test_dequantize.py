@@ -1,6 +1,7 @@
 """When a GGUF file is turned into a folder, and what is said where it cannot be."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def child(monkeypatch: pytest.MonkeyPatch, *, status: int, words: str = "") -> l
         folder = Path(command[-1])
         folder.mkdir()
         (folder / "config.json").write_text("{}", "utf-8")
+        (folder / "model.safetensors").touch(0o600)  # as safetensors makes it
         folders.append(folder)
         return subprocess.CompletedProcess(command, status, stdout=words)
 
@@ -51,6 +53,23 @@ def test_it_is_done_once_and_the_folder_appears_whole(
     assert made[0] != folder, "it was another folder until it was whole"
     assert not made[0].exists()
     assert json.loads((folder / "icm-client.json").read_text("utf-8"))["file"] == "tiny.gguf"
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_whoever_may_read_the_folder_may_read_the_weights(
+    gguf: Path, monkeypatch: pytest.MonkeyPatch, umask: int
+) -> None:
+    child(monkeypatch, status=0)
+    before = os.umask(umask)
+    try:
+        folder = dequantized(gguf, lambda _: None)
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+    assert modes == dict.fromkeys(
+        ("config.json", "model.safetensors", "icm-client.json"), 0o666 & ~umask
+    )
 
 
 @pytest.mark.usefixtures("installed")

@@ -174,15 +174,37 @@ def test_a_launcher_that_is_killed_takes_the_server_with_it(
     assert_all_gone({role: pids[role] for role in ("main", "worker")}, within_s=10)
 
 
-def test_a_server_that_dies_ends_the_launcher_with_its_status(
-    launch: list[Launched], tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGKILL, "it was killed by SIGKILL: out of memory? (`dmesg` tells)"),
+        (signal.SIGSEGV, "it was killed by SIGSEGV"),
+        (signal.SIGTERM, "exit status 3"),  # which it handles
+    ],
+)
+def test_a_server_that_dies_ends_the_launcher_with_its_status_and_a_word(
+    launch: list[Launched], tmp_path: Path, number: signal.Signals, words: str
 ) -> None:
     launch.append(launched := Launched(tmp_path))
     launched.wait_until_ready()
     pids = launched.pids()
-    os.kill(pids["main"], signal.SIGKILL)
-    assert launched.end()[0] == 128 + signal.SIGKILL
+    os.kill(pids["main"], number)
+    status, errors = launched.end()
+    assert status == (3 if number == signal.SIGTERM else 128 + number)
+    assert errors.endswith(f"Error: the server ended: {words}; its log: {tmp_path}/server.log\n")
     assert_all_gone(pids)
+
+
+def test_a_server_that_is_killed_as_it_starts_is_told_with_the_signal(
+    launch: list[Launched], tmp_path: Path
+) -> None:
+    launch.append(launched := Launched(tmp_path, "--killed", "9"))
+    status, errors = launched.end()
+    assert status == 128 + signal.SIGKILL
+    assert errors == (
+        "Error: the server did not start: it was killed by SIGKILL: out of memory? (`dmesg` "
+        f"tells); its log: {tmp_path}/server.log\n"
+    )
 
 
 def test_a_server_that_does_not_start_is_told_in_one_line(

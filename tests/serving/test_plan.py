@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from icm_client.serving.hardware import (
 from icm_client.serving.model import find
 from icm_client.serving.parallel import parallel_over
 from icm_client.serving.plan import Plan, is_loopback, plan_server, url_of
-from icm_client.serving.reasons import reason_in
+from icm_client.serving.reasons import reason_in, signal_in
 
 GIB = 1024**3
 CPU = Hardware(gpus=(), memory=16 * GIB, cores=4, amx=False)
@@ -83,6 +84,24 @@ def test_on_a_cpu_the_flags_are_those_that_were_measured(folder: Path) -> None:
     assert plan.variables["OMP_NUM_THREADS"] == "4"
     for flag in ("--enable-prefix-caching", "--enable-prompt-tokens-details", "--enforce-eager"):
         assert flag in plan.command
+
+
+@pytest.mark.parametrize(
+    ("busy", "threads", "words"),
+    [
+        (0.0, "4", "threads: 4, cores: 4"),
+        (0.2, "4", "threads: 4, cores: 4"),
+        (1.1, "3", "threads: 3, cores: 4, of which others use 1.1 now; OMP_NUM_THREADS sets"),
+        (9.0, "1", "threads: 1, cores: 4, of which others use 9.0 now; OMP_NUM_THREADS sets"),
+    ],
+)
+def test_cores_that_others_use_are_left_to_them(
+    folder: Path, busy: float, threads: str, words: str
+) -> None:
+    plan = planned(folder, hardware=replace(CPU, busy=busy))
+    assert plan.variables["OMP_NUM_THREADS"] == threads
+    assert plan.threads.startswith(words)
+    assert ("others" in plan.threads) == ("others" in words)
 
 
 def test_a_cpu_with_amx_multiplies_bfloat16(folder: Path) -> None:
@@ -168,6 +187,7 @@ def test_the_operators_own_variables_win(folder: Path, monkeypatch: pytest.Monke
     plan = planned(folder)
     assert plan.environment()["OMP_NUM_THREADS"] == "7"
     assert "OMP_NUM_THREADS=7" in plan.shown()
+    assert plan.threads == "threads: 7, cores: 4; set by OMP_NUM_THREADS"
 
 
 def test_a_taken_port_is_one_clear_line(folder: Path) -> None:
@@ -327,11 +347,26 @@ def test_vllm_for_the_cpu_is_not_started_by_its_broken_command() -> None:
         ),
         ("torch.OutOfMemoryError: CUDA out of memory. Tried\n", "torch.OutOfMemoryError: CUDA out"),
         ("INFO 11-24 23:35:50 [a.py:1] all is well\n", None),
+        (
+            (
+                "(APIServer pid=7) ERROR 11-24 23:35:50 [core_client.py:602] Engine core proc "
+                "EngineCore_DP0 died unexpectedly, shutting down client.\n"
+                "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.\n"
+            ),
+            "Engine core proc EngineCore_DP0 died unexpectedly (killed: out of memory?)",
+        ),
     ],
 )
 def test_one_line_of_the_log_is_the_reason(log: str, reason: str | None) -> None:
     found = reason_in(log)
     assert found is None if reason is None else (found or "").startswith(reason)
+
+
+def test_the_signal_that_killed_a_process_of_vllms_is_read_from_the_log() -> None:
+    failed = "RuntimeError: Engine core initialization failed. Failed core proc(s): {}\n"
+    assert signal_in(failed) is None
+    assert signal_in(failed.replace("{}", "{'EngineCore_DP0': 1}")) is None
+    assert signal_in(failed.replace("{}", "{'EngineCore_DP0': -9}")) == 9
 
 
 def test_a_long_reason_ends_with_a_sentence() -> None:

@@ -1,0 +1,176 @@
+"""A run that Ctrl-C or TERM ends says what it has: labels, verdict, counts and cost."""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+import orjson
+import pytest
+from anyio.abc import Process
+
+from icm_client import Task, rows_from
+from icm_client.runs.archive import list_runs
+from icm_client.runs.journal import read
+from icm_client.testing import PlantedConcept, PlantedServer
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signals in an event loop")
+
+N = 32
+TASK = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
+ROWS = [{"text": f"words of row {i}", "label": TASK.labels[i * 7 % 5 % 2]} for i in range(N)]
+
+
+def served(latency_s: float = 0.0) -> PlantedServer:
+    prompts = TASK.render_all(rows_from(ROWS))
+    concept = PlantedConcept(
+        {prompt: i * 7 % 5 % 2 for i, prompt in enumerate(prompts)}, TASK.label_texts
+    )
+    return PlantedServer(concept, latency_s=latency_s)
+
+
+class Ended(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@asynccontextmanager
+async def started(folder: Path, server: PlantedServer, *options: str) -> AsyncIterator[Process]:
+    await anyio.Path(folder).mkdir(exist_ok=True)
+    (folder / "rows.jsonl").write_bytes(b"\n".join(map(orjson.dumps, ROWS)))
+    command = [
+        *(sys.executable, "-c", "from icm_client.cli.main import main; main()"),
+        *("label", "rows.jsonl", "-o", "out.jsonl", "-e", server.url, "--gold", "label"),
+        *("--template", r"Review: {text}\nSentiment:", "--labels", "positive,negative"),
+        *options,
+    ]
+    environment = {**os.environ, "ICM_CACHE_DIR": str(folder / "cache")}
+    async with await anyio.open_process(command, cwd=folder, env=environment) as process:
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
+async def ended(process: Process) -> Ended:
+    said = {"out": b"", "err": b""}
+
+    async def hear(name: str, stream: Any) -> None:
+        said[name] = b"".join([part async for part in stream])
+
+    with anyio.fail_after(120):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hear, "out", process.stdout)
+            tasks.start_soon(hear, "err", process.stderr)
+        status = await process.wait()
+    return Ended(status, said["out"].decode(), said["err"].decode())
+
+
+async def events(folder: Path, kind: str, least: int) -> None:
+    """Wait until the run's journal holds so many events of a kind."""
+    with anyio.fail_after(120):
+        while True:
+            journals = list((folder / "runs").glob("*/journal.jsonl"))
+            if journals and sum(e["event"] == kind for e in read(journals[0])) >= least:
+                return
+            await anyio.sleep(0.02)
+
+
+def written(folder: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in (folder / "out.jsonl").read_bytes().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "options"),
+    [
+        (signal.SIGINT, 130, ("--json",)),
+        (signal.SIGTERM, 143, ("--json", "--preset", "fast", "--init", "zero-shot")),
+    ],
+)
+async def test_an_interrupted_run_has_the_labels_of_its_last_whole_sweep_and_goes_on(
+    tmp_path: Path, number: signal.Signals, status: int, options: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "run"
+    async with served(0.15) as server, started(folder, server, *options) as process:
+        await events(folder, "sweep", 3)
+        process.send_signal(number)
+        done = await ended(process)
+        asked = len(server.received)
+    assert done.status == status, done.err
+    found = orjson.loads(done.out)
+    assert found["stopped"] == "an interruption"
+    assert found["rows"] == len(written(folder)) == N
+    assert found["verdict"] == "check"
+    assert found["findings"][0]["code"] == "interrupted"
+    assert "right names" in found["findings"][0]["message"]
+    assert found["cost"]["from_server"] > 2 * N
+    assert len(found["sweeps"]) >= 3
+    assert found["accuracy"] > 0.9
+    assert "Interrupted." in done.err
+    (run,) = list_runs(folder / "runs").runs
+    assert (run.state, run.reason) == ("stopped", "an interruption")
+    assert run.result is not None
+    assert run.result["verdict"] == "check"
+    assert (run.path / "report.html").exists()
+    sweeps = [event for event in read(run.path / "journal.jsonl") if event["event"] == "sweep"]
+    assert len(sweeps) == len(found["sweeps"]), "none is written twice"
+
+    async with served() as server, started(folder, server, *options) as process:
+        whole = await ended(process)
+        again = len(server.received)
+    assert whole.status == 0, whole.err
+    (run,) = list_runs(folder / "runs").runs
+    assert run.state == "done"
+    alone = tmp_path / "alone"
+    async with served() as server, started(alone, server, *options) as process:
+        undisturbed = await ended(process)
+        assert again < len(server.received)
+    assert undisturbed.status == 0
+    assert (alone / "out.jsonl").read_bytes() == (folder / "out.jsonl").read_bytes()
+    assert orjson.loads(whole.out)["counts"] == orjson.loads(undisturbed.out)["counts"]
+    assert asked > 0
+
+
+async def test_the_verdict_counts_and_cost_of_what_it_has_are_printed(tmp_path: Path) -> None:
+    async with served(0.15) as server, started(tmp_path, server) as process:
+        await events(tmp_path, "sweep", 3)
+        process.send_signal(signal.SIGINT)
+        done = await ended(process)
+    assert done.status == 130, done.err
+    for word in ("verdict", "check", "positive", "tokens", "scores"):
+        assert word in done.out
+    assert "ended before its time (an interruption)" in done.err
+    assert "Not asked: whether the labels have the right names" in " ".join(done.err.split())
+
+
+async def test_before_there_are_labels_an_interrupted_run_writes_none(tmp_path: Path) -> None:
+    async with served(0.3) as server, started(tmp_path, server, "--json") as process:
+        await events(tmp_path, "search", 1)
+        process.send_signal(signal.SIGINT)
+        done = await ended(process)
+    assert (done.status, done.out) == (130, "")
+    assert "Interrupted." in done.err
+    assert not (tmp_path / "out.jsonl").exists()
+    (run,) = list_runs(tmp_path / "runs").runs
+    assert (run.state, run.result) == ("stopped", None)
+
+
+async def test_algorithm_1_has_the_items_that_it_has_labelled(tmp_path: Path) -> None:
+    options = ("--json", "--preset", "paper", "--steps", "400")
+    async with served(0.02) as server, started(tmp_path, server, *options) as process:
+        await events(tmp_path, "step", 30)
+        process.send_signal(signal.SIGINT)
+        done = await ended(process)
+    assert done.status == 130, done.err
+    found = orjson.loads(done.out)
+    assert found["stopped"] == "an interruption"
+    assert found["steps"] >= 30
+    assert found["verdict"] != "trust"
+    assert 0 < found["rows"] <= N
+    assert found["rows"] + len(found["failed"]) == N
