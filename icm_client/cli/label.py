@@ -22,6 +22,7 @@ from icm_client.data import (
     read_rows,
     unescape,
 )
+from icm_client.data.json_text import write_json
 from icm_client.errors import IcmError, InputError, TaskError
 from icm_client.runs.budget import Budget
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
@@ -232,7 +233,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         raise IcmError(str(error)) from error
     if as_json:
         document = {**found.summary(), "output": output}
-        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        click.echo(write_json(document, orjson.OPT_INDENT_2))
     elif not quiet:
         print_result(found, output)
     print_warnings(found)

@@ -14,6 +14,7 @@ from rich.text import Text
 from icm_client.data import FileFormat, Task, builtin_names, check_output, read_rows
 from icm_client.data.examples import example_row
 from icm_client.data.items import items_of, render_items
+from icm_client.data.json_text import write_json
 from icm_client.data.loaders import loader_named
 from icm_client.data.messages import listed
 from icm_client.data.rows import Dataset
@@ -128,9 +129,7 @@ def convert_command(
         data, format=data_format, loader=task.loader, template_fields=task.template_fields
     )
     with click.open_file(output or "-", "wb", atomic=output is not None) as file:
-        file.writelines(
-            orjson.dumps(row.fields, option=orjson.OPT_APPEND_NEWLINE) for row in dataset.rows
-        )
+        file.writelines(write_json(row.fields, orjson.OPT_APPEND_NEWLINE) for row in dataset.rows)
 
 
 def _described(name: str, task: Task) -> dict[str, object]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import orjson
 
+from icm_client.data.json_text import read_json
 from icm_client.data.messages import shown
 from icm_client.errors import RowError
 
@@ -45,7 +46,7 @@ def json_rows(lines: Iterable[str], path: str) -> Iterator[tuple[int, object]]:
 
 def _value_of_line(text: str, path: str, line: int) -> object:
     try:
-        return orjson.loads(text)
+        return read_json(text)
     except orjson.JSONDecodeError as problem:
         if text.strip() == "{":
             reason = (
@@ -87,7 +88,7 @@ def _array_rows(lines: Iterator[tuple[int, str]], path: str) -> Iterator[tuple[i
             reason = f"a comma {which} (after line {element.line}): remove it"
             raise RowError(reason, path=path, line=number)
         try:
-            yield number, orjson.loads(element.text)
+            yield number, read_json(element.text)
         except orjson.JSONDecodeError as problem:
             column = problem.colno + (element.column if problem.lineno == 1 else 0)
             where = f"at line {element.line + problem.lineno - 1}, column {column}"

@@ -19,6 +19,7 @@ from typing import BinaryIO
 import orjson
 
 from icm_client.data.formats import FileFormat, delimiter_of, format_of, require_pyarrow
+from icm_client.data.json_text import write_json
 from icm_client.data.rows import Row
 from icm_client.data.values import JsonValue
 from icm_client.errors import InputError
@@ -99,11 +100,9 @@ def write_labels(
     with _replaced(name) as file:
         match kind:
             case "jsonl" if format is None and name.lower().endswith(".json"):
-                file.write(b"[\n" + b",\n".join(map(orjson.dumps, records)) + b"\n]\n")
+                file.write(b"[\n" + b",\n".join(map(write_json, records)) + b"\n]\n")
             case "jsonl":
-                file.writelines(
-                    orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records
-                )
+                file.writelines(write_json(record, orjson.OPT_APPEND_NEWLINE) for record in records)
             case "csv":
                 _write_csv(file, columns, records, delimiter_of(name))
             case "parquet":
@@ -178,7 +177,7 @@ def _write_csv(
 def _cell(value: JsonValue) -> str:
     if value is None:
         return ""
-    return orjson.dumps(value).decode() if isinstance(value, list | dict) else str(value)
+    return write_json(value).decode() if isinstance(value, list | dict) else str(value)
 
 
 def _write_parquet(file: BinaryIO, columns: Sequence[str], records: Sequence[_Record]) -> None:

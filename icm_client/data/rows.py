@@ -203,9 +203,7 @@ def _row_id(fields: Mapping[str, JsonValue], *, default: int) -> str | int:
         return default
     row_id = fields["id"]
     if isinstance(row_id, bool) or not isinstance(row_id, str | int):
-        raise Unusable(
-            f"the id must be text or a whole number of at most 64 bits, not {shown(row_id)}"
-        )
+        raise Unusable(f"the id must be text or a whole number, not {shown(row_id)}")
     if isinstance(row_id, str) and not row_id.strip():
         raise Unusable("the id is empty: give the row one, or leave out the field in every row")
     return row_id

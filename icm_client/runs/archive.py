@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from filelock import FileLock, Timeout
 
+from icm_client.data.json_text import read_json
 from icm_client.data.messages import did_you_mean, shown
 from icm_client.errors import InputError, RunError
 from icm_client.runs.folder import DEFAULT_BASE, FORMAT
@@ -263,7 +264,7 @@ def read_labels(run: Run) -> dict[str | int, str]:
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        return {row["id"]: row["label"] for row in map(orjson.loads, lines)}
+        return {row["id"]: row["label"] for row in map(read_json, lines)}
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise RunError(f"{path}: holds lines that are no labels; the file was damaged") from None
 

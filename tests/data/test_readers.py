@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.data import Dataset, JsonValue, check_gold, read_rows
+from icm_client.data import Dataset, JsonValue, Task, check_gold, read_rows
 from icm_client.data.json_rows import json_rows
 from icm_client.errors import InputError, RowError, SetupError
 
@@ -22,7 +22,7 @@ JSON_FIELDS = st.dictionaries(
     st.recursive(
         st.none()
         | st.booleans()
-        | st.integers(-(2**63), 2**64 - 1)
+        | st.integers(-(10**290), 10**290)
         | st.floats(allow_nan=False, allow_infinity=False)
         | st.text(st.characters(codec="utf-8", exclude_characters="\0")),
         lambda inner: st.lists(inner, max_size=3),
@@ -137,13 +137,26 @@ def test_what_json_writes_is_read_back(
         (b"null", "not null"),
         (b'{"a": ' + b"[" * 5000, "depth limit"),
         (b'{"a": ' + b"[" * 300 + b"]" * 300 + b"}", "nested more than 200 deep"),
-        (b'{"id": 18446744073709551616}', "the id must be text or a whole number"),
+        (b'{"id": 1.5}', "the id must be text or a whole number"),
     ],
 )
 def test_a_bad_line_is_named(jsonl: Path, line: bytes, said: str) -> None:
     message = refused(jsonl, b'{"a": 1}\n\n' + line + b'\n{"a": 2}\n')
     assert message.startswith(":3: ")
     assert said.replace('\\"', '"') in message
+
+
+BIG = ["36893488147419103232", "36893488147419103233", "12345678901234567890123"]
+
+
+@pytest.mark.parametrize("wrapped", ["{}\n{}\n{}\n", "[{},\n{},\n{}]"])
+def test_whole_numbers_past_64_bits_keep_their_digits(jsonl: Path, wrapped: str) -> None:
+    lines = [f'{{"id": {n}, "n": [{n}], "t": "{n}", "x": 1.5}}' for n in BIG]
+    rows = read(jsonl, wrapped.format(*lines).encode()).rows
+    assert [row.id for row in rows] == [int(n) for n in BIG]
+    assert rows[0].fields == {"id": int(BIG[0]), "n": [int(BIG[0])], "t": BIG[0], "x": 1.5}
+    task = Task(template="{id}:", labels=("a", "b"))
+    assert task.render(rows[1]) == f"{BIG[1]}:"
 
 
 def test_a_repeated_id_names_both_lines(jsonl: Path) -> None:
