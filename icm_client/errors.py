@@ -71,18 +71,27 @@ class InputError(IcmError):
 
 
 class RowError(InputError):
-    """A row cannot be used. Carries where it stands.
+    """A row cannot be used, or several. Carries where they stand.
 
     Attributes:
         path: the file as the user named it, or None for rows given from Python.
         line: 1-based line of a text file, or 1-based row of a Parquet file or list; None where
-            the whole file is meant.
+            the whole file is meant. Of several rows the first one's.
+        skippable: whether `skip_bad_rows`, `--skip-bad-rows`, leaves rows enough to go on with.
     """
 
-    def __init__(self, reason: str, *, path: str | None = None, line: int | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        path: str | None = None,
+        line: int | None = None,
+        skippable: bool = False,
+    ) -> None:
         """Join place and reason into `FILE:LINE: reason`."""
         self.path = path
         self.line = line
+        self.skippable = skippable
         where = path if path is not None else "rows"
         super().__init__(f"{where}:{line}: {reason}" if line is not None else f"{where}: {reason}")
 

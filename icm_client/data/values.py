@@ -5,7 +5,7 @@ import decimal
 import math
 import re
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -32,7 +32,14 @@ _KINDS: Mapping[type, str] = {
 
 
 class Unusable(Exception):
-    """Why a row's value cannot be used. Who knows the row's place makes it a `RowError`."""
+    """Why a row's value cannot be used. Who knows the row's place makes it a `RowError`.
+
+    A reader that can go on after such a row yields it in the row's place.
+    """
+
+
+BLANK: Final = object()
+"""What a reader yields for a table's empty row: it has a number, and is no row."""
 
 
 def json_value(value: object, depth: int = 0) -> JsonValue:

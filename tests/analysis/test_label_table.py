@@ -54,8 +54,10 @@ def test_rows_without_gold_are_not_judged(tmp_path: Path) -> None:
 
 
 def test_ids_past_what_json_readers_and_browsers_hold_keep_their_digits(tmp_path: Path) -> None:
-    ids = [7, 2**53 + 1, 36893488147419103233, "a"]
-    rows = [{**row, "id": name} for row, name in zip(reviews(4), ids, strict=True)]
+    ids: list[int | str] = [7, 2**53 + 1, 36893488147419103233, "a"]
+    rows: list[dict[str, JsonValue]] = [
+        {**row, "id": name} for row, name in zip(reviews(4), ids, strict=True)
+    ]
     run = write_run(tmp_path, rows)
     table = read_label_table(run)
     assert table.ids == tuple(ids)
