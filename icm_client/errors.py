@@ -2,7 +2,8 @@
 
     IcmError
     ├── InputError                  the user's own input; raised before anything is spent
-    │   ├── RowError                a row of a data file
+    │   ├── RowError                rows of a data file
+    │   │   └── RowsTooLong         for the server's context; a PromptTooLong too
     │   ├── TaskError               template, labels or prior
     │   └── SetupError              a missing extra, model file or cache folder
     ├── EndpointError               the server, or the way to it
@@ -164,6 +165,10 @@ class ModelNotFound(RequestRefused):
 
 class PromptTooLong(RequestRefused):
     """The prompt does not fit the server's context: fewer demos, shorter rows, a larger context."""
+
+
+class RowsTooLong(RowError, PromptTooLong):
+    """Rows do not fit the server's context with a demo of each label; no score has been asked."""
 
 
 class ModelChanged(EndpointError):

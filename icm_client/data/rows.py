@@ -59,7 +59,10 @@ class Dataset:
 
 
 def rows_from(
-    rows: Iterable[Mapping[str, object] | str] | Frame, *, gold: str | None = None
+    rows: Iterable[Mapping[str, object] | str] | Frame,
+    *,
+    gold: str | None = None,
+    skip_bad_rows: bool = False,
 ) -> Dataset:
     """Return the rows as a dataset; a plain string becomes `{"text": string}`.
 
@@ -67,16 +70,18 @@ def rows_from(
         rows: dictionaries of JSON values; dates, decimals and NumPy scalars are converted. Or a
             data frame of pandas, or a table of pyarrow; what is missing there is None.
         gold: the field with the known labels, if any: it is taken out of the rows.
+        skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
 
     Raises:
-        RowError: fewer than two rows, or a row that cannot be used; `line` is its 1-based number.
+        RowError: fewer than two rows, or rows that cannot be used, each with its 1-based number.
     """
     if isinstance(rows, str | Mapping):
         raise RowError(f"a list of rows is needed, not one alone ({kind_of(rows)})")
     if isinstance(rows, Frame):
         rows = rows_of(rows)
     as_fields = ({"text": row} if isinstance(row, str) else row for row in rows)
-    return collect(enumerate(as_fields, start=1), path=None, gold=gold)
+    numbered = enumerate(as_fields, start=1)
+    return collect(numbered, path=None, gold=gold, skip_bad_rows=skip_bad_rows)
 
 
 def collect(

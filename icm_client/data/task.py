@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 
 from pydantic import field_validator
 
+from icm_client.data.bad_rows import refused_rows
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.rows import Dataset, Row, path_of
@@ -103,8 +104,9 @@ class Task(Described):
     def label_texts(self) -> tuple[str, ...]:
         """What follows a prompt, for each label: the word, with one space before it.
 
-        The space belongs to the label because models have tokens like ` True`; a template that
-        ends in spaces or tabs loses them for the same reason. After a newline no space is added.
+        The space belongs to the label because models have tokens like ` True`; a prompt that ends
+        in spaces or tabs, the template's or a row's, loses them for the same reason. After a
+        newline no space is added.
         """
         direct = self.template[-1:].isspace() and self.template[-1] not in " \t"
         return self.labels if direct else tuple(f" {label}" for label in self.labels)
@@ -134,27 +136,51 @@ class Task(Described):
             RowError: a field of the template is missing, empty, or a list or object; `path` is
                 the file it names.
         """
-        parts = []
-        for literal, field in parse_template(self.template.rstrip(" \t")):
-            parts.append(literal)
-            if field is not None:
-                try:
-                    parts.append(_field_text(row, field))
-                except Unusable as problem:
-                    raise RowError(str(problem), path=path, line=row.line) from None
-        return "".join(parts)
+        try:
+            return self._prompt(row)
+        except Unusable as problem:
+            raise RowError(str(problem), path=path, line=row.line) from None
 
     def render_all(self, dataset: Dataset) -> tuple[str, ...]:
         """Return every row's prompt, in order; `duplicate_warning` says if some are the same.
 
         Raises:
             TaskError: the template uses the field that holds the gold labels.
-            RowError: as `render`, for the first row that cannot be used.
+            RowError: as `render`, for all rows that cannot be used.
         """
+        prompts, problems = self._rendered(dataset)
+        if problems:
+            bad = [dataset.rows[number].failed(why) for number, why in problems.items()]
+            raise refused_rows(bad, path=path_of(dataset), usable=len(prompts))
+        return tuple(prompts)
+
+    def misfits(self, dataset: Dataset) -> dict[int, str]:
+        """Return the rows that `render_all` refuses, by their numbers from 0, with the reasons.
+
+        Raises:
+            TaskError: the template uses the field that holds the gold labels.
+        """
+        return self._rendered(dataset)[1]
+
+    def _rendered(self, dataset: Dataset) -> tuple[list[str], dict[int, str]]:
         if dataset.gold_field in self.template_fields:
             raise TaskError(_gives_gold_away(dataset.gold_field))
-        path = path_of(dataset)
-        return tuple(self.render(row, path=path) for row in dataset.rows)
+        prompts: list[str] = []
+        problems: dict[int, str] = {}
+        for number, row in enumerate(dataset.rows):
+            try:
+                prompts.append(self._prompt(row))
+            except Unusable as problem:
+                problems[number] = str(problem)
+        return prompts, problems
+
+    def _prompt(self, row: Row) -> str:
+        parts = []
+        for literal, field in parse_template(self.template.rstrip(" \t")):
+            parts.append(literal)
+            if field is not None:
+                parts.append(_field_text(row, field))
+        return "".join(parts).rstrip(" \t")
 
     @field_validator("template")
     @classmethod

@@ -5,7 +5,7 @@ is missing in the planner's order, and stores each answer before it is used. Its
 the queries and the store's contents, and not on the order in which answers arrive.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -83,6 +83,7 @@ class Scorer:
             raises the first failure instead.
         stopping: asked before a request is begun; once it says so, what is under way is awaited
             and stored, and the call raises `RunStopped`.
+        unusable: items that are known not to be scored: their rows are NaN, and nothing is asked.
 
     Attributes:
         stats: running totals.
@@ -104,6 +105,7 @@ class Scorer:
         on_progress: Callable[[ScoringProgress], None] | None = None,
         on_failed: OnFailed | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        unusable: Collection[int] = (),
     ) -> None:
         self.stats = ScorerStats()
         self.exactness: dict[int, Exactness] = {}
@@ -117,7 +119,7 @@ class Scorer:
         self._on_failed = on_failed
         self._stopping = stopping
         self._streak = Streak()
-        self._given_up: set[int] = set()
+        self._given_up = set(unusable)
 
     async def __call__(self, queries: Sequence[Query]) -> FloatArray:
         """Return `log P(label | context, target)` in nats, shape `[len(queries), K]`.
