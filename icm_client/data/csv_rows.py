@@ -101,10 +101,12 @@ class _Notes:
                 "part of the text: if quotes enclose fields in this file, use --quote standard"
             )
         if self.swallowed:
+            one = len(self.swallowed) == 1
             yield (
-                f"{named_lines(self.swallowed)} would make rows, but stand inside a double quote "
-                "that is opened above and are read as text: if they are rows, use --quote none, or "
-                "double that quote and enclose its field in quotes"
+                f"{named_lines(self.swallowed)} would make {'a row' if one else 'rows'}, but "
+                f"{'stands' if one else 'stand'} inside a double quote that is opened above and "
+                "read as text: if rows are meant, use --quote none, or double that quote and "
+                "enclose its field in quotes"
             )
 
 

@@ -68,20 +68,30 @@ def rows_from(
 
     Args:
         rows: dictionaries of JSON values; dates, decimals and NumPy scalars are converted. Or a
-            data frame of pandas, or a table of pyarrow; what is missing there is None.
+            data frame of pandas, whose index becomes the rows' ids; a table of pyarrow; a dataset
+            of `datasets`, whose classes have their names. What is missing there is None.
         gold: the field with the known labels, if any: it is taken out of the rows.
         skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
 
     Raises:
         RowError: fewer than two rows, or rows that cannot be used, each with its 1-based number.
     """
+    if isinstance(rows, Mapping) and any(isinstance(one, Frame) for one in rows.values()):
+        raise RowError(
+            f"these are several tables ({listed(rows)}): name one, rows[{next(iter(rows))!r}]"
+        )
     if isinstance(rows, str | Mapping):
         raise RowError(f"a list of rows is needed, not one alone ({kind_of(rows)})")
+    warnings: tuple[str, ...] = ()
     if isinstance(rows, Frame):
-        rows = rows_of(rows)
+        try:
+            rows, warnings = rows_of(rows)
+        except Unusable as problem:
+            raise RowError(str(problem)) from None
     as_fields = ({"text": row} if isinstance(row, str) else row for row in rows)
     numbered = enumerate(as_fields, start=1)
-    return collect(numbered, path=None, gold=gold, skip_bad_rows=skip_bad_rows)
+    dataset = collect(numbered, path=None, gold=gold, skip_bad_rows=skip_bad_rows)
+    return replace(dataset, warnings=(*warnings, *dataset.warnings))
 
 
 def collect(
@@ -206,7 +216,8 @@ def without_rows(
     """
     if not problems:
         return dataset
-    bad = [dataset.rows[number].failed(why) for number, why in sorted(problems.items())]
+    found = [dataset.rows[number].failed(why) for number, why in problems.items()]
+    bad = sorted((*dataset.skipped, *found), key=lambda row: row.line)
     kept = [number for number in range(len(dataset.rows)) if number not in problems]
     if not skip_bad_rows or len(kept) < FEWEST_ROWS:
         raise refused_rows(bad, path=path_of(dataset), usable=len(kept))
@@ -214,7 +225,7 @@ def without_rows(
         dataset,
         rows=tuple(dataset.rows[number] for number in kept),
         gold=None if dataset.gold is None else tuple(dataset.gold[number] for number in kept),
-        skipped=tuple(sorted((*dataset.skipped, *bad), key=lambda row: row.line)),
+        skipped=tuple(bad),
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+import unicodedata
 from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -20,6 +21,7 @@ from icm_client.data.values import Unusable, kind_of
 from icm_client.errors import RowError, TaskError
 
 _FEWEST_LABELS = 2
+_JOINERS = "\u200c\u200d"
 _PRIOR_TOLERANCE = 1e-6
 
 
@@ -202,7 +204,7 @@ class Task(Described):
                 raise ValueError("a label is empty")
             if label != label.strip():
                 raise ValueError(f"the label {shown(label)} has white space around it: remove it")
-            if not label.isprintable():
+            if not _is_printable(label):
                 raise ValueError(f"the label {shown(label)} is no plain word: use printable text")
             if labels.count(label) > 1:
                 raise ValueError(f"the label {shown(label)} is there twice")
@@ -291,6 +293,25 @@ def duplicate_warning(prompts: Sequence[str]) -> str | None:
         f"{rows} the same as an earlier row; a row's twin in the context gives its label away. "
         "Remove the repetitions, or let the template show what tells the rows apart"
     )
+
+
+def _is_printable(label: str) -> bool:
+    """Whether a label is text that a model may have seen, whatever Unicode this Python knows.
+
+    An emoji newer than the interpreter has no category yet (Cn); one of a family or a flag holds
+    joiners and tags, which `str.isprintable` refuses, as it does the non-joiners of Persian words.
+    """
+    return all(
+        one.isprintable()
+        or one in _JOINERS
+        or "\U000e0020" <= one <= "\U000e007f"
+        or (unicodedata.category(one) == "Cn" and not _is_no_character(ord(one)))
+        for one in label
+    )
+
+
+def _is_no_character(code: int) -> bool:
+    return code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF  # noqa: PLR2004 - Unicode's own
 
 
 def _builtin_folder() -> Traversable:
