@@ -106,9 +106,8 @@ class Task(Described):
     def label_texts(self) -> tuple[str, ...]:
         """What follows a prompt, for each label: the word, with one space before it.
 
-        The space belongs to the label because models have tokens like ` True`; a prompt that ends
-        in spaces or tabs, the template's or a row's, loses them for the same reason. After a
-        newline no space is added.
+        The space belongs to the label because models have tokens like ` True`; a template that
+        ends in spaces or tabs loses them for the same reason. After a newline no space is added.
         """
         direct = self.template[-1:].isspace() and self.template[-1] not in " \t"
         return self.labels if direct else tuple(f" {label}" for label in self.labels)
@@ -182,7 +181,7 @@ class Task(Described):
             parts.append(literal)
             if field is not None:
                 parts.append(_field_text(row, field))
-        return "".join(parts).rstrip(" \t")
+        return "".join(parts)
 
     @field_validator("template")
     @classmethod

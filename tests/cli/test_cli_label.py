@@ -402,17 +402,18 @@ def test_bad_rows_are_all_named_and_nothing_goes_on_from_there(
         assert (ended.code, ended.out) == (2, "")
         assert ended.err.splitlines() == [
             f"Error: {path}:42: the field 'text' is empty; the template needs its text (id '40')",
-            f"{path}:43: columns: 3 here, 2 in the header; text with a separator or line break in "
-            "it must be in double quotes. The row begins '41'",
+            (
+                f"{path}:43: columns: 3 here, 2 in the header; text with a separator or line break "
+                "in it must be in double quotes. The row begins '41'"
+            ),
             "2 rows cannot be used",
             "--skip-bad-rows labels the other rows.",
         ]
     assert endpoint.usage.requests == 0
 
 
-def test_bad_rows_can_be_skipped_and_are_listed(
-    run: Run, endpoint: PlantedConcept, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("endpoint")
+def test_bad_rows_can_be_skipped_and_are_listed(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "broken.csv"
     path.write_text(BROKEN)
     ended = run("label", path, *ASKED, "-o", "out.jsonl", "--skip-bad-rows", "--json")
@@ -426,7 +427,7 @@ def test_bad_rows_can_be_skipped_and_are_listed(
     assert (shown.code, "row '40' (line 42)" in shown.err) == (0, True)
 
 
-def test_what_quotes_mean_can_be_said(run: Run, endpoint: PlantedConcept, tmp_path: Path) -> None:
+def test_what_quotes_mean_can_be_said(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "quoted.csv"
     path.write_text('n,text\n1,"words of row 1\n2,words of row 2"\n3,words of row 3\n')
     warned = run("label", path, *ASKED, "--dry-run")
@@ -439,9 +440,8 @@ def test_what_quotes_mean_can_be_said(run: Run, endpoint: PlantedConcept, tmp_pa
     assert run("label", path, *ASKED, "--dry-run", "--quote", "standard").err == ""
 
 
-def test_whole_numbers_past_64_bits_come_back_in_every_place(
-    run: Run, endpoint: PlantedConcept, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("endpoint")
+def test_whole_numbers_past_64_bits_come_back_in_every_place(run: Run, tmp_path: Path) -> None:
     big = 36893488147419103233
     path = tmp_path / "big.jsonl"
     lines = [f'{{"id": {big + n}, "n": {big}, "text": "words of row {n}"}}' for n in range(40)]

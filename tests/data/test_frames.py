@@ -1,6 +1,7 @@
 """Tables of other libraries are rows."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -45,7 +46,7 @@ def test_a_pyarrow_table_is_rows() -> None:
 CLASSES = ["negative", "positive"]
 
 
-def hub_dataset() -> datasets.Dataset:
+def hub_dataset() -> Any:
     label = datasets.ClassLabel(names=CLASSES)
     return datasets.Dataset.from_dict(
         {

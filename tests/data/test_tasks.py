@@ -31,15 +31,6 @@ def refused(**settings: object) -> str:
     return str(caught.value)
 
 
-def test_spaces_at_a_rows_end_are_left_out_like_the_templates() -> None:
-    task = Task(template="{text}", labels=("yes", "no"))
-    assert task.render_all(rows_from(["a lemon  ", "a\ttiger\t", " b\n"])) == (
-        "a lemon",
-        "a\ttiger",
-        " b\n",
-    )
-
-
 def prompts(template: str, *rows: dict[str, object]) -> tuple[str, ...]:
     return a_task(template).render_all(rows_from(rows))
 
