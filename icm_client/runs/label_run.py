@@ -133,7 +133,7 @@ class LabelRun:
         pieces, fitted, unusable = await fitted_job(
             job, self._settings, server, store, skip_bad_rows=self._skip_bad_rows
         )
-        notice = fitted_notice(self._settings, fitted, len(job.prompts))
+        notice = fitted_notice(self._settings, fitted, len(job.prompts) - len(unusable))
         self._meter.begin(pieces, fitted)
         failures = FailureBudget(job, fitted, self._fail_on_error, unusable)
         scorer = Scorer(

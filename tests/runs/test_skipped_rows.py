@@ -15,7 +15,7 @@ from icm_client.runs.job import Job
 from icm_client.runs.presets import Settings
 from icm_client.testing import PlantedConcept
 
-FAST = SweepSettings()
+FAST = SweepSettings(demos=8, second_demos=4)
 PAPER = AnnealSettings(iterations=30)
 LONG = (3, 17)
 NAMES = [str(99 + number) for number in range(24)]
@@ -28,7 +28,7 @@ def rows(*, long: tuple[int, ...] = LONG) -> list[dict[str, str]]:
     return [{"id": name, **row} for name, row in zip(NAMES, made, strict=True)]
 
 
-def concept(made: list[dict[str, str]], context_length: int = 150) -> PlantedConcept:
+def concept(made: list[dict[str, str]], context_length: int = 180) -> PlantedConcept:
     classes = [TASK.labels.index(row["label"]) for row in made]
     prompts = TASK.render_all(rows_from(made, gold="label"))
     return PlantedConcept(
@@ -45,7 +45,7 @@ async def test_rows_too_long_are_named_by_line_and_id_and_nothing_is_asked(tmp_p
     with pytest.raises(RowError) as caught:
         await label(made, task=TASK, gold="label", endpoint=endpoint, store=tmp_path / "s")
     assert str(caught.value) == (
-        "rows:4: its prompt takes 187 tokens, and the server's context of 150 has no room for it "
+        "rows:4: its prompt takes 187 tokens, and the server's context of 180 has no room for it "
         "and one demo of each label: shorten the text, or start the server with a larger context "
         "(id '102')\n  the same in line 18 (id '116')\n2 rows cannot be used"
     )
@@ -76,6 +76,7 @@ async def test_rows_too_long_are_left_without_a_label(
     assert found.accuracy is not None
     if settings is FAST:
         assert found.accuracy > 0.9
+    assert not any("demos instead of" in notice for notice in found.notices)
     assert found.run is not None
     kept = orjson.loads((found.run / "result.json").read_bytes())["failed"]
     assert [one["id"] for one in kept] == ["102", "116"]
