@@ -2,7 +2,8 @@
 
     IcmError
     ├── InputError                  the user's own input; raised before anything is spent
-    │   ├── RowError                a row of a data file
+    │   ├── RowError                rows of a data file
+    │   │   └── RowsTooLong         for the server's context; a PromptTooLong too
     │   ├── TaskError               template, labels or prior
     │   └── SetupError              a missing extra, model file or cache folder
     ├── EndpointError               the server, or the way to it
@@ -77,18 +78,27 @@ class InputError(IcmError):
 
 
 class RowError(InputError):
-    """A row cannot be used. Carries where it stands.
+    """A row cannot be used, or several. Carries where they stand.
 
     Attributes:
         path: the file as the user named it, or None for rows given from Python.
         line: 1-based line of a text file, or 1-based row of a Parquet file or list; None where
-            the whole file is meant.
+            the whole file is meant. Of several rows the first one's.
+        skippable: whether `skip_bad_rows`, `--skip-bad-rows`, leaves rows enough to go on with.
     """
 
-    def __init__(self, reason: str, *, path: str | None = None, line: int | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        path: str | None = None,
+        line: int | None = None,
+        skippable: bool = False,
+    ) -> None:
         """Join place and reason into `FILE:LINE: reason`."""
         self.path = path
         self.line = line
+        self.skippable = skippable
         where = path if path is not None else "rows"
         super().__init__(f"{where}:{line}: {reason}" if line is not None else f"{where}: {reason}")
 
@@ -177,6 +187,10 @@ class PromptTooLong(RequestRefused):
         """Keep whether the server said nothing of it."""
         super().__init__(message)
         self.cut = cut
+
+
+class RowsTooLong(RowError, PromptTooLong):
+    """Rows do not fit the server's context with a demo of each label; no score has been asked."""
 
 
 class ModelChanged(EndpointError):

@@ -17,6 +17,7 @@ from icm_client.analysis.ablation_table import Outcome
 from icm_client.coherence.contexts import in_units
 from icm_client.data import Dataset
 from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.json_text import write_json
 from icm_client.endpoints import Endpoint
 from icm_client.errors import IcmError, InputError, RunError, StoreError
 from icm_client.runs.first_labels import read_start
@@ -191,7 +192,7 @@ def _start(variant: Variant, job: Job, seed: int, folder: Path) -> str | None:
     labels = made_start(variant.made, job, seed, variant.settings.initial)
     path = folder / "starts" / f"{variant.made}-{variant.settings.initial}-{seed}.jsonl"
     lines = [
-        orjson.dumps({"id": row.id, "label": labels[place]}, option=orjson.OPT_APPEND_NEWLINE)
+        write_json({"id": row.id, "label": labels[place]}, orjson.OPT_APPEND_NEWLINE)
         for place, row in enumerate(job.dataset.rows)
         if place in labels
     ]

@@ -13,8 +13,8 @@ from icm_client.analysis.finetuned import FineTuning, Lesson
 from icm_client.coherence.settings import SweepSettings
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError
-from icm_client.runs.fitting import fit, fitted_notice
-from icm_client.scoring import ScoreStore, open_store, tokenize_pieces
+from icm_client.runs.fitting import fitted_job, fitted_notice
+from icm_client.scoring import ScoreStore, open_store
 from icm_client.training.trainer import Trainer
 
 Told = Callable[[Outcome], None]
@@ -50,7 +50,7 @@ async def run_evaluation(
         see.
 
     Raises:
-        InputError, PromptTooLong: no two demos fit into the server's context; methods that train,
+        InputError: no two demos fit into the server's context; methods that train,
             and no trainer.
         SetupError: a package that training needs is missing.
         ModelChanged: another model answers.
@@ -66,11 +66,8 @@ async def run_evaluation(
         )
     with open_store(store) as kept:
         kept.record_server(endpoint.identity)
-        pieces = await tokenize_pieces(
-            job.prompts, job.label_texts, job.task.separator, endpoint, kept
-        )
         asked = SweepSettings(demos=evaluation.demos, averaged=evaluation.contexts)
-        fitted = fit(asked, pieces, endpoint)
+        pieces, fitted, _ = await fitted_job(job, asked, endpoint, kept)
         assert isinstance(fitted, SweepSettings)  # noqa: S101 - `fit` keeps the kind
         notice = fitted_notice(asked, fitted, len(evaluation.splits[0].train))
         outcomes: list[Outcome] = []

@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 
 from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
+from icm_client.data.json_text import read_json, write_json
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.outputs import column_of, columns_before_fields
 from icm_client.data.template import parse_template
@@ -147,7 +148,7 @@ def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
 def _records(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_bytes().splitlines()
-        records = [orjson.loads(line) for line in lines]
+        records = [read_json(line) for line in lines]
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from error
     except orjson.JSONDecodeError:
@@ -162,7 +163,7 @@ def _texts(
 ) -> tuple[str, ...]:
     values = (record.get(column_of(field, record, words)) for field in fields)
     return tuple(
-        value if isinstance(value, str) else orjson.dumps(value).decode() for value in values
+        value if isinstance(value, str) else write_json(value).decode() for value in values
     )
 
 

@@ -146,7 +146,8 @@ def page_rows(table: LabelTable) -> dict[str, Any]:
     kinds = sorted(set(table.exactness))
     golds = [-1] * len(table.ids) if table.gold is None else table.gold.tolist()
     rows = zip(
-        table.ids,
+        # JavaScript has whole numbers up to 2**53 only: 1234567890123456789 would end in ...800.
+        (name if isinstance(name, str) or abs(name) < 2**53 else str(name) for name in table.ids),
         table.held.tolist(),
         [None if np.isnan(one) else one for one in table.confidence.round(5).tolist()],
         table.margins.round(4).tolist(),

@@ -1,18 +1,26 @@
 """`icm-client label`."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
-from typing import get_args
+from typing import ParamSpec, get_args
 
 import anyio
 import click
 import orjson
 
+from icm_client.cli.quote_option import quote_option
 from icm_client.cli.search_options import constraint_of, search_options, settings_of
 from icm_client.cli.server_options import server_options
 from icm_client.cli.signals import Interrupted, draining
 from icm_client.cli.task_option import task_option
-from icm_client.cli.terminal import print_preview, print_result, print_warnings, progress_display
+from icm_client.cli.terminal import (
+    print_notices,
+    print_preview,
+    print_result,
+    print_warnings,
+    progress_display,
+)
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
 from icm_client.data import (
     FileFormat,
@@ -22,7 +30,10 @@ from icm_client.data import (
     read_rows,
     unescape,
 )
-from icm_client.errors import IcmError, InputError, TaskError
+from icm_client.data.bad_rows import refused_rows
+from icm_client.data.csv_rows import Quote
+from icm_client.data.json_text import write_json
+from icm_client.errors import IcmError, InputError, RowError, TaskError
 from icm_client.runs.budget import Budget
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.first_labels import read_start
@@ -38,7 +49,24 @@ from icm_client.runs.server import Server
 STOPPED = 3
 """Exit status of a run that a limit has ended."""
 
+P = ParamSpec("P")
+
 _FORMATS = click.Choice(get_args(FileFormat))
+
+
+def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
+    """Let errors about some of the rows end with the option that goes on without them."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except RowError as error:
+            if not error.skippable:
+                raise
+            raise InputError(f"{error}\n--skip-bad-rows labels the other rows.") from error
+
+    return run
 
 
 @click.command("label", short_help="Label the rows of a file.")
@@ -98,6 +126,11 @@ _FORMATS = click.Choice(get_args(FileFormat))
     help="Rows that cannot be scored before the run fails: a count, or a share under 1.",
 )
 @click.option(
+    "--skip-bad-rows",
+    is_flag=True,
+    help="Leave rows that cannot be used (broken, empty, too long) without a label, and list them.",
+)
+@click.option(
     "--accept-drift",
     is_flag=True,
     help="If another model answers than the one whose scores are stored, or than when the run "
@@ -107,6 +140,7 @@ _FORMATS = click.Choice(get_args(FileFormat))
 @click.option(
     "--format", "data_format", type=_FORMATS, help="DATA's format. [default: by its name]"
 )
+@quote_option
 @click.option("--output-format", type=_FORMATS, help="The output's format. [default: by its name]")
 @click.option("--dry-run", is_flag=True, help="Check rows and task, show a prompt, and stop.")
 @click.option("--forecast", "forecasts", is_flag=True, help="Tell what a run would take, and stop.")
@@ -114,7 +148,8 @@ _FORMATS = click.Choice(get_args(FileFormat))
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show a prompt before the run.")
 @click.pass_context
-def label_command(  # noqa: C901, PLR0912 - options one by one
+@_names_skip_bad_rows
+def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
     context: click.Context,
     /,
     *,
@@ -144,9 +179,11 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     max_prompt_tokens: int | None,
     max_minutes: float | None,
     fail_on_error: float,
+    skip_bad_rows: bool,
     accept_drift: bool,
     store: str | None,
     data_format: FileFormat | None,
+    quote: Quote,
     output_format: FileFormat | None,
     dry_run: bool,
     forecasts: bool,
@@ -177,24 +214,33 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     dataset = read_rows(
         data,
         format=data_format,
+        quote=quote,
         gold=gold,
         loader=task.loader,
         template_fields=task.template_fields,
+        skip_bad_rows=True,
     )
     prior = _prior(shares)
+    prepare = partial(
+        Job.prepare, dataset, task, prior=prior, constraint=constraint, skip_bad_rows=skip_bad_rows
+    )
+    if dataset.skipped and not skip_bad_rows:
+        every = prepare(skip_bad_rows=True).dataset
+        raise refused_rows(every.skipped, path=data, usable=len(every.rows))
     if not as_json and not quiet and found_at is not None:
         click.echo(f"Task: {found_at}", err=True)
     if dry_run or (verbose and not as_json):
-        job = Job.prepare(dataset, task, prior=prior, constraint=constraint)
+        job = prepare()
         if start is not None:
             read_start(start, job)
         if pins is not None:
             read_pins(pins, job)
-        # A run prints its notices itself.
-        print_preview(job, as_json=as_json, with_notices=dry_run and not quiet)
+        print_preview(job, as_json=as_json)
+        if dry_run and not as_json and not quiet:
+            print_notices(job.notices, job.dataset.skipped)
     if forecasts and not dry_run:
-        job = Job.prepare(dataset, task, prior=prior, constraint=constraint)
-        cost = anyio.run(partial(forecast_job, job, server, settings, store=store))
+        forecast = partial(forecast_job, prepare(), server, settings, store=store)
+        cost = anyio.run(partial(forecast, skip_bad_rows=skip_bad_rows))
         if as_json:
             click.echo(orjson.dumps(cost.summary(), option=orjson.OPT_INDENT_2))
         else:
@@ -219,6 +265,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
                     trainer=trainer,
                     budget=budget,
                     fail_on_error=fail_on_error,
+                    skip_bad_rows=skip_bad_rows,
                     accept_drift=accept_drift,
                     store=store,
                     runs=None if no_record else runs,
@@ -254,7 +301,7 @@ def _put_out(
         raise IcmError(str(error)) from error
     if as_json:
         document = {**found.summary(), "output": output}
-        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        click.echo(write_json(document, orjson.OPT_INDENT_2))
     elif not quiet:
         print_result(found, output)
     print_warnings(found)

@@ -9,6 +9,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from icm_client.data.json_text import write_json
 from icm_client.runs.folder import DEFAULT_BASE
 
 _WIDTH_OF_A_FILE = 1000
@@ -39,7 +40,7 @@ def share(value: object) -> str:
 
 def print_json(document: object) -> None:
     """Print the document."""
-    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    click.echo(write_json(document, orjson.OPT_INDENT_2))
 
 
 def print_table(table: Table) -> None:

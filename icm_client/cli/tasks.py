@@ -11,10 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.quote_option import quote_option
+from icm_client.cli.terminal import print_notices
 from icm_client.data import FileFormat, Task, builtin_names, check_output, read_rows
 from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.csv_rows import Quote
 from icm_client.data.examples import example_row
 from icm_client.data.items import items_of, render_items
+from icm_client.data.json_text import write_json
 from icm_client.data.loaders import loader_named
 from icm_client.data.messages import listed
 from icm_client.data.rows import Dataset
@@ -109,8 +113,9 @@ def show_command(*, name: str, as_json: bool) -> None:
     type=click.Choice(get_args(FileFormat)),
     help="DATA's format. [default: by its name]",
 )
+@quote_option
 def convert_command(
-    *, name: str, data: str, output: str | None, data_format: FileFormat | None
+    *, name: str, data: str, output: str | None, data_format: FileFormat | None, quote: Quote
 ) -> None:
     """Write the rows that the task NAME makes of DATA, a public file in its own format.
 
@@ -127,12 +132,15 @@ def convert_command(
             raise InputError(f"{output}: the rows would overwrite the file; name another")
         check_output(output, "jsonl")
     dataset = read_rows(
-        data, format=data_format, loader=task.loader, template_fields=task.template_fields
+        data,
+        format=data_format,
+        quote=quote,
+        loader=task.loader,
+        template_fields=task.template_fields,
     )
+    print_notices(dataset.warnings, ())
     with click.open_file(output or "-", "wb", atomic=output is not None) as file:
-        file.writelines(
-            orjson.dumps(row.fields, option=orjson.OPT_APPEND_NEWLINE) for row in dataset.rows
-        )
+        file.writelines(write_json(row.fields, orjson.OPT_APPEND_NEWLINE) for row in dataset.rows)
 
 
 def _described(name: str, task: Task) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """What a person sees: progress on standard error, the result on standard output, warnings last."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import click
@@ -15,6 +15,7 @@ from icm_client.analysis.findings import NO_CONFIDENCE, Severity, Verdict, many
 from icm_client.coherence.anneal import Step
 from icm_client.coherence.search_result import SweepRecord
 from icm_client.coherence.trained import PassRecord
+from icm_client.data.bad_rows import FailedRow
 from icm_client.runs.folder import REPORT
 from icm_client.runs.job import Job
 from icm_client.runs.presets import Observed
@@ -197,7 +198,7 @@ def moment(progress: Progress) -> Group:
     )
 
 
-def print_preview(job: Job, *, as_json: bool, with_notices: bool) -> None:
+def print_preview(job: Job, *, as_json: bool) -> None:
     """Print the first prompt as the model gets it, and the labels that may follow."""
     if as_json:
         shown = {
@@ -214,8 +215,6 @@ def print_preview(job: Job, *, as_json: bool, with_notices: bool) -> None:
     for text in job.label_texts:
         console.print(Text(f"  {text!r}"))
     console.print()
-    for notice in job.notices if with_notices else ():
-        click.echo(f"Note: {notice}.", err=True)
 
 
 def _within(found: Labels, word: str) -> str:
@@ -257,19 +256,27 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
     (console or Console(highlight=False)).print(table)
 
 
-def print_warnings(found: Labels) -> None:
-    """Print what a person must see, on standard error."""
-    console = Console(stderr=True, highlight=False)
-    for notice in found.notices:
+def print_notices(
+    notices: Sequence[str], failed: Sequence[FailedRow], console: Console | None = None
+) -> None:
+    """Print what there is to say of the rows, on standard error or a console of yours."""
+    console = console or Console(stderr=True, highlight=False)
+    for notice in notices:
         console.print(Text(f"Note: {notice}.", style="yellow"), soft_wrap=True)
-    for row in found.failed[:SHOWN_FAILED]:
+    for row in failed[:SHOWN_FAILED]:
         console.print(
             Text(f"Warning: row {row.id!r} (line {row.line}) has no label: {row.reason}", "yellow"),
             soft_wrap=True,
         )
-    if len(found.failed) > SHOWN_FAILED:
-        more = len(found.failed) - SHOWN_FAILED
+    if len(failed) > SHOWN_FAILED:
+        more = len(failed) - SHOWN_FAILED
         console.print(Text(f"Warning: {more} more rows have no label (--json).", "yellow"))
+
+
+def print_warnings(found: Labels) -> None:
+    """Print what a person must see, on standard error."""
+    console = Console(stderr=True, highlight=False)
+    print_notices(found.notices, found.failed, console)
     if found.stopped is not None:
         console.print(
             Text(

@@ -1,7 +1,20 @@
-"""Tables of pandas and pyarrow as rows, without importing either."""
+"""Tables of pandas, pyarrow and datasets as rows, without importing any of them."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+import datetime as dt
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from icm_client.data.messages import listed
+from icm_client.data.values import Unusable
+
+_HUGGING_FACE: Final = b"huggingface"
+_UNKNOWN: Final = -1
+"""What datasets writes where a class is not known."""
+
+Record = Mapping[str, Any]
 
 
 @runtime_checkable
@@ -12,10 +25,31 @@ class ArrowTable(Protocol):
         """Return the rows."""
         ...
 
+    @property
+    def schema(self) -> Any:
+        """Return the columns' types, and what their writer says of them."""
+        ...
+
+
+@runtime_checkable
+class HubDataset(Protocol):
+    """A `datasets.Dataset` or `IterableDataset`."""
+
+    @property
+    def features(self) -> Any:
+        """Return the columns' types, or None where they are not known."""
+        ...
+
+    def with_format(self, kind: str | None, /) -> Any:
+        """Return it with rows of another kind."""
+        ...
+
 
 @runtime_checkable
 class PandasFrame(Protocol):
-    """A `pandas.DataFrame`."""
+    """A `pandas.DataFrame`, or one of its columns."""
+
+    index: Any
 
     def astype(self, dtype: Any, /) -> Any:
         """Return it with columns of another kind."""
@@ -25,17 +59,151 @@ class PandasFrame(Protocol):
         """Return where there are values."""
         ...
 
-    def itertuples(self) -> Iterable[Any]:
-        """A frame has these, and a series has not."""
-        ...
+
+Frame = ArrowTable | HubDataset | PandasFrame
 
 
-Frame = ArrowTable | PandasFrame
+class FrameRows(NamedTuple):
+    """A table's rows.
+
+    Attributes:
+        rows: by column; what is missing is None.
+        warnings: sentences that the user should see.
+    """
+
+    rows: Iterable[Record]
+    warnings: tuple[str, ...] = ()
 
 
-def rows_of(frame: Frame) -> Iterable[Mapping[str, Any]]:
-    """Return a table's rows by column; what is missing is None."""
+def rows_of(frame: Frame) -> FrameRows:
+    """Return a table's rows.
+
+    Classes of `datasets` have their names, not their numbers. The index of a data frame becomes
+    the rows' `id`, unless they have one; where it cannot, its levels are fields.
+
+    Raises:
+        Unusable: two columns have one name.
+    """
+    if isinstance(frame, HubDataset):
+        described = None if frame.features is None else frame.features.to_dict()
+        return FrameRows(named_classes(frame.with_format(None), described))
     if isinstance(frame, ArrowTable):
-        return frame.to_pylist()
+        return FrameRows(named_classes(frame.to_pylist(), class_features(frame.schema)))
+    return _pandas_rows(frame)
+
+
+def class_features(schema: Any) -> Mapping[str, Any] | None:
+    """Return the features that `datasets` has written into an Arrow schema, or None."""
+    written = (schema.metadata or {}).get(_HUGGING_FACE)
+    try:
+        features = None if written is None else json.loads(written)["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return features if isinstance(features, Mapping) else None
+
+
+def named_classes(rows: Iterable[Record], features: Mapping[str, Any] | None) -> Iterable[Record]:
+    """Return the rows with the names of classes in the place of their numbers.
+
+    Args:
+        rows: as `datasets` keeps them.
+        features: the columns' types, as `datasets.Features.to_dict` has them; None changes nothing.
+    """
+    named = {name: _class_reader(feature) for name, feature in (features or {}).items()}
+    readers = {name: read for name, read in named.items() if read is not None}
+    if not readers:
+        return rows
+    return _read(rows, readers)
+
+
+_Read = Callable[[Any], Any]
+
+
+def _read(rows: Iterable[Record], readers: Mapping[str, _Read]) -> Iterator[Record]:
+    for row in rows:
+        yield {
+            name: readers[name](value) if name in readers else value for name, value in row.items()
+        }
+
+
+def _class_reader(feature: Any) -> _Read | None:
+    """Return what reads a value of the feature, or None where it holds no classes."""
+    if isinstance(feature, list) and len(feature) == 1:
+        return _each(_class_reader(feature[0]))
+    if not isinstance(feature, Mapping):
+        return None
+    kind = feature.get("_type")
+    if kind == "ClassLabel":
+        names = feature.get("names")
+        return _namer(names) if isinstance(names, list) else None
+    if kind is not None:
+        return _each(_class_reader(feature["feature"])) if "feature" in feature else None
+    named = {name: _class_reader(inner) for name, inner in feature.items()}
+    readers = {name: read for name, read in named.items() if read is not None}
+    if not readers:
+        return None
+    return lambda value: value if value is None else next(_read([value], readers))
+
+
+def _namer(names: Sequence[str]) -> _Read:
+    def read(number: Any) -> Any:
+        if number == _UNKNOWN:
+            return None
+        known = isinstance(number, int) and 0 <= number < len(names)
+        return names[number] if known else number
+
+    return read
+
+
+def _each(read: _Read | None) -> _Read | None:
+    if read is None:
+        return None
+    return lambda values: [read(value) for value in values] if isinstance(values, list) else values
+
+
+def _pandas_rows(frame: Any) -> FrameRows:
+    if not hasattr(frame, "itertuples"):  # a series
+        frame = frame.to_frame("text")
+    columns = list(frame.columns)
+    if repeated := sorted({str(name) for name in columns if columns.count(name) > 1}):
+        raise Unusable(f"more than one column is called {listed(repeated)}")
     rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return rows
+    index = frame.index
+    if "id" not in columns and index.nlevels == 1:
+        ids = [_id_of(value) for value in index.tolist()]
+        if None not in ids and len(set(map(str, ids))) == len(ids):
+            return FrameRows([{"id": name, **row} for name, row in zip(ids, rows, strict=True)])
+    if index.nlevels == 1 and type(index).__name__ == "RangeIndex" and index.name is None:
+        return FrameRows(rows)  # it says no more than the order
+    levels = {
+        name: index.get_level_values(level).tolist()
+        for level, name in enumerate(_level_names(index))
+        if name not in columns
+    }
+    with_index = [
+        {**{name: values[number] for name, values in levels.items()}, **row}
+        for number, row in enumerate(rows)
+    ]
+    if "id" in columns or not levels:
+        return FrameRows(with_index)
+    said = (
+        "the data frame's index cannot be the rows' ids, which are numbers; it is kept in "
+        f"{listed(levels)}"
+    )
+    return FrameRows(with_index, (said,))
+
+
+def _id_of(value: object) -> object:
+    """Return the value as an id, or None where it can be none."""
+    if isinstance(value, dt.date):
+        return value.isoformat()
+    is_id = isinstance(value, str | int | np.integer) and not isinstance(value, bool)
+    return value if is_id and str(value).strip() else None
+
+
+def _level_names(index: Any) -> list[str]:
+    if index.nlevels == 1:
+        return ["index" if index.name is None else str(index.name)]
+    return [
+        f"level_{level}" if name is None else str(name) for level, name in enumerate(index.names)
+    ]

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from icm_client.data.rows import Dataset, Row
 from icm_client.data.task import Task, duplicate_warning
 
+_SPACES = " \t"
+
 
 class Item(NamedTuple):
     """A row as the model is shown it.
@@ -30,7 +32,10 @@ def items_of(task: Task, dataset: Dataset) -> tuple[Item, ...]:
 
 
 def render_items(task: Task, dataset: Dataset, items: Sequence[Item]) -> tuple[str, ...]:
-    """Return every item's prompt.
+    """Return every item's prompt, as a label's text follows it.
+
+    Spaces and tabs at the end of a row's last text are left out, as `Task.label_texts` leaves out
+    the template's: a tokenizer would write them and the label's own space as another token.
 
     Raises:
         TaskError: the template uses the field that holds the gold labels.
@@ -38,11 +43,13 @@ def render_items(task: Task, dataset: Dataset, items: Sequence[Item]) -> tuple[s
     """
     as_they_stand = task.render_all(dataset)
     if task.exchange is None:
-        return tuple(as_they_stand[item.row] for item in items)
+        return tuple(as_they_stand[item.row].rstrip(_SPACES) for item in items)
     one, other = task.exchange
     rows = tuple(_exchanged(row, one, other) for row in dataset.rows)
     exchanged = task.render_all(replace(dataset, rows=rows))
-    return tuple((exchanged if item.exchanged else as_they_stand)[item.row] for item in items)
+    return tuple(
+        (exchanged if item.exchanged else as_they_stand)[item.row].rstrip(_SPACES) for item in items
+    )
 
 
 def prompt_warnings(items: Sequence[Item], prompts: Sequence[str]) -> tuple[str, ...]:

@@ -1,60 +1,125 @@
 """Reads rows from JSON Lines, or from one JSON array, and says where one is broken."""
 
 import re
-import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from pathlib import PurePath
 from typing import NamedTuple
 
 import orjson
 
+from icm_client.data.json_shapes import TEXTS, Shape, command_for, into_lines, shape_of
+from icm_client.data.json_text import read_json
 from icm_client.data.messages import shown
+from icm_client.data.values import Unusable
 from icm_client.errors import RowError
 
+# Characters of a file that are read at once to see whether it is one object over several lines.
+_MOST_HELD = 2**26
 _NOT_JSON = ("NaN", "Infinity")
 # A string ends on its line: JSON has no line break inside one. A quote alone is one not closed.
 _STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"|["\[\]{},]')
 
 
-def json_rows(lines: Iterable[str], path: str) -> Iterator[tuple[int, object]]:
+def json_rows(
+    lines: Iterable[str], path: str, template_fields: Sequence[str] = (), *, fewest: int = 2
+) -> Iterator[tuple[int, object]]:
     """Yield what the file holds, each with its line, or in an array with its number.
 
-    An array is read line by line too and never held as a whole; but one that stands on a single
-    line is as long as that line, so a large one is better kept as JSON Lines.
+    A line or an element that is no JSON is an `Unusable`. An array is read line by line too and
+    never held as a whole; but one that stands on a single line is as long as that line, so a large
+    one is better kept as JSON Lines.
 
     Args:
         lines: the file's lines with their ends.
         path: the file as the user named it, for errors.
+        template_fields: what the template uses, to tell columns from rows.
+        fewest: the rows that the file must hold.
 
     Raises:
-        RowError: a line or an element is no JSON.
+        RowError: the file is no rows, but perhaps columns; or an array is broken.
     """
     numbered = enumerate(lines, start=1)
     first = next(((line, text) for line, text in numbered if text.strip()), None)
     if first is None:
         return
-    every = chain([first], numbered)
+    every: Iterator[tuple[int, str]] = chain([first], numbered)
     if first[1].lstrip().startswith("["):
         yield from _array_rows(every, path)
         return
+    if first[1].lstrip().startswith("{"):
+        every = _not_one_object(every, path, template_fields, fewest)
     for line, ended in every:
         if ended.strip():
-            yield line, _value_of_line(ended.rstrip("\r\n"), path, line)
+            yield line, _value_of_line(ended.rstrip("\r\n"))
 
 
-def _value_of_line(text: str, path: str, line: int) -> object:
+def _not_one_object(
+    lines: Iterator[tuple[int, str]], path: str, template_fields: Sequence[str], fewest: int
+) -> Iterator[tuple[int, str]]:
+    """Return the lines, unless all of them are one object, which is no rows.
+
+    Raises:
+        RowError: they are.
+    """
+    held = [next(lines)]
+    line, first = held[0]
     try:
-        return orjson.loads(text)
+        value = read_json(first)
     except orjson.JSONDecodeError as problem:
-        if text.strip() == "{":
-            reason = (
-                "an object over several lines; each must stand on one line. Convert the file: "
-                f"jq -c . {_converted(path)}"
-            )
-        else:
-            reason = _broken_json(text, problem, f"at column {problem.colno}", "line")
-        raise RowError(reason, path=path, line=line) from None
+        if problem.pos >= len(first.rstrip()) - 1:  # cut off, not broken
+            held += _some(lines)
+            _refuse_one_object(held, path, template_fields)
+        return chain(held, lines)
+    for more in lines:
+        held.append(more)
+        if more[1].strip():
+            return chain(held, lines)
+    if fewest > 1 and (shape := shape_of(value, template_fields)) is not None:
+        raise _no_rows(shape, path)
+    return iter([(line, first)])
+
+
+def _some(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    size = 0
+    for line, text in lines:
+        yield line, text
+        size += len(text)
+        if size > _MOST_HELD:
+            return
+
+
+def _refuse_one_object(
+    lines: Sequence[tuple[int, str]], path: str, template_fields: Sequence[str]
+) -> None:
+    line, first = lines[0]
+    try:
+        value = read_json("".join(text for _, text in lines))
+    except orjson.JSONDecodeError:
+        if first.strip() != "{":
+            return
+        value = None  # several objects over several lines, perhaps
+    if (shape := shape_of(value, template_fields)) is not None:
+        raise _no_rows(shape, path)
+    reason = (
+        "an object over several lines; each must stand on one line. Convert the file: "
+        f"jq -c . {into_lines(path)}"
+    )
+    raise RowError(reason, path=path, line=line)
+
+
+def _no_rows(shape: Shape, path: str) -> RowError:
+    return RowError(
+        f"the file is {shape.what}; one object a row is needed. This command makes them: "
+        f"{command_for(shape, path)}",
+        path=path,
+    )
+
+
+def _value_of_line(text: str) -> object:
+    try:
+        return read_json(text)
+    except orjson.JSONDecodeError as problem:
+        return Unusable(_broken_json(text, problem, f"at column {problem.colno}", "line"))
 
 
 def _broken_json(text: str, problem: orjson.JSONDecodeError, where: str, what: str) -> str:
@@ -70,13 +135,6 @@ def _broken_json(text: str, problem: orjson.JSONDecodeError, where: str, what: s
     return f"broken JSON {where}: {problem.msg}; the {what} begins {shown(text.strip())}"
 
 
-def _converted(path: str) -> str:
-    target = PurePath(path).with_suffix(".jsonl")
-    if str(target) == path:
-        target = target.with_name(f"{target.stem}-lines.jsonl")
-    return f"{shlex.quote(path)} > {shlex.quote(str(target))}"
-
-
 def _array_rows(lines: Iterator[tuple[int, str]], path: str) -> Iterator[tuple[int, object]]:
     """Yield the array's elements with their 1-based numbers."""
     for number, element in enumerate(_elements(lines, path), start=1):
@@ -87,12 +145,15 @@ def _array_rows(lines: Iterator[tuple[int, str]], path: str) -> Iterator[tuple[i
             reason = f"a comma {which} (after line {element.line}): remove it"
             raise RowError(reason, path=path, line=number)
         try:
-            yield number, orjson.loads(element.text)
+            value = read_json(element.text)
         except orjson.JSONDecodeError as problem:
             column = problem.colno + (element.column if problem.lineno == 1 else 0)
             where = f"at line {element.line + problem.lineno - 1}, column {column}"
-            reason = _broken_json(element.text, problem, where, "element")
-            raise RowError(reason, path=path, line=number) from None
+            yield number, Unusable(_broken_json(element.text, problem, where, "element"))
+        else:
+            if number == 1 and isinstance(value, str):
+                raise _no_rows(TEXTS, path)
+            yield number, value
 
 
 class _Element(NamedTuple):

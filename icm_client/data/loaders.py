@@ -5,7 +5,7 @@ is in `icm_client.data.public_files`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from icm_client.data import public_files as public
@@ -81,12 +81,35 @@ def load(
         TaskError: no loader has that name; at once, before the first row.
         RowError: a row has neither the task's fields nor the columns of a file known here.
     """
+    return _or_raise(made_rows(name, rows, template_fields), path)
+
+
+def made_rows(
+    name: str, rows: Iterable[tuple[int, object]], template_fields: Sequence[str] = ()
+) -> Iterator[tuple[int, object]]:
+    """Return the same, but with an `Unusable` in the place of each row that cannot be used.
+
+    Raises:
+        TaskError: no loader has that name; at once, before the first row.
+    """
     loader = loader_named(name)
-    return _loaded(loader, rows, tuple(template_fields) or loader.fields, path)
+    return _loaded(loader, rows, _needed(loader, template_fields))
+
+
+def _or_raise(rows: Iterator[tuple[int, object]], path: str | None) -> Iterator[tuple[int, object]]:
+    for line, made in rows:
+        if isinstance(made, Unusable):
+            raise RowError(str(made), path=path, line=line) from None
+        yield line, made
 
 
 def loaded(
-    dataset: Dataset, name: str, template_fields: Sequence[str] = (), *, gold: str | None = None
+    dataset: Dataset,
+    name: str,
+    template_fields: Sequence[str] = (),
+    *,
+    gold: str | None = None,
+    skip_bad_rows: bool = False,
 ) -> Dataset:
     """Return rows that are read already as the loader makes them; their gold stays gold.
 
@@ -95,24 +118,41 @@ def loaded(
         name: one of `LOADERS`.
         template_fields: as for `load`.
         gold: the field of the made rows with the known labels; None keeps the dataset's own.
+        skip_bad_rows: as for `read_rows`.
 
     Raises:
         TaskError: no loader has that name.
-        RowError: as `load`; or what it makes are no rows (as `read_rows`).
+        RowError: as `collect`, for what the loader makes of the rows.
     """
+    loader = loader_named(name)
+    ready = (*_needed(loader, template_fields), *loader.added)
+    if gold in (None, dataset.gold_field) and all(_has(row.fields, ready) for row in dataset.rows):
+        return dataset
     golds = dataset.gold or (None,) * len(dataset.rows)
     taken = () if dataset.gold_field is None else (dataset.gold_field,)
     rows = (
         (row.line, {**row.fields, **dict.fromkeys(taken, known)})
         for row, known in zip(dataset.rows, golds, strict=True)
     )
-    path = path_of(dataset)
-    made = load(name, rows, template_fields, path=path)
-    return collect(made, path=path, gold=gold or dataset.gold_field)
+    made = collect(
+        made_rows(name, rows, template_fields),
+        path=path_of(dataset),
+        gold=gold or dataset.gold_field,
+        skip_bad_rows=skip_bad_rows,
+    )
+    return replace(
+        made,
+        warnings=tuple(dict.fromkeys((*dataset.warnings, *made.warnings))),
+        skipped=(*dataset.skipped, *made.skipped),
+    )
+
+
+def _needed(loader: Loader, template_fields: Sequence[str]) -> tuple[str, ...]:
+    return tuple(template_fields) or loader.fields
 
 
 def _loaded(
-    loader: Loader, rows: Iterable[tuple[int, object]], needed: tuple[str, ...], path: str | None
+    loader: Loader, rows: Iterable[tuple[int, object]], needed: tuple[str, ...]
 ) -> Iterator[tuple[int, object]]:
     for number, (line, raw) in enumerate(rows, start=1):
         if not isinstance(raw, Mapping) or _has(raw, (*needed, *loader.added)):
@@ -123,11 +163,11 @@ def _loaded(
             try:
                 yield from ((line, made) for made in layout.rows(raw, number))
             except Unusable as problem:
-                raise RowError(str(problem), path=path, line=line) from None
+                yield line, problem
         elif _has(raw, needed):
             yield line, raw
         else:
-            raise RowError(_no_layout(loader, raw, needed), path=path, line=line)
+            yield line, Unusable(_no_layout(loader, raw, needed))
 
 
 def _has(raw: public.Raw, fields: Iterable[str]) -> bool:

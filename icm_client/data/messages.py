@@ -1,7 +1,7 @@
 """How pieces of a user's data stand in a message: short, on one line, with a way out."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LONGEST = 80
 _MOST_NAMES = 12
@@ -22,6 +22,16 @@ def listed(names: Iterable[str]) -> str:
     text = ", ".join(shown(name) for name in every[:_MOST_NAMES])
     more = len(every) - _MOST_NAMES
     return f"{text} and {more} more" if more > 0 else text or "none"
+
+
+def named_lines(lines: Sequence[int | str]) -> str:
+    """Return `line 5`, or `lines 5, 7 and 12`; the first dozen if there are more."""
+    if len(lines) == 1:
+        return f"line {lines[0]}"
+    numbers = [str(line) for line in lines[:_MOST_NAMES]]
+    more = len(lines) - _MOST_NAMES
+    last = f"{more:,} more" if more > 0 else numbers.pop()
+    return f"lines {', '.join(numbers)} and {last}"
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

@@ -8,20 +8,25 @@ import csv
 import io
 import math
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import orjson
 
 from icm_client.data.formats import FileFormat, delimiter_of, format_of, require_pyarrow
+from icm_client.data.json_text import write_json
 from icm_client.data.rows import Row
 from icm_client.data.values import JsonValue
 from icm_client.errors import InputError
+
+_NEEDS_QUOTES = re.compile(r'["\t\r\n]')
 
 _Record = dict[str, JsonValue]
 
@@ -100,11 +105,9 @@ def write_labels(
     with _replaced(name) as file:
         match kind:
             case "jsonl" if format is None and name.lower().endswith(".json"):
-                file.write(b"[\n" + b",\n".join(map(orjson.dumps, records)) + b"\n]\n")
+                file.write(b"[\n" + b",\n".join(map(write_json, records)) + b"\n]\n")
             case "jsonl":
-                file.writelines(
-                    orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records
-                )
+                file.writelines(write_json(record, orjson.OPT_APPEND_NEWLINE) for record in records)
             case "csv":
                 _write_csv(file, columns, records, delimiter_of(name))
             case "parquet":
@@ -182,12 +185,20 @@ def _own_names(own: Iterable[str], ours: Sequence[str]) -> dict[str, str]:
 def _write_csv(
     file: BinaryIO, columns: Sequence[str], records: Iterable[_Record], delimiter: str
 ) -> None:
+    lines = [[_cell(record.get(column)) for column in columns] for record in records]
+    # In TSV a quote is most often text: where some field needs quotes around it, all have them.
+    everywhere = delimiter == "\t" and any(map(_NEEDS_QUOTES.search, chain(columns, *lines)))
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     # Lines end in \r\n (RFC 4180): with \n alone, Python before 3.13 leaves a \r in a text
     # without quotes, and the row falls apart when it is read.
-    writer = csv.writer(text, delimiter=delimiter, lineterminator="\r\n")
+    writer = csv.writer(
+        text,
+        delimiter=delimiter,
+        lineterminator="\r\n",
+        quoting=csv.QUOTE_ALL if everywhere else csv.QUOTE_MINIMAL,
+    )
     writer.writerow(columns)
-    writer.writerows([_cell(record.get(column)) for column in columns] for record in records)
+    writer.writerows(lines)
     text.flush()
     text.detach()
 
@@ -195,7 +206,7 @@ def _write_csv(
 def _cell(value: JsonValue) -> str:
     if value is None:
         return ""
-    return orjson.dumps(value).decode() if isinstance(value, list | dict) else str(value)
+    return write_json(value).decode() if isinstance(value, list | dict) else str(value)
 
 
 def _write_parquet(file: BinaryIO, columns: Sequence[str], records: Sequence[_Record]) -> None:

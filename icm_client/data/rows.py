@@ -7,9 +7,10 @@ the rows, in `Dataset.gold`, where nothing that builds a prompt looks.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from icm_client.data.bad_rows import FailedRow, refused_rows
 from icm_client.data.frames import Frame, rows_of
-from icm_client.data.messages import did_you_mean, listed, shown
-from icm_client.data.values import JsonValue, Unusable, json_value, kind_of
+from icm_client.data.messages import did_you_mean, listed, named_lines, shown
+from icm_client.data.values import BLANK, JsonValue, Unusable, json_value, kind_of
 from icm_client.errors import RowError
 
 _FROM_PYTHON = "rows"
@@ -30,6 +31,10 @@ class Row:
     fields: Mapping[str, JsonValue]
     line: int
 
+    def failed(self, reason: str) -> FailedRow:
+        """Return the row as one that has no label."""
+        return FailedRow(self.id, self.line, reason, "id" in self.fields)
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -42,6 +47,7 @@ class Dataset:
             whole where no gold field was named.
         gold_field: the field that held the gold labels.
         warnings: sentences that the user should see.
+        skipped: rows that could not be used and were to be skipped, by their lines.
     """
 
     name: str
@@ -49,27 +55,43 @@ class Dataset:
     gold: tuple[str | None, ...] | None
     gold_field: str | None
     warnings: tuple[str, ...]
+    skipped: tuple[FailedRow, ...] = ()
 
 
 def rows_from(
-    rows: Iterable[Mapping[str, object] | str] | Frame, *, gold: str | None = None
+    rows: Iterable[Mapping[str, object] | str] | Frame,
+    *,
+    gold: str | None = None,
+    skip_bad_rows: bool = False,
 ) -> Dataset:
     """Return the rows as a dataset; a plain string becomes `{"text": string}`.
 
     Args:
         rows: dictionaries of JSON values; dates, decimals and NumPy scalars are converted. Or a
-            data frame of pandas, or a table of pyarrow; what is missing there is None.
+            data frame of pandas, whose index becomes the rows' ids; a table of pyarrow; a dataset
+            of `datasets`, whose classes have their names. What is missing there is None.
         gold: the field with the known labels, if any: it is taken out of the rows.
+        skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
 
     Raises:
-        RowError: fewer than two rows, or a row that cannot be used; `line` is its 1-based number.
+        RowError: fewer than two rows, or rows that cannot be used, each with its 1-based number.
     """
+    if isinstance(rows, Mapping) and any(isinstance(one, Frame) for one in rows.values()):
+        raise RowError(
+            f"these are several tables ({listed(rows)}): name one, rows[{next(iter(rows))!r}]"
+        )
     if isinstance(rows, str | Mapping):
         raise RowError(f"a list of rows is needed, not one alone ({kind_of(rows)})")
+    warnings: tuple[str, ...] = ()
     if isinstance(rows, Frame):
-        rows = rows_of(rows)
+        try:
+            rows, warnings = rows_of(rows)
+        except Unusable as problem:
+            raise RowError(str(problem)) from None
     as_fields = ({"text": row} if isinstance(row, str) else row for row in rows)
-    return collect(enumerate(as_fields, start=1), path=None, gold=gold)
+    numbered = enumerate(as_fields, start=1)
+    dataset = collect(numbered, path=None, gold=gold, skip_bad_rows=skip_bad_rows)
+    return replace(dataset, warnings=(*warnings, *dataset.warnings))
 
 
 def collect(
@@ -78,46 +100,73 @@ def collect(
     path: str | None,
     gold: str | None,
     fewest: int = FEWEST_ROWS,
+    skip_bad_rows: bool = False,
 ) -> Dataset:
     """Return the dataset of `(line, fields)` pairs; `path` is for its name and for errors.
 
+    In the fields' place there may be `BLANK`, or an `Unusable` that says why there are none.
+
     Raises:
-        RowError: a row is not an object, holds what JSON cannot, lacks the gold field, or has
-            another row's id; or there are fewer than `fewest` rows.
+        RowError: rows are no objects, hold what JSON cannot, lack the gold field, or have another
+            row's id; or there are fewer than `fewest` rows.
     """
     if gold == "id":
         raise RowError("'id' names the rows and cannot be the gold field too", path=path)
     rows: list[Row] = []
     golds: list[str | None] = []
+    bad: list[FailedRow] = []
+    blank: list[int] = []
     first_lines: dict[str, int] = {}
     for number, (line, raw) in enumerate(numbered, start=1):
+        if raw is BLANK:
+            blank.append(line)
+            continue
+        row_id: str | int = number
+        has_id = False
         try:
             fields = _fields(raw)
             row_id = _row_id(fields, default=number)
-            if gold is not None:
-                golds.append(_take_gold(fields, gold))
+            _refuse_second(row_id, first_lines, line, path or _FROM_PYTHON)
+            has_id = "id" in fields
+            label = None if gold is None else _take_gold(fields, gold)
         except Unusable as problem:
-            raise RowError(str(problem), path=path, line=line) from None
-        # 7 and "7" are one id: a CSV file cannot tell them apart.
-        first = first_lines.setdefault(str(row_id), line)
-        if first != line:
-            raise RowError(
-                f"the id {shown(row_id)} is already that of {path or _FROM_PYTHON}:{first}; "
-                "ids must be unique (rows without one are numbered 1, 2, 3, ...)",
-                path=path,
-                line=line,
-            )
+            bad.append(FailedRow(row_id, line, str(problem), has_id))
+            continue
         rows.append(Row(id=row_id, fields=fields, line=line))
+        golds.append(label)
+    if bad and not (skip_bad_rows and len(rows) >= fewest):
+        raise refused_rows(bad, path=path, usable=len(rows))
     if len(rows) < fewest:
         raise RowError(_too_few(len(rows), fewest), path=path)
-    warnings = () if gold is None else _gold_gaps(golds, gold)
     return Dataset(
         name=_FROM_PYTHON if path is None else path,
         rows=tuple(rows),
         gold=None if gold is None else tuple(golds),
         gold_field=gold,
-        warnings=(*warnings, *_other_ids(rows[0].fields)),
+        warnings=(
+            *_blank_rows(blank),
+            *(() if gold is None else _gold_gaps(golds, gold)),
+            *_other_ids(rows[0].fields),
+        ),
+        skipped=tuple(bad),
     )
+
+
+def _refuse_second(row_id: str | int, lines: dict[str, int], line: int, where: str) -> None:
+    # 7 and "7" are one id: a CSV file cannot tell them apart.
+    first = lines.setdefault(str(row_id), line)
+    if first != line:
+        raise Unusable(
+            f"the id {shown(row_id)} is already that of {where}:{first}; "
+            "ids must be unique (rows without one are numbered 1, 2, 3, ...)"
+        )
+
+
+def _blank_rows(lines: Sequence[int]) -> tuple[str, ...]:
+    if not lines:
+        return ()
+    rows = "1 row is" if len(lines) == 1 else f"{len(lines):,} rows are"
+    return (f"{rows} blank and left out ({named_lines(lines)}); the others keep their numbers",)
 
 
 def _other_ids(fields: Mapping[str, JsonValue]) -> tuple[str, ...]:
@@ -132,7 +181,7 @@ def _other_ids(fields: Mapping[str, JsonValue]) -> tuple[str, ...]:
     )
 
 
-def take_own_gold(dataset: Dataset, field: str) -> Dataset:
+def take_own_gold(dataset: Dataset, field: str, *, skip_bad_rows: bool = False) -> Dataset:
     """Return the dataset with `field` taken out as its gold; as it is where no row has the field.
 
     Raises:
@@ -140,17 +189,53 @@ def take_own_gold(dataset: Dataset, field: str) -> Dataset:
     """
     if not any(field in row.fields for row in dataset.rows):
         return dataset
-    numbered = ((row.line, row.fields) for row in dataset.rows)
-    return collect(numbered, path=path_of(dataset), gold=field)
+    taken: list[Row] = []
+    golds: list[str | None] = []
+    problems: dict[int, str] = {}
+    for number, row in enumerate(dataset.rows):
+        fields = dict(row.fields)
+        try:
+            golds.append(_take_gold(fields, field))
+        except Unusable as problem:
+            problems[number] = str(problem)
+            golds.append(None)
+        taken.append(replace(row, fields=fields))
+    made = replace(dataset, rows=tuple(taken), gold=tuple(golds), gold_field=field)
+    made = without_rows(made, problems, skip_bad_rows=skip_bad_rows)
+    gaps = _gold_gaps(made.gold or (), field)
+    return replace(made, warnings=(*gaps, *made.warnings))
 
 
-def check_gold(dataset: Dataset, labels: Sequence[str]) -> Dataset:
+def without_rows(
+    dataset: Dataset, problems: Mapping[int, str], *, skip_bad_rows: bool = True
+) -> Dataset:
+    """Return the dataset with the rows of `problems` skipped, by their numbers from 0.
+
+    Raises:
+        RowError: there are such rows and they are not to be skipped, or too few are left.
+    """
+    if not problems:
+        return dataset
+    found = [dataset.rows[number].failed(why) for number, why in problems.items()]
+    bad = sorted((*dataset.skipped, *found), key=lambda row: row.line)
+    kept = [number for number in range(len(dataset.rows)) if number not in problems]
+    if not skip_bad_rows or len(kept) < FEWEST_ROWS:
+        raise refused_rows(bad, path=path_of(dataset), usable=len(kept))
+    return replace(
+        dataset,
+        rows=tuple(dataset.rows[number] for number in kept),
+        gold=None if dataset.gold is None else tuple(dataset.gold[number] for number in kept),
+        skipped=tuple(bad),
+    )
+
+
+def check_gold(dataset: Dataset, labels: Sequence[str], *, skip_bad_rows: bool = False) -> Dataset:
     """Return the dataset with its gold labels spelled as in `labels`.
 
     Each is compared as it stands, then without regard to case and white space around it.
 
     Raises:
-        RowError: a gold label is none of the labels, or could be more than one of them.
+        RowError: gold labels are none of the labels, or could be more than one of them.
     """
     if dataset.gold is None:
         return dataset
@@ -159,7 +244,8 @@ def check_gold(dataset: Dataset, labels: Sequence[str]) -> Dataset:
     for label in labels:
         by_case.setdefault(label.casefold(), []).append(label)
     spelled: list[str | None] = []
-    for row, text in zip(dataset.rows, dataset.gold, strict=True):
+    problems: dict[int, str] = {}
+    for number, text in enumerate(dataset.gold):
         if text is None or text in exact:
             spelled.append(text)
             continue
@@ -167,14 +253,13 @@ def check_gold(dataset: Dataset, labels: Sequence[str]) -> Dataset:
         if len(matches) != 1:
             reason = "could be any of" if matches else "is none of the labels"
             hint = "" if matches else did_you_mean(text, labels)
-            raise RowError(
+            problems[number] = (
                 f"the gold field {shown(dataset.gold_field)} holds {shown(text)}, which {reason} "
-                f"{listed(matches or labels)}.{hint}",
-                path=path_of(dataset),
-                line=row.line,
+                f"{listed(matches or labels)}.{hint}"
             )
-        spelled.append(matches[0])
-    return replace(dataset, gold=tuple(spelled))
+        spelled.append(matches[0] if matches else None)
+    checked = replace(dataset, gold=tuple(spelled))
+    return without_rows(checked, problems, skip_bad_rows=skip_bad_rows)
 
 
 def path_of(dataset: Dataset) -> str | None:
@@ -183,6 +268,8 @@ def path_of(dataset: Dataset) -> str | None:
 
 
 def _fields(raw: object) -> dict[str, JsonValue]:
+    if isinstance(raw, Unusable):
+        raise raw
     if not isinstance(raw, Mapping):
         raise Unusable(
             f"a row must be an object with named fields, not {kind_of(raw)}: {shown(raw)}"
@@ -203,9 +290,7 @@ def _row_id(fields: Mapping[str, JsonValue], *, default: int) -> str | int:
         return default
     row_id = fields["id"]
     if isinstance(row_id, bool) or not isinstance(row_id, str | int):
-        raise Unusable(
-            f"the id must be text or a whole number of at most 64 bits, not {shown(row_id)}"
-        )
+        raise Unusable(f"the id must be text or a whole number, not {shown(row_id)}")
     if isinstance(row_id, str) and not row_id.strip():
         raise Unusable("the id is empty: give the row one, or leave out the field in every row")
     return row_id

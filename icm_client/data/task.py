@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+import unicodedata
 from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -10,6 +11,7 @@ from typing import ClassVar, Self
 
 from pydantic import InstanceOf, field_validator
 
+from icm_client.data.bad_rows import refused_rows
 from icm_client.data.constraint_spec import ConstraintSpec, rules_problems
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.rows import Dataset, Row, path_of
@@ -19,6 +21,7 @@ from icm_client.data.values import Unusable, kind_of
 from icm_client.errors import RowError, TaskError
 
 _FEWEST_LABELS = 2
+_JOINERS = "\u200c\u200d"
 _PRIOR_TOLERANCE = 1e-6
 
 
@@ -153,27 +156,51 @@ class Task(Described):
             RowError: a field of the template is missing, empty, or a list or object; `path` is
                 the file it names.
         """
-        parts = []
-        for literal, field in parse_template(self.template.rstrip(" \t")):
-            parts.append(literal)
-            if field is not None:
-                try:
-                    parts.append(_field_text(row, field))
-                except Unusable as problem:
-                    raise RowError(str(problem), path=path, line=row.line) from None
-        return "".join(parts)
+        try:
+            return self._prompt(row)
+        except Unusable as problem:
+            raise RowError(str(problem), path=path, line=row.line) from None
 
     def render_all(self, dataset: Dataset) -> tuple[str, ...]:
         """Return every row's prompt, in order; `duplicate_warning` says if some are the same.
 
         Raises:
             TaskError: the template uses the field that holds the gold labels.
-            RowError: as `render`, for the first row that cannot be used.
+            RowError: as `render`, for all rows that cannot be used.
         """
+        prompts, problems = self._rendered(dataset)
+        if problems:
+            bad = [dataset.rows[number].failed(why) for number, why in problems.items()]
+            raise refused_rows(bad, path=path_of(dataset), usable=len(prompts))
+        return tuple(prompts)
+
+    def misfits(self, dataset: Dataset) -> dict[int, str]:
+        """Return the rows that `render_all` refuses, by their numbers from 0, with the reasons.
+
+        Raises:
+            TaskError: the template uses the field that holds the gold labels.
+        """
+        return self._rendered(dataset)[1]
+
+    def _rendered(self, dataset: Dataset) -> tuple[list[str], dict[int, str]]:
         if dataset.gold_field in self.template_fields:
             raise TaskError(_gives_gold_away(dataset.gold_field))
-        path = path_of(dataset)
-        return tuple(self.render(row, path=path) for row in dataset.rows)
+        prompts: list[str] = []
+        problems: dict[int, str] = {}
+        for number, row in enumerate(dataset.rows):
+            try:
+                prompts.append(self._prompt(row))
+            except Unusable as problem:
+                problems[number] = str(problem)
+        return prompts, problems
+
+    def _prompt(self, row: Row) -> str:
+        parts = []
+        for literal, field in parse_template(self.template.rstrip(" \t")):
+            parts.append(literal)
+            if field is not None:
+                parts.append(_field_text(row, field))
+        return "".join(parts)
 
     @field_validator("template")
     @classmethod
@@ -195,7 +222,7 @@ class Task(Described):
                 raise ValueError("a label is empty")
             if label != label.strip():
                 raise ValueError(f"the label {shown(label)} has white space around it: remove it")
-            if not label.isprintable():
+            if not _is_printable(label):
                 raise ValueError(f"the label {shown(label)} is no plain word: use printable text")
             if labels.count(label) > 1:
                 raise ValueError(f"the label {shown(label)} is there twice")
@@ -289,6 +316,25 @@ def duplicate_warning(prompts: Sequence[str]) -> str | None:
         f"{rows} the same as an earlier row; a row's twin in the context gives its label away. "
         "Remove the repetitions, or let the template show what tells the rows apart"
     )
+
+
+def _is_printable(label: str) -> bool:
+    """Whether a label is text that a model may have seen, whatever Unicode this Python knows.
+
+    An emoji newer than the interpreter has no category yet (Cn); one of a family or a flag holds
+    joiners and tags, which `str.isprintable` refuses, as it does the non-joiners of Persian words.
+    """
+    return all(
+        one.isprintable()
+        or one in _JOINERS
+        or "\U000e0020" <= one <= "\U000e007f"
+        or (unicodedata.category(one) == "Cn" and not _is_no_character(ord(one)))
+        for one in label
+    )
+
+
+def _is_no_character(code: int) -> bool:
+    return code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF  # noqa: PLR2004 - Unicode's own
 
 
 def _builtin_folder() -> Traversable:

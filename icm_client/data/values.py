@@ -5,7 +5,7 @@ import decimal
 import math
 import re
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -16,8 +16,8 @@ JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, J
 # orjson writes at most 254 levels; what is read must be writable beside its label.
 _DEEPEST = 200
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
-_SMALLEST_INT = -(2**63)
-_LARGEST_INT = 2**64 - 1
+# No JSON parser here takes a larger one; nobody's data has one.
+_MOST_BITS = 1000
 _NOT_JSON = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _KINDS: Mapping[type, str] = {
     type(None): "null",
@@ -32,7 +32,14 @@ _KINDS: Mapping[type, str] = {
 
 
 class Unusable(Exception):
-    """Why a row's value cannot be used. Who knows the row's place makes it a `RowError`."""
+    """Why a row's value cannot be used. Who knows the row's place makes it a `RowError`.
+
+    A reader that can go on after such a row yields it in the row's place.
+    """
+
+
+BLANK: Final = object()
+"""What a reader yields for a table's empty row: it has a number, and is no row."""
 
 
 def json_value(value: object, depth: int = 0) -> JsonValue:
@@ -95,6 +102,6 @@ def _number(number: float) -> int | float:
                 f"{_NOT_JSON[str(number)]}, which is not JSON: use null where there is no value"
             )
         return float(number)
-    if not _SMALLEST_INT <= number <= _LARGEST_INT:
-        raise Unusable(f"{shown(number)}, a whole number beyond 64 bits: write it as text")
+    if number.bit_length() > _MOST_BITS:
+        raise Unusable("a whole number of more than 300 digits: write it as text")
     return int(number)

@@ -14,6 +14,7 @@ import orjson
 from filelock import FileLock, Timeout
 
 from icm_client.data import Task
+from icm_client.data.json_text import read_json
 from icm_client.data.messages import did_you_mean, shown
 from icm_client.data.outputs import column_of
 from icm_client.errors import InputError, RunError, TaskError
@@ -340,7 +341,7 @@ def _records(run: Run) -> list[dict[str, Any]]:
     """The lines of a run's labels file, in the order of the data; none while it has none."""
     path = run.path / "labels.jsonl"
     try:
-        records = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+        records = [read_json(line) for line in path.read_bytes().splitlines()]
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -26,10 +26,10 @@ from icm_client.endpoints.probe import (
 )
 from icm_client.endpoints.probe_load import neighbours, noise_floor, throughput
 from icm_client.errors import EndpointError, ScoreError, TaskError
-from icm_client.runs.fitting import fit
+from icm_client.runs.fitting import fitted_job
 from icm_client.runs.job import Job
 from icm_client.runs.run_cost import RunCost, run_cost
-from icm_client.scoring import LabelTrie, Pieces, ScoreStore, prompt_ids, tokenize_pieces
+from icm_client.scoring import LabelTrie, Pieces, ScoreStore, prompt_ids
 from icm_client.task_groups import open_task_group
 
 IN_FLIGHT: Final = (1, 8, 64)
@@ -127,10 +127,7 @@ class Probing:
 
     async def _tokenize(self) -> Observation:
         job, server = self._job, self._server
-        pieces = await tokenize_pieces(
-            job.prompts, job.label_texts, job.task.separator, server, self._store
-        )
-        fitted = fit(self._settings, pieces, server)
+        pieces, fitted, _ = await fitted_job(job, self._settings, server, self._store)
         if isinstance(fitted, SweepSettings):  # of the same kind as what was asked
             self._settings = fitted
         self._pieces = pieces

@@ -45,6 +45,7 @@ class LabelOptions(TypedDict, total=False):
     seed: int
     budget: Budget | None
     fail_on_error: float
+    skip_bad_rows: bool
     fresh: bool
 
 

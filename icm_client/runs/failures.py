@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from icm_client.coherence.anneal import AnnealSettings
@@ -11,6 +11,7 @@ from icm_client.coherence.official import OfficialSettings
 from icm_client.coherence.problem import Query, Score
 from icm_client.coherence.sweep import SearchResult
 from icm_client.data import Dataset
+from icm_client.data.bad_rows import FailedRow
 from icm_client.errors import InputError, TooManyFailed
 from icm_client.runs.job import Job
 from icm_client.runs.presets import Settings
@@ -21,25 +22,6 @@ DEFAULT_FAIL_ON_ERROR: Final = 0.05
 wrong with all of them."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class FailedRow:
-    """A row that has no label.
-
-    Attributes:
-        id: the row's.
-        line: where it stands in its file, as `Row.line`.
-        reason: what the server said, fit to be shown.
-    """
-
-    id: str | int
-    line: int
-    reason: str
-
-    def summary(self) -> dict[str, str | int]:
-        """Return the same as JSON values."""
-        return asdict(self)
 
 
 class FailureBudget:
@@ -57,6 +39,7 @@ class FailureBudget:
         settings: which search.
         fail_on_error: rows without a score that end the run: so many from 1 on, under 1 that share
             of the rows, and then at least 2.
+        unusable: items that are known not to be scored, with the reason; they count for nothing.
 
     Attributes:
         left_out: items that the search is to do without.
@@ -66,14 +49,19 @@ class FailureBudget:
     """
 
     def __init__(
-        self, job: Job, settings: Settings, fail_on_error: float = DEFAULT_FAIL_ON_ERROR
+        self,
+        job: Job,
+        settings: Settings,
+        fail_on_error: float = DEFAULT_FAIL_ON_ERROR,
+        unusable: Mapping[int, str] | None = None,
     ) -> None:
         if not 0 < fail_on_error < math.inf:
             raise InputError(
                 f"fail_on_error must be a number of rows or, under 1, a share of them, not "
                 f"{fail_on_error}"
             )
-        self.left_out: set[int] = set()
+        self._unusable = dict(unusable or {})
+        self.left_out: set[int] = set(self._unusable)
         self._job = job
         self._sweeps = not isinstance(settings, AnnealSettings | OfficialSettings)
         self._limit = fail_on_error
@@ -123,17 +111,15 @@ class FailureBudget:
                 break
 
     def without_label(self, result: SearchResult) -> tuple[FailedRow, ...]:
-        """The rows that the search ended without a label for, in their order."""
-        rows = self._job.dataset.rows
-        return tuple(
-            FailedRow(
-                rows[number].id,
-                rows[number].line,
-                self._reasons.get(item, "it was never scored"),
-            )
+        """The rows that the search ended without a label for, and those skipped, in their order."""
+        dataset = self._job.dataset
+        reasons = {**self._unusable, **self._reasons}
+        failed = (
+            dataset.rows[number].failed(reasons.get(item, "it was never scored"))
             for number, item in enumerate(self._job.row_items.tolist())
             if result.labels[item] == UNLABELLED
         )
+        return tuple(sorted((*dataset.skipped, *failed), key=lambda row: row.line))
 
     def _check(self) -> None:
         rows = {self._job.items[item].row for item in self._reasons}

@@ -23,6 +23,7 @@ from typing import Any, Self
 import orjson
 from filelock import FileLock, Timeout
 
+from icm_client.data.json_text import write_json
 from icm_client.errors import RunError, RunStopped
 from icm_client.runs.journal import Journal
 from icm_client.runs.run_description import RunDescription, installed_versions, without_secrets
@@ -131,7 +132,7 @@ class RunFolder:
         with _explained(self.path):
             if write_labels is not None:
                 write_labels(self.path / "labels.jsonl")
-            document = orjson.dumps(dict(summary), option=orjson.OPT_INDENT_2)
+            document = write_json(dict(summary), orjson.OPT_INDENT_2)
             replace_file(self.path / "result.json", document)
         if summary.get("stopped") is None:
             self._end("finished")

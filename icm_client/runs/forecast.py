@@ -1,6 +1,7 @@
 """What a run will take, from a short probe: two long prompts and a few dozen short ones."""
 
 import os
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -11,7 +12,7 @@ from icm_client.endpoints import Endpoint, Read, TextEndpoint
 from icm_client.endpoints.probe import Figure, prefix_cache
 from icm_client.endpoints.probe_load import throughput
 from icm_client.errors import InputError
-from icm_client.runs.fitting import fit
+from icm_client.runs.fitting import fitted_job
 from icm_client.runs.job import Job
 from icm_client.runs.presets import Settings
 from icm_client.runs.run_cost import RunCost, run_cost
@@ -21,7 +22,6 @@ from icm_client.scoring import (
     Pieces,
     open_store,
     prompt_ids,
-    tokenize_pieces,
 )
 
 SHORT_READS: Final = {8: 16, 64: 64}
@@ -76,6 +76,7 @@ async def forecast_job(
     settings: Settings,
     *,
     store: str | os.PathLike[str] | None = None,
+    skip_bad_rows: bool = False,
 ) -> RunCost:
     """Return what `label` would take for this job, in requests, tokens and minutes.
 
@@ -84,6 +85,7 @@ async def forecast_job(
         endpoint: as for `icm_client.label`.
         settings: of the search.
         store: where token ids are kept; None takes the user's own.
+        skip_bad_rows: as for `icm_client.label`.
 
     Raises:
         InputError: the search is one that accepts steps by chance: nobody knows before.
@@ -96,12 +98,13 @@ async def forecast_job(
         )
     with open_store(store) as kept:
         async with open_endpoint(endpoint) as server:
-            pieces = await tokenize_pieces(
-                job.prompts, job.label_texts, job.task.separator, server, kept
+            fitted = await fitted_job(job, settings, server, kept, skip_bad_rows=skip_bad_rows)
+            assert isinstance(fitted.settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
+            used = (
+                ids for item, ids in enumerate(fitted.pieces.prompts) if item not in fitted.unusable
             )
-            fitted = fit(settings, pieces, server)
-            assert isinstance(fitted, SweepSettings)  # noqa: S101 - `fit` keeps the kind
-            return await forecast(pieces, fitted, server, rng=np.random.default_rng())
+            pieces = replace(fitted.pieces, prompts=tuple(used))
+            return await forecast(pieces, fitted.settings, server, rng=np.random.default_rng())
 
 
 def _number(figure: Figure) -> float:

@@ -20,10 +20,12 @@ from icm_client.data import (
     rows_from,
     take_own_gold,
 )
+from icm_client.data.bad_rows import refused_rows
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.frames import Frame
 from icm_client.data.gold_keys import refuse_gold_keys
 from icm_client.data.items import Item, items_of, prompt_warnings, render_items
+from icm_client.data.rows import path_of, without_rows
 from icm_client.data.rule import build_constraint, rule_notices
 from icm_client.errors import InputError, TaskError
 
@@ -68,6 +70,7 @@ class Job:
         gold: str | None = None,
         prior: Mapping[str, float] | None = None,
         constraint: Rules | None = None,
+        skip_bad_rows: bool = False,
     ) -> "Job":
         """Read, render and check everything; nothing is sent.
 
@@ -78,19 +81,21 @@ class Job:
             prior: label -> share; None takes the task's own.
             constraint: one rule or several; None takes the task's own; the kind "none" sets it
                 aside.
+            skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
 
         Raises:
             InputError: says what is wrong, where, and what to do.
+            RowError: names all rows that cannot be used.
         """
         task = task if isinstance(task, Task) else named_task(task)
         if prior is not None:
             task = Task(**{**task.model_dump(), "prior": dict(prior)})
         if constraint is not None:
             task = Task(**{**task.model_dump(), "constraint": constraint})
-        dataset = _dataset(rows, gold, task)
-        if task.gold is not None and dataset.gold is None:
-            dataset = take_own_gold(dataset, task.gold)
-        dataset = check_gold(dataset, task.labels)
+        dataset = _usable(_dataset(rows, gold, task), task)
+        given = len(rows.skipped) if isinstance(rows, Dataset) else 0
+        if len(dataset.skipped) > given and not skip_bad_rows:
+            raise refused_rows(dataset.skipped, path=path_of(dataset), usable=len(dataset.rows))
         items = items_of(task, dataset)
         prompts = render_items(task, dataset, items)
         refuse_gold_keys(task, dataset)
@@ -146,14 +151,33 @@ def task_for(data: str | os.PathLike[str], name: str | None) -> Task:
 
 
 def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
+    """The rows that can be read, the others skipped: whether they may be is asked afterwards."""
     if isinstance(rows, Dataset):
         if gold not in (None, rows.gold_field):
             raise InputError(
                 f"the rows were read without the gold field {gold!r}; name it when they are read"
             )
-        return rows if task.loader is None else loaded(rows, task.loader, task.template_fields)
-    if isinstance(rows, str | os.PathLike):
-        return read_rows(rows, gold=gold, loader=task.loader, template_fields=task.template_fields)
+        dataset = rows
+    elif isinstance(rows, str | os.PathLike):
+        return read_rows(
+            rows,
+            gold=gold,
+            loader=task.loader,
+            template_fields=task.template_fields,
+            skip_bad_rows=True,
+        )
+    elif task.loader is None:
+        return rows_from(rows, gold=gold, skip_bad_rows=True)
+    else:
+        dataset = rows_from(rows, skip_bad_rows=True)
     if task.loader is None:
-        return rows_from(rows, gold=gold)
-    return loaded(rows_from(rows), task.loader, task.template_fields, gold=gold)
+        return dataset
+    return loaded(dataset, task.loader, task.template_fields, gold=gold, skip_bad_rows=True)
+
+
+def _usable(dataset: Dataset, task: Task) -> Dataset:
+    """The rows whose gold is a label, and which the template fits; the others skipped."""
+    if task.gold is not None and dataset.gold is None:
+        dataset = take_own_gold(dataset, task.gold, skip_bad_rows=True)
+    dataset = check_gold(dataset, task.labels, skip_bad_rows=True)
+    return without_rows(dataset, task.misfits(dataset))

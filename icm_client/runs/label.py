@@ -52,6 +52,7 @@ async def label(
     seed: int = 0,
     budget: Budget | None = None,
     fail_on_error: float = DEFAULT_FAIL_ON_ERROR,
+    skip_bad_rows: bool = False,
     accept_drift: bool = False,
     store: ScoreStore | str | os.PathLike[str] | None = None,
     runs: str | os.PathLike[str] | None = None,
@@ -89,6 +90,9 @@ async def label(
         budget: what may be spent; the run then ends with the best labels so far.
         fail_on_error: rows that the server refuses, or fails on for good, that end the run: so
             many from 1 on, under 1 that share of the rows. Fewer are left without a label.
+        skip_bad_rows: leave rows that cannot be used (broken, empty, too long for the server)
+            without a label, in `Labels.failed`; else one such row is a `RowError`, before anything
+            is scored.
         accept_drift: where another model answers in mid-run, or than the one whose scores are
             stored, label with that one from the start, instead of ending. Where the server does
             not tell the two apart, the stored scores are dropped. Only where the endpoint is
@@ -116,7 +120,9 @@ async def label(
     settings = settings_for(preset, settings)
     check_trainer(settings, given=trainer is not None)
     check_start_of(settings, given=start is not None)
-    job = Job.prepare(rows, task, gold=gold, prior=prior, constraint=constraint)
+    job = Job.prepare(
+        rows, task, gold=gold, prior=prior, constraint=constraint, skip_bad_rows=skip_bad_rows
+    )
     run = LabelRun(
         job,
         settings,
@@ -129,6 +135,7 @@ async def label(
         record=Record(runs, command, fresh),
         progress=progress,
         stopping=stopping,
+        skip_bad_rows=skip_bad_rows,
     )
     opened_here = endpoint is None or isinstance(endpoint, str | Server)
     with open_store(store) as kept:

@@ -27,7 +27,7 @@ from icm_client.runs.archive import read_run
 from icm_client.runs.budget import Budget, BudgetMeter
 from icm_client.runs.failures import FailureBudget, labelled_rows, only
 from icm_client.runs.first_labels import start_labels
-from icm_client.runs.fitting import fit, fitted_notice
+from icm_client.runs.fitting import fitted_job, fitted_notice
 from icm_client.runs.fold_training import FoldTraining
 from icm_client.runs.folder import REPORT, RunFolder
 from icm_client.runs.job import Job
@@ -45,7 +45,7 @@ from icm_client.runs.run_description import RunDescription
 from icm_client.runs.run_settings import run_settings
 from icm_client.runs.search_journal import SearchJournal
 from icm_client.runs.so_far import search_so_far
-from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
+from icm_client.scoring import Scorer, ScoreStore
 from icm_client.training.trainer import Trainer
 
 INTERRUPTED: Final = "an interruption"
@@ -84,6 +84,7 @@ class LabelRun:
         record: where the run is written down.
         progress: called as it goes on.
         stopping: asked before a request is begun; once it says so, the run ends with `RunStopped`.
+        skip_bad_rows: leave rows without a label that the server's tokenizer or context refuses.
     """
 
     def __init__(
@@ -100,10 +101,12 @@ class LabelRun:
         record: Record,
         progress: OnProgress | None,
         stopping: Callable[[], bool],
+        skip_bad_rows: bool = False,
     ) -> None:
         self._job, self._settings, self._first, self._seed = job, settings, first, seed
         self._trainer, self._pinned = trainer, pinned
         self._fail_on_error, self._record, self._stopping = fail_on_error, record, stopping
+        self._skip_bad_rows = skip_bad_rows
         self._meter = ProgressMeter(job.labels, progress)
         self._limit = BudgetMeter(budget, self._meter.cost)
         self._journal = SearchJournal(job)
@@ -134,13 +137,12 @@ class LabelRun:
         job = self._job
         store.record_server(server.identity)
         self._meter.connected(server)
-        pieces = await tokenize_pieces(
-            job.prompts, job.label_texts, job.task.separator, server, store
+        pieces, fitted, unusable = await fitted_job(
+            job, self._settings, server, store, skip_bad_rows=self._skip_bad_rows
         )
-        fitted = fit(self._settings, pieces, server)
-        notice = fitted_notice(self._settings, fitted, len(job.prompts))
+        notice = fitted_notice(self._settings, fitted, len(job.prompts) - len(unusable))
         self._meter.begin(pieces, fitted)
-        failures = FailureBudget(job, fitted, self._fail_on_error)
+        failures = FailureBudget(job, fitted, self._fail_on_error, unusable)
         scorer = Scorer(
             server,
             store,
@@ -148,6 +150,7 @@ class LabelRun:
             on_progress=lambda now: self._meter.scored(now, scorer.stats),
             on_failed=failures.hear,
             stopping=self._stopping,
+            unusable=unusable,
         )
         train = None
         if self._trainer is not None:
@@ -172,7 +175,12 @@ class LabelRun:
                     )
                 except RunStopped as stopped:
                     stored = Scorer(
-                        server, store, pieces, drift=scorer.drift, stopping=lambda: True
+                        server,
+                        store,
+                        pieces,
+                        drift=scorer.drift,
+                        unusable=unusable,
+                        stopping=lambda: True,
                     )
                     so_far = await self._so_far(fitted, stored, train, failures.left_out)
                     if so_far is None:

@@ -31,7 +31,7 @@ class Said(NamedTuple):
 
 
 def labels_said(source: Source, job: Job, *, numbered: bool = False) -> Iterator[Said]:
-    """Yield what a labels file or a mapping says of a job's rows.
+    """Yield what a labels file or a mapping says of a job's rows; not of rows that were skipped.
 
     Args:
         source: a file of rows with `id` and `label`, of which one is enough, in any format that
@@ -44,6 +44,7 @@ def labels_said(source: Source, job: Job, *, numbered: bool = False) -> Iterator
             job's (no such id, or that row holds something else), with file and line.
     """
     places = {str(job.dataset.rows[job.items[item].row].id): int(item) for item in job.row_items}
+    skipped = {str(row.id) for row in job.dataset.skipped}
     hint = ": labels are read from the field 'label'"
     if isinstance(source, Mapping):
         hint = ""
@@ -63,6 +64,8 @@ def labels_said(source: Source, job: Job, *, numbered: bool = False) -> Iterator
             raise InputError(
                 f"{where}: {shown(word)} is none of the labels {listed(job.labels)}{hint}"
             )
+        if str(row_id) in skipped:
+            continue
         if str(row_id) not in places:
             raise InputError(f"{where}: no row of {job.dataset.name} has the id {shown(row_id)}")
         item = places[str(row_id)]

@@ -11,8 +11,8 @@ from icm_client.analysis.findings import NO_CONFIDENCE, Finding, Verdict, verdic
 from icm_client.coherence.anneal import Step
 from icm_client.coherence.search_result import SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
+from icm_client.data.bad_rows import FailedRow
 from icm_client.endpoints import ServerIdentity
-from icm_client.runs.failures import FailedRow
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
 
@@ -45,7 +45,8 @@ class Labels:
         coherence: `utility` as a share of the labels' entropy: 0 for chance, at most 1.
         findings: what a person must know before the labels are used; worst first.
         notices: sentences on the data that the user should see.
-        failed: rows that have no label, since the server refused them or failed on them for good.
+        failed: rows that have no label: the server refused them or failed on them for good, or
+            they cannot be used and were to be skipped.
         stopped: what ended the search before its end: a limit, or an interruption; None where
             nothing did.
         server: who answered.

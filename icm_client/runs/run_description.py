@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import orjson
 
 from icm_client.data import JsonValue
+from icm_client.data.json_text import write_json
 from icm_client.endpoints import ServerIdentity
 from icm_client.runs.job import Job
 from icm_client.scoring.keys import PROTOCOL_VERSION
@@ -62,7 +63,7 @@ class RunDescription:
         for row in job.dataset.rows:
             # A function of the user's own is given whole rows.
             read = row.fields if own else {name: row.fields.get(name) for name in names}
-            digest.update(orjson.dumps([row.id, dict(read)]) + b"\n")
+            digest.update(write_json([row.id, dict(read)]) + b"\n")
         for prompt in job.prompts:
             text = prompt.encode("utf-8", "surrogatepass")
             digest.update(len(text).to_bytes(8) + text)

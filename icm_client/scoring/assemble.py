@@ -5,6 +5,7 @@ Because pieces are joined as ids, two contexts that begin with the same demos be
 ids whatever follows, which a prefix cache needs; joined as text they might not.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,6 @@ from icm_client.errors import TaskError
 from icm_client.scoring.drift import check_tokens
 from icm_client.scoring.store import ScoreStore
 from icm_client.task_groups import open_task_group
-
-FIRST_CHECKED = 3
-"""Label ids are compared after this many prompts from the start of the data, ..."""
-
-ENDINGS_CHECKED = 16
-"""... after the longest one, and after this many that end in different tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +60,15 @@ async def tokenize_pieces(
     store: ScoreStore,
     *,
     concurrency: int = 16,
+    merged: dict[int, str] | None = None,
 ) -> Pieces:
     """Tokenize each piece once; what the store holds already is not asked again.
 
-    A label's ids are what its text adds to a prompt's ids, which must be the same after each
-    prompt checked; a tokenizer may write a word differently on its own. The separator's ids are
-    found likewise, from what it adds after the labels, where that is one answer.
+    A label's ids are what its text adds to a prompt's ids, which must be the same after every
+    prompt; a tokenizer may write a word differently on its own. It is asked once for each way in
+    which prompts end: one where the template ends in text, up to one a row where it ends in a
+    field. The separator's ids are found likewise, from what it adds after the labels, where that is
+    one answer.
 
     Args:
         prompts: one per item, the template filled in, without the label.
@@ -79,10 +77,12 @@ async def tokenize_pieces(
         endpoint: whose tokenizer is used.
         store: where token ids are kept.
         concurrency: requests in flight at most.
+        merged: where it is given, items after whose prompts a label is written differently than
+            after most are put here with the reason, instead of raising; they cannot be scored.
 
     Raises:
-        TaskError: a prompt is empty, the template's end and a label merge into one token, or (on a
-            server that takes only text) two labels begin with the same token.
+        TaskError: a prompt is empty, prompts and a label merge into one token, or (on a server
+            that takes only text) two labels begin with the same token.
         LabelMissing: a server that takes only text does not know a label.
         ModelChanged: the store holds other ids of a prompt than the server's tokenizer gives.
         EndpointError: the server did not tokenize.
@@ -98,25 +98,35 @@ async def tokenize_pieces(
     (bos,) = await tokenizer.ids([""], add_special=True)
     prompt_pieces = await tokenizer.ids(prompts)
     _refuse_empty(prompt_pieces)
-    checked = _representatives(prompt_pieces)
-    labels = [
-        _label_ids(
-            text,
-            [(prompts[number], prompt_pieces[number]) for number in checked],
-            await tokenizer.ids([prompts[number] + text for number in checked]),
-        )
-        for text in label_texts
-    ]
+    endings = _endings(prompts, prompt_pieces)
+    found: dict[int, str] = {}
+    labels = []
+    for text in label_texts:
+        wholes = await tokenizer.ids([prompts[items[0]] + text for items in endings])
+        tails = [
+            _tail(whole, prompt_pieces[items[0]])
+            for items, whole in zip(endings, wholes, strict=True)
+        ]
+        ids, odd = _label_ids(text, prompts, endings, tails)
+        labels.append(ids)
+        found = {**odd, **found}
+    if merged is not None:
+        merged.update(found)
+    elif found:
+        item, reason = min(found.items())
+        others = f" (and so for {len(found) - 1:,} more)" if len(found) > 1 else ""
+        raise TaskError(f"prompt {item + 1}: {reason}{others}")
+    usual = next((item for item in range(len(prompts)) if item not in found), 0)
     alone, *after_labels = await tokenizer.ids(
-        [separator, *(prompts[0] + text + separator for text in label_texts)]
+        [separator, *(prompts[usual] + text + separator for text in label_texts)]
         if prompts
         else [separator]
     )
-    tails = {
-        _tail(whole, prompt_pieces[0] + label)
+    separators = {
+        _tail(whole, prompt_pieces[usual] + label)
         for whole, label in zip(after_labels, labels, strict=False)
     }
-    tail = tails.pop() if len(tails) == 1 else None
+    tail = separators.pop() if len(separators) == 1 else None
     return Pieces(
         bos,
         tuple(prompt_pieces),
@@ -211,42 +221,74 @@ class _Tokenizer:
         return tuple(self._numbers.setdefault(number, number) for number in ids)
 
 
-def _representatives(prompts: Sequence[TokenIds]) -> list[int]:
-    """Return which prompts to check labels after: whether they merge depends on the last token."""
-    endings: dict[int, int] = {}
-    for number, ids in enumerate(prompts):
-        endings.setdefault(ids[-1], number)
-    chosen = {
-        *range(min(FIRST_CHECKED, len(prompts))),
-        *sorted(endings.values())[:ENDINGS_CHECKED],
-    }
-    if prompts:
-        chosen.add(max(range(len(prompts)), key=lambda number: len(prompts[number])))
-    return sorted(chosen)
+def _endings(prompts: Sequence[str], ids: Sequence[TokenIds]) -> list[list[int]]:
+    """Return the prompts' numbers, those together after which a tokenizer writes labels alike.
+
+    Whether a label merges depends on the last token, and on the white space at the end: after a
+    line break, gemma's tokenizer merges a space with the label's own, after a word it may not.
+    """
+    alike: dict[tuple[int, str], list[int]] = {}
+    for number, (prompt, own) in enumerate(zip(prompts, ids, strict=True)):
+        alike.setdefault((own[-1], prompt[len(prompt.rstrip()) :]), []).append(number)
+    return list(alike.values())
 
 
 def _label_ids(
-    text: str, prompts: Sequence[tuple[str, TokenIds]], wholes: Sequence[TokenIds]
-) -> TokenIds:
-    found: dict[TokenIds, str] = {}
-    for (prompt, ids), whole in zip(prompts, wholes, strict=True):
-        tail = _tail(whole, ids)
-        if tail is None:
-            raise TaskError(
-                f"the label {text!r} merges with the end of the prompt ({prompt[-20:]!r}) in this "
-                "model's tokenizer, so it has no tokens of its own. Change the end of the "
-                "template: let it end in a mark such as ':' without a space behind it, and let "
-                "the label begin with the space."
-            )
-        found.setdefault(tail, prompt)
-    if len(found) > 1:
-        one, other = list(found.values())[:2]
-        raise TaskError(
-            f"this model's tokenizer writes the label {text!r} differently after {one[-20:]!r} "
-            f"and after {other[-20:]!r}. Let the template end in the same text for every item, "
-            "such as 'Answer:'."
+    text: str,
+    prompts: Sequence[str],
+    endings: Sequence[Sequence[int]],
+    tails: Sequence[TokenIds | None],
+) -> tuple[TokenIds, dict[int, str]]:
+    """Return a label's ids after most prompts, and the prompts after which it has others.
+
+    Raises:
+        TaskError: it is written in no one way after more than half of them.
+    """
+    counts = Counter[TokenIds | None]()
+    for items, tail in zip(endings, tails, strict=True):
+        counts[tail] += len(items)
+    usual, count = counts.most_common(1)[0] if counts else ((), 0)
+    if usual is None or 2 * count < len(prompts) or (2 * count == len(prompts) and len(counts) > 1):
+        raise TaskError(_no_one_way(text, prompts, endings, tails))
+    return usual, {
+        item: _odd(text, prompts[item], merges=tail is None)
+        for items, tail in zip(endings, tails, strict=True)
+        if tail != usual
+        for item in items
+    }
+
+
+def _odd(text: str, prompt: str, *, merges: bool) -> str:
+    how = (
+        f"merges the label {text!r} with this prompt's end"
+        if merges
+        else f"writes the label {text!r} after this prompt's end"
+    )
+    return (
+        f"the model's tokenizer {how} ({prompt[-20:]!r}), unlike with the others: change how the "
+        "text ends, or let the template end in a mark such as ':'"
+    )
+
+
+def _no_one_way(
+    text: str,
+    prompts: Sequence[str],
+    endings: Sequence[Sequence[int]],
+    tails: Sequence[TokenIds | None],
+) -> str:
+    first = {tail: prompts[items[0]][-20:] for items, tail in zip(endings, tails, strict=True)}
+    if None in first:
+        return (
+            f"the label {text!r} merges with the end of the prompt ({first[None]!r}) in this "
+            "model's tokenizer, so it has no tokens of its own. Change the end of the "
+            "template: let it end in a mark such as ':' without a space behind it, and let "
+            "the label begin with the space."
         )
-    return next(iter(found), ())
+    one, other = list(first.values())[:2]
+    return (
+        f"this model's tokenizer writes the label {text!r} differently after {one!r} and after "
+        f"{other!r}. Let the template end in the same text for every item, such as 'Answer:'."
+    )
 
 
 def _tail(whole: TokenIds, head: TokenIds) -> TokenIds | None:

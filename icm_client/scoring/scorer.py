@@ -5,7 +5,7 @@ is missing in the planner's order, and stores each answer before it is used. Its
 the queries and the store's contents, and not on the order in which answers arrive.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -88,6 +88,7 @@ class Scorer:
         stopping: asked before a request is begun; once it says so, what is under way is awaited
             and stored, and the call raises `RunStopped`.
         drift: compares stored answers with the server's; None takes one for this object alone.
+        unusable: items that are known not to be scored: their rows are NaN, and nothing is asked.
 
     Attributes:
         stats: running totals.
@@ -111,6 +112,7 @@ class Scorer:
         on_failed: OnFailed | None = None,
         stopping: Callable[[], bool] = lambda: False,
         drift: DriftCheck | None = None,
+        unusable: Collection[int] = (),
     ) -> None:
         self.drift = DriftCheck(endpoint) if drift is None else drift
         self.stats = ScorerStats()
@@ -125,7 +127,7 @@ class Scorer:
         self._on_failed = on_failed
         self._stopping = stopping
         self._streak = Streak()
-        self._given_up: set[int] = set()
+        self._given_up = set(unusable)
 
     async def __call__(self, queries: Sequence[Query]) -> FloatArray:
         """Return `log P(label | context, target)` in nats, shape `[len(queries), K]`.

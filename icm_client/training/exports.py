@@ -19,6 +19,7 @@ import orjson
 from icm_client.analysis.findings import Verdict, recorded_verdict
 from icm_client.data import FileFormat, LabelledRow, check_output, write_labels
 from icm_client.data.formats import format_of, require_pyarrow
+from icm_client.data.json_text import write_json
 from icm_client.errors import InputError
 from icm_client.runs.archive import Run
 from icm_client.runs.folder import replace_file
@@ -210,7 +211,7 @@ def _table_writer(
 
 
 def _lines_writer(lines: Sequence[Record]) -> _Write:
-    content = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
+    content = b"".join(write_json(line, orjson.OPT_APPEND_NEWLINE) for line in lines)
     return lambda path: replace_file(path, content)
 
 

@@ -9,6 +9,7 @@ import orjson
 
 from icm_client.data import Dataset, Row, Task
 from icm_client.data.items import items_of, render_items
+from icm_client.data.json_text import read_json
 from icm_client.data.messages import shown
 from icm_client.errors import InputError, RunError
 from icm_client.training.trainer import Example
@@ -65,7 +66,7 @@ def read_labels(folder: Path) -> RunLabels:
     try:
         task = Task.model_validate(orjson.loads((folder / "run.json").read_bytes())["task"])
         lines = (folder / "labels.jsonl").read_bytes().splitlines()
-        records = tuple(orjson.loads(line) for line in lines)
+        records = tuple(read_json(line) for line in lines)
         labels = tuple(str(record["label"]) for record in records)
         rows = tuple(
             Row(record["id"], _fields(record, task), number)

@@ -8,10 +8,12 @@ from report_runs import TASK, confidences, reviews, write_run
 
 from icm_client import Task, label, rows_from
 from icm_client.analysis.label_table import NO_GOLD, read_label_table
+from icm_client.analysis.report_data import page_rows
 from icm_client.data import JsonValue
 from icm_client.errors import InputError, RunError
 from icm_client.runs.archive import read_run
 from icm_client.testing import PlantedConcept
+from icm_client.training.run_labels import read_labels
 
 
 async def test_a_run_s_own_labels_and_gold_come_back(tmp_path: Path) -> None:
@@ -49,6 +51,18 @@ def test_rows_without_gold_are_not_judged(tmp_path: Path) -> None:
     assert table.gold is not None
     assert table.gold[2] == NO_GOLD
     assert table.judged.sum() == 7
+
+
+def test_ids_past_what_json_readers_and_browsers_hold_keep_their_digits(tmp_path: Path) -> None:
+    ids: list[int | str] = [7, 2**53 + 1, 36893488147419103233, "a"]
+    rows: list[dict[str, JsonValue]] = [
+        {**row, "id": name} for row, name in zip(reviews(4), ids, strict=True)
+    ]
+    run = write_run(tmp_path, rows)
+    table = read_label_table(run)
+    assert table.ids == tuple(ids)
+    assert [shown[0] for shown in page_rows(table)["rows"]] == [7, *map(str, ids[1:])]
+    assert [row.id for row in read_labels(run.path).dataset.rows] == ids
 
 
 def test_margins_and_order(tmp_path: Path) -> None:

@@ -403,3 +403,67 @@ def test_a_dry_run_for_programs_is_one_document(run: Run, rows: Path) -> None:
     assert shown["first_prompt"] == "Review: words of row 0\nSentiment:"
     assert sorted(shown["labels"]) == [" negative", " positive"]
     assert shown["notices"] == []
+
+
+BROKEN = "id,text\n" + "".join(f"{n},words of row {n}\n" for n in range(40)) + "40,\n41,a,b\n"
+
+
+def test_bad_rows_are_all_named_and_nothing_goes_on_from_there(
+    run: Run, endpoint: PlantedConcept, tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.csv"
+    path.write_text(BROKEN)
+    for more in (("-o", "out.jsonl"), ("--dry-run",)):
+        ended = run("label", path, *ASKED, *more)
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err.splitlines() == [
+            f"Error: {path}:42: the field 'text' is empty; the template needs its text (id '40')",
+            (
+                f"{path}:43: columns: 3 here, 2 in the header; text with a separator or line break "
+                "in it must be in double quotes. The row begins '41'"
+            ),
+            "2 rows cannot be used",
+            "--skip-bad-rows labels the other rows.",
+        ]
+    assert endpoint.usage.requests == 0
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_bad_rows_can_be_skipped_and_are_listed(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "broken.csv"
+    path.write_text(BROKEN)
+    ended = run("label", path, *ASKED, "-o", "out.jsonl", "--skip-bad-rows", "--json")
+    assert ended.code == 1
+    failed = orjson.loads(ended.out)["failed"]
+    assert [(row["id"], row["line"]) for row in failed] == [("40", 42), (42, 43)]
+    for listed in ("row '40' (line 42) has no label: the field 'text'", "row 42 (line 43)"):
+        assert listed in ended.err
+    assert len(read_rows("out.jsonl").rows) == 40
+    shown = run("label", path, *ASKED, "--dry-run", "--skip-bad-rows")
+    assert (shown.code, "row '40' (line 42)" in shown.err) == (0, True)
+
+
+def test_what_quotes_mean_can_be_said(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "quoted.csv"
+    path.write_text('n,text\n1,"words of row 1\n2,words of row 2"\n3,words of row 3\n')
+    warned = run("label", path, *ASKED, "--dry-run")
+    assert "2 rows." in warned.out
+    assert "Note: line 3 would make rows, but stand" not in warned.err
+    assert "Note: line 3 would make a row, but stands inside a double quote" in warned.err
+    plain = run("label", path, *ASKED, "--dry-run", "--quote", "none")
+    assert "3 rows." in plain.out
+    assert plain.err == ""
+    assert run("label", path, *ASKED, "--dry-run", "--quote", "standard").err == ""
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_whole_numbers_past_64_bits_come_back_in_every_place(run: Run, tmp_path: Path) -> None:
+    big = 36893488147419103233
+    path = tmp_path / "big.jsonl"
+    lines = [f'{{"id": {big + n}, "n": {big}, "text": "words of row {n}"}}' for n in range(40)]
+    path.write_text("\n".join([*lines, f'{{"id": {big + 40}}}']))
+    ended = run("label", path, *ASKED, "-o", "out.csv", "--skip-bad-rows", "--json")
+    assert f'"id": {big + 40}' in ended.out
+    rows = read_rows("out.csv").rows
+    assert [row.id for row in rows] == [str(big + n) for n in range(40)]
+    assert rows[0].fields["n"] == str(big)

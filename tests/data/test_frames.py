@@ -1,9 +1,17 @@
 """Tables of other libraries are rows."""
 
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
-from icm_client import rows_from
+from icm_client import read_rows, rows_from
+from icm_client.errors import RowError
+
+datasets = pytest.importorskip("datasets")
 
 
 def test_a_pandas_frame_is_rows() -> None:
@@ -33,3 +41,140 @@ def test_a_pyarrow_table_is_rows() -> None:
         {"text": "bad", "stars": None},
     ]
     assert len(rows_from(table.to_batches()[0]).rows) == 2
+
+
+CLASSES = ["negative", "positive"]
+
+
+def hub_dataset() -> Any:
+    label = datasets.ClassLabel(names=CLASSES)
+    return datasets.Dataset.from_dict(
+        {
+            "text": ["a", "b", "c"],
+            "label": [1, 0, -1],
+            "tags": [[0, 1], [], None],
+            "seen": [{"by": 1, "n": 7}] * 3,
+        },
+        features=datasets.Features(
+            {
+                "text": datasets.Value("string"),
+                "label": label,
+                "tags": datasets.List(label),
+                "seen": {"by": label, "n": datasets.Value("int64")},
+            }
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "whole",
+        "numpy",
+        "iterable",
+        "arrow",
+        "parquet",
+    ],
+)
+def test_classes_of_datasets_have_their_names(made: str, tmp_path: Path) -> None:
+    whole = hub_dataset()
+    path = tmp_path / "rows.parquet"
+    if made == "parquet":
+        pq.write_table(whole.data.table, path)
+        rows = read_rows(path, gold="label")
+    else:
+        rows = rows_from(
+            {
+                "whole": whole,
+                "numpy": whole.with_format("numpy"),
+                "iterable": whole.to_iterable_dataset(),
+                "arrow": whole.data.table,
+            }[made],
+            gold="label",
+        )
+    assert rows.gold == ("positive", "negative", None)
+    assert [row.fields for row in rows.rows] == [
+        {"text": "a", "tags": CLASSES, "seen": {"by": "positive", "n": 7}},
+        {"text": "b", "tags": [], "seen": {"by": "positive", "n": 7}},
+        {"text": "c", "tags": None, "seen": {"by": "positive", "n": 7}},
+    ]
+
+
+def test_a_split_must_be_named() -> None:
+    both = datasets.DatasetDict({"train": hub_dataset(), "test": hub_dataset()})
+    with pytest.raises(
+        RowError, match=r"several tables \('train', 'test'\): name one, rows\['train'\]"
+    ):
+        rows_from(both)
+
+
+@pytest.mark.parametrize(
+    ("index", "ids"),
+    [
+        (["x", "y", "z"], ["x", "y", "z"]),
+        ([7, 3, 40], [7, 3, 40]),
+        (None, [0, 1, 2]),
+        (pd.RangeIndex(10, 16, 2), [10, 12, 14]),
+        (
+            pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-03"]),
+            [f"2020-01-0{day}T00:00:00" for day in (1, 2, 3)],
+        ),
+    ],
+)
+def test_labels_can_be_joined_by_the_index_of_a_frame(index: object, ids: list[object]) -> None:
+    frame = pd.DataFrame({"text": ["a", "b", "c"]}, index=index)
+    rows = rows_from(frame)
+    assert [row.id for row in rows.rows] == ids
+    assert rows.warnings == ()
+    if not isinstance(frame.index, pd.DatetimeIndex):
+        labels = pd.Series([row.fields["text"] for row in rows.rows], [row.id for row in rows.rows])
+        assert frame.join(labels.rename("label")).eval("text == label").all()
+
+
+def test_a_filtered_frame_keeps_its_index() -> None:
+    frame = pd.DataFrame({"text": list("abcdef")})
+    assert [row.id for row in rows_from(frame[frame.text > "c"]).rows] == [3, 4, 5]
+
+
+def test_rows_with_ids_keep_them_and_the_index_is_a_field() -> None:
+    frame = pd.DataFrame({"id": ["p", "q"], "text": ["a", "b"]})
+    assert rows_from(frame).rows[0].fields == {"id": "p", "text": "a"}
+    named = rows_from(frame.set_index(pd.Index([5, 6], name="page")))
+    assert [(row.id, row.fields["page"]) for row in named.rows] == [("p", 5), ("q", 6)]
+    assert named.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("index", "fields"),
+    [
+        ([1, 1, 2], {"index": 1}),
+        ([0.5, 1.5, 2.5], {"index": 0.5}),
+        (
+            pd.MultiIndex.from_product([["x"], [1, 2, 3]], names=["page", None]),
+            {"page": "x", "level_1": 1},
+        ),
+    ],
+)
+def test_an_index_that_is_no_id_is_kept_in_fields_and_said(
+    index: object, fields: dict[str, object]
+) -> None:
+    rows = rows_from(pd.DataFrame({"text": ["a", "b", "c"]}, index=index))
+    assert [row.id for row in rows.rows] == [1, 2, 3]
+    assert rows.rows[0].fields == {**fields, "text": "a"}
+    (said,) = rows.warnings
+    assert said.startswith("the data frame's index cannot be the rows' ids, which are numbers")
+
+
+def test_a_column_of_texts_is_rows_with_its_index() -> None:
+    rows = rows_from(pd.Series(["a", None, "c"], index=["x", "y", "z"], name="review"))
+    assert [(row.id, row.fields["text"]) for row in rows.rows] == [
+        ("x", "a"),
+        ("y", None),
+        ("z", "c"),
+    ]
+
+
+def test_columns_of_one_name_are_refused() -> None:
+    frame = pd.DataFrame([["a", "b"], ["c", "d"]], columns=["text", "text"])
+    with pytest.raises(RowError, match="more than one column is called 'text'"):
+        rows_from(frame)

@@ -101,6 +101,19 @@ def test_parquet_keeps_kinds(tmp_path: Path) -> None:
     assert table["log_prob_no"] == [-0.2] * 3
 
 
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".json"])
+def test_whole_numbers_past_64_bits_are_written_with_all_digits(
+    tmp_path: Path, suffix: str
+) -> None:
+    big = 36893488147419103233
+    path = tmp_path / f"labels{suffix}"
+    write_labels(path, labelled({"id": big, "n": big, "deep": [big]}, {"id": -big, "n": 4}))
+    rows = read_rows(path).rows
+    assert [str(row.id) for row in rows] == [str(big), str(-big)]
+    assert [str(row.fields["n"]) for row in rows] == [str(big), "4"]
+    assert str(rows[0].fields["deep"]) == f"[{big}]"
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_all_formats_have_the_same_columns(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"labels{suffix}"

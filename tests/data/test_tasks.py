@@ -86,6 +86,26 @@ def test_every_problem_is_one_sentence() -> None:
     assert len(message.splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    "label",
+    [
+        "\U0001fae9",  # Unicode 16: of no category in Python 3.11
+        "\U0001f6d8",  # Unicode 17
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467",  # a family
+        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",  # a flag
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # a Persian word
+        "\u2764\ufe0f",
+    ],
+)
+def test_emoji_and_words_with_joiners_are_labels(label: str) -> None:
+    assert Task(template="{text}:", labels=(label, "b")).labels[0] == label
+
+
+@pytest.mark.parametrize("bad", ["a\u200bb", "a\ufffe", "a\u2028b", "a\x07", "a\u202eb", "a\ue000"])
+def test_a_label_that_nobody_can_see_is_refused(bad: str) -> None:
+    assert "is no plain word" in refused(labels=["x", bad])
+
+
 # templates
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from icm_client import EmbeddedEndpoint, SweepSettings, Task, label
 from icm_client.endpoints import gemma
+from icm_client.scoring import ScoreStore, tokenize_pieces
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "movie_reviews"
 SHORT = SweepSettings(max_sweeps=3, restarts=1)
@@ -129,3 +130,20 @@ def test_kill_9_in_mid_run_loses_nothing(
     assert not output.exists()
     assert reads_of(child(rows, output, cache)) == (reads - kept, kept)
     assert output.read_bytes() == written
+
+
+async def test_labels_follow_every_prompt_as_in_the_whole_text_or_the_row_is_named(
+    tmp_path: Path,
+) -> None:
+    words = ("river", "stone  ", "cloud.", "music\t", "5", "table\n", "lemon\r\n ", "\U0001f621")
+    prompts = [f"Is this about a {word}" for word in words]
+    labels = [" yes", " no"]
+    merged: dict[int, str] = {}
+    async with EmbeddedEndpoint() as server:
+        with ScoreStore.open(tmp_path / "scores.sqlite3") as store:
+            pieces = await tokenize_pieces(prompts, labels, "\n\n", server, store, merged=merged)
+        for item, prompt in enumerate(prompts):
+            wholes = [await server.tokenize(prompt + one, add_special=False) for one in labels]
+            joined = [pieces.prompts[item] + one for one in pieces.labels]
+            assert (wholes == joined) == (item not in merged)
+    assert {1, 6} <= set(merged)

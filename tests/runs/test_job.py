@@ -251,3 +251,13 @@ def test_gold_changes_nothing_of_pairs_in_both_orders() -> None:
     poison = Job.prepare(other, PAIRS, gold="better")
     assert everything_the_search_gets(clean) == everything_the_search_gets(poison)
     assert np.array_equal(clean.row_items, poison.row_items)
+
+
+def test_spaces_at_a_rows_end_are_left_out_like_the_templates() -> None:
+    task = Task(template="{text}", labels=("yes", "no"))
+    job = Job.prepare(["a lemon  ", "a\ttiger\t", " b\n"], task)
+    assert job.prompts == ("a lemon", "a\ttiger", " b\n")
+    assert job.dataset.rows[0].fields == {"text": "a lemon  "}
+    pair = PAIRS.model_copy(update={"template": "{q}: {one} or {two}"})
+    shown = Job.prepare([{"q": "q", "one": "a ", "two": "b"}] * 2, pair).prompts
+    assert shown[:2] == ("q: a  or b", "q: b or a")

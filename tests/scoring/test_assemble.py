@@ -61,6 +61,34 @@ async def test_a_merge_after_a_late_row_is_found_by_its_ending(store: ScoreStore
         await tokenize_pieces(prompts, ["yes"], "\n", TableEndpoint(), store)
 
 
+@pytest.mark.parametrize("place", [0, 23, 49])
+async def test_every_way_in_which_prompts_end_is_checked(store: ScoreStore, place: int) -> None:
+    prompts = [f"row ends in word{number}" for number in range(50)]
+    prompts[place] = "row ends in x~"
+    endpoint = Tilde()
+    with pytest.raises(TaskError, match=f"prompt {place + 1}: the model's tokenizer merges .*x~"):
+        await tokenize_pieces(prompts, [" yes", " no"], "\n", endpoint, store)
+    merged: dict[int, str] = {}
+    pieces = await tokenize_pieces(prompts, [" yes", " no"], "\n", Tilde(), store, merged=merged)
+    assert list(merged) == [place]
+    assert pieces.labels == ((endpoint.words[" yes"],), (endpoint.words[" no"],))
+
+
+async def test_one_ending_is_asked_about_once(store: ScoreStore) -> None:
+    endpoint = TableEndpoint()
+    prompts = [f"row {number}\nAnswer:" for number in range(100)]
+    await tokenize_pieces(prompts, [" yes", " no"], "\n", endpoint, store)
+    # BOS, each prompt, each label after one of them, the separator alone and after each label.
+    assert len(endpoint.texts) == 1 + 100 + 2 + 3
+
+
+class Tilde(TableEndpoint):
+    """Writes a text that ends in "~" and what follows as one token."""
+
+    async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
+        return await super().tokenize(text.replace("~ ", "~_"), add_special=add_special)
+
+
 class Moody(TableEndpoint):
     """Writes a label as one token after "a:" and as two after all else."""
 

@@ -1,0 +1,318 @@
+"""Reads rows from CSV and TSV, and says where one is broken.
+
+A double quote means two things. In CSV it opens a field in which commas and line breaks are text
+(RFC 4180). In TSV most programs write it as it stands, and a few quote fields as in CSV. Read the
+wrong way, one quote that opens a text swallows the rows up to the next one.
+"""
+
+import csv
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Literal, NamedTuple, get_args
+
+from icm_client.data.formats import delimiter_of
+from icm_client.data.messages import listed, named_lines, shown
+from icm_client.data.values import BLANK, Unusable
+from icm_client.errors import InputError, RowError
+
+Quote = Literal["auto", "none", "standard"]
+"""What a double quote means: by the file (see `csv_rows`), a character, or as in RFC 4180."""
+
+_LONGEST_FIELD = 2**31 - 1
+_CARRIAGE_RETURN = "a carriage return outside double quotes: end lines in \\n or \\r\\n"
+_SEP_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+_QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
+_NUMBER = re.compile(r"\s*[-+]?[\d.,]+\s*")
+
+_Lines = Iterator[tuple[int, str]]
+
+
+class _Record(NamedTuple):
+    """A row's cells, or why it has none; the line it starts on, and the lines that follow it."""
+
+    line: int
+    cells: list[str] | Unusable
+    further: list[tuple[int, str]]
+
+
+def check_quote(quote: str) -> None:
+    """Raise `InputError` where `quote` is none of `Quote`."""
+    if quote not in get_args(Quote):
+        raise InputError(f"quote must be one of {listed(get_args(Quote))}, not {shown(quote)}")
+
+
+def csv_rows(
+    lines: Iterator[str], path: str, warnings: list[str], quote: Quote = "auto"
+) -> Iterator[tuple[int, object]]:
+    """Yield each row with the line it starts on: its fields, `BLANK`, or why it has none.
+
+    With `auto`, a comma-separated file is read as RFC 4180 has it. In a tab-separated one quotes
+    are part of the text, unless every field of the line, or of the header, is in quotes, or a
+    field could not have been written otherwise (quotes doubled inside, or a tab or line break
+    without which the columns would not be right).
+
+    Args:
+        lines: the file's lines with their ends. A first line `sep=;` names the separator.
+        path: the file as the user named it.
+        warnings: sentences that the user should see are added here.
+        quote: what a double quote means.
+
+    Raises:
+        RowError: the header cannot be used; or a quote is never closed.
+    """
+    # The module's limit, 128 KiB, is there for every reader in the process; a long text is no
+    # fault, and most often in a column that no template uses.
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
+    numbered = enumerate(lines, start=1)
+    first = next(numbered, (1, ""))
+    delimiter = None
+    if named := _SEP_LINE.fullmatch(first[1]):
+        delimiter = named[1]
+        first = next(numbered, (2, ""))
+    while not first[1].strip() and (following := next(numbered, None)):
+        first = following
+    if delimiter is None:
+        delimiter = _delimiter(first[1], path)
+    every = chain([first], numbered)
+    notes = _Notes()
+    if quote == "none":
+        records = _literal(every, delimiter)
+    elif quote == "auto" and delimiter == "\t":
+        records = _tabbed(every, path, notes)
+    else:
+        records = _standard(every, path, delimiter)
+    yield from _rows(records, path, notes if quote == "auto" else None, delimiter)
+    warnings += notes.sentences()
+
+
+class _Notes:
+    """Lines on which quotes are perhaps not what they seem."""
+
+    def __init__(self) -> None:
+        self.kept: list[int] = []
+        self.swallowed: list[int] = []
+
+    def sentences(self) -> Iterator[str]:
+        if self.kept:
+            yield (
+                f"in {named_lines(self.kept)} a field begins with a double quote, which is read as "
+                "part of the text: if quotes enclose fields in this file, use --quote standard"
+            )
+        if self.swallowed:
+            one = len(self.swallowed) == 1
+            yield (
+                f"{named_lines(self.swallowed)} would make {'a row' if one else 'rows'}, but "
+                f"{'stands' if one else 'stand'} inside a double quote that is opened above and "
+                "read as text: if rows are meant, use --quote none, or double that quote and "
+                "enclose its field in quotes"
+            )
+
+
+def _rows(
+    records: Iterator[_Record], path: str, notes: _Notes | None, delimiter: str
+) -> Iterator[tuple[int, object]]:
+    header: list[str] | None = None
+    blank: list[_Record] = []
+    for record in records:
+        line, cells, further = record
+        if header is None:
+            if isinstance(cells, Unusable):
+                raise RowError(str(cells), path=path, line=line)
+            if cells:
+                header = _header(cells, path, line)
+            continue
+        if not isinstance(cells, Unusable) and not any(cell.strip() for cell in cells):
+            blank.append(record)
+            continue
+        yield from ((one.line, BLANK) for one in blank)
+        blank.clear()
+        if isinstance(cells, Unusable):
+            yield line, cells
+        elif len(cells) != len(header):
+            problem = (
+                f"columns: {len(cells)} here, {len(header)} in the header; text with a separator "
+                f"or line break in it must be in double quotes. The row begins {shown(cells[0])}"
+            )
+            yield line, Unusable(problem)
+        else:
+            if notes is not None and further:
+                notes.swallowed += _swallowed(cells, further, delimiter)
+            yield line, dict(zip(header, cells, strict=True))
+    # Files end in empty lines; a spreadsheet's empty row has its separators.
+    yield from ((one.line, BLANK) for one in blank if one.cells)
+
+
+def _standard(lines: _Lines, path: str, delimiter: str) -> Iterator[_Record]:
+    """Yield records as RFC 4180 has them."""
+    taken: list[tuple[int, str]] = []
+
+    def feed() -> Iterator[str]:
+        for line in lines:
+            taken.append(line)
+            yield line[1]
+
+    reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+    while True:
+        taken.clear()
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as problem:
+            start = taken[0][0]
+            reason = str(problem)
+            if "end of data" in reason:
+                reason = (
+                    "a double quote is opened here and never closed (--quote none reads quotes as "
+                    "part of the text)"
+                )
+            elif "new-line" in reason:
+                reason = _CARRIAGE_RETURN
+            if len(taken) > 1:  # where the next row begins cannot be told
+                raise RowError(f"broken CSV: {reason}", path=path, line=start) from None
+            yield _Record(start, Unusable(f"broken CSV: {reason}"), [])
+        else:
+            yield _Record(taken[0][0], cells, taken[1:])
+
+
+def _literal(lines: _Lines, delimiter: str) -> Iterator[_Record]:
+    """Yield a record a line, quotes and all."""
+    for line, ended in lines:
+        yield _literal_record(line, ended, delimiter)
+
+
+def _tabbed(lines: _Lines, path: str, notes: _Notes) -> Iterator[_Record]:
+    """Yield records of a tab-separated file, whose quotes are most often text."""
+    ahead: deque[tuple[int, str]] = deque()
+
+    def pull() -> tuple[int, str] | None:
+        return ahead.popleft() if ahead else next(lines, None)
+
+    width = 0
+    while (now := pull()) is not None:
+        line, ended = now
+        record = _literal_record(line, ended, "\t")
+        cells = ended.rstrip("\r\n").split("\t")
+        if not width and record.cells:
+            width = len(cells)
+            if all(map(_QUOTED.fullmatch, cells)):  # so is every text of the file
+                yield from _standard(chain([now], lines), path, "\t")
+                return
+        if not any(cell.startswith('"') for cell in cells):
+            yield record
+            continue
+        further = _quoted_lines(now, width, pull, ahead)
+        if further or record.cells != cells or len(cells) != width:  # else it is a row as it stands
+            found = _parsed([now, *further], "\t")
+            if found is not None and len(found) == width:
+                yield _Record(line, found, further)
+                continue
+            ahead.extendleft(reversed(further))
+        if record.cells != cells:
+            yield record
+            continue
+        whole = all(map(_QUOTED.fullmatch, cells))
+        own = [_unquoted(cell) if whole or _is_quoted(cell) else cell for cell in cells]
+        if any(
+            cell.startswith('"') and cell == read for cell, read in zip(cells, own, strict=True)
+        ):
+            notes.kept.append(line)
+        yield _Record(line, own, [])
+
+
+def _quoted_lines(
+    first: tuple[int, str],
+    width: int,
+    pull: Callable[[], tuple[int, str] | None],
+    ahead: deque[tuple[int, str]],
+) -> list[tuple[int, str]]:
+    """Return the lines after the first that a record takes if quotes enclose its fields.
+
+    None where one of them makes a row by itself; but the last may, after a first line that makes
+    none: `"two<newline>lines"<tab>x`. What is not taken goes back to `ahead`.
+    """
+    further: list[tuple[int, str]] = []
+    fits = first[1].count("\t") + 1 == width
+    is_open = first[1].count('"') % 2 == 1
+    while is_open and (following := pull()) is not None:
+        further.append(following)
+        closes = following[1].count('"') % 2 == 1
+        if following[1].count("\t") + 1 == width and (fits or not closes):
+            break
+        is_open = not closes
+    if is_open:
+        ahead.extendleft(reversed(further))
+        return []
+    return further
+
+
+def _parsed(lines: list[tuple[int, str]], delimiter: str) -> list[str] | None:
+    """Return the cells of one record in which quotes enclose fields, or None where it is none."""
+    try:
+        records = list(csv.reader((text for _, text in lines), delimiter=delimiter, strict=True))
+    except csv.Error:
+        return None
+    return records[0] if len(records) == 1 else None
+
+
+def _literal_record(line: int, ended: str, delimiter: str) -> _Record:
+    text = ended.rstrip("\r\n")
+    if "\r" in text:
+        return _Record(line, Unusable(f"broken CSV: {_CARRIAGE_RETURN}"), [])
+    return _Record(line, text.split(delimiter) if text else [], [])
+
+
+def _is_quoted(cell: str) -> bool:
+    """Whether a program has quoted the field because of a quote in it."""
+    return '""' in cell[1:-1] and _QUOTED.fullmatch(cell) is not None
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1].replace('""', '"')
+
+
+def _swallowed(cells: list[str], further: list[tuple[int, str]], delimiter: str) -> list[int]:
+    """Return which further lines of a record look like rows: its columns, its numbers.
+
+    The last line of a quoted first column has all columns whatever it holds.
+    """
+    quoted = next((place for place, cell in enumerate(cells) if "\n" in cell), 0)
+    looked_at = further if quoted else further[:-1]
+    found = []
+    for line, text in looked_at if len(cells) > 1 else ():
+        own = _parsed([(line, text)], delimiter) or []
+        if len(own) == len(cells) and all(
+            bool(_NUMBER.fullmatch(one)) == bool(_NUMBER.fullmatch(other))
+            for one, other in zip(own[:quoted], cells[:quoted], strict=True)
+        ):
+            found.append(line)
+    return found
+
+
+def _delimiter(header: str, path: str) -> str:
+    """The name's own, or what a spreadsheet of another language writes in its place."""
+    usual = delimiter_of(path)
+    others = [other for other in (";", "\t") if other in header]
+    return others[0] if usual not in header and len(others) == 1 else usual
+
+
+def _header(cells: list[str], path: str, line: int) -> list[str]:
+    if not any(cell.strip() for cell in cells):
+        reason = "the header is empty: the first line must name the columns"
+    elif "" in (names := [cell.strip() for cell in cells]):
+        reason = (
+            f"column {names.index('') + 1} has no name in the header (pandas writes one for its "
+            "index: use to_csv(..., index=False))"
+        )
+    elif repeated := repeated_names(cells):
+        reason = f"the header names {listed(repeated)} more than once: rename one"
+    else:
+        return cells
+    raise RowError(reason, path=path, line=line)
+
+
+def repeated_names(names: list[str]) -> list[str]:
+    """Return the names that are there more than once, sorted."""
+    return sorted({name for name in names if names.count(name) > 1})
