@@ -5,7 +5,7 @@ answers is still the model that the run began with.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext
+from contextvars import ContextVar
 from typing import Final, Self, TypeVar
 
 import anyio
@@ -38,6 +38,9 @@ _ASIDE_S: Final = 5.0
 
 _LOOKED_S: Final = 0.1
 """How often a wait looks whether the run is to stop."""
+
+_LOOKING: Final = ContextVar("looking", default=False)
+"""Whether what is asked is who answers; it gives up early, and is asked again with the request."""
 
 
 class _Entry(Wire):
@@ -114,7 +117,17 @@ class Transport:
 
         It is called where an event loop runs, and takes `known` for confirmed.
         """
-        self._identity = IdentityCheck(self.settings.identity_interval_s, known, ask)
+
+        async def look() -> ServerIdentity:
+            token = _LOOKING.set(True)
+            try:
+                return await ask()
+            finally:
+                _LOOKING.reset(token)
+
+        self._identity = IdentityCheck(
+            self.settings.identity_interval_s, known, look, lambda: self._gate.spacing_s
+        )
 
     async def get(
         self, path: str, parse: Callable[[bytes], T], *, attempts: int = GET_ATTEMPTS
@@ -172,6 +185,8 @@ class Transport:
             sent = await body() if callable(body) else body
             try:
                 raw = await self._sent(path, sent, item, headers, scoring=scoring)
+                if scoring:
+                    await self._identity.confirm()
             except EndpointError as error:
                 self._identity.failed(error)
                 raise
@@ -189,7 +204,8 @@ class Transport:
         try:
             return await retrying(attempt)
         except IcmError as error:
-            if item.made > 1 and "(gave up after" not in str(error):
+            given_up = item.made > 1 and not _LOOKING.get()
+            if given_up and "(gave up after" not in str(error):
                 error.args = (f"{error} (gave up after {item.made} attempts)",)
             if isinstance(error, ModelNotFound) and body is not None:
                 error.args = (f"{error}; {await self._models_there()}",)
@@ -205,10 +221,9 @@ class Transport:
         self, path: str, body: Body | None, item: Item, headers: Mapping[str, str], *, scoring: bool
     ) -> bytes:
         # What is asked with GET is little, and asked by those who have their turn already.
-        async with self._gate.turn(path) if body is not None else nullcontext():
-            if scoring:
-                await self._identity.check()
-                self.usage.requests += 1
+        ready = self._identity.check if scoring else None
+        async with self._gate.turn(path, ready) if body is not None else self._gate.aside():
+            self.usage.requests += scoring
             began = anyio.current_time()
             try:
                 return await self._exchange.body_of(
