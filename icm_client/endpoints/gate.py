@@ -10,7 +10,13 @@ import anyio
 
 from icm_client.endpoints.limiter import InFlightLimiter, LimitChange
 from icm_client.endpoints.settings import TransportSettings
-from icm_client.errors import EndpointOverloaded, EndpointUntrusted, IcmError, RequestRefused
+from icm_client.errors import (
+    EndpointOverloaded,
+    EndpointUntrusted,
+    IcmError,
+    RequestRefused,
+    RunStopped,
+)
 
 try:
     import resource
@@ -23,6 +29,9 @@ _QUEUE = re.compile(
     rb"(?:\{.*\})?[ \t]+(\S+)",
     re.MULTILINE,
 )
+_LOOKED_S: Final = 0.1
+"""How often a wait looks whether the run is to stop."""
+
 _OWN_SHARE: Final = 2
 """Of the descriptors that a process may open, connections take one in this many."""
 
@@ -65,12 +74,16 @@ class Gate:
         Args:
             kind: of request; the latencies of two kinds are not compared.
             ready: awaited when it is this request's turn; what it asks the server goes `aside`.
+
+        Raises:
+            RunStopped: the run is to stop, and this request has not been sent.
         """
         limiter = self._limiter or self._begun()
         full = self._capacity.available_tokens <= 0
         if full and not limiter.spacing_s:
             limiter.full()
         async with self._capacity:
+            self._refuse_if_stopping()
             await self._watch_queue(limiter)
             if ready is not None:
                 await ready()
@@ -97,9 +110,14 @@ class Gate:
             # Not an event: another refusal may prolong the pause meanwhile.
             while (pause_s := limiter.paused_s(anyio.current_time())) > 0:  # noqa: ASYNC110
                 waited = True
-                await anyio.sleep(pause_s)
+                await anyio.sleep(min(pause_s, _LOOKED_S))
+                self._refuse_if_stopping()
             limiter.sent(anyio.current_time(), waited=waited)
         return waited
+
+    def _refuse_if_stopping(self) -> None:
+        if self._settings.stopping():
+            raise RunStopped("stopped, as it was told to")
 
     @contextmanager
     def _refusals(self, limiter: InFlightLimiter, sent_at: float) -> Iterator[None]:

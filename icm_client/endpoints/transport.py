@@ -25,6 +25,7 @@ from icm_client.errors import (
     IcmError,
     MalformedAnswer,
     ModelNotFound,
+    RunStopped,
 )
 
 T = TypeVar("T")
@@ -204,7 +205,7 @@ class Transport:
         try:
             return await retrying(attempt)
         except IcmError as error:
-            given_up = item.made > 1 and not _LOOKING.get()
+            given_up = item.made > 1 and not _LOOKING.get() and not isinstance(error, RunStopped)
             if given_up and "(gave up after" not in str(error):
                 error.args = (f"{error} (gave up after {item.made} attempts)",)
             if isinstance(error, ModelNotFound) and body is not None:
