@@ -121,6 +121,8 @@ class IdentityCheck:
             self._answered_at = anyio.current_time()
 
     def _is_due(self) -> bool:
+        if self._replaced_by is not None:
+            return True
         if self._looked:
             return False
         now, apart_s = anyio.current_time(), _SPACINGS * self._spacing_s()
