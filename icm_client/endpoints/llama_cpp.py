@@ -34,6 +34,9 @@ _NO_SAMPLING: Final[Mapping[str, float]] = {}
 
 _FIELDS: Final = ["completion_probabilities", "timings", "tokens_evaluated", "truncated"]
 
+_SURELY: Final = 1000.0
+"""Added to a logit (nats), no other token is drawn."""
+
 
 class _Candidate(Wire):
     id: int
@@ -114,6 +117,8 @@ class LlamaCppEndpoint(ServedEndpoint):
         self._steady = steady
         # What each slot holds, if `steady`; None where a request ended without an answer.
         self._held: list[TokenIds | None] = [()] * lanes
+        # The token that is drawn, once the server has left log-probs out; see `_complete`.
+        self._drawn: int | None = None
 
     @classmethod
     async def open(
@@ -249,14 +254,41 @@ class LlamaCppEndpoint(ServedEndpoint):
         """Those of `wanted` that are among the `top` most probable next tokens (nats).
 
         With `top` 0 the prompt is prefilled, and that is all.
+
+        llama.cpp leaves the log-probs out of an answer that ends within a character, as it does
+        where the token drawn is one of its bytes (`process_token` in server-context.cpp). A
+        `logit_bias` decides what is drawn and nothing else: log-probs are those before sampling.
         """
+        if self._drawn is None:
+            found = await self._sent(prompt, slot, top, wanted, sampling)
+            if found is not None:
+                return found
+            self._drawn = (await self.tokenize("a", add_special=False))[-1]
+        found = await self._sent(prompt, slot, top, wanted, sampling, drawn=self._drawn)
+        if found is None:
+            found = await self._sent(prompt, slot, top, wanted, sampling)
+        if found is None:
+            raise MalformedAnswer(f"{self._transport.url}: no log-probs of the next token")
+        return found
+
+    async def _sent(
+        self,
+        prompt: TokenIds,
+        slot: int,
+        top: int,
+        wanted: TokenIds,
+        sampling: Mapping[str, float],
+        *,
+        drawn: int | None = None,
+    ) -> dict[int, float] | None:
+        """As `_complete`; None where the server gave no log-probs, or may have biased them."""
+        check = self._check_of(prompt, top=top, wanted=wanted, drawn=drawn)
+        extra: dict[str, object] = dict(sampling)
+        if drawn is not None:
+            extra["logit_bias"] = [[drawn, _SURELY]]
         if not self._steady:
-            return await self._transport.post(
-                "/completion",
-                {**self._body_for(prompt, slot, top=top), **sampling},
-                self._check_of(prompt, top=top, wanted=wanted),
-                scoring=True,
-            )
+            body = {**self._body_for(prompt, slot, top=top), **extra}
+            return await self._transport.post("/completion", body, check, scoring=True)
 
         # For each attempt anew: the one before it may have left anything in the slot.
         async def prepared() -> dict[str, object]:
@@ -270,11 +302,9 @@ class LlamaCppEndpoint(ServedEndpoint):
                     attempts=1,
                 )
                 self._held[slot] = ahead
-            return {**self._steady_body_for(prompt, slot, top=top), **sampling}
+            return {**self._steady_body_for(prompt, slot, top=top), **extra}
 
-        found = await self._transport.post(
-            "/completion", prepared, self._check_of(prompt, top=top, wanted=wanted), scoring=True
-        )
+        found = await self._transport.post("/completion", prepared, check, scoring=True)
         self._held[slot] = prompt
         return found
 
@@ -297,13 +327,13 @@ class LlamaCppEndpoint(ServedEndpoint):
         }
 
     def _check_of(
-        self, prompt: TokenIds, *, top: int, wanted: TokenIds
-    ) -> Callable[[bytes], dict[int, float]]:
-        """What reads the answer to `_body_for`."""
+        self, prompt: TokenIds, *, top: int, wanted: TokenIds, drawn: int | None = None
+    ) -> Callable[[bytes], dict[int, float] | None]:
+        """What reads the answer to `_body_for`. It returns what `_sent` does."""
         url = self._transport.url
         needed = frozenset(wanted)
 
-        def checked(raw: bytes) -> dict[int, float]:
+        def checked(raw: bytes) -> dict[int, float] | None:
             completion = parsed(_Completion, raw)
             timings = completion.timings
             self._count(timings.cache_n + timings.prompt_n, timings.cache_n)
@@ -316,11 +346,17 @@ class LlamaCppEndpoint(ServedEndpoint):
                 raise MalformedAnswer(f"{url}: the server added to a prompt of {len(prompt)}")
             if not top:
                 return {}
+            if not completion.completion_probabilities:
+                return None
             if len(completion.completion_probabilities) != 1:
-                raise MalformedAnswer(f"{url}: no log-probs of the next token")
+                raise MalformedAnswer(f"{url}: log-probs of more than the next token")
+            candidates = completion.completion_probabilities[0].top_logprobs
+            if candidates and candidates[0].id == drawn:
+                # Either it is the likeliest, and needs no bias, or the bias is in the log-probs.
+                return None
             return {
                 candidate.id: log_prob(candidate.logprob, token=candidate.id)
-                for candidate in completion.completion_probabilities[0].top_logprobs
+                for candidate in candidates
                 if candidate.id in needed
             }
 

@@ -151,6 +151,23 @@ async def test_a_rare_token_is_found(embedded: EmbeddedEndpoint, prompt: TokenId
     assert inner._top == llama_cpp._KEPT_TOP
 
 
+async def test_log_probs_are_there_where_the_likeliest_token_is_a_byte(
+    embedded: EmbeddedEndpoint, prompt: TokenIds, labels: TokenIds
+) -> None:
+    (before,) = await embedded.read([Read(prompt, labels)])
+    space, first_byte, *others = await embedded.tokenize(" \U00020000", add_special=False)
+    assert len(others) > 1, "the vocabulary writes it as bytes"
+    repeated = (prompt[0], *(space, first_byte, *others) * 5, space)
+    inner = (await embedded._started(instead_of=None)).endpoint
+    wanted = (first_byte, *labels)
+    assert await inner._sent(repeated, 0, 60, wanted, {}) is None
+    (found,) = await embedded.read([Read(repeated, wanted)])
+    assert found.log_probs[0] == max(found.log_probs) > math.log(0.5)
+    # What is drawn changes no log-prob.
+    assert inner._drawn is not None
+    assert await embedded.read([Read(prompt, labels)]) == [before]
+
+
 async def test_a_prompt_longer_than_the_context_is_refused(
     embedded: EmbeddedEndpoint, labels: TokenIds
 ) -> None:

@@ -241,6 +241,52 @@ async def test_llama_null_log_prob_counts_only_where_it_is_wanted(
         await llama.read([READS[0]])
 
 
+class DrawsBytes:
+    """A llama.cpp whose likeliest token is 5, a byte of a character, or 97, the whole "a"."""
+
+    def __init__(self, say: Any, *, likeliest: int = 5, biased: bool = False) -> None:
+        self.say, self.likeliest, self.biased = say, likeliest, biased
+        self.biases: list[Any] = []
+
+    async def __call__(self, request: Any) -> Any:
+        if request.path == "/tokenize":
+            return await self.say('{"tokens": [97]}')(request)
+        bias = (await request.json()).get("logit_bias")
+        self.biases.append(bias)
+        entries = [(self.likeliest, -0.1), (7, -3.0), (9, -4.0)]
+        if bias and self.biased:
+            entries = [(97, 0.0), (self.likeliest, -999.0), (7, -1003.0), (9, -1004.0)]
+        drawn = 97 if bias else self.likeliest
+        answer = llama_answer(entries) if drawn == 97 else llama_answer([], **LEFT_OUT)
+        return await self.say(answer)(request)
+
+
+LEFT_OUT = {"completion_probabilities": []}
+BIAS = [[97, 1000.0]]
+
+
+async def test_llama_log_probs_left_out_for_a_byte_are_asked_with_another_token_drawn(
+    server: Any, say: Any, llama: LlamaCppEndpoint
+) -> None:
+    """llama.cpp gives none where its answer ends within a character."""
+    server.script = [draws := DrawsBytes(say)]
+    for _ in range(2):
+        assert (await llama.read([READS[0]]))[0].log_probs == (-3.0, -4.0)
+    assert draws.biases == [None, BIAS, BIAS]
+    # The bias is not to be seen: what is likeliest is the token that is drawn.
+    draws.likeliest = 97
+    assert (await llama.read([READS[0]]))[0].log_probs == (-3.0, -4.0)
+    assert draws.biases == [None, BIAS, BIAS, BIAS, None]
+
+
+async def test_llama_log_probs_that_hold_the_bias_are_no_scores(
+    server: Any, say: Any, llama: LlamaCppEndpoint
+) -> None:
+    server.script = [DrawsBytes(say, biased=True)]
+    with pytest.raises(MalformedAnswer, match="no log-probs of the next token"):
+        await llama.read([READS[0]])
+
+
 async def test_connect_finds_vllm(server: Any, say: Any) -> None:
     server.script = [say(VLLM_MODELS), say(VLLM_MODELS), say('{"version": "0.32.0"}')]
     endpoint = await connect(f"{server.url}/v1", settings=SETTINGS)
