@@ -108,7 +108,7 @@ class Gate:
         waited = False
         async with self._line:
             # Not an event: another refusal may prolong the pause meanwhile.
-            while (pause_s := limiter.paused_s(anyio.current_time())) > 0:  # noqa: ASYNC110
+            while (pause_s := limiter.paused_s(anyio.current_time())) > 0:
                 waited = True
                 await anyio.sleep(min(pause_s, _LOOKED_S))
                 self._refuse_if_stopping()

@@ -31,8 +31,9 @@ class IdentityCheck:
 
     There is doubt after a failure that a restart may explain, after a silence, and from time to
     time. A server that answers 5xx is asked once, and once more before the first answer that comes
-    after all is taken; a 429 is no sign of a restart. A model exchanged behind a gateway, without a failure, is found within `interval_s`
-    and not before: answers tell no more of their model than its name.
+    after all is taken; a 429 is no sign of a restart. A model exchanged behind a gateway, without a
+    failure, is found within `interval_s` and not before: answers tell no more of their model than
+    its name.
 
     Args:
         interval_s: between two looks, at most, in seconds.

@@ -381,7 +381,11 @@ class LlamaCppEndpoint(ServedEndpoint):
             position = completion.completion_probabilities[0]
             self._tells_drawn = position.id is not None
             candidates = position.top_logprobs
-            if candidates and candidates[0].id == drawn and not _is_raw(candidates):
+            if (
+                candidates
+                and candidates[0].id == drawn
+                and not (drawn in needed and _is_raw(candidates))
+            ):
                 # Either it is the likeliest, and needs no bias, or the bias is in the log-probs.
                 return None
             found = {

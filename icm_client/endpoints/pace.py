@@ -20,7 +20,7 @@ _BEYOND: Final = 1.1
 _CUT_IN_STEPS: Final = 60
 _DEEPEST_CUT: Final = 0.25
 _SOON: Final = 8
-"""Refused again within so many requests: the pace is still too high, and says nothing of how near."""
+"""Refused again within so many requests, the pace is still too high, and how near is not known."""
 
 _UNKNOWN_A_SECOND: Final = 1.0
 _COUNTED: Final = 32
@@ -37,6 +37,7 @@ class Pace:
     def __init__(self) -> None:
         self.a_second: float | None = None
         self._refused_a_second = 0.0
+        self._begun_a_second = 0.0  # after the last cut
         self._step = _STEPS[1]
         self._sent = 0  # since the last cut, those that did not have to wait left out
         self._next_at = 0.0
@@ -66,7 +67,8 @@ class Pace:
         times = [at for at in self._answered_at if now - at <= _COUNTED_S]
         known = len(times) > 1
         self.a_second = len(times) / max(now - times[0], 1e-3) if known else _UNKNOWN_A_SECOND
-        self._refused_a_second, self._step, self._sent = self.a_second, _STEPS[1], _SOON
+        self._refused_a_second = self._begun_a_second = self.a_second
+        self._step, self._sent = _STEPS[1], 0
         self._next_at = now + 1 / self.a_second
 
     def cut(self, now: float) -> None:
@@ -75,8 +77,12 @@ class Pace:
             return
         if self._sent > _SOON:
             self._step = max(self._step / _FINER, _STEPS[0])
-        self._refused_a_second, self._sent = self.a_second, 0
-        self.a_second *= 1 - min(_CUT_IN_STEPS * self._step, _DEEPEST_CUT)
+            self._refused_a_second = self.a_second
+        else:  # what was let through first may be a burst: the pace it began at was too high
+            self._step = min(2 * self._step, _STEPS[1])
+            self._refused_a_second = self._begun_a_second
+        self.a_second = self._refused_a_second * (1 - min(_CUT_IN_STEPS * self._step, _DEEPEST_CUT))
+        self._begun_a_second, self._sent = self.a_second, 0
         self._next_at = now + 1 / self.a_second
 
     def end(self) -> None:

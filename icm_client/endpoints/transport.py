@@ -197,7 +197,7 @@ class Transport:
         retrying = AsyncRetrying(
             retry=retry_if_exception(item.may_heal),
             stop=lambda state: item.is_over(state) or self.settings.stopping(),
-            wait=item.wait_s,
+            wait=lambda state: item.wait_s(state, self._gate.spacing_s),
             sleep=self._slept,
             before_sleep=lambda state: self._waits(item, state),
             reraise=True,
