@@ -19,6 +19,7 @@ _BEYOND: Final = 1.1
 
 _CUT_IN_STEPS: Final = 60
 _DEEPEST_CUT: Final = 0.25
+_CUT_AGAIN: Final = 0.15
 _SOON: Final = 8
 """Refused again within so many requests, the pace is still too high, and how near is not known."""
 
@@ -39,6 +40,7 @@ class Pace:
         self._refused_a_second = 0.0
         self._begun_a_second = 0.0  # after the last cut
         self._step = _STEPS[1]
+        self._soon = False  # whether the last cut came soon after the one before
         self._sent = 0  # since the last cut, those that did not have to wait left out
         self._next_at = 0.0
         self._answered_at: deque[float] = deque(maxlen=_COUNTED)
@@ -75,13 +77,16 @@ class Pace:
         """Slow down: a request that kept the pace was refused."""
         if self.a_second is None:
             return
-        if self._sent > _SOON:
+        soon = self._sent <= _SOON
+        depth = _CUT_AGAIN if soon and self._soon else 0.0
+        self._soon = soon
+        if not soon:
             self._step = max(self._step / _FINER, _STEPS[0])
             self._refused_a_second = self.a_second
         else:  # what was let through first may be a burst: the pace it began at was too high
-            self._step = min(2 * self._step, _STEPS[1])
             self._refused_a_second = self._begun_a_second
-        self.a_second = self._refused_a_second * (1 - min(_CUT_IN_STEPS * self._step, _DEEPEST_CUT))
+        depth = max(depth, min(_CUT_IN_STEPS * self._step, _DEEPEST_CUT))
+        self.a_second = self._refused_a_second * (1 - depth)
         self._begun_a_second, self._sent = self.a_second, 0
         self._next_at = now + 1 / self.a_second
 
