@@ -108,7 +108,7 @@ def _waiting(progress: Progress, for_s: float = 0.0) -> str | None:
     waiting = progress.waiting
     if waiting is None or waiting.seconds + for_s < SHOWN_WAIT_S:
         return None
-    so_far = f", with no answer for {for_s:.0f} s" if for_s >= SHOWN_WAIT_S else ""
+    so_far = f", with no answer for {for_s:.0f} s" if for_s >= WAITS_APART_S else ""
     return f"Waiting {waiting.seconds:.0f} s{so_far}: {waiting.reason}"
 
 

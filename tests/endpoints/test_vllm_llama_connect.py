@@ -261,7 +261,7 @@ class DrawsBytes:
         return await self.say(answer)(request)
 
 
-LEFT_OUT = {"completion_probabilities": []}
+LEFT_OUT: dict[str, Any] = {"completion_probabilities": []}
 BIAS = [[97, 1000.0]]
 
 
