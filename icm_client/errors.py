@@ -141,14 +141,22 @@ class EndpointTimeout(EndpointError):
 
 
 class EndpointOverloaded(EndpointError):
-    """429 or 503. `retry_after_s` is what the server asked for, or None."""
+    """429 or 503.
+
+    Attributes:
+        retry_after_s: the wait that the server asked for, in seconds, or None.
+        status: 429 or 503.
+    """
 
     retry = Retry.BACK_PRESSURE
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
-        """Keep the wait that the server asked for, in seconds."""
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, status: int = 503
+    ) -> None:
+        """Keep the wait and the status."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.status = status
 
 
 class EndpointFault(EndpointError):

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.server_options import server_options
+from icm_client.cli.signals import Drain, draining
 from icm_client.data import find_beside, read_rows
 from icm_client.endpoints.answers import clipped
 from icm_client.endpoints.probe import Verdict
@@ -19,7 +20,10 @@ from icm_client.runs.check import CheckReport, check
 from icm_client.runs.check_probes import OnStep
 from icm_client.runs.server import Server
 
-PLANNED = "About 250 short requests and a dozen long ones, in about a minute."
+PLANNED = (
+    "About 250 short requests and a dozen long ones: about a minute, on a slow server a few. "
+    "Ctrl-C prints what was seen until then."
+)
 
 _STYLES = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.BAD: "bold red"}
 
@@ -53,27 +57,32 @@ def check_command(
 ) -> None:
     """Ask a server what it does, and say whether a labelling run would work.
 
-    Exit status: 0 ready, 1 not ready.
+    Exit status: 0 ready, 1 not ready. After Ctrl-C what was seen is printed.
     """
     task = _task(task_name, data)
     rows = None if data is None else read_rows(data)
 
-    async def run() -> CheckReport:
+    async def run() -> tuple[CheckReport, Drain]:
         with _steps(hidden=as_json) as step:
-            return await check(
-                task=task,
-                rows=rows,
-                run_rows=run_rows,
-                endpoint=server,
-                store=store,
-                step=step,
-            )
+            async with draining("Stopping.") as drain:
+                report = await check(
+                    task=task,
+                    rows=rows,
+                    run_rows=run_rows,
+                    endpoint=server,
+                    store=store,
+                    step=step,
+                    stopping=drain.stopping,
+                )
+            return report, drain
 
-    report = anyio.run(run)
+    report, drain = anyio.run(run)
     if as_json:
         click.echo(orjson.dumps(report.summary(), option=orjson.OPT_INDENT_2))
     else:
         print_report(report)
+    if drain.signals:
+        raise click.exceptions.Exit(128 + drain.signals[0])
     if not report.ready:
         raise click.exceptions.Exit(1)
 

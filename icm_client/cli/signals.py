@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
+DRAINED: Final = "Stopping: what is under way is awaited and kept. Once more stops at once."
+
 
 class Interrupted(Exception):
     """A signal has ended the run.
@@ -45,8 +47,11 @@ class Drain:
 
 
 @asynccontextmanager
-async def draining() -> AsyncIterator[Drain]:
+async def draining(words: str = DRAINED) -> AsyncIterator[Drain]:
     """Have the first signal drain what happens inside, and a second one cancel it.
+
+    Args:
+        words: what a person is told at the first one.
 
     On Windows, where an event loop hears no signals, Ctrl-C ends at once.
 
@@ -59,7 +64,7 @@ async def draining() -> AsyncIterator[Drain]:
         return
     async with open_task_group() as tasks:
         started = anyio.Event()
-        tasks.start_soon(_hear, drain, tasks.cancel_scope, started)
+        tasks.start_soon(_hear, drain, tasks.cancel_scope, started, words)
         await started.wait()
         try:
             yield drain
@@ -72,7 +77,7 @@ async def draining() -> AsyncIterator[Drain]:
         raise Interrupted(drain.signals[0])
 
 
-async def _hear(drain: Drain, inside: anyio.CancelScope, started: anyio.Event) -> None:
+async def _hear(drain: Drain, inside: anyio.CancelScope, started: anyio.Event, words: str) -> None:
     with anyio.open_signal_receiver(*_SIGNALS) as signals:
         started.set()
         async for number in signals:
@@ -80,7 +85,4 @@ async def _hear(drain: Drain, inside: anyio.CancelScope, started: anyio.Event) -
             if len(drain.signals) > 1:
                 inside.cancel()
                 return
-            click.echo(
-                "\nStopping: what is under way is awaited and kept. Once more stops at once.",
-                err=True,
-            )
+            click.echo(f"\n{words}", err=True)

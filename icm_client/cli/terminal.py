@@ -26,7 +26,7 @@ REDRAWS_A_SECOND = 4
 
 SHOWN_WAIT_S = 1.0
 
-WAITS_APART_S = 30.0
+WAITS_APART_S = 10.0
 """Seconds between two lines of what a run waits for, where no terminal shows it."""
 
 SHOWN_FAILED = 10
@@ -79,26 +79,38 @@ def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
 
 
 class WaitLines:
-    """Prints what a run waits for, where no display shows it: a line now and then."""
+    """Prints what a run waits for, where no display shows it: a line now and then.
+
+    Each line after the first says for how long nothing has come.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._told_s = -WAITS_APART_S
+        self._since_s: float | None = None
 
     def __call__(self, progress: Progress) -> None:
         """Hear of a moment."""
-        why, now_s = _waiting(progress), progress.cost.seconds
+        now_s = progress.cost.seconds
+        if progress.waiting is None:
+            self._since_s = None
+            return
+        if self._since_s is None:
+            self._since_s = now_s
+        for_s = now_s - self._since_s
+        why = _waiting(progress, for_s)
         if why is not None and now_s - self._told_s >= WAITS_APART_S:
             self._told_s = now_s
             self._console.print(Text(why), soft_wrap=True)
 
 
-def _waiting(progress: Progress) -> str | None:
-    """What it waits for, where that is worth a word."""
+def _waiting(progress: Progress, for_s: float = 0.0) -> str | None:
+    """What it waits for, and `for_s` seconds already, where that is worth a word."""
     waiting = progress.waiting
-    if waiting is None or waiting.seconds < SHOWN_WAIT_S:
+    if waiting is None or waiting.seconds + for_s < SHOWN_WAIT_S:
         return None
-    return f"Waiting {waiting.seconds:.0f} s: {waiting.reason}"
+    so_far = f", with no answer for {for_s:.0f} s" if for_s >= WAITS_APART_S else ""
+    return f"Waiting {waiting.seconds:.0f} s{so_far}: {waiting.reason}"
 
 
 class SearchLines:

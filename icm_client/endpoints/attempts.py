@@ -45,12 +45,22 @@ class Item:
             or self.spent_s + state.upcoming_sleep >= self.policy.item_timeout_s
         )
 
-    def wait_s(self, state: RetryCallState) -> float:
-        """Seconds until the next attempt."""
+    def wait_s(self, state: RetryCallState, spacing_s: float) -> float:
+        """Seconds until the next attempt.
+
+        Args:
+            state: of the attempts so far.
+            spacing_s: seconds that requests keep between them; 0 for none. Where they do, it is
+                what a refusal is answered with, and a long wait besides would leave gaps.
+        """
         policy = self.policy
-        drawn = wait_random_exponential(
-            multiplier=policy.initial_wait_s, max=policy.maximum_wait_s
-        )(state)
         error = state.outcome.exception() if state.outcome else None
+        paced = spacing_s > 0 and isinstance(error, EndpointOverloaded)
+        drawn = wait_random_exponential(
+            multiplier=min(policy.initial_wait_s, 2 * spacing_s)
+            if paced
+            else policy.initial_wait_s,
+            max=policy.maximum_wait_s,
+        )(state)
         asked = error.retry_after_s if isinstance(error, EndpointOverloaded) else None
         return max(drawn, min(asked or 0.0, policy.retry_after_cap_s))

@@ -18,7 +18,6 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import aiohttp
 import anyio
 import httpx2
-import orjson
 from openai import (
     APIConnectionError,
     APIStatusError,
@@ -110,7 +109,7 @@ class Exchange:
     async def body_of(
         self,
         path: str,
-        body: Body | None,
+        body: bytes | None,
         *,
         deadline_s: float,
         headers: Mapping[str, str] = NO_HEADERS,
@@ -165,7 +164,7 @@ class Exchange:
         raise failure
 
     async def _first_over_tls(
-        self, path: str, body: Body | None, headers: Mapping[str, str]
+        self, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> bytes:
         """As `_exchanged`; a server without TLS may let a handshake wait for ever."""
         wrong = False
@@ -205,15 +204,13 @@ class Exchange:
         right = self.url.replace(given, spoken, 1)
         return InputError(f"{self.url}: this port speaks {spoken}, not {given}; give {right}")
 
-    async def _exchanged(self, path: str, body: Body | None, headers: Mapping[str, str]) -> bytes:
+    async def _exchanged(self, path: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
         options: RequestOptions = {"headers": {**_STREAMED, **headers}}
         if body is None:
             response = await self._client.get(path, cast_to=httpx2.Response, options=options)
         else:
-            # Written here: the SDK's json takes ten times as long for thousands of ids.
-            content = body if isinstance(body, bytes) else orjson.dumps(body)
             response = await self._client.post(
-                path, content=content, cast_to=httpx2.Response, options=options
+                path, content=body, cast_to=httpx2.Response, options=options
             )
         self._answered = True
         try:

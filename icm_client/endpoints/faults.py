@@ -98,7 +98,7 @@ def _error_of_status(
         message = f"{message}: {shown}"
     busy = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
     if status in busy and _NO_QUOTA not in kind:
-        return EndpointOverloaded(message, retry_after_s=retry_after_s(headers))
+        return EndpointOverloaded(message, retry_after_s=retry_after_s(headers), status=status)
     # 501: a route that the server has not, as llama.cpp's /metrics without --metrics.
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED:
         return EndpointFault(message)

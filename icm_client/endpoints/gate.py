@@ -2,15 +2,21 @@
 
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import anyio
 
 from icm_client.endpoints.limiter import InFlightLimiter, LimitChange
 from icm_client.endpoints.settings import TransportSettings
-from icm_client.errors import EndpointOverloaded, EndpointUntrusted, IcmError, RequestRefused
+from icm_client.errors import (
+    EndpointOverloaded,
+    EndpointUntrusted,
+    IcmError,
+    RequestRefused,
+    RunStopped,
+)
 
 try:
     import resource
@@ -23,6 +29,9 @@ _QUEUE = re.compile(
     rb"(?:\{.*\})?[ \t]+(\S+)",
     re.MULTILINE,
 )
+_LOOKED_S: Final = 0.1
+"""How often a wait looks whether the run is to stop."""
+
 _OWN_SHARE: Final = 2
 """Of the descriptors that a process may open, connections take one in this many."""
 
@@ -44,36 +53,81 @@ class Gate:
         self._metrics_due = math.inf
         self._maximum = min(settings.max_in_flight, affordable_connections())
         self._capacity = anyio.CapacityLimiter(self._first_limit())
+        self._line = anyio.Lock()  # of those that keep a distance: in the order they came
 
     @property
     def limit(self) -> int:
         """Requests that may be in flight now."""
         return self._limiter.limit if self._limiter else self._first_limit()
 
+    @property
+    def spacing_s(self) -> float:
+        """Seconds between two requests; 0 where they need keep no distance."""
+        return self._limiter.spacing_s if self._limiter else 0.0
+
     @asynccontextmanager
-    async def turn(self, kind: str) -> AsyncIterator[None]:
+    async def turn(
+        self, kind: str, ready: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[None]:
         """Wait for a turn, and learn from how the request in it ends.
 
         Args:
             kind: of request; the latencies of two kinds are not compared.
+            ready: awaited when it is this request's turn; what it asks the server goes `aside`.
+
+        Raises:
+            RunStopped: the run is to stop, and this request has not been sent.
         """
         limiter = self._limiter or self._begun()
-        if self._capacity.available_tokens <= 0:
+        full = self._capacity.available_tokens <= 0
+        if full and not limiter.spacing_s:
             limiter.full()
         async with self._capacity:
+            self._refuse_if_stopping()
             await self._watch_queue(limiter)
-            # Not an event: another refusal may prolong the pause meanwhile.
-            while (pause_s := limiter.paused_s(anyio.current_time())) > 0:  # noqa: ASYNC110
-                await anyio.sleep(pause_s)
+            if ready is not None:
+                await ready()
+            waited = await self._in_line(limiter)
+            if full and limiter.spacing_s and not waited:
+                limiter.full()
             sent_at = anyio.current_time()
-            try:
+            with self._refusals(limiter, sent_at):
                 yield
-            except EndpointOverloaded as error:
-                asked_s = min(error.retry_after_s or 0.0, self._settings.retry.retry_after_cap_s)
-                now = anyio.current_time()
-                self._apply(limiter.refused(sent_at=sent_at, now=now, retry_after_s=asked_s))
-                raise
             self._apply(limiter.answered(kind, sent_at=sent_at, now=anyio.current_time()))
+
+    @asynccontextmanager
+    async def aside(self) -> AsyncIterator[None]:
+        """For a small request beside the work: it keeps its distance, and takes no turn."""
+        limiter = self._limiter or self._begun()
+        await self._in_line(limiter)
+        with self._refusals(limiter, anyio.current_time()):
+            yield
+
+    async def _in_line(self, limiter: InFlightLimiter) -> bool:
+        """Wait until a request may be sent, and count it; whether that took any time."""
+        waited = False
+        async with self._line:
+            # Not an event: another refusal may prolong the pause meanwhile.
+            while (pause_s := limiter.paused_s(anyio.current_time())) > 0:
+                waited = True
+                await anyio.sleep(min(pause_s, _LOOKED_S))
+                self._refuse_if_stopping()
+            limiter.sent(anyio.current_time(), waited=waited)
+        return waited
+
+    def _refuse_if_stopping(self) -> None:
+        if self._settings.stopping():
+            raise RunStopped("stopped, as it was told to")
+
+    @contextmanager
+    def _refusals(self, limiter: InFlightLimiter, sent_at: float) -> Iterator[None]:
+        try:
+            yield
+        except EndpointOverloaded as error:
+            asked_s = min(error.retry_after_s or 0.0, self._settings.retry.retry_after_cap_s)
+            now = anyio.current_time()
+            self._apply(limiter.refused(sent_at=sent_at, now=now, retry_after_s=asked_s))
+            raise
 
     def _first_limit(self) -> int:
         settings = self._settings
@@ -93,7 +147,8 @@ class Gate:
         return self._limiter
 
     async def _watch_queue(self, limiter: InFlightLimiter) -> None:
-        if anyio.current_time() < self._metrics_due:
+        # Refusals tell the same, and where requests are counted this would be one of them.
+        if anyio.current_time() < self._metrics_due or limiter.spacing_s:
             return
         # Set ahead of the await: nobody else asks meanwhile, and a server without never again.
         self._metrics_due = math.inf

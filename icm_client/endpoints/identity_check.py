@@ -12,6 +12,8 @@ from icm_client.endpoints.probe import SAME_NATS, distance
 from icm_client.endpoints.protocol import Answer, ServerIdentity
 from icm_client.errors import (
     EndpointError,
+    EndpointFault,
+    EndpointOverloaded,
     EndpointUnreachable,
     ModelChanged,
     Retry,
@@ -20,6 +22,12 @@ from icm_client.errors import (
 SILENCE_S: Final = 5.0
 """A server that has answered nothing for so long may have been restarted without a trace: the next
 request opens a new connection."""
+
+_SPACINGS: Final = 20
+"""Where requests keep a distance, looks are at least so many of them apart: a look is two requests
+or three, and each takes the place of one that scores."""
+
+_TOO_MANY: Final = 429
 
 _WOBBLE: Final = 3.0
 """An answer that moves by itself is another one only where it moved by so many times as much."""
@@ -65,13 +73,16 @@ class IdentityCheck:
     There is doubt after a failure that a restart may explain, after a silence, and from time to
     time. What the server says of itself is asked first. The same words may stand for other weights
     (a path that names the latest ones, an adapter loaded anew), so answers are compared as well:
-    after a broken connection, after a silence, and every `interval_s`.
+    after a broken connection, after a silence, and every `interval_s`. A server that answers 5xx is
+    asked once, and once more before the first answer that comes after all is taken; a 429 is no
+    sign of a restart.
 
     Args:
         interval_s: between two looks, at most, in seconds.
         known: what the server is; None: nothing is ever asked.
         ask: who answers now.
         evidence: what it computes; None relies on its words.
+        spacing_s: seconds that requests keep between them.
     """
 
     def __init__(
@@ -80,12 +91,15 @@ class IdentityCheck:
         known: ServerIdentity | None = None,
         ask: Callable[[], Awaitable[ServerIdentity]] | None = None,
         evidence: Evidence | None = None,
+        spacing_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._interval_s = interval_s
         self._known, self._ask, self._evidence = known, ask, evidence
+        self._spacing_s = spacing_s
         self._lock = anyio.Lock()
         self._in_doubt = False
         self._compares = False
+        self._looked = False  # since the server began to answer 5xx
         self._under_way = 0
         self._change: tuple[str, float] | None = None  # what to say, and since when
         now = 0.0 if known is None else anyio.current_time()
@@ -93,8 +107,14 @@ class IdentityCheck:
 
     def failed(self, error: EndpointError) -> None:
         """Hear of an attempt that ended without an answer."""
-        if error.retry is not Retry.NEVER:
-            self.doubt(compare=isinstance(error, EndpointUnreachable))
+        if error.retry is Retry.NEVER:
+            return
+        if isinstance(error, EndpointOverloaded) and error.status == _TOO_MANY:
+            self._answered_at = anyio.current_time()
+            return
+        self.doubt(compare=isinstance(error, EndpointUnreachable))
+        if not isinstance(error, EndpointOverloaded | EndpointFault):
+            self._looked = False
 
     def doubt(self, *, compare: bool) -> None:
         """Have it asked before the next request who answers, and whether it answers alike."""
@@ -104,6 +124,15 @@ class IdentityCheck:
     def answered(self) -> None:
         """Hear of an answer."""
         self._answered_at = anyio.current_time()
+
+    async def confirm(self) -> None:
+        """Ask once more before an answer is taken, if there was no further look. Raises as `check`.
+
+        A server that answered 5xx may have been exchanged since it was last looked at.
+        """
+        looked, self._looked = self._looked, False
+        if looked and self._in_doubt:
+            await self.check()
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -137,6 +166,7 @@ class IdentityCheck:
     ) -> None:
         asked_at = anyio.current_time()
         compares = self._compares_now(asked_at)
+        self._looked |= self._in_doubt
         self._in_doubt = self._compares = False  # before the await: it may fail again meanwhile
         try:
             found = await ask()
@@ -179,11 +209,15 @@ class IdentityCheck:
         )
 
     def _is_due(self) -> bool:
-        now = anyio.current_time()
+        if self._change is not None:
+            return True
+        if self._looked:
+            return False
+        now, apart_s = anyio.current_time(), _SPACINGS * self._spacing_s()
         return (
             self._in_doubt
-            or now - self._confirmed_at >= self._interval_s
-            or now - self._answered_at >= SILENCE_S
+            or now - self._confirmed_at >= max(self._interval_s, apart_s)
+            or now - self._answered_at >= max(SILENCE_S, apart_s)
         )
 
 

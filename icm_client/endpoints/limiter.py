@@ -2,7 +2,8 @@
 
 The limit doubles while that goes well, as a TCP connection's window does in slow start (RFC 5681,
 3.1), and grows by one a round afterwards. It is halved once an episode when the server answers 429
-or 503, and stays where it is while more requests only mean longer waits.
+or 503, and stays where it is while more requests only mean longer waits. Where refusals go on all
+the same, requests keep a distance too: see `icm_client.endpoints.pace`.
 
 A round is as many answers as the limit. Times are seconds on any monotonic clock, passed in.
 """
@@ -13,11 +14,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from icm_client.endpoints.pace import Pace
+
 TOLERANCE: Final = 2.0
 """A round whose median latency is more than this many times the lowest is slower."""
 
 REMEMBERED_ROUNDS: Final = 32
 """How far back the lowest latency is looked for: prompts get longer, and then all are slower."""
+
+_SOON: Final = 16
+"""Answers: where a server refuses again after fewer, fewer requests in flight do not help."""
 
 
 class Why(StrEnum):
@@ -102,14 +108,31 @@ class InFlightLimiter:
         self._cut_at: float | None = None
         self._in_episode = False
         self._paused_until = now
+        self._pace = Pace()
+        self._keeps_pace = False  # after the episode too
+        self._answers = _SOON  # since the last episode
+
+    @property
+    def spacing_s(self) -> float:
+        """Seconds between two requests; 0 where they need keep no distance."""
+        return 1 / self._pace.a_second if self._pace.a_second is not None else 0.0
 
     def full(self) -> None:
         """Hear that a request has to wait because of the limit."""
         self._was_the_limit = True
 
     def paused_s(self, now: float) -> float:
-        """Seconds until the next request may be sent, at least 0: the server asked for them."""
-        return max(0.0, self._paused_until - now)
+        """Seconds until the next request may be sent, at least 0: a pause asked for, or a pace."""
+        return max(0.0, self._paused_until - now, self._pace.due_s(now))
+
+    def sent(self, now: float, *, waited: bool) -> None:
+        """Count a request that is sent now.
+
+        Args:
+            now: the time.
+            waited: whether `paused_s` kept it back.
+        """
+        self._pace.sent(now, waited=waited)
 
     def answered(self, kind: str, *, sent_at: float, now: float) -> LimitChange | None:
         """Hear of an answer.
@@ -119,8 +142,13 @@ class InFlightLimiter:
             sent_at: when its request was sent.
             now: when it was there.
         """
-        if self._cut_at is None or sent_at >= self._cut_at:
+        self._pace.answered(now)
+        self._answers += 1
+        if self._in_episode and (self._cut_at is None or sent_at >= self._cut_at):
             self._in_episode = False
+            self._answers = 1
+            if not self._keeps_pace:
+                self._pace.end()
         if kind != self._kind:
             self._kind = kind
             self._latencies_s.clear()
@@ -134,13 +162,19 @@ class InFlightLimiter:
         """Hear of a 429 or 503 to a request sent at `sent_at`.
 
         An episode begins with a cut. It lasts until a request sent after the cut is answered; until
-        then the others that are refused say nothing new.
+        then the others that are refused say nothing new. In an episode requests keep a distance,
+        and afterwards too, if one at a time is too many or the last episode was just now.
         """
         self._paused_until = max(self._paused_until, now + retry_after_s)
         if self._in_episode or (self._cut_at is not None and sent_at < self._cut_at):
             return None
         self._in_episode = True
         self._cut_at = now
+        self._keeps_pace |= self.limit == self._minimum or self._answers < _SOON
+        if self._pace.a_second is None:
+            self._pace.begin(now)
+        else:
+            self._pace.cut(now)
         return self._lowered(max(self._minimum, self.limit // 2), Why.REFUSED, now)
 
     def queue(self, waiting: float, now: float) -> LimitChange | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from icm_client.endpoints import llama_cpp
 from icm_client.endpoints.protocol import (
     Answer,
     Endpoint,
@@ -94,12 +95,13 @@ async def prompts_arrive(endpoint: Endpoint, short: Read, long: Read) -> Observa
     """Does the server read the whole prompt, and nothing else?"""
     tokens = []
     for read in (short, long):
-        used = await _used(endpoint, read)
+        used, _ = await _timed(endpoint, read)
         tokens.append(used.computed_tokens + used.cached_tokens)
     figures: dict[str, Figure] = {
         "sent": len(long.prompt),
         "unit": "characters" if isinstance(endpoint, TextEndpoint) else "tokens",
         "read_tokens": tokens[1],
+        "sent_bytes": used.sent_bytes // max(used.requests, 1),
     }
     if not all(tokens):
         if isinstance(endpoint, NoticingEndpoint) and (notices := endpoint.notices):
@@ -112,10 +114,12 @@ async def prompts_arrive(endpoint: Endpoint, short: Read, long: Read) -> Observa
     if isinstance(endpoint, TextEndpoint):
         ratios = [len(read.prompt) / n for read, n in zip((short, long), tokens, strict=True)]
         cut = ratios[1] > 2 * ratios[0]
-        says = f"sent as text, {ratios[1]:.1f} characters a token"
+        says = f"sent as text, {ratios[1]:.1f} characters a token{_upload(figures)}"
     else:
         cut = tokens[1] < len(long.prompt)
-        says = f"sent as token ids; {len(long.prompt):,} of them arrive as they are"
+        says = (
+            f"sent as token ids; {len(long.prompt):,} of them arrive as they are{_upload(figures)}"
+        )
         if tokens[1] > len(long.prompt):
             return Observation(
                 "prompts",
@@ -192,6 +196,16 @@ async def prefix_cache(endpoint: Endpoint, cold: Read) -> Observation:
         "warm_computed_tokens": again.computed_tokens,
         "warm_cached_tokens": again.cached_tokens,
     }
+    if retries := first.retries + again.retries:
+        # What a time-out left computed makes the repetition quick, and the wait makes it slow.
+        figures |= {"caches": None, "cold_s": None, "warm_s": None}
+        return Observation(
+            "prefix cache",
+            Verdict.NOTE,
+            f"not measured: a request had to be sent again ({retries} times in all), so that its "
+            "time says nothing",
+            figures,
+        )
     took = f"{first_s:.2f} s cold, {again_s:.2f} s warm"
     if again.cached_tokens > first.cached_tokens:
         says = (
@@ -199,7 +213,9 @@ async def prefix_cache(endpoint: Endpoint, cold: Read) -> Observation:
             f"{took}"
         )
         return Observation("prefix cache", Verdict.GOOD, says, figures)
-    if again_s < first_s / 2 and first_s - again_s > _TELLING_S:
+    # A server that has told of cached tokens before does so now: none were.
+    tells = endpoint.identity.kind == llama_cpp.KIND or endpoint.usage.cached_tokens > 0
+    if not tells and again_s < first_s / 2 and first_s - again_s > _TELLING_S:
         return Observation(
             "prefix cache",
             Verdict.NOTE,
@@ -226,6 +242,16 @@ def failed(name: str, error: IcmError, *, fatal: bool) -> Observation:
     )
 
 
+def number_of(figure: Figure) -> float:
+    """`figure`, or 0 where that is none."""
+    return float(figure) if isinstance(figure, int | float) else 0.0
+
+
+def ratio(one: Figure, other: Figure) -> float:
+    """`one` over `other`, or 0 where that is not known."""
+    return number_of(one) / number_of(other) if number_of(other) else 0.0
+
+
 def lane_of(endpoint: Endpoint, number: int = 0) -> int | None:
     """Which lane serves the `number`th of several; None where there are none."""
     return number % endpoint.lanes if endpoint.lanes else None
@@ -237,8 +263,9 @@ def distance(one: Answer, other: Answer) -> float:
     return max(abs(a - b) for a, b in pairs)
 
 
-async def _used(endpoint: Endpoint, read: Read) -> Usage:
-    return (await _timed(endpoint, read))[0]
+def _upload(figures: Mapping[str, Figure]) -> str:
+    size = figures["sent_bytes"]
+    return f", {size / 1000:.1f} kB uploaded" if isinstance(size, int) and size else ""
 
 
 async def _timed(endpoint: Endpoint, read: Read) -> tuple[Usage, float]:
@@ -253,4 +280,5 @@ async def _timed(endpoint: Endpoint, read: Read) -> tuple[Usage, float]:
         computed_tokens=after.computed_tokens - before.computed_tokens,
         cached_tokens=after.cached_tokens - before.cached_tokens,
         retries=after.retries - before.retries,
+        sent_bytes=after.sent_bytes - before.sent_bytes,
     ), took

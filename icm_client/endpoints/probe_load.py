@@ -54,10 +54,11 @@ async def throughput(
     endpoint: Endpoint, reads: Mapping[int, Sequence[Read]], *, seconds: float
 ) -> Observation:
     """How many reads a second at so many in flight? `reads` has fresh ones for each number."""
-    rates: dict[int, float] = {}
+    rates: dict[int, float | None] = {}
     for in_flight, asked in reads.items():
         todo = iter(enumerate(asked))
         done = 0
+        retries = endpoint.usage.retries
         started = time.monotonic()
 
         async def work(
@@ -73,12 +74,18 @@ async def throughput(
         async with anyio.create_task_group() as tasks:
             for worker in range(in_flight):
                 tasks.start_soon(work, worker)
-        rates[in_flight] = done / (time.monotonic() - started)
-    told = ", ".join(f"{rate:.1f} at {in_flight}" for in_flight, rate in rates.items())
+        again = endpoint.usage.retries - retries
+        rates[in_flight] = None if again else done / (time.monotonic() - started)
+    told = ", ".join(
+        f"not measured at {in_flight}, since some had to be sent again"
+        if rate is None
+        else f"{rate:.1f} at {in_flight}"
+        for in_flight, rate in rates.items()
+    )
     figures: dict[str, Figure] = {f"at_{number}_a_second": rate for number, rate in rates.items()}
     return Observation(
         "throughput",
-        Verdict.GOOD,
+        Verdict.NOTE if None in rates.values() else Verdict.GOOD,
         f"short requests a second, by how many in flight: {told}",
         figures,
     )

@@ -54,12 +54,14 @@ class Usage:
         computed_tokens: prompt tokens the server prefilled.
         cached_tokens: prompt tokens the server read from its prefix cache.
         retries: attempts beyond the first.
+        sent_bytes: of the bodies of those requests, as they are uploaded.
     """
 
     requests: int = 0
     computed_tokens: int = 0
     cached_tokens: int = 0
     retries: int = 0
+    sent_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,8 @@ class TransportSettings:
         connect_timeout_s: deadline for a TCP and TLS connection, in seconds.
         observe: called with what a user may want to see and a journal to keep: every wait before a
             repetition, every change of the limit. Be quick, and do not raise.
-        stopping: once it says so, nothing is repeated any more, and no wait goes on.
+        stopping: once it says so, nothing is repeated any more, no wait goes on, and what waits for
+            its turn is not sent: `RunStopped`.
     """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)

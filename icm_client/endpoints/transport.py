@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final, Self, TypeVar
 
 import anyio
+import orjson
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
@@ -27,6 +28,7 @@ from icm_client.errors import (
     IcmError,
     MalformedAnswer,
     ModelNotFound,
+    RunStopped,
 )
 
 T = TypeVar("T")
@@ -40,6 +42,9 @@ _ASIDE_S: Final = 5.0
 
 _LOOKED_S: Final = 0.1
 """How often a wait looks whether the run is to stop."""
+
+_LOOKING: Final = ContextVar("looking", default=False)
+"""Whether what is asked is who answers; it gives up early, and is asked again with the request."""
 
 
 _COMPARING: Final[ContextVar[bool]] = ContextVar("comparing", default=False)
@@ -128,6 +133,13 @@ class Transport:
         It is called where an event loop runs, and takes `known` for confirmed.
         """
 
+        async def look() -> ServerIdentity:
+            before = _LOOKING.set(True)
+            try:
+                return await ask()
+            finally:
+                _LOOKING.reset(before)
+
         async def compare() -> float:
             before = _COMPARING.set(True)
             try:
@@ -136,7 +148,11 @@ class Transport:
                 _COMPARING.reset(before)
 
         self._identity = IdentityCheck(
-            self.settings.identity_interval_s, known, ask, replace(evidence, compare=compare)
+            self.settings.identity_interval_s,
+            known,
+            look,
+            replace(evidence, compare=compare),
+            lambda: self._gate.spacing_s,
         )
 
     def doubt(self) -> None:
@@ -201,6 +217,8 @@ class Transport:
             sent = await body() if callable(body) else body
             try:
                 raw = await self._sent(path, sent, item, headers, scoring=scoring)
+                if scoring and not _COMPARING.get():
+                    await self._identity.confirm()
             except EndpointError as error:
                 self._identity.failed(error)
                 raise
@@ -210,7 +228,7 @@ class Transport:
         retrying = AsyncRetrying(
             retry=retry_if_exception(item.may_heal),
             stop=lambda state: item.is_over(state) or self.settings.stopping(),
-            wait=item.wait_s,
+            wait=lambda state: item.wait_s(state, self._gate.spacing_s),
             sleep=self._slept,
             before_sleep=lambda state: self._waits(item, state),
             reraise=True,
@@ -218,7 +236,8 @@ class Transport:
         try:
             return await retrying(attempt)
         except IcmError as error:
-            if item.made > 1 and "(gave up after" not in str(error):
+            given_up = item.made > 1 and not _LOOKING.get() and not isinstance(error, RunStopped)
+            if given_up and "(gave up after" not in str(error):
                 error.args = (f"{error} (gave up after {item.made} attempts)",)
             if isinstance(error, ModelNotFound) and body is not None:
                 error.args = (f"{error}; {await self._models_there(body)}",)
@@ -235,17 +254,19 @@ class Transport:
     ) -> bytes:
         # What is asked with GET is little, and asked by those who have their turn already.
         comparing = _COMPARING.get()
-        has_turn = body is None or comparing
-        async with nullcontext() if has_turn else self._gate.turn(path):
+        takes_turn = body is not None and not comparing
+        ready = self._identity.check if scoring and not comparing else None
+        # Written here: the SDK's json takes ten times as long for thousands of ids.
+        content = body if body is None or isinstance(body, bytes) else orjson.dumps(body)
+        async with self._gate.turn(path, ready) if takes_turn else self._gate.aside():
             if scoring:
-                if not comparing:
-                    await self._identity.check()
                 self.usage.requests += 1
+                self.usage.sent_bytes += len(content or b"")
             began = anyio.current_time()
             try:
                 with self._identity.under_way() if scoring else nullcontext():
                     return await self._exchange.body_of(
-                        path, body, deadline_s=item.deadline_s(), headers=headers
+                        path, content, deadline_s=item.deadline_s(), headers=headers
                     )
             finally:
                 item.spent_s += anyio.current_time() - began

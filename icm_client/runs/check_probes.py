@@ -1,8 +1,11 @@
 """The probes of a check, over the prompts that a run would send."""
 
+import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import anyio
 import numpy as np
 
 from icm_client.coherence.problem import Demo, Query
@@ -20,8 +23,10 @@ from icm_client.endpoints.probe import (
     Verdict,
     failed,
     label_scores,
+    number_of,
     prefix_cache,
     prompts_arrive,
+    ratio,
     raw_log_probs,
 )
 from icm_client.endpoints.probe_load import neighbours, noise_floor, throughput
@@ -41,6 +46,11 @@ _BESIDE: Final = 7
 _NOISE_READS: Final = 2
 _NOISE_DEMOS: Final = 8
 _NEIGHBOURS: Final = 8
+
+_SECONDS: Final = 120.0
+"""What a check takes, about, however slow the server is: later parts are then cut or left out."""
+
+_TOLD_EVERY_S: Final = 10.0
 
 OnStep = Callable[[str], None]
 """Called with what is being done, ahead of each step."""
@@ -76,6 +86,7 @@ class Probing:
         self._tell = tell
         self._pieces: Pieces | None = None
         self._settings = SweepSettings()
+        self._began = time.monotonic()
 
     async def ask(self, settings: SweepSettings) -> None:
         """Make the observations; a run would have these `settings`."""
@@ -119,10 +130,14 @@ class Probing:
             self._settings,
             lanes=self._server.lanes,
             texts=isinstance(self._server, TextEndpoint),
-            ids_a_token=_ratio(prompts.get("sent"), prompts.get("read_tokens")),
-            tokens_a_second=_ratio(cache.get("cold_computed_tokens"), cache.get("cold_s")),
-            reads_a_second=max((_number(rate) for rate in rates.values()), default=0.0),
-            caches=bool(cache.get("caches")),
+            ids_a_token=ratio(prompts.get("sent"), prompts.get("read_tokens")),
+            tokens_a_second=ratio(cache.get("cold_computed_tokens"), cache.get("cold_s")),
+            reads_a_second=max((number_of(rate) for rate in rates.values()), default=0.0),
+            # Where it was not measured: whether the server has told of cached tokens at all.
+            caches=self._server.usage.cached_tokens > 0
+            if cache.get("caches") is None
+            else bool(cache["caches"]),
+            bytes_an_id=ratio(prompts.get("sent_bytes"), prompts.get("sent")),
         )
 
     async def _tokenize(self) -> Observation:
@@ -173,17 +188,38 @@ class Probing:
     async def _kept(
         self, name: str, probe: Callable[[], Awaitable[Observation]], *, fatal: bool = False
     ) -> None:
-        """Make one observation, whatever becomes of the probe."""
+        """Make one observation, whatever becomes of the probe.
+
+        Without what is `fatal` there is nothing to say; the rest is cut where time is short.
+        """
+        left_s = math.inf if fatal else self._began + _SECONDS - time.monotonic()
+        if left_s <= 0:
+            words = f"left out: what came before it took {_SECONDS:.0f} s, for a slow server"
+            self.observations.append(Observation(name, Verdict.NOTE, words))
+            return
         self._tell(name)
 
         async def run() -> None:
             self.observations.append(await probe())
+            tasks.cancel_scope.cancel()
 
+        async def tell() -> None:
+            began = time.monotonic()
+            while True:
+                await anyio.sleep(_TOLD_EVERY_S)
+                self._tell(f"{name}, for {time.monotonic() - began:.0f} s so far")
+
+        scope = anyio.move_on_after(left_s)
         try:
-            async with open_task_group() as tasks:  # several failures at once are one of ours
-                tasks.start_soon(run)
+            with scope:
+                async with open_task_group() as tasks:  # several failures at once are one of ours
+                    tasks.start_soon(run)
+                    tasks.start_soon(tell)
         except (EndpointError, ScoreError, TaskError) as error:
             self.observations.append(failed(name, error, fatal=fatal))
+        if scope.cancelled_caught:
+            words = f"cut off: the check had taken {_SECONDS:.0f} s, for a slow server"
+            self.observations.append(Observation(name, Verdict.NOTE, words))
 
     def _fresh(self, trie: LabelTrie, count: int, demos: int) -> list[Read]:
         """Reads of random rows behind random demos: prompts that no cache has seen."""
@@ -204,12 +240,3 @@ class Probing:
             raise AssertionError
         pairs = zip(self._job.labels, self._pieces.labels, strict=True)
         return "/".join(label for label, ids in pairs if ids[0] == token)
-
-
-def _number(figure: Figure) -> float:
-    return float(figure) if isinstance(figure, int | float) else 0.0
-
-
-def _ratio(one: Figure, other: Figure) -> float:
-    """`one` over `other`, or 0 where that is not known."""
-    return _number(one) / _number(other) if _number(other) else 0.0

@@ -9,7 +9,7 @@ import numpy as np
 from icm_client.coherence.problem import Demo, Query
 from icm_client.coherence.settings import SweepSettings
 from icm_client.endpoints import Endpoint, Read, TextEndpoint
-from icm_client.endpoints.probe import Figure, prefix_cache
+from icm_client.endpoints.probe import number_of, prefix_cache, ratio
 from icm_client.endpoints.probe_load import throughput
 from icm_client.errors import InputError
 from icm_client.runs.fitting import fitted_job
@@ -64,9 +64,9 @@ async def forecast(
         lanes=server.lanes,
         texts=isinstance(server, TextEndpoint),
         ids_a_token=0.0,
-        tokens_a_second=_number(cache["cold_computed_tokens"]) / _number(cache["cold_s"]),
-        reads_a_second=max(map(_number, rates.values())),
-        caches=bool(cache["caches"]),
+        tokens_a_second=ratio(cache["cold_computed_tokens"], cache["cold_s"]),
+        reads_a_second=max(map(number_of, rates.values())),
+        caches=server.usage.cached_tokens > 0 if cache["caches"] is None else bool(cache["caches"]),
     )
 
 
@@ -105,7 +105,3 @@ async def forecast_job(
             )
             pieces = replace(fitted.pieces, prompts=tuple(used))
             return await forecast(pieces, fitted.settings, server, rng=np.random.default_rng())
-
-
-def _number(figure: Figure) -> float:
-    return float(figure) if isinstance(figure, int | float) else 0.0

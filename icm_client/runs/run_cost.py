@@ -22,12 +22,14 @@ class RunCost:
         requests: fewest and most, retries left out.
         tokens: prompt tokens that the server computes, fewest and most.
         minutes: fewest and most; None where nothing was measured.
+        sent_bytes: uploaded with those requests, fewest and most; None where that is not known.
     """
 
     rows: int
     requests: tuple[int, int]
     tokens: tuple[int, int]
     minutes: tuple[float, float] | None
+    sent_bytes: tuple[int, int] | None = None
 
     def sentence(self) -> str:
         """Return the same for people."""
@@ -36,9 +38,14 @@ class RunCost:
             if self.minutes is None
             else f"{self.minutes[0]:.1f} to {self.minutes[1]:.1f} minutes"
         )
+        sent = (
+            ""
+            if self.sent_bytes is None
+            else f"{_size(self.sent_bytes[0])} to {_size(self.sent_bytes[1])} uploaded, "
+        )
         return (
             f"A run over {self.rows:,} rows: {self.requests[0]:,} to {self.requests[1]:,} "
-            f"requests, {self.tokens[0]:,} to {self.tokens[1]:,} tokens computed, {time}."
+            f"requests, {self.tokens[0]:,} to {self.tokens[1]:,} tokens computed, {sent}{time}."
         )
 
     def summary(self) -> dict[str, object]:
@@ -48,16 +55,26 @@ class RunCost:
             "requests": list(self.requests),
             "computed_tokens": list(self.tokens),
             "minutes": None if self.minutes is None else list(self.minutes),
+            "sent_bytes": None if self.sent_bytes is None else list(self.sent_bytes),
         }
 
 
+def _size(n_bytes: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if n_bytes < 1000:  # noqa: PLR2004
+            return f"{n_bytes:.0f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} GB"
+
+
 class _Work(NamedTuple):
-    """Requests, reads, and prompt tokens computed: of contexts that are shared, and of rows."""
+    """Requests, reads, prompt tokens computed (of shared contexts, and of rows), and ids sent."""
 
     requests: float
     contexts: float
     rows: float
     reads: float
+    ids: float
 
     def __add__(self, other: "_Work") -> "_Work":  # type: ignore[override]  # no longer a tuple's
         return _Work(*(one + another for one, another in zip(self, other, strict=True)))
@@ -86,6 +103,7 @@ def run_cost(
     tokens_a_second: float,
     reads_a_second: float,
     caches: bool,
+    bytes_an_id: float = 0.0,
 ) -> RunCost:
     """Return what `n_rows` like those of `pieces` would take.
 
@@ -103,6 +121,7 @@ def run_cost(
         tokens_a_second: measured on one long prompt; 0 for unknown.
         reads_a_second: measured on short prompts, at its best; 0 for unknown.
         caches: whether the server has a prefix cache.
+        bytes_an_id: uploaded for each id of a prompt; 0 for unknown.
     """
     reads_a_row = len(LabelTrie(pieces.labels).reads(()))
     length = sum(map(len, pieces.prompts)) / max(len(pieces.prompts), 1)
@@ -121,6 +140,9 @@ def run_cost(
             contexts=contexts * demos * demo if caches else 0.0,
             rows=share * n_rows * (length * scale + again),
             reads=reads,
+            # Each read's prompt is sent whole, whatever the server has cached of it.
+            ids=reads * (demos * demo / scale + length)
+            + (0 if lanes else contexts * demos * demo / scale),
         )
 
     others = settings.keep * n_rows * (1 - 1 / folds)  # rows that a fold's demos are drawn from
@@ -151,4 +173,7 @@ def run_cost(
         (math.ceil(fewest.requests), math.ceil(most.requests)),
         (math.ceil(fewest.tokens), math.ceil(most.tokens)),
         minutes,
+        (math.ceil(fewest.ids * bytes_an_id), math.ceil(most.ids * bytes_an_id))
+        if bytes_an_id
+        else None,
     )

@@ -9,7 +9,7 @@ from anyio.abc import TaskGroup
 
 from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
 from icm_client.endpoints.protocol import Answer, Endpoint, TokenIds
-from icm_client.errors import EndpointError, ScoreError
+from icm_client.errors import EndpointError, Retry, RunStopped, ScoreError
 from icm_client.scoring.lanes import assign_lanes
 from icm_client.scoring.planner import Branch
 from icm_client.scoring.prompts import Asked, written_out
@@ -86,8 +86,17 @@ async def _serve_lane(
             return
         try:
             caller.arrived([index], await endpoint.read([written_out(reads[index])], lane=lane))
+        except RunStopped:
+            return
         except (EndpointError, ScoreError) as error:
+            if _unrepeated(error, caller):
+                return
             caller.failed([index], error)
+
+
+def _unrepeated(error: EndpointError | ScoreError, caller: Caller) -> bool:
+    """Whether a repetition might have healed it: no reason to lose what else is under way."""
+    return caller.stopping() and error.retry is not Retry.NEVER
 
 
 class _Job(NamedTuple):
@@ -188,7 +197,11 @@ class _Waves:
                 self._caller.arrived(group, answers)
             else:
                 await self._endpoint.warm(self._sent_ahead(number))
+        except RunStopped:
+            return
         except (EndpointError, ScoreError) as error:
+            if _unrepeated(error, self._caller):
+                return
             self._caller.failed(group, error)
             middle = len(group) // 2
             halves = [group[:middle], group[middle:]] if middle else []

@@ -53,6 +53,7 @@ def plan(reads: Sequence[Asked], *, min_shared: int = MIN_SHARED) -> tuple[Branc
     followers: list[list[int]] = []
     open_forks: list[tuple[int, int]] = []  # (end, branch): the branches around a position
     forks = _forks([read.prompt for read in ordered])
+    again = _wanted_again(ordered)
     next_fork = 0
     rest: int | None = None  # the branch of reads that share nothing
     for position, index in enumerate(order):
@@ -62,7 +63,7 @@ def plan(reads: Sequence[Asked], *, min_shared: int = MIN_SHARED) -> tuple[Branc
             fork = forks[next_fork]
             next_fork += 1
             parent = open_forks[-1][1] if open_forks else None
-            depth = _usable_depth(fork, ordered)
+            depth = _usable_depth(fork, ordered, again)
             if depth - (len(prefixes[parent]) if parent is not None else 0) > min_shared:
                 open_forks.append((fork.end, len(prefixes)))
                 prefixes.append(ordered[position].prompt[:depth])
@@ -157,15 +158,24 @@ def _forks(ordered: Sequence[TokenIds | Prompt]) -> list[_Fork]:
     return sorted(forks, key=lambda fork: (fork.start, fork.depth))
 
 
-def _usable_depth(fork: _Fork, ordered: Sequence[Asked]) -> int:
+def _wanted_again(ordered: Sequence[Asked]) -> list[int]:
+    """Return for each read the position of the next one that wants the same, or their number."""
+    following: dict[TokenIds, int] = {}
+    again = [len(ordered)] * len(ordered)
+    for position in range(len(ordered) - 1, -1, -1):
+        wanted = ordered[position].wanted
+        again[position] = following.get(wanted, len(ordered))
+        following[wanted] = position
+    return again
+
+
+def _usable_depth(fork: _Fork, ordered: Sequence[Asked], again: Sequence[int]) -> int:
     """Return how much of the fork's prefix to send ahead: 0 for nothing.
 
     Where a read ends at the fork, one token less, since a read must follow its branch's prefix.
     And nothing where only other tokens' reads lie below it: those are the rest of a label of
     several tokens, which are sent behind its first token anyway.
     """
-    first = ordered[fork.start]
-    if len(first.prompt) > fork.depth:
+    if len(ordered[fork.start].prompt) > fork.depth:
         return fork.depth
-    rest = ordered[fork.start + 1 : fork.end]
-    return fork.depth - 1 if any(read.wanted == first.wanted for read in rest) else 0
+    return fork.depth - 1 if again[fork.start] < fork.end else 0

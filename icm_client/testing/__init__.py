@@ -34,7 +34,7 @@ from icm_client.testing.faults import (
 )
 from icm_client.testing.finetuning import FineTuningServer
 from icm_client.testing.planted import PlantedConcept
-from icm_client.testing.server import PlantedServer, Received
+from icm_client.testing.server import PlantedServer, RateLimit, Received
 from icm_client.testing.trainer import PlantedTrainer
 from icm_client.testing.tuning_jobs import Fate
 
@@ -46,6 +46,7 @@ __all__ = [
     "PlantedConcept",
     "PlantedServer",
     "PlantedTrainer",
+    "RateLimit",
     "Received",
     "Script",
     "after",

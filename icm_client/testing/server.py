@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 import anyio
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from icm_client.endpoints.protocol import Read, TokenIds
 from icm_client.errors import PromptTooLong
@@ -17,6 +18,32 @@ from icm_client.testing.faults import Asked, Fault, Json, Script, scripted
 from icm_client.testing.planted import PlantedConcept
 
 COMPLETIONS = "/v1/completions"
+
+
+class RateLimit:
+    """What a gateway lets through: so many requests a second, as nginx's `limit_req` counts them.
+
+    Args:
+        a_second: requests a second, of all routes together.
+        burst: how many more may come at once.
+        status: what the others are answered.
+    """
+
+    def __init__(self, a_second: float, *, burst: int = 0, status: int = 503) -> None:
+        self.status = status
+        self._a_second, self._burst = a_second, burst
+        self._excess = 0.0
+        self._last_at: float | None = None
+
+    def lets_through(self, now: float) -> bool:
+        """Whether a request that comes at `now` (seconds) is let through; then it counts."""
+        excess = 0.0
+        if self._last_at is not None:
+            excess = max(0.0, self._excess - self._a_second * (now - self._last_at) + 1)
+        if excess > self._burst:
+            return False
+        self._excess, self._last_at = excess, now
+        return True
 
 
 class Received(NamedTuple):
@@ -39,6 +66,7 @@ class PlantedServer:
         slots: requests that it computes at a time; None is any number. Others queue.
         latency_s: how long each is computed, in seconds.
         max_queue: more waiting requests than this are answered 503; None queues for ever.
+        rate_limit: what a gateway before it lets through; None is everything.
         priorities: whether it was started with `--scheduling-policy priority`; else a request with
             another `priority` than 0 is refused. All are served in the order they come.
         root: the path that it names as the model's; None names the concept it serves. With a path
@@ -47,7 +75,9 @@ class PlantedServer:
     Attributes:
         url: the server's root, while it runs.
         script: from the number of a request to `/v1/completions` to what it meets.
-        received: every request, in the order of arrival.
+        received: every request, in the order of arrival; those that `rate_limit` refused are not
+            among them.
+        refused: how many `rate_limit` refused.
         most_in_flight: requests to `/v1/completions` that were open at a time, at most.
     """
 
@@ -61,6 +91,7 @@ class PlantedServer:
         slots: int | None = None,
         latency_s: float = 0.0,
         max_queue: int | None = None,
+        rate_limit: RateLimit | None = None,
         priorities: bool = False,
         root: str | None = None,
     ) -> None:
@@ -73,6 +104,8 @@ class PlantedServer:
         self._api_key = api_key
         self._latency_s = latency_s
         self._max_queue = max_queue
+        self._rate_limit = rate_limit
+        self.refused = 0
         self._priorities = priorities
         self._root = root
         self._slots = anyio.CapacityLimiter(2**31 if slots is None else slots)
@@ -120,7 +153,7 @@ class PlantedServer:
         await self._listen()
 
     async def _listen(self) -> None:
-        app = web.Application(client_max_size=2**30)
+        app = web.Application(client_max_size=2**30, middlewares=[self._limited])
         self._add_routes(app.router)
         # Cancelled with its connection: a request that hangs must not outlive its client.
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -129,6 +162,14 @@ class PlantedServer:
         self._port = runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self._port}"
         self._runner = runner
+
+    @web.middleware
+    async def _limited(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        limit = self._rate_limit
+        if limit is None or limit.lets_through(anyio.current_time()):
+            return await handler(request)
+        self.refused += 1
+        return web.Response(status=limit.status)
 
     def _add_routes(self, router: web.UrlDispatcher) -> None:
         router.add_get("/v1/models", self._models)

@@ -15,6 +15,7 @@ from aiohttp import web
 from click.testing import CliRunner, Result
 
 from icm_client.cli.check import check_command
+from icm_client.runs.check import check as run_check
 
 TASK = 'template = "Review: {text}\\nSentiment:"\nlabels = ["positive", "negative"]\n'
 PADDED = -9999.0
@@ -34,6 +35,7 @@ class Behaviour:
     cuts_at: int | None = None
     jitter: float = 0.0
     fails_plain: bool = False
+    busy_at_first_over: int | None = None  # tokens: a longer prompt is refused, and then taken
     reading: int = 0
     requests: int = 0
     seen: list[list[int]] = field(default_factory=list)
@@ -50,6 +52,10 @@ class Behaviour:
                 return 200, {"tokens": [1, *ids] if body["add_special_tokens"] else ids}
             case "/v1/completions" if "logprob_token_ids" in body or not self.fails_plain:
                 self.requests += 1
+                prompt, most = body["prompt"][0], self.busy_at_first_over
+                if most is not None and len(prompt) > most and prompt not in self.seen:
+                    self.seen.append(prompt)
+                    return 503, {}
                 return 200, self.completion(body)
         return 404, {"error": {"message": "no such route"}}
 
@@ -273,6 +279,61 @@ def test_what_the_server_says_moves_no_cursor(check: Check, behaviour: Behaviour
     behaviour.owner = "\x1b[2Jnobody [red]known[/red]"
     result = check("--kind", "openai")
     assert "\x1b" not in result.output
+
+
+def test_what_was_sent_again_is_not_taken_for_a_speed(check: Check, behaviour: Behaviour) -> None:
+    """A read that timed out, and was answered from the cache when repeated: "31930 minutes"."""
+    behaviour.busy_at_first_over = 400
+    result = check("--json")
+    found = observed(result)["prefix cache"]
+    assert "sent again" in found["says"]
+    assert (found["verdict"], found["figures"]["cold_s"]) == ("note", None)
+    run = json.loads(result.stdout)["run"]
+    assert run["minutes"] is None
+    assert run["computed_tokens"][1] < 100_000  # the server tells of cached tokens: it caches
+
+
+def test_what_a_run_uploads_is_said(check: Check) -> None:
+    result = check("--json", "--rows", "1000")
+    prompts = observed(result)["prompts"]
+    assert re.search(r", \d+\.\d kB uploaded", prompts["says"])
+    least, most = json.loads(result.stdout)["run"]["sent_bytes"]
+    a_read = prompts["figures"]["sent_bytes"]
+    # 5 to 31 sweeps over 1,000 rows, and a read with fewer demos is shorter.
+    assert 3_000 * a_read < least < 5_200 * a_read < most < 32_000 * a_read
+    assert re.search(r"\d+ MB to \d+ MB uploaded", check("--rows", "1000").stdout)
+
+
+def test_parts_are_left_out_where_time_is_short(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icm_client.runs.check_probes._SECONDS", 0.0)
+    result = check("--json")
+    found = observed(result)
+    assert result.exit_code == 0
+    for name in ("raw or processed", "prefix cache", "noise", "throughput", "neighbours"):
+        assert found[name]["says"].startswith("left out")
+    assert json.loads(result.stdout)["run"]["minutes"] is None
+
+
+async def test_a_check_that_is_stopped_says_what_it_has_seen(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path))
+    (tmp_path / "reviews.toml").write_text(TASK)
+    steps: list[str] = []
+    report = await run_check(
+        task=tmp_path / "reviews.toml",
+        endpoint=url,
+        step=steps.append,
+        stopping=lambda: "throughput" in steps,
+    )
+    names = [one.name for one in report.observations]
+    assert names[:3] == ["server", "labels", "log-probs"]
+    assert names[-1] == "check"
+    assert not report.ready
+    assert "stopped before it was done" in report.reasons[-1]
+    assert report.requests > 0
 
 
 def test_rows_of_the_run_may_be_given(check: Check, tmp_path: Path) -> None:

@@ -39,4 +39,7 @@ def test_a_wait_is_told_where_no_terminal_shows_it_but_not_every_time() -> None:
         cost = Cost(0, 0, 0, 0, 0, 0, at_s)
         lines(Progress(("no", "yes"), ((1,), (2,)), 0, 0, None, None, cost, None, waiting))
     told = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert told == ["Waiting 14 s: 500 from the server", "Waiting 20 s: 500 from the server"]
+    assert told == [
+        "Waiting 14 s: 500 from the server",
+        "Waiting 20 s, with no answer for 31 s: 500 from the server",
+    ]

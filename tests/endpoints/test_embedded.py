@@ -9,6 +9,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -148,7 +149,27 @@ async def test_a_rare_token_is_found(embedded: EmbeddedEndpoint, prompt: TokenId
     inner._top = llama_cpp._FIRST_TOP
     (answer,) = await embedded.read([Read(prompt, (rare,))])
     assert answer.log_probs == (found[rare],)
-    assert inner._top == llama_cpp._KEPT_TOP
+
+
+async def test_rare_labels_are_read_exactly_and_take_small_answers(
+    embedded: EmbeddedEndpoint, prompt: TokenIds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens outside the likeliest 600 took an answer of 540 kB each."""
+    inner = (await embedded._started(instead_of=None)).endpoint
+    found = await inner._complete(prompt, 0, top=20_000, wanted=tuple(range(262_144)))
+    likeliest, *_, rare, rarest = found
+    sizes: list[int] = []
+    body_of = inner._transport._exchange.body_of
+
+    async def measured(*args: Any, **options: Any) -> bytes:
+        sizes.append(len(raw := await body_of(*args, **options)))
+        return raw
+
+    monkeypatch.setattr(inner._transport._exchange, "body_of", measured)
+    for wanted in [(rarest,), (likeliest, rare, rarest), (likeliest,)]:
+        (answer,) = await embedded.read([Read(prompt, wanted)])
+        assert answer.log_probs == tuple(found[token] for token in wanted)
+    assert sum(sizes) < 20_000
 
 
 async def test_log_probs_are_there_where_the_likeliest_token_is_a_byte(

@@ -16,6 +16,7 @@ import pytest
 from planted_run import (
     LABELS,
     PROMPTS,
+    QUERIES,
     assert_nothing_lost_or_invented,
     concept,
     honest,
@@ -28,6 +29,7 @@ from planted_run import (
 
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.sweep import search
+from icm_client.endpoints.protocol import Read, TokenIds
 from icm_client.endpoints.settings import GoodNeighbour, TransportSettings, Waiting
 from icm_client.errors import (
     EndpointFault,
@@ -41,6 +43,7 @@ from icm_client.errors import (
     ModelNotFound,
     PromptTooLong,
     RequestRefused,
+    RunStopped,
     ScoreNotFinite,
 )
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
@@ -48,6 +51,7 @@ from icm_client.testing import (
     Asked,
     Fault,
     PlantedServer,
+    RateLimit,
     after,
     answering,
     changed,
@@ -123,6 +127,97 @@ async def test_429_with_each_spelling_of_retry_after(
     await heals(status(429, "slow down", headers), tmp_path, settings(observe))
     assert [wait.seconds for wait in told] == [pytest.approx(seconds)] * 3
     assert all(wait.asked_by_server and "slow down" in wait.reason for wait in told)
+
+
+@pytest.mark.parametrize(("code", "burst"), [(503, 0), (503, 2), (429, 0)])
+async def test_a_server_that_counts_requests_spends_them_on_scores(code: int, burst: int) -> None:
+    """Behind nginx's `limit_req`, 0 to 17% of what was let through were scores."""
+    a_second, seconds = 20.0, 10.0
+    limit = RateLimit(a_second, burst=burst, status=code)
+    reads = [Read(prompt, (2, 3)) for prompt in await prompts_of_rows()]
+    scored_at: list[float] = []
+    async with PlantedServer(concept(), rate_limit=limit) as server, opened(server) as endpoint:
+
+        async def work() -> None:
+            while True:
+                await endpoint.read([reads[len(scored_at) % len(reads)]])
+                scored_at.append(anyio.current_time())
+
+        began = anyio.current_time()
+        with anyio.move_on_after(seconds):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(4):
+                    tasks.start_soon(work)
+        assert len(scored_at) >= 0.8 * len(server.received)
+        late = sum(at > began + seconds / 2 for at in scored_at)
+        assert late >= 0.6 * a_second * seconds / 2  # of those allowed, on a busy machine
+        assert server.refused < len(scored_at) / 4
+
+
+async def prompts_of_rows() -> list[TokenIds]:
+    return [await concept().tokenize(prompt, add_special=True) for prompt in PROMPTS]
+
+
+def looks(server: PlantedServer) -> int:
+    return [one.path for one in server.received].count("/version")
+
+
+async def test_a_429_is_no_sign_of_a_restart(tmp_path: Path) -> None:
+    async with PlantedServer(concept(), faults=[None, *[status(429)] * 3]) as server:
+        await read_through(server, tmp_path)
+        assert looks(server) == 1  # at the start
+
+
+@pytest.mark.parametrize("code", [503, 504])
+async def test_who_answers_is_asked_once_while_a_server_answers_5xx(
+    tmp_path: Path, code: int
+) -> None:
+    """And once more before the answer that comes at last is taken."""
+    alone = TransportSettings(retry=settings(attempts=20).retry, max_in_flight=1)
+    async with PlantedServer(concept(), faults=[None, *[status(code)] * 12]) as server:
+        np.testing.assert_array_equal(
+            await read_through(server, tmp_path, alone), await honest(tmp_path)
+        )
+        assert looks(server) == 3
+
+
+async def test_another_model_after_the_look_is_found_before_its_answer_is_taken(
+    tmp_path: Path,
+) -> None:
+    alone = TransportSettings(retry=settings(attempts=20).retry, max_in_flight=1)
+    async with PlantedServer(concept()) as server:
+
+        async def swapped(asked: Asked) -> Any:
+            server.swap(concept(seed=1))
+            return await status(503)(asked)
+
+        server.script = scripted([None, None, status(503), swapped, status(503)])
+        with pytest.raises(ModelChanged, match="run the same command again"):
+            await read_through(server, tmp_path, alone)
+        server.swap(concept())
+        await assert_nothing_lost_or_invented(server, tmp_path)
+
+
+async def test_a_stop_sends_nothing_more_and_keeps_what_is_under_way(tmp_path: Path) -> None:
+    """Requests that wait for their turn when it comes were all sent, one after the other."""
+    answered: list[int] = []
+    chosen = TransportSettings(max_in_flight=2, stopping=lambda: len(answered) >= 3)
+    async with PlantedServer(concept(), latency_s=0.05) as server, opened(server, chosen) as there:
+        with ScoreStore.open(tmp_path / "scores.sqlite3") as store:
+            pieces = await tokenize_pieces(PROMPTS, LABELS, "\n\n", there, store)
+            scorer = Scorer(
+                there,
+                store,
+                pieces,
+                group_size=1,
+                on_progress=lambda now: answered.append(now.done) if now.done else None,
+                stopping=chosen.stopping,
+            )
+            with pytest.raises(RunStopped):
+                await scorer(QUERIES)
+        sent = sum(one.body.get("logprobs") == 1 for one in server.received)
+        assert scorer.stats.asked == sent <= 4
+        await assert_nothing_lost_or_invented(server, tmp_path)
 
 
 async def test_503_bursts(tmp_path: Path) -> None:
