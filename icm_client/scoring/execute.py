@@ -3,8 +3,9 @@
 import heapq
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+import anyio
 from anyio.abc import TaskGroup
 
 from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
@@ -15,6 +16,12 @@ from icm_client.scoring.planner import Branch
 from icm_client.scoring.prompts import Asked, written_out
 from icm_client.task_groups import open_task_group
 
+GRACE_S: Final = 10.0
+"""How long what is under way is awaited after a stop. A prompt of thousands of tokens may take a
+CPU most of a minute; who sends TERM often waits for half a minute only."""
+
+_LOOKED_S: Final = 0.1
+
 
 class Caller(NamedTuple):
     """Who is told of each request, and asked for leave.
@@ -24,7 +31,8 @@ class Caller(NamedTuple):
         failed: told of the reads of a request that failed for good (none: a prefix sent ahead). A
             single one is given up, several are asked again in halves. It raises the error where
             nothing may go on.
-        stopping: once it says so, what is under way is awaited and no further request is begun.
+        stopping: once it says so, what is under way is awaited, for `GRACE_S` at most, and no
+            further request is begun.
     """
 
     arrived: Callable[[Sequence[int], Sequence[Answer]], None]
@@ -52,6 +60,35 @@ async def execute(
     Raises:
         EndpointError, ScoreError: what `caller.failed` raises; the first one cancels the rest.
     """
+    async with open_task_group() as watched:
+        watched.start_soon(_end_after_grace, caller, watched)
+        await _executed(
+            branches,
+            reads,
+            endpoint,
+            caller,
+            group_size=group_size,
+            reads_in_flight=reads_in_flight,
+        )
+        watched.cancel_scope.cancel()
+
+
+async def _end_after_grace(caller: Caller, tasks: TaskGroup) -> None:
+    while not caller.stopping():  # noqa: ASYNC110 - a caller tells nobody
+        await anyio.sleep(_LOOKED_S)
+    await anyio.sleep(GRACE_S)
+    tasks.cancel_scope.cancel()
+
+
+async def _executed(
+    branches: Sequence[Branch],
+    reads: Sequence[Asked],
+    endpoint: Endpoint,
+    caller: Caller,
+    *,
+    group_size: int,
+    reads_in_flight: int,
+) -> None:
     if endpoint.lanes > 0:
         async with open_task_group() as tasks:
             for lane, share in enumerate(assign_lanes(branches, reads, endpoint.lanes)):

@@ -14,6 +14,7 @@ import anyio
 import numpy as np
 import pytest
 from planted_run import (
+    GROUP_SIZE,
     LABELS,
     PROMPTS,
     QUERIES,
@@ -217,6 +218,30 @@ async def test_a_stop_sends_nothing_more_and_keeps_what_is_under_way(tmp_path: P
                 await scorer(QUERIES)
         sent = sum(one.body.get("logprobs") == 1 for one in server.received)
         assert scorer.stats.asked == sent <= 4
+        await assert_nothing_lost_or_invented(server, tmp_path)
+
+
+async def test_a_stop_does_not_wait_for_a_read_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt of thousands of tokens takes a CPU most of a minute."""
+    monkeypatch.setattr("icm_client.scoring.execute.GRACE_S", 0.2)
+    answered: list[int] = []
+    async with PlantedServer(concept(), faults=after(4, hang())) as server:
+        async with opened(server) as there:
+            with ScoreStore.open(tmp_path / "scores.sqlite3") as store:
+                pieces = await tokenize_pieces(PROMPTS, LABELS, "\n\n", there, store)
+                scorer = Scorer(
+                    there,
+                    store,
+                    pieces,
+                    group_size=GROUP_SIZE,
+                    on_progress=lambda now: answered.append(now.done) if now.done else None,
+                    stopping=lambda: bool(answered),
+                )
+                with anyio.fail_after(10), pytest.raises(RunStopped):
+                    await scorer(QUERIES)
+        assert scorer.stats.asked
         await assert_nothing_lost_or_invented(server, tmp_path)
 
 
