@@ -109,7 +109,7 @@ def diagnose(
     if not unasked and not any(finding.fatal for finding in doubts):
         # Of labels that follow no concept, the names are the least trouble.
         findings += _names(result, labels, evidence.pinned)
-    findings += _shares(result.prior, labels)
+    findings += _shares(result.prior, labels, counts)
     findings += label_words(result, items)
     findings += context_effects(result, items)
     findings += rule_conflicts(result, evidence.constraint)
@@ -219,10 +219,14 @@ def _one_label(word: str, share: float, *, steps: bool) -> Finding:
     return Finding("one-label", f"{word!r} was given to {share:.0%} of the rows.", advice, "fatal")
 
 
-def _shares(prior: PriorEstimate, labels: Sequence[str]) -> list[Finding]:
+def _shares(prior: PriorEstimate, labels: Sequence[str], counts: IntArray) -> list[Finding]:
     """Where the rows do not tell how common the labels are; nothing of searches that never ask."""
     if prior.source == "given" or prior.separation is None:
         return []
+    shares = counts / max(counts.sum(), 1)
+    # Thresholds at even shares pull towards them: what is uneven all the same is more so in truth.
+    several = len(labels) > 2  # noqa: PLR2004
+    even = several and 2 * shares.min() >= 1 / len(labels) >= shares.max() / 2
     interval = ""
     if prior.interval is not None:
         low, high = prior.interval
@@ -240,7 +244,7 @@ def _shares(prior: PriorEstimate, labels: Sequence[str]) -> list[Finding]:
         f"If you know how common the labels are, say so with --prior {labels[0]}=SHARE; more rows "
         "help too."
     )
-    return [Finding("uneven-shares", message, advice, "check")]
+    return [Finding("uneven-shares", message, advice, "note" if even else "check")]
 
 
 def _shown(value: float, most: float, layout: str) -> str:

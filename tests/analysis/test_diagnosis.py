@@ -259,6 +259,25 @@ def test_shares_that_the_rows_do_not_tell_are_reported(
         assert f"--prior {WORDS[0]}=" in finding.advice
 
 
+@pytest.mark.parametrize(("counts", "severity"), [((40, 35, 25), "note"), ((70, 20, 10), "check")])
+def test_even_shares_that_were_assumed_of_three_labels_are_doubted_where_they_came_out_uneven(
+    counts: tuple[int, int, int], severity: str
+) -> None:
+    labels = np.repeat([0, 1, 2], counts)
+    log_probs = np.log(np.where(np.eye(3)[labels] > 0, 0.98, 0.01))
+    found = replace(
+        result(),
+        labels=labels,
+        log_probs=log_probs,
+        prior=PriorEstimate(np.zeros(3), "even", 1.8),
+        restarts=(),
+        label_mass=None,
+        sweep_scores=None,
+    )
+    said = {one.code: one.severity for one in diagnose(found, ("a", "b", "c"))}
+    assert said["uneven-shares"] == severity
+
+
 def test_starts_that_disagree_and_labels_that_turn_with_their_contexts_are_not_to_be_trusted() -> (
     None
 ):
