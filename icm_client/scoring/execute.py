@@ -2,7 +2,8 @@
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 import anyio
@@ -60,55 +61,43 @@ async def execute(
     Raises:
         EndpointError, ScoreError: what `caller.failed` raises; the first one cancels the rest.
     """
-    async with open_task_group() as watched:
-        watched.start_soon(_end_after_grace, caller, watched)
-        await _executed(
-            branches,
-            reads,
-            endpoint,
-            caller,
-            group_size=group_size,
-            reads_in_flight=reads_in_flight,
-        )
-        watched.cancel_scope.cancel()
+    async with _grace(caller):
+        if endpoint.lanes > 0:
+            async with open_task_group() as tasks:
+                for lane, share in enumerate(assign_lanes(branches, reads, endpoint.lanes)):
+                    tasks.start_soon(_serve_lane, lane, share, reads, endpoint, caller)
+        else:
+            cache = PrefixCache()
+            if isinstance(endpoint, CachingEndpoint):
+                cache = await endpoint.prefix_cache()
+            async with open_task_group() as tasks:
+                waves = _Waves(
+                    branches,
+                    reads,
+                    endpoint,
+                    caller,
+                    tasks,
+                    cache=cache,
+                    group_size=group_size,
+                    reads_in_flight=reads_in_flight,
+                )
+                waves.start()
 
 
-async def _end_after_grace(caller: Caller, tasks: TaskGroup) -> None:
-    while not caller.stopping():  # noqa: ASYNC110 - a caller tells nobody
-        await anyio.sleep(_LOOKED_S)
-    await anyio.sleep(GRACE_S)
-    tasks.cancel_scope.cancel()
+@asynccontextmanager
+async def _grace(caller: Caller) -> AsyncIterator[None]:
+    """What is under way when the run is to stop has `GRACE_S` to end; then it is cancelled."""
 
+    async def watch(tasks: TaskGroup) -> None:
+        while not caller.stopping():  # noqa: ASYNC110 - a caller sets no event
+            await anyio.sleep(_LOOKED_S)
+        await anyio.sleep(GRACE_S)
+        tasks.cancel_scope.cancel()
 
-async def _executed(
-    branches: Sequence[Branch],
-    reads: Sequence[Asked],
-    endpoint: Endpoint,
-    caller: Caller,
-    *,
-    group_size: int,
-    reads_in_flight: int,
-) -> None:
-    if endpoint.lanes > 0:
-        async with open_task_group() as tasks:
-            for lane, share in enumerate(assign_lanes(branches, reads, endpoint.lanes)):
-                tasks.start_soon(_serve_lane, lane, share, reads, endpoint, caller)
-    else:
-        cache = PrefixCache()
-        if isinstance(endpoint, CachingEndpoint):
-            cache = await endpoint.prefix_cache()
-        async with open_task_group() as tasks:
-            waves = _Waves(
-                branches,
-                reads,
-                endpoint,
-                caller,
-                tasks,
-                cache=cache,
-                group_size=group_size,
-                reads_in_flight=reads_in_flight,
-            )
-            waves.start()
+    async with open_task_group() as tasks:
+        tasks.start_soon(watch, tasks)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 async def _serve_lane(
