@@ -302,7 +302,7 @@ def print_warnings(found: Labels) -> None:
         told = Text(f"Warning: the verdict on these labels is: {found.verdict}. What was seen:")
         console.print(told, style=_VERDICT_STYLES[found.verdict], soft_wrap=True)
     if found.confidence is None:
-        console.print(Text(f"Note: {NO_CONFIDENCE}", style="yellow"), soft_wrap=True)
+        console.print(Text(f"Warning: {NO_CONFIDENCE}", style="yellow"), soft_wrap=True)
     for finding in reversed(found.findings):  # the worst one last, where it is read
         kind = "Note" if finding.severity == "note" else "Warning"
         console.print(

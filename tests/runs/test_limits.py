@@ -222,7 +222,7 @@ async def test_weights_that_change_in_mid_run_without_a_word(
     [
         (("--model", "another"), "'another' is not served"),
         (("--store", "rows.jsonl/scores"), "cannot open the score store"),
-        (("--kind", "openai", "--model", "planted"), "no log-probs"),
+        (("--kind", "openai", "--model", "planted"), "leaves log-probs out"),
         ((), "401"),
     ],
 )
