@@ -71,7 +71,7 @@ def test_a_verdict_that_is_not_trust_is_said_before_its_reasons(rows: Path) -> N
     assert ended.stdout.splitlines()[0].split() == ["verdict", "do", "not", "trust"]
     warnings = [line for line in ended.stderr.splitlines() if line.startswith(("Warn", "Note"))]
     assert warnings[0].startswith("Warning: the verdict on these labels is: do not trust.")
-    assert warnings[1].startswith("Note: No confidence is given: the verdict is")
+    assert warnings[1].startswith("Warning: No confidence is given: the verdict is")
 
 
 def test_json_has_verdict_severities_and_where_starts_ended(rows: Path) -> None:
