@@ -120,6 +120,20 @@ def test_many_items_have_a_finer_estimate() -> None:
     assert many[0] - 0.01 < 0.3 < many[1] + 0.01
 
 
+@pytest.mark.parametrize("n", [257, 300, 400, 500, 700])
+def test_the_rows_of_both_ends_weigh_the_same_however_many_there_are(n: int) -> None:
+    # Of 400 rows the lower 288 were once averaged in twos and the upper 112 were not: half and
+    # half was taken for 62%.
+    even = np.random.default_rng(n).normal(size=n) + np.where(np.arange(n) < n // 2, 3.2, 0)
+    scores = np.stack([even, np.zeros(n)], axis=1)
+    one, other = (estimate_prior(each, None) for each in (scores, scores[:, ::-1]))
+    assert one.interval is not None
+    assert other.interval is not None
+    assert one.interval[0] - 0.01 < 0.5 < one.interval[1] + 0.01
+    np.testing.assert_allclose(one.interval, 1 - np.array(other.interval)[::-1], atol=0.01)
+    assert one.offsets[1] == pytest.approx(-other.offsets[1], abs=0.1)
+
+
 def several(shares: list[float], n: int, lean: float, seed: int) -> tuple[FloatArray, IntArray]:
     """Calibrated scores of three labels and more, each with a bias of its own, and the classes."""
     rng = np.random.default_rng(seed)
