@@ -125,7 +125,7 @@ class ServedEndpoint:
         """Ask again what was answered first; by how much that has changed, 0 where it has not."""
         changes: list[float] = []
         same = 0
-        for read, answer in self._controls.items():
+        for read, answer in list(self._controls.items()):  # others are kept meanwhile
             try:
                 change = await nats_apart(answer, partial(self._asked_again, read))
             except ScoreError:  # of noise, where a label is the last among the most probable
