@@ -90,7 +90,7 @@ class _TwoGroups(NamedTuple):
         log_odds = np.log(self.share / (1 - self.share)) + k * (
             up - down - np.exp(up) + np.exp(down)
         )
-        p: FloatArray = 1 / (1 + np.exp(-log_odds))
+        p: FloatArray = 1 / (1 + _exp(-log_odds))
         return p
 
 

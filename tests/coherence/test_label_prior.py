@@ -112,6 +112,11 @@ def test_a_single_outlier_moves_no_threshold_far() -> None:
     assert other == pytest.approx(one, abs=0.5)
 
 
+def test_scores_that_are_alike_but_for_one_raise_no_warning_of_numpys() -> None:
+    estimate = estimate_prior(np.array([[0.0, 0.0]] * 99 + [[3.0, 0.0]]), None)  # it would raise
+    assert estimate.offsets[1] == pytest.approx(1.5)
+
+
 def test_many_items_have_a_finer_estimate() -> None:
     few, many = (estimate_prior(two_modes(0.3, 3.5, n=n), None).interval for n in (200, 20_000))
     assert few is not None
