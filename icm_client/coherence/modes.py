@@ -90,7 +90,7 @@ class _TwoGroups(NamedTuple):
         log_odds = np.log(self.share / (1 - self.share)) + k * (
             up - down - np.exp(up) + np.exp(down)
         )
-        p: FloatArray = 1 / (1 + np.exp(-log_odds))
+        p: FloatArray = 1 / (1 + _exp(-log_odds))
         return p
 
 
@@ -110,9 +110,7 @@ def shares_of_two(log_odds: FloatArray) -> Shares:
     within = np.clip(log_odds, low - margin, high + margin)
     centre, spread = within.mean(), within.std()
     x = np.sort((within - centre) / spread)
-    points = x
-    if len(x) > _MOST_POINTS:
-        points = np.array([part.mean() for part in np.array_split(x, _MOST_POINTS)])
+    points = _means_of_parts(x, _MOST_POINTS) if len(x) > _MOST_POINTS else x
     fits = _fit_groups(points, len(x), _LOGIT_SHARES)
     weights = fits.weights
     logits = np.log(fits.share / (1 - fits.share))[:, 0]
@@ -142,6 +140,18 @@ def shares_of_two(log_odds: FloatArray) -> Shares:
         float(fits.log_likelihood.max() - single),
         float(weights @ fits.separation),
     )
+
+
+def _means_of_parts(x: FloatArray, n_parts: int) -> FloatArray:
+    """The means of parts that hold equally many of the values, in their order.
+
+    A value on a border counts for both parts, by fractions. In whole values, 300 would make 44
+    parts of two and 212 of one, and the two ends of `x` would weigh differently.
+    """
+    borders = np.linspace(0, len(x), n_parts + 1)
+    sums = np.interp(borders, np.arange(len(x) + 1), np.concatenate([[0.0], np.cumsum(x)]))
+    means: FloatArray = np.diff(sums) * (n_parts / len(x))
+    return means
 
 
 def _exp(x: FloatArray) -> FloatArray:

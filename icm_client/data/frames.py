@@ -8,11 +8,17 @@ from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from icm_client.data.messages import listed
-from icm_client.data.values import Unusable
+from icm_client.data.values import Unusable, as_written
 
 _HUGGING_FACE: Final = b"huggingface"
 _UNKNOWN: Final = -1
 """What datasets writes where a class is not known."""
+
+_SHORT_FLOATS: Final[Mapping[str, type[np.floating[Any]]]] = {
+    "float32": np.float32,
+    "float16": np.float16,
+}
+_ARROWS_NAMES: Final = {"float": "float32", "halffloat": "float16"}
 
 Record = Mapping[str, Any]
 
@@ -86,30 +92,35 @@ def rows_of(frame: Frame) -> FrameRows:
     """
     if isinstance(frame, HubDataset):
         described = None if frame.features is None else frame.features.to_dict()
-        return FrameRows(named_classes(frame.with_format(None), described))
+        return FrameRows(read_by(described, frame.with_format(None)))
     if isinstance(frame, ArrowTable):
-        return FrameRows(named_classes(frame.to_pylist(), class_features(frame.schema)))
+        return FrameRows(read_by(features_of(frame.schema), frame.to_pylist()))
     return _pandas_rows(frame)
 
 
-def class_features(schema: Any) -> Mapping[str, Any] | None:
-    """Return the features that `datasets` has written into an Arrow schema, or None."""
+def features_of(schema: Any) -> Mapping[str, Any]:
+    """Return the columns' types as `datasets` writes them: what it has written, short floats."""
+    floats = {
+        field.name: {"_type": "Value", "dtype": _ARROWS_NAMES[str(field.type)]}
+        for field in schema
+        if str(field.type) in _ARROWS_NAMES
+    }
     written = (schema.metadata or {}).get(_HUGGING_FACE)
     try:
-        features = None if written is None else json.loads(written)["info"]["features"]
+        features = {} if written is None else json.loads(written)["info"]["features"]
     except (ValueError, KeyError, TypeError):
-        return None
-    return features if isinstance(features, Mapping) else None
+        return floats
+    return floats | features if isinstance(features, dict) else floats
 
 
-def named_classes(rows: Iterable[Record], features: Mapping[str, Any] | None) -> Iterable[Record]:
-    """Return the rows with the names of classes in the place of their numbers.
+def read_by(features: Mapping[str, Any] | None, rows: Iterable[Record]) -> Iterable[Record]:
+    """Return the rows with the names of classes, and with floats as short as their type is.
 
     Args:
-        rows: as `datasets` keeps them.
         features: the columns' types, as `datasets.Features.to_dict` has them; None changes nothing.
+        rows: with classes by number, and every float with as many digits as 64 bits take.
     """
-    named = {name: _class_reader(feature) for name, feature in (features or {}).items()}
+    named = {name: _reader(feature) for name, feature in (features or {}).items()}
     readers = {name: read for name, read in named.items() if read is not None}
     if not readers:
         return rows
@@ -126,10 +137,10 @@ def _read(rows: Iterable[Record], readers: Mapping[str, _Read]) -> Iterator[Reco
         }
 
 
-def _class_reader(feature: Any) -> _Read | None:
-    """Return what reads a value of the feature, or None where it holds no classes."""
+def _reader(feature: Any) -> _Read | None:
+    """Return what reads a value of the feature, or None where it is right as it stands."""
     if isinstance(feature, list) and len(feature) == 1:
-        return _each(_class_reader(feature[0]))
+        return _each(_reader(feature[0]))
     if not isinstance(feature, Mapping):
         return None
     kind = feature.get("_type")
@@ -137,8 +148,9 @@ def _class_reader(feature: Any) -> _Read | None:
         names = feature.get("names")
         return _namer(names) if isinstance(names, list) else None
     if kind is not None:
-        return _each(_class_reader(feature["feature"])) if "feature" in feature else None
-    named = {name: _class_reader(inner) for name, inner in feature.items()}
+        inner = _each(_reader(feature["feature"])) if "feature" in feature else None
+        return _shortened(feature.get("dtype")) if kind == "Value" else inner
+    named = {name: _reader(inner) for name, inner in feature.items()}
     readers = {name: read for name, read in named.items() if read is not None}
     if not readers:
         return None
@@ -155,6 +167,14 @@ def _namer(names: Sequence[str]) -> _Read:
     return read
 
 
+def _shortened(dtype: Any) -> _Read | None:
+    """Return what reads a float of 32 or 16 bits as it was written: 0.1, not 0.10000000149."""
+    short = _SHORT_FLOATS.get(str(dtype))
+    if short is None:
+        return None
+    return lambda value: as_written(short(value)) if isinstance(value, float) else value
+
+
 def _each(read: _Read | None) -> _Read | None:
     if read is None:
         return None
@@ -167,7 +187,10 @@ def _pandas_rows(frame: Any) -> FrameRows:
     columns = list(frame.columns)
     if repeated := sorted({str(name) for name in columns if columns.count(name) > 1}):
         raise Unusable(f"more than one column is called {listed(repeated)}")
-    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    types = {name: str(dtype).lower() for name, dtype in frame.dtypes.items()}
+    plain = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    short = {name: {"_type": "Value", "dtype": dtype} for name, dtype in types.items()}
+    rows = [dict(row) for row in read_by(short, plain)]
     index = frame.index
     if "id" not in columns and index.nlevels == 1:
         ids = [_id_of(value) for value in index.tolist()]

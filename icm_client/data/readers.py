@@ -8,7 +8,7 @@ from pathlib import Path
 
 from icm_client.data.csv_rows import Quote, check_quote, csv_rows, repeated_names
 from icm_client.data.formats import FileFormat, format_of, require_pyarrow
-from icm_client.data.frames import class_features, named_classes
+from icm_client.data.frames import features_of, read_by
 from icm_client.data.json_rows import json_rows
 from icm_client.data.loaders import made_rows
 from icm_client.data.messages import listed, shown
@@ -114,9 +114,9 @@ def _parquet_rows(file: BufferedReader, path: str) -> Iterator[tuple[int, object
         with pq.ParquetFile(file) as parquet:
             if repeated := repeated_names(parquet.schema_arrow.names):
                 raise RowError(f"more than one column is called {listed(repeated)}", path=path)
-            features = class_features(parquet.schema_arrow)
+            features = features_of(parquet.schema_arrow)
             for batch in parquet.iter_batches():
-                for record in named_classes(batch.to_pylist(), features):
+                for record in read_by(features, batch.to_pylist()):
                     number += 1
                     yield number, record
     except (pa.ArrowException, OSError, ValueError) as problem:

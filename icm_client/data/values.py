@@ -5,7 +5,7 @@ import decimal
 import math
 import re
 from collections.abc import Mapping
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -62,8 +62,15 @@ def kind_of(value: object) -> str:
     return _KINDS.get(type(value), f"a value of type {type(value).__name__}")
 
 
+def as_written(number: np.floating[Any]) -> float:
+    """Return a short float as the number that its shortest digits name: 0.1 for 32 bits of it."""
+    return float(str(number))
+
+
 def _scalar(value: object) -> str | float | bool | None:
-    if isinstance(value, np.number | np.bool_):
+    if isinstance(value, np.float32 | np.float16):
+        value = as_written(value)
+    elif isinstance(value, np.number | np.bool_):
         value = value.item()
     if value is None or isinstance(value, bool):
         return value

@@ -155,6 +155,7 @@ class OpenAITopKEndpoint(TextPrompts):
         self._path = _PATHS[identity.kind]
         self._whole = WholePrompts(transport.url, self._said_after)
         self._sizes: Counter[int] = Counter()  # how many answers named so many tokens, as a dict
+        self._doubled: Counter[str] = Counter()  # how many answers named a label's token twice
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -168,6 +169,13 @@ class OpenAITopKEndpoint(TextPrompts):
                 "tokens are then written alike, and only one of their log-probs is given: a label "
                 "written so may have got the other one's. A server that gives log-probs by token "
                 "id (vLLM, SGLang, llama.cpp) does not mix them up"
+            )
+        for label, count in (+self._doubled).items():
+            found.append(
+                f"{self._transport.url}: in {count:,} answers two of the most probable tokens are "
+                f"written as the label {label!r} begins: it got the log-prob of the more probable "
+                "one, which may be another token. A server that gives log-probs by token id (vLLM, "
+                "SGLang, llama.cpp) does not mix them up"
             )
         if self._whole.uncertain:
             found.append(
@@ -351,9 +359,10 @@ class OpenAITopKEndpoint(TextPrompts):
         await self._top_after(self._text_of(prefix))
 
     def _found(self, label: LabelToken, top: Top) -> tuple[float, Exactness]:
-        for token, value in top:
-            if token == label.token:
-                return value, Exactness.TOP_K
+        values = [value for token, value in top if token == label.token]
+        if values:
+            self._doubled[label.label] += len(values) > 1
+            return values[0], Exactness.TOP_K
         if not self._allow_floor:
             raise LabelMissing(
                 f"{self._transport.url}: the token {label.token!r} of the label {label.label!r} is "

@@ -125,7 +125,7 @@ class ServedEndpoint:
         """Ask again what was answered first; by how much that has changed, 0 where it has not."""
         changes: list[float] = []
         same = 0
-        for read, answer in tuple(self._controls.items()):  # others are answered meanwhile
+        for read, answer in list(self._controls.items()):  # others are kept meanwhile
             try:
                 change = await nats_apart(answer, partial(self._asked_again, read))
             except ScoreError:  # of noise, where a label is the last among the most probable
@@ -136,9 +136,9 @@ class ServedEndpoint:
                 break
         return max(changes, default=0.0) if len(changes) > same else 0.0
 
+    @abstractmethod
     async def _asked_again(self, read: Read) -> Answer:
         """As `read`, for one; while another request waits, and has what it needs reserved."""
-        raise NotImplementedError
 
     def _keep(self, reads: Sequence[Read], answers: Sequence[Answer]) -> None:
         """Keep the first answers, for `_nats_apart`."""

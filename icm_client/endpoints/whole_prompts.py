@@ -3,9 +3,10 @@
 Some cut a prompt that is too long, and answer with status 200 as if nothing had happened. A server
 that takes token ids says how many it read, and that is compared with each answer. How many tokens
 a text has is not known here, so it is found out from the server itself: the tokens of a text are
-those of its two halves. Where a server does not count, the text is asked about once more with a few
-words exchanged, near its beginning, in its middle and at its end: where an answer stays the same to
-the last digit, those words were not read. That does not show a cut of a few words in the middle.
+those of its two halves. A count may also be of the text as it was sent, by a gateway or before the
+cut. So the text is asked about once more with a few words exchanged, near its beginning, in its
+middle and at its end: where an answer stays the same to the last digit, those words were not read.
+That does not show a cut of a few words in the middle.
 """
 
 import math
@@ -71,6 +72,7 @@ class WholePrompts:
         self._lock = anyio.Lock()
         self._counts = True  # until it is found that what the server counts is something else
         self._whole = 0  # characters of the longest text that was read whole
+        self._read = 0  # characters of the longest text whose words were seen to count
         self._characters_a_token = 0.0  # the most of any text that was read whole
         self._longest = 0  # characters of the longest text that was counted, ...
         self._tokens = 0  # ... and the most tokens that were counted
@@ -115,7 +117,8 @@ class WholePrompts:
                         cut=True,
                     )
                 self._counts = False
-        if said.tokens is None or not self._counts:
+        counted = said.tokens is not None and self._counts
+        if not counted or len(text) > _COUNTED_GROWTH * self._read:
             read = await self._is_read(text, said)
             if read is False:
                 raise PromptTooLong(
@@ -124,7 +127,8 @@ class WholePrompts:
                     f"{_ADVICE}",
                     cut=True,
                 )
-            self.uncertain |= read is None
+            self.uncertain |= read is None and not counted
+            self._read = max(self._read, len(text))
         self._whole = max(self._whole, len(text))
         if said.tokens:
             self._characters_a_token = max(self._characters_a_token, len(text) / said.tokens)

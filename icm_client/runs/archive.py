@@ -14,7 +14,7 @@ import orjson
 from filelock import FileLock, Timeout
 
 from icm_client.data import Task
-from icm_client.data.json_text import read_json
+from icm_client.data.json_text import read_json, write_json
 from icm_client.data.messages import did_you_mean, shown
 from icm_client.data.outputs import column_of
 from icm_client.errors import InputError, RunError, TaskError
@@ -334,7 +334,7 @@ def _keyed(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict
 
 def _as_text(value: Any) -> str:
     """The value as a prompt has it, so that 5 is 5 whether a CSV or a JSON file held it."""
-    return orjson.dumps(value).decode() if isinstance(value, list | dict) else str(value)
+    return write_json(value).decode() if isinstance(value, list | dict) else str(value)
 
 
 def _records(run: Run) -> list[dict[str, Any]]:

@@ -220,6 +220,23 @@ def test_runs_over_other_rows_are_not_compared_by_their_numbers(folder: Path) ->
         assert "over different data" in str(refused.exception)
 
 
+def test_runs_over_rows_that_imply_others_by_long_ids_are_compared(folder: Path) -> None:
+    one, other = write_run(0), write_run(1)
+    for name in (one, other):
+        path = folder / "runs" / name / "labels.jsonl"
+        lines = [
+            line.replace('"id":', f'"then":[{2**64 + n}],"id":')
+            for n, line in enumerate(path.read_text("utf-8").splitlines())
+        ]
+        path.write_text("\n".join(lines), "utf-8")
+        record = folder / "runs" / name / "run.json"
+        content = orjson.loads(record.read_bytes())
+        content["task"]["constraint"] = {"kind": "implication", "implies": "then"}
+        record.write_bytes(orjson.dumps(content))
+    assert as_json("agree", one, other)["pairs"][0]["rows"] == 4
+    assert "1 of 4 rows" in run("diff", one, other).stdout
+
+
 def test_rm_asks_first(folder: Path) -> None:
     name, other = write_run(0), write_run(1)
     path = folder / "runs" / name

@@ -112,12 +112,31 @@ def test_a_single_outlier_moves_no_threshold_far() -> None:
     assert other == pytest.approx(one, abs=0.5)
 
 
+def test_scores_that_are_alike_but_for_one_raise_no_warning_of_numpys() -> None:
+    estimate = estimate_prior(np.array([[0.0, 0.0]] * 99 + [[3.0, 0.0]]), None)  # it would raise
+    assert estimate.offsets[1] == pytest.approx(1.5)
+
+
 def test_many_items_have_a_finer_estimate() -> None:
     few, many = (estimate_prior(two_modes(0.3, 3.5, n=n), None).interval for n in (200, 20_000))
     assert few is not None
     assert many is not None
     assert many[1] - many[0] < (few[1] - few[0]) / 3
     assert many[0] - 0.01 < 0.3 < many[1] + 0.01
+
+
+@pytest.mark.parametrize("n", [257, 300, 400, 500, 700])
+def test_the_rows_of_both_ends_weigh_the_same_however_many_there_are(n: int) -> None:
+    # Of 400 rows the lower 288 were once averaged in twos and the upper 112 were not: half and
+    # half was taken for 62%.
+    even = np.random.default_rng(n).normal(size=n) + np.where(np.arange(n) < n // 2, 3.2, 0)
+    scores = np.stack([even, np.zeros(n)], axis=1)
+    one, other = (estimate_prior(each, None) for each in (scores, scores[:, ::-1]))
+    assert one.interval is not None
+    assert other.interval is not None
+    assert one.interval[0] - 0.01 < 0.5 < one.interval[1] + 0.01
+    np.testing.assert_allclose(one.interval, 1 - np.array(other.interval)[::-1], atol=0.01)
+    assert one.offsets[1] == pytest.approx(-other.offsets[1], abs=0.1)
 
 
 def several(shares: list[float], n: int, lean: float, seed: int) -> tuple[FloatArray, IntArray]:

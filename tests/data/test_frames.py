@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -178,3 +179,25 @@ def test_columns_of_one_name_are_refused() -> None:
     frame = pd.DataFrame([["a", "b"], ["c", "d"]], columns=["text", "text"])
     with pytest.raises(RowError, match="more than one column is called 'text'"):
         rows_from(frame)
+
+
+def test_floats_of_32_bits_are_read_as_they_were_written(tmp_path: Path) -> None:
+    # As 64 bits, 19.99 is 19.989999771118164: the model read that, and so did the labels file.
+    prices = np.array([19.99, 0.1, np.nan], dtype="float32")
+    texts = ["a", "b", "c"]
+    table = pa.table({"text": texts, "price": pa.array(prices, from_pandas=True)})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    hub = datasets.Dataset(table)
+    frame = pd.DataFrame({"text": texts, "price": prices})
+    found = [
+        rows_from(table),
+        rows_from(frame),
+        rows_from(frame.astype({"price": "Float32"})),
+        rows_from(hub),
+        rows_from(hub.to_iterable_dataset()),
+        read_rows(tmp_path / "rows.parquet"),
+    ]
+    for made in found:
+        assert [row.fields["price"] for row in made.rows] == [19.99, 0.1, None]
+    plain = rows_from([{"text": "a", "v": np.float32(19.99)}, {"text": "b", "v": np.float16(0.1)}])
+    assert [row.fields["v"] for row in plain.rows] == [19.99, 0.1]

@@ -30,7 +30,8 @@ from planted_run import (
 
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.sweep import search
-from icm_client.endpoints.protocol import Read, TokenIds
+from icm_client.endpoints import Answer, Read
+from icm_client.endpoints.protocol import TokenIds
 from icm_client.endpoints.settings import GoodNeighbour, TransportSettings, Waiting
 from icm_client.errors import (
     EndpointFault,
@@ -579,6 +580,24 @@ async def test_10000_queued_and_256_descriptors() -> None:
         answers, retries, limit = map(int, child.stdout.split())
     assert (answers, retries) == (10_000, 0)
     assert limit <= 128
+
+
+async def test_answers_that_are_kept_while_others_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with PlantedServer(concept()) as server, opened(server) as endpoint:
+        ids = [await endpoint.tokenize(prompt, add_special=True) for prompt in PROMPTS]
+        wanted = (await endpoint.tokenize(LABELS[0], add_special=False))[:1]
+        reads = [Read(prompt, wanted) for prompt in ids]
+        (answer,) = await endpoint.read(reads[:1])
+        asked_again = endpoint._asked_again
+
+        async def meanwhile(read: Read) -> Answer:
+            endpoint._keep(reads[1:3], [answer, answer])
+            return await asked_again(read)
+
+        monkeypatch.setattr(endpoint, "_asked_again", meanwhile)
+        assert await endpoint._nats_apart() == 0
 
 
 async def test_a_whole_search_through_every_fault_that_heals(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ class TextServer:
         labels: as they follow a prompt, a token each.
         holds: tokens that it reads at most; None reads all.
         keeps: what it reads of a longer prompt.
-        counts: the tokens it says it read: those, only those that it had not read before, or none.
+        counts: the tokens it says it read: those, only those that it had not read before, those of
+            the whole prompt although it was cut (as a gateway that counts by itself), or none.
         noise: nats by which answers to the same prompt differ.
     """
 
@@ -35,7 +36,7 @@ class TextServer:
         *,
         holds: int | None = None,
         keeps: Literal["first", "last", "both ends"] = "last",
-        counts: Literal["all", "uncached", "none"] = "all",
+        counts: Literal["all", "uncached", "sent", "none"] = "all",
         noise: float = 0.0,
     ) -> None:
         self.concept = concept
@@ -43,6 +44,7 @@ class TextServer:
         self.models_asked = 0
         self.mark: str | None = None
         self.doubles = False
+        self.listed = False
         self.url = ""
         self.holds = holds
         self._labels, self._keeps = labels, keeps
@@ -69,12 +71,19 @@ class TextServer:
     async def _complete(self, request: web.Request) -> web.Response:
         text = (await request.json())["prompt"]
         self.prompts.append(text)
-        ids = self._cut(await self.concept.tokenize(text, add_special=True))
-        logprobs = {"top_logprobs": [await self._top(ids)]}
+        sent = await self.concept.tokenize(text, add_special=True)
+        ids = self._cut(sent)
+        top = await self._top(ids)
+        logprobs: dict[str, Any] = {"top_logprobs": [top]}
+        if self.listed:
+            named = [*top.items(), (self._labels[0], -5.5)]
+            alike = [{"token": token, "logprob": value} for token, value in named]
+            logprobs = {"content": [{"top_logprobs": alike}]}
         body: dict[str, Any] = {"choices": [{"index": 0, "text": "x", "logprobs": logprobs}]}
         if self._counts != "none":
             known = _shared(self._before, ids) if self._counts == "uncached" else 0
-            body["usage"] = {"prompt_tokens": len(ids) - known}
+            read = len(sent) if self._counts == "sent" else len(ids)
+            body["usage"] = {"prompt_tokens": read - known}
             self._before = ids
         if self.mark is not None:
             body["system_fingerprint"] = self.mark
