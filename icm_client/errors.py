@@ -14,7 +14,7 @@
     │   ├── EndpointFault           * any other 5xx
     │   ├── MalformedAnswer         * 200 with a body that is not the protocol's
     │   ├── RequestRefused            4xx that a repetition cannot heal
-    │   │   ├── AuthenticationRefused 401, 403
+    │   │   ├── AuthenticationRefused 401, 403, or an account without credit
     │   │   ├── ModelNotFound         404 for the model's name
     │   │   └── PromptTooLong         longer than the server's context
     │   ├── ModelChanged              another model answers behind the same name
@@ -158,9 +158,15 @@ class EndpointFault(EndpointError):
 
 
 class MalformedAnswer(EndpointError):
-    """Status 200, but not the protocol: HTML, cut-off JSON, fewer choices than prompts."""
+    """Status 200, but not the protocol: HTML, cut-off JSON, fewer choices than prompts.
+
+    Attributes:
+        is_json: whether it is JSON, of another shape.
+    """
 
     retry = Retry.TRANSIENT
+
+    is_json: bool = False
 
 
 class RequestRefused(EndpointError):
@@ -168,7 +174,7 @@ class RequestRefused(EndpointError):
 
 
 class AuthenticationRefused(RequestRefused):
-    """401 or 403: set ICM_API_KEY, or ask the server's owner."""
+    """401 or 403: set ICM_API_KEY, or ask the server's owner. Or an account without credit."""
 
 
 class ModelNotFound(RequestRefused):

@@ -361,6 +361,7 @@ LISTS = [
     '{"data": [{"id": "*"}, {"id": "other"}]}',
     '{"object": "list", "data": []}',
     '{"object": "list", "data": null}',
+    '{"models": [{"name": "m"}]}',
 ]
 
 
@@ -380,7 +381,24 @@ async def test_a_list_without_names_takes_the_named_model_on_trust(
         await connect(server.url, model="openai/m", settings=SETTINGS)
 
 
-@pytest.mark.parametrize("models", [LISTS[0], *LISTS[2:]])
+async def test_a_bare_list_of_models_is_one(server: Any, say: Any) -> None:
+    """Together's has no object around it."""
+    models = '[{"id": "m", "object": "model"}]'
+    server.script = [by_path(say, models=(200, models), completions=(200, completions(TOP)))]
+    async with await connect(server.url, settings=SETTINGS) as endpoint:
+        assert endpoint.identity.model == "m"
+    with pytest.raises(ModelNotFound, match="the server has: m"):
+        await connect(server.url, model="n", settings=SETTINGS)
+
+
+async def test_a_gateway_that_fails_on_paths_it_lacks_is_asked_on(server: Any, say: Any) -> None:
+    other = dict.fromkeys(("/props", "/get_model_info", "/version"), (502, "Bad Gateway"))
+    server.script = [by_path(say, completions=(200, completions(TOP)), **other)]
+    async with await connect(server.url, settings=SETTINGS) as endpoint:
+        assert endpoint.identity.kind == "openai"
+
+
+@pytest.mark.parametrize("models", [LISTS[0], *LISTS[2:4]])
 async def test_a_list_without_names_needs_a_name(server: Any, say: Any, models: str) -> None:
     server.script = [by_path(say, models=(200, models))]
     with pytest.raises(ModelNotFound, match="--model"):
