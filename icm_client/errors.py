@@ -267,12 +267,14 @@ class TrainingError(IcmError):
 class RunStopped(IcmError):
     """The run was asked to stop: what was under way has been awaited and kept, no more was asked.
 
-    The same command again goes on from there.
+    The same command again goes on from there, if anything was kept (`goes_on`).
 
     Attributes:
         labels: of a `label` call what it had found by then, `Labels.stopped` saying so; None where
             it had no labels yet.
     """
+
+    goes_on = True
 
     def __init__(self, message: str, *, labels: "Labels | None" = None) -> None:
         """Keep what was found."""
