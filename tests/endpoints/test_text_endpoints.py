@@ -356,6 +356,16 @@ async def test_what_a_model_says_in_the_place_of_a_label_is_said(
                 await endpoint.read([Read(ids("x:"), labels_of(endpoint)[1:])])
 
 
+async def test_a_model_that_surely_thinks_is_not_said_to_cut_prompts(server: Any, say: Any) -> None:
+    """A forced `<think>` has probability 1 after any text."""
+    top = {"<think>": 0.0, **{f"word{n}": -40.0 - n for n in range(4)}}
+    server.script = [by_path(say, completions=(200, completions(top)))]
+    async with await connect(server.url, settings=SETTINGS) as endpoint:
+        assert isinstance(endpoint, OpenAITopKEndpoint)
+        with pytest.raises(LabelMissing, match="It is a reasoning model"):
+            await endpoint.find_label_token(" positive", prompt="Film:" * 60, separator="\n")
+
+
 LISTS = [
     '{"data": [{"id": "openai/*"}]}',
     '{"data": [{"id": "*"}, {"id": "other"}]}',
