@@ -14,7 +14,7 @@
     │   ├── EndpointFault           * any other 5xx
     │   ├── MalformedAnswer         * 200 with a body that is not the protocol's
     │   ├── RequestRefused            4xx that a repetition cannot heal
-    │   │   ├── AuthenticationRefused 401, 403
+    │   │   ├── AuthenticationRefused 401, 403, or an account without credit
     │   │   ├── ModelNotFound         404 for the model's name
     │   │   └── PromptTooLong         longer than the server's context
     │   ├── ModelChanged              another model answers behind the same name
@@ -166,9 +166,15 @@ class EndpointFault(EndpointError):
 
 
 class MalformedAnswer(EndpointError):
-    """Status 200, but not the protocol: HTML, cut-off JSON, fewer choices than prompts."""
+    """Status 200, but not the protocol: HTML, cut-off JSON, fewer choices than prompts.
+
+    Attributes:
+        is_json: whether it is JSON, of another shape.
+    """
 
     retry = Retry.TRANSIENT
+
+    is_json: bool = False
 
 
 class RequestRefused(EndpointError):
@@ -176,7 +182,7 @@ class RequestRefused(EndpointError):
 
 
 class AuthenticationRefused(RequestRefused):
-    """401 or 403: set ICM_API_KEY, or ask the server's owner."""
+    """401 or 403: set ICM_API_KEY, or ask the server's owner. Or an account without credit."""
 
 
 class ModelNotFound(RequestRefused):
@@ -269,12 +275,14 @@ class TrainingError(IcmError):
 class RunStopped(IcmError):
     """The run was asked to stop: what was under way has been awaited and kept, no more was asked.
 
-    The same command again goes on from there.
+    The same command again goes on from there, if anything was kept (`goes_on`).
 
     Attributes:
         labels: of a `label` call what it had found by then, `Labels.stopped` saying so; None where
             it had no labels yet.
     """
+
+    goes_on = True
 
     def __init__(self, message: str, *, labels: "Labels | None" = None) -> None:
         """Keep what was found."""

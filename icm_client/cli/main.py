@@ -49,7 +49,7 @@ def end_as_a_command(command: click.Command) -> NoReturn:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     except Interrupted as stopped:
-        click.echo(f"\nInterrupted. {GO_ON}", err=True)
+        click.echo(f"\nInterrupted.{f' {GO_ON}' if stopped.goes_on else ''}", err=True)
         sys.exit(stopped.status)
     except IcmError as error:
         click.echo(f"Error: {error}", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import click
 
-from icm_client.errors import RunStopped
+from icm_client.errors import IcmError, Retry, RunStopped
 from icm_client.task_groups import open_task_group
 
 if TYPE_CHECKING:
@@ -26,13 +26,17 @@ class Interrupted(Exception):
     Attributes:
         status: the exit status that says so: 130 for Ctrl-C, 143 for TERM.
         labels: what a `label` call had found by then; None where it had nothing.
+        goes_on: whether scores may have been kept, from which the same command goes on.
     """
 
-    def __init__(self, number: int, labels: "Labels | None" = None) -> None:
+    def __init__(
+        self, number: int, labels: "Labels | None" = None, *, goes_on: bool = True
+    ) -> None:
         """Keep which signal it was, and what was found."""
         super().__init__(signal.Signals(number).name)
         self.status = 128 + number
         self.labels = labels
+        self.goes_on = goes_on
 
 
 class Drain:
@@ -71,7 +75,14 @@ async def draining(words: str = DRAINED) -> AsyncIterator[Drain]:
         except RunStopped as stopped:
             if not drain.signals:
                 raise
-            raise Interrupted(drain.signals[0], stopped.labels) from stopped
+            raise Interrupted(
+                drain.signals[0], stopped.labels, goes_on=stopped.goes_on
+            ) from stopped
+        except IcmError as error:
+            # A request that was not repeated because of the stop: the user asked for that.
+            if not drain.signals or error.retry is Retry.NEVER:
+                raise
+            raise Interrupted(drain.signals[0], goes_on=error.goes_on) from error
         tasks.cancel_scope.cancel()
     if len(drain.signals) > 1:
         raise Interrupted(drain.signals[0])

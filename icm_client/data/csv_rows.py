@@ -294,7 +294,7 @@ def _swallowed(cells: list[str], further: list[tuple[int, str]], delimiter: str)
 def _delimiter(header: str, path: str) -> str:
     """The name's own, or what a spreadsheet of another language writes in its place."""
     usual = delimiter_of(path)
-    others = [other for other in (";", "\t") if other in header]
+    others = [other for other in (";", "\t", "|") if other in header]
     return others[0] if usual not in header and len(others) == 1 else usual
 
 

@@ -2,12 +2,21 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
 
 import orjson
 
-from icm_client.data.json_shapes import TEXTS, Shape, command_for, into_lines, shape_of
+from icm_client.data.json_shapes import (
+    LISTS,
+    TEXTS,
+    Shape,
+    command_for,
+    into_lines,
+    line_command,
+    shape_of,
+)
 from icm_client.data.json_text import read_json
 from icm_client.data.messages import shown
 from icm_client.data.values import Unusable
@@ -43,6 +52,8 @@ def json_rows(
     if first is None:
         return
     every: Iterator[tuple[int, str]] = chain([first], numbered)
+    if first[1].lstrip().startswith(("[", '"')):
+        every = _not_bare_lines(every, path, template_fields)
     if first[1].lstrip().startswith("["):
         yield from _array_rows(every, path)
         return
@@ -51,6 +62,36 @@ def json_rows(
     for line, ended in every:
         if ended.strip():
             yield line, _value_of_line(ended.rstrip("\r\n"))
+
+
+def _not_bare_lines(
+    lines: Iterator[tuple[int, str]], path: str, template_fields: Sequence[str]
+) -> Iterator[tuple[int, str]]:
+    """Return the lines, unless the first two are a list each, or a text.
+
+    Raises:
+        RowError: they are.
+    """
+    held = [next(lines)]
+    for more in lines:
+        held.append(more)
+        if more[1].strip():
+            break
+    line, first = held[0]
+    field = template_fields[0] if template_fields else "text"
+    command = line_command(first, held[-1][1], path, field) if len(held) > 1 else None
+    if command is not None:
+        with suppress(orjson.JSONDecodeError):  # an array over several lines, or a broken one
+            value = read_json(first)
+            what = "text" if isinstance(value, str) else "list"
+            if what == "text" or (value and not any(isinstance(one, dict) for one in value)):
+                raise RowError(
+                    f"each line is a {what}; one object a row is needed. This command makes them: "
+                    f"{command}",
+                    path=path,
+                    line=line,
+                )
+    return chain(held, lines)
 
 
 def _not_one_object(
@@ -151,8 +192,8 @@ def _array_rows(lines: Iterator[tuple[int, str]], path: str) -> Iterator[tuple[i
             where = f"at line {element.line + problem.lineno - 1}, column {column}"
             yield number, Unusable(_broken_json(element.text, problem, where, "element"))
         else:
-            if number == 1 and isinstance(value, str):
-                raise _no_rows(TEXTS, path)
+            if number == 1 and isinstance(value, str | list):
+                raise _no_rows(TEXTS if isinstance(value, str) else LISTS, path)
             yield number, value
 
 

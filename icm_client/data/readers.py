@@ -7,13 +7,19 @@ from io import BufferedReader
 from pathlib import Path
 
 from icm_client.data.csv_rows import Quote, check_quote, csv_rows, repeated_names
-from icm_client.data.formats import FileFormat, format_of, require_pyarrow
+from icm_client.data.formats import (
+    LONGEST_BEGINNING,
+    FileFormat,
+    format_of,
+    require_pyarrow,
+    what_it_is,
+)
 from icm_client.data.frames import features_of, read_by
 from icm_client.data.json_rows import json_rows
 from icm_client.data.loaders import made_rows
 from icm_client.data.messages import listed, shown
 from icm_client.data.rows import FEWEST_ROWS, Dataset, collect
-from icm_client.errors import RowError
+from icm_client.errors import InputError, RowError
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -56,6 +62,7 @@ def read_rows(
     warnings: list[str] = []
     try:
         with Path(name).open("rb") as file:
+            _refuse_other_kinds(file, name, format)
             match format_of(name, format):
                 case "jsonl":
                     lines = _text_lines(file, name)
@@ -81,6 +88,17 @@ def read_rows(
         raise RowError("the file may not be read: check its permissions", path=name) from None
     except OSError as problem:
         raise RowError(f"the file cannot be read: {problem.strerror}", path=name) from None
+
+
+def _refuse_other_kinds(file: BufferedReader, path: str, asked: FileFormat | None) -> None:
+    """Raise `RowError` where the file is of a kind that holds no rows."""
+    try:
+        kind = format_of(path, asked)
+    except InputError:  # .jsonl.gz, perhaps
+        kind = None
+    what = what_it_is(file.peek(1)[:LONGEST_BEGINNING], path, kind)
+    if what is not None:
+        raise RowError(f"the file is {what}", path=path)
 
 
 def _text_lines(file: BufferedReader, path: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ from typing import Final, Literal, get_args
 from pydantic import SecretStr
 
 from icm_client.endpoints import llama_cpp, openai_top_k, prompt_logprobs, sglang, vllm
-from icm_client.endpoints.answers import Wire, parsed
+from icm_client.endpoints.answers import ModelList, Wire, parsed
 from icm_client.endpoints.llama_cpp import LlamaCppEndpoint
 from icm_client.endpoints.openai_top_k import OpenAITopKEndpoint
 from icm_client.endpoints.prompt_logprobs import EchoEndpoint, PromptLogProbsEndpoint
@@ -16,6 +16,7 @@ from icm_client.endpoints.transport import Transport
 from icm_client.endpoints.vllm import VllmEndpoint
 from icm_client.errors import (
     AuthenticationRefused,
+    EndpointFault,
     InputError,
     MalformedAnswer,
     RequestRefused,
@@ -54,7 +55,7 @@ class _Entry(Wire):
     owned_by: str | None = None
 
 
-class _Models(Wire):
+class _Models(ModelList):
     data: list[_Entry] | None  # Ollama, without a model
 
 
@@ -136,25 +137,28 @@ _NATIVE: Final[dict[str, type[VllmEndpoint] | type[LlamaCppEndpoint] | type[Sgla
 }
 
 
-async def _kind_of(transport: Transport, model: str | None) -> Kind:
+async def _entries(transport: Transport, model: str | None) -> list[_Entry]:
+    """The models that are listed; none where a `model` is named, and no list can be had."""
     try:
-        models = await transport.get("/v1/models", lambda body: parsed(_Models, body))
-        entries = models.data or []
+        return (await transport.get("/v1/models", lambda body: parsed(_Models, body))).data or []
     except AuthenticationRefused:
         raise
     except (MalformedAnswer, RequestRefused) as error:
         if isinstance(error, MalformedAnswer):
-            raise UnsupportedServer(
-                f"{error}; a server that does not list its models needs --kind and --model"
-            ) from None
-        if error.status not in NO_ROUTE:
+            if not error.is_json:
+                raise UnsupportedServer(str(error)) from None
+        elif error.status not in NO_ROUTE:
             raise
         if model is None:
             raise UnsupportedServer(
                 f"{error}: not an OpenAI-compatible server, or one that does not list its models: "
                 "then give --model"
             ) from None
-        entries = []
+        return []
+
+
+async def _kind_of(transport: Transport, model: str | None) -> Kind:
+    entries = await _entries(transport, model)
     for entry in entries:
         if entry.owned_by in _OWNERS:
             return _OWNERS[entry.owned_by]
@@ -168,6 +172,6 @@ async def _has(transport: Transport, path: str, key: str) -> bool:
     """Whether `path` answers with JSON that holds `key`."""
     try:
         body = await transport.get(path, bytes)
-    except (MalformedAnswer, RequestRefused):
+    except (MalformedAnswer, RequestRefused, EndpointFault):  # a gateway fails on what it lacks
         return False
     return f'"{key}"'.encode() in body

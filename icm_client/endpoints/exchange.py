@@ -9,11 +9,14 @@ answers; its read time-outs are too, because a server that sends a byte now and 
 import base64
 import json
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import anyio
@@ -77,6 +80,7 @@ class Exchange:
         self._secrets = _spellings(key, *(credentials or ()))
         # A proxy from the environment must not stand between us and our own machine.
         local = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
+        self._proxy = None if local else _proxy_of(self.url)
         timeout = httpx2.Timeout(None, connect=settings.connect_timeout_s)
         self._client = AsyncOpenAI(
             base_url=self.url,
@@ -143,7 +147,7 @@ class Exchange:
                 secrets=self._secrets,
             )
         except aiohttp.ClientResponseError as error:
-            failure = MalformedAnswer(f"{asked}: not HTTP: {self._words_of(error)}")
+            failure = self._not_http(asked, error)
         # The SDK's APITimeoutError is one of these: its aiohttp bridge calls a connection that
         # the server closed a "connect time-out".
         except (APIConnectionError, httpx2.TransportError, aiohttp.ClientError, OSError) as error:
@@ -224,14 +228,30 @@ class Exchange:
             with anyio.CancelScope(shield=True):
                 await response.aclose()
 
+    def _not_http(self, asked: str, error: aiohttp.ClientResponseError) -> IcmError:
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return self._unreachable(asked, error)
+        return MalformedAnswer(
+            f"{asked}: what listens there does not speak HTTP; look at the port "
+            f"({self._words_of(error)})"
+        )
+
     def _unreachable(self, asked: str, cause: BaseException) -> IcmError:
-        words = f"{asked}: {self._words_of(cause)}"
+        words = self._words_of(cause)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return EndpointUntrusted(
-                f"{words} (a private authority's certificate is trusted with "
-                "SSL_CERT_FILE=authority.pem)"
-            )
-        return EndpointUnreachable(words)
+            return EndpointUntrusted(f"{asked}: {words} ({_certificate_advice(cause)})")
+        through = f"by way of the proxy {self._proxy}, " if self._proxy else ""
+        if isinstance(cause, aiohttp.ClientHttpProxyError):
+            if cause.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+                return error_of_status(cause.status, {}, b"", asked=asked)
+            words = f"the proxy refuses to connect ({cause.status} {self.told(cause.message)})"
+        elif isinstance(cause, socket.gaierror):
+            words = f"no host has that name ({words})"
+        elif isinstance(cause, ConnectionRefusedError):
+            words = f"nothing listens there ({words})"
+        elif isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+            words = f"what listens there does not speak TLS; look at the port ({words})"
+        return EndpointUnreachable(f"{asked}: {through}{words}")
 
     def _words_of(self, error: BaseException) -> str:
         return self.told(f"{type(error).__name__} {error}")
@@ -256,6 +276,57 @@ def _authorities() -> ssl.SSLContext:
         f"SSL_CERT_FILE={path}: {reason}; it names a PEM file with the authorities to trust: mend "
         "it, or unset it"
     )
+
+
+_NOT_FOR_THE_HOST: Final = (62, 64)
+_NOT_IN_TIME: Final = (9, 10)
+"""OpenSSL's X509_V_ERR_*: HOSTNAME_MISMATCH and IP_ADDRESS_MISMATCH; CERT_NOT_YET_VALID and
+CERT_HAS_EXPIRED. Source: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/"""
+
+
+def _certificate_advice(error: ssl.SSLCertVerificationError) -> str:
+    if error.verify_code in _NOT_FOR_THE_HOST:
+        return "use the name that the certificate is for in the URL"
+    if error.verify_code in _NOT_IN_TIME:
+        return "the server's owner must renew it; or this machine's clock is wrong"
+    return "a private authority's certificate is trusted with SSL_CERT_FILE=authority.pem"
+
+
+def _proxy_of(url: str) -> str | None:
+    """Which proxy of the environment stands before `url`, for messages: without its password.
+
+    Raises:
+        InputError: it is no URL of a proxy.
+    """
+    parts = urlsplit(url)
+    proxies = getproxies()
+    if not proxies or proxy_bypass(parts.netloc):
+        return None
+    name = parts.scheme if parts.scheme in proxies else "all"
+    proxy = proxies.get(name)
+    if proxy is None:
+        return None
+    variable = f"{name.upper()}_PROXY"
+    try:
+        found = _split(proxy if "://" in proxy else f"http://{proxy}")
+    except ValueError:
+        found = None
+    if found is None or not found.hostname or found.scheme not in _PROXY_SCHEMES:
+        raise InputError(
+            f"{variable} in the environment is not the URL of a proxy, which looks like "
+            "http://proxy:3128: mend it, or unset it"
+        )
+    return f"{found.netloc.rpartition('@')[2]} ({variable})"
+
+
+_PROXY_SCHEMES: Final = ("http", "https", "socks5", "socks5h")
+
+
+def _split(url: str) -> SplitResult:
+    """`urlsplit`, which looks at the port only when it is asked for. Raises `ValueError`."""
+    parts = urlsplit(url)
+    _ = parts.port
+    return parts
 
 
 async def _speaks_tls(host: str, port: int) -> bool:
@@ -336,7 +407,20 @@ def _spellings(key: str, user: str = "", password: str = "") -> list[str]:
 
 def _root_of(url: str) -> tuple[str, tuple[str, str] | None]:
     """The server's root without a trailing slash or /v1, and the credentials that stood in it."""
-    parts = urlsplit(url.strip())
+    try:
+        parts = _split(url.strip())
+    except ValueError:  # a port that is none, a bracket that is not closed
+        parts = None
+    if "@" in url and (parts is None or "@" not in parts.netloc):
+        raise InputError(
+            "the server's URL, which is not shown here, seems to hold a password with a character "
+            "that must be written otherwise: / is %2F, # is %23, ? is %3F, @ is %40"
+        )
+    if parts is None:
+        raise InputError(
+            f"{clipped(url)!r} is not a server's URL: its port must be a number up to 65535; it "
+            "looks like http://localhost:8000"
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(
             f"{clipped(url)!r} is not a server's URL; it looks like http://localhost:8000"

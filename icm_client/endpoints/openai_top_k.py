@@ -279,7 +279,10 @@ class OpenAITopKEndpoint(TextPrompts):
         The model is shown the row with the label a few times, and asked what comes next.
         """
         shown = f"{prompt}{label}{separator}" * _REPEATS + prompt
-        top = await self._top_after(shown)
+        said = await self._said_after(shown)
+        top = said.top
+        if not _begins_to_think(top[0][0]):  # surely, whatever it is shown: nothing was cut then
+            await self._whole.check(shown, said)
         # A chat's answer does not begin with the space that a text goes on with.
         beginnings = (label, label.lstrip()) if self.identity.kind == CHAT else (label,)
         for token, _ in top:

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from hashlib import blake2b
 from typing import Final
 
-from icm_client.endpoints.answers import Wire, parsed
+from icm_client.endpoints.answers import ModelList, Wire, parsed
 from icm_client.endpoints.protocol import LabelToken, ServerIdentity, TokenIds
 from icm_client.endpoints.served import ModelCard, ServedEndpoint, served_model
 from icm_client.endpoints.transport import Transport
@@ -52,7 +52,7 @@ class TextModelCard(ModelCard):
         return next((length for length in told if length), self.meta.n_ctx if self.meta else None)
 
 
-class _Models(Wire):
+class _Models(ModelList):
     data: list[TextModelCard] | None  # Ollama, without a model
 
 

@@ -4,6 +4,7 @@
 answers is still the model that the run began with.
 """
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
@@ -15,7 +16,7 @@ import orjson
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from icm_client.endpoints.answers import Wire, listed, page_words, parsed
+from icm_client.endpoints.answers import ModelList, Wire, listed, page_words, parsed
 from icm_client.endpoints.attempts import Item
 from icm_client.endpoints.exchange import NO_HEADERS, Body, Exchange
 from icm_client.endpoints.gate import Gate
@@ -56,8 +57,16 @@ class _Entry(Wire):
     id: str
 
 
-class _Models(Wire):
+class _Models(ModelList):
     data: list[_Entry]
+
+
+def _is_json(raw: bytes) -> bool:
+    try:
+        json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 class Transport:
@@ -277,6 +286,8 @@ class Transport:
             return parse(raw)
         except MalformedAnswer as error:
             reason = self.told(str(error))
+        if self.url not in reason:
+            reason = f"{self.url}{path}: {reason}"
         text = raw.decode("utf-8", "replace")
         page = page_words(text)
         if page is not None:
@@ -285,7 +296,9 @@ class Transport:
                 f"{self.url}{path}: a web page came instead of an answer{shown}: this is not the "
                 "model server's URL, or a login page or proxy stands before it"
             )
-        raise MalformedAnswer(f"{reason}; the answer begins with {self.told(text)!r}")
+        failure = MalformedAnswer(f"{reason}; the answer begins with {self.told(text)!r}")
+        failure.is_json = _is_json(raw)
+        raise failure
 
     def _waits(self, item: Item, state: RetryCallState) -> None:
         seconds = state.next_action.sleep if state.next_action else 0.0

@@ -164,7 +164,8 @@ class Scorer:
 
     def _goes_on(self, error: IcmError) -> bool:
         """Whether the same call again may succeed, and finds what was answered until now."""
-        return error.retry is not Retry.NEVER and self.stats.asked + self.stats.from_store > 0
+        may_succeed = error.retry is not Retry.NEVER or isinstance(error, RunStopped)
+        return may_succeed and self.stats.asked + self.stats.from_store > 0
 
     def _reads(self, queries: Sequence[Query]) -> list[tuple[Question, ...]]:
         """Return each query's reads; all of them fit the server's context."""

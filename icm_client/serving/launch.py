@@ -21,7 +21,7 @@ import click
 
 from icm_client.errors import IcmError, SetupError
 from icm_client.serving.processes import adopt_orphans, dying_with_parent, end_all
-from icm_client.serving.reasons import reason_in, signal_in, without_prefix
+from icm_client.serving.reasons import reason_in, signal_in, signal_of, without_prefix
 
 GRACE_S: Final = 30.0
 """For the server to end in order after a signal; requests under way are not waited for."""
@@ -196,7 +196,7 @@ class Launch:
                 file.seek(max(0, self._log.stat().st_size - _TAIL))
                 log = file.read().decode("utf-8", "replace")
         reason = reason_in(log)
-        number = status - 128 if status > 128 else signal_in(log)  # noqa: PLR2004 - as in a shell
+        number = signal_of(status) or signal_in(log)
         if number is not None:
             return f"the server {what}: {_killed_by(number)}{f' ({reason})' if reason else ''}"
         return f"the server {what}: {reason or f'exit status {status}'}"

@@ -1,6 +1,7 @@
 """Why did the server end? One line out of the hundreds that it writes."""
 
 import re
+import signal
 from collections.abc import Iterator
 from typing import Final
 
@@ -47,6 +48,16 @@ def signal_in(log: str) -> int | None:
     """The signal that killed one of vLLM's own processes, or None; the main one then exits 1."""
     killed = _KILLED.findall(log)
     return int(killed[-1]) if killed else None
+
+
+def signal_of(status: int) -> int | None:
+    """The signal that an exit status stands for, or None.
+
+    A shell exits with 128 + N after signal N of what it ran; a Python program that passes on what
+    `subprocess` gave it, -N, with 256 - N.
+    """
+    numbers = {one.value for one in signal.Signals}
+    return next((one for one in (status - 128, 256 - status) if one in numbers), None)
 
 
 def _clipped(words: str) -> str:

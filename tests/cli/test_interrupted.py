@@ -6,11 +6,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import anyio
 import orjson
 import pytest
+from aiohttp import web
 from anyio.abc import Process
 
 from icm_client import Task, rows_from
@@ -40,7 +42,9 @@ class Ended(NamedTuple):
 
 
 @asynccontextmanager
-async def started(folder: Path, server: PlantedServer, *options: str) -> AsyncIterator[Process]:
+async def started(
+    folder: Path, server: PlantedServer | SimpleNamespace, *options: str
+) -> AsyncIterator[Process]:
     await anyio.Path(folder).mkdir(exist_ok=True)
     (folder / "rows.jsonl").write_bytes(b"\n".join(map(orjson.dumps, ROWS)))
     command = [
@@ -174,3 +178,35 @@ async def test_algorithm_1_has_the_items_that_it_has_labelled(tmp_path: Path) ->
     assert found["verdict"] != "trust"
     assert 0 < found["rows"] <= N
     assert found["rows"] + len(found["failed"]) == N
+
+
+@pytest.mark.parametrize("busy", ["models", "scores"])
+async def test_a_run_that_is_stopped_before_its_first_score_has_kept_nothing(
+    tmp_path: Path, busy: str
+) -> None:
+    """Neither while it is found out who answers, nor while the first score is waited for."""
+    asked = anyio.Event()
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        if request.path == "/v1/models" and busy == "scores":
+            models = {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 4096}]}
+            return web.json_response(models)
+        if request.path == "/version":
+            return web.json_response({"version": "0.32.0"})
+        asked.set()
+        return web.Response(status=503, headers={"Retry-After": "30"})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", refuse)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server = SimpleNamespace(url=f"http://127.0.0.1:{runner.addresses[0][1]}")
+    async with started(tmp_path / "run", server, "--no-record") as process:
+        with anyio.fail_after(60):
+            await asked.wait()
+        process.send_signal(signal.SIGINT)
+        done = await ended(process)
+    await runner.cleanup()
+    assert done.status == 130, done.err
+    assert done.err.endswith("\nInterrupted.\n")

@@ -1,9 +1,12 @@
 import csv as csv_module
 import datetime as dt
+import gzip
 import json
 import math
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -332,6 +335,82 @@ def test_json_that_is_no_rows_comes_with_the_command_that_makes_them(
     run_python_command(message)
     rows = read_rows(path.with_suffix(".jsonl")).rows
     assert [row.fields for row in rows] == RECORDS
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "rows"),
+    [
+        (
+            {"features": [{"name": n} for n in "abc"], "rows": [{"row": row} for row in RECORDS]},
+            'an object with rows in its field "rows"',
+            RECORDS,
+        ),
+        (
+            {"took": 3, "hits": {"total": 2, "hits": [{"_source": row} for row in RECORDS]}},
+            'an object with rows in its field "hits.hits"',
+            RECORDS,
+        ),
+        ({"data": {"train": RECORDS}}, 'rows in its field "data.train"', RECORDS),
+        (
+            {"train": RECORDS, "test": [{"text": "x"}], "notes": [{"by": "me"}] * 9},
+            'rows in its fields "train" and "test", taken together',
+            [*RECORDS, {"text": "x"}],
+        ),
+        (
+            {"text": ["a", "b"], "id": [1, 2], "version": "1"},
+            "columns, not rows (text, id)",
+            [{"text": "a", "id": 1}, {"text": "b", "id": 2}],
+        ),
+        (
+            {"q1": "a", "q2": "b"},
+            "texts by their names",
+            [{"id": "q1", "text": "a"}, {"id": "q2", "text": "b"}],
+        ),
+        ([["a", 1], ["b", 2]], "a list of lists", [{"text": "a"}, {"text": "b"}]),
+    ],
+)
+def test_rows_that_lie_deeper_are_found_by_the_templates_fields(
+    tmp_path: Path, content: object, said: str, rows: list[object]
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(RowError, match=re.escape(said)) as caught:
+        read_rows(path, template_fields=["text"])
+    run_python_command(str(caught.value))
+    assert [row.fields for row in read_rows(path.with_suffix(".jsonl")).rows] == rows
+
+
+@pytest.mark.parametrize("line", ['["a, b", 1]', '"a, b"'])
+def test_lines_without_names_come_with_the_command(jsonl: Path, line: str) -> None:
+    jsonl.write_text(f"{line}\n\n{line}\n")
+    with pytest.raises(RowError, match=r"each line is a (list|text); one object a row") as caught:
+        read_rows(jsonl, template_fields=["review"])
+    if shutil.which("jq"):
+        subprocess.run(["/bin/sh", "-c", str(caught.value).partition("them: ")[2]], check=True)
+        found = read_rows(jsonl.with_name("rows-lines.jsonl")).rows
+        assert [row.fields for row in found] == [{"review": "a, b"}] * 2
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet", "rows.jsonl.gz"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b'{"text": "a"}\n'), "compressed with gzip: unpack it first, gunzip"),
+        (b"PK\x03\x04\x14\0\6\0", "a zip archive, as workbooks are too"),
+        (LFS_POINTER, "a pointer of Git LFS in the place of the data: git lfs pull gets it"),
+        (b"\n<!DOCTYPE html>\n<html>", "a web page"),
+    ],
+)
+def test_a_file_of_another_kind_is_said_to_be_one(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(RowError, match=f"{name}: the file is {said}"):
+        read_rows(path)
 
 
 def test_the_template_tells_columns_from_rows_by_their_index(tmp_path: Path) -> None:
@@ -718,7 +797,12 @@ def test_parquet_without_pyarrow_says_what_to_install(
 
 
 @pytest.mark.parametrize(
-    "content", ["id;text\na;one, two\nb;three\n", "id\ttext\na\tone, two\nb\tthree\n"]
+    "content",
+    [
+        "id;text\na;one, two\nb;three\n",
+        "id\ttext\na\tone, two\nb\tthree\n",
+        "id|text\na|one, two\nb|three\n",
+    ],
 )
 def test_a_spreadsheet_of_another_language_writes_other_separators(
     tmp_path: Path, content: str

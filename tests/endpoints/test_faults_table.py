@@ -34,6 +34,7 @@ from icm_client.endpoints import Answer, Read
 from icm_client.endpoints.protocol import TokenIds
 from icm_client.endpoints.settings import GoodNeighbour, TransportSettings, Waiting
 from icm_client.errors import (
+    AuthenticationRefused,
     EndpointFault,
     EndpointOverloaded,
     EndpointTimeout,
@@ -396,6 +397,13 @@ async def test_400_for_a_long_prompt_and_for_nan(
 ) -> None:
     body = json.dumps({"error": {"message": words, "type": "BadRequestError", "code": 400}})
     await ends(status(400, body), error, tmp_path, match=told)
+
+
+@pytest.mark.parametrize(
+    "refusal", [status(402, "no"), status(429, '{"error": {"type": "insufficient_quota"}}')]
+)
+async def test_an_account_without_credit_ends_the_run(tmp_path: Path, refusal: Fault) -> None:
+    await ends(refusal, AuthenticationRefused, tmp_path, match="the account has no credit left")
 
 
 async def test_404_lists_the_models(tmp_path: Path) -> None:

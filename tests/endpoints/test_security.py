@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from icm_client.endpoints import Transport, VllmEndpoint, exchange
 from icm_client.errors import (
     AuthenticationRefused,
+    EndpointError,
     EndpointUnreachable,
     EndpointUntrusted,
     IcmError,
@@ -188,7 +189,7 @@ async def tls(tmp_path: Path) -> AsyncIterator[tuple[str, Path]]:
     """A server with a certificate that it signed itself; its URL and the certificate."""
     certificate, private = tmp_path / "certificate.pem", tmp_path / "private.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     try:
         await anyio.run_process(
             [*command.split(), *names, "-keyout", str(private), "-out", str(certificate)]
@@ -218,6 +219,16 @@ async def test_an_unknown_certificate_is_refused_at_once(tls: tuple[str, Path]) 
             await transport.post("/v1/completions", {}, bytes)
         assert transport.usage.retries == 0
     assert KEY not in everything_told(caught.value)
+
+
+async def test_a_certificate_for_another_name_is_said(
+    tls: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, certificate = tls
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with Transport(url.replace("localhost", "127.0.0.1"), settings=settings()) as transport:
+        with pytest.raises(EndpointUntrusted, match="use the name that the certificate is for"):
+            await transport.get("/x", bytes)
 
 
 async def test_a_certificate_that_the_user_trusts_is_taken(
@@ -336,6 +347,52 @@ async def test_a_proxy_that_is_down_is_told_without_its_password(
         with pytest.raises(EndpointUnreachable) as caught:
             await transport.get("/x", bytes)
     assert "pr0xy-canary" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:openai")
+async def test_a_proxy_that_fails_is_named(
+    no_proxies: pytest.MonkeyPatch, free_tcp_port: int
+) -> None:
+    place = f"127.0.0.1:{free_tcp_port}"
+    no_proxies.setenv("ALL_PROXY", f"http://bob:pr0xy-canary@{place}")
+    async with Transport("http://model.example", settings=settings()) as transport:
+        with pytest.raises(EndpointUnreachable, match=rf"proxy {place} \(ALL_PROXY\), nothing"):
+            await transport.get("/x", bytes)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:openai")
+@pytest.mark.parametrize(
+    ("status", "error", "sentence"),
+    [
+        (407, AuthenticationRefused, "asks for a user name and a password"),
+        (403, EndpointUnreachable, r"the proxy refuses to connect \(403 Forbidden\)"),
+    ],
+)
+async def test_a_proxy_that_opens_no_tunnel_is_said(
+    no_proxies: pytest.MonkeyPatch, status: int, error: type[EndpointError], sentence: str
+) -> None:
+    async def refuse(_: web.BaseRequest) -> web.Response:
+        return web.Response(status=status)
+
+    runner = web.ServerRunner(web.Server(refuse))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    no_proxies.setenv("HTTPS_PROXY", f"http://127.0.0.1:{runner.addresses[0][1]}")
+    async with Transport("https://model.example", settings=settings()) as transport:
+        with pytest.raises(error, match=sentence) as caught:
+            await transport.get("/x", bytes)
+    assert type(caught.value) is error
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("proxy", ["http://[::1", "ftp://x:1", "http://bob:canary@host:port"])
+def test_a_proxy_that_is_no_url_is_the_users_error(
+    no_proxies: pytest.MonkeyPatch, proxy: str
+) -> None:
+    no_proxies.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(InputError, match="HTTP_PROXY in the environment") as caught:
+        Transport("http://model.example", settings=settings())
+    assert "canary" not in str(caught.value)
 
 
 async def test_no_proxy_stands_between_us_and_our_own_machine(

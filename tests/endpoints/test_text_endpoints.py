@@ -356,11 +356,22 @@ async def test_what_a_model_says_in_the_place_of_a_label_is_said(
                 await endpoint.read([Read(ids("x:"), labels_of(endpoint)[1:])])
 
 
+async def test_a_model_that_surely_thinks_is_not_said_to_cut_prompts(server: Any, say: Any) -> None:
+    """A forced `<think>` has probability 1 after any text."""
+    top = {"<think>": 0.0, **{f"word{n}": -40.0 - n for n in range(4)}}
+    server.script = [by_path(say, completions=(200, completions(top)))]
+    async with await connect(server.url, settings=SETTINGS) as endpoint:
+        assert isinstance(endpoint, OpenAITopKEndpoint)
+        with pytest.raises(LabelMissing, match="It is a reasoning model"):
+            await endpoint.find_label_token(" positive", prompt="Film:" * 60, separator="\n")
+
+
 LISTS = [
     '{"data": [{"id": "openai/*"}]}',
     '{"data": [{"id": "*"}, {"id": "other"}]}',
     '{"object": "list", "data": []}',
     '{"object": "list", "data": null}',
+    '{"models": [{"name": "m"}]}',
 ]
 
 
@@ -380,7 +391,24 @@ async def test_a_list_without_names_takes_the_named_model_on_trust(
         await connect(server.url, model="openai/m", settings=SETTINGS)
 
 
-@pytest.mark.parametrize("models", [LISTS[0], *LISTS[2:]])
+async def test_a_bare_list_of_models_is_one(server: Any, say: Any) -> None:
+    """Together's has no object around it."""
+    models = '[{"id": "m", "object": "model"}]'
+    server.script = [by_path(say, models=(200, models), completions=(200, completions(TOP)))]
+    async with await connect(server.url, settings=SETTINGS) as endpoint:
+        assert endpoint.identity.model == "m"
+    with pytest.raises(ModelNotFound, match="the server has: m"):
+        await connect(server.url, model="n", settings=SETTINGS)
+
+
+async def test_a_gateway_that_fails_on_paths_it_lacks_is_asked_on(server: Any, say: Any) -> None:
+    other = dict.fromkeys(("/props", "/get_model_info", "/version"), (502, "Bad Gateway"))
+    server.script = [by_path(say, completions=(200, completions(TOP)), **other)]
+    async with await connect(server.url, settings=SETTINGS) as endpoint:
+        assert endpoint.identity.kind == "openai"
+
+
+@pytest.mark.parametrize("models", [LISTS[0], *LISTS[2:4]])
 async def test_a_list_without_names_needs_a_name(server: Any, say: Any, models: str) -> None:
     server.script = [by_path(say, models=(200, models))]
     with pytest.raises(ModelNotFound, match="--model"):

@@ -125,7 +125,8 @@ async def test_a_malformed_answer_heals(server: Any, say: Any) -> None:
         (400, '{"error": "what?"}', RequestRefused),
         (408, "", EndpointTimeout),
         (501, '{"error": {"message": "no metrics"}}', RequestRefused),
-        (429, '{"error": {"message": "m", "code": "insufficient_quota"}}', RequestRefused),
+        (429, '{"error": {"message": "m", "code": "insufficient_quota"}}', AuthenticationRefused),
+        (402, '{"error": {"message": "no credits"}}', AuthenticationRefused),
         (429, '{"error": {"message": "m", "type": "requests"}}', EndpointOverloaded),
         (422, '{"detail": [{"loc": 1}]}', RequestRefused),
         (500, "", EndpointFault),
@@ -348,6 +349,11 @@ async def test_half_of_a_surrogate_pair_can_be_told(server: Any, say: Any, statu
     assert str(caught.value).encode()
 
 
+# Apache 2.4 says what is wrong below the title.
+APACHE = """<!DOCTYPE HTML PUBLIC "-//IETF//DTD HTML 2.0//EN">
+<html><head>\n<title>400 Bad Request</title>\n</head><body>\n<h1>Bad Request</h1>
+<p>Your browser sent a request that this server could not understand.<br />
+Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />\n</p></body></html>"""
 NGINX = (
     "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n"
     "<hr><center>nginx/1.22.1</center>\r\n</body>\r\n</html>\r\n"
@@ -369,6 +375,41 @@ UNKNOWN = "litellm.BadRequestError: There are no healthy deployments for this mo
             "a user name and a password, not for a key: put them into the URL",
         ),
         ((401, {}, ""), AuthenticationRefused, "set ICM_API_KEY to the server's key"),
+        (
+            (401, {"WWW-Authenticate": 'Bearer realm="x"'}, ""),
+            AuthenticationRefused,
+            "set ICM_API_KEY to the server's key",
+        ),
+        (
+            (401, {"WWW-Authenticate": 'Digest realm="a, b", nonce="n", qop="auth"'}, ""),
+            AuthenticationRefused,
+            "a login of the kind Digest, which is not known here",
+        ),
+        (
+            (401, {"WWW-Authenticate": "Negotiate"}, ""),
+            AuthenticationRefused,
+            "a login of the kind Negotiate, which is not known here",
+        ),
+        (
+            (401, {"WWW-Authenticate": 'Negotiate, Basic realm="x"'}, ""),
+            AuthenticationRefused,
+            "put them into the URL",
+        ),
+        (
+            (403, {}, "<!DOCTYPE html><html><head><title>Just a moment...</title></head></html>"),
+            AuthenticationRefused,
+            "403 Forbidden: Just a moment... .a web page came instead of an answer: a firewall or",
+        ),
+        (
+            (402, {}, '{"error": {"message": "Insufficient credits"}}'),
+            AuthenticationRefused,
+            "402 Payment Required: Insufficient credits .the account has no credit left",
+        ),
+        (
+            (524, {}, "<html><head><title>524: A timeout occurred</title></head></html>"),
+            EndpointFault,
+            r"/v1/completions: 524: A timeout occurred \(gave up",
+        ),
         ((407, {}, ""), AuthenticationRefused, "the proxy of HTTP_PROXY or HTTPS_PROXY"),
         (
             (413, {}, NGINX.format("413 Request Entity Too Large")),
@@ -378,6 +419,11 @@ UNKNOWN = "litellm.BadRequestError: There are no healthy deployments for this mo
         ((413, {}, '{"error": "exceed_context_size_error"}'), PromptTooLong, "exceed_context"),
         (
             (400, {}, NGINX.format("400 The plain HTTP request was sent to HTTPS port")),
+            InputError,
+            "this port speaks https: give the URL with https://",
+        ),
+        (
+            (400, {}, APACHE),
             InputError,
             "this port speaks https: give the URL with https://",
         ),
@@ -508,3 +554,41 @@ def test_a_servers_words_are_clipped_and_harmless() -> None:
         400, {}, b'{"error": {"message": "' + b"y" * 5000 + b'"}}', asked="GET x"
     )
     assert len(str(error)) < 400
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:99999", "http://127.0.0.1:80a", "http://[::1", "https://host:8000:8000"],
+)
+def test_a_url_whose_port_is_none_is_the_users_error(url: str) -> None:
+    with pytest.raises(InputError, match=r"is not a server's URL.* http://localhost:8000"):
+        to(url)
+
+
+@pytest.mark.parametrize("rest", ["/cret@host:1", "#cret@host", "?cret@host:80/v1"])
+@pytest.mark.parametrize("beginning", ["canary", "12", ""])
+def test_a_password_that_ends_the_url_early_is_refused_unshown(beginning: str, rest: str) -> None:
+    """Without a name of its own such a URL would lead to the host `bob`, with half a password."""
+    with pytest.raises(InputError, match="/ is %2F") as caught:
+        to(f"http://bob:{beginning}{rest}")
+    assert "cret" not in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+async def test_what_does_not_speak_http_is_said(free_tcp_port: int) -> None:
+    async def ssh(stream: Any) -> None:
+        async with stream:
+            await stream.send(b"SSH-2.0-OpenSSH_9.6\r\n")
+            await anyio.sleep(0.1)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=free_tcp_port)
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, ssh)
+        for scheme, error, spoken in (
+            ("http", MalformedAnswer, "HTTP"),
+            ("https", EndpointUnreachable, "TLS"),
+        ):
+            async with to(f"{scheme}://127.0.0.1:{free_tcp_port}") as transport:
+                with pytest.raises(error, match=f"does not speak {spoken}; look at the port"):
+                    await transport.get("/v1/models", bytes)
+        tasks.cancel_scope.cancel()

@@ -328,7 +328,7 @@ async def test_connect_takes_a_stranger_for_openai_and_says_what_it_answered(
     with pytest.raises(UnsupportedServer, match=r"no /v1/completions and.*completions: 404"):
         await connect(server.url, settings=SETTINGS)
     server.script = [say("<html>")]
-    with pytest.raises(UnsupportedServer, match=r"/v1/models: a web page came instead.*--kind"):
+    with pytest.raises(UnsupportedServer, match=r"/v1/models: a web page came instead"):
         await connect(server.url, settings=SETTINGS)
     server.script = [say("", status=404)]
     with pytest.raises(UnsupportedServer, match=r"models: 404.*OpenAI-compatible.*give --model"):

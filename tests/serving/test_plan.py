@@ -22,7 +22,7 @@ from icm_client.serving.hardware import (
 from icm_client.serving.model import find
 from icm_client.serving.parallel import parallel_over
 from icm_client.serving.plan import Plan, is_loopback, plan_server, url_of
-from icm_client.serving.reasons import reason_in, signal_in
+from icm_client.serving.reasons import reason_in, signal_in, signal_of
 
 GIB = 1024**3
 CPU = Hardware(gpus=(), memory=16 * GIB, cores=4, amx=False)
@@ -382,3 +382,11 @@ def test_without_a_plan_for_it_no_flag_is_unexplained() -> None:
     flags = flags_for(ServeOptions(), "m", Engine("cpu", "0.32.0"), CPU, None)
     assert all(flag.name in REASONS for flag in flags)
     assert "VLLM_API_KEY" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("status", "number"), [(0, None), (1, None), (137, 9), (139, 11), (247, 9), (245, 11)]
+)
+def test_an_exit_status_may_stand_for_a_signal(status: int, number: int | None) -> None:
+    """247 is what `sys.exit(-9)` ends with."""
+    assert signal_of(status) == number
