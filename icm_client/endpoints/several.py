@@ -338,8 +338,8 @@ class SeveralEndpoints:
             except EndpointError as error:
                 failed[member] = error
             else:
-                for other, error in failed.items():
-                    self._lose(other, error)
+                for other, reason in failed.items():
+                    self._lose(other, reason)
                 return answer
         raise next(iter(failed.values()))
 
