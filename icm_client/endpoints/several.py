@@ -344,7 +344,7 @@ class SeveralEndpoints:
         raise next(iter(failed.values()))
 
     def _lose(self, member: Member, error: EndpointError) -> None:
-        if member in self._there:
+        if member in self._there and len(self._there) > 1:
             self._there.remove(member)
             self._given_up.append(
                 f"{member.name} was given up and its work done by the others: {error}"
