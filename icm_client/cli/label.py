@@ -37,7 +37,7 @@ from icm_client.errors import IcmError, InputError, RowError, TaskError
 from icm_client.runs.budget import Budget
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.first_labels import read_start
-from icm_client.runs.folder import DEFAULT_BASE
+from icm_client.runs.folder import DEFAULT_BASE, LABELS
 from icm_client.runs.forecast import forecast_job
 from icm_client.runs.job import Job, named_task
 from icm_client.runs.label import label
@@ -199,7 +199,7 @@ def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
     server answers now: scores of another model are not used.
 
     Exit status: 0 done, 1 failed or some rows have no label, 2 wrong input, 3 a limit was reached,
-    130 and 143 interrupted.
+    130, 143 and 129 interrupted (Ctrl-C, TERM, a closed terminal).
     """
     if output is not None:
         if Path(output).resolve() == Path(data).resolve():
@@ -294,17 +294,29 @@ def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
 def _put_out(
     found: Labels, output: str, output_format: FileFormat | None, *, as_json: bool, quiet: bool
 ) -> None:
-    """Write the labels, and print what is to be known about them."""
+    """Write the labels, and print what is to be known about them.
+
+    Raises:
+        IcmError: they cannot be written, though they could when the run began; what was found has
+            been printed, and the run's record has the labels too.
+    """
+    lost: IcmError | None = None
+    place = output
     try:
         found.write(output, format=output_format)
-    except InputError as error:  # it could be written when the run began
-        raise IcmError(str(error)) from error
+    except InputError as error:
+        place = "no file" if found.run is None else str(found.run / LABELS)
+        kept = "" if found.run is None else f". The labels are in {place}"
+        lost = IcmError(f"{error}{kept}")
+        lost.goes_on = True
     if as_json:
-        document = {**found.summary(), "output": output}
+        document = {**found.summary(), "output": place if lost is None or found.run else None}
         click.echo(write_json(document, orjson.OPT_INDENT_2))
     elif not quiet:
-        print_result(found, output)
+        print_result(found, place)
     print_warnings(found)
+    if lost is not None:
+        raise lost
 
 
 def _task(

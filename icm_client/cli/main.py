@@ -1,7 +1,7 @@
 """`icm-client`: the group of commands, and how errors end.
 
 Exit status: 0 done, 1 failed (the same command goes on where it stopped), 2 wrong input, 3 ended by
-a limit of the user's, 130 and 143 interrupted by Ctrl-C and TERM.
+a limit of the user's, 130, 143 and 129 interrupted by Ctrl-C, TERM and HUP.
 """
 
 import sys

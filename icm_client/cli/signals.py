@@ -1,4 +1,8 @@
-"""What Ctrl-C and TERM do to a run: the first drains it, the second ends it at once."""
+"""What Ctrl-C, TERM and a closed terminal do to a run: the first drains it, the second ends it.
+
+A hang-up (HUP) comes where a terminal is closed or a connection to it breaks. What is ignored as
+the program begins stays so: `nohup` lets a run outlive its terminal.
+"""
 
 import signal
 import sys
@@ -15,7 +19,7 @@ from icm_client.task_groups import open_task_group
 if TYPE_CHECKING:
     from icm_client.runs.result import Labels
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 
 DRAINED: Final = "Stopping: what is under way is awaited and kept. Once more stops at once."
 
@@ -24,7 +28,7 @@ class Interrupted(Exception):
     """A signal has ended the run.
 
     Attributes:
-        status: the exit status that says so: 130 for Ctrl-C, 143 for TERM.
+        status: the exit status that says so: 130 for Ctrl-C, 143 for TERM, 129 for HUP.
         labels: what a `label` call had found by then; None where it had nothing.
         goes_on: whether scores may have been kept, from which the same command goes on.
     """
@@ -89,9 +93,14 @@ async def draining(words: str = DRAINED) -> AsyncIterator[Drain]:
 
 
 async def _hear(drain: Drain, inside: anyio.CancelScope, started: anyio.Event, words: str) -> None:
-    with anyio.open_signal_receiver(*_SIGNALS) as signals:
+    heard = [signal.Signals[name] for name in _SIGNALS]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        heard.remove(signal.SIGHUP)
+    with anyio.open_signal_receiver(*heard) as signals:
         started.set()
         async for number in signals:
+            if drain.signals and number == signal.SIGHUP:
+                continue  # a shell and its terminal send one each
             drain.signals.append(number)
             if len(drain.signals) > 1:
                 inside.cancel()

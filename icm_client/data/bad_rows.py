@@ -47,12 +47,9 @@ def refused_rows(bad: Sequence[FailedRow], *, path: str | None, usable: int) -> 
         name = f" (id {shown(first.id)})" if first.has_id else ""
         lines.append(f"{path or 'rows'}:{first.line}: {reason}{name}")
         if others:
-            places = [
-                f"{row.line} (id {shown(row.id)})" if row.has_id else row.line for row in others
-            ]
-            lines.append(f"  the same in {named_lines(places)}")
-    if unsaid := sum(map(len, list(alike.values())[_MOST_REASONS:])):
-        lines.append(f"  and {unsaid:,} more rows")
+            lines.append(f"  the same in {_places(others)}")
+    if unsaid := [row for rows in list(alike.values())[_MOST_REASONS:] for row in rows]:
+        lines.append(f"  and, for other reasons, {_places(unsaid)}")
     if len(bad) > 1:
         lines.append(f"{len(bad):,} rows cannot be used")
     place = f"{path or 'rows'}:{bad[0].line}: "
@@ -61,4 +58,10 @@ def refused_rows(bad: Sequence[FailedRow], *, path: str | None, usable: int) -> 
         path=path,
         line=bad[0].line,
         skippable=usable >= 2,  # noqa: PLR2004 - a search compares rows
+    )
+
+
+def _places(rows: Sequence[FailedRow]) -> str:
+    return named_lines(
+        [f"{row.line} (id {shown(row.id)})" if row.has_id else row.line for row in rows]
     )

@@ -8,9 +8,9 @@ wrong way, one quote that opens a text swallows the rows up to the next one.
 import csv
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
-from typing import Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 from icm_client.data.formats import delimiter_of
 from icm_client.data.messages import listed, named_lines, shown
@@ -24,6 +24,7 @@ _LONGEST_FIELD = 2**31 - 1
 _CARRIAGE_RETURN = "a carriage return outside double quotes: end lines in \\n or \\r\\n"
 _SEP_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
+_NONE_BROKEN: Final[Mapping[int, str]] = {}
 _NUMBER = re.compile(r"\s*[-+]?[\d.,]+\s*")
 
 _Lines = Iterator[tuple[int, str]]
@@ -44,7 +45,11 @@ def check_quote(quote: str) -> None:
 
 
 def csv_rows(
-    lines: Iterator[str], path: str, warnings: list[str], quote: Quote = "auto"
+    lines: Iterator[str],
+    path: str,
+    warnings: list[str],
+    quote: Quote = "auto",
+    broken: Mapping[int, str] = _NONE_BROKEN,
 ) -> Iterator[tuple[int, object]]:
     """Yield each row with the line it starts on: its fields, `BLANK`, or why it has none.
 
@@ -58,6 +63,7 @@ def csv_rows(
         path: the file as the user named it.
         warnings: sentences that the user should see are added here.
         quote: what a double quote means.
+        broken: lines that are no text, with the reason; they are there when they have been read.
 
     Raises:
         RowError: the header cannot be used; or a quote is never closed.
@@ -83,6 +89,7 @@ def csv_rows(
         records = _tabbed(every, path, notes)
     else:
         records = _standard(every, path, delimiter)
+    records = (_with_broken(record, broken) for record in records)
     yield from _rows(records, path, notes if quote == "auto" else None, delimiter)
     warnings += notes.sentences()
 
@@ -108,6 +115,17 @@ class _Notes:
                 "read as text: if rows are meant, use --quote none, or double that quote and "
                 "enclose its field in quotes"
             )
+
+
+def _with_broken(record: _Record, broken: Mapping[int, str]) -> _Record:
+    """The record, without cells where one of its lines is no text."""
+    for line in (record.line, *(line for line, _ in record.further)):
+        if line in broken:
+            reason = broken[line]
+            if line != record.line:
+                reason = reason.replace("of the line", f"of line {line}", 1)
+            return record._replace(cells=Unusable(reason))
+    return record
 
 
 def _rows(

@@ -19,9 +19,11 @@ from icm_client.data.json_rows import json_rows
 from icm_client.data.loaders import made_rows
 from icm_client.data.messages import listed, shown
 from icm_client.data.rows import FEWEST_ROWS, Dataset, collect
+from icm_client.data.values import Unusable
 from icm_client.errors import InputError, RowError
 
 _BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_rows(
@@ -60,15 +62,18 @@ def read_rows(
     name = os.fspath(path)
     check_quote(quote)
     warnings: list[str] = []
+    broken: dict[int, str] = {}
     try:
         with Path(name).open("rb") as file:
             _refuse_other_kinds(file, name, format)
             match format_of(name, format):
                 case "jsonl":
-                    lines = _text_lines(file, name)
-                    numbered = json_rows(lines, name, template_fields, fewest=fewest)
+                    lines = _text_lines(file, name, broken)
+                    rows = json_rows(lines, name, template_fields, fewest=fewest)
+                    numbered = _with_broken(rows, broken)
                 case "csv":
-                    numbered = csv_rows(_text_lines(file, name), name, warnings, quote)
+                    lines = _text_lines(file, name, broken)
+                    numbered = csv_rows(lines, name, warnings, quote, broken)
                 case "parquet":
                     require_pyarrow(name)
                     numbered = _parquet_rows(file, name)
@@ -101,26 +106,48 @@ def _refuse_other_kinds(file: BufferedReader, path: str, asked: FileFormat | Non
         raise RowError(f"the file is {what}", path=path)
 
 
-def _text_lines(file: BufferedReader, path: str) -> Iterator[str]:
-    """Yield the file's lines with their ends, decoded one by one so that an error has a line."""
+def _text_lines(file: BufferedReader, path: str, broken: dict[int, str]) -> Iterator[str]:
+    """Yield the file's lines with their ends, decoded one by one.
+
+    Args:
+        file: at its beginning.
+        path: as the user named it.
+        broken: lines that are no text are added, with the reason, before they are yielded with
+            U+FFFD where they are none. Whose rows they are part of cannot be used.
+
+    Raises:
+        RowError: a line of a JSON array is no text; or the file is UTF-16.
+    """
+    is_array: bool | None = None
     for line, raw in enumerate(file, start=1):
         content = raw.removeprefix(_BOM) if line == 1 else raw
+        if is_array is None and content.strip():
+            is_array = content.lstrip().startswith(b"[")
+        reason = None
         if (nul := content.find(0)) >= 0:
-            raise RowError(
+            reason = (
                 f"a NUL byte at byte {nul + 1} of the line: the file is damaged, or UTF-16 "
-                "(save it as UTF-8)",
-                path=path,
-                line=line,
+                "(save it as UTF-8)"
             )
+            content = content.replace(b"\0", b"\xff")
         try:
             yield content.decode()
         except UnicodeDecodeError as problem:
-            raise RowError(
+            reason = reason or (
                 f"not UTF-8: byte 0x{content[problem.start]:02x} at byte {problem.start + 1} of "
-                "the line. Save the file as UTF-8, for example: iconv -f latin1 -t utf-8",
-                path=path,
-                line=line,
-            ) from None
+                "the line. Save the file as UTF-8, for example: iconv -f latin1 -t utf-8"
+            )
+            if is_array or (line == 1 and (nul >= 0 or content.startswith(_UTF_16))):
+                raise RowError(reason, path=path, line=line) from None
+            broken[line] = reason
+            yield content.decode(errors="replace")
+
+
+def _with_broken(
+    numbered: Iterator[tuple[int, object]], broken: dict[int, str]
+) -> Iterator[tuple[int, object]]:
+    for line, value in numbered:
+        yield line, Unusable(broken[line]) if line in broken else value
 
 
 def _parquet_rows(file: BufferedReader, path: str) -> Iterator[tuple[int, object]]:

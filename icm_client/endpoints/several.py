@@ -6,7 +6,8 @@ tokens before it, its own uncached ones included. What hangs below a prefix so s
 that has the prefix, until computing it once more elsewhere is quicker than waiting.
 
 A server that cannot be reached any more, or answers nothing in time, gets nothing; what it had is
-sent to the others.
+sent to the others. So is what a server refuses or fails on to the end: it is given up where another
+one answers the same, for then it was not the request.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,6 +26,7 @@ from icm_client.endpoints.probe import SAME_NATS
 from icm_client.endpoints.protocol import (
     Answer,
     Endpoint,
+    NoticingEndpoint,
     Read,
     ServerIdentity,
     TextEndpoint,
@@ -37,6 +39,8 @@ from icm_client.errors import (
     EndpointTimeout,
     EndpointUnreachable,
     InputError,
+    ModelChanged,
+    PromptTooLong,
     ScoreError,
 )
 
@@ -46,8 +50,11 @@ ATTEMPTS: Final = 6
 DEADLINES: Final = 2
 """At a server that hangs: the item's deadline in deadlines of an attempt."""
 
-Gone = EndpointUnreachable | EndpointTimeout
-"""Of what a server is given up, where there are others."""
+_GONE: Final = (EndpointUnreachable, EndpointTimeout)
+"""Of what a server is given up at once, where there are others."""
+
+_OF_ALL: Final = (ModelChanged, PromptTooLong)
+"""What ends no server, and is asked of no other: the run is in question, or the row."""
 
 _T = TypeVar("_T")
 
@@ -59,7 +66,7 @@ async def connect_several(
     api_key: str | SecretStr | None = None,
     settings: TransportSettings | None = None,
     kind: Kind | None = None,
-    on_lost: Callable[[str, Gone], None] | None = None,
+    on_lost: Callable[[str, EndpointError], None] | None = None,
 ) -> "SeveralEndpoints":
     """The servers behind `urls`, as one endpoint; see `connect`.
 
@@ -118,11 +125,12 @@ class SeveralEndpoints:
         self,
         members: dict[str, Endpoint],
         *,
-        on_lost: Callable[[str, Gone], None] | None = None,
+        on_lost: Callable[[str, EndpointError], None] | None = None,
     ) -> None:
         self._members = [Member(name, endpoint) for name, endpoint in members.items()]
         self._there = list(self._members)
         self._on_lost = on_lost
+        self._given_up: list[str] = []
         self._comparing = anyio.Lock()
         self._alike = len(members) == 1
         first = self._members[0]
@@ -175,10 +183,21 @@ class SeveralEndpoints:
         """Names of the servers that were given up."""
         return tuple(member.name for member in self._members if member not in self._there)
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """As `NoticingEndpoint.notices`: which servers were given up, and what each has to say."""
+        of_members = [
+            notice
+            for member in self._members
+            if isinstance(member.endpoint, NoticingEndpoint)
+            for notice in member.endpoint.notices
+        ]
+        return (*dict.fromkeys(of_members), *self._given_up)
+
     async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
         """As `Endpoint.tokenize`; by the server that has the least to do."""
         return await self._tried(
-            lambda: min(self._there, key=lambda member: member.waiting),
+            lambda among: min(among, key=lambda member: member.waiting),
             lambda member: member.endpoint.tokenize(text, add_special=add_special),
         )
 
@@ -208,7 +227,7 @@ class SeveralEndpoints:
 
             try:
                 apart = await nats_apart(answer, ask)
-            except (EndpointUnreachable, EndpointTimeout) as error:
+            except _GONE as error:
                 if len(self._there) > 1:
                     self._lose(member, error)
                 continue
@@ -236,7 +255,7 @@ class SeveralEndpoints:
             async with member.at_work(member.uncached(prefix, prompts)):
                 return await member.endpoint.read(reads)
 
-        return await self._tried(lambda: self._quickest(prefix, prompts), work)
+        return await self._tried(lambda among: self._quickest(among, prefix, prompts), work)
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
         """As `Endpoint.warm`, on the server that will be sent what follows."""
@@ -244,7 +263,8 @@ class SeveralEndpoints:
             await self._on_lane(lane, lambda endpoint, own: endpoint.warm(prefix, lane=own))
             return
         await self._tried(
-            lambda: self._quickest(prefix), lambda member: member.have(prefix, again=True)
+            lambda among: self._quickest(among, prefix),
+            lambda member: member.have(prefix, again=True),
         )
 
     async def prefix_cache(self) -> PrefixCache:
@@ -268,43 +288,67 @@ class SeveralEndpoints:
     async def _on_lane(
         self, lane: int | None, work: Callable[[Endpoint, int], Awaitable[_T]]
     ) -> _T:
-        def still_there() -> Member:
-            return self._lane(lane)[0]
+        own: dict[Member, int] = {}
 
-        return await self._tried(
-            still_there, lambda member: work(member.endpoint, self._lane(lane)[1])
-        )
+        def choose(among: Sequence[Member]) -> Member:
+            member, own[member] = self._lane(lane, among)
+            return member
 
-    def _lane(self, lane: int | None) -> tuple[Member, int]:
-        """Whose lane that is; a lost server's lanes are spread over those that are there."""
+        return await self._tried(choose, lambda member: work(member.endpoint, own[member]))
+
+    def _lane(self, lane: int | None, among: Sequence[Member]) -> tuple[Member, int]:
+        """Whose lane that is; other servers' lanes are spread over those `among` them."""
         number = lane or 0
         member, own = self._lanes[number]
-        if member in self._there:
+        if member in among:
             return member, own
-        left = [(one, own) for one, own in self._lanes if one in self._there]
+        left = [(one, own) for one, own in self._lanes if one in among]
         return left[number % len(left)]
 
-    def _quickest(self, prefix: TokenIds, prompts: Sequence[TokenIds] = ()) -> Member:
+    def _quickest(
+        self, among: Sequence[Member], prefix: TokenIds, prompts: Sequence[TokenIds] = ()
+    ) -> Member:
         return min(
-            self._there,
+            among,
             key=lambda member: member.waiting + member.uncached(prefix, prompts),
         )
 
     async def _tried(
-        self, choose: Callable[[], Member], work: Callable[[Member], Awaitable[_T]]
+        self,
+        choose: Callable[[Sequence[Member]], Member],
+        work: Callable[[Member], Awaitable[_T]],
     ) -> _T:
-        while True:
-            member = choose()
-            try:
-                return await work(member)
-            except (EndpointUnreachable, EndpointTimeout) as error:
-                if member in self._there and len(self._there) == 1:
-                    raise
-                self._lose(member, error)
+        """What `work` returns for the member chosen, or for another where that one fails.
 
-    def _lose(self, member: Member, error: Gone) -> None:
-        if member in self._there:
+        Raises:
+            EndpointError: all fail; the first one's.
+        """
+        failed: dict[Member, EndpointError] = {}
+        while among := [member for member in self._there if member not in failed]:
+            member = choose(among)
+            try:
+                answer = await work(member)
+            except _GONE as error:
+                if len(self._there) > 1:
+                    self._lose(member, error)
+                elif member in self._there:
+                    failed[member] = error
+            except _OF_ALL:
+                raise
+            except EndpointError as error:
+                failed[member] = error
+            else:
+                for other, reason in failed.items():
+                    self._lose(other, reason)
+                return answer
+        raise next(iter(failed.values()))
+
+    def _lose(self, member: Member, error: EndpointError) -> None:
+        if member in self._there and len(self._there) > 1:
             self._there.remove(member)
+            self._given_up.append(
+                f"{member.name} was given up and its work done by the others: {error}"
+            )
             if self._on_lost is not None:
                 self._on_lost(member.name, error)
 

@@ -33,6 +33,8 @@ FORMAT = 1
 
 REPORT = "report.html"
 
+LABELS = "labels.jsonl"
+
 DEFAULT_BASE = Path("runs")
 
 _LOCK_TIMEOUT_S = 1.0  # somebody who only looks whether the run is under way holds it for less
@@ -97,7 +99,7 @@ class RunFolder:
                 if fresh:
                     for name in (
                         "journal.jsonl",
-                        "labels.jsonl",
+                        LABELS,
                         REPORT,
                         "result.json",
                         "run.json",
@@ -131,7 +133,7 @@ class RunFolder:
         """
         with _explained(self.path):
             if write_labels is not None:
-                write_labels(self.path / "labels.jsonl")
+                write_labels(self.path / LABELS)
             document = write_json(dict(summary), orjson.OPT_INDENT_2)
             replace_file(self.path / "result.json", document)
         if summary.get("stopped") is None:

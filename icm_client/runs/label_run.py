@@ -22,7 +22,7 @@ from icm_client.coherence.search_result import SearchResult, SweepRecord
 from icm_client.coherence.starts import Start
 from icm_client.data import LabelledRow
 from icm_client.endpoints import Endpoint, Exactness, NoticingEndpoint, Waiting, WireEvent
-from icm_client.errors import RunError, RunStopped
+from icm_client.errors import InputError, RunError, RunStopped
 from icm_client.runs.archive import read_run
 from icm_client.runs.budget import Budget, BudgetMeter
 from icm_client.runs.failures import FailureBudget, labelled_rows, only
@@ -247,7 +247,11 @@ class LabelRun:
                 run=folder.path if folder else None,
             )
             if folder is not None:
-                folder.finish(found.summary(), partial(found.write, format="jsonl"))
+                try:
+                    folder.finish(found.summary(), partial(found.write, format="jsonl"))
+                except (RunError, InputError) as error:  # the labels stand without it
+                    notice = f"the run has no record: {error}".rstrip(".")
+                    found = replace(found, run=None, notices=(*found.notices, notice))
         if found.run is not None:
             # The labels stand without it, and `icm-client report` says what is in the way.
             with suppress(RunError):

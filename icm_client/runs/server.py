@@ -17,8 +17,8 @@ from icm_client.endpoints import (
     WireEvent,
     connect,
 )
-from icm_client.endpoints.several import ATTEMPTS, Gone, connect_several
-from icm_client.errors import InputError
+from icm_client.endpoints.several import ATTEMPTS, connect_several
+from icm_client.errors import EndpointError, InputError
 from icm_client.settings import Environment
 
 
@@ -114,7 +114,7 @@ async def _opened(server: Server) -> Endpoint:
                 "--allow-floor and --context-length are for one"
             )
 
-        def lost(name: str, error: Gone) -> None:
+        def lost(name: str, error: EndpointError) -> None:
             if observe is not None:
                 observe(Waiting(0.0, f"{name} is given up: {error}", ATTEMPTS, False))
 

@@ -1,6 +1,7 @@
 """A run that Ctrl-C or TERM ends says what it has: labels, verdict, counts and cost."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -153,6 +154,31 @@ async def test_the_verdict_counts_and_cost_of_what_it_has_are_printed(tmp_path: 
     assert "Not asked: whether the labels have the right names" in " ".join(done.err.split())
 
 
+async def test_a_closed_terminal_interrupts_a_run_that_keeps_what_it_has(tmp_path: Path) -> None:
+    async with served(0.15) as server, started(tmp_path, server, "--json") as process:
+        await events(tmp_path, "sweep", 3)
+        process.send_signal(signal.SIGHUP)
+        await anyio.sleep(0.05)
+        process.send_signal(signal.SIGHUP)  # of the shell, after the terminal's
+        done = await ended(process)
+    assert done.status == 129, done.err
+    assert orjson.loads(done.out)["stopped"] == "an interruption"
+    assert len(written(tmp_path)) == N
+
+
+async def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with served(0.05) as server, started(tmp_path, server, "--json") as process:
+            await events(tmp_path, "sweep", 2)
+            process.send_signal(signal.SIGHUP)
+            done = await ended(process)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert done.status == 0, done.err
+    assert orjson.loads(done.out)["stopped"] is None
+
+
 async def test_before_there_are_labels_an_interrupted_run_writes_none(tmp_path: Path) -> None:
     async with served(0.3) as server, started(tmp_path, server, "--json") as process:
         await events(tmp_path, "search", 1)
@@ -210,3 +236,31 @@ async def test_a_run_that_is_stopped_before_its_first_score_has_kept_nothing(
     await runner.cleanup()
     assert done.status == 130, done.err
     assert done.err.endswith("\nInterrupted.\n")
+
+
+async def test_labels_whose_folder_went_are_printed_and_kept_in_the_record(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    options = ("-o", "there/out.jsonl")
+    async with served(0.1) as server, started(tmp_path, server, *options) as process:
+        await events(tmp_path, "sweep", 2)
+        (tmp_path / "there").rmdir()
+        done = await ended(process)
+    assert done.status == 1
+    (run,) = list_runs(tmp_path / "runs").runs
+    labels = Path("runs") / run.path.name / "labels.jsonl"
+    assert len((tmp_path / labels).read_bytes().splitlines()) == N
+    assert "trust" in done.out
+    assert f"The labels are in {labels}" in done.err
+    assert "the same command again goes on from here" in done.err
+
+
+async def test_a_record_that_went_takes_no_labels_with_it(tmp_path: Path) -> None:
+    async with served(0.1) as server, started(tmp_path, server) as process:
+        await events(tmp_path, "sweep", 2)
+        shutil.rmtree(tmp_path / "runs")
+        done = await ended(process)
+    assert done.status == 0, done.err
+    assert len(written(tmp_path)) == N
+    assert "trust" in done.out
+    assert "record in" not in done.out
+    assert "Note: the run has no record" in done.err

@@ -13,12 +13,18 @@ from planted_run import concept, honest, opened, scores, settings
 
 from icm_client.endpoints.member import REMEMBERED_PREFIXES, Member
 from icm_client.endpoints.protocol import Endpoint, Read, TokenIds
-from icm_client.endpoints.several import Gone, SeveralEndpoints, connect_several
-from icm_client.errors import EndpointTimeout, EndpointUnreachable, InputError
+from icm_client.endpoints.several import SeveralEndpoints, connect_several
+from icm_client.errors import (
+    EndpointError,
+    EndpointTimeout,
+    EndpointUnreachable,
+    InputError,
+    RequestRefused,
+)
 from icm_client.scoring import ScoreStore
-from icm_client.testing import PlantedConcept, PlantedServer, after, hang
+from icm_client.testing import PlantedConcept, PlantedServer, after, hang, status
 
-Lost = list[tuple[str, Gone]]
+Lost = list[tuple[str, EndpointError]]
 
 
 @asynccontextmanager
@@ -111,6 +117,41 @@ async def test_a_server_that_hangs_is_moved_away_from(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, await honest(tmp_path))
     assert [name for name, _ in lost] == ["hanging"]
     assert isinstance(lost[0][1], EndpointTimeout)
+
+
+@pytest.mark.parametrize("code", [401, 404, 429, 500, 503])
+async def test_what_one_server_refuses_for_ever_is_asked_of_the_others(
+    tmp_path: Path, code: int
+) -> None:
+    lost: Lost = []
+    async with (
+        PlantedServer(concept()) as well,
+        PlantedServer(concept(), faults=after(3, status(code))) as refusing,
+        several([well, refusing], lost) as endpoint,
+    ):
+        with anyio.fail_after(30):
+            found = await scores(endpoint, tmp_path)
+        asked = answered(refusing)
+        (notice,) = endpoint.notices
+    np.testing.assert_array_equal(found, await honest(tmp_path))
+    assert [(name, error.status) for name, error in lost] == [("server 1", code)]
+    assert notice.startswith("server 1 was given up")
+    assert str(code) in notice
+    assert asked < 20
+
+
+async def test_what_all_servers_refuse_gives_up_none() -> None:
+    lost: Lost = []
+    nothing_planted = Read((1, 2, 3), (4,))
+    async with (
+        PlantedServer(concept()) as one,
+        PlantedServer(concept()) as other,
+        several([one, other], lost) as endpoint,
+    ):
+        with pytest.raises(RequestRefused), anyio.fail_after(30):
+            await endpoint.read([nothing_planted])
+        assert {answered(one), answered(other)} == {1}
+    assert not lost
 
 
 async def test_the_last_one_is_never_given_up() -> None:

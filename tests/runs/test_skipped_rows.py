@@ -182,6 +182,33 @@ def test_all_bad_rows_of_a_file_are_named_whatever_is_wrong_with_them(tmp_path: 
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "skipped"),
+    [
+        (
+            "rows.jsonl",
+            b'{"text": "a"}\n{"text": "caf\xe9"}\n{"text": "b"}\n{"text": "c\0"}\n',
+            [2, 4],
+        ),
+        ("rows.jsonl", b'{"text": "\xe9"}\n{"text": "a"}\n{"text": "b"}\n', [1]),
+        ("rows.csv", b'text\na\ncaf\xe9\n"two\nlines \xe9"\nb\n"c, \0"\n', [3, 4, 7]),
+        ("rows.tsv", b"text\tn\na\t1\ncaf\xe9\t2\nb\t3\n", [3]),
+    ],
+)
+def test_lines_that_are_no_text_are_bad_rows_and_no_bad_file(
+    tmp_path: Path, name: str, content: bytes, skipped: list[int]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(RowError, match=r"not UTF-8|NUL") as caught:
+        Job.prepare(path, TASK)
+    assert caught.value.skippable
+    assert [f"{path}:{line}: " in str(caught.value) for line in skipped] == [True] * len(skipped)
+    dataset = Job.prepare(path, TASK, skip_bad_rows=True).dataset
+    assert [row.fields["text"] for row in dataset.rows] == ["a", "b"]
+    assert [row.line for row in dataset.skipped] == skipped
+
+
 def test_rows_with_one_fault_are_named_together(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text\n" + "x\n" * 2 + "y,z\n" * 30)
@@ -191,6 +218,14 @@ def test_rows_with_one_fault_are_named_together(tmp_path: Path) -> None:
     assert first.startswith(f"{path}:4: columns: 2 here, 1 in the header")
     assert others == ("  the same in lines 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 and 17 more")
     assert count == "30 rows cannot be used"
+
+
+def test_rows_with_more_faults_than_are_told_are_named_too(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    bad = [b'{"text": "' + b"x" * n + b'\xe9"}' for n in range(12)]
+    path.write_bytes(b"\n".join([b'{"text": "a"}', b'{"text": "b"}', *bad]))
+    with pytest.raises(RowError, match="for other reasons, lines 13 and 14\n12 rows cannot"):
+        Job.prepare(path, TASK)
 
 
 def test_where_all_rows_are_bad_none_can_be_skipped(tmp_path: Path) -> None:
