@@ -282,9 +282,10 @@ class RunStopped(IcmError):
             it had no labels yet.
     """
 
-    goes_on = True
-
-    def __init__(self, message: str, *, labels: "Labels | None" = None) -> None:
+    def __init__(
+        self, message: str, *, labels: "Labels | None" = None, goes_on: bool = True
+    ) -> None:
         """Keep what was found."""
         super().__init__(message)
         self.labels = labels
+        self.goes_on = goes_on

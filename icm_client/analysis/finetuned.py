@@ -97,7 +97,7 @@ class FineTuning:
             for number, lesson in enumerate(lessons):
                 tasks.start_soon(one, number, lesson)
         if len(found) < len(lessons):
-            raise RunStopped("stopped, as it was told to")
+            raise RunStopped("stopped on request")
         return [found[number] for number in range(len(lessons))]
 
     async def _outcome(self, lesson: Lesson) -> Outcome:

@@ -124,14 +124,15 @@ def shares_of_two(log_odds: FloatArray) -> Shares:
     upper = weights @ by_fit
     below = points[upper < 0.5]  # noqa: PLR2004
     above = points[upper >= 0.5]  # noqa: PLR2004
-    threshold = (
-        (below.max() + above.min()) / 2
-        if len(below) and len(above)
-        else (points.max() + 1 if len(below) else points.min() - 1)
-    )
     shares = by_fit.mean(axis=1)
     deviations = np.sqrt((by_fit * (1 - by_fit)).mean(axis=1) / len(x))
     share = float(weights @ shares)
+    threshold = (
+        (below.max() + above.min()) / 2
+        if len(below) and len(above)
+        # One group is everywhere the likelier one: then as many items as its share says.
+        else float(np.quantile(x, 1 - share))
+    )
     single = -len(x) * (np.log(2 * np.pi * points.var()) + 1) / 2
     return Shares(
         np.array([share, 1 - share]),

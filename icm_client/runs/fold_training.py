@@ -84,7 +84,7 @@ class FoldTraining:
             for number, training in enumerate(trainings):
                 tasks.start_soon(one, number, training)
         if len(found) < len(trainings):
-            raise RunStopped("stopped, as it was told to")
+            raise RunStopped("stopped on request")
         return [found[number] for number in range(len(trainings))]
 
     @asynccontextmanager
@@ -100,7 +100,7 @@ class FoldTraining:
         """
         async with self._room:
             if self._stopping():
-                raise RunStopped("stopped, as it was told to")
+                raise RunStopped("stopped on request")
             async with self._opened_model(training) as score:
                 yield score
 

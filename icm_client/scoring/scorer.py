@@ -254,13 +254,13 @@ class Scorer:
             )
         except (EndpointError, ScoreError) as error:
             if self._stopping():  # it may be of what was not repeated any more
-                raise RunStopped("stopped, as it was told to") from error
+                raise RunStopped("stopped on request") from error
             if streak is None or not is_about_reads(error) or not await self._server_answers(call):
                 raise
             streak.trust()
             return False
         if call.missing or (call.failed and self._stopping()):
-            raise RunStopped("stopped, as it was told to")
+            raise RunStopped("stopped on request")
         return True
 
     def _arrived(self, call: Call, indices: Sequence[int], answers: Sequence[Answer]) -> None:

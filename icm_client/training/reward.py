@@ -171,7 +171,7 @@ class _Run:
 
     async def trained(self, step: Literal["first", "final"], pairs: Sequence[Pair]) -> Trained:
         if self._stopping():
-            raise RunStopped("stopped, as it was told to")
+            raise RunStopped("stopped on request")
         return await self._trainer.train(
             pairs,
             name=f"reward-{step}",

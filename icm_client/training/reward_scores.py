@@ -78,7 +78,7 @@ class ScoreFile:
         """
         while not self.whole:
             if stopping():
-                raise RunStopped("stopped, as it was told to")
+                raise RunStopped("stopped on request")
             batch = self._pairs[len(self.found) : len(self.found) + BATCH]
             both = [text for pair in batch for text in ((pair[0], pair[1]), (pair[0], pair[2]))]
             scores = await judge.scores(both)

@@ -169,7 +169,7 @@ def test_how_a_run_ended(base: Path) -> None:
         folder.stop("20 requests were allowed")
     assert state(3) == ("stopped", "20 requests were allowed")
     with pytest.raises(RunStopped), RunFolder.open(described(seed=4), base=base):
-        raise RunStopped("stopped, as it was told to")
+        raise RunStopped("stopped on request")
     assert state(4) == ("stopped", "interrupted")
 
 
