@@ -129,8 +129,9 @@ def test_truthfulqa_goes_on_from_the_store(serve: Serve) -> None:
     at_first = sum(computed(told))
     assert ran_forecast("truthfulqa", *arguments).startswith("Forecast")
     again, told = ran("truthfulqa", *arguments)
-    # A few reads of the search and of the bars, which show that it is the same model still.
-    assert 0 < sum(computed(told)) < at_first / 4
+    # A few reads of the search and of the bars, which show that it is the same model still: of so
+    # small a run, they are a third.
+    assert 0 < sum(computed(told)) < at_first / 2
     assert again == first
 
 
