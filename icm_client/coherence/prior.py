@@ -49,7 +49,11 @@ class PriorEstimate:
 
 
 def estimate_prior(
-    scores: FloatArray, given: FloatArray | None, *, grouped_before: bool = False
+    scores: FloatArray,
+    given: FloatArray | None,
+    *,
+    grouped_before: bool = False,
+    settled: bool = True,
 ) -> PriorEstimate:
     """Decide what to add to calibrated scores before items are assigned.
 
@@ -62,6 +66,9 @@ def estimate_prior(
         scores: shape `[N, K]`, nats; rows of NaN are items without a score.
         given: shape `[K]`, the shares where the user knows them.
         grouped_before: whether the scores of the sweep before showed a group for each label.
+        settled: the search is at its end. Before, three labels and more are taken to be equally
+            common: a label that has other labels' items among its own looks rare, and would get
+            rarer with each sweep.
     """
     n_labels = scores.shape[1]
     scored = scores[~np.isnan(scores).any(axis=1)]
@@ -71,6 +78,8 @@ def estimate_prior(
     if len(scored) < n_labels or not np.ptp(scored - scored[:, :1], axis=0).any():
         return PriorEstimate(even, "even")
     found: Shares
+    if n_labels > 2 and not settled:  # noqa: PLR2004
+        return PriorEstimate(even, "even")
     if n_labels == 2:  # noqa: PLR2004
         found = shares_of_two(scored[:, 0] - scored[:, 1])
         needed = 0.0 if grouped_before else float(_MORE_PARAMETERS)

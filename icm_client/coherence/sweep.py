@@ -39,6 +39,7 @@ from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.fold_scores import last_asked
 from icm_client.coherence.naming import name_classes
 from icm_client.coherence.pins import as_scored, checked_pins, held, with_pins
+from icm_client.coherence.prior import estimate_prior
 from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
 from icm_client.coherence.search_result import Observer, RestartEnd, SearchResult, SweepRecord
 from icm_client.coherence.settings import SweepSettings
@@ -133,7 +134,8 @@ async def search(
         rng=rng,
         coherent=enough and not stopped,
     )
-    decided = best.averaged + best.prior.offsets
+    shares = best.prior if n_labels == 2 else estimate_prior(best.averaged, prior)  # noqa: PLR2004
+    decided = best.averaged + shares.offsets
     # Again, for the groups that are too large to be decided jointly.
     labels, by_confidence = assign(held(decided, pinned))
     labels = as_scored(labels, decided, pinned)
@@ -143,7 +145,7 @@ async def search(
         utility=best.utility,
         coherence=coherence(best.utility, label_counts(labels, n_labels)),
         restart=best.restart,
-        prior=best.prior,
+        prior=shares,
         exchange=exchange,
         history=tuple(history),
         by_confidence=by_confidence,

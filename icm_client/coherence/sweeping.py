@@ -79,7 +79,7 @@ class Sweeping:
             before: the prior estimated last.
         """
         grouped = before is not None and before.source == "mixture"
-        prior = estimate_prior(averaged, self.prior, grouped_before=grouped)
+        prior = estimate_prior(averaged, self.prior, grouped_before=grouped, settled=False)
         decided = averaged + prior.offsets
         return Relabelled(self.assign(held(decided, self.pinned)).labels, decided, prior)
 

@@ -155,12 +155,16 @@ async def test_the_verdict_counts_and_cost_of_what_it_has_are_printed(tmp_path: 
 
 
 async def test_a_closed_terminal_interrupts_a_run_that_keeps_what_it_has(tmp_path: Path) -> None:
-    async with served(0.15) as server, started(tmp_path, server, "--json") as process:
-        await events(tmp_path, "sweep", 3)
-        process.send_signal(signal.SIGHUP)
-        await anyio.sleep(0.05)
-        process.send_signal(signal.SIGHUP)  # of the shell, after the terminal's
-        done = await ended(process)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+    try:
+        async with served(0.15) as server, started(tmp_path, server, "--json") as process:
+            await events(tmp_path, "sweep", 3)
+            process.send_signal(signal.SIGHUP)
+            await anyio.sleep(0.05)
+            process.send_signal(signal.SIGHUP)  # of the shell, after the terminal's
+            done = await ended(process)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert done.status == 129, done.err
     assert orjson.loads(done.out)["stopped"] == "an interruption"
     assert len(written(tmp_path)) == N

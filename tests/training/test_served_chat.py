@@ -1,6 +1,7 @@
 """A model that was trained on chat is read by chat, of a service that serves nothing else."""
 
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,9 @@ class ChatServer(FineTuningServer):
         target = next((prompt for prompt in PROMPTS if text.endswith(prompt)), PROMPTS[0])
         knows = learnt(tuple(EXAMPLES)) if body["model"].startswith("ft:") else concept(0)
         pairs = zip(TASK.labels, knows.label_log_probs([], target), strict=True)
-        top = [{"token": word, "logprob": value} for word, value in pairs]
+        # Every word has a say in a real model's answer, however little.
+        little = 1e-18 * zlib.crc32(text.encode())
+        top = [{"token": word, "logprob": value - little} for word, value in pairs]
         choice = {"index": 0, "logprobs": {"content": [{"token": "x", "top_logprobs": top}]}}
         return web.json_response({"choices": [choice]})
 
