@@ -7,7 +7,6 @@ from icm_client.analysis.reliability import reliability
 from icm_client.coherence.calibration import log_softmax
 from icm_client.coherence.confidence import confidences
 from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.modes import fit_label_modes, fit_two_modes
 
 
 def log_probs_of(log_odds: np.ndarray) -> np.ndarray:
@@ -122,23 +121,6 @@ def test_a_label_that_a_rule_has_turned_is_unlikely_among_more_labels() -> None:
     labels[0] = (labels[0] + 1) % 3
     found = confidences(log_probs, labels)
     assert found[0] < 1 / 3 < found[1:].min()
-
-
-@pytest.mark.parametrize("n_labels", [3, 4, 7])
-def test_the_modes_of_labels_are_those_that_scores_are_drawn_from(n_labels: int) -> None:
-    log_probs, _ = of_classes(1, n_labels, n_items=20_000, apart=4)
-    modes = fit_label_modes(log_probs)
-    assert modes.separation == pytest.approx(4 * np.sqrt(2), rel=0.02)  # of two labels' means
-    assert modes.slope == pytest.approx(4 / 0.4, rel=0.03)
-    assert modes.gain > 1000
-
-
-def test_of_two_labels_one_mode_a_label_is_two_modes_of_their_log_odds() -> None:
-    log_odds = np.random.default_rng(0).normal(size=4000) + np.repeat([-2.0, 2.0], 2000)
-    two, of_labels = fit_two_modes(log_odds), fit_label_modes(log_probs_of(log_odds))
-    assert of_labels.slope == pytest.approx(two.slope, rel=0.01)
-    assert of_labels.separation == pytest.approx(two.separation, rel=0.01)
-    assert of_labels.gain == pytest.approx(two.gain, rel=0.01)
 
 
 def test_scores_that_are_all_alike_have_no_modes() -> None:
