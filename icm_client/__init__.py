@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from icm_client.analysis.diagnosis import Finding
     from icm_client.coherence.settings import SweepSettings
     from icm_client.coherence.sweep import SweepRecord
     from icm_client.data import Dataset, LabelledRow, Row, Task, read_rows, rows_from
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from icm_client.runs.progress import Cost, Progress
     from icm_client.runs.result import Labels
     from icm_client.runs.server import Server
+    from icm_client.verdict.diagnosis import Finding
 
 __version__ = "0.1.0"
 
@@ -52,7 +52,7 @@ __all__ = [
 # Imported when first asked for: a command's help and a shell's completion need none of it, and the
 # servers' client alone takes half a second.
 _HOMES = {
-    "analysis.diagnosis": ("Finding",),
+    "verdict.diagnosis": ("Finding",),
     "coherence.settings": ("SweepSettings",),
     "coherence.sweep": ("SweepRecord",),
     "data": ("Dataset", "LabelledRow", "Row", "Task", "read_rows", "rows_from"),

@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from icm_client import EmbeddedEndpoint, label
+from icm_client.data.job import Job
 from icm_client.endpoints.cache import cache_folder
-from icm_client.runs.job import Job
+from icm_client.runs.trainer import TrainingProgress
 from icm_client.scoring import default_path
 from icm_client.training.held_out import HeldOut, measure
 from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import LocalSettings
 from icm_client.training.run_labels import task_examples
-from icm_client.training.trainer import TrainingProgress
 
 MOVIES = Path(__file__).parents[1] / "examples" / "movie_reviews"
 SOURCES = ("icm", "golden", "random")

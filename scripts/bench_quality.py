@@ -27,9 +27,9 @@ from icm_client.coherence.calibration import pointwise_mutual_information
 from icm_client.coherence.fold_scores import ScoredFold, fold_contexts, score_folds
 from icm_client.coherence.prior import estimate_prior
 from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
+from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
 from icm_client.runs.fitting import fit
-from icm_client.runs.job import Job
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 
 ROOT = Path(__file__).parents[1]

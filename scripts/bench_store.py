@@ -29,7 +29,7 @@ from rich.table import Table
 
 from icm_client import Task, label, rows_from
 from icm_client.endpoints import Answer, Exactness, Read
-from icm_client.runs.journal import Journal
+from icm_client.record.journal import Journal
 from icm_client.scoring import ScoreStore
 from icm_client.scoring.store_upkeep import check, describe
 from icm_client.testing import PlantedConcept

@@ -41,9 +41,9 @@ from make_poems import template_pairs
 from icm_client import Task, read_rows, rows_from
 from icm_client.cli.main import end_as_a_command
 from icm_client.data import Dataset
+from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError
-from icm_client.runs.job import Job
 
 USUAL_PAIRS: Final = 128
 EMBEDDED_PAIRS: Final = 8

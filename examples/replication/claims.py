@@ -7,9 +7,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from icm_client import Task, read_rows
-from icm_client.analysis.evaluation import Split
+from icm_client.data.job import Job
 from icm_client.errors import InputError
-from icm_client.runs.job import Job
+from icm_client.experiments.evaluation import Split
 
 TASK: Final = Task.builtin("truthfulqa")
 ASKED: Final = Task(template=TASK.template, labels=TASK.labels, gold="label")

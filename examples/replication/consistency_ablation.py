@@ -35,12 +35,12 @@ from lab import (
 )
 
 from icm_client import Task, read_rows
-from icm_client.analysis.ablation_run import some_rows
 from icm_client.cli.main import end_as_a_command
 from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError
-from icm_client.runs.job import Job
+from icm_client.experiments.ablation_run import some_rows
 
 SAMPLE: Final = Path(__file__).parent / "samples" / "pairs.json"
 USUAL_PAIRS: Final = 128

@@ -12,9 +12,9 @@ from lab import Lab
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
 from icm_client.runs.forecast import forecast_job
-from icm_client.runs.job import Job
 from icm_client.runs.label import label
 from icm_client.runs.progress import Cost, Progress
 from icm_client.runs.run_cost import RunCost

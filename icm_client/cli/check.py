@@ -13,7 +13,7 @@ from rich.text import Text
 from icm_client.cli.server_options import server_options
 from icm_client.cli.signals import Drain, draining
 from icm_client.data import find_beside, read_rows
-from icm_client.endpoints.answers import clipped
+from icm_client.endpoints.parsing import clipped
 from icm_client.endpoints.probe import Verdict
 from icm_client.errors import TaskError
 from icm_client.runs.check import CheckReport, check

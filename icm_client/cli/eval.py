@@ -11,17 +11,6 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from icm_client.analysis.ablation_run import some_rows
-from icm_client.analysis.evaluation import (
-    FIGURE_1,
-    KINDS,
-    TAUGHT_BY,
-    UNTRAINED,
-    Kind,
-    plan_evaluation,
-)
-from icm_client.analysis.evaluation_run import run_evaluation
-from icm_client.analysis.evaluation_table import Outcome, document, results
 from icm_client.cli.eval_output import (
     display,
     line_of,
@@ -44,14 +33,25 @@ from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.official import OfficialSettings
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data import unescape
+from icm_client.data.job import Job, task_for
 from icm_client.data.messages import did_you_mean, listed
 from icm_client.endpoints import ServerIdentity
 from icm_client.errors import IcmError
-from icm_client.runs.job import Job, task_for
+from icm_client.experiments.ablation_run import some_rows
+from icm_client.experiments.evaluation import (
+    FIGURE_1,
+    KINDS,
+    TAUGHT_BY,
+    UNTRAINED,
+    Kind,
+    plan_evaluation,
+)
+from icm_client.experiments.evaluation_run import run_evaluation
+from icm_client.experiments.evaluation_table import Outcome, document, results
 from icm_client.runs.presets import InContextPreset, InContextSettings, preset_settings
 from icm_client.runs.server import Server, open_endpoint
+from icm_client.runs.trainer import Trainer
 from icm_client.training.base_model import require_training
-from icm_client.training.trainer import Trainer
 
 _SWEEP = SweepSettings()
 

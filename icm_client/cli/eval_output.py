@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.analysis.evaluation import TAUGHT_BY, Evaluation, fewest_and_most_reads
-from icm_client.analysis.evaluation_bench import Moment, OnMoment
-from icm_client.analysis.evaluation_figure import draw_evaluation
-from icm_client.analysis.evaluation_table import Outcome, Result, Spent, csv_text
 from icm_client.cli.terminal import live_display, moment
 from icm_client.errors import RunError, SetupError
-from icm_client.runs.folder import replace_file
+from icm_client.experiments.evaluation import TAUGHT_BY, Evaluation, fewest_and_most_reads
+from icm_client.experiments.evaluation_bench import Moment, OnMoment
+from icm_client.experiments.evaluation_figure import draw_evaluation
+from icm_client.experiments.evaluation_table import Outcome, Result, Spent, csv_text
+from icm_client.record.folder import replace_file
 from icm_client.runs.progress import Progress
-from icm_client.training.trainer import TrainingProgress
+from icm_client.runs.trainer import TrainingProgress
 
 PICTURES: Final = ("eval.svg", "eval.png")
 _PIPED_COLUMNS: Final = 160

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from icm_client.analysis.report_data import read_report
-from icm_client.analysis.run_figures import draw_run
 from icm_client.cli.runs_output import base_option
-from icm_client.runs.archive import find_run
+from icm_client.record.archive import find_run
+from icm_client.report.report_data import read_report
+from icm_client.report.run_figures import draw_run
 
 
 @click.command("figures", short_help="Draw a run's figures as PNG and SVG.")

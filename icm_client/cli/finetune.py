@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.job import Job
 from icm_client.errors import InputError
-from icm_client.runs.archive import read_run
-from icm_client.runs.folder import DEFAULT_BASE
-from icm_client.runs.job import Job
+from icm_client.record.archive import read_run
+from icm_client.record.folder import DEFAULT_BASE
+from icm_client.runs.trainer import OnTraining, Trainer, TrainingProgress
 from icm_client.serving.model import BUNDLED
 from icm_client.settings import Environment
 from icm_client.training.fine_tune import FineTuned, fine_tune
@@ -27,7 +28,6 @@ from icm_client.training.local_settings import LocalSettings, Objective
 from icm_client.training.run_labels import RunLabels, read_labels
 from icm_client.training.served import ServedTrainer
 from icm_client.training.served_settings import ServedSettings
-from icm_client.training.trainer import OnTraining, Trainer, TrainingProgress
 
 Backend = Literal["local", "served"]
 

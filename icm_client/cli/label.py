@@ -32,14 +32,14 @@ from icm_client.data import (
 )
 from icm_client.data.bad_rows import refused_rows
 from icm_client.data.csv_rows import Quote
+from icm_client.data.job import Job, named_task
 from icm_client.data.json_text import write_json
 from icm_client.errors import IcmError, InputError, RowError, TaskError
+from icm_client.record.folder import DEFAULT_BASE, LABELS
 from icm_client.runs.budget import Budget
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.first_labels import read_start
-from icm_client.runs.folder import DEFAULT_BASE, LABELS
 from icm_client.runs.forecast import forecast_job
-from icm_client.runs.job import Job, named_task
 from icm_client.runs.label import label
 from icm_client.runs.pins import read_pins
 from icm_client.runs.presets import Preset

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from icm_client.analysis.report import write_report
 from icm_client.cli.runs_output import base_option
 from icm_client.data.messages import shown
 from icm_client.errors import InputError
-from icm_client.runs.archive import find_run
+from icm_client.record.archive import find_run
+from icm_client.report.report import write_report
 
 
 @click.command("report", short_help="Write a run's report, an HTML page.")

@@ -13,8 +13,8 @@ from icm_client.cli.server_options import server_options
 from icm_client.cli.signals import draining
 from icm_client.cli.trainer_options import TrainerKind, local_trainer
 from icm_client.data import Dataset, Task, find_beside
+from icm_client.data.job import Job, named_task
 from icm_client.errors import TaskError
-from icm_client.runs.job import Job, named_task
 from icm_client.runs.label import label
 from icm_client.runs.presets import InContextPreset, preset_settings
 from icm_client.runs.result import Labels

@@ -13,13 +13,13 @@ from rich.text import Text
 
 from icm_client.cli.terminal import SearchLines, live_display, moment
 from icm_client.errors import RunError
-from icm_client.runs.folder import replace_file
+from icm_client.record.folder import replace_file
 from icm_client.runs.progress import OnProgress, Progress
+from icm_client.runs.trainer import TrainingProgress
 from icm_client.training.local_settings import LocalSettings
 from icm_client.training.reward import OnStep, Scored, Step
 from icm_client.training.reward_plan import RewardPlan
 from icm_client.training.reward_result import Accuracy, RewardSteps
-from icm_client.training.trainer import TrainingProgress
 
 _LINES: Final = 10
 """That a training, or the scoring of many pairs, prints where there is no terminal."""

@@ -10,7 +10,7 @@ from rich.table import Table
 from icm_client.cli.runs_agree import agree_command
 from icm_client.cli.runs_output import base_option, json_option, print_json, print_table, share
 from icm_client.errors import InputError
-from icm_client.runs.archive import (
+from icm_client.record.archive import (
     Run,
     RunDiff,
     diff_runs,

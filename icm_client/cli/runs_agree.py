@@ -8,10 +8,10 @@ from typing import Any
 import click
 from rich.table import Table
 
-from icm_client.analysis.agreement import Agreement, agreements
 from icm_client.cli.runs_output import base_option, json_option, print_json, print_table, share
 from icm_client.errors import InputError
-from icm_client.runs.archive import Run, find_run, labels_by_row
+from icm_client.record.archive import Run, find_run, labels_by_row
+from icm_client.stats.agreement import Agreement, agreements
 
 
 @click.command("agree")

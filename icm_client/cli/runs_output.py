@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from icm_client.data.json_text import write_json
-from icm_client.runs.folder import DEFAULT_BASE
+from icm_client.record.folder import DEFAULT_BASE
 
 _WIDTH_OF_A_FILE = 1000
 _Command = TypeVar("_Command", bound=Callable[..., Any])

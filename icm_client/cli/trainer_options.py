@@ -10,9 +10,9 @@ from icm_client.endpoints.cache import cache_folder
 from icm_client.errors import InputError
 from icm_client.runs.presets import Settings, TrainedSettings
 from icm_client.runs.server import Server
+from icm_client.runs.trainer import Trainer
 from icm_client.serving.model import BUNDLED
 from icm_client.settings import Environment
-from icm_client.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from icm_client.training.local import LocalTrainer

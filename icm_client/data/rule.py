@@ -2,7 +2,7 @@
 
 The method's own word for it is `c(x_i, y_i, x_j, y_j)`, in `icm_client.coherence.constraints`.
 Here fields of the user's rows become groups of items. Gold labels take no part: they are in no
-row, and `icm_client.data.gold_keys` refuses fields that repeat them.
+row, and `icm_client.data.gold_leak` refuses fields that repeat them.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ from icm_client.coherence.constraints import (
 )
 from icm_client.data.answer_text import comparable, exact
 from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.custom_rule import OwnRule, load_function
 from icm_client.data.items import Item
 from icm_client.data.messages import did_you_mean, listed, shown
-from icm_client.data.own_rule import OwnRule, load_function
 from icm_client.data.rows import Dataset, Row, path_of
 from icm_client.data.task import Task
 from icm_client.data.values import JsonValue, Unusable

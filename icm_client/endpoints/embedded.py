@@ -21,12 +21,12 @@ from pydantic import SecretStr, ValidationError
 
 from icm_client.child_process import stop_child
 from icm_client.endpoints import gemma
-from icm_client.endpoints.answers import fingerprint
 from icm_client.endpoints.cache import cache_folder
 from icm_client.endpoints.cores import YIELDING, physical_cores
 from icm_client.endpoints.embedded_child import Orders, Report
 from icm_client.endpoints.gguf import check_gguf, sha256_of, state_of, trained_context_of
 from icm_client.endpoints.llama_cpp import KIND, LlamaCppEndpoint
+from icm_client.endpoints.parsing import fingerprint
 from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.settings import RetryPolicy, TransportSettings
 from icm_client.endpoints.transport import Transport

@@ -30,8 +30,8 @@ from openai import (
 )
 from pydantic import SecretStr
 
-from icm_client.endpoints.answers import clipped
-from icm_client.endpoints.faults import error_of_status
+from icm_client.endpoints.http_errors import error_of_status
+from icm_client.endpoints.parsing import clipped
 from icm_client.endpoints.settings import TransportSettings
 from icm_client.errors import (
     EndpointTimeout,

@@ -11,10 +11,10 @@ from typing import Final, Self
 import anyio
 from pydantic import RootModel
 
-from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.batch_invariance import preparation
+from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
 from icm_client.endpoints.served import ServedEndpoint, native_answer, served_model
-from icm_client.endpoints.steady import preparation
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     LabelMissing,
@@ -153,8 +153,8 @@ class LlamaCppEndpoint(ServedEndpoint):
         Args:
             transport: the way to it; closed by `aclose`.
             model: its name or alias; None takes the one model there is.
-            steady: send what `icm_client.endpoints.steady` asks for ahead of a prompt; for a
-                server that nobody else uses.
+            steady: send what `icm_client.endpoints.batch_invariance` asks for ahead of a prompt;
+                for a server that nobody else uses.
 
         Raises:
             EndpointError: no answer, or not llama.cpp's.

@@ -18,7 +18,7 @@ from typing import Final, Self, TypeVar
 
 import anyio
 
-from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
     Exactness,

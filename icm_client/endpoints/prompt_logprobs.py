@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, Self
 
-from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
     Exactness,

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol, Self, TypeVar
 
-from icm_client.endpoints.answers import Wire, listed, parsed
 from icm_client.endpoints.identity_check import Evidence, nats_apart
+from icm_client.endpoints.parsing import Wire, listed, parsed
 from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from pydantic import RootModel
 
-from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
 from icm_client.endpoints.served import (
     ModelCards,

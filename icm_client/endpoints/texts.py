@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from hashlib import blake2b
 from typing import Final
 
-from icm_client.endpoints.answers import ModelList, Wire, parsed
+from icm_client.endpoints.parsing import ModelList, Wire, parsed
 from icm_client.endpoints.protocol import LabelToken, ServerIdentity, TokenIds
 from icm_client.endpoints.served import ModelCard, ServedEndpoint, served_model
 from icm_client.endpoints.transport import Transport

@@ -16,11 +16,11 @@ import orjson
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from icm_client.endpoints.answers import ModelList, Wire, listed, page_words, parsed
 from icm_client.endpoints.attempts import Item
 from icm_client.endpoints.exchange import NO_HEADERS, Body, Exchange
 from icm_client.endpoints.gate import Gate
 from icm_client.endpoints.identity_check import Evidence, IdentityCheck
+from icm_client.endpoints.parsing import ModelList, Wire, listed, page_words, parsed
 from icm_client.endpoints.protocol import ServerIdentity, Usage
 from icm_client.endpoints.settings import TransportSettings, Waiting
 from icm_client.errors import (

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from itertools import takewhile
 from typing import ClassVar, Final, Self, TypeVar
 
-from icm_client.endpoints.answers import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.prefix_cache import PrefixCache, vllm_prefix_cache
 from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
 from icm_client.endpoints.served import (

@@ -10,11 +10,11 @@ import numpy as np
 
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data import Task, rows_from
+from icm_client.data.job import Job, Rows, named_task
 from icm_client.endpoints import Endpoint, RetryPolicy, TransportSettings, Waiting, WireEvent
 from icm_client.endpoints.probe import Observation, Verdict, failed
 from icm_client.errors import EndpointError
 from icm_client.runs.check_probes import IN_FLIGHT, OnStep, Probing
-from icm_client.runs.job import Job, Rows, named_task
 from icm_client.runs.run_cost import RunCost
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import open_store

@@ -10,6 +10,7 @@ import numpy as np
 
 from icm_client.coherence.problem import Demo, Query
 from icm_client.coherence.settings import SweepSettings
+from icm_client.data.job import Job
 from icm_client.endpoints import (
     Endpoint,
     PromptLogProbsEndpoint,
@@ -32,7 +33,6 @@ from icm_client.endpoints.probe import (
 from icm_client.endpoints.probe_load import neighbours, noise_floor, throughput
 from icm_client.errors import EndpointError, ScoreError, TaskError
 from icm_client.runs.fitting import fitted_job
-from icm_client.runs.job import Job
 from icm_client.runs.run_cost import RunCost, run_cost
 from icm_client.scoring import LabelTrie, Pieces, ScoreStore, prompt_ids
 from icm_client.task_groups import open_task_group

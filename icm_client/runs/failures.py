@@ -12,8 +12,8 @@ from icm_client.coherence.problem import Query, Score
 from icm_client.coherence.sweep import SearchResult
 from icm_client.data import Dataset
 from icm_client.data.bad_rows import FailedRow
+from icm_client.data.job import Job
 from icm_client.errors import InputError, TooManyFailed
-from icm_client.runs.job import Job
 from icm_client.runs.presets import Settings
 from icm_client.scoring.blame import FailedItem
 

@@ -9,9 +9,9 @@ import numpy as np
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import IntArray, Score
 from icm_client.coherence.starts import Start, first_labels
+from icm_client.data.job import Job
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.errors import InputError
-from icm_client.runs.job import Job
 from icm_client.runs.labels_file import labels_said, put
 from icm_client.runs.presets import Settings
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data.bad_rows import refused_rows
+from icm_client.data.job import Job
 from icm_client.data.rows import FEWEST_ROWS, path_of
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError, RowsTooLong
-from icm_client.runs.job import Job
 from icm_client.runs.presets import Settings, TrainedSettings
 from icm_client.scoring import Pieces, ScoreStore, tokenize_pieces
 

@@ -7,14 +7,14 @@ import anyio
 
 from icm_client.coherence.problem import FloatArray, Query, Score
 from icm_client.coherence.trained import Training, renumbered
+from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint, worst
 from icm_client.errors import RunStopped, TrainingError
-from icm_client.runs.job import Job
 from icm_client.runs.presets import TrainingEvent
+from icm_client.runs.trainer import Example, Trainer
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.scoring.scorer import OnFailed, ScoringProgress
 from icm_client.task_groups import open_task_group
-from icm_client.training.trainer import Example, Trainer
 
 
 class FoldTraining:

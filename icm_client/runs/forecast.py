@@ -8,12 +8,12 @@ import numpy as np
 
 from icm_client.coherence.problem import Demo, Query
 from icm_client.coherence.settings import SweepSettings
+from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint, Read, TextEndpoint
 from icm_client.endpoints.probe import number_of, prefix_cache, ratio
 from icm_client.endpoints.probe_load import throughput
 from icm_client.errors import InputError
 from icm_client.runs.fitting import fitted_job
-from icm_client.runs.job import Job
 from icm_client.runs.presets import Settings
 from icm_client.runs.run_cost import RunCost, run_cost
 from icm_client.runs.server import Server, open_endpoint

@@ -10,12 +10,12 @@ from anyio.from_thread import start_blocking_portal
 
 from icm_client.data import Task
 from icm_client.data.constraint_spec import Rules
+from icm_client.data.job import Job, Rows
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError, ModelChanged
 from icm_client.runs.budget import Budget
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.first_labels import read_start
-from icm_client.runs.job import Job, Rows
 from icm_client.runs.label_run import LabelRun, Record
 from icm_client.runs.pins import Pins, read_pins
 from icm_client.runs.presets import (
@@ -29,8 +29,8 @@ from icm_client.runs.progress import OnProgress, check_progress
 from icm_client.runs.repeat_reads import second_fingerprint
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server, open_endpoint
+from icm_client.runs.trainer import Trainer
 from icm_client.scoring import ScoreStore, open_store
-from icm_client.training.trainer import Trainer
 
 P = ParamSpec("P")
 T = TypeVar("T")

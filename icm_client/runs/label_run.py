@@ -11,26 +11,24 @@ from typing import Final
 
 import numpy as np
 
-from icm_client.analysis.diagnosis import Evidence, diagnose
-from icm_client.analysis.findings import verdict_of
-from icm_client.analysis.report import write_report
-from icm_client.analysis.search_findings import agreement_matrix
 from icm_client.coherence.confidence import confidences
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop
 from icm_client.coherence.search_result import SearchResult, SweepRecord
 from icm_client.coherence.starts import Start
 from icm_client.data import LabelledRow
+from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint, Exactness, NoticingEndpoint, Waiting, WireEvent
 from icm_client.errors import InputError, RunError, RunStopped
-from icm_client.runs.archive import read_run
+from icm_client.record.archive import read_run
+from icm_client.record.description import RunDescription
+from icm_client.record.folder import REPORT, RunFolder
+from icm_client.report.report import write_report
 from icm_client.runs.budget import Budget, BudgetMeter
 from icm_client.runs.failures import FailureBudget, labelled_rows, only
 from icm_client.runs.first_labels import start_labels
 from icm_client.runs.fitting import fitted_job, fitted_notice
 from icm_client.runs.fold_training import FoldTraining
-from icm_client.runs.folder import REPORT, RunFolder
-from icm_client.runs.job import Job
 from icm_client.runs.presets import (
     Observed,
     Settings,
@@ -41,12 +39,14 @@ from icm_client.runs.presets import (
 from icm_client.runs.progress import OnProgress, ProgressMeter
 from icm_client.runs.repeat_reads import read_again
 from icm_client.runs.result import Labels, StartEnd
-from icm_client.runs.run_description import RunDescription
 from icm_client.runs.run_settings import run_settings
 from icm_client.runs.search_journal import SearchJournal
 from icm_client.runs.so_far import search_so_far
+from icm_client.runs.trainer import Trainer
 from icm_client.scoring import Scorer, ScoreStore
-from icm_client.training.trainer import Trainer
+from icm_client.verdict.diagnosis import Evidence, diagnose
+from icm_client.verdict.findings import verdict_of
+from icm_client.verdict.search_findings import agreement_matrix
 
 INTERRUPTED: Final = "an interruption"
 """`Labels.stopped` of a run that was told to stop."""

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import IntArray
+from icm_client.data.job import Job
 from icm_client.data.messages import listed, shown
 from icm_client.data.outputs import column_of
 from icm_client.data.readers import read_rows
 from icm_client.errors import InputError, RowError
-from icm_client.runs.job import Job
 
 Source = Mapping[str, str] | Mapping[int, str] | str | os.PathLike[str]
 """Row id -> label, or a file of rows with `id` and `label`."""

@@ -10,8 +10,8 @@ from icm_client.coherence.constraints import inconsistent_pairs
 from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.pins import held
 from icm_client.coherence.problem import IntArray
+from icm_client.data.job import Job
 from icm_client.errors import InputError
-from icm_client.runs.job import Job
 from icm_client.runs.labels_file import Source, labels_said, other_order, put
 
 Pins = Source

@@ -15,9 +15,9 @@ from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.settle import anneal_search
 from icm_client.coherence.sweep import search
 from icm_client.coherence.trained import Train
+from icm_client.data.job import Job
 from icm_client.errors import InputError
-from icm_client.runs.job import Job
-from icm_client.training.trainer import Trained, TrainingProgress
+from icm_client.runs.trainer import Trained, TrainingProgress
 
 InContextPreset = Literal["fast", "paper", "official"]
 """Searches that show the model its labels in a context. `fast`: sweeps over calibrated scores.

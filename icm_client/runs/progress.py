@@ -20,8 +20,8 @@ from icm_client.endpoints import (
 )
 from icm_client.errors import InputError
 from icm_client.runs.presets import Observed, Settings, TrainingEvent
+from icm_client.runs.trainer import Trained, TrainingProgress
 from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
-from icm_client.training.trainer import Trained, TrainingProgress
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icm_client.analysis.findings import NO_CONFIDENCE, Finding, Verdict, verdict_of
 from icm_client.coherence.anneal import Step
 from icm_client.coherence.search_result import SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
@@ -15,6 +14,7 @@ from icm_client.data.bad_rows import FailedRow
 from icm_client.endpoints import ServerIdentity
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
+from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Verdict, verdict_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from icm_client.coherence.problem import IntArray
 from icm_client.coherence.starts import Start
 from icm_client.data import JsonValue
 from icm_client.runs.presets import Settings, preset_of
-from icm_client.training.trainer import Trainer
+from icm_client.runs.trainer import Trainer
 
 
 def run_settings(

@@ -12,12 +12,12 @@ from dataclasses import asdict
 from icm_client.coherence.anneal import Step
 from icm_client.coherence.search_result import SweepRecord
 from icm_client.coherence.trained import PassRecord
+from icm_client.data.job import Job
 from icm_client.endpoints import LimitChange, Waiting, WireEvent
-from icm_client.runs.job import Job
-from icm_client.runs.journal import Journal, read
+from icm_client.record.journal import Journal, read
+from icm_client.record.sweep_labels import PASS, SWEEP, packed
 from icm_client.runs.presets import Observed, Settings, TrainingEvent, preset_of
-from icm_client.runs.sweep_labels import PASS, SWEEP, packed
-from icm_client.training.trainer import Trained, TrainingProgress
+from icm_client.runs.trainer import Trained, TrainingProgress
 
 _STEP, _TRAINED = "step", "trained"
 

@@ -18,11 +18,11 @@ from typing import Final
 import orjson
 from aiohttp import web
 
+from icm_client.runs.trainer import Example
 from icm_client.testing.faults import Asked, Fault, Json, Script, scripted
 from icm_client.testing.planted import PlantedConcept
 from icm_client.testing.server import PlantedServer, Received
 from icm_client.testing.tuning_jobs import BEGAN, Fate, Job, page_of, refusal
-from icm_client.training.trainer import Example
 
 _FEWEST: Final = 10
 

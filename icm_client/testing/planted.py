@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import anyio.lowlevel
 
-from icm_client.endpoints.answers import fingerprint
+from icm_client.endpoints.parsing import fingerprint
 from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds, Usage
 from icm_client.errors import PromptTooLong
 

@@ -12,11 +12,11 @@ import anyio.lowlevel
 import orjson
 
 from icm_client.data import JsonValue
-from icm_client.endpoints.answers import fingerprint
+from icm_client.endpoints.parsing import fingerprint
 from icm_client.endpoints.protocol import Endpoint
 from icm_client.errors import TrainingError
+from icm_client.runs.trainer import Example, OnTraining, Trained, TrainingProgress
 from icm_client.testing.planted import PlantedConcept
-from icm_client.training.trainer import Example, OnTraining, Trained, TrainingProgress
 
 _STEPS = 3
 

@@ -7,8 +7,8 @@ from typing import Final, Literal
 import orjson
 from aiohttp import web
 
+from icm_client.runs.trainer import Example
 from icm_client.testing.faults import Json
-from icm_client.training.trainer import Example
 
 BEGAN: Final = 1_700_000_000
 """The service's clock, seconds since 1970; it goes on a minute a job."""

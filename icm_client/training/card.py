@@ -11,10 +11,10 @@ from typing import Any, Final, get_args
 
 import orjson
 
-from icm_client.analysis.findings import Verdict, recorded_severity
 from icm_client.coherence.starts import Start
 from icm_client.data import Task
-from icm_client.runs.archive import Run
+from icm_client.record.archive import Run
+from icm_client.verdict.findings import Verdict, recorded_severity
 
 _SAYS: Final[dict[Verdict, str]] = {
     "trust": "Nothing was found that speaks against these labels.",

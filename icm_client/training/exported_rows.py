@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from icm_client.analysis.findings import Verdict
 from icm_client.data import Dataset, LabelledRow, Row, Task
 from icm_client.errors import InputError, RunError
-from icm_client.runs.archive import Run
+from icm_client.record.archive import Run
 from icm_client.training.run_labels import read_labels, task_examples, task_pairs
+from icm_client.verdict.findings import Verdict
 
 LineFormat = Literal["sft", "chat", "dpo", "reward"]
 """`sft`: prompt and completion. `chat`: messages. `dpo`, `reward`: prompt, chosen and rejected."""

@@ -16,13 +16,12 @@ from typing import Final, Literal, get_args
 
 import orjson
 
-from icm_client.analysis.findings import Verdict, recorded_verdict
 from icm_client.data import FileFormat, LabelledRow, check_output, write_labels
 from icm_client.data.formats import format_of, require_pyarrow
 from icm_client.data.json_text import write_json
 from icm_client.errors import InputError
-from icm_client.runs.archive import Run
-from icm_client.runs.folder import replace_file
+from icm_client.record.archive import Run
+from icm_client.record.folder import replace_file
 from icm_client.training.card import CardFacts, dataset_card, export_card
 from icm_client.training.exported_rows import (
     LabelledRun,
@@ -34,6 +33,7 @@ from icm_client.training.exported_rows import (
     read_run_labels,
     table_of,
 )
+from icm_client.verdict.findings import Verdict, recorded_verdict
 
 TableFormat = Literal["csv", "parquet", "hf"]
 """All that is known of a row; `hf` is a dataset folder."""
@@ -100,7 +100,7 @@ def export_run(
     """Write a finished run's labels, and a card beside them; a file there is replaced in one step.
 
     Args:
-        run: as `icm_client.runs.archive.read_run` gives it.
+        run: as `icm_client.record.archive.read_run` gives it.
         to: the format.
         path: where to; for `hf` a folder that is not there yet, or is empty.
         min_confidence: leaves out rows whose label has less confidence (`LabelledRow`).

@@ -4,16 +4,16 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from icm_client.data.job import Job
 from icm_client.data.messages import shown
 from icm_client.errors import InputError
-from icm_client.runs.job import Job
+from icm_client.runs.trainer import OnTraining, Trained, Trainer
 from icm_client.scoring import ScoreStore
 from icm_client.training.held_out import HeldOut, measure
 from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import Objective
 from icm_client.training.reward_model import RewardModel, train_reward_model
 from icm_client.training.run_labels import Pair, RunLabels, examples_of, pairs_of, task_pairs
-from icm_client.training.trainer import OnTraining, Trained, Trainer
 
 
 @dataclass(frozen=True, slots=True)

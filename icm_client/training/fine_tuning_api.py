@@ -9,8 +9,8 @@ from typing import Final, Generic, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from icm_client.endpoints.answers import Wire, parsed
 from icm_client.endpoints.exchange import Body
+from icm_client.endpoints.parsing import Wire, parsed
 from icm_client.endpoints.transport import Transport
 
 FILES: Final = "/v1/files"

@@ -8,9 +8,9 @@ import numpy as np
 
 from icm_client.coherence.calibration import pointwise_mutual_information
 from icm_client.coherence.problem import FloatArray, IntArray, Query
+from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError
-from icm_client.runs.job import Job
 from icm_client.scoring import Scorer, ScoreStore, open_store, tokenize_pieces
 
 

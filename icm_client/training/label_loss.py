@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from icm_client.errors import TrainingError
-from icm_client.training.trainer import Example
+from icm_client.runs.trainer import Example
 
 IGNORED = -100
 """Stands in `labels` where no loss is taken."""

@@ -14,8 +14,8 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from icm_client.child_process import stop_child
 from icm_client.endpoints.cores import YIELDING
 from icm_client.errors import TrainingError
+from icm_client.runs.trainer import OnTraining, TrainingProgress
 from icm_client.training.local_child import Orders, Report
-from icm_client.training.trainer import OnTraining, TrainingProgress
 
 _LAST_WORDS: Final = 2000
 """Bytes of the log that an error message ends with."""

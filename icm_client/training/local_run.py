@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from icm_client.errors import IcmError, TrainingError
+from icm_client.runs.trainer import Example
 from icm_client.training.label_loss import LabelTrainer, collate, encode
 from icm_client.training.local_child import Orders, Report
 from icm_client.training.local_settings import (
@@ -34,7 +35,6 @@ from icm_client.training.local_settings import (
     WARMUP,
     rate_for,
 )
-from icm_client.training.trainer import Example
 
 WHOLE = "icm-client.json"
 """The last file of a checkpoint: without it, the process was killed while writing."""

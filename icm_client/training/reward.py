@@ -16,16 +16,16 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 from icm_client.data import Dataset
 from icm_client.errors import RunStopped, TrainingError
+from icm_client.record.folder import owned
 from icm_client.runs.failures import only
-from icm_client.runs.folder import owned
 from icm_client.runs.result import Labels
+from icm_client.runs.trainer import OnTraining, Trained, TrainingProgress
 from icm_client.training.local import LocalTrainer
 from icm_client.training.reward_model import RewardModel, train_reward_model
 from icm_client.training.reward_plan import FEWEST_PAIRS, RewardPlan
 from icm_client.training.reward_result import RewardSteps, agreeing, measured
 from icm_client.training.reward_scores import Judge, ScoreFile, Scores
 from icm_client.training.run_labels import Pair, task_pairs
-from icm_client.training.trainer import OnTraining, Trained, TrainingProgress
 
 Step = Literal["first", "scores", "final", "test"]
 """Training the first model, scoring with it, training the final one, testing both."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import anyio
 
 from icm_client.errors import TrainingError
+from icm_client.runs.trainer import OnTraining, Trained
 from icm_client.training.base_model import BaseModel
 from icm_client.training.run_labels import Pair
-from icm_client.training.trainer import OnTraining, Trained
 
 if TYPE_CHECKING:
     from icm_client.training.local import LocalTrainer

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from icm_client.data.job import Job
 from icm_client.data.messages import shown
 from icm_client.errors import InputError
 from icm_client.runs.failures import only
-from icm_client.runs.job import Job
 from icm_client.training.run_labels import Pair, task_pairs
 
 FEWEST_PAIRS: Final = 8

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from icm_client.analysis.bootstrap import Interval, bootstrap_interval, paired_interval
-from icm_client.analysis.findings import Verdict
 from icm_client.coherence.problem import FloatArray
+from icm_client.runs.trainer import Trained
+from icm_client.stats.bootstrap import Interval, bootstrap_interval, paired_interval
 from icm_client.training.reward_scores import Scores
 from icm_client.training.run_labels import Pair
-from icm_client.training.trainer import Trained
+from icm_client.verdict.findings import Verdict
 
 
 @dataclass(frozen=True, slots=True)

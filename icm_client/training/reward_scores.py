@@ -14,8 +14,8 @@ from typing import Final, NamedTuple, Protocol
 import orjson
 
 from icm_client.errors import RunError, RunStopped, TrainingError
+from icm_client.runs.trainer import Trained
 from icm_client.training.run_labels import Pair
-from icm_client.training.trainer import Trained
 
 BATCH: Final = 64
 """Pairs that are scored between two writes."""

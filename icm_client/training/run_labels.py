@@ -12,7 +12,7 @@ from icm_client.data.items import items_of, render_items
 from icm_client.data.json_text import read_json
 from icm_client.data.messages import shown
 from icm_client.errors import InputError, RunError
-from icm_client.training.trainer import Example
+from icm_client.runs.trainer import Example
 
 _OURS = ("label", "confidence", "exactness")
 

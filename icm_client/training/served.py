@@ -18,16 +18,16 @@ from pydantic import SecretStr
 
 from icm_client.data import JsonValue
 from icm_client.endpoints import Endpoint, Kind, Transport, TransportSettings, connect
-from icm_client.endpoints.answers import without_credentials
 from icm_client.endpoints.connect import ServedModel
 from icm_client.endpoints.openai_top_k import CHAT
+from icm_client.endpoints.parsing import without_credentials
 from icm_client.errors import AuthenticationRefused, ModelNotFound, RequestRefused, TrainingError
+from icm_client.runs.trainer import Example, OnTraining, Trained
 from icm_client.training.fine_tuning_api import FineTuningApi
 from icm_client.training.served_job import ServedJob
 from icm_client.training.served_settings import WAIT_GROWTH, ServedSettings
 from icm_client.training.served_state import StateFile, TrainingState
 from icm_client.training.submission import Submission
-from icm_client.training.trainer import Example, OnTraining, Trained
 
 _STEM: Final = re.compile(r"[^A-Za-z0-9_-]+")
 

@@ -16,11 +16,11 @@ from icm_client.errors import (
     RequestRefused,
     TrainingError,
 )
+from icm_client.runs.trainer import OnTraining, TrainingProgress
 from icm_client.training.fine_tuning_api import FineTuningApi, JobEvent, TuningJob
 from icm_client.training.served_settings import WAIT_GROWTH, ServedSettings
 from icm_client.training.served_state import StateFile
 from icm_client.training.submission import Submission
-from icm_client.training.trainer import OnTraining, TrainingProgress
 
 _SAME_CALL: Final = "the same call submits it anew"
 

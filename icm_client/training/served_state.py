@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from icm_client.errors import TrainingError
-from icm_client.runs.folder import replace_file
+from icm_client.record.folder import replace_file
 
 Stage = Literal["uploading", "uploaded", "submitting", "submitted", "succeeded", "failed"]
 """How far a training is. `uploading` and `submitting` are written before the request is sent."""

@@ -11,9 +11,9 @@ import orjson
 
 from icm_client.endpoints.exchange import Body
 from icm_client.errors import TrainingError
+from icm_client.runs.trainer import Example
 from icm_client.training.fine_tuning_api import TuningJob
 from icm_client.training.served_settings import ServedSettings
-from icm_client.training.trainer import Example
 
 METADATA_KEY: Final = "icm_client"
 """Under which the digest stands in a job's metadata."""

@@ -15,7 +15,7 @@ import anyio
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from icm_client.endpoints.answers import fingerprint, log_prob
+from icm_client.endpoints.parsing import fingerprint, log_prob
 from icm_client.endpoints.protocol import (
     Answer,
     Exactness,

@@ -29,7 +29,7 @@ from icm_client.errors import (
     RequestRefused,
     TrainingError,
 )
-from icm_client.training.trainer import Example, OnTraining, Trained, Trainer
+from icm_client.runs.trainer import Example, OnTraining, Trained, Trainer
 
 LOAD: Final = "/v1/load_lora_adapter"
 UNLOAD: Final = "/v1/unload_lora_adapter"

@@ -15,10 +15,10 @@ import icm_client.runs.server
 from icm_client import Task
 from icm_client.cli.eval import eval_command
 from icm_client.errors import SetupError
+from icm_client.runs.trainer import Example
 from icm_client.testing import PlantedConcept, PlantedTrainer
 from icm_client.testing.finetuning import FineTuningServer
 from icm_client.training.served_settings import ServedSettings
-from icm_client.training.trainer import Example
 
 WORDS = ("negative", "positive")
 TASK = Task(template="Review: {text}\nSentiment:", labels=WORDS)

@@ -12,12 +12,12 @@ import icm_client.runs.server
 from icm_client import Task, rows_from
 from icm_client.cli.main import cli
 from icm_client.cli.runs import runs_group
+from icm_client.data.job import Job
 from icm_client.endpoints import ServerIdentity
 from icm_client.errors import InputError, RunError
-from icm_client.runs.archive import list_runs
-from icm_client.runs.folder import RunFolder
-from icm_client.runs.job import Job
-from icm_client.runs.run_description import RunDescription
+from icm_client.record.archive import list_runs
+from icm_client.record.description import RunDescription
+from icm_client.record.folder import RunFolder
 from icm_client.testing import PlantedConcept
 
 TASK = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))

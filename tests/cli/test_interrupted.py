@@ -17,8 +17,8 @@ from aiohttp import web
 from anyio.abc import Process
 
 from icm_client import Task, rows_from
-from icm_client.runs.archive import list_runs
-from icm_client.runs.journal import read
+from icm_client.record.archive import list_runs
+from icm_client.record.journal import read
 from icm_client.testing import PlantedConcept, PlantedServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signals in an event loop")

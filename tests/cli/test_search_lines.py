@@ -5,7 +5,7 @@ from rich.console import Console
 from icm_client.cli.terminal import SearchLines, WaitLines
 from icm_client.endpoints import Waiting
 from icm_client.runs.progress import Cost, Progress
-from icm_client.training.trainer import TrainingProgress
+from icm_client.runs.trainer import TrainingProgress
 
 
 def test_a_training_is_told_when_it_begins_and_only_then() -> None:

@@ -7,8 +7,8 @@ import numpy as np
 
 from icm_client.coherence.problem import FloatArray, IntArray, Query, Score
 from icm_client.coherence.trained import Training
+from icm_client.runs.trainer import Example
 from icm_client.testing import PlantedTrainer
-from icm_client.training.trainer import Example
 
 
 class Taught:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from icm_client.analysis.reliability import reliability
 from icm_client.coherence.calibration import log_softmax
 from icm_client.coherence.confidence import confidences
 from icm_client.coherence.contexts import UNLABELLED
+from icm_client.stats.calibration_curve import reliability
 
 
 def log_probs_of(log_odds: np.ndarray) -> np.ndarray:

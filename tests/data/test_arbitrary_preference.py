@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from icm_client.runs.job import Job
+from icm_client.data.job import Job
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "arbitrary_preference"

@@ -7,7 +7,7 @@ import pytest
 
 from icm_client.data import LOADERS, Task, builtin_names, example_row
 from icm_client.data.constraint_spec import KINDS, ConstraintSpec
-from icm_client.runs.job import Job
+from icm_client.data.job import Job
 
 ROOT = Path(__file__).parents[2]
 CLAIM = "\nI think this claim is"

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import icm_client
 from icm_client.cli.main import cli, main
-from icm_client.runs.job import named_task
+from icm_client.data.job import named_task
 from icm_client.testing import PlantedConcept
 
 ROOT = Path(__file__).parents[2]

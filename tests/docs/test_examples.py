@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 import icm_client
-from icm_client.runs.job import named_task
+from icm_client.data.job import named_task
 from icm_client.testing import PlantedConcept, PlantedServer
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from aiohttp import web
 from anyio.abc import ByteStream, SocketAttribute
 from pydantic import SecretStr
 
-from icm_client.endpoints.answers import Wire, clipped, parsed
-from icm_client.endpoints.faults import error_of_status
+from icm_client.endpoints.http_errors import error_of_status
+from icm_client.endpoints.parsing import Wire, clipped, parsed
 from icm_client.endpoints.settings import RetryPolicy, TransportSettings
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (

@@ -14,7 +14,7 @@ from icm_client.endpoints import (
     VllmEndpoint,
     connect,
 )
-from icm_client.endpoints.answers import fingerprint
+from icm_client.endpoints.parsing import fingerprint
 from icm_client.errors import (
     AuthenticationRefused,
     IcmError,

@@ -20,8 +20,8 @@ from click.testing import CliRunner
 
 from icm_client.cli.main import end_as_a_command
 from icm_client.cli.serve import serve_command
+from icm_client.data.job import Job
 from icm_client.errors import EndpointFault, IcmError, InputError
-from icm_client.runs.job import Job
 from icm_client.testing import PlantedConcept, PlantedServer
 
 FOLDER = Path(__file__).parents[2] / "examples" / "replication"

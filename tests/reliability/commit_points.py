@@ -19,7 +19,7 @@ import anyio
 
 from icm_client import Labels, SweepSettings, Task, label, rows_from
 from icm_client.endpoints import Answer, Read
-from icm_client.runs.journal import Journal
+from icm_client.record.journal import Journal
 from icm_client.testing import PlantedConcept
 
 TASK = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from icm_client.runs.archive import Run, list_runs
-from icm_client.runs.journal import read
+from icm_client.record.archive import Run, list_runs
+from icm_client.record.journal import read
 from icm_client.scoring.store_upkeep import check
 
 CHILD = Path(__file__).with_name("commit_points.py")

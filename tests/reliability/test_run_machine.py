@@ -21,8 +21,8 @@ from hypothesis.stateful import (
 from icm_client import Labels, Server, SweepSettings, Task, label, rows_from
 from icm_client.endpoints import Answer, Read, RetryPolicy, TransportSettings
 from icm_client.errors import EndpointUnreachable, IcmError
-from icm_client.runs.archive import list_runs
-from icm_client.runs.journal import read
+from icm_client.record.archive import list_runs
+from icm_client.record.journal import read
 from icm_client.scoring import ScoreStore
 from icm_client.testing import (
     Fault,

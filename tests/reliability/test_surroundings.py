@@ -18,10 +18,10 @@ from icm_client import Labels, label
 from icm_client.endpoints import Answer, Exactness, Read
 from icm_client.endpoints.cache import cache_folder
 from icm_client.errors import EndpointUnreachable, ModelChanged, SetupError
-from icm_client.runs import folder as folder_module
-from icm_client.runs import journal as journal_module
-from icm_client.runs.archive import list_runs
-from icm_client.runs.journal import read
+from icm_client.record import folder as folder_module
+from icm_client.record import journal as journal_module
+from icm_client.record.archive import list_runs
+from icm_client.record.journal import read
 from icm_client.scoring import ScoreStore
 from icm_client.scoring import store as store_module
 from icm_client.scoring.drift import withdraw_doubtful
@@ -177,8 +177,8 @@ def test_only_stamps_are_taken_from_the_wall_clock() -> None:
     """Deadlines and durations by a clock that jumps would end a request, or never end it."""
     stamped = {
         "endpoints/retry_after.py",  # a date that a server names
-        "runs/folder.py",
-        "runs/journal.py",
+        "record/folder.py",
+        "record/journal.py",
         "scoring/store.py",
         "scoring/store_damage.py",
         "scoring/store_file.py",

@@ -26,9 +26,9 @@ from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.official import OfficialSettings
 from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Read
 from icm_client.errors import TrainingError
-from icm_client.runs.job import Job
 from icm_client.testing import PlantedConcept, PlantedTrainer
 
 RECORDED = Path(__file__).with_suffix(".json")

@@ -20,17 +20,17 @@ from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.problem import Demo, Query
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.trained import PassRecord, Training
+from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Endpoint, Read
 from icm_client.errors import EndpointFault, InputError, RunStopped, TrainingError
+from icm_client.record.journal import read
 from icm_client.runs.budget import Budget
 from icm_client.runs.fitting import fit, fitted_notice
 from icm_client.runs.fold_training import FoldTraining
-from icm_client.runs.job import Job
-from icm_client.runs.journal import read
 from icm_client.runs.presets import Preset, TrainedSettings
+from icm_client.runs.trainer import Example, OnTraining, Trained
 from icm_client.scoring import Scorer, open_store, tokenize_pieces
 from icm_client.testing import PlantedConcept, PlantedTrainer
-from icm_client.training.trainer import Example, OnTraining, Trained
 
 N = 64
 FOLDS = FoldSettings(passes=3)

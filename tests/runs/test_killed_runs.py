@@ -9,8 +9,8 @@ import pytest
 from planted_reviews import TASK, planted, reviews
 
 from icm_client import Labels, label
-from icm_client.runs.archive import list_runs
-from icm_client.runs.journal import read
+from icm_client.record.archive import list_runs
+from icm_client.record.journal import read
 
 KILLED = """
 import os, signal, sys

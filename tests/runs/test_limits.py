@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from planted_reviews import planted, reviews
 
-from icm_client.runs.archive import list_runs
+from icm_client.record.archive import list_runs
 from icm_client.testing import Asked, PlantedServer, reset, status, truncating
 
 N = 40

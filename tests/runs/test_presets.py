@@ -13,7 +13,7 @@ from icm_client.coherence.official import OfficialSettings
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.items import items_of, render_items
 from icm_client.errors import EndpointFault, InputError, TooManyFailed
-from icm_client.runs.journal import read
+from icm_client.record.journal import read
 from icm_client.runs.presets import Settings
 from icm_client.testing import PlantedConcept
 

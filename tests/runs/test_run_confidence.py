@@ -8,8 +8,8 @@ import pytest
 from planted_reviews import COLOURS, data, planted, reviews
 
 from icm_client import Labels, label
-from icm_client.analysis.findings import NO_CONFIDENCE
-from icm_client.analysis.reliability import reliability
+from icm_client.stats.calibration_curve import reliability
+from icm_client.verdict.findings import NO_CONFIDENCE
 
 
 async def found(meaning: float, seed: int, noise: float = 1.0) -> Labels:

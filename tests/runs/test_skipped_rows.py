@@ -8,10 +8,10 @@ from planted_reviews import TASK, planted, reviews
 
 from icm_client import SweepSettings, Task, label, rows_from
 from icm_client.coherence.anneal import AnnealSettings
+from icm_client.data.job import Job
 from icm_client.endpoints.protocol import TokenIds
 from icm_client.errors import InputError, RowError, RowsTooLong, TaskError
 from icm_client.runs.forecast import forecast_job
-from icm_client.runs.job import Job
 from icm_client.runs.presets import Settings
 from icm_client.testing import PlantedConcept
 

@@ -10,7 +10,7 @@ from planted_reviews import COLOURS, TASK, data, planted, reviews
 
 from icm_client import Labels, Task, label
 from icm_client.errors import RunStopped
-from icm_client.runs.archive import list_runs
+from icm_client.record.archive import list_runs
 from icm_client.testing import PlantedConcept
 
 N = 24

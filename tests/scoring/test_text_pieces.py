@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from icm_client.coherence.problem import Demo, Query
-from icm_client.endpoints.answers import fingerprint
+from icm_client.endpoints.parsing import fingerprint
 from icm_client.endpoints.protocol import (
     Answer,
     Exactness,

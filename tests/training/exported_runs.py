@@ -11,7 +11,7 @@ import orjson
 from icm_client import SweepSettings, Task, label
 from icm_client.data import rows_from
 from icm_client.data.items import items_of, render_items
-from icm_client.runs.archive import Run, list_runs, read_run
+from icm_client.record.archive import Run, list_runs, read_run
 from icm_client.testing import PlantedConcept
 
 REVIEWS = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))

@@ -11,7 +11,7 @@ from exported_runs import reviews_run, with_result
 from icm_client.cli.export import export_command
 from icm_client.cli.main import cli
 from icm_client.errors import InputError
-from icm_client.runs.archive import Run
+from icm_client.record.archive import Run
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from exported_runs import (
 from icm_client.data import rows_from
 from icm_client.data.items import items_of, render_items
 from icm_client.errors import InputError, RunError
-from icm_client.runs.archive import Run, read_run
+from icm_client.record.archive import Run, read_run
 from icm_client.training.exports import EXPORT_FORMATS, Export, ExportFormat, export_run
 
 GOLD = re.compile(r"gold|accuracy", re.IGNORECASE)

@@ -9,8 +9,8 @@ from tiny_model import make_tiny_model, tiny_examples
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from icm_client.errors import TrainingError
+from icm_client.runs.trainer import Example
 from icm_client.training.label_loss import IGNORED, collate, encode, summed_loss
-from icm_client.training.trainer import Example
 
 BOS = 1
 

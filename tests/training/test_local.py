@@ -19,10 +19,10 @@ from tiny_model import make_tiny_model, tiny_examples
 
 from icm_client.endpoints import Endpoint, Read
 from icm_client.errors import InputError, SetupError, TrainingError
+from icm_client.runs.trainer import Example, Trained, TrainingProgress
 from icm_client.training import base_model, local
 from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import LocalSettings, rate_for
-from icm_client.training.trainer import Example, Trained, TrainingProgress
 
 EXAMPLES = tiny_examples()
 SETTINGS = LocalSettings(epochs=4, rate=1e-2, batch=8)

@@ -16,15 +16,15 @@ from planted_reward import TASK, PlantedRewardTrainer, concept, quality, rows_of
 
 from icm_client import Labels, Task, label
 from icm_client.data import Dataset, JsonValue
+from icm_client.data.job import Job
 from icm_client.errors import InputError, RunError, RunStopped, TrainingError
-from icm_client.runs.job import Job
+from icm_client.runs.trainer import Trained, TrainingProgress
 from icm_client.testing import PlantedConcept
 from icm_client.training.reward import LabelFew, OnStep, Scored, Step, reward_in_three_steps
 from icm_client.training.reward_plan import RewardPlan, plan_reward
 from icm_client.training.reward_result import RewardSteps, measured
 from icm_client.training.reward_scores import BATCH, ScoreFile, Scores
 from icm_client.training.run_labels import Pair
-from icm_client.training.trainer import Trained, TrainingProgress
 
 N, FIRST, TESTED = 400, 40, 200
 BLIND = Task(**{**TASK.model_dump(), "gold": None})

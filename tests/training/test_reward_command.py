@@ -13,8 +13,8 @@ import icm_client.cli.reward
 import icm_client.runs.server
 from icm_client.cli.main import cli
 from icm_client.data import JsonValue, Task
+from icm_client.data.job import Job
 from icm_client.errors import InputError, SetupError, TaskError
-from icm_client.runs.job import Job
 from icm_client.testing import PlantedConcept
 from icm_client.training.reward_plan import plan_reward
 

@@ -30,6 +30,7 @@ from icm_client.errors import (
     ModelNotFound,
     TrainingError,
 )
+from icm_client.runs.trainer import Example, Trained, TrainingProgress
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.testing import Fault, after, reset, sometimes, status
 from icm_client.testing.finetuning import FineTuningServer
@@ -37,7 +38,6 @@ from icm_client.testing.tuning_jobs import Fate, Job
 from icm_client.training.served import ServedTrainer
 from icm_client.training.served_settings import ServedSettings
 from icm_client.training.submission import METADATA_KEY
-from icm_client.training.trainer import Example, Trained, TrainingProgress
 
 
 async def train(by: ServedTrainer, name: str = "reviews", **options: Any) -> Trained:

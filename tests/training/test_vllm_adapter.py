@@ -22,12 +22,12 @@ from icm_client.errors import (
     EndpointUnreachable,
     TrainingError,
 )
+from icm_client.runs.trainer import Example, OnTraining, Trained
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.testing import Fault, PlantedServer, status
 from icm_client.testing.faults import Json, hang
 from icm_client.testing.finetuning import FineTuningServer
 from icm_client.training import vllm_adapter
-from icm_client.training.trainer import Example, OnTraining, Trained
 from icm_client.training.vllm_adapter import (
     VllmAdapterTrainer,
     adapter_name,

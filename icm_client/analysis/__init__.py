@@ -1,1 +1,0 @@
-"""What can be said of labels once they have been found."""

@@ -1,0 +1,183 @@
+"""A label job, checked: everything that can be wrong with the user's input is found here."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from icm_client.coherence.constraints import Constraint
+from icm_client.coherence.problem import FloatArray, IntArray
+from icm_client.data import (
+    Dataset,
+    Task,
+    builtin_names,
+    check_gold,
+    find_beside,
+    loaded,
+    read_rows,
+    rows_from,
+    take_own_gold,
+)
+from icm_client.data.bad_rows import refused_rows
+from icm_client.data.constraint_spec import Rules
+from icm_client.data.frames import Frame
+from icm_client.data.gold_leak import refuse_gold_keys
+from icm_client.data.items import Item, items_of, prompt_warnings, render_items
+from icm_client.data.rows import path_of, without_rows
+from icm_client.data.rule import build_constraint, rule_notices
+from icm_client.errors import InputError, TaskError
+
+Rows = Dataset | str | os.PathLike[str] | Iterable[Mapping[str, object] | str] | Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Rows and task, ready to be sent.
+
+    The search works on `labels`, the label words in alphabetical order, so that the order in which
+    a user lists them changes nothing.
+
+    Attributes:
+        dataset: the rows; gold, where there is any, uses the task's label words.
+        task: what is asked.
+        items: what the search labels: a row each, or two where pairs are shown in both orders.
+        prompts: one per item, the template filled in.
+        labels: the label words, sorted.
+        label_texts: what follows a prompt, aligned with `labels`.
+        prior: the labels' shares aligned with `labels`, shape `[K]`, or None.
+        constraint: which labels of two items may stand together; label numbers as in `labels`.
+        notices: sentences that the user should see.
+    """
+
+    dataset: Dataset
+    task: Task
+    items: tuple[Item, ...]
+    prompts: tuple[str, ...]
+    labels: tuple[str, ...]
+    label_texts: tuple[str, ...]
+    prior: FloatArray | None
+    constraint: Constraint
+    notices: tuple[str, ...]
+
+    @classmethod
+    def prepare(
+        cls,
+        rows: Rows,
+        task: Task | str | os.PathLike[str],
+        *,
+        gold: str | None = None,
+        prior: Mapping[str, float] | None = None,
+        constraint: Rules | None = None,
+        skip_bad_rows: bool = False,
+    ) -> "Job":
+        """Read, render and check everything; nothing is sent.
+
+        Args:
+            rows: as for `icm_client.label`.
+            task: a task, the name of a built-in one, or a task file's path.
+            gold: the field with known labels; None takes the task's own, where the rows have it.
+            prior: label -> share; None takes the task's own.
+            constraint: one rule or several; None takes the task's own; the kind "none" sets it
+                aside.
+            skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
+
+        Raises:
+            InputError: says what is wrong, where, and what to do.
+            RowError: names all rows that cannot be used.
+        """
+        task = task if isinstance(task, Task) else named_task(task)
+        if prior is not None:
+            task = Task(**{**task.model_dump(), "prior": dict(prior)})
+        if constraint is not None:
+            task = Task(**{**task.model_dump(), "constraint": constraint})
+        dataset = _usable(_dataset(rows, gold, task), task)
+        given = len(rows.skipped) if isinstance(rows, Dataset) else 0
+        if len(dataset.skipped) > given and not skip_bad_rows:
+            raise refused_rows(dataset.skipped, path=path_of(dataset), usable=len(dataset.rows))
+        items = items_of(task, dataset)
+        prompts = render_items(task, dataset, items)
+        refuse_gold_keys(task, dataset)
+        rule = build_constraint(task, dataset, items)
+        order = sorted(range(len(task.labels)), key=lambda k: task.labels[k])
+        shares = task.prior_vector()
+        return cls(
+            dataset=dataset,
+            task=task,
+            items=items,
+            prompts=prompts,
+            labels=tuple(task.labels[k] for k in order),
+            label_texts=tuple(task.label_texts[k] for k in order),
+            prior=None if shares is None else np.array([shares[k] for k in order]),
+            constraint=rule,
+            notices=(
+                *dataset.warnings,
+                *prompt_warnings(items, prompts),
+                *rule_notices(task, rule, dataset, items),
+            ),
+        )
+
+    @property
+    def row_items(self) -> IntArray:
+        """For each row the item whose label is the row's: the row as it stands; shape `[rows]`."""
+        return np.array([i for i, item in enumerate(self.items) if not item.exchanged])
+
+
+def named_task(name: str | os.PathLike[str]) -> Task:
+    """Return the built-in task of this name, or the one that a file describes.
+
+    Raises:
+        TaskError: there is neither, or the file describes no task.
+    """
+    name = os.fspath(name)
+    if name in builtin_names() or not (Path(name).suffix or Path(name).exists()):
+        return Task.builtin(name)
+    return Task.from_toml(name)
+
+
+def task_for(data: str | os.PathLike[str], name: str | None) -> Task:
+    """Return the task of this name or file, or without one that which lies beside `data`.
+
+    Raises:
+        TaskError: there is none, or the file describes no task.
+    """
+    if name is not None:
+        return named_task(name)
+    beside = find_beside(data)
+    if beside is None:
+        raise TaskError(f"no task: name one with --task, or put a task.toml beside {data}")
+    return Task.from_toml(beside)
+
+
+def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
+    """The rows that can be read, the others skipped: whether they may be is asked afterwards."""
+    if isinstance(rows, Dataset):
+        if gold not in (None, rows.gold_field):
+            raise InputError(
+                f"the rows were read without the gold field {gold!r}; name it when they are read"
+            )
+        dataset = rows
+    elif isinstance(rows, str | os.PathLike):
+        return read_rows(
+            rows,
+            gold=gold,
+            loader=task.loader,
+            template_fields=task.template_fields,
+            skip_bad_rows=True,
+        )
+    elif task.loader is None:
+        return rows_from(rows, gold=gold, skip_bad_rows=True)
+    else:
+        dataset = rows_from(rows, skip_bad_rows=True)
+    if task.loader is None:
+        return dataset
+    return loaded(dataset, task.loader, task.template_fields, gold=gold, skip_bad_rows=True)
+
+
+def _usable(dataset: Dataset, task: Task) -> Dataset:
+    """The rows whose gold is a label, and which the template fits; the others skipped."""
+    if task.gold is not None and dataset.gold is None:
+        dataset = take_own_gold(dataset, task.gold, skip_bad_rows=True)
+    dataset = check_gold(dataset, task.labels, skip_bad_rows=True)
+    return without_rows(dataset, task.misfits(dataset))

@@ -1,0 +1,223 @@
+"""From what went wrong on the wire to the tree of errors in `icm_client.errors`."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Final
+
+from icm_client.endpoints.parsing import clipped, page_words
+from icm_client.endpoints.retry_after import retry_after_s
+from icm_client.errors import (
+    AuthenticationRefused,
+    EndpointError,
+    EndpointFault,
+    EndpointOverloaded,
+    EndpointTimeout,
+    IcmError,
+    InputError,
+    ModelNotFound,
+    PromptTooLong,
+    RequestRefused,
+    ScoreNotFinite,
+)
+
+# llama.cpp: the `type` of its 400. vLLM: words of its 400, whose `type` is only BadRequestError.
+_TOO_LONG = (
+    "exceed_context_size_error",
+    "maximum context length",
+    "maximum model length",
+    "longer than the maximum",
+    # vLLM, of a prompt that fills the context to the last token: none is left for the answer.
+    "max_tokens must be at least 1",
+)
+# OpenAI's 429 for an account without money: no wait heals it.
+_NO_QUOTA = "insufficient_quota"
+# LiteLLM, of a key that it does not know: it looks it up in a database, and has none.
+_NO_KEY = ("no_db_connection", "no api key passed in")
+# LiteLLM's 400 and `transformers serve`'s, OpenAI's 403 and 404 (the `code`).
+_NO_MODEL = (
+    "no healthy deployments for this model",
+    "invalid model name passed",
+    "server is pinned to",
+    "model_not_found",
+)
+# nginx, Go and Apache, of http spoken to a port that expects https.
+_EXPECTS_HTTPS = (
+    "http request was sent to https port",
+    "http request to an https server",
+    "speaking plain http to an ssl-enabled server port",
+)
+_NOT_FINITE = ("out of range float values", "nan values in")
+
+# Where a header lists several; a scheme is a word that no `=` follows.
+_SCHEME: Final = re.compile(r"(?:^|,)\s*([A-Za-z][\w-]*)(?=\s+[^=\s]|\s*(?:,|$))")
+_KEY_SCHEMES: Final = {"bearer", "apikey", "api-key", "key"}
+
+_Refusal = type[EndpointError | InputError | ScoreNotFinite]
+
+_SIGNS: Final[Mapping[tuple[str, ...], _Refusal]] = {
+    _EXPECTS_HTTPS: InputError,
+    _NO_MODEL: ModelNotFound,
+    _NO_KEY: AuthenticationRefused,
+    (_NO_QUOTA,): AuthenticationRefused,
+    _TOO_LONG: PromptTooLong,
+    # vLLM computes NaN logits and then cannot write them as JSON: its own fault, not ours.
+    _NOT_FINITE: ScoreNotFinite,
+}
+"""Words of a 4xx, the surest first."""
+
+_STATUSES: Final[Mapping[int, type[EndpointError]]] = {
+    HTTPStatus.UNAUTHORIZED: AuthenticationRefused,
+    HTTPStatus.PAYMENT_REQUIRED: AuthenticationRefused,
+    HTTPStatus.FORBIDDEN: AuthenticationRefused,
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: AuthenticationRefused,
+    HTTPStatus.REQUEST_TIMEOUT: EndpointTimeout,
+}
+
+
+def error_of_status(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    asked: str,
+    secrets: Iterable[str] = (),
+) -> IcmError:
+    """The error that an answer with a status other than 2xx stands for.
+
+    Args:
+        status: the HTTP status, 300 to 599.
+        headers: the answer's headers, looked up in lower case.
+        body: the answer's body; OpenAI's, vLLM's and llama.cpp's shapes are understood.
+        asked: "METHOD URL", for the message.
+        secrets: what the message must not show, should the server echo it.
+    """
+    error = _error_of_status(status, headers, body, asked, secrets)
+    if isinstance(error, EndpointError):
+        error.status = status
+    return error
+
+
+def _error_of_status(
+    status: int, headers: Mapping[str, str], body: bytes, asked: str, secrets: Iterable[str]
+) -> IcmError:
+    kind, words, is_page = _error_words(body)
+    reason = f"{status} {_reason(status)}".strip()
+    message = f"{asked}: {reason}"
+    shown = clipped(words, secrets=secrets).removeprefix(f"{status}:").strip()
+    if shown and shown not in (_reason(status), reason):
+        message = f"{message}: {shown}"
+    busy = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+    if status in busy and _NO_QUOTA not in kind:
+        return EndpointOverloaded(message, retry_after_s=retry_after_s(headers), status=status)
+    # 501: a route that the server has not, as llama.cpp's /metrics without --metrics.
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED:
+        return EndpointFault(message)
+    if status < HTTPStatus.BAD_REQUEST:
+        target = clipped(headers.get("location", "nowhere"), secrets=secrets)
+        return RequestRefused(
+            f"{message} (redirects are not followed; it points to {target}: use that URL if it "
+            "is the server you mean)"
+        )
+    if is_page and _has_sign(_EXPECTS_HTTPS, body.decode("utf-8", "replace").lower()):
+        words = _EXPECTS_HTTPS[0]  # which Apache says below the title
+    told = f"{kind} {words}".lower()
+    error = _kind(status, told)
+    advice = _advice(error, status, headers, told, is_page=is_page)
+    return error(f"{message} ({advice})" if advice else message)
+
+
+def _kind(status: int, told: str) -> _Refusal:
+    for signs, kind in _SIGNS.items():
+        if _has_sign(signs, told):
+            return kind
+    if status == HTTPStatus.NOT_FOUND and "model" in told:
+        return ModelNotFound
+    if status == HTTPStatus.FORBIDDEN and "logprobs" in told:
+        return RequestRefused  # OpenAI, of a model whose log-probs nobody gets, whatever the key
+    return _STATUSES.get(status, RequestRefused)
+
+
+def _has_sign(signs: Iterable[str], told: str) -> bool:
+    return any(sign in told for sign in signs)
+
+
+def _advice(
+    kind: _Refusal, status: int, headers: Mapping[str, str], told: str, *, is_page: bool
+) -> str | None:
+    """What to do, where the server's words do not say it."""
+    if kind is AuthenticationRefused:
+        return _key_advice(status, headers, told, is_page=is_page)
+    if kind is RequestRefused and status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return (
+            "the request is larger than this server, or a proxy before it, accepts: take fewer "
+            "--demos, or raise its limit, which nginx calls client_max_body_size"
+        )
+    return "this port speaks https: give the URL with https://" if kind is InputError else None
+
+
+def _key_advice(status: int, headers: Mapping[str, str], told: str, *, is_page: bool) -> str:
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return (
+            "the proxy of HTTP_PROXY or HTTPS_PROXY asks for a user name and a password: "
+            "http://user:password@proxy:port"
+        )
+    if status == HTTPStatus.PAYMENT_REQUIRED or _NO_QUOTA in told:
+        return "the account has no credit left, and waiting does not help: top it up"
+    if _has_sign(_NO_KEY, told):
+        return "LiteLLM got no key, or does not know it: set ICM_API_KEY to one of its keys"
+    if (login := _login_advice(headers)) is not None:
+        return login
+    if is_page:
+        return (
+            "a web page came instead of an answer: a firewall or a login page stands before the "
+            "model server; if it takes a key, set ICM_API_KEY, else ask its owner for a URL that "
+            "goes past it"
+        )
+    return "set ICM_API_KEY to the server's key"
+
+
+def _login_advice(headers: Mapping[str, str]) -> str | None:
+    """What to do where another login than a key is asked for."""
+    schemes = _SCHEME.findall(headers.get("www-authenticate", ""))
+    ways = {scheme.lower() for scheme in schemes}
+    if "basic" in ways:
+        return (
+            "it asks for a user name and a password, not for a key: put them into the URL, "
+            "https://user:password@host"
+        )
+    if schemes and not ways & _KEY_SCHEMES:
+        return (
+            f"it asks for a login of the kind {schemes[0]}, which is not known here: ask its "
+            "owner for a URL that takes a key, or a user name and a password"
+        )
+    return None
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:  # Cloudflare's 520 to 530
+        return ""
+
+
+def _error_words(body: bytes) -> tuple[str, str, bool]:
+    """The error's type and message, wherever the server put them; else the body. Unclipped.
+
+    And whether the body is a web page, of which the title is taken.
+    """
+    try:
+        kind, words = _told(json.loads(body))
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than any error is
+        kind, words = "", body.decode("utf-8", "replace")
+    page = page_words(words)
+    return kind, words if page is None else page, page is not None
+
+
+def _told(answer: object) -> tuple[str, str]:
+    error = answer.get("error", answer) if isinstance(answer, dict) else answer
+    if isinstance(error, dict):
+        message = error.get("message") or error.get("detail") or json.dumps(error)
+        return f"{error.get('type', '')} {error.get('code', '')}", str(message)
+    return "", error if isinstance(error, str) else json.dumps(error)

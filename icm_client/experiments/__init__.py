@@ -1,0 +1,1 @@
+"""Comparisons across many runs: evaluation against baselines, ablations, salience."""

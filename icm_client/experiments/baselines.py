@@ -1,0 +1,174 @@
+"""What labels are held against: label sets for train rows, and predictions for test rows.
+
+Each function takes no more than it needs. Gold is an argument of `majority` and `spoilt` and of
+nothing else here; whoever passes it says so by that.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
+from icm_client.coherence.constraints import Asymmetry
+from icm_client.coherence.contexts import UNLABELLED, draw_demos
+from icm_client.coherence.fold_scores import score_folds
+from icm_client.coherence.prior import offsets_for_prior
+from icm_client.coherence.problem import FloatArray, IntArray, Query, Score
+from icm_client.data.job import Job
+from icm_client.runs.labels_file import put
+
+CONFIDENT: Final = 0.5
+"""The share of each label's rows, the most confident ones, that become pseudo-labels."""
+
+
+def random_labels(n_rows: int, n_labels: int, rng: np.random.Generator) -> IntArray:
+    """Labels drawn evenly, shape `[n_rows]`."""
+    return rng.integers(n_labels, size=n_rows)
+
+
+def spoilt(gold: IntArray, wrong: int, n_labels: int, rng: np.random.Generator) -> IntArray:
+    """Gold with `wrong` labels of random rows exchanged for another one.
+
+    The paper's random labels of the same accuracy as ICM's.
+
+    Args:
+        gold: shape `[n]`, a label for each row.
+        wrong: how many are to be wrong.
+        n_labels: `K`.
+        rng: decides which rows, and what they get.
+    """
+    labels = gold.copy()
+    rows = rng.permutation(len(gold))[:wrong]
+    labels[rows] = (gold[rows] + rng.integers(1, n_labels, size=len(rows))) % n_labels
+    return labels
+
+
+def confident_labels(scores: FloatArray, share: float = CONFIDENT) -> IntArray:
+    """Each row's best label where it is confident, `UNLABELLED` elsewhere: pseudo-labels.
+
+    Args:
+        scores: calibrated, shape `[n, K]`, nats.
+        share: of the rows of each label, those with the largest label probability stay labelled.
+    """
+    best = best_labels(scores)
+    confidence = log_softmax(scores).max(axis=1)
+    labels = np.full(len(scores), UNLABELLED, dtype=np.int64)
+    for label in range(scores.shape[1]):
+        rows = np.flatnonzero(best == label)
+        kept = rows[np.argsort(-confidence[rows], kind="stable")][: int(np.ceil(share * len(rows)))]
+        labels[kept] = label
+    return labels
+
+
+def majority(gold: IntArray, n_labels: int) -> int:
+    """The label that most of the train rows have; the first of several."""
+    return int(np.bincount(gold, minlength=n_labels).argmax())
+
+
+def longer_wins(job: Job, rows: Sequence[int], rng: np.random.Generator) -> IntArray | None:
+    """For each pair, that its longer text is the better one; None where the rows are no pairs.
+
+    The label of "holds" is taken to say that the one that the template names first is better. Texts
+    of one length are decided by chance.
+
+    Args:
+        job: with a task that shows pairs in both orders, under the rule of asymmetry.
+        rows: which ones.
+        rng: decides where both are equally long.
+    """
+    if job.task.exchange is None or not isinstance(job.constraint, Asymmetry):
+        return None
+    first, second = sorted(job.task.exchange, key=job.task.template_fields.index)
+    labels = []
+    for row in rows:
+        fields = job.dataset.rows[row].fields
+        longer = len(str(fields[first])) - len(str(fields[second])) or int(rng.choice((-1, 1)))
+        labels.append(job.constraint.true if longer > 0 else job.constraint.false)
+    return np.array(labels, dtype=np.int64)
+
+
+def item_labels(job: Job, labels: IntArray) -> IntArray:
+    """Labels of rows as labels of items: the other order of a pair has the one that agrees.
+
+    Args:
+        job: rows and items.
+        labels: shape `[rows]`, `UNLABELLED` where a row has none.
+
+    Returns:
+        Shape `[items]`; the other order stays `UNLABELLED` where no rule says what agrees.
+    """
+    of_items = np.full(len(job.items), UNLABELLED, dtype=np.int64)
+    for item, label in zip(job.row_items.tolist(), labels.tolist(), strict=True):
+        if label != UNLABELLED:
+            put(item, label, of_items, job)
+    return of_items
+
+
+def best_labels(scores: FloatArray) -> IntArray:
+    """The label with the highest score, the first of several; shape `[n]`."""
+    best: IntArray = scores.argmax(axis=1)
+    return best
+
+
+async def zero_shot(targets: IntArray, score: Score) -> FloatArray:
+    """Log-probs behind no demos, shape `[n, K]`, nats."""
+    return await score([Query((), int(item)) for item in targets])
+
+
+def calibrated(log_probs: FloatArray, prior: FloatArray | None) -> FloatArray:
+    """The same with each label's mean probability over these targets divided out.
+
+    Args:
+        log_probs: shape `[n, K]`, nats, all behind one context.
+        prior: shape `[K]`, the labels' shares where the user knows them.
+    """
+    return _with_prior(pointwise_mutual_information(log_probs), prior)
+
+
+async def behind_labels(
+    labels: IntArray,
+    targets: IntArray,
+    score: Score,
+    *,
+    n_labels: int,
+    demos: int,
+    contexts: int,
+    prior: FloatArray | None,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """Calibrated scores behind labelled items, averaged over contexts: many-shot prediction.
+
+    A context holds equally many demos of each label, in random order.
+
+    Args:
+        labels: shape `[items]`; those that are not `UNLABELLED` may be demos.
+        targets: the items to score; none of them is labelled.
+        score: the way out.
+        n_labels: `K`.
+        demos: in a context, at most.
+        contexts: how many are averaged.
+        prior: shape `[K]`, the labels' shares where the user knows them.
+        rng: draws the demos.
+
+    Returns:
+        Shape `[targets, K]`, nats.
+
+    Raises:
+        ValueError: a target is labelled.
+        EndpointError, ScoreError, StoreError: whatever `score` raises.
+    """
+    pool = np.flatnonzero(labels != UNLABELLED)
+    if np.isin(targets, pool).any():
+        raise ValueError("a target has a label, which would stand in its own context")
+    unsure = np.zeros(len(labels))
+    drawn = [
+        draw_demos(labels, pool, unsure, size=demos, keep=1.0, n_labels=n_labels, rng=rng)
+        for _ in range(contexts)
+    ]
+    folds = await score_folds([(context, targets) for context in drawn], score)
+    return _with_prior(np.mean([fold.calibrated for fold in folds], axis=0), prior)
+
+
+def _with_prior(scores: FloatArray, prior: FloatArray | None) -> FloatArray:
+    return scores if prior is None else scores + offsets_for_prior(scores, prior)

@@ -1,0 +1,107 @@
+"""Pictures, drawn by matplotlib, which the extra `report` installs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from icm_client.errors import SetupError
+from icm_client.experiments.ablation_table import Compared
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INCHES_A_LINE = 0.28
+_INK, _FAINT = "#1b4965", "#9bb1c0"
+_TITLES = {
+    "constraint": "constraint",
+    "initial": "K, rows labelled to start from",
+    "alpha": "alpha",
+    "init": "first labels",
+    "preset": "preset",
+}
+
+
+def require_matplotlib() -> None:
+    """Do nothing if pictures can be drawn.
+
+    Raises:
+        SetupError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401, PLC0415 - an optional extra, and slow to load
+    except ImportError:
+        raise SetupError("pictures need matplotlib: pip install 'icm-client[report]'") from None
+
+
+def draw_ablations(compared: Sequence[Compared], paths: Sequence[Path], title: str) -> None:
+    """Draw accuracy (where there is gold) and coherence of every variant, ablation by ablation.
+
+    A bar is the mean over seeds, a line reaches from the least to the most, a dot is a run. The
+    same figures give the same bytes.
+
+    Args:
+        compared: the variants; those without a run that ended stay empty.
+        paths: where to; each one's extension says in which format.
+        title: over the whole picture.
+
+    Raises:
+        SetupError: matplotlib is not installed.
+        OSError: a file cannot be written.
+    """
+    require_matplotlib()
+    import matplotlib as mpl  # noqa: PLC0415 - an optional extra, and slow to load
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figures: list[Literal["accuracy", "coherence"]] = ["accuracy", "coherence"]
+    if not any(one.values("accuracy") for one in compared):
+        figures.remove("accuracy")
+    groups: dict[str, list[Compared]] = {}
+    for one in compared:
+        groups.setdefault(one.variant.ablation, []).append(one)
+    lowest = {
+        name: min([0.0, *(v for one in compared for v in one.values(name))]) for name in figures
+    }
+    heights = [len(group) + 1.5 for group in groups.values()]
+    # Fixed names within the SVG and no date: the same figures are the same file.
+    with mpl.rc_context({"svg.hashsalt": "icm-client", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(
+            figsize=(2.2 + 3.4 * len(figures), 1.0 + _INCHES_A_LINE * sum(heights)),
+            layout="constrained",
+        )
+        figure.suptitle(title, fontsize=10)
+        grid = figure.subplots(
+            len(groups),
+            len(figures),
+            squeeze=False,
+            gridspec_kw={"height_ratios": heights},
+        )
+        for line, (ablation, group) in enumerate(groups.items()):
+            for column, name in enumerate(figures):
+                axes = grid[line, column]
+                _draw(axes, group, name)
+                axes.set_xlim(lowest[name] - 0.05 if lowest[name] < 0 else 0.0, 1.0)
+                if column:
+                    axes.set_yticklabels([])
+                else:
+                    axes.set_title(_TITLES[ablation], loc="left", fontsize=9, fontweight="bold")
+                if line == len(groups) - 1:
+                    axes.set_xlabel(name)
+        for path in paths:
+            dated = {".svg": {"Date": None}, ".png": {"Software": None}}
+            figure.savefig(path, metadata=dated.get(path.suffix), dpi=150)
+
+
+def _draw(axes: "Axes", group: Sequence[Compared], name: Literal["accuracy", "coherence"]) -> None:
+    for place, one in enumerate(group):
+        values = one.values(name)
+        if not values:
+            axes.annotate("failed", (0, place), fontsize=8, va="center", color=_FAINT)
+            continue
+        axes.barh(place, sum(values) / len(values), height=0.6, color=_FAINT)
+        axes.hlines(place, min(values), max(values), color=_INK, linewidth=1.2)
+        axes.plot(values, [place] * len(values), "o", color=_INK, markersize=3)
+    axes.set_yticks(range(len(group)), [one.variant.name for one in group])
+    axes.set_ylim(len(group) - 0.4, -0.6)  # the first on top
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.grid(visible=True, axis="x", linewidth=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,287 @@
+"""The folder of a run: `runs/NAME/`, where the same command finds it again.
+
+    run.json       what the run is: frozen settings, versions, server, command
+    journal.jsonl  what happened
+    labels.jsonl   the labels: of a run that was stopped those found so far
+    result.json    the summary, with `stopped` where there is more to be found
+    report.html    the report
+    lock           held by the process at work, so that a run under way is told from one that died
+
+The name is the data file's, and a digest over everything that can change the labels: settings that
+differ are another run. The scores are not here but in the score store, which all runs share.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+from filelock import FileLock, Timeout
+
+from icm_client.data.json_text import write_json
+from icm_client.errors import RunError, RunStopped
+from icm_client.record.description import RunDescription, installed_versions, without_secrets
+from icm_client.record.journal import Journal
+
+FORMAT = 1
+"""Of `run.json`."""
+
+REPORT = "report.html"
+
+LABELS = "labels.jsonl"
+
+DEFAULT_BASE = Path("runs")
+
+_LOCK_TIMEOUT_S = 1.0  # somebody who only looks whether the run is under way holds it for less
+
+
+class RunFolder:
+    """One run's folder, while this process works on it; made with `RunFolder.open`.
+
+    As a context manager it writes down how the run ended: an exception that leaves the block is
+    noted as `failed` (cancellation and Ctrl-C as `stopped`) before the lock is let go.
+
+    Attributes:
+        name: of the run.
+        path: of the folder.
+        journal: to append events to.
+        resumed: whether an earlier process has worked on the run.
+    """
+
+    def __init__(self, path: Path, journal: Journal, lock: FileLock, *, resumed: bool) -> None:
+        self.name = path.name
+        self.path = path
+        self.journal = journal
+        self.resumed = resumed
+        self._lock = lock
+        self._ended = False
+
+    @classmethod
+    def open(
+        cls,
+        description: RunDescription,
+        *,
+        base: Path = DEFAULT_BASE,
+        command: Sequence[str] | None = None,
+        fresh: bool = False,
+    ) -> Self:
+        """Open the run's folder; make it where the run is new.
+
+        Args:
+            description: what the run is; it gives the name.
+            base: the folder of all runs.
+            command: the arguments that start the run again, without the program's name; options
+                that carry keys are left out of what is kept. None for a run from Python: what
+                an earlier process was started with stays.
+            fresh: drop journal, labels and result of an earlier process. The score store is not
+                touched: what was answered is not asked again.
+
+        Raises:
+            RunError: the folder cannot be made or written, another process works on the run, or
+                something else stands under its name.
+        """
+        path = base / description.name
+        lock_path = path / "lock"
+        with _explained(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock_path.touch(exist_ok=True)
+        lock = _locked(path)
+        try:
+            with _explained(path):
+                for torn in path.glob(".*.tmp"):  # of a process that was killed as it wrote
+                    torn.unlink()
+                record_path, journal_path = path / "run.json", path / "journal.jsonl"
+                if fresh:
+                    for name in (
+                        "journal.jsonl",
+                        LABELS,
+                        REPORT,
+                        "result.json",
+                        "run.json",
+                    ):
+                        (path / name).unlink(missing_ok=True)
+                earlier = _earlier(record_path)
+                record = _record(description, command, earlier)
+                replace_file(record_path, orjson.dumps(record, option=orjson.OPT_INDENT_2))
+            resumed = earlier is not None
+            journal = Journal.open(journal_path)
+            event = "resumed" if resumed else "started"
+            journal.append(event, process=os.getpid(), versions=installed_versions())
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, journal, lock, resumed=resumed)
+
+    def finish(
+        self, summary: Mapping[str, object], write_labels: Callable[[Path], None] | None = None
+    ) -> None:
+        """Keep what was found: the labels first, then the summary, which makes the run done.
+
+        A summary that says that the run was stopped, `stopped`, leaves it to be gone on with.
+
+        Args:
+            summary: JSON values, `Labels.summary()`.
+            write_labels: writes a JSON Lines file at a path, `Labels.write`.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        with _explained(self.path):
+            if write_labels is not None:
+                write_labels(self.path / LABELS)
+            document = write_json(dict(summary), orjson.OPT_INDENT_2)
+            replace_file(self.path / "result.json", document)
+        if summary.get("stopped") is None:
+            self._end("finished")
+        else:
+            self.stop(str(summary["stopped"]))
+
+    def stop(self, reason: str) -> None:
+        """Write down that the run stopped before its end, and why; the same command goes on."""
+        self._end("stopped", reason=reason)
+
+    def fail(self, error: BaseException) -> None:
+        """Write down that the run failed, and of what."""
+        self._end("failed", error=type(error).__name__, reason=str(error))
+
+    def close(self) -> None:
+        """Close the journal and let go of the lock; a second time does nothing."""
+        try:
+            self.journal.close()
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is not None and not self._ended:
+                if isinstance(error, Exception) and not isinstance(error, RunStopped):
+                    self.fail(error)
+                else:  # told to stop, KeyboardInterrupt, SystemExit, a cancelled task
+                    self.stop("interrupted")
+        finally:
+            self.close()
+
+    def _end(self, event: str, **fields: object) -> None:
+        self._ended = True
+        self.journal.append(event, **fields)
+        self.journal.sync()
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold the folder, made where it is not there, for this process.
+
+    Raises:
+        RunError: another process works in it, or it cannot be used.
+    """
+    lock = FileLock(folder / "lock", timeout=_LOCK_TIMEOUT_S, thread_local=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"another process works in {folder}: wait for it, or name another folder"
+        ) from None
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be used: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write the file so that it is complete or the old one; raises OSError."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _locked(path: Path) -> FileLock:
+    lock = FileLock(path / "lock", timeout=_LOCK_TIMEOUT_S, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"another process works on the run {path.name} (in {path}): wait for it, or end it "
+            "and run the same command again"
+        ) from None
+    except OSError as error:
+        raise RunError(f"{path}: the run cannot be locked: {error.strerror}") from error
+    return lock
+
+
+def _earlier(path: Path) -> dict[str, Any] | None:
+    """Return what an earlier process wrote down; None where there was none.
+
+    Raises:
+        RunError: the file is no run's.
+    """
+    try:
+        record = orjson.loads(path.read_bytes())
+        newer = record["icm_client_run"] > FORMAT
+        created = record["created"]
+    except FileNotFoundError:
+        return None
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise RunError(f"{path}: describes no run: move the folder away, or use --fresh") from None
+    if newer:
+        raise RunError(f"{path}: written by a newer icm-client: upgrade, or use --fresh")
+    return {**record, "created": created}
+
+
+def _record(
+    description: RunDescription, command: Sequence[str] | None, earlier: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    record = {
+        "icm_client_run": FORMAT,
+        "name": description.name,
+        "created": _now(),
+        "command": None,
+        "left_out": [],
+        "folder": str(Path.cwd()),
+        **(earlier or {}),
+        **description.document(),
+        "versions": installed_versions(),
+    }
+    if command is not None:  # the latest one: it may write its labels elsewhere
+        kept = without_secrets(command)
+        record["command"] = list(kept.arguments)
+        record["left_out"] = list(kept.left_out)
+        record["folder"] = str(Path.cwd())
+    return record
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"the run's folder {path} cannot be written: {error.strerror}. Make room or make it "
+            "writable, or name another folder for runs with --runs."
+        ) from error

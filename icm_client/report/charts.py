@@ -1,0 +1,267 @@
+"""Charts as inline SVG, for a page: no library, colours by CSS classes, axes with words.
+
+Every colour is a class (`series-0`, `axis`, ...) that the page's style sheet sets for light and
+dark. Text goes through an XML tree, so that whatever a label word holds is escaped.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree as ET
+
+from icm_client.coherence.problem import FloatArray, IntArray
+from icm_client.report.run_course import Series
+from icm_client.stats.calibration_curve import Reliability
+
+WIDTH, HEIGHT = 360, 232
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 10, 42
+COLOURS = 6
+"""Series of different colours; the next ones begin again, with dashes."""
+
+_MOST_BINS = 30
+_MOST_TICKS = 6
+_SHOWN_MARKS = 40
+
+Format = Callable[[float], str]
+
+
+def percent(value: float) -> str:
+    """A share as a whole percentage."""
+    return f"{value:.0%}"
+
+
+def plain(value: float) -> str:
+    """A number with as many places as it needs."""
+    return f"{value:,.4g}".replace("-", "\N{MINUS SIGN}")
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis.
+
+    Attributes:
+        name: what it shows, with its unit.
+        low: its start.
+        high: its end, above `low`.
+        format: of a tick's number.
+        whole: ticks are whole numbers.
+    """
+
+    name: str
+    low: float
+    high: float
+    format: Format = plain
+    whole: bool = False
+
+    def ticks(self) -> list[float]:
+        """Round numbers within the axis, at most a handful."""
+        return nice_ticks(self.low, self.high, whole=self.whole)
+
+
+class Canvas:
+    """A chart under way: axes are drawn when it is made; marks are added in data units."""
+
+    def __init__(self, title: str, x: Axis, y: Axis) -> None:
+        self._x, self._y = x, y
+        self.root = ET.Element(
+            "svg",
+            {
+                "xmlns": "http://www.w3.org/2000/svg",
+                "viewBox": f"0 0 {WIDTH} {HEIGHT}",
+                "role": "img",
+                "aria-label": title,
+                "class": "chart",
+            },
+        )
+        for tick in y.ticks():
+            self.line((x.low, tick), (x.high, tick), "grid")
+            place = self._at(x.low, tick)
+            self.text(place[0] - 6, place[1] + 3.5, y.format(tick), "tick end")
+        for tick in x.ticks():
+            place = self._at(tick, y.low)
+            self.text(place[0], place[1] + 15, x.format(tick), "tick middle")
+        self.line((x.low, y.low), (x.high, y.low), "axis")
+        middle = (_TOP + HEIGHT - _BOTTOM) / 2
+        self.text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 8, x.name, "name middle")
+        turned = self.text(11, middle, y.name, "name middle")
+        turned.set("transform", f"rotate(-90 11 {middle:g})")
+
+    def _at(self, x: float, y: float) -> tuple[float, float]:
+        across = (x - self._x.low) / (self._x.high - self._x.low)
+        up = (y - self._y.low) / (self._y.high - self._y.low)
+        return (
+            _LEFT + across * (WIDTH - _LEFT - _RIGHT),
+            HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM),
+        )
+
+    def text(self, x: float, y: float, content: str, css: str) -> ET.Element:
+        """Add text at pixels."""
+        attributes = {"x": f"{x:.1f}", "y": f"{y:.1f}", "class": css}
+        element = ET.SubElement(self.root, "text", attributes)
+        element.text = content
+        return element
+
+    def line(self, start: tuple[float, float], end: tuple[float, float], css: str) -> None:
+        """Add a straight line."""
+        (x1, y1), (x2, y2) = self._at(*start), self._at(*end)
+        ends = {"x1": f"{x1:.1f}", "y1": f"{y1:.1f}", "x2": f"{x2:.1f}", "y2": f"{y2:.1f}"}
+        ET.SubElement(self.root, "line", {**ends, "class": css})
+
+    def path(self, points: Sequence[tuple[float, float]], css: str) -> None:
+        """Add a line through points."""
+        places = (self._at(*point) for point in points)
+        told = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        ET.SubElement(self.root, "polyline", {"points": told, "class": css})
+
+    def dot(self, point: tuple[float, float], css: str, title: str) -> None:
+        """Add a point that says its figures when it is pointed at."""
+        x, y = self._at(*point)
+        attributes = {"cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": "3", "class": css}
+        ET.SubElement(ET.SubElement(self.root, "circle", attributes), "title").text = title
+
+    def bar(self, x: tuple[float, float], y: tuple[float, float], css: str, title: str) -> None:
+        """Add a bar from `x[0]` to `x[1]` and from `y[0]` up to `y[1]`."""
+        (left, bottom), (right, top) = self._at(x[0], y[0]), self._at(x[1], y[1])
+        attributes = {
+            "x": f"{left + 0.5:.1f}",
+            "y": f"{top:.1f}",
+            "width": f"{max(right - left - 1, 0.5):.1f}",
+            "height": f"{max(bottom - top, 0):.1f}",
+            "class": css,
+        }
+        ET.SubElement(ET.SubElement(self.root, "rect", attributes), "title").text = title
+
+    def svg(self) -> str:
+        """Return the markup."""
+        return ET.tostring(self.root, encoding="unicode")
+
+
+def series_class(number: int) -> str:
+    """The CSS classes of a series' colour and dash."""
+    return f"series-{number % COLOURS}{' dashed' if number >= COLOURS else ''}"
+
+
+def line_chart(
+    series: Sequence[Series], *, title: str, x_name: str, y_name: str, shares: bool = False
+) -> str:
+    """Return lines over sweeps or steps.
+
+    Args:
+        series: with at least one point in all.
+        title: for whoever cannot see it.
+        x_name: what x counts.
+        y_name: what y shows, with its unit.
+        shares: y runs from 0 to 1, as percentages.
+
+    Raises:
+        ValueError: no point.
+    """
+    xs, ys = zip(*(point for one in series for point in one.points), strict=True)
+    x = _counted(x_name, min(xs), max(xs))
+    y = Axis(y_name, 0.0, 1.0, percent) if shares else _around(y_name, min(ys), max(ys))
+    canvas = Canvas(title, x, y)
+    if y.low < 0 < y.high:
+        canvas.line((x.low, 0), (x.high, 0), "zero")
+    for number, one in enumerate(series):
+        css = f"{series_class(number)}{'' if one.kept else ' faint'}"
+        canvas.path(one.points, f"line {css}")
+        if len(one.points) <= _SHOWN_MARKS:
+            for point in one.points:
+                said = f"{one.name}, {x_name} {point[0]:g}: {y.format(point[1])}"
+                canvas.dot(point, f"dot {css}", said)
+    return canvas.svg()
+
+
+def histogram(
+    values: FloatArray, groups: IntArray, names: Sequence[str], *, title: str, x_name: str
+) -> str:
+    """Return a stacked histogram with the threshold at 0.
+
+    The furthest half percent at either end is counted in the last bars.
+
+    Args:
+        values: shape `[N]`, N at least 1.
+        groups: shape `[N]`, which of `names` each belongs to.
+        names: of the stacks, from the bottom.
+        title: for whoever cannot see it.
+        x_name: what x shows, with its unit.
+    """
+    reach = max(float(_quantile(abs(values), 0.995)), 0.1)
+    half = min(_MOST_BINS // 2, max(4, math.ceil(math.sqrt(len(values)))))
+    width = _nice_step(reach / half)
+    half = math.ceil(reach / width - 1e-9)  # a bar ends exactly at 0
+    places = ((values / width) // 1).astype(int).clip(-half, half - 1)
+    first, last = min(int(places.min()), 0), max(int(places.max()), -1)
+    counts = [[0] * (last + 1 - first) for _ in names]
+    for place, group in zip(places.tolist(), groups.tolist(), strict=True):
+        counts[group][place - first] += 1
+    highest = max(map(sum, zip(*counts, strict=True)))
+    x = Axis(x_name, first * width, (last + 1) * width)
+    canvas = Canvas(title, x, Axis("rows", 0, highest * 1.05, plain, whole=True))
+    for place in range(last + 1 - first):
+        bottom = 0
+        left = (place + first) * width
+        for group, name in enumerate(names):
+            if count := counts[group][place]:
+                said = f"{name}: {count:,} rows from {plain(left)} to {plain(left + width)} nats"
+                top = bottom + count
+                canvas.bar((left, left + width), (bottom, top), f"bar {series_class(group)}", said)
+                bottom = top
+    canvas.line((0, 0), (0, highest * 1.05), "threshold")
+    return canvas.svg()
+
+
+def reliability_chart(found: Reliability, *, title: str, lowest: float) -> str:
+    """Return the reliability curve; a bar reaches over each bin's 95% interval.
+
+    Args:
+        found: the curve.
+        title: for whoever cannot see it.
+        lowest: where the axis of confidences starts.
+    """
+    low = min(lowest, found.bins[0].confidence)
+    low = math.floor(low * 10) / 10
+    x = Axis("confidence", low, 1.0, percent)
+    canvas = Canvas(title, x, Axis("share that is right", 0.0, 1.0, percent))
+    canvas.line((low, low), (1, 1), "ideal")
+    for one in found.bins:
+        canvas.line((one.confidence, one.low), (one.confidence, one.high), "interval")
+    canvas.path([(one.confidence, one.accuracy) for one in found.bins], "line series-0")
+    for one in found.bins:
+        said = (
+            f"{one.rows:,} rows, mean confidence {one.confidence:.1%}: {one.accuracy:.1%} right "
+            f"(95% interval {one.low:.0%} to {one.high:.0%})"
+        )
+        canvas.dot((one.confidence, one.accuracy), "dot series-0", said)
+    return canvas.svg()
+
+
+def nice_ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Return round numbers from `low` to `high`, at most a handful."""
+    step = _nice_step((high - low) / (_MOST_TICKS - 1))
+    if whole:
+        step = max(1.0, round(step))
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(number * step, 10) + 0.0 for number in range(first, last + 1)]
+
+
+def _nice_step(least: float) -> float:
+    """The smallest of 1, 2, 2.5, 5 times a power of ten that is no less."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= least * (1 - 1e-9))
+
+
+def _counted(name: str, low: float, high: float) -> Axis:
+    return Axis(name, low, high if high > low else low + 1, plain, whole=True)
+
+
+def _around(name: str, low: float, high: float) -> Axis:
+    low = min(low, 0.0)
+    reach = (high - low) or 1.0
+    return Axis(name, low - 0.04 * reach * (low < 0), high + 0.06 * reach)
+
+
+def _quantile(values: FloatArray, share: float) -> float:
+    ordered = sorted(values.tolist())
+    return float(ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)])

@@ -1,0 +1,241 @@
+"""The report of a run: one HTML file that needs nothing else, and asks nothing of any network.
+
+Style sheet, script and rows are within the page; its Content-Security-Policy allows exactly those
+two by their hashes and forbids every request. Texts are the user's and may hold anything: the
+template escapes what stands in the page, the rows go in as JSON in which `<`, `>` and `&` are
+escaped, and the script sets them as text only.
+"""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import orjson
+from markupsafe import Markup
+
+from icm_client.errors import RunError
+from icm_client.record.archive import Run
+from icm_client.record.folder import replace_file
+from icm_client.report.charts import percent, series_class
+from icm_client.report.report_charts import Chart, charts_of
+from icm_client.report.report_data import MEANINGS, ReportData, page_rows, read_report
+from icm_client.verdict.findings import NO_CONFIDENCE
+
+_ASSETS = resources.files("icm_client.report").joinpath("report_page")
+_MOST_KEYS = 9
+_LONG_ID = 8
+_ESCAPES = {
+    "<": "\\u003c",
+    ">": "\\u003e",
+    "&": "\\u0026",
+    "\u2028": "\\u2028",
+    "\u2029": "\\u2029",
+}
+
+
+def write_report(run: Run, path: Path, *, gold: str | None = None) -> None:
+    """Write the report of a run that is done; a file that is there is replaced in one step.
+
+    Args:
+        run: as `icm_client.record.archive.read_run` gives it.
+        path: of the HTML file.
+        gold: the rows' field with gold labels, where the run was not told of it.
+
+    Raises:
+        InputError: the run has no labels yet, or the gold field is not there or holds no labels.
+        RunError: a file of the run cannot be read, or the page not be written.
+    """
+    page = render_report(read_report(run, gold=gold))
+    try:
+        replace_file(path, page.encode())
+    except OSError as error:
+        raise RunError(
+            f"{path}: the report cannot be written: {error.strerror}. Name another file with -o."
+        ) from error
+
+
+def render_report(data: ReportData) -> str:
+    """Return the page; the same data give the same page."""
+    # Neither `</script>` nor `</style>` is in the two files: they are ours.
+    css, script = _asset("page.css"), _asset("page.js")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_asset("page.html.j2")).render(
+        data=data,
+        policy=Markup(_policy(css, script)),  # noqa: S704 - hashes
+        css=Markup(css),  # noqa: S704 - ours
+        script=Markup(script),  # noqa: S704 - ours
+        rows_json=Markup(embedded_json(page_rows(data.table))),  # noqa: S704 - escaped there
+        charts=[_drawn(chart) for chart in charts_of(data)],
+        verdict_words=data.verdict.capitalize(),
+        verdict_class=data.verdict.replace(" ", "-"),
+        meaning=MEANINGS[data.verdict],
+        numbers=_numbers(data),
+        balance=_balance(data),
+        balance_words=", ".join(f"{word}: {share:.0%}" for word, _, share in data.counts),
+        facts=_facts(data),
+        notices=[f"{str(notice).rstrip('.')}." for notice in data.result.get("notices", ())],
+        most_keys=min(_MOST_KEYS, len(data.table.words)),
+    )
+
+
+def embedded_json(value: object) -> str:
+    """Return JSON that can stand in a `<script>` element: nothing in it ends the element."""
+    text = orjson.dumps(value).decode()
+    for character, escape in _ESCAPES.items():
+        text = text.replace(character, escape)
+    return text
+
+
+def _asset(name: str) -> str:
+    return _ASSETS.joinpath(name).read_text("utf-8")
+
+
+def _policy(css: str, script: str) -> str:
+    def digest(text: str) -> str:
+        return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"
+
+    return (
+        f"default-src 'none'; script-src {digest(script)}; style-src {digest(css)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _drawn(chart: Chart) -> dict[str, object]:
+    return {
+        "title": chart.title,
+        "note": chart.note,
+        "svg": Markup(chart.svg),  # noqa: S704 - ours, its texts escaped there
+        "legend": [{"name": name, "css": css} for name, css in chart.legend],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Number:
+    name: str
+    value: str
+    note: str = ""
+
+
+def _numbers(data: ReportData) -> list[_Number]:
+    result, found = data.result, data.reliability
+    numbers = [_Number("Rows", f"{len(data.table.held):,}")]
+    if failed := result.get("failed"):
+        numbers[0] = _Number("Rows", f"{len(data.table.held):,}", f"{len(failed):,} have no label")
+    if isinstance(result.get("coherence"), int | float):
+        note = f"U {result['utility']:+.3f} nats an item" if "utility" in result else ""
+        numbers.append(_Number("Coherence", f"{result['coherence']:.0%}", note))
+    numbers.append(_confidence(data))
+    if isinstance(mass := result.get("label_mass"), int | float):
+        numbers.append(_Number("On label words", f"{mass:.0%}", "of the next token's probability"))
+    if judged := int(data.table.judged.sum()):
+        accuracy = data.table.right.sum() / judged
+        numbers.append(_Number("Accuracy", f"{accuracy:.1%}", f"of {judged:,} rows with gold"))
+    if found is not None:
+        numbers.append(_Number("Calibration error", f"{found.error:.1%}", "expected (ECE)"))
+    if cost := result.get("cost"):
+        numbers += _cost(cost)
+    return numbers
+
+
+def _confidence(data: ReportData) -> _Number:
+    confidence = data.table.confidence
+    if np.isnan(confidence).any():
+        return _Number("Mean confidence", "none", NO_CONFIDENCE)
+    few = f"{(confidence < 0.6).sum():,} rows under 60%"  # noqa: PLR2004
+    return _Number("Mean confidence", f"{confidence.mean():.0%}", few)
+
+
+def _cost(cost: Mapping[str, Any]) -> list[_Number]:
+    scores = cost["from_server"] + cost["from_store"]
+    return [
+        _Number(
+            "Tokens computed",
+            f"{cost['computed_tokens']:,}",
+            f"{cost['cached_tokens']:,} read from cache",
+        ),
+        _Number("Scores", f"{scores:,}", f"{cost['from_store']:,} from the store"),
+        _Number("Time", _duration(cost["seconds"]), f"{cost['requests']:,} requests"),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _balance(data: ReportData) -> list[dict[str, str]]:
+    parts, x = [], 0.0
+    for number, (word, count, share) in enumerate(data.counts):
+        parts.append(
+            {
+                "word": word,
+                "count": f"{count:,}",
+                "share": percent(share),
+                "x": f"{x:.2f}",
+                "width": f"{1000 * share:.2f}",
+                "css": series_class(number),
+            }
+        )
+        x += 1000 * share
+    return parts
+
+
+def _facts(data: ReportData) -> dict[str, object]:
+    record, result = data.run.record, data.result
+    task, server, settings = record["task"], record["server"], record["settings"]
+    name = str(record["data"]).replace("\\", "/").rpartition("/")[2]
+    preset = str(result.get("preset", settings.get("preset", "")))
+    told = [
+        ("run", data.run.name),
+        ("data", f"{record['data']} ({record['rows']:,} rows)"),
+        ("task", task.get("name") or ""),
+        ("template", task["template"]),
+        ("labels", ", ".join(data.table.words)),
+        ("model", f"{server.get('model')} ({server.get('kind')})"),
+        ("fingerprint", server.get("fingerprint") or ""),
+        (
+            "settings",
+            ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None),
+        ),
+        ("seed", str(record["seed"])),
+        ("shares of the labels", str(result.get("prior_source", ""))),
+        (
+            "log-probs",
+            ", ".join(f"{n:,} {kind}" for kind, n in result.get("exactness", {}).items()),
+        ),
+        ("gold", data.table.gold_field or ""),
+        ("steps", _steps(result)),
+        ("created", data.run.created),
+        ("command", _command(record.get("command"))),
+        ("versions", ", ".join(f"{key} {value}" for key, value in record["versions"].items())),
+    ]
+    return {
+        "data_name": name,
+        "subtitle": f"{len(data.table.held):,} rows labelled by {server.get('model')}, preset "
+        f"{preset}, seed {record['seed']}, {str(data.run.created)[:10]}",
+        "version": record["versions"].get("icm-client", ""),
+        "long_ids": max(len(str(row)) for row in data.table.ids) > _LONG_ID,
+        "all": [(key, value) for key, value in told if value],
+    }
+
+
+def _steps(result: Mapping[str, Any]) -> str:
+    steps = result.get("steps")
+    return f"{steps:,}, {result.get('steps_accepted', 0):,} accepted" if steps else ""
+
+
+def _command(command: object) -> str:
+    if not isinstance(command, list):
+        return "(from Python)"
+    return " ".join(["icm-client", *map(str, command)])

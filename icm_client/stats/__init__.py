@@ -1,0 +1,1 @@
+"""Agreement, bootstrap intervals and calibration curves: statistics of labels and confidences."""

@@ -1,0 +1,132 @@
+"""Figures by hand, and the same figures as table, JSON and picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from icm_client import Task
+from icm_client.data.job import Job
+from icm_client.experiments.evaluation import Evaluation, plan_evaluation
+from icm_client.experiments.evaluation_figure import draw_evaluation
+from icm_client.experiments.evaluation_table import (
+    COLUMNS,
+    Outcome,
+    Result,
+    Spent,
+    csv_text,
+    document,
+    results,
+    table,
+)
+
+TASK = Task(template="Review: {text}\nSentiment:", labels=("negative", "positive"))
+PLAN = plan_evaluation(
+    Job.prepare(
+        [{"text": f"row {n}", "gold": TASK.labels[n % 2]} for n in range(40)], TASK, gold="gold"
+    ),
+    kinds=["majority", "zero-shot", "icm", "golden"],
+    seeds=(4, 2),
+)
+
+
+def outcome(
+    evaluation: Evaluation, name: str, seed: int, right: int | None, **figures: object
+) -> Outcome:
+    """The first `right` of the 20 test rows are right."""
+    method = next(one for one in evaluation.methods if one.name == name)
+    correct = None if right is None else np.arange(20) < right
+    return Outcome(method, seed, correct, **figures)  # type: ignore[arg-type]
+
+
+def made_up() -> tuple[Result, ...]:
+    cost = Spent(100, 7, 1000, 1.5)
+    outcomes = [
+        outcome(PLAN, "majority", 4, 8),
+        outcome(PLAN, "majority", 2, 12),
+        outcome(PLAN, "zero-shot", 4, None, error="gone"),
+        outcome(PLAN, "zero-shot", 2, None, error="gone"),
+        outcome(
+            PLAN,
+            "icm-fast",
+            4,
+            18,
+            labelled=20,
+            label_accuracy=0.9,
+            verdict="check",
+            findings=("a",),
+            spent=cost,
+        ),
+        outcome(PLAN, "icm-fast", 2, None, error="gone"),
+        outcome(PLAN, "golden", 4, 16, labelled=20, label_accuracy=1.0, spent=cost),
+        outcome(PLAN, "golden", 2, 18, labelled=20, label_accuracy=1.0, spent=cost),
+    ]
+    return results(PLAN, outcomes)
+
+
+def by_name(found: Sequence[Result]) -> dict[str, Result]:
+    return {one.method.name: one for one in found}
+
+
+def test_the_mean_is_over_seeds_and_the_difference_over_those_that_both_have() -> None:
+    found = by_name(made_up())
+    assert found["majority"].accuracy == 0.5
+    assert found["golden"].accuracy == pytest.approx(0.85)
+    assert found["golden"].to_golden is None
+    icm = found["icm-fast"]
+    assert icm.accuracy == 0.9
+    assert icm.to_golden is not None
+    assert icm.to_golden.difference == pytest.approx(0.9 - 0.8)  # seed 4 alone
+    assert icm.to_golden.interval.low >= 0.0  # right wherever golden is right
+    low, high = icm.interval or (0.0, 0.0)
+    assert 0.7 < low < 0.9 < high <= 1.0
+    assert found["zero-shot"].accuracy is None
+    assert found["zero-shot"].interval is None
+    assert found["zero-shot"].to_golden is None
+
+
+def test_without_golden_labels_there_is_no_difference() -> None:
+    plan = plan_evaluation(PLAN.job, kinds=["majority"])
+    (alone,) = results(plan, [outcome(plan, "majority", 0, 5)])
+    assert alone.accuracy == 0.25
+    assert alone.to_golden is None
+
+
+def test_the_table_has_no_number_where_nothing_ended() -> None:
+    majority, zero_shot, icm, golden = table(made_up())
+    assert tuple(majority) == COLUMNS
+    assert (zero_shot["seeds"], zero_shot["failed"], zero_shot["accuracy"]) == (0, 2, None)
+    assert (icm["seeds"], icm["failed"], icm["label_accuracy"]) == (1, 1, 0.9)
+    assert (icm["verdict"], icm["findings"]) == ("check (1)", "a (1)")
+    assert [golden[name] for name in ("reads", "requests", "computed_tokens", "seconds")] == [
+        *(200, 14, 2000, 3.0),
+    ]
+    assert csv_text(made_up()).splitlines()[2] == "zero-shot,0,2,,,,,,,,0,0,0,0.0,0.0,,"
+
+
+def test_json_has_every_seed_with_its_error() -> None:
+    written = orjson.loads(orjson.dumps(document(PLAN, made_up())))
+    assert written["train"] == written["test"] == [20, 20]
+    icm = next(method for method in written["methods"] if method["method"] == "icm-fast")
+    assert [seed["seed"] for seed in icm["by_seed"]] == [2, 4]
+    assert [seed["accuracy"] for seed in icm["by_seed"]] == [None, 0.9]
+    assert icm["by_seed"][0]["error"] == "gone"
+
+
+def test_the_picture_shows_every_method_and_is_the_same_for_the_same_figures(
+    tmp_path: Path,
+) -> None:
+    paths = [tmp_path / "a.svg", tmp_path / "a.png"]
+    draw_evaluation(made_up(), paths, "reviews: 40 rows")
+    drawn = paths[0].read_text()
+    for said in ("reviews: 40 rows", "majority", "icm-fast", "golden", "90.0%", "failed"):
+        assert said in drawn
+    for said in ("has seen no labels", "gold labels", "ICM's labels", "accuracy on held-out rows"):
+        assert said.replace("'", "&#x27;") in drawn or said in drawn
+    assert "people's labels" not in drawn
+    assert paths[1].read_bytes().startswith(b"\x89PNG")
+    before = [path.read_bytes() for path in paths]
+    draw_evaluation(made_up(), paths, "reviews: 40 rows")
+    assert [path.read_bytes() for path in paths] == before
