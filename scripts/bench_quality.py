@@ -29,7 +29,7 @@ from icm_client.coherence.prior import estimate_prior
 from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
-from icm_client.runs.fitting import fit
+from icm_client.runs.presets import fit
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 
 ROOT = Path(__file__).parents[1]

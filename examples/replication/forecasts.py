@@ -14,10 +14,9 @@ from icm_client.coherence.settings import SweepSettings
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
-from icm_client.runs.forecast import forecast_job
 from icm_client.runs.label import label
 from icm_client.runs.progress import Cost, Progress
-from icm_client.runs.run_cost import RunCost
+from icm_client.runs.run_cost import RunCost, forecast_job
 
 PILOT_STEPS: Final = 20
 PASSES_A_STEP: Final = 3

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import click
 import orjson
 
-from icm_client.cli.server_options import server_options
+from icm_client.cli.options import server_options
 from icm_client.cli.terminal import progress_display
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.settings import SweepSettings
@@ -21,7 +21,7 @@ from icm_client.record.archive import read_run
 from icm_client.record.description import RunDescription
 from icm_client.record.folder import DEFAULT_BASE
 from icm_client.runs.label import label
-from icm_client.runs.run_settings import run_settings
+from icm_client.runs.presets import run_settings
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.settings import Environment
 

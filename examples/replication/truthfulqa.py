@@ -32,7 +32,7 @@ from forecasts import forecast_search, times
 from lab import Lab, lab_options
 
 from icm_client import Task
-from icm_client.cli.eval_output import line_of
+from icm_client.cli.eval import line_of
 from icm_client.cli.main import end_as_a_command
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint

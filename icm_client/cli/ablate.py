@@ -13,19 +13,33 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.search_options import constraint_of, search_options, settings_of
-from icm_client.cli.server_options import server_options
-from icm_client.cli.task_option import task_option
+from icm_client.cli.options import (
+    constraint_of,
+    search_options,
+    server_options,
+    settings_of,
+    task_option,
+)
 from icm_client.cli.terminal import live_display, moment
 from icm_client.data.job import Job, task_for
 from icm_client.data.messages import did_you_mean, listed
 from icm_client.errors import IcmError, InputError, RunError, SetupError
-from icm_client.experiments.ablation import ABLATIONS, Ablation, Plan, Variant, plan_ablations
+from icm_client.experiments.ablation import (
+    ABLATIONS,
+    Ablation,
+    Compared,
+    Outcome,
+    Plan,
+    Variant,
+    compare,
+    csv_text,
+    plan_ablations,
+    table,
+)
 from icm_client.experiments.ablation_run import Ended, run_ablations, some_rows
-from icm_client.experiments.ablation_table import Compared, Outcome, compare, csv_text, table
 from icm_client.experiments.figures import draw_ablations
 from icm_client.record.folder import replace_file
-from icm_client.runs.first_labels import read_start
+from icm_client.runs.labels_file import read_start
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import OnProgress
 from icm_client.runs.server import Server, open_endpoint

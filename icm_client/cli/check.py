@@ -10,14 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.server_options import server_options
+from icm_client.cli.options import server_options
 from icm_client.cli.signals import Drain, draining
 from icm_client.data import find_beside, read_rows
 from icm_client.endpoints.parsing import clipped
 from icm_client.endpoints.probe import Verdict
 from icm_client.errors import TaskError
-from icm_client.runs.check import CheckReport, check
-from icm_client.runs.check_probes import OnStep
+from icm_client.runs.check import CheckReport, OnStep, check
 from icm_client.runs.server import Server
 
 PLANNED = (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from icm_client.cli.runs_output import base_option, json_option, print_json
+from icm_client.cli.terminal import base_option, json_option, print_json
 from icm_client.record.archive import find_run
 from icm_client.training.exports import EXPORT_FORMATS, ExportFormat, export_run
 

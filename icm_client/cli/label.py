@@ -9,11 +9,15 @@ import anyio
 import click
 import orjson
 
-from icm_client.cli.quote_option import quote_option
-from icm_client.cli.search_options import constraint_of, search_options, settings_of
-from icm_client.cli.server_options import server_options
+from icm_client.cli.options import (
+    constraint_of,
+    quote_option,
+    search_options,
+    server_options,
+    settings_of,
+    task_option,
+)
 from icm_client.cli.signals import Interrupted, draining
-from icm_client.cli.task_option import task_option
 from icm_client.cli.terminal import (
     print_notices,
     print_preview,
@@ -36,14 +40,13 @@ from icm_client.data.job import Job, named_task
 from icm_client.data.json_text import write_json
 from icm_client.errors import IcmError, InputError, RowError, TaskError
 from icm_client.record.folder import DEFAULT_BASE, LABELS
-from icm_client.runs.budget import Budget
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
-from icm_client.runs.first_labels import read_start
-from icm_client.runs.forecast import forecast_job
 from icm_client.runs.label import label
-from icm_client.runs.pins import read_pins
+from icm_client.runs.labels_file import read_pins, read_start
 from icm_client.runs.presets import Preset
+from icm_client.runs.progress import Budget
 from icm_client.runs.result import Labels
+from icm_client.runs.run_cost import forecast_job
 from icm_client.runs.server import Server
 
 STOPPED = 3

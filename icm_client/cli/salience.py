@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.server_options import server_options
-from icm_client.cli.task_option import task_option
+from icm_client.cli.options import server_options, task_option
 from icm_client.data import read_rows
 from icm_client.data.job import task_for
 from icm_client.experiments.salience_run import SalienceReport, salience

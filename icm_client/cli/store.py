@@ -11,9 +11,8 @@ import click
 import orjson
 
 from icm_client.scoring import default_path
-from icm_client.scoring.store_prune import prune
 from icm_client.scoring.store_transfer import export_store, import_store
-from icm_client.scoring.store_upkeep import check, describe
+from icm_client.scoring.store_upkeep import check, describe, prune
 
 _MEGABYTE = 1e6
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.quote_option import quote_option
+from icm_client.cli.options import quote_option
 from icm_client.cli.terminal import print_notices
 from icm_client.data import FileFormat, Task, builtin_names, check_output, read_rows
 from icm_client.data.constraint_spec import ConstraintSpec

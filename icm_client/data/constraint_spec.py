@@ -6,8 +6,7 @@ from typing import ClassVar, NamedTuple
 from pydantic import field_validator
 
 from icm_client.data.custom_rule import check_reference, is_reference
-from icm_client.data.messages import did_you_mean, listed, shown
-from icm_client.data.sentences import Described
+from icm_client.data.messages import Described, did_you_mean, listed, shown
 from icm_client.errors import TaskError
 
 

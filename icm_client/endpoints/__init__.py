@@ -6,7 +6,6 @@ give an `Endpoint`: one-token reads of label tokens, each with its exactness.
 
 from icm_client.endpoints.connect import KINDS, Kind, connect
 from icm_client.endpoints.embedded import EmbeddedEndpoint
-from icm_client.endpoints.limiter import LimitChange
 from icm_client.endpoints.llama_cpp import LlamaCppEndpoint
 from icm_client.endpoints.openai_top_k import OpenAITopKEndpoint
 from icm_client.endpoints.prompt_logprobs import EchoEndpoint, PromptLogProbsEndpoint
@@ -26,6 +25,7 @@ from icm_client.endpoints.protocol import (
 )
 from icm_client.endpoints.settings import (
     GoodNeighbour,
+    LimitChange,
     RetryPolicy,
     TransportSettings,
     Waiting,

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
-from icm_client.endpoints.limiter import LimitChange
 from icm_client.errors import InputError
 
 BACKGROUND_PRIORITY: Final = 100
@@ -51,6 +51,42 @@ class Waiting:
     reason: str
     attempt: int
     asked_by_server: bool
+
+
+class Why(StrEnum):
+    """What changed the limit, or keeps it from growing."""
+
+    DOUBLED = "doubled"
+    """The start: a round went well."""
+
+    GREW = "grew"
+    """A round went well."""
+
+    REFUSED = "refused"
+    """429 or 503."""
+
+    SLOWER = "slower"
+    """Held: latency has grown."""
+
+    QUEUE = "queue"
+    """Held: the server's queue grows. Lowered: it is longer than a good neighbour lets it be."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitChange:
+    """An entry of the limit's history.
+
+    Attributes:
+        at_s: seconds since the limiter was made.
+        before: requests in flight that were allowed until now.
+        limit: requests in flight that are allowed from now on; `before` where growth has stopped.
+        why: the reason.
+    """
+
+    at_s: float
+    before: int
+    limit: int
+    why: Why
 
 
 WireEvent = Waiting | LimitChange

@@ -2,35 +2,91 @@
 
 `icm_client.endpoints.exchange` sends one request; this decides when, how often, and whether what
 answers is still the model that the run began with.
+
+How often and how long one item is tried.
 """
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Self, TypeVar
 
 import anyio
 import orjson
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from icm_client.endpoints.attempts import Item
 from icm_client.endpoints.exchange import NO_HEADERS, Body, Exchange
-from icm_client.endpoints.gate import Gate
 from icm_client.endpoints.identity_check import Evidence, IdentityCheck
+from icm_client.endpoints.limiter import Gate
 from icm_client.endpoints.parsing import ModelList, Wire, listed, page_words, parsed
 from icm_client.endpoints.protocol import ServerIdentity, Usage
-from icm_client.endpoints.settings import TransportSettings, Waiting
+from icm_client.endpoints.settings import RetryPolicy, TransportSettings, Waiting
 from icm_client.errors import (
     EndpointError,
     EndpointOverloaded,
     IcmError,
     MalformedAnswer,
     ModelNotFound,
+    Retry,
     RunStopped,
+    ScoreNotFinite,
 )
+
+
+@dataclass(slots=True)
+class Item:
+    """The attempts at one item: how many were made, and what they took."""
+
+    policy: RetryPolicy
+    attempts: int
+    made: int = 0
+    bad: int = 0
+    spent_s: float = 0.0  # on the wire and between attempts; waiting for a turn is not
+
+    def deadline_s(self) -> float:
+        """Of the next attempt."""
+        left_s = self.policy.item_timeout_s - self.spent_s
+        return max(0.001, min(self.policy.attempt_timeout_s, left_s))
+
+    def may_heal(self, error: BaseException) -> bool:
+        """Whether the attempt that ended so is worth another."""
+        self.bad += isinstance(error, MalformedAnswer | ScoreNotFinite)
+        return (
+            isinstance(error, IcmError)
+            and error.retry is not Retry.NEVER
+            and self.bad < self.policy.bad_answers
+        )
+
+    def is_over(self, state: RetryCallState) -> bool:
+        """Whether there is no attempt left, or no time for one."""
+        return (
+            self.made >= self.attempts
+            or self.spent_s + state.upcoming_sleep >= self.policy.item_timeout_s
+        )
+
+    def wait_s(self, state: RetryCallState, spacing_s: float) -> float:
+        """Seconds until the next attempt.
+
+        Args:
+            state: of the attempts so far.
+            spacing_s: seconds that requests keep between them; 0 for none. Where they do, it is
+                what a refusal is answered with, and a long wait besides would leave gaps.
+        """
+        policy = self.policy
+        error = state.outcome.exception() if state.outcome else None
+        paced = spacing_s > 0 and isinstance(error, EndpointOverloaded)
+        drawn = wait_random_exponential(
+            multiplier=min(policy.initial_wait_s, 2 * spacing_s)
+            if paced
+            else policy.initial_wait_s,
+            max=policy.maximum_wait_s,
+        )(state)
+        asked = error.retry_after_s if isinstance(error, EndpointOverloaded) else None
+        return max(drawn, min(asked or 0.0, policy.retry_after_cap_s))
+
 
 T = TypeVar("T")
 

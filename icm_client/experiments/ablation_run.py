@@ -19,16 +19,15 @@ from icm_client.data.job import Job
 from icm_client.data.json_text import write_json
 from icm_client.endpoints import Endpoint
 from icm_client.errors import IcmError, InputError, RunError, StoreError
-from icm_client.experiments.ablation import MadeStart, Plan, Variant
-from icm_client.experiments.ablation_table import Outcome
+from icm_client.experiments.ablation import MadeStart, Outcome, Plan, Variant
 from icm_client.record.description import RunDescription
 from icm_client.record.folder import owned, replace_file
 from icm_client.record.journal import Journal, read
-from icm_client.runs.first_labels import read_start
 from icm_client.runs.label import label
+from icm_client.runs.labels_file import read_start
+from icm_client.runs.presets import run_settings
 from icm_client.runs.progress import OnProgress
 from icm_client.runs.result import Labels
-from icm_client.runs.run_settings import run_settings
 
 RESULTS = "results.jsonl"
 _RAN = "ran"

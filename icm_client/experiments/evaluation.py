@@ -15,8 +15,7 @@ from icm_client.coherence.problem import IntArray
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
 from icm_client.errors import InputError
-from icm_client.experiments.baselines import longer_wins
-from icm_client.experiments.raters import Raters, rater_agreement, read_raters
+from icm_client.experiments.baselines import Raters, longer_wins, rater_agreement, read_raters
 from icm_client.runs.failures import only
 from icm_client.runs.presets import Settings, preset_of
 

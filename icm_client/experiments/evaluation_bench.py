@@ -24,6 +24,7 @@ from icm_client.experiments.baselines import (
     item_labels,
     longer_wins,
     majority,
+    one_rater_each,
     random_labels,
     spoilt,
     zero_shot,
@@ -37,7 +38,6 @@ from icm_client.experiments.evaluation import (
     Split,
 )
 from icm_client.experiments.evaluation_table import Outcome, Spent
-from icm_client.experiments.raters import one_rater_each
 from icm_client.runs.failures import only
 from icm_client.runs.label import label
 from icm_client.runs.presets import Settings

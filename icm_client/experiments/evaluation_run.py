@@ -13,7 +13,7 @@ from icm_client.experiments.evaluation import TAUGHT_BY, Evaluation
 from icm_client.experiments.evaluation_bench import Bench, OnMoment
 from icm_client.experiments.evaluation_table import Outcome
 from icm_client.experiments.finetuned import FineTuning, Lesson
-from icm_client.runs.fitting import fitted_job, fitted_notice
+from icm_client.runs.presets import fitted_job, fitted_notice
 from icm_client.runs.trainer import Trainer
 from icm_client.scoring import ScoreStore, open_store
 

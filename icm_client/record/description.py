@@ -17,7 +17,7 @@ from icm_client.data import JsonValue
 from icm_client.data.job import Job
 from icm_client.data.json_text import write_json
 from icm_client.endpoints import ServerIdentity
-from icm_client.scoring.keys import PROTOCOL_VERSION
+from icm_client.scoring.prompts import PROTOCOL_VERSION
 
 _PACKAGES = ("icm-client", "numpy", "openai", "httpx2", "aiohttp", "xllamacpp", "pyarrow")
 _STEM_LENGTH = 40

@@ -22,8 +22,7 @@ from markupsafe import Markup
 from icm_client.errors import RunError
 from icm_client.record.archive import Run
 from icm_client.record.folder import replace_file
-from icm_client.report.charts import percent, series_class
-from icm_client.report.report_charts import Chart, charts_of
+from icm_client.report.charts import Chart, charts_of, percent, series_class
 from icm_client.report.report_data import MEANINGS, ReportData, page_rows, read_report
 from icm_client.verdict.findings import NO_CONFIDENCE
 

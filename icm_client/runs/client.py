@@ -16,15 +16,14 @@ from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Rows
 from icm_client.endpoints import Endpoint, Waiting, WireEvent
 from icm_client.errors import RunError, RunStopped
-from icm_client.runs.budget import Budget
 from icm_client.runs.label import label
-from icm_client.runs.pins import Pins
+from icm_client.runs.labels_file import Pins
 from icm_client.runs.presets import Preset, Settings
-from icm_client.runs.progress import OnProgress, Progress
+from icm_client.runs.progress import Budget, OnProgress, Progress
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server, open_endpoint
-from icm_client.runs.shares import Shares
 from icm_client.runs.trainer import Trainer
+from icm_client.runs.turns import Shares
 from icm_client.scoring import ScoreStore, open_store
 
 Find = Callable[[OnProgress], Awaitable[Labels]]

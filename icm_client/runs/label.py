@@ -13,11 +13,9 @@ from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, Rows
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError, ModelChanged
-from icm_client.runs.budget import Budget
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
-from icm_client.runs.first_labels import read_start
 from icm_client.runs.label_run import LabelRun, Record
-from icm_client.runs.pins import Pins, read_pins
+from icm_client.runs.labels_file import Pins, read_pins, read_start
 from icm_client.runs.presets import (
     Preset,
     Settings,
@@ -25,7 +23,7 @@ from icm_client.runs.presets import (
     check_trainer,
     settings_for,
 )
-from icm_client.runs.progress import OnProgress, check_progress
+from icm_client.runs.progress import Budget, OnProgress, check_progress
 from icm_client.runs.repeat_reads import second_fingerprint
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server, open_endpoint

@@ -24,23 +24,22 @@ from icm_client.record.archive import read_run
 from icm_client.record.description import RunDescription
 from icm_client.record.folder import REPORT, RunFolder
 from icm_client.report.report import write_report
-from icm_client.runs.budget import Budget, BudgetMeter
 from icm_client.runs.failures import FailureBudget, labelled_rows, only
-from icm_client.runs.first_labels import start_labels
-from icm_client.runs.fitting import fitted_job, fitted_notice
 from icm_client.runs.fold_training import FoldTraining
+from icm_client.runs.labels_file import start_labels
 from icm_client.runs.presets import (
     Observed,
     Settings,
     TrainingEvent,
     find_labels,
+    fitted_job,
+    fitted_notice,
     preset_of,
+    run_settings,
 )
-from icm_client.runs.progress import OnProgress, ProgressMeter
+from icm_client.runs.progress import Budget, BudgetMeter, OnProgress, ProgressMeter, SearchJournal
 from icm_client.runs.repeat_reads import read_again
 from icm_client.runs.result import Labels, StartEnd
-from icm_client.runs.run_settings import run_settings
-from icm_client.runs.search_journal import SearchJournal
 from icm_client.runs.so_far import search_so_far
 from icm_client.runs.trainer import Trainer
 from icm_client.scoring import Scorer, ScoreStore

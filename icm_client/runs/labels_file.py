@@ -1,16 +1,30 @@
-"""Labels that a person or a run has written down: rows of `id` and `label`."""
+"""Labels that a person or a run has written down: rows of `id` and `label`.
+
+Where a search starts: `--init`, for the paper's Figure 9.
+
+Labels that a person has checked: `--pin`. The search keeps them, and they help it.
+"""
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, get_args
 
+import numpy as np
+
+from icm_client.coherence.assignment import JointAssignment
+from icm_client.coherence.batches import Within
+from icm_client.coherence.constraints import inconsistent_pairs
 from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import IntArray
+from icm_client.coherence.pins import held
+from icm_client.coherence.problem import IntArray, Score
+from icm_client.coherence.starts import Start, first_labels
 from icm_client.data.job import Job
-from icm_client.data.messages import listed, shown
+from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.outputs import column_of
 from icm_client.data.readers import read_rows
 from icm_client.errors import InputError, RowError
+from icm_client.runs.presets import Settings
 
 Source = Mapping[str, str] | Mapping[int, str] | str | os.PathLike[str]
 """Row id -> label, or a file of rows with `id` and `label`."""
@@ -105,3 +119,113 @@ def put(item: int, label: int, labels: IntArray, job: Job) -> None:
             if job.constraint.consistent(item, label, other, agreed)
         ]
         labels[other] = agreeing[0] if len(agreeing) == 1 else UNLABELLED
+
+
+KINDS = get_args(Start)
+
+
+def read_start(start: str | os.PathLike[str], job: Job) -> Start | IntArray:
+    """Return the kind of start, or the first labels that a file holds.
+
+    Args:
+        start: one of `KINDS`, or a file of rows with `id` and `label` such as a run writes; rows
+            that it leaves out start without a label.
+        job: whose rows and labels they are.
+
+    Raises:
+        InputError: neither; or the file's labels are not the task's, or its rows not the job's.
+    """
+    kinds: dict[str, Start] = {kind: kind for kind in KINDS}
+    if start in kinds:
+        return kinds[str(start)]
+    name = os.fspath(start)
+    if not Path(name).exists():
+        raise InputError(
+            f"no first labels are called {shown(name)}: there are {listed(KINDS)}, or name a file "
+            f"of labels.{did_you_mean(name, KINDS)}"
+        )
+    labels = np.full(len(job.prompts), UNLABELLED)
+    for said in labels_said(name, job, numbered=True):
+        put(said.item, said.label, labels, job)
+    return labels
+
+
+async def start_labels(
+    start: Start | IntArray, job: Job, settings: Settings, score: Score, *, seed: int
+) -> IntArray:
+    """Return first labels, shape `[N]`; drawn apart from the search's own chance.
+
+    Raises:
+        EndpointError, ScoreError, StoreError: whatever `score` raises, for "zero-shot".
+    """
+    if not isinstance(start, str):
+        return start
+    return await first_labels(
+        start,
+        len(job.prompts),
+        len(job.labels),
+        score,
+        K=settings.initial,
+        rng=np.random.default_rng((seed, 1)),
+        constraint=job.constraint,
+    )
+
+
+Pins = Source
+"""What may be given as pins: row id -> label, or a labels file."""
+
+
+def read_pins(pins: Pins, job: Job) -> IntArray | None:
+    """Return the pinned labels, shape `[N]`, `UNLABELLED` where an item is free.
+
+    Of a pair that is shown in both orders, the other order is pinned to the label that agrees.
+
+    Args:
+        pins: id -> label, of which nothing may be pinned; or a file of rows with `id` and `label`,
+            at least one.
+        job: whose rows and labels they are.
+
+    Returns:
+        None where nothing is pinned.
+
+    Raises:
+        InputError: the file cannot be read, its labels are not the task's or its rows not the
+            job's, or the rule forbids them; with file and line.
+    """
+    pinned = np.full(len(job.items), UNLABELLED)
+    where_of: dict[int, str] = {}
+    for said in labels_said(pins, job):
+        if said.item in where_of:  # 7 and "7" are one id
+            raise InputError(f"{said.where}: the row is pinned already, by {where_of[said.item]}")
+        put(said.item, said.label, pinned, job)
+        where_of[said.item] = said.where
+        if (other := other_order(said.item, job)) is not None:
+            where_of[other] = said.where
+    _refuse_contradictions(pinned, where_of, job)
+    return pinned if where_of else None
+
+
+def _refuse_contradictions(pinned: IntArray, where_of: Mapping[int, str], job: Job) -> None:
+    """Raise `InputError` where the rule allows no labels that have all pins."""
+    groups = tuple(
+        tuple(group) for group in job.constraint.groups if (pinned[list(group)] != UNLABELLED).any()
+    )
+    if not groups:
+        return
+    rule = Within(job.constraint, groups)
+    for i, j in inconsistent_pairs(pinned, rule):
+        raise InputError(
+            f"{where_of[j]}: the label {job.labels[pinned[j]]!r} contradicts "
+            f"{job.labels[pinned[i]]!r} of {where_of[i]} by the constraint of the task: correct "
+            "one of them, or change the constraint"
+        )
+    free = np.zeros((len(pinned), len(job.labels)))
+    found = JointAssignment(rule, len(job.labels))(held(free, pinned)).labels
+    for group in groups:
+        said = [item for item in group if pinned[item] != UNLABELLED]
+        if any(found[item] != pinned[item] for item in said):
+            where = ", ".join(dict.fromkeys(where_of[item] for item in said))
+            raise InputError(
+                f"{where}: the constraint of the task allows the related rows no labels that have "
+                "these: correct one of them, or change the constraint"
+            )

@@ -1,14 +1,26 @@
-"""What a run tells while it goes on."""
+"""What a run tells while it goes on.
+
+What a run may spend: it ends between two sweeps or steps with the best labels so far.
+
+What a search writes into its run's journal: every sweep, step and pass, every trained model.
+
+A run that goes on replays its search from the score store and from what has been trained, so the
+first sweeps, steps or passes that it tells of are those that the journal has already; they are not
+written twice.
+"""
 
 import inspect
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 
-from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.anneal import AnnealSettings, Step
 from icm_client.coherence.official import OfficialSettings
 from icm_client.coherence.search_result import SweepRecord
 from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.trained import PassRecord
+from icm_client.data.job import Job
 from icm_client.endpoints import (
     Endpoint,
     LimitChange,
@@ -19,9 +31,95 @@ from icm_client.endpoints import (
     WireEvent,
 )
 from icm_client.errors import InputError
-from icm_client.runs.presets import Observed, Settings, TrainingEvent
+from icm_client.record.journal import PASS, SWEEP, Journal, packed, read
+from icm_client.runs.presets import Observed, Settings, TrainingEvent, preset_of
 from icm_client.runs.trainer import Trained, TrainingProgress
 from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
+
+_STEP, _TRAINED = "step", "trained"
+
+
+class SearchJournal:
+    """Writes what a search and its wire tell; nothing until a journal is there.
+
+    A sweep's labels are written where it was one over all items, the rows' own only; a batch's are
+    not.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._journal: Journal | None = None
+        self._written = 0
+        self._trained: set[object] = set()
+
+    @contextmanager
+    def into(
+        self, journal: Journal | None, settings: Settings, notice: str | None
+    ) -> Iterator[None]:
+        """Write there while a search of these settings goes on; `notice` is said about them."""
+        if journal is None:
+            yield
+            return
+        self._journal = journal
+        before = read(journal.path)
+        self._written = sum(event["event"] in (SWEEP, _STEP, PASS) for event in before)
+        self._trained = {event["model"] for event in before if event["event"] == _TRAINED}
+        journal.append(
+            "search", preset=preset_of(settings), settings=asdict(settings), notice=notice
+        )
+        try:
+            yield
+        finally:  # the wire may have something to tell until it is closed
+            self._journal = None
+
+    def observed(self, seen: Observed | WireEvent | TrainingEvent) -> None:
+        """Write it down; labels as their words, items as row ids."""
+        if self._journal is None:
+            return
+        match seen:
+            case Waiting():
+                self._journal.append("waiting", **asdict(seen))
+            case LimitChange():
+                self._journal.append("in-flight", **asdict(seen))
+            case TrainingProgress():
+                pass  # the model's own log has every step
+            case Trained():
+                if seen.model not in self._trained:
+                    self._trained.add(seen.model)
+                    self._journal.append(_TRAINED, **asdict(seen))
+            case _ if self._written:
+                self._written -= 1
+            case SweepRecord():
+                event = PASS if isinstance(seen, PassRecord) else SWEEP
+                self._journal.append(event, **self._sweep(seen))
+            case Step():
+                self._journal.append(_STEP, **self._step(seen))
+
+    def _sweep(self, sweep: SweepRecord) -> dict[str, object]:
+        told = sweep.summary()
+        told["counts"] = dict(zip(self._job.labels, sweep.counts, strict=True))
+        if sweep.labels is not None and len(sweep.labels) == len(self._job.items):
+            told["labels"] = packed(sweep.labels[self._job.row_items])
+        return told
+
+    def _step(self, step: Step) -> dict[str, object]:
+        fix = [
+            {
+                "item": self._item(c.item),
+                "before": self._word(c.before),
+                "after": self._word(c.after),
+            }
+            for c in step.fix
+        ]
+        told = {"item": self._item(step.item), "proposal": self._word(step.proposal), "fix": fix}
+        return {**step._asdict(), **told}
+
+    def _item(self, item: int) -> str:
+        row, exchanged = self._job.items[item]
+        return f"{self._job.dataset.rows[row].id}{' (exchanged)' if exchanged else ''}"
+
+    def _word(self, label: int) -> str | None:
+        return self._job.labels[label] if label >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,3 +293,65 @@ class ProgressMeter:
         sweeps = max(self._settings.min_sweeps - ended, 0) + 1 / self._settings.folds
         left = max(0.0, sweeps * self._now.total - self._now.done)
         return left * cost.seconds / cost.from_server
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits on what is spent from when the command begins; answers from the store are free.
+
+    Attributes:
+        max_requests: requests for log-probs, retries included.
+        max_prompt_tokens: prompt tokens that the server computes; those that it finds in its
+            prefix cache are free.
+        max_minutes: wall clock.
+
+    Raises:
+        InputError: a limit that is not over 0.
+    """
+
+    max_requests: int | None = None
+    max_prompt_tokens: int | None = None
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse limits with which nothing could begin."""
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if value is not None and not value > 0:
+                raise InputError(f"{limit.name} must be over 0, not {value}")
+
+
+class BudgetMeter:
+    """Says when a search has to end, so that the next sweep does not pass a limit.
+
+    A sweep or step is expected to take what the one before it took. So a limit is passed by what a
+    sweep takes more than the last one, and by the scores that a search ends with. A run that goes
+    on does not know what its first sweep beyond the stored ones will take.
+
+    Args:
+        budget: the limits.
+        cost: what has been spent so far.
+    """
+
+    def __init__(self, budget: Budget, cost: Callable[[], Cost]) -> None:
+        self._budget = budget
+        self._cost = cost
+        self._before = (0.0, 0.0, 0.0)
+        self._words: str | None = None
+
+    @property
+    def spent(self) -> str | None:
+        """Which limit has ended the search, in words; None where none has."""
+        return self._words
+
+    def __call__(self) -> bool:
+        """Be the search's `stop`: whether another sweep or step is too much."""
+        cost, budget = self._cost(), self._budget
+        now = (float(cost.requests), float(cost.computed_tokens), cost.seconds / 60)
+        limits = (budget.max_requests, budget.max_prompt_tokens, budget.max_minutes)
+        names = ("requests", "prompt tokens", "minutes")
+        for spent, before, limit, name in zip(now, self._before, limits, names, strict=True):
+            if self._words is None and limit is not None and 2 * spent - before > limit:
+                self._words = f"the limit of {limit:,g} {name}"
+        self._before = now
+        return self._words is not None

@@ -12,8 +12,7 @@ from anyio.abc import TaskGroup
 from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
 from icm_client.endpoints.protocol import Answer, Endpoint, TokenIds
 from icm_client.errors import EndpointError, Retry, RunStopped, ScoreError
-from icm_client.scoring.lanes import assign_lanes
-from icm_client.scoring.planner import Branch
+from icm_client.scoring.planner import Branch, assign_lanes
 from icm_client.scoring.prompts import Asked, written_out
 from icm_client.task_groups import open_task_group
 

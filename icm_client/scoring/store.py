@@ -27,8 +27,7 @@ from typing import Self, TypeVar
 from icm_client.endpoints.cache import cache_folder
 from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
 from icm_client.errors import StoreError
-from icm_client.scoring.keys import pack_ids, score_keys, token_keys, unpack_ids
-from icm_client.scoring.prompts import Asked
+from icm_client.scoring.prompts import Asked, pack_ids, score_keys, token_keys, unpack_ids
 from icm_client.scoring.store_damage import may_be_set_aside, set_aside
 from icm_client.scoring.store_file import (
     BROKEN,
@@ -41,11 +40,11 @@ from icm_client.scoring.store_file import (
     explained,
     is_damage,
     is_whole,
+    network_warning,
     rows_of,
     server_number,
     transaction,
 )
-from icm_client.scoring.store_place import network_warning
 
 __all__ = ["SCHEMA_VERSION", "ScoreStore", "default_path", "open_store"]
 

@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 
 from icm_client.errors import InputError
-from icm_client.scoring.keys import DIGEST_BYTES, pack_ids, unpack_ids
+from icm_client.scoring.prompts import DIGEST_BYTES, pack_ids, unpack_ids
 from icm_client.scoring.store import ScoreStore
 from icm_client.scoring.store_file import (
     SCHEMA_VERSION,

@@ -10,8 +10,7 @@ from typing import Final, NamedTuple
 from icm_client.endpoints.cores import YIELDING, threads_beside
 from icm_client.errors import InputError
 from icm_client.serving.engine import Engine
-from icm_client.serving.hardware import Hardware
-from icm_client.serving.parallel import Parallel
+from icm_client.serving.hardware import Hardware, Parallel
 
 REASONS: Final = {
     "--served-model-name": "What clients call the model, whatever folder it lies in.",

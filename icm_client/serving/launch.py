@@ -20,8 +20,15 @@ from urllib.parse import urlsplit
 import click
 
 from icm_client.errors import IcmError, SetupError
-from icm_client.serving.processes import adopt_orphans, dying_with_parent, end_all
-from icm_client.serving.reasons import reason_in, signal_in, signal_of, without_prefix
+from icm_client.serving.processes import (
+    adopt_orphans,
+    dying_with_parent,
+    end_all,
+    reason_in,
+    signal_in,
+    signal_of,
+    without_prefix,
+)
 
 GRACE_S: Final = 30.0
 """For the server to end in order after a signal; requests under way are not waited for."""

@@ -26,9 +26,8 @@ from icm_client.serving.flags import (
     is_set_by,
     variables_for,
 )
-from icm_client.serving.hardware import Hardware
+from icm_client.serving.hardware import Hardware, Parallel, parallel_over
 from icm_client.serving.model import Model, find
-from icm_client.serving.parallel import Parallel, parallel_over
 
 OVERHEAD: Final = 1_500_000_000
 """Bytes that vLLM on a CPU takes beside weights and KV cache, measured on gemma-3-270m."""

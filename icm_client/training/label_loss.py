@@ -6,6 +6,8 @@ batches are padded on the left, so that all labels end at the last position, and
 for the logits of those few positions only (`logits_to_keep`).
 
 Imported in the process that trains, since torch and transformers take seconds to load.
+
+The tokens of a response as a reward model reads them, in training and after.
 """
 
 from collections.abc import Iterator, Sequence
@@ -135,3 +137,10 @@ class LabelTrainer(Trainer):
             raise NotImplementedError
         of = len(inputs["labels"]) if num_items_in_batch is None else num_items_in_batch
         return summed_loss(model, inputs) / of
+
+
+def reward_ids(prompt: str, response: str, tokenizer: Any) -> list[int]:
+    """Return BOS, prompt and response, and the end-of-text token whose state is scored."""
+    ids = tokenizer(prompt + response, add_special_tokens=False).input_ids
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return [*beginning(tokenizer), *ids, *end]

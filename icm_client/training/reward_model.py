@@ -64,7 +64,7 @@ class RewardModel:
     def _opened(cls, base: BaseModel, trained: Path) -> Self:
         from transformers import AutoModelForSequenceClassification  # noqa: PLC0415 - slow to load
 
-        from icm_client.training.torch_model import load, tokenizer_of  # noqa: PLC0415
+        from icm_client.training.torch_endpoint import load, tokenizer_of  # noqa: PLC0415
 
         model = load(AutoModelForSequenceClassification, base, trained, num_labels=1)
         tokenizer = tokenizer_of(base)
@@ -94,7 +94,7 @@ class RewardModel:
     def _scores(self, batch: Sequence[tuple[str, str]]) -> list[float]:
         import torch  # noqa: PLC0415 - slow to load
 
-        from icm_client.training.reward_ids import reward_ids  # noqa: PLC0415
+        from icm_client.training.label_loss import reward_ids  # noqa: PLC0415
 
         rows = [reward_ids(prompt, response, self._tokenizer) for prompt, response in batch]
         longest = max(map(len, rows))

@@ -13,9 +13,9 @@ from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from icm_client.errors import TrainingError
+from icm_client.training.label_loss import reward_ids
 from icm_client.training.local_child import Orders
 from icm_client.training.local_run import adapter, arguments, dtype_for
-from icm_client.training.reward_ids import reward_ids
 
 
 def reward_trainer(orders: Orders, tokenizer: PreTrainedTokenizerBase) -> RewardTrainer:

@@ -24,10 +24,8 @@ from icm_client.endpoints.parsing import without_credentials
 from icm_client.errors import AuthenticationRefused, ModelNotFound, RequestRefused, TrainingError
 from icm_client.runs.trainer import Example, OnTraining, Trained
 from icm_client.training.fine_tuning_api import FineTuningApi
-from icm_client.training.served_job import ServedJob
-from icm_client.training.served_settings import WAIT_GROWTH, ServedSettings
-from icm_client.training.served_state import StateFile, TrainingState
-from icm_client.training.submission import Submission
+from icm_client.training.served_job import ServedJob, StateFile, TrainingState
+from icm_client.training.submission import WAIT_GROWTH, ServedSettings, Submission
 
 _STEM: Final = re.compile(r"[^A-Za-z0-9_-]+")
 

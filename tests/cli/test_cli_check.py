@@ -307,7 +307,7 @@ def test_what_a_run_uploads_is_said(check: Check) -> None:
 def test_parts_are_left_out_where_time_is_short(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("icm_client.runs.check_probes._SECONDS", 0.0)
+    monkeypatch.setattr("icm_client.runs.check._SECONDS", 0.0)
     result = check("--json")
     found = observed(result)
     assert result.exit_code == 0

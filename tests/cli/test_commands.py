@@ -7,8 +7,7 @@ import click
 import pytest
 
 import icm_client
-from icm_client.cli.commands import COMMANDS
-from icm_client.cli.main import cli
+from icm_client.cli.main import COMMANDS, cli
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

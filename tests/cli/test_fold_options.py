@@ -3,7 +3,7 @@ from pathlib import Path
 import click
 import pytest
 
-from icm_client.cli.search_options import settings_of
+from icm_client.cli.options import settings_of
 from icm_client.cli.trainer_options import trainer_of
 from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings

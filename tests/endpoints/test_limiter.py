@@ -7,14 +7,13 @@ from hypothesis import strategies as st
 from planted_run import concept
 
 from icm_client.endpoints import Transport, TransportSettings
-from icm_client.endpoints.gate import affordable_connections, queue_length
 from icm_client.endpoints.limiter import (
     REMEMBERED_ROUNDS,
     InFlightLimiter,
-    LimitChange,
-    Why,
+    affordable_connections,
+    queue_length,
 )
-from icm_client.endpoints.settings import GoodNeighbour, RetryPolicy, WireEvent
+from icm_client.endpoints.settings import GoodNeighbour, LimitChange, RetryPolicy, Why, WireEvent
 from icm_client.errors import InputError
 from icm_client.testing import PlantedServer, status
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.endpoints.retry_after import retry_after_s
+from icm_client.endpoints.http_errors import retry_after_s
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 

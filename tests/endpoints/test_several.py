@@ -11,9 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted_run import concept, honest, opened, scores, settings
 
-from icm_client.endpoints.member import REMEMBERED_PREFIXES, Member
 from icm_client.endpoints.protocol import Endpoint, Read, TokenIds
-from icm_client.endpoints.several import SeveralEndpoints, connect_several
+from icm_client.endpoints.several import (
+    REMEMBERED_PREFIXES,
+    Member,
+    SeveralEndpoints,
+    connect_several,
+)
 from icm_client.errors import (
     EndpointError,
     EndpointTimeout,

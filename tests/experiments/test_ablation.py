@@ -15,19 +15,23 @@ from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Read
 from icm_client.errors import EndpointFault, InputError, RunError, StoreError
-from icm_client.experiments.ablation import ABLATIONS, MadeStart, Plan, Variant, plan_ablations
-from icm_client.experiments.ablation_run import Ended, made_start, run_ablations, some_rows
-from icm_client.experiments.ablation_table import (
+from icm_client.experiments.ablation import (
+    ABLATIONS,
     COLUMNS,
     Compared,
+    MadeStart,
     Outcome,
+    Plan,
+    Variant,
     compare,
     csv_text,
+    plan_ablations,
     table,
 )
+from icm_client.experiments.ablation_run import Ended, made_start, run_ablations, some_rows
 from icm_client.experiments.figures import draw_ablations
-from icm_client.runs.first_labels import read_start
 from icm_client.runs.label import label
+from icm_client.runs.labels_file import read_start
 from icm_client.runs.presets import Settings
 from icm_client.testing import PlantedConcept
 

@@ -10,7 +10,6 @@ import pytest
 from icm_client import Task
 from icm_client.data.job import Job
 from icm_client.experiments.evaluation import Evaluation, plan_evaluation
-from icm_client.experiments.evaluation_figure import draw_evaluation
 from icm_client.experiments.evaluation_table import (
     COLUMNS,
     Outcome,
@@ -21,6 +20,7 @@ from icm_client.experiments.evaluation_table import (
     results,
     table,
 )
+from icm_client.experiments.figures import draw_evaluation
 
 TASK = Task(template="Review: {text}\nSentiment:", labels=("negative", "positive"))
 PLAN = plan_evaluation(

@@ -7,7 +7,7 @@ from icm_client import Task
 from icm_client.data import JsonValue
 from icm_client.data.job import Job
 from icm_client.errors import InputError, RowError
-from icm_client.experiments.raters import one_rater_each, rater_agreement, read_raters
+from icm_client.experiments.baselines import one_rater_each, rater_agreement, read_raters
 
 TASK = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
 NEGATIVE, POSITIVE = 0, 1  # in alphabetical order

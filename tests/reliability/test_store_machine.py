@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from icm_client.endpoints import Answer, Exactness, Read
 from icm_client.scoring import store as store_module
-from icm_client.scoring.keys import score_keys
+from icm_client.scoring.prompts import score_keys
 from icm_client.scoring.store import ScoreStore
 from icm_client.scoring.store_upkeep import check
 

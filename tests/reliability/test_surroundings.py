@@ -176,13 +176,13 @@ async def test_answers_of_another_model_are_withdrawn_though_the_clock_was_set(
 def test_only_stamps_are_taken_from_the_wall_clock() -> None:
     """Deadlines and durations by a clock that jumps would end a request, or never end it."""
     stamped = {
-        "endpoints/retry_after.py",  # a date that a server names
+        "endpoints/http_errors.py",  # a date that a server names
         "record/folder.py",
         "record/journal.py",
         "scoring/store.py",
         "scoring/store_damage.py",
         "scoring/store_file.py",
-        "scoring/store_prune.py",
+        "scoring/store_upkeep.py",
         "scoring/store_rows.py",
         "training/served.py",  # when a job began: it outlives processes, and is only told
         "training/served_job.py",

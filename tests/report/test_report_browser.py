@@ -19,8 +19,7 @@ from icm_client.data import JsonValue, read_rows
 from icm_client.data.job import Job
 from icm_client.record.archive import Run
 from icm_client.report.report import write_report
-from icm_client.runs.first_labels import read_start
-from icm_client.runs.pins import read_pins
+from icm_client.runs.labels_file import read_pins, read_start
 
 SHIFTS = """
   const done = arguments[0];

@@ -16,13 +16,12 @@ from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Read
 from icm_client.errors import RequestRefused
 from icm_client.record.archive import Run, read_run
-from icm_client.record.sweep_labels import packed
+from icm_client.record.journal import packed
 from icm_client.report.label_table import read_label_table
 from icm_client.report.report import render_report
 from icm_client.report.report_data import read_report
-from icm_client.report.run_course import Course, read_course
+from icm_client.report.run_course import Course, names_of_the_end, read_course
 from icm_client.report.run_figures import draw_run
-from icm_client.report.sweep_accuracy import names_of_the_end
 from icm_client.testing import PlantedConcept, PlantedTrainer
 
 COLOURS = Task(template="Thing: {text}\nColour:", labels=("red", "green", "blue"))

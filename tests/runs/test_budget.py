@@ -3,8 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from icm_client.errors import InputError
-from icm_client.runs.budget import Budget, BudgetMeter
-from icm_client.runs.progress import Cost
+from icm_client.runs.progress import Budget, BudgetMeter, Cost
 
 
 def costs(*spent: tuple[int, int, float]) -> Iterator[Cost]:

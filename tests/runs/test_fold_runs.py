@@ -24,10 +24,9 @@ from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Endpoint, Read
 from icm_client.errors import EndpointFault, InputError, RunStopped, TrainingError
 from icm_client.record.journal import read
-from icm_client.runs.budget import Budget
-from icm_client.runs.fitting import fit, fitted_notice
 from icm_client.runs.fold_training import FoldTraining
-from icm_client.runs.presets import Preset, TrainedSettings
+from icm_client.runs.presets import Preset, TrainedSettings, fit, fitted_notice
+from icm_client.runs.progress import Budget
 from icm_client.runs.trainer import Example, OnTraining, Trained
 from icm_client.scoring import Scorer, open_store, tokenize_pieces
 from icm_client.testing import PlantedConcept, PlantedTrainer

@@ -8,8 +8,8 @@ from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.sweep import search
 from icm_client.data.job import Job
 from icm_client.endpoints import connect
-from icm_client.runs.fitting import fit
-from icm_client.runs.forecast import SHORT_READS, forecast
+from icm_client.runs.presets import fit
+from icm_client.runs.run_cost import SHORT_READS, forecast
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.testing import PlantedServer
 

@@ -33,7 +33,7 @@ from icm_client.errors import (
     TaskError,
     TooManyFailed,
 )
-from icm_client.runs.fitting import fit
+from icm_client.runs.presets import fit
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import Pieces, ScoreStore
 from icm_client.settings import Environment

@@ -16,8 +16,7 @@ from icm_client.coherence.settings import SweepSettings
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.errors import InputError, RunStopped
-from icm_client.runs.first_labels import read_start
-from icm_client.runs.pins import Pins, read_pins
+from icm_client.runs.labels_file import Pins, read_pins, read_start
 from icm_client.runs.presets import Preset, Settings
 
 N = 40

@@ -11,8 +11,8 @@ from icm_client.coherence.anneal import AnnealSettings
 from icm_client.data.job import Job
 from icm_client.endpoints.protocol import TokenIds
 from icm_client.errors import InputError, RowError, RowsTooLong, TaskError
-from icm_client.runs.forecast import forecast_job
 from icm_client.runs.presets import Settings
+from icm_client.runs.run_cost import forecast_job
 from icm_client.testing import PlantedConcept
 
 FAST = SweepSettings(demos=8, second_demos=4)

@@ -18,7 +18,7 @@ from icm_client.endpoints import (
 )
 from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
 from icm_client.runs import turns
-from icm_client.runs.shares import Shares
+from icm_client.runs.turns import Shares
 from icm_client.testing import PlantedServer
 
 

@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.endpoints.protocol import Read, TokenIds
-from icm_client.scoring.lanes import assign_lanes
-from icm_client.scoring.planner import Branch, optimal_tokens, plan, prune, shared
+from icm_client.scoring.planner import Branch, assign_lanes, optimal_tokens, plan, prune, shared
 
 prompts = st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple)
 reads_lists = st.lists(st.builds(Read, prompts, st.sampled_from([(1, 2), (3,)])), max_size=25)

@@ -4,11 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.endpoints.protocol import Read
-from icm_client.scoring.call import different
-from icm_client.scoring.keys import score_keys
-from icm_client.scoring.lanes import assign_lanes
-from icm_client.scoring.planner import plan, shared
-from icm_client.scoring.prompts import Prompt, Question, written_out
+from icm_client.scoring.planner import assign_lanes, plan, shared
+from icm_client.scoring.prompts import Prompt, Question, score_keys, written_out
+from icm_client.scoring.scorer import different
 
 # Few ids and short pieces: equal prompts cut in different places are met as well.
 HEADS = ((), (1,), (1, 2), (1, 2, 1), (2, 1, 2, 1))

@@ -9,7 +9,7 @@ from table_endpoint import table_answer
 
 from icm_client.endpoints.protocol import Answer, Exactness, Read
 from icm_client.errors import StoreError
-from icm_client.scoring.keys import score_keys, token_keys
+from icm_client.scoring.prompts import score_keys, token_keys
 from icm_client.scoring.store import SCHEMA_VERSION, ScoreStore, default_path
 
 READS = [Read((1, 2, number), (5, 7)) for number in range(1200)]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from icm_client.scoring.store import ScoreStore
-from icm_client.scoring.store_place import network_warning
+from icm_client.scoring.store_file import network_warning
 
 MOUNTS = r"""/dev/sda1 / ext4 rw 0 0
 proc /proc proc rw 0 0

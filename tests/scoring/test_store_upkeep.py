@@ -15,9 +15,8 @@ from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentit
 from icm_client.errors import InputError, StoreError
 from icm_client.scoring.store import ScoreStore
 from icm_client.scoring.store_file import checksum
-from icm_client.scoring.store_prune import prune
 from icm_client.scoring.store_transfer import export_store, import_store
-from icm_client.scoring.store_upkeep import check, describe
+from icm_client.scoring.store_upkeep import check, describe, prune
 
 READS = [Read((1, 2, number), (5, 7)) for number in range(1300)]
 ANSWERS = [table_answer(read) for read in READS]

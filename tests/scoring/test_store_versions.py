@@ -12,10 +12,9 @@ import pytest
 from table_endpoint import table_answer
 
 from icm_client.endpoints.protocol import Read, ServerIdentity
-from icm_client.scoring.keys import pack_ids, score_keys, token_keys
+from icm_client.scoring.prompts import pack_ids, score_keys, token_keys
 from icm_client.scoring.store import SCHEMA_VERSION, ScoreStore
-from icm_client.scoring.store_prune import prune
-from icm_client.scoring.store_upkeep import describe
+from icm_client.scoring.store_upkeep import describe, prune
 
 READS = [Read((1, 2, number), (5, 7)) for number in range(50)]
 

@@ -16,13 +16,13 @@ from icm_client.serving.hardware import (
     Gpu,
     Hardware,
     available_memory,
+    parallel_over,
     parsed_gpus,
     visible,
 )
 from icm_client.serving.model import find
-from icm_client.serving.parallel import parallel_over
 from icm_client.serving.plan import Plan, is_loopback, plan_server, url_of
-from icm_client.serving.reasons import reason_in, signal_in, signal_of
+from icm_client.serving.processes import reason_in, signal_in, signal_of
 
 GIB = 1024**3
 CPU = Hardware(gpus=(), memory=16 * GIB, cores=4, amx=False)

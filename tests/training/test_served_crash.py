@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import anyio
 from icm_client.endpoints.transport import Transport
-from icm_client.training.served_state import StateFile
+from icm_client.training.served_job import StateFile
 from tuned_reviews import EXAMPLES, trainer
 
 passed = 0
