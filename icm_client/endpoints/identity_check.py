@@ -8,8 +8,7 @@ from typing import Final
 import anyio
 
 from icm_client.endpoints.parsing import clipped
-from icm_client.endpoints.probe import SAME_NATS, distance
-from icm_client.endpoints.protocol import Answer, ServerIdentity
+from icm_client.endpoints.protocol import SAME_NATS, Answer, ServerIdentity, distance
 from icm_client.errors import (
     EndpointError,
     EndpointFault,

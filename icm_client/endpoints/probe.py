@@ -17,6 +17,7 @@ import anyio
 
 from icm_client.endpoints import llama_cpp
 from icm_client.endpoints.protocol import (
+    SAME_NATS,
     Answer,
     Endpoint,
     Exactness,
@@ -25,15 +26,13 @@ from icm_client.endpoints.protocol import (
     SampledEndpoint,
     TextEndpoint,
     Usage,
+    distance,
+    lane_of,
 )
 from icm_client.endpoints.vllm import VllmEndpoint
 from icm_client.errors import IcmError, LabelMissing
 
 Figure = str | int | float | bool | None
-
-SAME_NATS: Final = 0.25
-"""Log-probs further apart than this are not the same number computed twice: batches and caches
-move one by up to about 0.06 nat on a GPU, and 0.2 on llama.cpp."""
 
 _TELLING_S: Final = 0.05
 """Two requests that differ by less than this tell nothing of what the server had to compute."""
@@ -255,17 +254,6 @@ def number_of(figure: Figure) -> float:
 def ratio(one: Figure, other: Figure) -> float:
     """`one` over `other`, or 0 where that is not known."""
     return number_of(one) / number_of(other) if number_of(other) else 0.0
-
-
-def lane_of(endpoint: Endpoint, number: int = 0) -> int | None:
-    """Which lane serves the `number`th of several; None where there are none."""
-    return number % endpoint.lanes if endpoint.lanes else None
-
-
-def distance(one: Answer, other: Answer) -> float:
-    """The most that any label's log-prob differs, in nats."""
-    pairs = zip(one.log_probs, other.log_probs, strict=True)
-    return max(abs(a - b) for a, b in pairs)
 
 
 def _upload(figures: Mapping[str, Figure]) -> str:

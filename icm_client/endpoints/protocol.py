@@ -8,7 +8,7 @@ planner's business (`icm_client.scoring.planner`), and `Endpoint.lanes` is what 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 TokenIds = tuple[int, ...]
 
@@ -196,3 +196,19 @@ class SampledEndpoint(Protocol):
     async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
         """As `Endpoint.read`, with sampling settings such as `temperature` in the request."""
         ...
+
+
+SAME_NATS: Final = 0.25
+"""Log-probs further apart than this are not the same number computed twice: batches and caches
+move one by up to about 0.06 nat on a GPU, and 0.2 on llama.cpp."""
+
+
+def distance(one: Answer, other: Answer) -> float:
+    """The most that any label's log-prob differs, in nats."""
+    pairs = zip(one.log_probs, other.log_probs, strict=True)
+    return max(abs(a - b) for a, b in pairs)
+
+
+def lane_of(endpoint: Endpoint, number: int = 0) -> int | None:
+    """Which lane serves the `number`th of several; None where there are none."""
+    return number % endpoint.lanes if endpoint.lanes else None

@@ -26,8 +26,8 @@ from icm_client.endpoints.connect import Kind, connect
 from icm_client.endpoints.identity_check import nats_apart
 from icm_client.endpoints.parsing import without_credentials
 from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
-from icm_client.endpoints.probe import SAME_NATS
 from icm_client.endpoints.protocol import (
+    SAME_NATS,
     Answer,
     Endpoint,
     NoticingEndpoint,

@@ -15,7 +15,7 @@ from icm_client.data.bad_rows import FailedRow
 from icm_client.data.job import Job
 from icm_client.errors import InputError, TooManyFailed
 from icm_client.runs.presets import Settings
-from icm_client.scoring.scorer import FailedItem
+from icm_client.scoring.call import FailedItem
 
 DEFAULT_FAIL_ON_ERROR: Final = 0.05
 """A twentieth of the rows. Labels of the others stand without these; where more fail, something is

@@ -11,8 +11,8 @@ from icm_client.coherence.problem import FloatArray, Query
 from icm_client.endpoints import Answer, Endpoint, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.parsing import fingerprint
 from icm_client.scoring import Pieces, Scorer, ScorerStats, ScoreStore, ScoringProgress
+from icm_client.scoring.call import FailedItem
 from icm_client.scoring.drift import DriftCheck
-from icm_client.scoring.scorer import FailedItem
 
 
 async def read_again(

@@ -13,11 +13,17 @@ from typing import Final
 import anyio
 
 from icm_client.endpoints.identity_check import described, nats_apart
-from icm_client.endpoints.probe import SAME_NATS, lane_of
-from icm_client.endpoints.protocol import Answer, Endpoint, SampledEndpoint, TokenIds
+from icm_client.endpoints.protocol import (
+    SAME_NATS,
+    Answer,
+    Endpoint,
+    SampledEndpoint,
+    TokenIds,
+    lane_of,
+)
 from icm_client.errors import EndpointError, IcmError, ModelChanged, ScoreError
+from icm_client.scoring.call import Call, is_about_reads
 from icm_client.scoring.prompts import Question, written_out
-from icm_client.scoring.scorer import Call, is_about_reads
 from icm_client.scoring.store import ScoreStore
 
 FIRST_CHECKED: Final = 3

@@ -31,7 +31,7 @@ from icm_client.errors import (
     UnsupportedServer,
 )
 from icm_client.scoring import Scorer, ScoreStore
-from icm_client.scoring.scorer import IN_A_ROW, FailedItem, is_about_reads
+from icm_client.scoring.call import IN_A_ROW, FailedItem, is_about_reads
 
 
 @pytest.fixture
