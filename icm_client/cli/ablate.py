@@ -19,6 +19,7 @@ from icm_client.analysis.ablation_table import Compared, Outcome, compare, csv_t
 from icm_client.analysis.figures import draw_ablations
 from icm_client.cli.search_options import constraint_of, search_options, settings_of
 from icm_client.cli.server_options import server_options
+from icm_client.cli.signals import ended_at_once
 from icm_client.cli.task_option import task_option
 from icm_client.cli.terminal import live_display, moment
 from icm_client.data.messages import did_you_mean, listed
@@ -29,6 +30,7 @@ from icm_client.runs.job import Job, task_for
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import OnProgress
 from icm_client.runs.server import Server, open_endpoint
+from icm_client.scoring import open_store
 
 PICTURES = ("ablation.svg", "ablation.png")
 _PIPED_COLUMNS = 160
@@ -141,12 +143,14 @@ def ablate_command(  # noqa: C901 - options one by one
                     seeds=seeds,
                     endpoint=endpoint,
                     folder=out,
-                    store=store,
+                    store=kept,
                     ended=ended,
                     progress=progress,
                 )
 
-    compared = compare(plan, anyio.run(run))
+    with open_store(store) as kept, ended_at_once(kept):
+        outcomes = anyio.run(run)
+    compared = compare(plan, outcomes)
     written, missing = _write(compared, out, f"{Path(data).name}: {len(job.dataset.rows)} rows")
     failed = sum(outcome.error is not None for one in compared for outcome in one.outcomes)
     if as_json:

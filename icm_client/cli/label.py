@@ -12,7 +12,7 @@ import orjson
 from icm_client.cli.quote_option import quote_option
 from icm_client.cli.search_options import constraint_of, search_options, settings_of
 from icm_client.cli.server_options import server_options
-from icm_client.cli.signals import Interrupted, draining
+from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.task_option import task_option
 from icm_client.cli.terminal import (
     print_notices,
@@ -45,6 +45,7 @@ from icm_client.runs.pins import read_pins
 from icm_client.runs.presets import Preset
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server
+from icm_client.scoring import open_store
 
 STOPPED = 3
 """Exit status of a run that a limit has ended."""
@@ -267,7 +268,7 @@ def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
                     fail_on_error=fail_on_error,
                     skip_bad_rows=skip_bad_rows,
                     accept_drift=accept_drift,
-                    store=store,
+                    store=kept,
                     runs=None if no_record else runs,
                     command=context.find_root().obj,
                     fresh=fresh,
@@ -277,7 +278,8 @@ def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
 
     interrupted: Interrupted | None = None
     try:
-        found = anyio.run(run)
+        with open_store(store) as kept, ended_at_once(kept):
+            found = anyio.run(run)
     except Interrupted as stopped:
         if stopped.labels is None:
             raise
