@@ -32,7 +32,7 @@ from icm_client.cli.eval_output import (
     write,
 )
 from icm_client.cli.server_options import server_options
-from icm_client.cli.signals import draining
+from icm_client.cli.signals import draining, ended_at_once
 from icm_client.cli.task_option import task_option
 from icm_client.cli.trainer_options import (
     TrainerKind,
@@ -50,6 +50,7 @@ from icm_client.errors import IcmError
 from icm_client.runs.job import Job, task_for
 from icm_client.runs.presets import InContextPreset, InContextSettings, preset_settings
 from icm_client.runs.server import Server, open_endpoint
+from icm_client.scoring import open_store
 from icm_client.training.base_model import require_training
 from icm_client.training.trainer import Trainer
 
@@ -271,14 +272,15 @@ def eval_command(  # noqa: C901, PLR0912 - options one by one
                     evaluation,
                     endpoint=endpoint,
                     trainer=trainer,
-                    store=store,
+                    store=kept,
                     ended=ended,
                     progress=progress,
                     stopping=drain.stopping,
                 )
             return notices, endpoint.identity
 
-    notices, identity = anyio.run(run)
+    with open_store(store) as kept, ended_at_once(kept):
+        notices, identity = anyio.run(run)
     evaluation = replace(evaluation, notices=(*evaluation.notices, *notices))
     found = results(evaluation, told)
     shown = {

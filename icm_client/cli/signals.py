@@ -95,13 +95,19 @@ async def draining(words: str = DRAINED) -> AsyncIterator[Drain]:
 
 @contextmanager
 def ended_at_once(store: "ScoreStore") -> Iterator[None]:
-    """Have Ctrl-C, where nothing drains what happens inside, say whether scores were kept.
+    """Have an interruption that ends at once say whether scores were kept.
+
+    That is Ctrl-C where nothing drains what happens inside, and the second signal where it is
+    drained.
 
     Raises:
-        Interrupted: Ctrl-C came.
+        Interrupted: Ctrl-C came, or `draining` has raised it inside.
     """
     try:
         yield
+    except Interrupted as stopped:
+        stopped.goes_on = stopped.goes_on and store.answers > 0
+        raise
     except KeyboardInterrupt:
         raise Interrupted(signal.SIGINT, goes_on=store.answers > 0) from None
 

@@ -21,6 +21,7 @@ from icm_client.runs.archive import list_runs
 from icm_client.runs.journal import read
 from icm_client.scoring import ScoreStore, default_path
 from icm_client.testing import PlantedConcept, PlantedServer
+from icm_client.testing.server import COMPLETIONS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signals in an event loop")
 
@@ -323,6 +324,19 @@ async def test_a_command_that_is_not_drained_promises_nothing_where_no_score_was
             while not server.received:  # noqa: ASYNC110 - another process makes it true
                 await anyio.sleep(0.01)
         await anyio.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        done = await ended(process)
+    assert done.status == 130, done.err
+    assert done.err.endswith("\nInterrupted.\n")
+
+
+async def test_a_second_ctrl_c_before_the_first_score_promises_nothing(tmp_path: Path) -> None:
+    async with served(60.0) as server, started(tmp_path, server) as process:
+        with anyio.fail_after(60):
+            while not any(one.path == COMPLETIONS for one in server.received):  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        await anyio.sleep(0.5)
         process.send_signal(signal.SIGINT)
         done = await ended(process)
     assert done.status == 130, done.err
