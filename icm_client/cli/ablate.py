@@ -20,6 +20,7 @@ from icm_client.cli.options import (
     settings_of,
     task_option,
 )
+from icm_client.cli.signals import ended_at_once
 from icm_client.cli.terminal import live_display, moment
 from icm_client.data.job import Job, task_for
 from icm_client.data.messages import did_you_mean, listed
@@ -43,6 +44,7 @@ from icm_client.runs.labels_file import read_start
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import OnProgress
 from icm_client.runs.server import Server, open_endpoint
+from icm_client.scoring import open_store
 
 PICTURES = ("ablation.svg", "ablation.png")
 _PIPED_COLUMNS = 160
@@ -155,12 +157,14 @@ def ablate_command(  # noqa: C901 - options one by one
                     seeds=seeds,
                     endpoint=endpoint,
                     folder=out,
-                    store=store,
+                    store=kept,
                     ended=ended,
                     progress=progress,
                 )
 
-    compared = compare(plan, anyio.run(run))
+    with open_store(store) as kept, ended_at_once(kept):
+        outcomes = anyio.run(run)
+    compared = compare(plan, outcomes)
     written, missing = _write(compared, out, f"{Path(data).name}: {len(job.dataset.rows)} rows")
     failed = sum(outcome.error is not None for one in compared for outcome in one.outcomes)
     if as_json:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.options import server_options, task_option
-from icm_client.cli.signals import draining
+from icm_client.cli.signals import draining, ended_at_once
 from icm_client.cli.terminal import live_display, moment
 from icm_client.cli.trainer_options import (
     TrainerKind,
@@ -60,6 +60,7 @@ from icm_client.runs.presets import InContextPreset, InContextSettings, preset_s
 from icm_client.runs.progress import Progress
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.runs.trainer import Trainer, TrainingProgress
+from icm_client.scoring import open_store
 from icm_client.training.base_model import require_training
 
 PICTURES: Final = ("eval.svg", "eval.png")
@@ -442,14 +443,15 @@ def eval_command(  # noqa: C901, PLR0912 - options one by one
                     evaluation,
                     endpoint=endpoint,
                     trainer=trainer,
-                    store=store,
+                    store=kept,
                     ended=ended,
                     progress=progress,
                     stopping=drain.stopping,
                 )
             return notices, endpoint.identity
 
-    notices, identity = anyio.run(run)
+    with open_store(store) as kept, ended_at_once(kept):
+        notices, identity = anyio.run(run)
     evaluation = replace(evaluation, notices=(*evaluation.notices, *notices))
     found = results(evaluation, told)
     shown = {

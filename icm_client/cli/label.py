@@ -17,7 +17,7 @@ from icm_client.cli.options import (
     settings_of,
     task_option,
 )
-from icm_client.cli.signals import Interrupted, draining
+from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.terminal import (
     print_notices,
     print_preview,
@@ -48,6 +48,7 @@ from icm_client.runs.progress import Budget
 from icm_client.runs.result import Labels
 from icm_client.runs.run_cost import forecast_job
 from icm_client.runs.server import Server
+from icm_client.scoring import open_store
 
 STOPPED = 3
 """Exit status of a run that a limit has ended."""
@@ -270,7 +271,7 @@ def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
                     fail_on_error=fail_on_error,
                     skip_bad_rows=skip_bad_rows,
                     accept_drift=accept_drift,
-                    store=store,
+                    store=kept,
                     runs=None if no_record else runs,
                     command=context.find_root().obj,
                     fresh=fresh,
@@ -280,7 +281,8 @@ def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
 
     interrupted: Interrupted | None = None
     try:
-        found = anyio.run(run)
+        with open_store(store) as kept, ended_at_once(kept):
+            found = anyio.run(run)
     except Interrupted as stopped:
         if stopped.labels is None:
             raise

@@ -113,7 +113,7 @@ def end_as_a_command(command: click.Command) -> NoReturn:
             click.echo(GO_ON, err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
-        click.echo(f"\nInterrupted. {GO_ON}", err=True)
+        click.echo("\nInterrupted.", err=True)
         sys.exit(130)
 
 

@@ -11,10 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.options import server_options, task_option
+from icm_client.cli.signals import ended_at_once
 from icm_client.data import read_rows
 from icm_client.data.job import task_for
 from icm_client.experiments.salience_run import SalienceReport, salience
 from icm_client.runs.server import Server
+from icm_client.scoring import open_store
 
 FIRST = "how far labels that the words suggest move other rows towards such labels"
 SECOND = "the same by the labels that those suggest in turn"
@@ -56,10 +58,11 @@ def salience_command(
     async def run() -> SalienceReport:
         with _steps(hidden=as_json or quiet) as step:
             return await salience(
-                rows, task=task, endpoint=server, seed=seed, store=store, step=step
+                rows, task=task, endpoint=server, seed=seed, store=kept, step=step
             )
 
-    report = anyio.run(run)
+    with open_store(store) as kept, ended_at_once(kept):
+        report = anyio.run(run)
     for notice in () if as_json else report.notices:
         click.echo(f"Note: {notice}.", err=True)
     if as_json:

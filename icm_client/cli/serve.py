@@ -127,7 +127,7 @@ def serve_command(
         status = launch.run(_ready(plan))
     except ServerFailed as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(error.status or 1)
+        sys.exit(error.status)
     sys.exit(status)
 
 

@@ -6,8 +6,8 @@ the program begins stays so: `nohup` lets a run outlive its terminal.
 
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -18,6 +18,7 @@ from icm_client.task_groups import open_task_group
 
 if TYPE_CHECKING:
     from icm_client.runs.result import Labels
+    from icm_client.scoring import ScoreStore
 
 _SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -90,6 +91,25 @@ async def draining(words: str = DRAINED) -> AsyncIterator[Drain]:
         tasks.cancel_scope.cancel()
     if len(drain.signals) > 1:
         raise Interrupted(drain.signals[0])
+
+
+@contextmanager
+def ended_at_once(store: "ScoreStore") -> Iterator[None]:
+    """Have an interruption that ends at once say whether scores were kept.
+
+    That is Ctrl-C where nothing drains what happens inside, and the second signal where it is
+    drained.
+
+    Raises:
+        Interrupted: Ctrl-C came, or `draining` has raised it inside.
+    """
+    try:
+        yield
+    except Interrupted as stopped:
+        stopped.goes_on = stopped.goes_on and store.answers > 0
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(signal.SIGINT, goes_on=store.answers > 0) from None
 
 
 async def _hear(drain: Drain, inside: anyio.CancelScope, started: anyio.Event, words: str) -> None:

@@ -21,6 +21,8 @@ Quote = Literal["auto", "none", "standard"]
 """What a double quote means: by the file (see `csv_rows`), a character, or as in RFC 4180."""
 
 _LONGEST_FIELD = 2**31 - 1
+_LONG_TEXT_LINES = 4
+"""A single column's text of fewer lines is taken as meant."""
 _CARRIAGE_RETURN = "a carriage return outside double quotes: end lines in \\n or \\r\\n"
 _SEP_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
@@ -31,11 +33,15 @@ _Lines = Iterator[tuple[int, str]]
 
 
 class _Record(NamedTuple):
-    """A row's cells, or why it has none; the line it starts on, and the lines that follow it."""
+    """A row's cells, or why it has none; the line it starts on, and the lines that follow it.
+
+    `quoted`: a double quote opens its first field.
+    """
 
     line: int
     cells: list[str] | Unusable
     further: list[tuple[int, str]]
+    quoted: bool = False
 
 
 def check_quote(quote: str) -> None:
@@ -99,7 +105,14 @@ class _Notes:
 
     def __init__(self) -> None:
         self.kept: list[int] = []
-        self.swallowed: list[int] = []
+        self._swallowed: list[int] = []
+        self._one_column = _OneColumn()
+
+    def add(self, record: _Record, cells: list[str], delimiter: str) -> None:
+        if len(cells) == 1:
+            self._one_column.add(record, cells[0], delimiter)
+        elif record.further:
+            self._swallowed += _swallowed(cells, record.further, delimiter)
 
     def sentences(self) -> Iterator[str]:
         if self.kept:
@@ -107,14 +120,40 @@ class _Notes:
                 f"in {named_lines(self.kept)} a field begins with a double quote, which is read as "
                 "part of the text: if quotes enclose fields in this file, use --quote standard"
             )
-        if self.swallowed:
-            one = len(self.swallowed) == 1
+        if swallowed := self._swallowed or self._one_column.swallowed():
+            one = len(swallowed) == 1
             yield (
-                f"{named_lines(self.swallowed)} would make {'a row' if one else 'rows'}, but "
+                f"{named_lines(swallowed)} would make {'a row' if one else 'rows'}, but "
                 f"{'stands' if one else 'stand'} inside a double quote that is opened above and "
                 "read as text: if rows are meant, use --quote none, or double that quote and "
                 "enclose its field in quotes"
             )
+
+
+class _OneColumn:
+    """Tells texts of several lines that are meant from rows that a stray quote has swallowed.
+
+    Each line of such a text would make a row of a single column. It looks swallowed where it is
+    long, none of its lines is empty or has a separator or quote, and hardly another text of the
+    file is in quotes: a program that puts texts in quotes does so for each with a separator in it.
+    """
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._quoted = 0
+        self._inside: list[int] = []
+
+    def add(self, record: _Record, text: str, delimiter: str) -> None:
+        self._rows += 1
+        self._quoted += record.quoted
+        is_long = len(record.further) + 1 >= _LONG_TEXT_LINES
+        is_plain = delimiter not in text and '"' not in text
+        if is_long and is_plain and all(line.strip() for line in text.split("\n")):
+            self._inside += [line for line, _ in record.further]
+
+    def swallowed(self) -> list[int]:
+        """Return the lines that look like rows, at the file's end."""
+        return self._inside if (self._quoted - 1) * 10 <= self._rows else []
 
 
 def _with_broken(record: _Record, broken: Mapping[int, str]) -> _Record:
@@ -134,7 +173,7 @@ def _rows(
     header: list[str] | None = None
     blank: list[_Record] = []
     for record in records:
-        line, cells, further = record
+        line, cells = record.line, record.cells
         if header is None:
             if isinstance(cells, Unusable):
                 raise RowError(str(cells), path=path, line=line)
@@ -155,8 +194,8 @@ def _rows(
             )
             yield line, Unusable(problem)
         else:
-            if notes is not None and further:
-                notes.swallowed += _swallowed(cells, further, delimiter)
+            if notes is not None:
+                notes.add(record, cells, delimiter)
             yield line, dict(zip(header, cells, strict=True))
     # Files end in empty lines; a spreadsheet's empty row has its separators.
     yield from ((one.line, BLANK) for one in blank if one.cells)
@@ -192,7 +231,7 @@ def _standard(lines: _Lines, path: str, delimiter: str) -> Iterator[_Record]:
                 raise RowError(f"broken CSV: {reason}", path=path, line=start) from None
             yield _Record(start, Unusable(f"broken CSV: {reason}"), [])
         else:
-            yield _Record(taken[0][0], cells, taken[1:])
+            yield _Record(taken[0][0], cells, taken[1:], quoted=taken[0][1].startswith('"'))
 
 
 def _literal(lines: _Lines, delimiter: str) -> Iterator[_Record]:
@@ -299,7 +338,7 @@ def _swallowed(cells: list[str], further: list[tuple[int, str]], delimiter: str)
     quoted = next((place for place, cell in enumerate(cells) if "\n" in cell), 0)
     looked_at = further if quoted else further[:-1]
     found = []
-    for line, text in looked_at if len(cells) > 1 else ():
+    for line, text in looked_at:
         own = _parsed([(line, text)], delimiter) or []
         if len(own) == len(cells) and all(
             bool(_NUMBER.fullmatch(one)) == bool(_NUMBER.fullmatch(other))

@@ -28,6 +28,7 @@ from icm_client.runs.labels_file import read_start
 from icm_client.runs.presets import run_settings
 from icm_client.runs.progress import OnProgress
 from icm_client.runs.result import Labels
+from icm_client.scoring import ScoreStore
 
 RESULTS = "results.jsonl"
 _RAN = "ran"
@@ -59,7 +60,7 @@ async def run_ablations(
     seeds: int,
     endpoint: Endpoint,
     folder: Path,
-    store: str | os.PathLike[str] | None = None,
+    store: ScoreStore | str | os.PathLike[str] | None = None,
     ended: Callable[[Ended], None] = lambda _: None,
     progress: OnProgress | None = None,
 ) -> dict[tuple[Variant, int], Outcome]:
@@ -131,7 +132,7 @@ async def _outcome(
     seed: int,
     *,
     endpoint: Endpoint,
-    store: str | os.PathLike[str] | None,
+    store: ScoreStore | str | os.PathLike[str] | None,
     told: OnProgress | None,
 ) -> Outcome:
     try:

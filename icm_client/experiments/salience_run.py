@@ -19,7 +19,7 @@ from icm_client.experiments.salience import (
     rows_read,
 )
 from icm_client.runs.server import Server, open_endpoint
-from icm_client.scoring import Pieces, Scorer, open_store, tokenize_pieces
+from icm_client.scoring import Pieces, Scorer, ScoreStore, open_store, tokenize_pieces
 
 FEWEST = 24
 """Rows in a sample at least: fewer tell nothing, whatever share of a run they take."""
@@ -95,7 +95,7 @@ async def salience(
     task: Task | str | os.PathLike[str],
     endpoint: Endpoint | Server | str | None = None,
     seed: int = 0,
-    store: str | os.PathLike[str] | None = None,
+    store: ScoreStore | str | os.PathLike[str] | None = None,
     step: Callable[[str], None] | None = None,
 ) -> SalienceReport:
     """Judge from a small sample whether a run on these rows would beat chance; gold is not read.

@@ -71,6 +71,8 @@ class ScoreStore:
         self._notices = notices
         self._monotonic_to_epoch_s = time.time() - time.monotonic()
         self.path = path
+        self.answers = 0
+        """How many it has given or taken since it was opened."""
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -148,7 +150,9 @@ class ScoreStore:
         None stands for a read without an answer, or with a damaged one.
         """
         keys = score_keys(fingerprint, reads)
-        return self._done(lambda: self._stored_answers(keys, reads))
+        found = self._done(lambda: self._stored_answers(keys, reads))
+        self.answers += sum(answer is not None for answer in found)
+        return found
 
     def put_many(
         self, fingerprint: str, reads: Sequence[Asked], answers: Sequence[Answer]
@@ -185,7 +189,9 @@ class ScoreStore:
                 )
             return standing
 
-        return self._done(put)
+        standing = self._done(put)
+        self.answers += len(standing)
+        return standing
 
     def withdraw(self, fingerprint: str, since: float) -> int:
         """Drop the answers of the server `fingerprint` that were stored at `since` or later.

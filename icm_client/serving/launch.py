@@ -50,9 +50,9 @@ class ServerFailed(IcmError):
     """
 
     def __init__(self, message: str, *, status: int) -> None:
-        """Keep `status`, what the server exited with (128 + N after signal N)."""
+        """Keep what the server exited with (128 + N after signal N), or 1 where that is 0."""
         super().__init__(message)
-        self.status = status
+        self.status = status or 1
 
 
 @dataclass(slots=True)
@@ -107,7 +107,8 @@ class Launch:
 
         Raises:
             SetupError: the log cannot be written, or the program cannot be started.
-            ServerFailed: it did not answer in time, or failed or was killed, then or later.
+            ServerFailed: it did not answer in time, or failed, was killed or ended by itself, then
+                or later.
         """
         adopt_orphans()
         with self._output() as output, self._handled():
@@ -165,9 +166,15 @@ class Launch:
             )
 
     def _check_asked_to_end(self, process: subprocess.Popen[bytes]) -> None:
+        if self._signals.came:
+            return
         status = _status(process.returncode)
-        if status and not self._signals.came:
-            raise ServerFailed(f"{self._reason(status, 'ended')}{self._where()}", status=status)
+        reason = (
+            self._reason(status, "ended")
+            if status
+            else "the server ended by itself, with exit status 0 though nobody asked it to"
+        )
+        raise ServerFailed(f"{reason}{self._where()}", status=status)
 
     def _is_running(self, process: subprocess.Popen[bytes]) -> bool:
         """Whether it runs still; hands on the signals that came, and kills it when it is late."""

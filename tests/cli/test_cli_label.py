@@ -342,7 +342,7 @@ def test_a_prior_is_taken(run: Run, rows: Path) -> None:
     assert orjson.loads(ended.out)["prior_source"] == "given"
 
 
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(
+def test_ctrl_c_ends_with_130_and_promises_nothing_before_a_score_is_kept(
     run: Run, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
@@ -351,7 +351,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(
     monkeypatch.setattr("icm_client.cli.label.anyio.run", interrupted)
     ended = run("label", rows, *ASKED, "-o", "out.jsonl")
     assert ended.code == 130
-    assert ended.err.splitlines()[-1].startswith("Interrupted. Every score so far is kept")
+    assert ended.err.splitlines()[-1] == "Interrupted."
     assert not Path("out.jsonl").exists()
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,9 @@ from anyio.abc import Process
 from icm_client import Task, rows_from
 from icm_client.record.archive import list_runs
 from icm_client.record.journal import read
+from icm_client.scoring import ScoreStore, default_path
 from icm_client.testing import PlantedConcept, PlantedServer
+from icm_client.testing.server import COMPLETIONS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signals in an event loop")
 
@@ -36,6 +38,14 @@ def served(latency_s: float = 0.0) -> PlantedServer:
     return PlantedServer(concept, latency_s=latency_s)
 
 
+LABEL = (
+    *("label", "rows.jsonl", "-o", "out.jsonl", "--gold", "label"),
+    *("--template", r"Review: {text}\nSentiment:", "--labels", "positive,negative"),
+)
+TASK_FILE = 'template = "Review: {text}\\nSentiment:"\nlabels = ["positive", "negative"]\n'
+GOES_ON = "Interrupted. Every score so far is kept: the same command again goes on from here.\n"
+
+
 class Ended(NamedTuple):
     status: int
     out: str
@@ -44,15 +54,17 @@ class Ended(NamedTuple):
 
 @asynccontextmanager
 async def started(
-    folder: Path, server: PlantedServer | SimpleNamespace, *options: str
+    folder: Path,
+    server: PlantedServer | SimpleNamespace,
+    *options: str,
+    command: Sequence[str] = LABEL,
 ) -> AsyncIterator[Process]:
     await anyio.Path(folder).mkdir(exist_ok=True)
     (folder / "rows.jsonl").write_bytes(b"\n".join(map(orjson.dumps, ROWS)))
+    (folder / "task.toml").write_text(TASK_FILE)
     command = [
         *(sys.executable, "-c", "from icm_client.cli.main import main; main()"),
-        *("label", "rows.jsonl", "-o", "out.jsonl", "-e", server.url, "--gold", "label"),
-        *("--template", r"Review: {text}\nSentiment:", "--labels", "positive,negative"),
-        *options,
+        *(*command, "-e", server.url, *options),
     ]
     environment = {**os.environ, "ICM_CACHE_DIR": str(folder / "cache")}
     async with await anyio.open_process(command, cwd=folder, env=environment) as process:
@@ -268,3 +280,64 @@ async def test_a_record_that_went_takes_no_labels_with_it(tmp_path: Path) -> Non
     assert "trust" in done.out
     assert "record in" not in done.out
     assert "Note: the run has no record" in done.err
+
+
+def stored(folder: Path) -> int:
+    path = folder / "cache" / default_path().name
+    if not path.exists():
+        return 0
+    with ScoreStore.open(path) as store:
+        (count,) = store._db.execute("SELECT count(*) FROM scores").fetchone()
+    return int(count)
+
+
+NOT_DRAINED = [
+    ("salience", "rows.jsonl"),
+    ("ablate", "rows.jsonl", "--out", "results", "--only", "preset", "--seeds", "1"),
+]
+
+
+@pytest.mark.parametrize("command", NOT_DRAINED, ids=["salience", "ablate"])
+async def test_a_command_that_is_not_drained_goes_on_where_scores_were_kept(
+    tmp_path: Path, command: Sequence[str]
+) -> None:
+    async with served(0.3) as server, started(tmp_path, server, command=command) as process:
+        with anyio.fail_after(60):
+            while not stored(tmp_path):  # noqa: ASYNC110 - another process makes it true
+                await anyio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        done = await ended(process)
+    assert done.status == 130, done.err
+    assert done.err.endswith(GOES_ON)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [*NOT_DRAINED, (*LABEL, "--forecast"), ("watch",)],
+    ids=["salience", "ablate", "forecast", "watch"],
+)
+async def test_a_command_that_is_not_drained_promises_nothing_where_no_score_was_kept(
+    tmp_path: Path, command: Sequence[str]
+) -> None:
+    async with served(60.0) as server, started(tmp_path, server, command=command) as process:
+        with anyio.fail_after(60):
+            while not server.received:  # noqa: ASYNC110 - another process makes it true
+                await anyio.sleep(0.01)
+        await anyio.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        done = await ended(process)
+    assert done.status == 130, done.err
+    assert done.err.endswith("\nInterrupted.\n")
+
+
+async def test_a_second_ctrl_c_before_the_first_score_promises_nothing(tmp_path: Path) -> None:
+    async with served(60.0) as server, started(tmp_path, server) as process:
+        with anyio.fail_after(60):
+            while not any(one.path == COMPLETIONS for one in server.received):  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        await anyio.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        done = await ended(process)
+    assert done.status == 130, done.err
+    assert done.err.endswith("\nInterrupted.\n")

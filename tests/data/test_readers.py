@@ -678,6 +678,42 @@ def test_a_text_of_several_lines_raises_no_alarm(csv: Path, content: str) -> Non
     assert read_rows(csv).warnings == ()
 
 
+def test_a_quote_that_swallows_the_rows_of_a_single_column_is_noted(csv: Path) -> None:
+    lines = [f"words {n}" for n in range(12)]
+    lines[3], lines[7] = '"words 3', 'words 7"'
+    csv.write_text("\n".join(["text", *lines]))
+    dataset = read_rows(csv)
+    assert len(dataset.rows) == 8
+    (said,) = dataset.warnings
+    assert said.startswith(
+        "lines 6, 7, 8 and 9 would make rows, but stand inside a double quote that is opened above"
+    )
+    assert "--quote none" in said
+    assert len(read_rows(csv, quote="none").rows) == 12
+    assert read_rows(csv, quote="standard").warnings == ()
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        '"words\nand more"',
+        '"words\n\nand more\nand more"',  # paragraphs
+        '"words\nand more\nand more, more\nand more"',  # no row, without the quotes
+        '"words, words\nand more\nand more\nand more"',
+        '"words\nand more\nand ""more""\nand more"',  # a program has quoted it
+    ],
+)
+def test_a_long_text_in_a_single_column_that_is_meant_is_not_noted(csv: Path, long: str) -> None:
+    csv.write_text("\n".join(["text", *(f"words {n}" for n in range(12)), long, "words"]))
+    assert read_rows(csv).warnings == ()
+
+
+def test_a_single_column_in_which_many_texts_are_quoted_is_not_noted(csv: Path) -> None:
+    lines = [f'"words {n}"' if n % 4 else f"words {n}" for n in range(12)]
+    csv.write_text("\n".join(["text", *lines, '"words\nmore\nmore\nmore"']))
+    assert read_rows(csv).warnings == ()
+
+
 def test_a_quote_that_is_never_closed_comes_with_the_option(csv: Path) -> None:
     assert "(--quote none reads quotes as part of the text)" in refused(csv, b'a,b\n1,"x\n2,y\n')
 

@@ -430,7 +430,7 @@ def went_on(error: IcmError) -> IcmError:
 @pytest.mark.parametrize(
     ("raised", "status", "said"),
     [
-        (KeyboardInterrupt(), 130, "the same command again goes on from here"),
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
         (click.UsageError("which rows?"), 2, "which rows?"),
         (InputError("no such file"), 2, "Error: no such file"),
         (EndpointFault("it fell over"), 1, "Error: it fell over\n"),
@@ -454,5 +454,4 @@ def test_a_check_that_is_broken_off_says_how_to_go_on(
     assert ended.value.code == status
     told = capsys.readouterr().err
     assert said in told
-    goes_on = isinstance(raised, KeyboardInterrupt) or getattr(raised, "goes_on", False)
-    assert ("goes on from here" in told) == goes_on
+    assert ("goes on from here" in told) == getattr(raised, "goes_on", False)

@@ -1,11 +1,13 @@
 """A server that behaves as vLLM does at its worst: children, a grandchild in a session of its own.
 
 forking_server.py PORT FOLDER [--deaf] [--late S] [--exit STATUS] [--killed N] [--orphan]
+    [--in-order] [--stops]
 
 Every process writes its number into FOLDER. `--deaf` ignores SIGINT and SIGTERM, in every process;
 `--late` answers /health with 503 for so long; `--exit` ends at once with this status, after a
 message such as vLLM's; `--killed` ends by this signal, without a word; `--orphan` lets the main
-process end in order and leave its children.
+process end in order and leave its children; `--in-order` ends with status 0 after a signal, and
+`--stops` does so without one, once it has been found healthy.
 """
 
 import argparse
@@ -21,6 +23,8 @@ parser.add_argument("port", type=int)
 parser.add_argument("folder", type=Path)
 parser.add_argument("--deaf", action="store_true")
 parser.add_argument("--orphan", action="store_true")
+parser.add_argument("--in-order", action="store_true")
+parser.add_argument("--stops", action="store_true")
 parser.add_argument("--late", type=float, default=0.0)
 parser.add_argument("--exit", type=int)
 parser.add_argument("--killed", type=int)
@@ -65,7 +69,7 @@ def stop(number: int, _: object) -> None:
     (options.folder / "signal").write_text(str(number), "ascii")
     if not options.orphan:
         os.kill(int((options.folder / "worker").read_text("ascii")), signal.SIGTERM)
-    os._exit(3)
+    os._exit(0 if options.in_order else 3)
 
 
 if not options.deaf:
@@ -84,4 +88,8 @@ class Health(BaseHTTPRequestHandler):
         pass
 
 
-HTTPServer(("127.0.0.1", options.port), Health).serve_forever()
+server = HTTPServer(("127.0.0.1", options.port), Health)
+if options.stops:
+    server.handle_request()
+    sys.exit()
+server.serve_forever()

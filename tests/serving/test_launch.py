@@ -195,6 +195,31 @@ def test_a_server_that_dies_ends_the_launcher_with_its_status_and_a_word(
     assert_all_gone(pids)
 
 
+def test_a_server_that_ends_by_itself_in_order_is_told_too(
+    launch: list[Launched], tmp_path: Path
+) -> None:
+    launch.append(launched := Launched(tmp_path, "--stops"))
+    launched.wait_until_ready()
+    status, errors = launched.end()
+    assert status == 1
+    assert errors.endswith(
+        "Error: the server ended by itself, with exit status 0 though nobody asked it to; its log: "
+        f"{tmp_path}/server.log\n"
+    )
+    assert_all_gone(launched.pids())
+
+
+def test_a_server_that_ends_in_order_after_a_signal_is_no_failure(
+    launch: list[Launched], tmp_path: Path
+) -> None:
+    launch.append(launched := Launched(tmp_path, "--in-order"))
+    launched.wait_until_ready()
+    launched.process.send_signal(signal.SIGTERM)
+    status, errors = launched.end()
+    assert (status, "Error" in errors) == (0, False)
+    assert_all_gone(launched.pids())
+
+
 def test_a_server_that_is_killed_as_it_starts_is_told_with_the_signal(
     launch: list[Launched], tmp_path: Path
 ) -> None:
