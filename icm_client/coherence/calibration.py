@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import FloatArray, IntArray
+from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
 
 
 def pointwise_mutual_information(log_probs: FloatArray) -> FloatArray:
@@ -75,3 +74,16 @@ def label_counts(labels: IntArray, n_labels: int) -> tuple[int, ...]:
     """Items of each label, `[K]`."""
     counts = np.bincount(labels[labels != UNLABELLED], minlength=n_labels)
     return tuple(int(count) for count in counts)
+
+
+def margin(scores: FloatArray) -> FloatArray:
+    """Nats between the best label and the next, `[N]`."""
+    ordered = np.sort(scores, axis=1)
+    margin: FloatArray = ordered[:, -1] - ordered[:, -2]
+    return margin
+
+
+def certainty(scores: FloatArray, pinned: IntArray | None) -> FloatArray:
+    """The margin, 0 where there is no score and infinite where a label is pinned, `[N]`."""
+    certain: FloatArray = np.nan_to_num(margin(scores))
+    return certain if pinned is None else np.where(pinned != UNLABELLED, np.inf, certain)

@@ -29,8 +29,7 @@ from typing import Literal
 
 import numpy as np
 
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import Context, Demo, IntArray, Query
+from icm_client.coherence.problem import UNLABELLED, Context, Demo, IntArray, Query
 
 Layout = Literal["tree", "fixed", "folds"]
 

@@ -12,10 +12,9 @@ from typing import Final
 import numpy as np
 
 from icm_client.coherence.confidence import confidences
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop
-from icm_client.coherence.search_result import SearchResult, SweepRecord
-from icm_client.coherence.starts import Start
+from icm_client.coherence.initial_labels import Start
+from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray, Score
+from icm_client.coherence.result import Observed, SearchResult, SweepRecord, Watch
 from icm_client.data import LabelledRow
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint, Exactness, NoticingEndpoint, Waiting, WireEvent
@@ -28,7 +27,6 @@ from icm_client.runs.failures import FailureBudget, labelled_rows, only
 from icm_client.runs.fold_training import FoldTraining
 from icm_client.runs.labels_file import start_labels
 from icm_client.runs.presets import (
-    Observed,
     Settings,
     TrainingEvent,
     find_labels,
@@ -288,7 +286,7 @@ class LabelRun:
             self.observe(seen)
 
         return await self._searched(
-            fitted, train, left_out, scorer, scorer, stop=self._limit, observe=observe
+            fitted, train, left_out, scorer, scorer, watch=Watch(observe, self._limit)
         )
 
     async def _so_far(
@@ -301,12 +299,8 @@ class LabelRun:
         """Where the interrupted search stood, without a request; None where it had no labels."""
         left_out = tuple(sorted(left_out))
 
-        async def again(
-            score: Score, stop: Stop, observe: Callable[[Observed], None]
-        ) -> SearchResult:
-            return await self._searched(
-                fitted, train, left_out, stored, score, stop=stop, observe=observe
-            )
+        async def again(score: Score, watch: Watch) -> SearchResult:
+            return await self._searched(fitted, train, left_out, stored, score, watch=watch)
 
         return await search_so_far(again, stored, self._seen)
 
@@ -318,24 +312,13 @@ class LabelRun:
         scorer: Scorer,
         score: Score,
         *,
-        stop: Stop,
-        observe: Callable[[Observed], None],
+        watch: Watch,
     ) -> SearchResult:
         start = None
         if self._first is not None:
             start = await start_labels(self._first, self._job, fitted, scorer, seed=self._seed)
-        return await find_labels(
-            self._job,
-            fitted,
-            score,
-            train,
-            seed=self._seed,
-            start=start,
-            pinned=self._pinned,
-            left_out=left_out,
-            stop=stop,
-            observe=observe,
-        )
+        problem = self._job.problem(start=start, pinned=self._pinned, left_out=left_out)
+        return await find_labels(problem, fitted, score, train, seed=self._seed, watch=watch)
 
 
 def _evidence(job: Job, repeated: FloatArray | None, pinned: IntArray | None) -> Evidence:

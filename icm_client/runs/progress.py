@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 
-from icm_client.coherence.anneal import AnnealSettings, Step
-from icm_client.coherence.official import OfficialSettings
-from icm_client.coherence.search_result import SweepRecord
-from icm_client.coherence.settings import SweepSettings
-from icm_client.coherence.trained import PassRecord
+from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.anneal_official import OfficialSettings
+from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.result import Observed, PassRecord, Step, SweepRecord
 from icm_client.data.job import Job
 from icm_client.endpoints import (
     Endpoint,
@@ -32,7 +31,7 @@ from icm_client.endpoints import (
 )
 from icm_client.errors import InputError
 from icm_client.record.journal import PASS, SWEEP, Journal, packed, read
-from icm_client.runs.presets import Observed, Settings, TrainingEvent, preset_of
+from icm_client.runs.presets import Settings, TrainingEvent, preset_of
 from icm_client.runs.trainer import Trained, TrainingProgress
 from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
 

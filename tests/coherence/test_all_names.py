@@ -10,10 +10,11 @@ from concept_score import ConceptScore, agreement, planted_classes
 
 from icm_client.coherence.all_names import AVERAGED, MOST_NAMES, MOVING
 from icm_client.coherence.calibration import log_softmax
-from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.problem import FloatArray, Query
-from icm_client.coherence.settings import SweepSettings
-from icm_client.coherence.sweep import SearchResult, search
+from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.fast import search
+from icm_client.coherence.result import SearchResult
 
 DEFAULT = SweepSettings()
 ONE_NAME = replace(DEFAULT, all_names=0)

@@ -7,20 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.coherence.assignment import ENUMERATED, JointAssignment, assign_jointly
-from icm_client.coherence.constraints import (
-    NO_CONSTRAINT,
-    AllOf,
-    Asymmetry,
-    AtMostOne,
-    Constraint,
-    ExactlyOne,
-    Groups,
-    Implication,
-    MutualExclusion,
-    SameAnswer,
-    inconsistent_pairs,
-)
-from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.constraints import AllOf, Asymmetry, AtMostOne, ExactlyOne, Implication, MutualExclusion, SameAnswer, inconsistent_pairs
+from icm_client.coherence.problem import NO_CONSTRAINT, Constraint, Groups
+from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.problem import FloatArray
 from icm_client.errors import InputError
 

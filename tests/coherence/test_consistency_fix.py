@@ -6,8 +6,9 @@ import numpy as np
 from concept_score import ConceptScore, planted_classes
 
 from icm_client.coherence.consistency_fix import Change, Evaluate, Fixed, consistency_fix
-from icm_client.coherence.constraints import Asymmetry, AtMostOne, Constraint, inconsistent_pairs
-from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.constraints import Asymmetry, AtMostOne, inconsistent_pairs
+from icm_client.coherence.problem import Constraint
+from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.objective import LeaveOneOut, inconsistency, utility
 from icm_client.coherence.problem import FloatArray, IntArray
 

@@ -5,21 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.coherence.constraints import (
-    AllOf,
-    Asymmetry,
-    AtMostOne,
-    Constraint,
-    ExactlyOne,
-    Implication,
-    MutualExclusion,
-    NoConstraint,
-    SameAnswer,
-    check_groups,
-    groups_by_key,
-    inconsistent_pairs,
-)
-from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.constraints import AllOf, Asymmetry, AtMostOne, ExactlyOne, Implication, MutualExclusion, SameAnswer, groups_by_key, inconsistent_pairs
+from icm_client.coherence.problem import Constraint, NoConstraint, check_groups
+from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.problem import IntArray
 from icm_client.errors import InputError
 

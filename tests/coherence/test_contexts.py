@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icm_client.coherence.constraints import SameAnswer
-from icm_client.coherence.contexts import UNLABELLED, draw_demos, split_folds
+from icm_client.coherence.contexts import draw_demos, split_folds
+from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.problem import Context, IntArray
-from icm_client.coherence.settings import SweepSettings
-from icm_client.coherence.sweep import search
+from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.fast import search
 
 SEEDS = st.integers(0, 2**32 - 1)
 

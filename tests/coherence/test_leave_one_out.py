@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.leave_one_out import FOLDS, Layout, queries, query_for
 from icm_client.coherence.problem import Context, Demo, IntArray, Query
 

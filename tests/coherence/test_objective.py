@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.coherence.constraints import AtMostOne, SameAnswer
-from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.objective import (
     LeaveOneOut,
     inconsistency,

@@ -23,19 +23,12 @@ import numpy as np
 import orjson
 import pytest
 
-from icm_client.coherence.anneal import Step
+from icm_client.coherence.result import Step
 from icm_client.coherence.consistency_fix import Evaluate
-from icm_client.coherence.constraints import (
-    AllOf,
-    Asymmetry,
-    Constraint,
-    MutualExclusion,
-    SameAnswer,
-    groups_by_key,
-    inconsistent_pairs,
-)
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.official import OfficialSettings, anneal_official, fix, mean_log_odds
+from icm_client.coherence.constraints import AllOf, Asymmetry, MutualExclusion, SameAnswer, groups_by_key, inconsistent_pairs
+from icm_client.coherence.problem import Constraint
+from icm_client.coherence.problem import UNLABELLED
+from icm_client.coherence.anneal_official import OfficialSettings, anneal_official, fix, mean_log_odds
 from icm_client.coherence.problem import FloatArray, IntArray, Query
 
 TABLE: dict[str, list[Any]] = orjson.loads(

@@ -1,13 +1,7 @@
 import numpy as np
 import pytest
 
-from icm_client.coherence.renaming import (
-    Parts,
-    apart,
-    best_other_names,
-    contrast,
-    rotations,
-)
+from icm_client.coherence.label_names import Parts, apart, best_other_names, contrast, rotations
 
 
 def test_under_the_rotations_every_label_has_every_name_once() -> None:

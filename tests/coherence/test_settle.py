@@ -9,22 +9,17 @@ from concept_score import ConceptScore, agreement, planted_classes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.coherence.anneal import AnnealSettings, Step
+from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.result import Step
 from icm_client.coherence.batches import Within, split_batches
 from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
-from icm_client.coherence.constraints import (
-    NO_CONSTRAINT,
-    Asymmetry,
-    AtMostOne,
-    Constraint,
-    ExactlyOne,
-    SameAnswer,
-)
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.official import OfficialSettings
+from icm_client.coherence.constraints import Asymmetry, AtMostOne, ExactlyOne, SameAnswer
+from icm_client.coherence.problem import NO_CONSTRAINT, Constraint
+from icm_client.coherence.problem import UNLABELLED
+from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.problem import FloatArray, IntArray, Query, Score
-from icm_client.coherence.settle import anneal_search, open_items
-from icm_client.coherence.sweep import SearchResult
+from icm_client.coherence.decode import anneal_search, open_items
+from icm_client.coherence.result import SearchResult
 from icm_client.errors import InputError
 
 SHORT = AnnealSettings(iterations=60)
