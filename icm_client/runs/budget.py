@@ -1,10 +1,18 @@
-"""What a run may spend: it ends between two sweeps or steps with the best labels so far."""
+"""What a run may spend: it ends between two sweeps or steps with the best labels so far.
+
+Where a sweep takes much longer than the one before it, as at a server that asks to wait, a run that
+is out of time is broken off within it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Final
 
 from icm_client.errors import InputError
 from icm_client.runs.progress import Cost
+
+_GRACE: Final = 1.1
+"""A sweep is broken off at so many times the limit: scores that a search ends with may pass it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +23,7 @@ class Budget:
         max_requests: requests for log-probs, retries included.
         max_prompt_tokens: prompt tokens that the server computes; those that it finds in its
             prefix cache are free.
-        max_minutes: wall clock.
+        max_minutes: wall clock; whatever is under way, the run stops soon after a tenth more.
 
     Raises:
         InputError: a limit that is not over 0.
@@ -67,3 +75,11 @@ class BudgetMeter:
                 self._words = f"the limit of {limit:,g} {name}"
         self._before = now
         return self._words is not None
+
+    def out_of_time(self) -> bool:
+        """Whether a sweep or step is to be broken off, because time has passed its limit."""
+        limit = self._budget.max_minutes
+        if limit is None or self._cost().seconds / 60 <= _GRACE * limit:
+            return False
+        self._words = self._words or f"the limit of {limit:,g} minutes"
+        return True
