@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from icm_client import EmbeddedEndpoint, SweepSettings, label
-from icm_client.coherence.problem import FloatArray, Query
 from icm_client.coherence.fast import search
+from icm_client.coherence.problem import FloatArray, Query
 from icm_client.experiments.salience import Salience, judge, read_salience
 from icm_client.experiments.salience_run import FEWEST, salience
 from icm_client.testing import PlantedConcept

@@ -294,6 +294,10 @@ class ProgressMeter:
         return left * cost.seconds / cost.from_server
 
 
+_GRACE: Final = 1.1
+"""A sweep is broken off at so many times the limit: scores that a search ends with may pass it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Limits on what is spent from when the command begins; answers from the store are free.
@@ -302,7 +306,7 @@ class Budget:
         max_requests: requests for log-probs, retries included.
         max_prompt_tokens: prompt tokens that the server computes; those that it finds in its
             prefix cache are free.
-        max_minutes: wall clock.
+        max_minutes: wall clock; whatever is under way, the run stops soon after a tenth more.
 
     Raises:
         InputError: a limit that is not over 0.
@@ -354,3 +358,11 @@ class BudgetMeter:
                 self._words = f"the limit of {limit:,g} {name}"
         self._before = now
         return self._words is not None
+
+    def out_of_time(self) -> bool:
+        """Whether a sweep or step is to be broken off, because time has passed its limit."""
+        limit = self._budget.max_minutes
+        if limit is None or self._cost().seconds / 60 <= _GRACE * limit:
+            return False
+        self._words = self._words or f"the limit of {limit:,g} minutes"
+        return True

@@ -7,13 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from concept_score import ConceptScore, agreement, planted_classes
-
 from icm_client.coherence.all_names import AVERAGED, MOST_NAMES, MOVING
+
 from icm_client.coherence.calibration import log_softmax
-from icm_client.coherence.problem import UNLABELLED
-from icm_client.coherence.problem import FloatArray, Query
-from icm_client.coherence.fast import SweepSettings
-from icm_client.coherence.fast import search
+from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.problem import UNLABELLED, FloatArray, Query
 from icm_client.coherence.result import SearchResult
 
 DEFAULT = SweepSettings()

@@ -10,16 +10,29 @@ import numpy as np
 import pytest
 from concept_score import ConceptScore, agreement, planted_classes
 
-from icm_client.coherence.anneal import AnnealResult, AnnealSettings, _Alpha, accepts, anneal, item_weights
-from icm_client.coherence.result import Step
+from icm_client.coherence.anneal import (
+    AnnealResult,
+    AnnealSettings,
+    _Alpha,
+    accepts,
+    anneal,
+    item_weights,
+    temperature,
+)
 from icm_client.coherence.calibration import log_softmax
 from icm_client.coherence.consistency_fix import Change
 from icm_client.coherence.constraints import Asymmetry, SameAnswer, inconsistent_pairs
-from icm_client.coherence.problem import Constraint, NoConstraint
-from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.leave_one_out import Layout
-from icm_client.coherence.problem import Demo, FloatArray, IntArray, Query
-from icm_client.coherence.anneal import temperature
+from icm_client.coherence.problem import (
+    UNLABELLED,
+    Constraint,
+    Demo,
+    FloatArray,
+    IntArray,
+    NoConstraint,
+    Query,
+)
+from icm_client.coherence.result import Step
 from icm_client.errors import InputError
 
 ORDERS = Asymmetry(((0, 1),), true=1, false=0)

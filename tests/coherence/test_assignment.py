@@ -7,10 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.coherence.assignment import ENUMERATED, JointAssignment, assign_jointly
-from icm_client.coherence.constraints import AllOf, Asymmetry, AtMostOne, ExactlyOne, Implication, MutualExclusion, SameAnswer, inconsistent_pairs
-from icm_client.coherence.problem import NO_CONSTRAINT, Constraint, Groups
-from icm_client.coherence.problem import UNLABELLED
-from icm_client.coherence.problem import FloatArray
+from icm_client.coherence.constraints import (
+    AllOf,
+    Asymmetry,
+    AtMostOne,
+    ExactlyOne,
+    Implication,
+    MutualExclusion,
+    SameAnswer,
+    inconsistent_pairs,
+)
+from icm_client.coherence.problem import NO_CONSTRAINT, UNLABELLED, Constraint, FloatArray, Groups
 from icm_client.errors import InputError
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -7,10 +7,8 @@ from concept_score import ConceptScore, planted_classes
 
 from icm_client.coherence.consistency_fix import Change, Evaluate, Fixed, consistency_fix
 from icm_client.coherence.constraints import Asymmetry, AtMostOne, inconsistent_pairs
-from icm_client.coherence.problem import Constraint
-from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.objective import LeaveOneOut, inconsistency, utility
-from icm_client.coherence.problem import FloatArray, IntArray
+from icm_client.coherence.problem import UNLABELLED, Constraint, FloatArray, IntArray
 
 ORDERS = Asymmetry(((0, 1),), true=1, false=0)
 LOG_PROBS = np.array([[-2.0, -0.5], [-0.6, -1.0], [-0.25, -1.5], [-1.0, -0.75]])

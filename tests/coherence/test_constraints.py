@@ -5,10 +5,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.coherence.constraints import AllOf, Asymmetry, AtMostOne, ExactlyOne, Implication, MutualExclusion, SameAnswer, groups_by_key, inconsistent_pairs
-from icm_client.coherence.problem import Constraint, NoConstraint, check_groups
-from icm_client.coherence.problem import UNLABELLED
-from icm_client.coherence.problem import IntArray
+from icm_client.coherence.constraints import (
+    AllOf,
+    Asymmetry,
+    AtMostOne,
+    ExactlyOne,
+    Implication,
+    MutualExclusion,
+    SameAnswer,
+    groups_by_key,
+    inconsistent_pairs,
+)
+from icm_client.coherence.problem import (
+    UNLABELLED,
+    Constraint,
+    IntArray,
+    NoConstraint,
+    check_groups,
+)
 from icm_client.errors import InputError
 
 FALSE, TRUE, TIE = 0, 1, 2

@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 
 from icm_client.coherence.constraints import SameAnswer
 from icm_client.coherence.contexts import draw_demos, split_folds
-from icm_client.coherence.problem import UNLABELLED
-from icm_client.coherence.problem import Context, IntArray
-from icm_client.coherence.fast import SweepSettings
-from icm_client.coherence.fast import search
+from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.problem import UNLABELLED, Context, IntArray
 
 SEEDS = st.integers(0, 2**32 - 1)
 

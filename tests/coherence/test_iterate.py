@@ -7,12 +7,10 @@ from concept_score import ConceptScore, planted_classes
 from taught import Taught
 
 from icm_client.coherence.constraints import MutualExclusion, inconsistent_pairs
-from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.iterate import IterateSettings, iterative_search
-from icm_client.coherence.problem import FloatArray, IntArray, Query, Score
-from icm_client.coherence.result import SearchResult, SweepRecord
+from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray, Query, Score
+from icm_client.coherence.result import PassRecord, SearchResult, SweepRecord
 from icm_client.coherence.trained import Training
-from icm_client.coherence.result import PassRecord
 from icm_client.errors import InputError
 
 

@@ -8,10 +8,9 @@ import pytest
 from concept_score import ConceptScore, planted_classes
 
 from icm_client.coherence import naming
-from icm_client.coherence.problem import UNLABELLED
+from icm_client.coherence.fast import SweepSettings, search
 from icm_client.coherence.label_names import NameExchange, exchange_names_in_folds
-from icm_client.coherence.fast import SweepSettings
-from icm_client.coherence.fast import search
+from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.result import SearchResult
 
 DEFAULT = SweepSettings()

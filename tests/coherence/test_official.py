@@ -9,14 +9,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from icm_client.coherence.anneal_official import (
+    OfficialSettings,
+    accepts,
+    anneal_official,
+    batch_order,
+    first_of_batch,
+    fix,
+    mean_log_odds,
+    temperature_after,
+    ways_out,
+)
 from icm_client.coherence.batches import Within
 from icm_client.coherence.calibration import log_softmax
 from icm_client.coherence.consistency_fix import Change, Evaluate, Fixed
-from icm_client.coherence.constraints import AllOf, Asymmetry, AtMostOne, ExactlyOne, Implication, MutualExclusion, SameAnswer, inconsistent_pairs
-from icm_client.coherence.problem import NO_CONSTRAINT, Constraint
-from icm_client.coherence.problem import UNLABELLED
-from icm_client.coherence.anneal_official import OfficialSettings, accepts, anneal_official, batch_order, first_of_batch, fix, mean_log_odds, temperature_after, ways_out
-from icm_client.coherence.problem import FloatArray, IntArray, Query
+from icm_client.coherence.constraints import (
+    AllOf,
+    Asymmetry,
+    AtMostOne,
+    ExactlyOne,
+    Implication,
+    MutualExclusion,
+    SameAnswer,
+    inconsistent_pairs,
+)
+from icm_client.coherence.problem import (
+    NO_CONSTRAINT,
+    UNLABELLED,
+    Constraint,
+    FloatArray,
+    IntArray,
+    Query,
+)
 from icm_client.errors import InputError
 
 ORDERS = Asymmetry(((0, 1),), true=1, false=0)

@@ -10,28 +10,37 @@ import pytest
 from concept_score import ConceptScore, planted_classes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from icm_client.coherence.pins import checked_pins, held, names_turn, pinned_first
 from taught import Taught
 
 from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.assignment import JointAssignment, assign_jointly
 from icm_client.coherence.batches import Within, split_batches
-from icm_client.coherence.calibration import log_softmax
-from icm_client.coherence.constraints import Asymmetry, AtMostOne, ExactlyOne, Implication, inconsistent_pairs
-from icm_client.coherence.problem import NO_CONSTRAINT, Constraint
-from icm_client.coherence.problem import UNLABELLED
-from icm_client.coherence.fast import fold_contexts
-from icm_client.coherence.calibration import certainty
-from icm_client.coherence.folds import FoldSettings, MostConfident, fold_search
-from icm_client.coherence.iterate import IterateSettings, iterative_search
-from icm_client.coherence.anneal_official import OfficialSettings
-from icm_client.coherence.pins import checked_pins, held, names_turn, pinned_first
-from icm_client.coherence.label_names import NameExchange
-from icm_client.coherence.problem import FloatArray, IntArray, Query, Score
-from icm_client.coherence.result import SearchResult
-from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.calibration import certainty, log_softmax
+from icm_client.coherence.constraints import (
+    Asymmetry,
+    AtMostOne,
+    ExactlyOne,
+    Implication,
+    inconsistent_pairs,
+)
 from icm_client.coherence.decode import anneal_search
+from icm_client.coherence.fast import SweepSettings, fold_contexts, search
+from icm_client.coherence.folds import FoldSettings, MostConfident, fold_search
 from icm_client.coherence.initial_labels import pinned_start
-from icm_client.coherence.fast import search
+from icm_client.coherence.iterate import IterateSettings, iterative_search
+from icm_client.coherence.label_names import NameExchange
+from icm_client.coherence.problem import (
+    NO_CONSTRAINT,
+    UNLABELLED,
+    Constraint,
+    FloatArray,
+    IntArray,
+    Query,
+    Score,
+)
+from icm_client.coherence.result import SearchResult
 from icm_client.coherence.trained import Train, Training
 from icm_client.errors import InputError
 

@@ -5,12 +5,16 @@ import pytest
 from concept_score import ConceptScore, ScriptedScore, planted_classes
 
 from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
-from icm_client.coherence.fast import fold_contexts
 from icm_client.coherence.contexts import score_folds
-from icm_client.coherence.label_names import NameExchange, asked_first, exchange_names, exchange_names_in_folds
+from icm_client.coherence.fast import SweepSettings, fold_contexts
+from icm_client.coherence.label_names import (
+    NameExchange,
+    asked_first,
+    exchange_names,
+    exchange_names_in_folds,
+    rotations,
+)
 from icm_client.coherence.problem import Demo, FloatArray, IntArray, Query
-from icm_client.coherence.label_names import rotations
-from icm_client.coherence.fast import SweepSettings
 
 N = 64
 

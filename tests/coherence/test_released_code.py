@@ -23,13 +23,23 @@ import numpy as np
 import orjson
 import pytest
 
-from icm_client.coherence.result import Step
+from icm_client.coherence.anneal_official import (
+    OfficialSettings,
+    anneal_official,
+    fix,
+    mean_log_odds,
+)
 from icm_client.coherence.consistency_fix import Evaluate
-from icm_client.coherence.constraints import AllOf, Asymmetry, MutualExclusion, SameAnswer, groups_by_key, inconsistent_pairs
-from icm_client.coherence.problem import Constraint
-from icm_client.coherence.problem import UNLABELLED
-from icm_client.coherence.anneal_official import OfficialSettings, anneal_official, fix, mean_log_odds
-from icm_client.coherence.problem import FloatArray, IntArray, Query
+from icm_client.coherence.constraints import (
+    AllOf,
+    Asymmetry,
+    MutualExclusion,
+    SameAnswer,
+    groups_by_key,
+    inconsistent_pairs,
+)
+from icm_client.coherence.problem import UNLABELLED, Constraint, FloatArray, IntArray, Query
+from icm_client.coherence.result import Step
 
 TABLE: dict[str, list[Any]] = orjson.loads(
     (Path(__file__).parent / "released_code.json").read_bytes()

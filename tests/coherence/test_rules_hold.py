@@ -11,14 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icm_client.coherence.anneal import AnnealSettings
-from icm_client.coherence.constraints import AllOf, Asymmetry, ExactlyOne, Implication, MutualExclusion, SameAnswer, inconsistent_pairs
-from icm_client.coherence.problem import Constraint
-from icm_client.coherence.leave_one_out import Layout
 from icm_client.coherence.anneal_official import OfficialSettings
-from icm_client.coherence.problem import IntArray
-from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.constraints import (
+    AllOf,
+    Asymmetry,
+    ExactlyOne,
+    Implication,
+    MutualExclusion,
+    SameAnswer,
+    inconsistent_pairs,
+)
 from icm_client.coherence.decode import anneal_search
-from icm_client.coherence.fast import search
+from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.leave_one_out import Layout
+from icm_client.coherence.problem import Constraint, IntArray
 from icm_client.coherence.result import SearchResult
 
 Preset = Callable[[int, int, ConceptScore, int, Constraint], SearchResult]

@@ -10,16 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.coherence.anneal import AnnealSettings
-from icm_client.coherence.result import Step
+from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.batches import Within, split_batches
 from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
 from icm_client.coherence.constraints import Asymmetry, AtMostOne, ExactlyOne, SameAnswer
-from icm_client.coherence.problem import NO_CONSTRAINT, Constraint
-from icm_client.coherence.problem import UNLABELLED
-from icm_client.coherence.anneal_official import OfficialSettings
-from icm_client.coherence.problem import FloatArray, IntArray, Query, Score
 from icm_client.coherence.decode import anneal_search, open_items
-from icm_client.coherence.result import SearchResult
+from icm_client.coherence.problem import (
+    NO_CONSTRAINT,
+    UNLABELLED,
+    Constraint,
+    FloatArray,
+    IntArray,
+    Query,
+    Score,
+)
+from icm_client.coherence.result import SearchResult, Step
 from icm_client.errors import InputError
 
 SHORT = AnnealSettings(iterations=60)

@@ -7,11 +7,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.coherence.calibration import log_softmax
-from icm_client.coherence.constraints import Asymmetry, ExactlyOne, MutualExclusion, inconsistent_pairs
-from icm_client.coherence.problem import NO_CONSTRAINT, Constraint
-from icm_client.coherence.problem import UNLABELLED
-from icm_client.coherence.problem import FloatArray, IntArray, Query
-from icm_client.coherence.initial_labels import Start, balanced_start, check_start, closest_allowed, first_labels, random_start, zero_shot_start
+from icm_client.coherence.constraints import (
+    Asymmetry,
+    ExactlyOne,
+    MutualExclusion,
+    inconsistent_pairs,
+)
+from icm_client.coherence.initial_labels import (
+    Start,
+    balanced_start,
+    check_start,
+    closest_allowed,
+    first_labels,
+    random_start,
+    zero_shot_start,
+)
+from icm_client.coherence.problem import (
+    NO_CONSTRAINT,
+    UNLABELLED,
+    Constraint,
+    FloatArray,
+    IntArray,
+    Query,
+)
 from icm_client.errors import InputError
 
 SEEDS = st.integers(0, 2**32 - 1)

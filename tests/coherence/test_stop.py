@@ -8,19 +8,24 @@ import pytest
 from concept_score import ConceptScore, planted_classes
 
 from icm_client.coherence.anneal import AnnealSettings
-from icm_client.coherence.result import Step
+from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.batches import Batch, Within, among_others, without
 from icm_client.coherence.calibration import pointwise_mutual_information
 from icm_client.coherence.constraints import Asymmetry, ExactlyOne
-from icm_client.coherence.problem import NO_CONSTRAINT, Constraint
-from icm_client.coherence.problem import UNLABELLED
-from icm_client.coherence.anneal_official import OfficialSettings
-from icm_client.coherence.label_names import exchange_names
-from icm_client.coherence.problem import Demo, FloatArray, Query, Score, never
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.decode import anneal_search
-from icm_client.coherence.fast import search
-from icm_client.coherence.result import SearchResult, SweepRecord
+from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.label_names import exchange_names
+from icm_client.coherence.problem import (
+    NO_CONSTRAINT,
+    UNLABELLED,
+    Constraint,
+    Demo,
+    FloatArray,
+    Query,
+    Score,
+    never,
+)
+from icm_client.coherence.result import SearchResult, Step, SweepRecord
 
 N = 40
 FAST = SweepSettings(coherent=np.inf, min_sweeps=6, max_sweeps=6)

@@ -8,13 +8,24 @@ import pytest
 from concept_score import ConceptScore, ScriptedScore, agreement, planted_classes, towards
 
 from icm_client.coherence.calibration import log_softmax
-from icm_client.coherence.constraints import Asymmetry, AtMostOne, ExactlyOne, MutualExclusion, SameAnswer, inconsistent_pairs
-from icm_client.coherence.problem import NO_CONSTRAINT, Constraint
-from icm_client.coherence.problem import UNLABELLED
+from icm_client.coherence.constraints import (
+    Asymmetry,
+    AtMostOne,
+    ExactlyOne,
+    MutualExclusion,
+    SameAnswer,
+    inconsistent_pairs,
+)
 from icm_client.coherence.contexts import REPEATED
-from icm_client.coherence.problem import FloatArray, IntArray, Query
-from icm_client.coherence.fast import SweepSettings
-from icm_client.coherence.fast import search
+from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.problem import (
+    NO_CONSTRAINT,
+    UNLABELLED,
+    Constraint,
+    FloatArray,
+    IntArray,
+    Query,
+)
 from icm_client.coherence.result import SearchResult, SweepRecord
 from icm_client.errors import InputError
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from test_diagnosis import result
 
-from icm_client.coherence.problem import UNLABELLED
-from icm_client.coherence.problem import IntArray
+from icm_client.coherence.problem import UNLABELLED, IntArray
 from icm_client.coherence.result import RestartEnd, SearchResult, SweepRecord
 from icm_client.verdict.search_findings import AGREE, JUMP, LATE, agreement_matrix, search_findings
 
