@@ -40,11 +40,11 @@ from icm_client.data.job import Job, named_task
 from icm_client.data.json_text import write_json
 from icm_client.errors import IcmError, InputError, RowError, TaskError
 from icm_client.record.folder import DEFAULT_BASE, LABELS
+from icm_client.runs.budget import Budget
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.label import label
 from icm_client.runs.labels_file import read_pins, read_start
 from icm_client.runs.presets import Preset
-from icm_client.runs.progress import Budget
 from icm_client.runs.result import Labels
 from icm_client.runs.run_cost import forecast_job
 from icm_client.runs.server import Server

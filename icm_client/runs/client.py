@@ -1,51 +1,30 @@
-"""`Client`: several label jobs at once, over one way to one server."""
+"""`Client`: several label jobs at once, over one connection to one server."""
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from itertools import count
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import Self, Unpack
 
 import anyio
 from anyio.abc import TaskGroup
 
 from icm_client.data import Task
-from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Rows
 from icm_client.endpoints import Endpoint, Waiting, WireEvent
 from icm_client.errors import RunError, RunStopped
-from icm_client.runs.label import label
-from icm_client.runs.labels_file import Pins
-from icm_client.runs.presets import Preset, Settings
-from icm_client.runs.progress import Budget, OnProgress, Progress
+from icm_client.runs.label import run
+from icm_client.runs.progress import OnProgress, Progress
+from icm_client.runs.request import LabelOptions, LabelRequest
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server, open_endpoint
-from icm_client.runs.trainer import Trainer
 from icm_client.runs.turns import Shares
 from icm_client.scoring import ScoreStore, open_store
 
 Find = Callable[[OnProgress], Awaitable[Labels]]
-"""Labels, found while whom it is given is told."""
-
-
-class LabelOptions(TypedDict, total=False):
-    """What `label` may be told of a job besides its rows and task, under the same names."""
-
-    gold: str | None
-    prior: Mapping[str, float] | None
-    constraint: Rules | None
-    preset: Preset
-    settings: Settings | None
-    start: str | os.PathLike[str] | None
-    pins: Pins | None
-    trainer: Trainer | None
-    seed: int
-    budget: Budget | None
-    fail_on_error: float
-    skip_bad_rows: bool
-    fresh: bool
+"""Finds the labels, and reports how far it is to the callback it is given."""
 
 
 class LabelJob:
@@ -61,7 +40,7 @@ class LabelJob:
         self._changed = anyio.Event()
         self._ended = anyio.Event()
         self._latest: Progress | None = None
-        self._told = 0
+        self._reported = 0
         self._found: Labels | None = None
         self._error: Exception | None = None
         self._seen = False
@@ -76,19 +55,19 @@ class LabelJob:
 
     @property
     def unseen(self) -> Exception | None:
-        """Of what it failed, where `result` has not told anybody."""
+        """The error that ended it, where no call of `result` has raised it."""
         return None if self._seen else self._error
 
     def cancel(self) -> None:
-        """Have it end soon; what was answered is stored. Once it is done, this does nothing."""
+        """End it soon; what was answered is stored. Once it is done, this does nothing."""
         self._scope.cancel()
 
     async def result(self) -> Labels:
-        """Wait for the labels. A caller that is cancelled leaves the job running.
+        """Wait for the labels; where the caller is cancelled, the job goes on.
 
         Raises:
             RunStopped: it was cancelled.
-            IcmError: what `label` raises; the client's block then does not raise it any more.
+            IcmError: what `label` raises; the client's block then does not raise it again.
         """
         await self._ended.wait()
         if self._error is not None:
@@ -101,28 +80,28 @@ class LabelJob:
     async def progress(self) -> AsyncIterator[Progress]:
         """Yield the latest moment whenever there is a new one, until the job ends.
 
-        Who is slow misses moments, but not the last one. It may be left early and taken up again,
-        and several may look on. How the job ended, `result` tells.
+        A slow loop misses moments, but not the last one. It may be left early and taken up again,
+        and several loops may follow one job. `result` says how the job ended.
         """
         seen = 0
         while True:
-            if self._latest is not None and self._told > seen:
-                seen = self._told
+            if self._latest is not None and self._reported > seen:
+                seen = self._reported
                 yield self._latest
             elif self.done:
                 return
             else:
                 await self._changed.wait()
 
-    def _tell(self, moment: Progress) -> None:
+    def _report(self, moment: Progress) -> None:
         self._latest = moment
-        self._told += 1
+        self._reported += 1
         self._wake()
 
-    def _heard(self, event: WireEvent) -> None:
-        """Hear of a wait on the connection that all jobs share."""
+    def _noticed(self, event: WireEvent) -> None:
+        """Report a wait on the connection that all jobs share."""
         if isinstance(event, Waiting) and self._latest is not None and not self.done:
-            self._tell(replace(self._latest, waiting=event))
+            self._report(replace(self._latest, waiting=event))
 
     def _wake(self) -> None:
         self._changed.set()
@@ -131,7 +110,7 @@ class LabelJob:
     async def _run(self, find: Find) -> None:
         try:
             with self._scope:
-                self._found = await find(self._tell)
+                self._found = await find(self._report)
         except Exception as error:  # noqa: BLE001 - kept for `result`, whatever it is
             self._error = error
         finally:
@@ -148,13 +127,13 @@ class Client:
             print((await reviews.result()).counts, (await claims.result()).counts)
 
     Jobs get equal shares of the server, whatever their size, so that none waits for another to end
-    (`icm_client.runs.turns`). They do not touch one another: one that fails or is cancelled leaves
-    the others running.
+    (`icm_client.runs.turns`). They are independent: one that fails or is cancelled leaves the
+    others running.
 
     The block is a task group: at its end it waits for the jobs that still run. An exception that
-    leaves it, a cancellation too, cancels them first. Errors that no `result` has told are raised
-    then, as an `ExceptionGroup`: always as a group, so that how many jobs failed does not decide
-    what has to be caught. Where another exception leaves the block, they become notes to it.
+    leaves it, a cancellation too, cancels them first. Errors that no `result` has raised are raised
+    then, as an `ExceptionGroup`: always as a group, so that the number of failed jobs does not
+    decide what has to be caught. Where another exception leaves the block, they become notes to it.
 
     Args:
         endpoint: as for `label`; an endpoint that is open stays so.
@@ -181,7 +160,7 @@ class Client:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Find out who answers, and get ready.
+        """Connect to the server, and open the store.
 
         Raises:
             EndpointError: nothing usable answers.
@@ -190,9 +169,9 @@ class Client:
             RunError: the client is open already.
         """
         if self._shares is not None:
-            raise RunError("this client is open already; every block needs one of its own")
+            raise RunError("this client is open already: make another one for another block")
         async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(open_endpoint(self._endpoint, self._heard))
+            server = await stack.enter_async_context(open_endpoint(self._endpoint, self._noticed))
             self._kept = stack.enter_context(open_store(self.store))
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             self._shares = Shares(server)
@@ -248,19 +227,12 @@ class Client:
         """
         if self._shares is None or self._tasks is None:
             raise RunError("the client is not open: async with Client(...) as client: ...")
-        endpoint, store, runs = self._shares.share(), self._kept, self.runs
+        request = LabelRequest(rows, task, runs=self.runs, **options)
+        endpoint, store = self._shares.share(), self._kept
 
         async def find(progress: OnProgress) -> Labels:
             try:
-                return await label(
-                    rows,
-                    task=task,
-                    endpoint=endpoint,
-                    store=store,
-                    runs=runs,
-                    progress=progress,
-                    **options,
-                )
+                return await run(request, endpoint=endpoint, store=store, progress=progress)
             finally:
                 await endpoint.aclose()  # the share, not the server
 
@@ -282,6 +254,6 @@ class Client:
             if job.unseen is not None:
                 self._failed.append(job)
 
-    def _heard(self, event: WireEvent) -> None:
+    def _noticed(self, event: WireEvent) -> None:
         for job in self._running:
-            job._heard(event)  # noqa: SLF001
+            job._noticed(event)  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""Rows that cannot be scored: how many a run bears, and how its search goes on without them."""
+"""Rows that cannot be scored: how many a run tolerates, and how its search goes on without them."""
 
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -24,24 +24,24 @@ T = TypeVar("T")
 
 
 class FailureBudget:
-    """Hears of items that cannot be scored, and ends the run where they are too many.
+    """Takes note of items that cannot be scored, and ends the run where they are too many.
 
-    The searches cope in two ways. One that sweeps or trains leaves an item without a score aside,
-    and may meet it again in the next sweep or pass. Algorithm 1 can not: a label whose context
-    fails has no `U`. Its search starts again without the item; so does one that sweeps, where the
-    item spoilt a context and with it the scores of all behind it. Either way the search stays a
+    The searches go on in two ways. One that sweeps or trains leaves an item without a score aside,
+    and may meet it again in the next sweep or pass. Algorithm 1 cannot: a label whose context fails
+    has no `U`. Its search starts again without the item; so does one that sweeps, where the item
+    was a demo and spoilt the scores of all rows in its context. Either way the search stays a
     function of rows, settings, seed and scores: where an item fails again, the same command goes
     the same way.
 
     Args:
         job: whose items they are.
         settings: which search.
-        fail_on_error: rows without a score that end the run: so many from 1 on, under 1 that share
+        fail_on_error: rows without a score that end the run: a count if at least 1, else a fraction
             of the rows, and then at least 2.
-        unusable: items that are known not to be scored, with the reason; they count for nothing.
+        unusable: items that are known not to be scored, with the reason; they do not count.
 
     Attributes:
-        left_out: items that the search is to do without.
+        left_out: items that the search leaves out.
 
     Raises:
         InputError: `fail_on_error` is no such number.
@@ -56,7 +56,7 @@ class FailureBudget:
     ) -> None:
         if not 0 < fail_on_error < math.inf:
             raise InputError(
-                f"fail_on_error must be a number of rows or, under 1, a share of them, not "
+                "fail_on_error must be a number of rows or, under 1, a share of them, not "
                 f"{fail_on_error}"
             )
         self._unusable = dict(unusable or {})
@@ -66,51 +66,57 @@ class FailureBudget:
         self._limit = fail_on_error
         self._reasons: dict[int, str] = {}
 
-    def hear(self, failed: Mapping[int, FailedItem]) -> None:
-        """Be the scorer's `on_failed`.
+    def failed(self, failed: Mapping[int, FailedItem]) -> None:
+        """Record items that have no score: the scorer's `on_failed`.
 
         Raises:
             TooManyFailed: as many rows as `fail_on_error` says have no score.
         """
         self._reasons |= {item: str(one.error) for item, one in failed.items()}
-        self._check()
+        rows = {self._job.items[item].row for item in self._reasons}
+        total = len(self._job.dataset.rows)
+        # A search needs two rows, whatever it is allowed to lose.
+        ends = min(self._limit if self._limit >= 1 else max(self._limit * total, 2), total - 1)
+        if len(rows) >= ends:
+            item, reason = next(iter(self._reasons.items()))
+            row = self._job.dataset.rows[self._job.items[item].row]
+            raise TooManyFailed(
+                "too many rows cannot be scored: mend them, or allow more with --fail-on-error "
+                f"({len(rows)} of {total} have no score, and {math.ceil(ends)} end the run). The "
+                f"first, {row.id!r}: {reason}"
+            )
         gone = {item for item, one in failed.items() if one.as_demo or not self._sweeps}
         if gone:
             self.left_out |= gone
             raise _StartAgainError
 
-    async def searched(self, search: Callable[[Collection[int]], Awaitable[T]], score: Score) -> T:
-        """Return what `search` returns, called again while items fail that it cannot do without.
+    async def searched(self, search: Callable[[], Awaitable[T]], score: Score) -> T:
+        """Return what `search` returns, called again each time that `left_out` has grown.
 
         Args:
-            search: given the items to leave out, rising.
-            score: the scorer that tells `hear`. Before Algorithm 1 starts again, every item is
-                scored alone: one pass finds most of what would make it start once more.
+            search: searches all items but `left_out`.
+            score: the scorer that reports to `failed`. Before Algorithm 1 starts again, every item
+                is scored zero-shot: one pass finds most of what would make it start once more.
 
         Raises:
-            TooManyFailed: as `hear`.
+            TooManyFailed: as `failed`.
             IcmError: what `search` raises.
         """
         while True:
             try:
-                return await search(tuple(sorted(self.left_out)))
+                return await search()
             except _StartAgainError:
                 pass
             while not self._sweeps:
+                items = (item for item in range(len(self._job.items)) if item not in self.left_out)
                 try:
-                    await score(
-                        [
-                            Query((), item)
-                            for item in range(len(self._job.items))
-                            if item not in self.left_out
-                        ]
-                    )
+                    await score([Query((), item) for item in items])
                 except _StartAgainError:
                     continue
                 break
 
     def without_label(self, result: SearchResult) -> tuple[FailedRow, ...]:
-        """The rows that the search ended without a label for, and those skipped, in their order."""
+        """The rows without a label, in their order: those that failed, and those skipped."""
         dataset = self._job.dataset
         reasons = {**self._unusable, **self._reasons}
         failed = (
@@ -120,29 +126,9 @@ class FailureBudget:
         )
         return tuple(sorted((*dataset.skipped, *failed), key=lambda row: row.line))
 
-    def _check(self) -> None:
-        rows = {self._job.items[item].row for item in self._reasons}
-        total = len(self._job.dataset.rows)
-        # A search needs two rows, whatever it is allowed to lose.
-        ends = min(self._limit if self._limit >= 1 else max(self._limit * total, 2), total - 1)
-        if len(rows) >= ends:
-            item, reason = next(iter(self._reasons.items()))
-            row = self._job.dataset.rows[self._job.items[item].row]
-            many = "1 row has" if len(rows) == 1 else f"{len(rows)} rows have"
-            raise TooManyFailed(
-                f"{many} no score, of {total}, and the run ends with {math.ceil(ends)} "
-                f"(--fail-on-error). The first, {row.id!r}: {reason}"
-            )
-
 
 class _StartAgainError(Exception):
     """The search cannot go on with an item that it has built on."""
-
-
-def labelled_rows(job: Job, result: SearchResult) -> tuple[int, ...]:
-    """Numbers of the rows that have a label."""
-    held = result.labels[job.row_items]
-    return tuple((held != UNLABELLED).nonzero()[0].tolist())
 
 
 def only(dataset: Dataset, rows: Collection[int]) -> Dataset:

@@ -1,37 +1,69 @@
-"""`label`: rows, a task and an endpoint in; labels out. The command line calls this and no more."""
+"""A run, from rows, a task and an endpoint to labels: `label`, and `run`, which does the work.
 
-import operator
+read and check all that the request names
+until the run is through (`accept_drift` begins again where another model answers):
+connect; tokenize the rows, and fit the demos to the server's context
+search; start again without a row that cannot be scored and spoils what is built on it
+where the search is interrupted: replay it from the store, to where it stood
+make a few reads a second time: by how much does the server vary
+diagnose; labels, log-probs and findings become `Labels`
+write them into the run's folder, and the report
+"""
+
+import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial, wraps
-from typing import ParamSpec, TypeVar
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
 
 from anyio.from_thread import start_blocking_portal
 
+from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray, Score
+from icm_client.coherence.result import Observed, SearchResult, SweepRecord, Watch
 from icm_client.data import Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, Rows
-from icm_client.endpoints import Endpoint
-from icm_client.errors import IcmError, InputError, ModelChanged
-from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
-from icm_client.runs.label_run import LabelRun, Record
-from icm_client.runs.labels_file import Pins, read_pins, read_start
+from icm_client.endpoints import Endpoint, NoticingEndpoint, Waiting, WireEvent
+from icm_client.errors import IcmError, InputError, ModelChanged, Retry, RunError, RunStopped
+from icm_client.record.archive import read_run
+from icm_client.record.description import RunDescription
+from icm_client.record.folder import REPORT, RunFolder
+from icm_client.report.report import write_report
+from icm_client.runs.budget import Budget, BudgetMeter
+from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR, FailureBudget
+from icm_client.runs.fold_training import FoldTraining
+from icm_client.runs.labels_file import Pins, start_labels
 from icm_client.runs.presets import (
     Preset,
     Settings,
-    check_start_of,
-    check_trainer,
-    settings_for,
+    TrainingEvent,
+    find_labels,
+    fitted_job,
+    fitted_notice,
+    preset_of,
+    run_settings,
 )
-from icm_client.runs.progress import Budget, OnProgress, check_progress
-from icm_client.runs.repeat_reads import second_fingerprint
-from icm_client.runs.result import Labels
+from icm_client.runs.progress import OnProgress, ProgressMeter, check_progress
+from icm_client.runs.repeat_reads import read_again, second_fingerprint
+from icm_client.runs.request import LabelRequest, PreparedRun
+from icm_client.runs.result import Labels, labels_found
+from icm_client.runs.search_journal import SearchJournal
 from icm_client.runs.server import Server, open_endpoint
+from icm_client.runs.so_far import search_so_far
 from icm_client.runs.trainer import Trainer
-from icm_client.scoring import ScoreStore, open_store
+from icm_client.scoring import Scorer, ScoreStore, open_store
+from icm_client.verdict.diagnosis import Evidence, diagnose
+
+INTERRUPTED: Final = "an interruption"
+"""`Labels.stopped` of a run that was stopped by its caller."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_LOG = logging.getLogger("icm_client")
 
 
 async def label(
@@ -114,28 +146,40 @@ async def label(
         RunStopped: `stopping` said so; its `labels` are those found so far. Or the time that
             `budget` gives was used up before there were any.
     """
-    check_progress(progress)
-    seed = _checked_seed(seed)
-    settings = settings_for(preset, settings)
-    check_trainer(settings, given=trainer is not None)
-    check_start_of(settings, given=start is not None)
-    job = Job.prepare(
-        rows, task, gold=gold, prior=prior, constraint=constraint, skip_bad_rows=skip_bad_rows
-    )
-    run = LabelRun(
-        job,
-        settings,
-        first=None if start is None else read_start(start, job),
-        pinned=None if pins is None else read_pins(pins, job),
+    request = LabelRequest(
+        rows,
+        task,
+        gold=gold,
+        prior=prior,
+        constraint=constraint,
+        preset=preset,
+        settings=settings,
+        start=start,
+        pins=pins,
         trainer=trainer,
         seed=seed,
+        budget=budget,
         fail_on_error=fail_on_error,
-        budget=budget or Budget(),
-        record=Record(runs, command, fresh),
-        progress=progress,
-        stopping=stopping,
         skip_bad_rows=skip_bad_rows,
+        accept_drift=accept_drift,
+        runs=runs,
+        command=command,
+        fresh=fresh,
     )
+    return await run(request, endpoint=endpoint, store=store, progress=progress, stopping=stopping)
+
+
+async def run(
+    request: LabelRequest,
+    *,
+    endpoint: Endpoint | Server | str | None = None,
+    store: ScoreStore | str | os.PathLike[str] | None = None,
+    progress: OnProgress | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Labels:
+    """Find the labels that are asked for; arguments and errors are those of `label`."""
+    check_progress(progress)
+    run = _Run(request.prepared(), progress, stopping)
     opened_here = endpoint is None or isinstance(endpoint, str | Server)
     with open_store(store) as kept:
         while True:
@@ -143,7 +187,7 @@ async def label(
                 async with open_endpoint(endpoint, run.observe, run.stopping) as server:
                     return await run.over(server, kept)
             except ModelChanged as change:
-                if not (accept_drift and opened_here):
+                if not (request.accept_drift and opened_here):
                     raise
                 if change.stored is not None and not kept.forget(
                     (change.stored, second_fingerprint(change.stored))
@@ -156,15 +200,221 @@ async def label(
                 raise ended from error
 
 
-def _checked_seed(seed: int) -> int:
-    """The seed as Python's own integer; raises `InputError` where it is none, or below 0."""
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        raise InputError(f"the seed must be a whole number, not {seed!r}") from None
-    if number < 0:
-        raise InputError(f"the seed must be 0 or more, not {number}")
-    return number
+class _Run:
+    """A run and those who follow it; taken to another server where the first one changes."""
+
+    def __init__(
+        self, prepared: PreparedRun, progress: OnProgress | None, stopping: Callable[[], bool]
+    ) -> None:
+        self._request, self._job = prepared.request, prepared.job
+        self._settings = prepared.settings
+        self._first, self._pinned = prepared.first, prepared.pinned
+        self._caller_stops = stopping
+        self._meter = ProgressMeter(self._job.labels, progress)
+        self._limit = BudgetMeter(self._request.budget or Budget(), self._meter.cost)
+        self._journal = SearchJournal(self._job)
+
+    def observe(self, seen: Observed | WireEvent | TrainingEvent) -> None:
+        """Log and report what the search, its trainings and the wire report."""
+        if isinstance(seen, Waiting):
+            _LOG.warning("waiting %.1f s: %s", seen.seconds, seen.reason)
+        elif isinstance(seen, SweepRecord):
+            _LOG.info(
+                "start %d, sweep %d: U %+.3f nats an item, %d labels moved",
+                seen.restart + 1,
+                seen.sweep + 1,
+                seen.utility,
+                seen.moved,
+            )
+        self._meter.observed(seen)
+        self._journal.observed(seen)
+
+    def stopping(self) -> bool:
+        """Whether no further request is to be begun: the caller stops the run, or its time is over.
+
+        A search that trains models is broken off by its caller only: what a trained model answered
+        cannot be replayed, so there would be no labels.
+        """
+        return self._caller_stops() or (self._request.trainer is None and self._limit.out_of_time())
+
+    def without_labels(self, error: IcmError) -> RunStopped | None:
+        """What to raise instead of `error` where the run ended for want of time; else None."""
+        heals = isinstance(error, RunStopped) or error.retry is not Retry.NEVER
+        if self._caller_stops() or not heals or not self.stopping():
+            return None
+        return RunStopped(
+            f"{self._limit.spent} passed before the search had labels: leave it more time",
+            goes_on=error.goes_on,
+        )
+
+    async def over(self, server: Endpoint, store: ScoreStore) -> Labels:
+        """Label with this server, to the end or to a limit; errors are those of `label`."""
+        request, job, meter = self._request, self._job, self._meter
+        store.record_server(server.identity)
+        meter.connected(server)
+        pieces, settings, unusable = await fitted_job(
+            job, self._settings, server, store, skip_bad_rows=request.skip_bad_rows
+        )
+        notice = fitted_notice(self._settings, settings, len(job.prompts) - len(unusable))
+        failures = FailureBudget(job, settings, request.fail_on_error, unusable)
+        scorer = Scorer(
+            server,
+            store,
+            pieces,
+            on_progress=meter.scored,
+            on_failed=failures.failed,
+            stopping=self.stopping,
+            unusable=unusable,
+        )
+        meter.begin(pieces, settings, scorer.stats)
+        stored = Scorer(
+            server, store, pieces, drift=scorer.drift, unusable=unusable, stopping=lambda: True
+        )
+        train = None
+        if request.trainer is not None:
+            train = FoldTraining(
+                job,
+                request.trainer,
+                store,
+                scorer,
+                seed=request.seed,
+                observe=self.observe,
+                opened=meter.opened,
+                on_progress=meter.scored,
+                on_failed=failures.failed,
+                stopping=self.stopping,
+            )
+        with self._folder(server) as folder:
+            with self._journal.into(folder.journal if folder else None, settings, notice):
+                result, stopped = await self._search(settings, scorer, stored, train, failures)
+            repeated = None
+            if result.last_asked and not result.stopped:  # a limit is not passed for this
+                labelled = [q for q in result.last_asked if result.labels[q.target] != UNLABELLED]
+                try:
+                    repeated = await read_again(
+                        labelled,
+                        server,
+                        store,
+                        pieces,
+                        scorer,
+                        on_progress=meter.scored,
+                        stopping=self.stopping,
+                    )
+                except RunStopped as late:  # these were the last reads of all
+                    stopped = late
+            evidence = _evidence(job, repeated, self._pinned, interrupted=stopped is not None)
+            interrupted = stopped is not None and self._caller_stops()
+            ended_early = result.stopped or stopped is not None
+            found = labels_found(
+                job,
+                result,
+                diagnose(result, job.labels, evidence),
+                exactness=scorer.exactness,
+                pinned=self._pinned,
+                preset=preset_of(settings),
+                notices=(
+                    *job.notices,
+                    *store.notices,
+                    *(server.notices if isinstance(server, NoticingEndpoint) else ()),
+                    *([notice] if notice else []),
+                ),
+                failed=failures.without_label(result),
+                stopped=INTERRUPTED if interrupted else self._limit.spent if ended_early else None,
+                server=server.identity,
+                cost=meter.cost(),
+                seed=request.seed,
+                run=folder.path if folder else None,
+            )
+            if folder is not None:
+                try:
+                    folder.finish(found.summary(), partial(found.write, format="jsonl"))
+                except (RunError, InputError) as error:  # the labels stand without it
+                    lost = f"the run has no record: {error}".rstrip(".")
+                    found = replace(found, run=None, notices=(*found.notices, lost))
+        if found.run is not None:
+            # The labels stand without it, and `icm-client report` says what is in the way.
+            with suppress(RunError):
+                write_report(read_run(found.run.name, found.run.parent), found.run / REPORT)
+        if interrupted:
+            raise RunStopped(str(stopped), labels=found) from stopped
+        return found
+
+    @contextmanager
+    def _folder(self, server: Endpoint) -> Iterator[RunFolder | None]:
+        """The run's folder while it is worked on, or None where no record is wanted."""
+        request = self._request
+        if request.runs is None:
+            yield None
+            return
+        settings = run_settings(self._settings, self._first, request.trainer, self._pinned)
+        described = RunDescription.of(self._job, settings, request.seed, server.identity)
+        with RunFolder.open(
+            described, base=Path(request.runs), command=request.command, fresh=request.fresh
+        ) as folder:
+            yield folder
+
+    async def _search(
+        self,
+        settings: Settings,
+        scorer: Scorer,
+        stored: Scorer,
+        train: FoldTraining | None,
+        failures: FailureBudget,
+    ) -> tuple[SearchResult, RunStopped | None]:
+        """Search among the items that can be scored.
+
+        Args:
+            settings: fitted to the server.
+            scorer: asks the server.
+            stored: asks nothing, for where the search is interrupted.
+            train: trains models, where the search needs any.
+            failures: what is known of items that cannot be scored.
+
+        Returns:
+            What was found; and where the search was interrupted, by what.
+
+        Raises:
+            RunStopped: it was interrupted before it had labels.
+        """
+        request, job = self._request, self._job
+        start: IntArray | None = None
+        seen: list[Observed] = []
+
+        async def search(score: Score, watch: Watch) -> SearchResult:
+            problem = job.problem(start=start, pinned=self._pinned, left_out=failures.left_out)
+            return await find_labels(
+                problem, settings, score, train, seed=request.seed, watch=watch
+            )
+
+        def observe(one: Observed) -> None:
+            seen.append(one)
+            self.observe(one)
+
+        async def attempt() -> SearchResult:
+            nonlocal start
+            seen.clear()
+            if self._first is not None:
+                start = await start_labels(self._first, job, settings, scorer, seed=request.seed)
+            return await search(scorer, Watch(observe, self._limit))
+
+        try:
+            return await failures.searched(attempt, scorer), None
+        except RunStopped as stopped:
+            so_far = await search_so_far(search, stored, seen)
+            if so_far is None:
+                raise
+            return replace(so_far, stopped=True), stopped
+
+
+def _evidence(
+    job: Job, repeated: FloatArray | None, pinned: IntArray | None, *, interrupted: bool
+) -> Evidence:
+    """What a diagnosis may look at: rows and task, no gold."""
+    shown = job.task.exchange or job.task.template_fields
+    texts = [tuple(f"{row.fields[name]}" for name in shown) for row in job.dataset.rows]
+    if job.task.exchange is None:
+        texts = [("\n".join(text),) for text in texts]
+    return Evidence(job.row_items, texts, job.constraint, job.prior, repeated, pinned, interrupted)
 
 
 def _in_own_loop(function: Callable[P, Awaitable[T]], name: str) -> Callable[P, T]:

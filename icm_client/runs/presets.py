@@ -1,9 +1,4 @@
-"""Presets: which search runs, and with which numbers.
-
-What of a run's settings goes into its name.
-
-A job's prompts in tokens, and demos lowered to what the server's context holds.
-"""
+"""A run's search: which preset, with which numbers, fitted to what the server's context holds."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -32,7 +27,7 @@ from icm_client.runs.trainer import Trained, Trainer, TrainingProgress
 from icm_client.scoring import Pieces, ScoreStore, tokenize_pieces
 
 InContextPreset = Literal["fast", "paper", "official"]
-"""Searches that show the model its labels in a context. `fast`: sweeps over calibrated scores.
+"""Searches that show the model its labels as few-shot demos. `fast`: sweeps over calibrated scores.
 `paper`: Algorithms 1 and 2 as printed. `official`: as the authors' released code has them."""
 
 Preset = Literal[InContextPreset, "folds", "iterate"]
@@ -46,7 +41,7 @@ TrainedSettings = FoldSettings | IterateSettings
 Settings = InContextSettings | TrainedSettings
 
 TrainingEvent = TrainingProgress | Trained
-"""What a training tells: as it goes on, and when there is a model."""
+"""What a training reports: as it goes on, and when there is a model."""
 
 
 @overload
@@ -58,7 +53,7 @@ def preset_settings(preset: Preset) -> Settings: ...
 
 
 def preset_settings(preset: Preset) -> Settings:
-    """The numbers of a preset, where nothing else is said."""
+    """The preset's own settings."""
     match preset:
         case "fast":
             return SweepSettings()
@@ -70,27 +65,6 @@ def preset_settings(preset: Preset) -> Settings:
             return FoldSettings()
         case "iterate":
             return IterateSettings()
-
-
-def settings_for(preset: Preset, settings: Settings | None) -> Settings:
-    """The settings given, or the preset's own.
-
-    Raises:
-        InputError: there is no such preset, or the settings are none.
-    """
-    if preset not in get_args(Preset):
-        raise InputError(f"there is no preset {preset!r}; there are {', '.join(get_args(Preset))}")
-    if settings is None:
-        return preset_settings(preset)
-    if not isinstance(settings, Settings):
-        raise InputError(
-            f"settings are an object such as icm_client.SweepSettings(demos=32), not {settings!r}"
-        )
-    if preset not in ("fast", preset_of(settings)):
-        raise InputError(
-            f"these settings are of the preset {preset_of(settings)}, and {preset} was asked for"
-        )
-    return settings
 
 
 def preset_of(settings: Settings) -> Preset:
@@ -108,96 +82,46 @@ def preset_of(settings: Settings) -> Preset:
             return "iterate"
 
 
-def check_trainer(settings: Settings, *, given: bool) -> None:
-    """Refuse a search that trains without a trainer, and a trainer for one that does not.
-
-    Raises:
-        InputError: says which.
-    """
-    trains = isinstance(settings, TrainedSettings)
-    if trains and not given:
-        raise InputError(
-            f"the preset {preset_of(settings)} trains models, and there is nothing to train with: "
-            "name a trainer (trainer=..., on the command line --trainer)"
-        )
-    if given and not trains:
-        raise InputError(
-            f"the preset {preset_of(settings)} trains nothing: a trainer is for folds and iterate"
-        )
-
-
-async def find_labels(
-    problem: Problem,
-    settings: Settings,
-    score: Score,
-    train: Train | None = None,
-    *,
-    seed: int,
-    watch: Watch = UNWATCHED,
-) -> SearchResult:
-    """Run the search that the settings are for.
+def checked_settings(
+    preset: Preset, settings: Settings | None, *, trainer: bool, start: bool
+) -> Settings:
+    """The settings given, or the preset's own, where they can be used.
 
     Args:
-        problem: what is searched.
-        settings: fitted to the server (`fit`).
-        score: asks the served model.
-        train: trains models, for `folds` and `iterate`.
-        seed: of all that is random.
-        watch: follows the search, and ends it.
+        preset: which search; "fast" where the settings alone say it.
+        settings: None takes the preset's own.
+        trainer: whether there is one.
+        start: whether first labels are given.
 
     Raises:
-        InputError: the constraint allows some items no labels, or not the pinned ones; nothing to
-            train with; first labels for `iterate`, which begins with a search of one batch.
-        TrainingError: a model cannot be trained.
-        EndpointError, ScoreError, StoreError: whatever `score` raises.
+        InputError: there is no such preset, or the settings are none; a trainer is missing, or has
+            nothing to do; first labels are given to a search that cannot use them.
     """
-    check_trainer(settings, given=train is not None)
-    check_start_of(settings, given=problem.start is not None)
-    rng = np.random.default_rng(seed)
-    match settings:
-        case SweepSettings():
-            return await search(problem, score, settings=settings, rng=rng, watch=watch)
-        case AnnealSettings() | OfficialSettings():
-            return await anneal_search(problem, score, settings=settings, rng=rng, watch=watch)
-    assert train is not None  # noqa: S101 - just checked
-    if isinstance(settings, FoldSettings):
-        return await fold_search(problem, score, train, settings=settings, rng=rng, watch=watch)
-    return await iterative_search(problem, score, train, settings=settings, rng=rng, watch=watch)
-
-
-def check_start_of(settings: Settings, *, given: bool) -> None:
-    """Refuse first labels for a search that has no use for them; raises `InputError`."""
-    if given and isinstance(settings, IterateSettings):
+    if preset not in get_args(Preset):
+        raise InputError(f"there is no preset {preset!r}; there are {', '.join(get_args(Preset))}")
+    if settings is None:
+        settings = preset_settings(preset)
+    if not isinstance(settings, Settings):
+        raise InputError(
+            f"settings are an object such as icm_client.SweepSettings(demos=32), not {settings!r}"
+        )
+    own = preset_of(settings)
+    if preset not in ("fast", own):
+        raise InputError(f"these settings are of the preset {own}, and {preset} was asked for")
+    trains = isinstance(settings, TrainedSettings)
+    if trains and not trainer:
+        raise InputError(
+            f"the preset {own} trains models, and there is no trainer: name one (trainer=..., on "
+            "the command line --trainer)"
+        )
+    if trainer and not trains:
+        raise InputError(f"the preset {own} trains no models: a trainer is for folds and iterate")
+    if start and isinstance(settings, IterateSettings):
         raise InputError(
             "the preset iterate begins with a search of its first batch: first labels (--init) are "
             "for the other presets"
         )
-
-
-def run_settings(
-    settings: Settings,
-    start: Start | IntArray | None,
-    trainer: Trainer | None = None,
-    pinned: IntArray | None = None,
-) -> dict[str, JsonValue]:
-    """The preset, its numbers, where it starts, who trains its models, and what is pinned.
-
-    A start is a kind, or a digest of given labels; pins are one, and like a trainer not spoken of
-    where there are none.
-    """
-    begun = start if start is None or isinstance(start, str) else _digest(start)
-    trained = {} if trainer is None else {"trainer": described(trainer)}
-    pins = {} if pinned is None else {"pinned": _digest(pinned)}
-    return {"preset": preset_of(settings), **asdict(settings), "start": begun, **trained, **pins}
-
-
-def _digest(labels: IntArray) -> str:
-    return blake2b(labels.tobytes(), digest_size=8).hexdigest()
-
-
-def described(trainer: Trainer) -> dict[str, JsonValue]:
-    """What of a trainer can change the models that it makes of the same examples and seed."""
-    return {"kind": type(trainer).__name__, **trainer.described}
+    return settings
 
 
 class Fitted(NamedTuple):
@@ -280,27 +204,44 @@ def fit(
         InputError: fewer demos than labels are allowed.
         RowsTooLong: not even one demo of each label fits.
     """
-    if isinstance(settings, TrainedSettings):
-        return replace(settings, sweeps=_fit_sweeps(settings.sweeps, pieces, server, without))
-    if isinstance(settings, SweepSettings):
-        return _fit_sweeps(settings, pieces, server, without)
-    n_items = len(pieces.prompts) - len(without)
-    most = n_items - 1 if settings.max_demos is None else settings.max_demos
-    fitting = _fitting(pieces, server, settings.max_demos, most, without)
-    return settings if fitting >= most else replace(settings, max_demos=fitting)
-
-
-def _fit_sweeps(
-    settings: SweepSettings, pieces: Pieces, server: Endpoint, without: Collection[int]
-) -> SweepSettings:
+    search = settings.sweeps if isinstance(settings, TrainedSettings) else settings
+    asked = search.demos if isinstance(search, SweepSettings) else search.max_demos
     n_labels = len(pieces.labels)
-    fitting = _fitting(pieces, server, settings.demos, settings.demos, without)
-    return replace(
-        settings,
-        demos=min(settings.demos, fitting),
-        second_demos=min(max(settings.second_demos, n_labels), fitting),
-        initial=min(max(settings.initial, n_labels), fitting),
+    if asked is not None and asked < n_labels:
+        raise InputError(f"{asked} demos in a context cannot show {n_labels} labels: allow more")
+    lengths = sorted(
+        (len(ids) for item, ids in enumerate(pieces.prompts) if item not in without), reverse=True
     )
+    most = len(lengths) - 1 if asked is None else asked
+    fitting = _demos_that_fit(lengths[:most], pieces, server)
+    if fitting < min(n_labels, len(lengths), most):
+        raise RowsTooLong(
+            "the server's context has no room for one demo of each label: shorten the rows, or "
+            f"start the server with a larger context. (The longest row takes {lengths[0]:,} tokens "
+            f"of a context of {server.identity.context_length:,}.)"
+        )
+    if not isinstance(search, SweepSettings):
+        return search if fitting >= most else replace(search, max_demos=fitting)
+    fitted = replace(
+        search,
+        demos=min(search.demos, fitting),
+        second_demos=min(max(search.second_demos, n_labels), fitting),
+        initial=min(max(search.initial, n_labels), fitting),
+    )
+    return replace(settings, sweeps=fitted) if isinstance(settings, TrainedSettings) else fitted
+
+
+def _demos_that_fit(lengths: Sequence[int], pieces: Pieces, server: Endpoint) -> int:
+    """How many prompts of these lengths, falling, fit as demos in front of the first of them."""
+    label_tokens = max(map(len, pieces.labels))
+    room = server.identity.context_length - len(pieces.bos) - lengths[0] - label_tokens
+    fitting, used = 0, 0
+    for length in lengths:
+        used += length + label_tokens + len(pieces.separator)
+        if used > room:
+            break
+        fitting += 1
+    return fitting
 
 
 def fitted_notice(asked: Settings, fitted: Settings, n_items: int) -> str | None:
@@ -323,34 +264,61 @@ def fitted_notice(asked: Settings, fitted: Settings, n_items: int) -> str | None
     return None
 
 
-def _fitting(
-    pieces: Pieces, server: Endpoint, asked: int | None, most: int, without: Collection[int]
-) -> int:
-    """Of the longest rows, how many fit in front of the longest one; at most `most`."""
-    n_labels = len(pieces.labels)
-    if asked is not None and asked < n_labels:
-        raise InputError(f"{asked} demos in a context cannot show {n_labels} labels: allow more")
-    lengths = sorted(
-        (len(ids) for item, ids in enumerate(pieces.prompts) if item not in without), reverse=True
-    )
-    fitting = _demos_that_fit(lengths[:most], pieces, server)
-    if fitting < min(n_labels, len(lengths), most):
-        raise RowsTooLong(
-            f"the longest rows take {lengths[0]} tokens, and "
-            f"the server's context holds {server.identity.context_length}: no room for one demo of "
-            "each label. Shorten the rows, or start the server with a larger context."
-        )
-    return fitting
+async def find_labels(
+    problem: Problem,
+    settings: Settings,
+    score: Score,
+    train: Train | None = None,
+    *,
+    seed: int,
+    watch: Watch = UNWATCHED,
+) -> SearchResult:
+    """Run the search that the settings are for.
+
+    Args:
+        problem: what is searched.
+        settings: fitted to the server (`fit`).
+        score: asks the served model.
+        train: trains models, for `folds` and `iterate`.
+        seed: of all that is random.
+        watch: follows the search, and ends it.
+
+    Raises:
+        InputError: the constraint allows some items no labels, or not the pinned ones.
+        TrainingError: a model cannot be trained.
+        EndpointError, ScoreError, StoreError: whatever `score` raises.
+    """
+    rng = np.random.default_rng(seed)
+    match settings:
+        case SweepSettings():
+            return await search(problem, score, settings=settings, rng=rng, watch=watch)
+        case AnnealSettings() | OfficialSettings():
+            return await anneal_search(problem, score, settings=settings, rng=rng, watch=watch)
+    assert train is not None  # noqa: S101 - `checked_settings` has seen to it
+    if isinstance(settings, FoldSettings):
+        return await fold_search(problem, score, train, settings=settings, rng=rng, watch=watch)
+    return await iterative_search(problem, score, train, settings=settings, rng=rng, watch=watch)
 
 
-def _demos_that_fit(lengths: Sequence[int], pieces: Pieces, server: Endpoint) -> int:
-    """How many prompts of these lengths, falling, fit as demos in front of the first of them."""
-    label_tokens = max(map(len, pieces.labels))
-    room = server.identity.context_length - len(pieces.bos) - lengths[0] - label_tokens
-    fitting, used = 0, 0
-    for length in lengths:
-        used += length + label_tokens + len(pieces.separator)
-        if used > room:
-            break
-        fitting += 1
-    return fitting
+def run_settings(
+    settings: Settings,
+    start: Start | IntArray | None,
+    trainer: Trainer | None = None,
+    pinned: IntArray | None = None,
+) -> dict[str, JsonValue]:
+    """What of a search can change the labels found, for a run's record and name.
+
+    First labels and pins stand in it as a digest, a trainer as what it says of itself; where there
+    are no pins and no trainer, they are left out.
+    """
+    described: dict[str, JsonValue] = {"preset": preset_of(settings), **asdict(settings)}
+    described["start"] = start if start is None or isinstance(start, str) else _digest(start)
+    if trainer is not None:
+        described["trainer"] = {"kind": type(trainer).__name__, **trainer.described}
+    if pinned is not None:
+        described["pinned"] = _digest(pinned)
+    return described
+
+
+def _digest(labels: IntArray) -> str:
+    return blake2b(labels.tobytes(), digest_size=8).hexdigest()

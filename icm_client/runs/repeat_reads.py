@@ -1,18 +1,16 @@
-"""The same question once more: by how much a server's answers waver.
+"""A few reads made a second time, to see by how much a server's answers vary.
 
-An answer stands in the store under its question, and a second one would never be asked for. So it
-is kept under another fingerprint, made from the server's: the same command again asks none of them.
+The store keeps one answer to each question, so the second one is kept under another fingerprint,
+made from the server's. The same command again asks for neither.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from icm_client.coherence.problem import FloatArray, Query
 from icm_client.endpoints import Answer, Endpoint, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.parsing import fingerprint
-from icm_client.scoring import Pieces, Scorer, ScorerStats, ScoreStore, ScoringProgress
-from icm_client.scoring.call import FailedItem
-from icm_client.scoring.drift import DriftCheck
+from icm_client.scoring import Pieces, Scorer, ScoreStore, ScoringProgress
 
 
 async def read_again(
@@ -20,9 +18,8 @@ async def read_again(
     server: Endpoint,
     store: ScoreStore,
     pieces: Pieces,
+    run: Scorer,
     *,
-    drift: DriftCheck,
-    stats: ScorerStats,
     on_progress: Callable[[ScoringProgress], None],
     stopping: Callable[[], bool],
 ) -> FloatArray:
@@ -33,8 +30,7 @@ async def read_again(
         server: who answers.
         store: where both answers are kept.
         pieces: what the queries index into.
-        drift: of the run.
-        stats: where the second reads are counted.
+        run: the run's scorer, in whose totals the second reads are counted.
         on_progress: as for `Scorer`.
         stopping: as for `Scorer`.
 
@@ -46,17 +42,19 @@ async def read_again(
         IcmError: as `Scorer`.
     """
     again = _AskedAgain(server)
-    first = Scorer(server, store, pieces, on_failed=_left_out, stopping=stopping, drift=drift)
-    second = Scorer(
-        again,
-        store,
-        pieces,
-        on_progress=on_progress,
-        on_failed=_left_out,
-        stopping=stopping,
-        drift=drift,
+    first, second = (
+        Scorer(
+            endpoint,
+            store,
+            pieces,
+            on_progress=on_progress if endpoint is again else None,
+            on_failed=lambda _: None,  # a row that fails has been reported by the search
+            stopping=stopping,
+            drift=run.drift,
+        )
+        for endpoint in (server, again)
     )
-    second.stats = stats
+    second.stats = run.stats
     before = await first(queries)
     after = await second(queries)
     store.record_server(again.identity)
@@ -65,12 +63,8 @@ async def read_again(
 
 
 def second_fingerprint(first: str) -> str:
-    """Under which the second answers of the server with the fingerprint `first` are kept."""
+    """The fingerprint under which the second answers of the server `first` are kept."""
     return fingerprint({"server": first, "repeat": "1"})
-
-
-def _left_out(_: Mapping[int, FailedItem]) -> None:
-    """Bear a failure: that a row fails has been told where it was first asked about."""
 
 
 class _AskedAgain:

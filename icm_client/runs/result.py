@@ -1,19 +1,27 @@
-"""What a run returns."""
+"""What a run returns: `Labels`, and how they are made of what a search has found."""
 
 import math
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icm_client.coherence.result import Step, SweepRecord
+import numpy as np
+
+from icm_client.coherence.confidence import confidences
+from icm_client.coherence.problem import UNLABELLED, IntArray
+from icm_client.coherence.result import SearchResult, Step, SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
 from icm_client.data.bad_rows import FailedRow
-from icm_client.endpoints import ServerIdentity
+from icm_client.data.job import Job
+from icm_client.endpoints import Exactness, ServerIdentity
+from icm_client.runs.failures import only
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
 from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Verdict, verdict_of
+from icm_client.verdict.search_findings import agreement_matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,3 +198,92 @@ class Labels:
             "cost": asdict(self.cost),
             "run": None if self.run is None else str(self.run),
         }
+
+
+def labels_found(
+    job: Job,
+    result: SearchResult,
+    findings: tuple[Finding, ...],
+    *,
+    exactness: Mapping[int, Exactness],
+    pinned: IntArray | None,
+    preset: Preset,
+    notices: tuple[str, ...],
+    failed: tuple[FailedRow, ...],
+    stopped: str | None,
+    server: ServerIdentity,
+    cost: Cost,
+    seed: int,
+    run: Path | None,
+) -> Labels:
+    """Translate a search's items and label numbers into rows and words.
+
+    Args:
+        job: rows and task.
+        result: of the search.
+        findings: on these labels. Where they say not to trust them, how likely each is right cannot
+            be estimated, and no row has a confidence.
+        exactness: of each item's log-probs.
+        pinned: shape `[N]`, labels that a person has given, `UNLABELLED` where an item is free.
+        preset: as for `Labels`, like all that follow.
+        notices: sentences on the data, the store, the server and the settings.
+        failed: rows without a label.
+        stopped: what ended the search early.
+        server: who answered.
+        cost: of the run.
+        seed: of the run.
+        run: its folder.
+    """
+    items = job.row_items
+    rows = np.flatnonzero(result.labels[items] != UNLABELLED)
+    confidence: list[float | None] = [None] * len(result.labels)
+    if verdict_of(findings) != "do not trust":
+        confidence = confidences(result.log_probs, result.labels).tolist()
+    numbers, log_probs = result.labels.tolist(), result.log_probs.tolist()
+    order = [(word, job.labels.index(word)) for word in job.task.labels]
+    labelled = tuple(
+        LabelledRow(
+            row=job.dataset.rows[row],
+            label=job.labels[numbers[item]],
+            confidence=confidence[item],
+            log_probs={word: log_probs[item][k] for word, k in order},
+            exactness=exactness[item].value,
+            pinned=pinned is not None and bool(pinned[item] == numbers[item]),
+        )
+        for row, item in zip(rows.tolist(), items[rows].tolist(), strict=True)
+    )
+    label_mass = None
+    if result.label_mass is not None and not np.isnan(result.label_mass[items[rows]]).all():
+        label_mass = float(np.nanmean(result.label_mass[items[rows]]))
+    alike = agreement_matrix([end.labels for end in result.restarts], len(job.labels)).tolist()
+    share_intervals = {}
+    if result.prior.interval is not None:
+        low, high = result.prior.interval
+        share_intervals = dict(zip(job.labels, ((low, high), (1 - high, 1 - low)), strict=True))
+    return Labels(
+        rows=labelled,
+        dataset=only(job.dataset, rows.tolist()),
+        labels=job.task.labels,
+        preset=preset,
+        utility=result.utility,
+        coherence=result.coherence,
+        findings=findings,
+        notices=notices,
+        failed=failed,
+        stopped=stopped,
+        server=server,
+        history=result.history,
+        steps=result.steps,
+        restart=result.restart,
+        starts=tuple(
+            StartEnd(end.utility, end.coherence, tuple(agreeing))
+            for end, agreeing in zip(result.restarts, alike, strict=True)
+        ),
+        label_mass=label_mass,
+        prior_source=result.prior.source,
+        share_intervals=share_intervals,
+        by_confidence=result.by_confidence,
+        cost=cost,
+        seed=seed,
+        run=run,
+    )

@@ -1,8 +1,8 @@
 """What an interrupted search has found: the search again, from the score store alone.
 
-A search is a function of rows, settings, seed and scores, so with the scores that were stored it
-goes the same way again, without a request. It is ended where the interrupted one had its last whole
-sweep or step. Reads that a search ends with, and that nobody has asked, are left out: NaN.
+A search is a function of rows, settings, seed and scores, so with the stored scores it goes the
+same way again, without a request. It is ended where the interrupted one had finished its last whole
+sweep or step. Reads that a search ends with, and that nobody has asked for, are left out: NaN.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,36 +26,32 @@ async def search_so_far(
     Args:
         search: as it was begun.
         stored: a scorer that stops before every request.
-        seen: the sweeps or steps that it had told of.
+        seen: the sweeps or steps that it has reported.
     """
     if any(isinstance(one, PassRecord) for one in seen):
-        return None  # what was trained cannot be asked without its server
+        return None  # what a trained model answered is not read again without that model
     n = len(seen)
-    # The first sweep of a start has random labels for demos.
+    # The first sweep of a restart has random labels as demos.
     while n and isinstance(last := seen[n - 1], SweepRecord) and last.sweep == 0:
         n -= 1
-    # One sweep less where the reads that follow the last one decide its labels (all names).
+    # One sweep less where the reads that follow the last one decide its labels, as after sweeps
+    # under all label permutations.
     for steps in range(n, max(0, n - 2), -1):
         try:
             found = await _ended_after(steps, search, stored)
         except IcmError:
-            return None  # first labels that are not all there, a model that is to be trained
-        if np.isfinite(found.utility) and _labelled(found) >= _labelled_in(seen[steps - 1]):
+            return None  # a model would have to be trained
+        last = seen[steps - 1]
+        labelled = sum(last.counts) if isinstance(last, SweepRecord) else 1
+        if np.isfinite(found.utility) and (found.labels != UNLABELLED).sum() >= labelled:
             return found
     return None
 
 
 async def _ended_after(steps: int, search: Search, stored: Scorer) -> SearchResult:
-    told: list[Observed] = []
-    return await search(_StoredScores(stored), Watch(told.append, lambda: len(told) >= steps))
-
-
-def _labelled(found: SearchResult) -> int:
-    return int((found.labels != UNLABELLED).sum())
-
-
-def _labelled_in(seen: Observed) -> int:
-    return sum(seen.counts) if isinstance(seen, SweepRecord) else 1
+    reported: list[Observed] = []
+    watch = Watch(reported.append, lambda: len(reported) >= steps)
+    return await search(_StoredScores(stored), watch)
 
 
 class _StoredScores:

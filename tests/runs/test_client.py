@@ -18,8 +18,8 @@ from icm_client.endpoints import (
     Waiting,
 )
 from icm_client.errors import EndpointFault, InputError, RowError, RunError, RunStopped
-from icm_client.runs.client import LabelOptions
-from icm_client.runs.progress import Budget
+from icm_client.runs.budget import Budget
+from icm_client.runs.request import LabelOptions, LabelRequest
 from icm_client.testing import PlantedConcept, PlantedServer
 from icm_client.testing.faults import status
 
@@ -353,3 +353,11 @@ def test_jobs_take_what_label_takes() -> None:
     # The server is everybody's, and a job is stopped by cancelling it.
     clients |= {"accept_drift", "stopping"}
     assert set(inspect.signature(label).parameters) - clients == set(LabelOptions.__annotations__)
+
+
+def test_a_request_has_the_arguments_of_label_and_their_defaults() -> None:
+    elsewhere = {"endpoint", "store", "progress", "stopping"}
+    arguments = inspect.signature(label).parameters
+    fields = inspect.signature(LabelRequest).parameters
+    assert set(fields) == set(arguments) - elsewhere
+    assert all(field.default == arguments[name].default for name, field in fields.items())

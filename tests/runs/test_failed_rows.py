@@ -1,6 +1,6 @@
 """Searches over rows of which some cannot be scored."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +9,14 @@ from planted_reviews import TASK, _of, data, reviews
 
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
-from icm_client.coherence.decode import anneal_search
-from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.result import SearchResult
 from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Read
 from icm_client.errors import EndpointFault, InputError, RequestRefused, TooManyFailed
-from icm_client.runs.failures import FailureBudget, labelled_rows, only
-from icm_client.runs.presets import Settings
+from icm_client.runs.failures import FailureBudget, only
+from icm_client.runs.presets import Settings, find_labels
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.testing import PlantedConcept
 
@@ -75,22 +74,11 @@ async def found(
     of = job()
     pieces = await tokenize_pieces(of.prompts, of.label_texts, TASK.separator, endpoint, store)
     failures = FailureBudget(of, settings, fail_on_error)
-    scorer = Scorer(endpoint, store, pieces, on_failed=failures.hear)
+    scorer = Scorer(endpoint, store, pieces, on_failed=failures.failed)
 
-    async def attempt(left_out: Collection[int]) -> SearchResult:
-        chance = np.random.default_rng(seed)
-        if isinstance(settings, SweepSettings):
-            return await search(N, 2, scorer, rng=chance, settings=settings, left_out=left_out)
-        assert isinstance(settings, AnnealSettings | OfficialSettings)
-        return await anneal_search(
-            N,
-            2,
-            scorer,
-            rng=chance,
-            settings=settings,
-            constraint=of.constraint,
-            left_out=left_out,
-        )
+    async def attempt() -> SearchResult:
+        problem = of.problem(left_out=failures.left_out)
+        return await find_labels(problem, settings, scorer, seed=seed)
 
     return await failures.searched(attempt, scorer), failures
 
@@ -111,10 +99,9 @@ async def test_rows_that_fail_are_listed_and_the_others_labelled(
     assert np.isfinite([result.utility, result.coherence]).all()
     assert np.isfinite([result.exchange.utility, result.exchange.exchanged_utility]).all()
     of = job()
-    rows = labelled_rows(of, result)
-    assert len(rows) == N - 2
     gold = [row["label"] for row in reviews(N)]
-    right = [of.labels[result.labels[row]] == gold[row] for row in rows]
+    labelled = np.flatnonzero(result.labels != UNLABELLED).tolist()
+    right = [of.labels[result.labels[row]] == gold[row] for row in labelled]
     if settings is FAST:
         assert np.mean(right) > 0.9
 
@@ -154,7 +141,7 @@ async def test_too_many_end_the_run(
 ) -> None:
     endpoint = Poisoned(*range(20, 20 + failing), as_target_only=True)
     if ends:
-        with pytest.raises(TooManyFailed, match=r"of 40.*--fail-on-error.*content policy"):
+        with pytest.raises(TooManyFailed, match=r"--fail-on-error.*of 40.*content policy"):
             await found(endpoint, store, FAST, fail_on_error)
     else:
         result, _ = await found(endpoint, store, FAST, fail_on_error)
@@ -183,14 +170,8 @@ async def test_without_failures_nothing_is_different(store: ScoreStore) -> None:
         endpoint = Poisoned()
         result, failures = await found(endpoint, store, settings)
         pieces = await tokenize_pieces(of.prompts, of.label_texts, TASK.separator, endpoint, store)
-        chance = np.random.default_rng(0)
         scorer = Scorer(endpoint, store, pieces)
-        if isinstance(settings, SweepSettings):
-            plain = await search(N, 2, scorer, rng=chance, settings=settings)
-        else:
-            plain = await anneal_search(
-                N, 2, scorer, rng=chance, settings=settings, constraint=of.constraint
-            )
+        plain = await find_labels(of.problem(), settings, scorer, seed=0)
         np.testing.assert_array_equal(result.labels, plain.labels)
         np.testing.assert_array_equal(result.log_probs, plain.log_probs)
         assert result.utility == plain.utility

@@ -25,9 +25,9 @@ from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Endpoint, Read
 from icm_client.errors import EndpointFault, InputError, RunStopped, TrainingError
 from icm_client.record.journal import read
+from icm_client.runs.budget import Budget
 from icm_client.runs.fold_training import FoldTraining
 from icm_client.runs.presets import Preset, TrainedSettings, fit, fitted_notice
-from icm_client.runs.progress import Budget
 from icm_client.runs.trainer import Example, OnTraining, Trained
 from icm_client.scoring import Scorer, open_store, tokenize_pieces
 from icm_client.testing import PlantedConcept, PlantedTrainer
@@ -229,13 +229,13 @@ async def test_how_many_train_at_once_changes_no_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize("preset", ["folds", "iterate"])
 async def test_without_a_trainer_nothing_is_begun(preset: Preset) -> None:
     endpoint = planted(8)
-    with pytest.raises(InputError, match="nothing to train with"):
+    with pytest.raises(InputError, match="there is no trainer"):
         await label(reviews(8), task=TASK, endpoint=endpoint, preset=preset)
     assert endpoint.usage.requests == 0
 
 
 async def test_a_trainer_for_a_search_that_trains_nothing_is_refused() -> None:
-    with pytest.raises(InputError, match="trains nothing"):
+    with pytest.raises(InputError, match="trains no models"):
         await label(reviews(8), task=TASK, endpoint=planted(8), trainer=trainer())
 
 

@@ -12,8 +12,7 @@ from icm_client.coherence.contexts import REPEATED
 from icm_client.coherence.problem import Query
 from icm_client.endpoints import Answer, Read
 from icm_client.runs.repeat_reads import read_again
-from icm_client.scoring import ScorerStats, ScoreStore, tokenize_pieces
-from icm_client.scoring.drift import DriftCheck
+from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.testing import PlantedConcept
 
 PROMPTS = [f"Review: {row['text']}\nSentiment:" for row in reviews(32)]
@@ -46,10 +45,10 @@ def wavering(by: float) -> Wavering:
 
 async def test_differences_are_those_of_the_second_answers(tmp_path: Path) -> None:
     server = wavering(0.25)
-    stats = ScorerStats()
     with ScoreStore.open(tmp_path / "scores.sqlite3") as store:
         pieces = await tokenize_pieces(PROMPTS, TASK.label_texts, TASK.separator, server, store)
         queries = [Query((), item) for item in range(4)]
+        run = Scorer(server, store, pieces)
 
         async def again() -> object:
             return await read_again(
@@ -57,8 +56,7 @@ async def test_differences_are_those_of_the_second_answers(tmp_path: Path) -> No
                 server,
                 store,
                 pieces,
-                drift=DriftCheck(server),
-                stats=stats,
+                run,
                 on_progress=lambda _: None,
                 stopping=lambda: False,
             )
@@ -66,12 +64,12 @@ async def test_differences_are_those_of_the_second_answers(tmp_path: Path) -> No
         first = np.asarray(await again())
         assert first.shape == (4, 2)
         assert np.abs(first).max() == pytest.approx(0.25)
-        counted = stats.asked
+        counted = run.stats.asked
         assert counted >= len(queries)
         requests = server.usage.requests
         np.testing.assert_array_equal(np.asarray(await again()), first)
         assert server.usage.requests == requests
-        assert stats.asked == counted
+        assert run.stats.asked == counted
 
 
 async def test_a_run_asks_a_few_again_and_a_replay_asks_nothing(tmp_path: Path) -> None:

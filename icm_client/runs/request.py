@@ -1,0 +1,130 @@
+"""A run as it is asked for: `LabelRequest`, built by `label`, `Client.start` and the command line.
+
+`LabelRequest.prepared` reads what it names and checks all of it; nothing is sent before.
+"""
+
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TypedDict
+
+from icm_client.coherence.initial_labels import Start
+from icm_client.coherence.problem import IntArray
+from icm_client.data import Task
+from icm_client.data.constraint_spec import Rules
+from icm_client.data.job import Job, Rows
+from icm_client.errors import InputError
+from icm_client.runs.budget import Budget
+from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
+from icm_client.runs.labels_file import Pins, read_pins, read_start
+from icm_client.runs.presets import Preset, Settings, checked_settings
+from icm_client.runs.trainer import Trainer
+
+
+class LabelOptions(TypedDict, total=False):
+    """The arguments of `Client.start` besides rows and task, as `label` has them."""
+
+    gold: str | None
+    prior: Mapping[str, float] | None
+    constraint: Rules | None
+    preset: Preset
+    settings: Settings | None
+    start: str | os.PathLike[str] | None
+    pins: Pins | None
+    trainer: Trainer | None
+    seed: int
+    budget: Budget | None
+    fail_on_error: float
+    skip_bad_rows: bool
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRequest:
+    """A run as it is asked for.
+
+    The fields are arguments of `icm_client.label`, which says what they mean. Its others (endpoint,
+    store, progress, stopping) say where a run happens and who follows it: they are `run`'s.
+    """
+
+    rows: Rows
+    task: Task | str | os.PathLike[str]
+    _: KW_ONLY
+    gold: str | None = None
+    prior: Mapping[str, float] | None = None
+    constraint: Rules | None = None
+    preset: Preset = "fast"
+    settings: Settings | None = None
+    start: str | os.PathLike[str] | None = None
+    pins: Pins | None = None
+    trainer: Trainer | None = None
+    seed: int = 0
+    budget: Budget | None = None
+    fail_on_error: float = DEFAULT_FAIL_ON_ERROR
+    skip_bad_rows: bool = False
+    accept_drift: bool = False
+    runs: str | os.PathLike[str] | None = None
+    command: Sequence[str] | None = None
+    fresh: bool = False
+
+    def job(self) -> Job:
+        """Rows and task, checked.
+
+        Raises:
+            InputError: they cannot be used.
+        """
+        return Job.prepare(
+            self.rows,
+            self.task,
+            gold=self.gold,
+            prior=self.prior,
+            constraint=self.constraint,
+            skip_bad_rows=self.skip_bad_rows,
+        )
+
+    def prepared(self) -> "PreparedRun":
+        """Everything that the request names, read and checked.
+
+        Raises:
+            InputError: something in it cannot be used.
+        """
+        try:
+            seed = operator.index(self.seed)
+        except TypeError:
+            raise InputError(f"the seed must be a whole number, not {self.seed!r}") from None
+        if seed < 0:
+            raise InputError(f"the seed must be 0 or more, not {seed}")
+        settings = checked_settings(
+            self.preset,
+            self.settings,
+            trainer=self.trainer is not None,
+            start=self.start is not None,
+        )
+        job = self.job()
+        return PreparedRun(
+            replace(self, seed=seed),
+            job,
+            settings,
+            first=None if self.start is None else read_start(self.start, job),
+            pinned=None if self.pins is None else read_pins(self.pins, job),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRun:
+    """A request whose parts have been read and checked.
+
+    Attributes:
+        request: as it was made.
+        job: rows and task.
+        settings: of the search, before they are fitted to the server.
+        first: first labels, shape `[N]`, or their kind; None leaves them to the search.
+        pinned: labels that the search keeps, shape `[N]`, `UNLABELLED` where an item is free.
+    """
+
+    request: LabelRequest
+    job: Job
+    settings: Settings
+    first: Start | IntArray | None
+    pinned: IntArray | None
