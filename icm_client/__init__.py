@@ -1,4 +1,4 @@
-"""Labels for unlabelled data: those a served base model finds most mutually predictable.
+"""Labels for unlabelled data: those that a served base model finds most mutually predictable.
 
 Internal Coherence Maximization, arXiv 2506.10139.
 """
@@ -8,11 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from icm_client.coherence.anneal import AnnealSettings
+    from icm_client.coherence.anneal_official import OfficialSettings
     from icm_client.coherence.fast import SweepSettings
-    from icm_client.coherence.result import SweepRecord
+    from icm_client.coherence.folds import FoldSettings
+    from icm_client.coherence.iterate import IterateSettings
+    from icm_client.coherence.result import Step, SweepRecord
     from icm_client.data import Dataset, LabelledRow, Row, Task, read_rows, rows_from
-    from icm_client.endpoints import EmbeddedEndpoint, connect
-    from icm_client.errors import IcmError
+    from icm_client.data.constraint_spec import ConstraintSpec
+    from icm_client.endpoints import EmbeddedEndpoint, TransportSettings, connect
+    from icm_client.errors import IcmError, InputError, RunStopped
+    from icm_client.runs.budget import Budget
     from icm_client.runs.client import Client, LabelJob
     from icm_client.runs.label import label, label_sync
     from icm_client.runs.progress import Cost, Progress
@@ -22,25 +28,35 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# What a run waits for (warning) and its sweeps (info), for programs that want to hear of it.
+# A run logs its waits (warning) and its sweeps (info); silent until a program sets logging up.
 logging.getLogger("icm_client").addHandler(logging.NullHandler())
 
 __all__ = [
+    "AnnealSettings",
+    "Budget",
     "Client",
+    "ConstraintSpec",
     "Cost",
     "Dataset",
     "EmbeddedEndpoint",
     "Finding",
+    "FoldSettings",
     "IcmError",
+    "InputError",
+    "IterateSettings",
     "LabelJob",
     "LabelledRow",
     "Labels",
+    "OfficialSettings",
     "Progress",
     "Row",
+    "RunStopped",
     "Server",
+    "Step",
     "SweepRecord",
     "SweepSettings",
     "Task",
+    "TransportSettings",
     "__version__",
     "connect",
     "label",
@@ -49,23 +65,29 @@ __all__ = [
     "rows_from",
 ]
 
-# Imported when first asked for: a command's help and a shell's completion need none of it, and the
-# servers' client alone takes half a second.
+# Imported on first use: a command's help and a shell's completion need none of it, and the servers'
+# client alone takes half a second.
 _HOMES = {
-    "verdict.diagnosis": ("Finding",),
+    "coherence.anneal": ("AnnealSettings",),
+    "coherence.anneal_official": ("OfficialSettings",),
     "coherence.fast": ("SweepSettings",),
-    "coherence.result": ("SweepRecord",),
+    "coherence.folds": ("FoldSettings",),
+    "coherence.iterate": ("IterateSettings",),
+    "coherence.result": ("Step", "SweepRecord"),
     "data": ("Dataset", "LabelledRow", "Row", "Task", "read_rows", "rows_from"),
-    "endpoints": ("EmbeddedEndpoint", "connect"),
-    "errors": ("IcmError",),
+    "data.constraint_spec": ("ConstraintSpec",),
+    "endpoints": ("EmbeddedEndpoint", "TransportSettings", "connect"),
+    "errors": ("IcmError", "InputError", "RunStopped"),
+    "runs.budget": ("Budget",),
     "runs.client": ("Client", "LabelJob"),
     "runs.label": ("label", "label_sync"),
     "runs.progress": ("Cost", "Progress"),
     "runs.result": ("Labels",),
     "runs.server": ("Server",),
+    "verdict.diagnosis": ("Finding",),
 }
 
-if not TYPE_CHECKING:  # a type checker is to refuse names that are not there
+if not TYPE_CHECKING:  # so that a type checker refuses unknown names
 
     def __getattr__(name: str) -> object:
         home = next((home for home, names in _HOMES.items() if name in names), None)

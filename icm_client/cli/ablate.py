@@ -1,4 +1,4 @@
-"""`icm-client ablate`."""
+"""`icm-client ablate`: change one thing of a run at a time, and compare."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -8,20 +8,19 @@ from pathlib import Path
 
 import anyio
 import click
-import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.options import (
-    constraint_of,
     search_options,
     server_options,
-    settings_of,
+    store_option,
     task_option,
 )
 from icm_client.cli.signals import ended_at_once
-from icm_client.cli.terminal import live_display, moment
+from icm_client.cli.terminal import live_display, moment, print_json
+from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, task_for
 from icm_client.data.messages import did_you_mean, listed
 from icm_client.errors import IcmError, InputError, RunError, SetupError
@@ -41,7 +40,7 @@ from icm_client.experiments.ablation_run import Ended, run_ablations, some_rows
 from icm_client.experiments.figures import draw_ablations
 from icm_client.record.folder import replace_file
 from icm_client.runs.labels_file import read_start
-from icm_client.runs.presets import Preset
+from icm_client.runs.presets import Settings
 from icm_client.runs.progress import OnProgress
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import open_store
@@ -51,14 +50,14 @@ _PIPED_COLUMNS = 160
 
 
 def _chosen(_: click.Context, __: click.Parameter, value: str | None) -> tuple[Ablation, ...]:
-    """The ablations named, in our order."""
+    """The ablations that are named, in the order of `ABLATIONS`."""
     if value is None:
         return ABLATIONS
     names = [name.strip() for name in value.split(",")]
     for name in names:
         if name not in ABLATIONS:
             raise click.BadParameter(
-                f"{name!r} is no ablation: there are {listed(ABLATIONS)}."
+                f"there is no ablation {name!r}: there are {listed(ABLATIONS)}."
                 f"{did_you_mean(name, ABLATIONS)}"
             )
     return tuple(name for name in ABLATIONS if name in names)
@@ -70,7 +69,9 @@ def _chosen(_: click.Context, __: click.Parameter, value: str | None) -> tuple[A
     context_settings={"default_map": {"preset": "paper"}},
 )
 @click.argument("data", type=click.Path())
-@click.option("--out", type=click.Path(path_type=Path), help="The results' folder (required).")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The folder for the results (required)."
+)
 @task_option
 @click.option("--gold", help="Field with known labels. [default: the task's]")
 @click.option(
@@ -87,12 +88,12 @@ def _chosen(_: click.Context, __: click.Parameter, value: str | None) -> tuple[A
     "count",
     type=click.IntRange(2),
     metavar="N",
-    help="A sample of so many rows, a rule's groups whole. [default: all]",
+    help="A sample of this many rows; a rule's groups stay whole. [default: all]",
 )
 @server_options(wire=True)
 @search_options
-@click.option("--store", type=click.Path(), help="The score store. [default: in the user's cache]")
-@click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
+@store_option
+@click.option("--dry-run", is_flag=True, help="Print what would be run, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print plan or results as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no line for each run.")
 def ablate_command(  # noqa: C901 - options one by one
@@ -105,35 +106,27 @@ def ablate_command(  # noqa: C901 - options one by one
     seeds: int,
     count: int | None,
     server: Server,
-    preset: Preset,
+    settings: Settings,
     start: str | None,
-    rules: tuple[str, ...],
-    group: tuple[str, ...],
-    answer: str | None,
-    implies: str | None,
+    constraint: Rules | None,
     store: str | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
-    **numbers: object,
 ) -> None:
     """Compare runs on DATA that differ in one thing: constraint, initial, alpha, init or preset.
 
-    The search's options describe the run that all others differ from. What has been run is kept in
-    the folder --out: the same command again runs what is missing.
+    The search's options describe the run that all others are compared with. Finished runs are kept
+    in the folder --out: the same command again runs the missing ones.
     """
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out': where should the results go?")
-    base = settings_of(preset, numbers)
-    task = task_for(data, task_name)
-    job = Job.prepare(
-        data, task, gold=gold, constraint=constraint_of(rules, group, answer, implies)
-    )
+    job = Job.prepare(data, task_for(data, task_name), gold=gold, constraint=constraint)
     if count is not None:
         job = Job.prepare(some_rows(job, count), job.task)
     if start is not None:
         read_start(start, job)
-    plan = plan_ablations(job, base, start=start, only=only)
+    plan = plan_ablations(job, settings, start=start, only=only)
     if not as_json:
         for notice in (*job.notices, *plan.notices):
             click.echo(f"Note: {notice}.", err=True)
@@ -169,19 +162,19 @@ def ablate_command(  # noqa: C901 - options one by one
     failed = sum(outcome.error is not None for one in compared for outcome in one.outcomes)
     if as_json:
         document = {"rows": table(compared), "notices": list(plan.notices), "files": written}
-        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        print_json(document)
     else:
         _print_table(compared)
         click.echo(f"Written: {', '.join(written)}")
     if missing is not None:
-        click.echo(f"Note: no picture: {missing}", err=True)
+        click.echo(f"Note: no picture was drawn: {missing}", err=True)
     if failed:
-        raise IcmError(f"{failed} of {seeds * len(compared)} runs failed; the table says which")
+        raise IcmError(f"{failed} of {seeds * len(compared)} runs failed: the table names them")
 
 
 @contextmanager
 def _display(console: Console, *, hidden: bool) -> Iterator[OnProgress | None]:
-    """Where a terminal is, the run under way below the lines of those that ended."""
+    """On a terminal, show the run under way below the lines of those that have ended."""
     if hidden or not console.is_terminal:
         yield None
         return
@@ -200,12 +193,12 @@ def _line(run: Ended) -> str:
         if run.kept
         else f"{outcome.computed_tokens:,} tokens computed, {outcome.seconds:.0f} s"
     )
-    says = f", {', '.join(outcome.findings)}" if outcome.findings else ""
-    return f"{what}: {accuracy}coherence {outcome.coherence:.0%}, {took}{says}"
+    findings = f", {', '.join(outcome.findings)}" if outcome.findings else ""
+    return f"{what}: {accuracy}coherence {outcome.coherence:.0%}, {took}{findings}"
 
 
 def _write(compared: Sequence[Compared], out: Path, title: str) -> tuple[list[str], str | None]:
-    """Write table and pictures; the files written, and why there are no pictures, or None."""
+    """Write table and pictures; return the files, and why there are no pictures, or None."""
     try:
         replace_file(out / "results.csv", csv_text(compared).encode())
         written = [str(out / "results.csv")]
@@ -236,20 +229,20 @@ def _print_plan(plan: Plan, seeds: int, *, as_json: bool) -> None:
             "variants": variants,
             "notices": list(plan.notices),
         }
-        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        print_json(document)
         return
     for ablation in dict.fromkeys(variant.ablation for variant in plan.variants):
         names = [variant.name for variant in plan.variants if variant.ablation == ablation]
         click.echo(f"{ablation:<12}{', '.join(names)}")
     same = len(plan.variants) - plan.distinct
-    shared = f" ({same} of {len(plan.variants)} variants are another one's runs)" if same else ""
+    shared = f" ({same} of {len(plan.variants)} variants share the runs of another)" if same else ""
     click.echo(f"{plan.distinct} variants{shared}, {seeds} seeds: {plan.distinct * seeds} runs")
 
 
 def _print_table(compared: Sequence[Compared]) -> None:
     shown = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("", "", "accuracy", "coherence", "accepted", "runs", "says"):
-        shown.add_column(column, header_style="bold", no_wrap=column != "says")
+    for column in ("", "", "accuracy", "coherence", "accepted", "runs", "findings"):
+        shown.add_column(column, header_style="bold", no_wrap=column != "findings")
     before = None
     for one, record in zip(compared, table(compared), strict=True):
         failed = f" ({record['failed']} failed)" if record["failed"] else ""
@@ -270,7 +263,7 @@ def _print_table(compared: Sequence[Compared]) -> None:
 
 
 def _spread(values: Sequence[float]) -> str:
-    """The mean, and from where to where."""
+    """The mean and the range."""
     if not values:
         return "-"
     return f"{statistics.mean(values):.1%} ({min(values):.0%} to {max(values):.0%})"

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.options import server_options, task_option
+from icm_client.cli.options import server_options, store_option, task_option
 from icm_client.cli.signals import draining, ended_at_once
 from icm_client.cli.terminal import live_display, moment
 from icm_client.cli.trainer_options import (
@@ -69,14 +69,14 @@ _BOLD: Final = ("icm", "finetuned-icm")
 
 
 def print_notices(notices: Sequence[str]) -> None:
-    """Sentences for the user, on standard error."""
+    """Print notices on standard error."""
     for notice in notices:
         click.echo(f"Note: {notice}.", err=True)
 
 
 @contextmanager
 def display(console: Console, *, hidden: bool) -> Iterator[OnMoment | None]:
-    """Where a terminal is, the method under way below the lines of those that ended."""
+    """On a terminal, show the method under way below the lines of those that have ended."""
     if hidden or not console.is_terminal:
         yield None
         return
@@ -96,7 +96,7 @@ def display(console: Console, *, hidden: bool) -> Iterator[OnMoment | None]:
 
 
 def line_of(outcome: Outcome) -> str:
-    """A line for a method that has ended with a seed."""
+    """A line on a method that has ended with one seed."""
     what = f"{outcome.method.name}, seed {outcome.seed}"
     if outcome.accuracy is None:
         return f"{what}: failed: {outcome.error}"
@@ -122,7 +122,7 @@ def _training(at: TrainingProgress) -> str:
 
 
 def make_folder(out: Path) -> None:
-    """Make the folder before anything is spent.
+    """Make the folder, before anything is spent.
 
     Raises:
         RunError: it cannot be made.
@@ -136,7 +136,7 @@ def make_folder(out: Path) -> None:
 def write(
     found: Sequence[Result], shown: dict[str, object], out: Path
 ) -> tuple[list[str], str | None]:
-    """Write figures and pictures; the files written, and why there are no pictures, or None.
+    """Write results and pictures; return the files, and why there are no pictures, or None.
 
     Raises:
         RunError: a file cannot be written.
@@ -157,7 +157,7 @@ def write(
 
 
 def print_plan(evaluation: Evaluation, *, as_json: bool) -> None:
-    """What would be run, and how much would be read."""
+    """Print what would be run, and how many reads it takes."""
     reads = {
         method.name: fewest_and_most_reads(evaluation, method) for method in evaluation.methods
     }
@@ -177,7 +177,7 @@ def print_plan(evaluation: Evaluation, *, as_json: bool) -> None:
         click.echo(orjson.dumps(plan, option=orjson.OPT_INDENT_2))
         return
     for name, some in reads.items():
-        said = "nobody knows before" if some is None else f"{some[0]:,}"
+        said = "an unknown number of" if some is None else f"{some[0]:,}"
         if some is not None and some[0] < some[1]:
             said += f" to {some[1]:,}"
         click.echo(f"{name:<24}{said:>18} reads")
@@ -187,7 +187,7 @@ def print_plan(evaluation: Evaluation, *, as_json: bool) -> None:
 
 
 def print_table(found: Sequence[Result]) -> None:
-    """A line for each method; differences to golden labels in points."""
+    """Print a line for each method; differences to gold labels are in percentage points."""
     shown = Table(box=None, padding=(0, 2, 0, 0))
     shown.add_column("", no_wrap=True)
     for column in ("accuracy", "95%", "to golden", "95%", "labels", "reads", "requests"):
@@ -229,14 +229,15 @@ _SWEEP = SweepSettings()
 
 
 def _kinds(_: click.Context, __: click.Parameter, value: str | None) -> tuple[Kind, ...] | None:
-    """The methods named, in our order."""
+    """The methods that are named, in the order of `KINDS`."""
     if value is None:
         return None
     names = [name.strip() for name in value.split(",")]
     for name in names:
         if name not in KINDS:
             raise click.BadParameter(
-                f"{name!r} is no method: there are {listed(KINDS)}.{did_you_mean(name, KINDS)}"
+                f"there is no method {name!r}: there are {listed(KINDS)}."
+                f"{did_you_mean(name, KINDS)}"
             )
     return tuple(kind for kind in KINDS if kind in names)
 
@@ -266,15 +267,17 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     return text.rstrip()
 
 
-@click.command("eval", short_help="Hold ICM's labels against gold, people's and random ones.")
+@click.command("eval", short_help="Compare ICM labels with gold, human and random labels.")
 @click.argument("data", type=click.Path())
-@click.option("--out", type=click.Path(path_type=Path), help="A folder for table and pictures.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="A folder for the table and the pictures."
+)
 @task_option
 @click.option("--gold", help="Field with known labels. [default: the task's]")
 @click.option(
     "--human",
     metavar="FIELD",
-    help="Field with people's labels: a label word, or a list of words or of ratings.",
+    help="Field with human labels: a label word, or a list of words or of ratings.",
 )
 @click.option(
     "--human-positive",
@@ -285,20 +288,20 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     "--chat-prompt",
     callback=_chat_prompt,
     metavar="TEXT|FILE",
-    help="What to put in front of a row for zero-shot-chat, such as the HHH prompt.",
+    help="The text before a row for zero-shot-chat, such as the HHH prompt.",
 )
 @click.option(
     "--methods",
     "kinds",
     callback=_kinds,
     metavar="NAMES",
-    help=f"Some of {', '.join(KINDS)}, separated by commas. [default: all that train nothing; with "
-    "--finetune all that show no labels in context]",
+    help=f"Some of {', '.join(KINDS)}, separated by commas. [default: all that train no model; "
+    "with --finetune, all that show no demos]",
 )
 @click.option(
     "--finetune",
     is_flag=True,
-    help="Train models on the train rows' labels, and test these zero-shot.",
+    help="Train models on the train rows' labels, and test them zero-shot.",
 )
 @trainer_options_for("--finetune")
 @click.option(
@@ -307,7 +310,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     type=click.Choice(get_args(InContextPreset)),
     multiple=True,
     default=("fast",),
-    help="ICM's search; several times to compare them. [default: fast]",
+    help="ICM's search; repeat it to compare several. [default: fast]",
 )
 @click.option(
     "--steps",
@@ -319,7 +322,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     type=click.IntRange(2),
     default=_SWEEP.demos,
     show_default=True,
-    help="The most labelled rows in front of a test row.",
+    help="The most few-shot demos of a test row.",
 )
 @click.option(
     "--contexts",
@@ -327,7 +330,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     default=_SWEEP.averaged,
     show_default=True,
     metavar="M",
-    help="Draws of labelled rows that a test row is scored behind, and averaged over.",
+    help="Contexts (draws of demos) in which a test row is scored; the scores are averaged.",
 )
 @click.option(
     "--test",
@@ -336,25 +339,25 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     default=0.5,
     show_default=True,
     metavar="ROWS",
-    help="Rows that are held out: a share under 1, or a number.",
+    help="Rows that are held out: a count if at least 1, else a fraction.",
 )
 @click.option(
     "--rows",
     "count",
     type=click.IntRange(2),
     metavar="N",
-    help="A sample of so many rows, a rule's groups whole. [default: all]",
+    help="A sample of this many rows; a rule's groups stay whole. [default: all]",
 )
 @click.option(
     "--seeds",
     callback=_seeds,
     default="0,1,2",
     show_default=True,
-    help="Each has its own split; separated by commas.",
+    help="Random seeds, each with a split of its own; separated by commas.",
 )
 @server_options(wire=True)
-@click.option("--store", type=click.Path(), help="The score store. [default: in the user's cache]")
-@click.option("--dry-run", is_flag=True, help="Say what would be run and read, and stop.")
+@store_option
+@click.option("--dry-run", is_flag=True, help="Print what would be run and read, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print plan or results as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no line for each method.")
 def eval_command(  # noqa: C901, PLR0912 - options one by one
@@ -384,14 +387,14 @@ def eval_command(  # noqa: C901, PLR0912 - options one by one
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Predict held-out rows of DATA behind train rows with labels of several origins.
+    """Predict held-out rows of DATA, given train rows as demos with labels from several sources.
 
-    ICM's labels are found without gold. All methods that show labels use the same contexts and
+    ICM's labels are found without gold. All methods that show demos use the same contexts and
     calibration, so that only the labels differ. Scores are kept: the same command again asks
-    nothing twice, but for a few reads that show that the model is the same.
+    nothing twice, but for a few reads that show that the model is still the same.
 
-    With --finetune, models are trained on the labels instead, and predict the held-out rows behind
-    nothing. Trained models are kept, too, and a training that was killed goes on.
+    With --finetune, models are trained on the labels instead, and predict the held-out rows
+    zero-shot. Trained models are kept too, and a training that was killed goes on.
     """
     kinds = _wanted(kinds, finetune=finetune)
     trainer: Trainer | None = None
@@ -429,12 +432,12 @@ def eval_command(  # noqa: C901, PLR0912 - options one by one
         make_folder(out)
     lines = Console(stderr=True, highlight=False)
     of = len(evaluation.methods) * len(seeds)
-    told: list[Outcome] = []
+    outcomes: list[Outcome] = []
 
     def ended(outcome: Outcome) -> None:
-        told.append(outcome)
+        outcomes.append(outcome)
         if not quiet and not as_json:
-            lines.print(Text(f"{len(told)}/{of} {line_of(outcome)}"), soft_wrap=True)
+            lines.print(Text(f"{len(outcomes)}/{of} {line_of(outcome)}"), soft_wrap=True)
 
     async def run() -> tuple[tuple[str, ...], ServerIdentity]:
         async with draining() as drain, open_endpoint(server) as endpoint:
@@ -453,7 +456,7 @@ def eval_command(  # noqa: C901, PLR0912 - options one by one
     with open_store(store) as kept, ended_at_once(kept):
         notices, identity = anyio.run(run)
     evaluation = replace(evaluation, notices=(*evaluation.notices, *notices))
-    found = results(evaluation, told)
+    found = results(evaluation, outcomes)
     shown = {
         "data": data,
         "server": {"kind": identity.kind, "model": identity.model},
@@ -469,9 +472,9 @@ def eval_command(  # noqa: C901, PLR0912 - options one by one
         if written:
             click.echo(f"Written: {', '.join(written)}")
     if missing is not None:
-        click.echo(f"Note: no picture: {missing}", err=True)
-    if failed := sum(outcome.error is not None for outcome in told):
-        raise IcmError(f"{failed} of {of} predictions failed; eval's lines say why")
+        click.echo(f"Note: no picture was drawn: {missing}", err=True)
+    if failed := sum(outcome.error is not None for outcome in outcomes):
+        raise IcmError(f"{failed} of {of} predictions failed: the lines above say why")
 
 
 def _wanted(kinds: tuple[Kind, ...] | None, *, finetune: bool) -> tuple[Kind, ...]:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from icm_client.cli.terminal import base_option, json_option, print_json
+from icm_client.cli.options import json_option, runs_option
+from icm_client.cli.terminal import print_json
 from icm_client.record.archive import find_run
 from icm_client.training.exports import EXPORT_FORMATS, ExportFormat, export_run
 
@@ -15,7 +16,7 @@ from icm_client.training.exports import EXPORT_FORMATS, ExportFormat, export_run
     "--to",
     type=click.Choice(EXPORT_FORMATS),
     required=True,
-    help="The format; see above.",
+    help="The format, as listed above.",
 )
 @click.option(
     "-o",
@@ -36,7 +37,7 @@ from icm_client.training.exports import EXPORT_FORMATS, ExportFormat, export_run
     is_flag=True,
     help="Write the gold labels too, as a column of csv, parquet or hf.",
 )
-@base_option
+@runs_option
 @json_option
 def export_command(
     *,

@@ -1,4 +1,4 @@
-"""`icm-client finetune`."""
+"""`icm-client finetune`: train a model on a run's labels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,17 +8,17 @@ from typing import Literal, get_args
 
 import anyio
 import click
-import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.options import runs_option, store_option
+from icm_client.cli.terminal import print_json
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.errors import InputError
-from icm_client.record.archive import read_run
-from icm_client.record.folder import DEFAULT_BASE
+from icm_client.record.archive import find_run
 from icm_client.runs.trainer import OnTraining, Trainer, TrainingProgress
 from icm_client.serving.model import BUNDLED
 from icm_client.settings import Environment
@@ -33,11 +33,11 @@ Backend = Literal["local", "served"]
 
 _DEFAULTS = LocalSettings()
 _LINES = 10
-"""That a training prints where there is no terminal."""
+"""Lines that a training prints where there is no terminal."""
 
 
 @click.command("finetune", short_help="Train a model on a run's labels.")
-@click.argument("run")
+@click.argument("run", metavar="RUN")
 @click.option(
     "--backend",
     type=click.Choice(get_args(Backend)),
@@ -48,7 +48,7 @@ _LINES = 10
 @click.option(
     "-m",
     "--model",
-    help=f"To train from: a folder, a GGUF file, a hub's OWNER/NAME. [default: {BUNDLED}]",
+    help=f"What to train from: a folder, a GGUF file, a hub's OWNER/NAME. [default: {BUNDLED}]",
 )
 @click.option("-e", "--endpoint", metavar="URL", help="The service. [env: ICM_ENDPOINT]")
 @click.option(
@@ -56,12 +56,16 @@ _LINES = 10
     type=click.Path(path_type=Path),
     help="Where trained models go. [default: models in the run's folder]",
 )
-@click.option("--lora/--full", default=True, help="Adapters, or all weights. [default: lora]")
+@click.option("--lora/--full", default=True, help="Train adapters, or all weights. [default: lora]")
 @click.option(
-    "--rank", type=click.IntRange(1), help=f"Of the adapters. [default: {_DEFAULTS.rank}]"
+    "--rank", type=click.IntRange(1), help=f"The rank of the adapters. [default: {_DEFAULTS.rank}]"
 )
 @click.option(
-    "--epochs", type=click.IntRange(1), default=_DEFAULTS.epochs, show_default=True, help="Passes."
+    "--epochs",
+    type=click.IntRange(1),
+    default=_DEFAULTS.epochs,
+    show_default=True,
+    help="Training epochs.",
 )
 @click.option(
     "--lr",
@@ -73,27 +77,23 @@ _LINES = 10
     "--batch-size",
     "batch",
     type=click.IntRange(1),
-    help=f"Examples a forward pass. [default: {_DEFAULTS.batch}]",
+    help=f"Examples in a forward pass. [default: {_DEFAULTS.batch}]",
 )
-@click.option("--accumulate", type=click.IntRange(1), help="Forward passes a step. [default: 1]")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of training.")
+@click.option("--accumulate", type=click.IntRange(1), help="Forward passes in a step. [default: 1]")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The random seed."
+)
 @click.option(
     "--objective",
     type=click.Choice(get_args(Objective)),
     default="sft",
     show_default=True,
-    help="The label behind its prompt, or a reward model for pairs of responses.",
+    help="Train on the label after its prompt, or train a reward model on pairs of responses.",
 )
-@click.option("--test", type=click.Path(), help="Rows that the run did not label, to test on.")
+@click.option("--test", type=click.Path(), help="Rows to test on, which the run has not labelled.")
 @click.option("--gold", help="The test rows' field with known labels. [default: the task's]")
-@click.option("--store", type=click.Path(), help="The score store. [default: in the user's cache]")
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_BASE,
-    show_default=True,
-    help="The folder of all runs.",
-)
+@store_option
+@runs_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 def finetune_command(
@@ -114,25 +114,28 @@ def finetune_command(
     test: str | None,
     gold: str | None,
     store: str | None,
-    runs: Path,
+    base: Path,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Train a model on the labels of RUN (a run's name or folder), the loss on the label alone.
+    """Train a model on the labels of RUN (a run's name or folder); the loss is on the label alone.
 
-    What is trained is found again: the same command goes on from the last checkpoint of one that
-    was killed, and after its end prints the same result.
+    Trained models are kept: the same command goes on from the last checkpoint of one that was
+    killed, and after its end prints the same result.
     """
-    found, folder = _labels(run, runs)
+    folder = find_run(run, base).path
+    found = read_labels(folder)
     if gold is not None and test is None:
-        raise click.UsageError("--gold names a field of the rows of --test, which are missing.")
+        raise click.UsageError("--gold names a field of the test rows: add --test FILE.")
     job = None if test is None else _test_rows(test, found, gold, objective)
     out = out or folder / "models"
     trainer: Trainer
     if backend == "served":
         local_only = {"--rank": rank, "--lr": rate, "--accumulate": accumulate}
         if given := [name for name, value in local_only.items() if value is not None]:
-            raise click.UsageError(f"{', '.join(given)}: a service chooses this itself.")
+            raise click.UsageError(
+                f"A service chooses {', '.join(given)} itself: leave the option out."
+            )
         trainer = _served(endpoint, model, out, ServedSettings(epochs=epochs, batch_size=batch))
     else:
         settings = LocalSettings(
@@ -149,22 +152,16 @@ def finetune_command(
         work = partial(fine_tune, seed=seed, objective=objective, test=job, store=store)
         done = anyio.run(partial(work, found, trainer, progress=progress))
     if as_json:
-        click.echo(orjson.dumps(done.summary(), option=orjson.OPT_INDENT_2))
+        print_json(done.summary())
     else:
         _print(done)
 
 
 def _test_rows(test: str, found: RunLabels, gold: str | None, objective: Objective) -> Job:
-    # Rows are labelled one by one: which labels may stand together is the search's business. A
-    # rule also says which label prefers the first response, though.
+    # Test rows are predicted one by one, so that no rule binds them; but for pairs of responses the
+    # rule also says which label prefers the first one.
     rule = ConstraintSpec(kind="none") if objective == "sft" else None
     return Job.prepare(test, found.task, gold=gold, constraint=rule)
-
-
-def _labels(run: str, runs: Path) -> tuple[RunLabels, Path]:
-    named = Path(run)
-    folder = named.resolve() if (named / "run.json").is_file() else read_run(run, runs).path
-    return read_labels(folder), folder
 
 
 def _served(
@@ -173,9 +170,9 @@ def _served(
     environment = Environment()
     url = url or environment.endpoint
     if url is None or not isinstance(url, str):
-        raise InputError("which service trains? name it with --endpoint URL or ICM_ENDPOINT")
+        raise InputError("no service to train with: name it with --endpoint URL or ICM_ENDPOINT")
     if model is None:
-        raise InputError("which of the service's models is trained from? name it with --model")
+        raise InputError("no model to train from: name one of the service's with --model")
     return ServedTrainer(
         url, model, folder=out, api_key=environment.api_key, settings=settings, allow_floor=True
     )
@@ -189,7 +186,7 @@ def _warn(found: RunLabels) -> None:
     verdict = found.result.get("verdict")
     if verdict in ("check", "do not trust"):
         click.secho(
-            f"Warning: the verdict on these labels is: {verdict}. What is trained on them is no "
+            f"Warning: the verdict on these labels is: {verdict}. A model trained on them is no "
             "better than they are.",
             err=True,
             fg="red" if verdict == "do not trust" else "yellow",
@@ -198,7 +195,7 @@ def _warn(found: RunLabels) -> None:
 
 @contextmanager
 def _display(*, hidden: bool) -> Iterator[OnTraining | None]:
-    """A bar on a terminal, else a line for each tenth of the steps."""
+    """Show a bar on a terminal, else print a line for each tenth of the steps."""
     console = Console(stderr=True, highlight=False)
     if hidden:
         yield None

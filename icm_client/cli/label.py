@@ -1,53 +1,47 @@
-"""`icm-client label`."""
+"""`icm-client label`: label the rows of a file."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import ParamSpec, get_args
 
 import anyio
 import click
-import orjson
 
 from icm_client.cli.options import (
-    constraint_of,
     quote_option,
     search_options,
     server_options,
-    settings_of,
+    store_option,
     task_option,
 )
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.terminal import (
+    print_json,
     print_notices,
     print_preview,
     print_result,
     print_warnings,
     progress_display,
 )
-from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
-from icm_client.data import (
-    FileFormat,
-    Task,
-    check_output,
-    find_beside,
-    read_rows,
-    unescape,
-)
+from icm_client.cli.trainer_options import trainer_options
+from icm_client.data import FileFormat, Task, check_output, find_beside, read_rows, unescape
 from icm_client.data.bad_rows import refused_rows
+from icm_client.data.constraint_spec import Rules
 from icm_client.data.csv_rows import Quote
-from icm_client.data.job import Job, named_task
-from icm_client.data.json_text import write_json
+from icm_client.data.job import named_task
 from icm_client.errors import IcmError, InputError, RowError, TaskError
 from icm_client.record.folder import DEFAULT_BASE, LABELS
 from icm_client.runs.budget import Budget
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
-from icm_client.runs.label import label
-from icm_client.runs.labels_file import read_pins, read_start
-from icm_client.runs.presets import Preset
+from icm_client.runs.label import run
+from icm_client.runs.presets import Settings
+from icm_client.runs.request import LabelRequest
 from icm_client.runs.result import Labels
 from icm_client.runs.run_cost import forecast_job
 from icm_client.runs.server import Server
+from icm_client.runs.trainer import Trainer
 from icm_client.scoring import open_store
 
 STOPPED = 3
@@ -56,6 +50,23 @@ STOPPED = 3
 P = ParamSpec("P")
 
 _FORMATS = click.Choice(get_args(FileFormat))
+
+
+def _prior(
+    _: click.Context, __: click.Parameter, shares: tuple[str, ...]
+) -> dict[str, float] | None:
+    prior: dict[str, float] = {}
+    for share in shares:
+        word, _equals, number = share.rpartition("=")
+        if word.strip() in prior:
+            raise click.BadParameter(f"{word.strip()!r} is there twice")
+        try:
+            prior[word.strip()] = float(number)
+        except ValueError:
+            raise click.BadParameter(
+                f"{share!r} is not LABEL=SHARE, such as positive=0.2"
+            ) from None
+    return prior or None
 
 
 def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
@@ -75,21 +86,21 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
 
 @click.command("label", short_help="Label the rows of a file.")
 @click.argument("data", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="Where the labels go (required).")
+@click.option("-o", "--output", type=click.Path(), help="Where to write the labels (required).")
 @task_option
 @click.option("--template", help=r"The prompt: {field} is a row's field, \n a newline.")
 @click.option("--labels", help="The label words, separated by commas.")
-@click.option("--gold", help="Field with known labels, for nothing but the accuracy printed.")
+@click.option("--gold", help="Field with known labels, used for the accuracy alone.")
 @click.option(
     "--prior",
-    "shares",
+    callback=_prior,
     multiple=True,
     metavar="LABEL=SHARE",
     help="A label's share of the rows, where known: positive=0.2.",
 )
 @server_options(wire=True)
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is random."
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The random seed."
 )
 @search_options
 @click.option(
@@ -97,7 +108,7 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     "pins",
     type=click.Path(),
     metavar="FILE",
-    help="Labels that a person has checked (id and label): kept, and learnt from.",
+    help="Labels that a person has checked (id and label): the search keeps and uses them.",
 )
 @trainer_options
 @click.option(
@@ -112,16 +123,18 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
 @click.option(
     "--max-requests",
     type=click.IntRange(1),
-    help="End between two sweeps with the best labels so far (exit status 3) where another sweep "
-    "would take more requests than these.",
+    help="End with the best labels so far (exit status 3) before a sweep that would take more "
+    "requests than these in all.",
 )
 @click.option(
-    "--max-prompt-tokens", type=click.IntRange(1), help="The same for tokens that are computed."
+    "--max-prompt-tokens",
+    type=click.IntRange(1),
+    help="The same for prompt tokens that the server computes.",
 )
 @click.option(
     "--max-minutes",
     type=click.FloatRange(0, min_open=True),
-    help="The same for the time; a tenth past it a sweep is broken off.",
+    help="The same for the time. After a tenth more, even a sweep under way is broken off.",
 )
 @click.option(
     "--fail-on-error",
@@ -129,7 +142,7 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     default=DEFAULT_FAIL_ON_ERROR,
     show_default=True,
     metavar="ROWS",
-    help="Rows that cannot be scored before the run fails: a count, or a share under 1.",
+    help="How many rows without a score end the run: a count if at least 1, else a fraction.",
 )
 @click.option(
     "--skip-bad-rows",
@@ -140,22 +153,22 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     "--accept-drift",
     is_flag=True,
     help="If another model answers than the one whose scores are stored, or than when the run "
-    "began, label with that one from the start.",
+    "began, label with that one from the start instead of ending.",
 )
-@click.option("--store", type=click.Path(), help="The score store. [default: in the user's cache]")
+@store_option
 @click.option(
     "--format", "data_format", type=_FORMATS, help="DATA's format. [default: by its name]"
 )
 @quote_option
 @click.option("--output-format", type=_FORMATS, help="The output's format. [default: by its name]")
 @click.option("--dry-run", is_flag=True, help="Check rows and task, show a prompt, and stop.")
-@click.option("--forecast", "forecasts", is_flag=True, help="Tell what a run would take, and stop.")
+@click.option("--forecast", "forecasts", is_flag=True, help="Print what a run would take; stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show a prompt before the run.")
 @click.pass_context
 @_names_skip_bad_rows
-def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
+def label_command(  # noqa: C901, PLR0912 - options one by one
     context: click.Context,
     /,
     *,
@@ -165,19 +178,14 @@ def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
     template: str | None,
     labels: str | None,
     gold: str | None,
-    shares: tuple[str, ...],
+    prior: dict[str, float] | None,
     server: Server,
     seed: int,
-    preset: Preset,
+    settings: Settings,
     start: str | None,
+    constraint: Rules | None,
     pins: str | None,
-    rules: tuple[str, ...],
-    group: tuple[str, ...],
-    answer: str | None,
-    implies: str | None,
-    trainer_kind: TrainerKind | None,
-    train_from: str | None,
-    epochs: int | None,
+    trainer: Trainer | None,
     runs: str,
     no_record: bool,
     fresh: bool,
@@ -196,13 +204,12 @@ def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
     as_json: bool,
     quiet: bool,
     verbose: bool,
-    **numbers: object,
 ) -> None:
     """Label the rows of DATA (JSON Lines, a JSON array, CSV or Parquet).
 
     Every score is kept: the same command again asks nothing twice, and goes on where an
-    interrupted one stopped. A few stored scores, 8 at most, are first compared with what the
-    server answers now: scores of another model are not used.
+    interrupted one stopped. At most 8 stored scores are first compared with what the server answers
+    now, so that scores of another model are not used.
 
     Exit status: 0 done, 1 failed or some rows have no label, 2 wrong input, 3 a limit was reached,
     130, 143 and 129 interrupted (Ctrl-C, TERM, a closed terminal).
@@ -214,9 +221,6 @@ def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
     elif not (dry_run or forecasts):
         raise click.UsageError("Missing option '-o' / '--output': where should the labels go?")
     task, found_at = _task(data, task_name, template, labels)
-    settings = settings_of(preset, numbers)
-    trainer = trainer_of(settings, server, kind=trainer_kind, train_from=train_from, epochs=epochs)
-    constraint = constraint_of(rules, group, answer, implies)
     dataset = read_rows(
         data,
         format=data_format,
@@ -226,57 +230,51 @@ def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
         template_fields=task.template_fields,
         skip_bad_rows=True,
     )
-    prior = _prior(shares)
-    prepare = partial(
-        Job.prepare, dataset, task, prior=prior, constraint=constraint, skip_bad_rows=skip_bad_rows
+    request = LabelRequest(
+        dataset,
+        task,
+        prior=prior,
+        constraint=constraint,
+        settings=settings,
+        start=start,
+        pins=pins,
+        trainer=trainer,
+        seed=seed,
+        budget=Budget(max_requests, max_prompt_tokens, max_minutes),
+        fail_on_error=fail_on_error,
+        skip_bad_rows=skip_bad_rows,
+        accept_drift=accept_drift,
+        runs=None if no_record else runs,
+        command=context.find_root().obj,
+        fresh=fresh,
     )
-    if dataset.skipped and not skip_bad_rows:
-        every = prepare(skip_bad_rows=True).dataset
+    if dataset.skipped and not skip_bad_rows:  # they are named with those that the task refuses
+        every = replace(request, skip_bad_rows=True).job().dataset
         raise refused_rows(every.skipped, path=data, usable=len(every.rows))
     if not as_json and not quiet and found_at is not None:
         click.echo(f"Task: {found_at}", err=True)
     if dry_run or (verbose and not as_json):
-        job = prepare()
-        if start is not None:
-            read_start(start, job)
-        if pins is not None:
-            read_pins(pins, job)
+        job = request.prepared().job
         print_preview(job, as_json=as_json)
         if dry_run and not as_json and not quiet:
             print_notices(job.notices, job.dataset.skipped)
     if forecasts and not dry_run:
-        forecast = partial(forecast_job, prepare(), server, settings, store=store)
+        forecast = partial(forecast_job, request.job(), server, settings, store=store)
         cost = anyio.run(partial(forecast, skip_bad_rows=skip_bad_rows))
         if as_json:
-            click.echo(orjson.dumps(cost.summary(), option=orjson.OPT_INDENT_2))
+            print_json(cost.summary())
         else:
             click.echo(cost.sentence())
     if dry_run or forecasts or output is None:
         return
-    budget = Budget(max_requests, max_prompt_tokens, max_minutes)
 
-    async def run() -> Labels:
+    async def work() -> Labels:
         async with draining() as drain:
             with progress_display(hidden=quiet or as_json) as progress:
-                return await label(
-                    dataset,
-                    task=task,
-                    prior=prior,
-                    constraint=constraint,
+                return await run(
+                    request,
                     endpoint=server,
-                    seed=seed,
-                    settings=settings,
-                    start=start,
-                    pins=pins,
-                    trainer=trainer,
-                    budget=budget,
-                    fail_on_error=fail_on_error,
-                    skip_bad_rows=skip_bad_rows,
-                    accept_drift=accept_drift,
                     store=kept,
-                    runs=None if no_record else runs,
-                    command=context.find_root().obj,
-                    fresh=fresh,
                     progress=progress,
                     stopping=drain.stopping,
                 )
@@ -284,7 +282,7 @@ def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
     interrupted: Interrupted | None = None
     try:
         with open_store(store) as kept, ended_at_once(kept):
-            found = anyio.run(run)
+            found = anyio.run(work)
     except Interrupted as stopped:
         if stopped.labels is None:
             raise
@@ -301,11 +299,11 @@ def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
 def _put_out(
     found: Labels, output: str, output_format: FileFormat | None, *, as_json: bool, quiet: bool
 ) -> None:
-    """Write the labels, and print what is to be known about them.
+    """Write the labels, and print what a person must know about them.
 
     Raises:
-        IcmError: they cannot be written, though they could when the run began; what was found has
-            been printed, and the run's record has the labels too.
+        IcmError: they cannot be written, though they could when the run began. The result has been
+            printed by then, and the run's record has the labels too.
     """
     lost: IcmError | None = None
     place = output
@@ -318,7 +316,7 @@ def _put_out(
         lost.goes_on = True
     if as_json:
         document = {**found.summary(), "output": place if lost is None or found.run else None}
-        click.echo(write_json(document, orjson.OPT_INDENT_2))
+        print_json(document)
     elif not quiet:
         print_result(found, place)
     print_warnings(found)
@@ -329,7 +327,7 @@ def _put_out(
 def _task(
     data: str, name: str | None, template: str | None, labels: str | None
 ) -> tuple[Task, Path | None]:
-    """The task that the options describe, and the file it was found in without being named."""
+    """The task that the options describe, and its file where that was found beside the data."""
     if template is not None or labels is not None:
         if template is None or labels is None:
             raise click.UsageError("--template and --labels go together.")
@@ -342,23 +340,8 @@ def _task(
     beside = find_beside(data)
     if beside is None:
         raise TaskError(
-            "no task: say what is asked about a row with --template 'Review: {text}\\nSentiment:' "
-            "--labels positive,negative, or with --task FILE or NAME, or put a task.toml beside "
+            "no task: name one with --task FILE or NAME, or write it down with --template "
+            "'Review: {text}\\nSentiment:' --labels positive,negative, or put a task.toml beside "
             f"{data}"
         )
     return Task.from_toml(beside), beside
-
-
-def _prior(shares: tuple[str, ...]) -> dict[str, float] | None:
-    prior: dict[str, float] = {}
-    for share in shares:
-        word, _, number = share.rpartition("=")
-        if word.strip() in prior:
-            raise click.BadParameter(f"{word.strip()!r} is there twice", param_hint="--prior")
-        try:
-            prior[word.strip()] = float(number)
-        except ValueError:
-            raise click.BadParameter(
-                f"{share!r} is not LABEL=SHARE, such as positive=0.2", param_hint="--prior"
-            ) from None
-    return prior or None

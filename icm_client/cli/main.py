@@ -1,9 +1,9 @@
-"""`icm-client`: the group of commands, and how errors end.
+"""`icm-client`: the group of commands, and the exit status of each error.
 
 Exit status: 0 done, 1 failed (the same command goes on where it stopped), 2 wrong input, 3 ended by
-a limit of the user's, 130, 143 and 129 interrupted by Ctrl-C, TERM and HUP.
+a limit that the user set, 130, 143 and 129 interrupted by Ctrl-C, TERM and HUP.
 
-The commands by name; each is imported when it is called: help and completion are quick.
+Commands are known by name and imported when they are called, so that help and completion are quick.
 """
 
 import sys
@@ -19,7 +19,7 @@ from icm_client.errors import IcmError, InputError
 
 
 class _Home(NamedTuple):
-    """Where a command stands, and what the list of commands says of it."""
+    """A command's module and attribute, and its line in the list of commands."""
 
     module: str
     attribute: str
@@ -31,7 +31,7 @@ COMMANDS = {
     for name, kind, short_help in (
         ("ablate", "command", "Change one thing at a time, and compare."),
         ("check", "command", "Find out whether a server can label, and what it costs."),
-        ("eval", "command", "Hold ICM's labels against gold, people's and random ones."),
+        ("eval", "command", "Compare ICM labels with gold, human and random labels."),
         ("export", "command", "Write a run's labels for training."),
         ("figures", "command", "Draw a run's figures as PNG and SVG."),
         ("finetune", "command", "Train a model on a run's labels."),
@@ -39,7 +39,7 @@ COMMANDS = {
         ("report", "command", "Write a run's report, an HTML page."),
         ("reward", "command", "Train a reward model on pairs, in three steps."),
         ("runs", "group", "List, resume, compare and remove runs."),
-        ("salience", "command", "Find out, before a run, whether it would beat chance."),
+        ("salience", "command", "Estimate, before a run, whether it would beat chance."),
         ("serve", "command", "Start a vLLM server that suits many short requests."),
         ("store", "group", "Look after the score store."),
         ("tasks", "command", "Show the built-in tasks."),
@@ -52,11 +52,11 @@ class Commands(click.Group):
     """A group of `COMMANDS`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Their names, in alphabetical order."""
+        """The commands' names, in alphabetical order."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """Import one; None where there is none of that name."""
+        """Import a command; None where there is none of that name."""
         home = COMMANDS.get(cmd_name)
         if home is None:
             return None
@@ -84,7 +84,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of ours end as one message and a status."""
+    """Run the command line; an error of ours ends it with one message and a status."""
     end_as_a_command(cli)
 
 
@@ -118,10 +118,10 @@ def end_as_a_command(command: click.Command) -> NoReturn:
 
 
 def _decoded(arguments: list[str]) -> list[str]:
-    """The arguments; bytes that this terminal's encoding lacks could neither be sent nor recorded.
+    """The arguments, as text that can be sent and recorded.
 
     Raises:
-        UsageError: one has such bytes.
+        UsageError: one has bytes that are no text in this terminal's encoding.
     """
     for argument in arguments:
         try:

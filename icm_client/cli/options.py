@@ -1,9 +1,4 @@
-"""The options that say how labels are searched for, shared by the commands that search.
-
-The option that says what is asked about the rows of DATA.
-
-The options that say where the model is served, as one `Server`.
-"""
+"""Options that several commands have: for task and rows, the server, the search, the runs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -22,14 +17,65 @@ from icm_client.data.constraint_spec import KINDS, Rules, rules_of
 from icm_client.data.csv_rows import Quote
 from icm_client.endpoints import KINDS as SERVER_KINDS
 from icm_client.endpoints import GoodNeighbour, Kind, RetryPolicy, TransportSettings
+from icm_client.record.folder import DEFAULT_BASE
 from icm_client.runs.labels_file import KINDS as STARTS
 from icm_client.runs.presets import Preset, Settings, TrainedSettings, preset_settings
 from icm_client.runs.server import Server
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def task_option(command: _Command) -> _Command:
+    """Add `--task`, as `task_name`."""
+    return click.option(
+        "-t",
+        "--task",
+        "task_name",
+        help="A task file, or a built-in task (icm-client tasks lists them). "
+        "[default: NAME.task.toml or task.toml beside DATA]",
+    )(command)
+
+
+def quote_option(command: _Command) -> _Command:
+    """Add `--quote`."""
+    return click.option(
+        "--quote",
+        type=click.Choice(get_args(Quote)),
+        default="auto",
+        show_default=True,
+        help="Double quotes in CSV and TSV: text (none), around fields (standard), or whichever "
+        "the file's separator and lines suggest.",
+    )(command)
+
+
+def store_option(command: _Command) -> _Command:
+    """Add `--store`."""
+    return click.option(
+        "--store", type=click.Path(), help="The score store. [default: in the user's cache]"
+    )(command)
+
+
+def runs_option(command: _Command) -> _Command:
+    """Add `--runs`, as `base`."""
+    return click.option(
+        "--runs",
+        "base",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_BASE,
+        show_default=True,
+        help="The folder of all runs.",
+    )(command)
+
+
+def json_option(command: _Command) -> _Command:
+    """Add `--json`, as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
 _RETRY = RetryPolicy()
 _TRANSPORT = TransportSettings()
 
-_SERVER = (
+_SERVER_OPTIONS = (
     click.option(
         "-e",
         "--endpoint",
@@ -50,7 +96,7 @@ _SERVER = (
     click.option(
         "--kind",
         type=click.Choice(SERVER_KINDS),
-        help="How the server is read. [default: it is asked what it is]",
+        help="The server's kind. [default: it is asked what it is]",
     ),
     click.option(
         "--allow-floor",
@@ -62,24 +108,24 @@ _SERVER = (
         "--context-length",
         type=click.IntRange(1),
         metavar="TOKENS",
-        help="What the server's context holds, where it does not tell.",
+        help="How long the server's context is, where it does not report it.",
     ),
 )
 
-_WIRE = (
+_WIRE_OPTIONS = (
     click.option(
         "--max-in-flight",
         type=click.IntRange(1),
         default=_TRANSPORT.max_in_flight,
         show_default=True,
-        help="The most requests at a time; how many, the server's answers decide.",
+        help="The most requests at a time. Fewer are sent where the server slows down or refuses.",
     ),
     click.option(
         "--good-neighbour",
         type=click.IntRange(0),
         metavar="QUEUE",
-        help="Let at most so many requests wait in the server, others' included, and ask vLLM "
-        "to serve others first.",
+        help="Let at most this many requests wait in the server, those of others included, and ask "
+        "vLLM to serve others first.",
     ),
     click.option(
         "--attempt-timeout",
@@ -95,13 +141,13 @@ _WIRE = (
         default=_RETRY.item_timeout_s,
         show_default=True,
         metavar="SECONDS",
-        help="Deadline of a request with its repetitions.",
+        help="Deadline of a request with all its retries.",
     ),
 )
 
 
 def server_options(*, wire: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return what adds the options to a command, which receives one `server`.
+    """Return a decorator that adds the options to a command, which receives one `server`.
 
     Args:
         wire: deadlines and requests in flight as well.
@@ -140,53 +186,27 @@ def server_options(*, wire: bool = False) -> Callable[[Callable[..., None]], Cal
             )
             command(*args, server=server, **kwargs)
 
-        for option in reversed((*_SERVER, *(_WIRE if wire else ()))):
+        for option in reversed((*_SERVER_OPTIONS, *(_WIRE_OPTIONS if wire else ()))):
             with_server = option(with_server)
         return with_server
 
     return decorate
 
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def quote_option(command: _Command) -> _Command:
-    """Add `--quote`."""
-    return click.option(
-        "--quote",
-        type=click.Choice(get_args(Quote)),
-        default="auto",
-        show_default=True,
-        help="Double quotes in CSV and TSV: text (none), around fields (standard), or whichever "
-        "the file's separator and lines suggest.",
-    )(command)
-
-
-def task_option(command: _Command) -> _Command:
-    """Add `--task`, as `task_name`."""
-    return click.option(
-        "-t",
-        "--task",
-        "task_name",
-        help="A task file, or a built-in task (icm-client tasks lists them). "
-        "Default: NAME.task.toml or task.toml beside DATA.",
-    )(command)
-
-
-F = TypeVar("F", bound=Callable[..., None])
-
 _FAST, _PAPER, _FOLDS = SweepSettings(), AnnealSettings(), FoldSettings()
 _OF_FOLDS = ("folds", "passes")
 _OF_SWEEPS = ("initial", "demos", "restarts", "max_sweeps")
+_NUMBERS = (*_OF_FOLDS, *_OF_SWEEPS, "iterations", "alpha", "layout", "batch", "iterate")
 
-_OPTIONS = (
+_SEARCH_OPTIONS = (
     click.option(
         "--preset",
         type=click.Choice(get_args(Preset)),
         default="fast",
         show_default=True,
-        help="The search: sweeps; the paper's Algorithms 1 and 2; or its released code's; or, with "
-        "models trained on the labels, its Algorithms 3 and 4 (folds), or batch after batch.",
+        help="The search. fast: sweeps; paper: the paper's Algorithms 1 and 2; official: its "
+        "released code; folds: Algorithms 3 and 4, with models trained on the labels; iterate: the "
+        "same, batch after batch.",
     ),
     click.option(
         "--demos",
@@ -197,24 +217,24 @@ _OPTIONS = (
         "--initial",
         type=click.IntRange(0),
         metavar="K",
-        help=f"Rows that are labelled to start from. [default: {_FAST.initial}]",
+        help=f"Rows that a search labels first. [default: {_FAST.initial}]",
     ),
     click.option(
         "--init",
         "start",
         metavar="KIND|FILE",
-        help=f"First labels: {', '.join(STARTS)}, or a labels file. [default: the preset's own]",
+        help=f"First labels: {', '.join(STARTS)}, or a labels file. [default: the preset's]",
     ),
     click.option(
         "--restarts",
         type=click.IntRange(1),
-        help="fast, folds, iterate: the most starts while no coherent labels are found. "
+        help="fast, folds, iterate: the most restarts, made while no coherent labels are found. "
         f"[default: {_FAST.restarts}]",
     ),
     click.option(
         "--max-sweeps",
         type=click.IntRange(2),
-        help=f"fast, folds, iterate: the most sweeps from one start. [default: {_FAST.max_sweeps}]",
+        help=f"fast, folds, iterate: the most sweeps of a restart. [default: {_FAST.max_sweeps}]",
     ),
     click.option(
         "--steps",
@@ -239,7 +259,8 @@ _OPTIONS = (
         "--batch",
         type=click.IntRange(2),
         metavar="ROWS",
-        help="paper, official: anneal so many rows at a time (256 in the paper). [default: all]",
+        help="paper, official: how many rows to anneal at a time (256 in the paper). "
+        "[default: all]",
     ),
     click.option(
         "--folds",
@@ -256,8 +277,8 @@ _OPTIONS = (
         "--iterate",
         type=click.IntRange(2),
         metavar="ROWS",
-        help="Label so many rows at a time, each time with a model trained on those before: "
-        f"--preset iterate. [default there: {IterateSettings().batch}]",
+        help="The same as --preset iterate: how many rows to label at a time, each time with a "
+        f"model trained on those before. [default there: {IterateSettings().batch}]",
     ),
     click.option(
         "--constraint",
@@ -265,11 +286,14 @@ _OPTIONS = (
         multiple=True,
         metavar="KIND",
         help=f"Which labels may stand together: {', '.join(KINDS)}, or your own module:function. "
-        "Several times for rules that hold at once; each has those of the fields below that it "
-        "takes. [default: the task's]",
+        "Repeat it for rules that hold at once; each takes the fields below that it needs. "
+        "[default: the task's]",
     ),
     click.option(
-        "--group", multiple=True, metavar="FIELD", help="What related rows share; may be repeated."
+        "--group",
+        multiple=True,
+        metavar="FIELD",
+        help="What related rows share; it may be repeated.",
     ),
     click.option("--answer", metavar="FIELD", help="The answer that rows of a group differ in."),
     click.option(
@@ -278,19 +302,34 @@ _OPTIONS = (
 )
 
 
-def search_options(command: F) -> F:
-    """Add the options to a command; it receives them by name."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def search_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options to a command, which receives `settings`, `constraint` and `start`."""
+
+    @wraps(command)
+    def with_search(
+        *args: Any,
+        preset: Preset,
+        rules: tuple[str, ...],
+        group: tuple[str, ...],
+        answer: str | None,
+        implies: str | None,
+        **kwargs: Any,
+    ) -> None:
+        settings = settings_of(preset, {name: kwargs.pop(name) for name in _NUMBERS})
+        constraint = constraint_of(rules, group, answer, implies)
+        command(*args, settings=settings, constraint=constraint, **kwargs)
+
+    for option in reversed(_SEARCH_OPTIONS):
+        with_search = option(with_search)
+    return with_search
 
 
 def settings_of(preset: Preset, given: Mapping[str, object]) -> Settings:
-    """The preset's settings with what was given; None means not given.
+    """The preset's settings, changed by the options given; None means not given.
 
     Raises:
         click.UsageError: an option that this preset has no use for.
-        InputError: numbers that no search can work with.
+        InputError: no search can work with these numbers.
     """
     if given.get("iterate") is not None:
         if preset not in ("fast", "iterate"):
@@ -314,7 +353,7 @@ def settings_of(preset: Preset, given: Mapping[str, object]) -> Settings:
 def _of_training(
     settings: TrainedSettings, preset: Preset, given: Mapping[str, object]
 ) -> TrainedSettings:
-    """What is a search's own goes there, the rest to the search that finds its first labels."""
+    """A search's own numbers go there, the others to the sweeps that find its first labels."""
     own, of_sweeps = {}, {}
     for name, value in given.items():
         if value is None:
@@ -342,10 +381,10 @@ def _misplaced(name: str, preset: Preset) -> click.UsageError:
 def constraint_of(
     rules: tuple[str, ...], group: tuple[str, ...], answer: str | None, implies: str | None
 ) -> Rules | None:
-    """The constraint that the options describe, or None where the task's own stands.
+    """The constraint that the options describe; None leaves the task's own.
 
     Raises:
-        click.UsageError: fields without a kind.
+        click.UsageError: there are fields without a kind.
         TaskError: a kind is unknown, or lacks a field.
     """
     if not rules:

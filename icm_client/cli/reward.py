@@ -1,7 +1,4 @@
-"""`icm-client reward`.
-
-What `icm-client reward` shows, prints and writes.
-"""
+"""`icm-client reward`: train a reward model on unlabelled pairs, in three steps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.eval import make_folder, print_notices
-from icm_client.cli.options import server_options
+from icm_client.cli.options import server_options, store_option
 from icm_client.cli.signals import draining
-from icm_client.cli.terminal import SearchLines, live_display, moment
+from icm_client.cli.terminal import SearchLines, live_display, moment, print_json
 from icm_client.cli.trainer_options import TrainerKind, local_trainer
-from icm_client.data import Dataset, Task, find_beside
-from icm_client.data.job import Job, named_task
-from icm_client.errors import RunError, TaskError
+from icm_client.data import Dataset, Task
+from icm_client.data.job import Job, task_for
+from icm_client.errors import RunError
 from icm_client.record.folder import replace_file
 from icm_client.runs.label import label
 from icm_client.runs.presets import InContextPreset, preset_settings
@@ -43,7 +40,7 @@ from icm_client.training.reward_plan import FIRST, RewardPlan, plan_reward
 from icm_client.training.reward_result import Accuracy, RewardSteps
 
 _LINES: Final = 10
-"""That a training, or the scoring of many pairs, prints where there is no terminal."""
+"""Lines that a training, or the scoring of many pairs, prints where there is no terminal."""
 
 _DOING: Final[dict[Step, str]] = {
     "first": "Training the first reward model",
@@ -55,7 +52,7 @@ _DOING: Final[dict[Step, str]] = {
 
 @contextmanager
 def display(*, hidden: bool) -> Iterator[tuple[OnProgress | None, OnStep]]:
-    """Yield what to call with the search's progress, and with that of the later steps."""
+    """Yield a callback for the search's progress, and one for that of the later steps."""
     console = Console(stderr=True, highlight=False)
     if hidden:
         yield None, lambda _step, _at: None
@@ -77,13 +74,13 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told: tuple[Step, int] | None = None
+        self._printed: tuple[Step, int] | None = None
 
     def __call__(self, step: Step, at: TrainingProgress | Scored) -> None:
         done, of = (at.done, at.total) if isinstance(at, Scored) else (at.step, at.steps or 0)
         tenth = _LINES * done // of if of else 0
-        if done and (step, tenth) != self._told:
-            self._told = step, tenth
+        if done and (step, tenth) != self._printed:
+            self._printed = step, tenth
             self._console.print(Text(_said(step, at)), soft_wrap=True)
 
 
@@ -96,20 +93,20 @@ def _said(step: Step, at: TrainingProgress | Scored) -> str:
 
 
 def print_plan(plan: RewardPlan, settings: LocalSettings, *, as_json: bool) -> None:
-    """What would be done."""
+    """Print what would be done."""
     if as_json:
-        click.echo(orjson.dumps(plan.summary(), option=orjson.OPT_INDENT_2))
+        print_json(plan.summary())
         return
-    first, many, passes = len(plan.first), len(plan.many), settings.epochs
-    click.echo(f"1. ICM labels {first:,} pairs; a reward model sees them {passes} times")
+    first, many, epochs = len(plan.first), len(plan.many), settings.epochs
+    click.echo(f"1. ICM labels {first:,} pairs; a reward model is trained on them, {epochs} epochs")
     click.echo(f"2. That model scores {many:,} pairs")
-    click.echo(f"3. The final reward model sees those {passes} times")
+    click.echo(f"3. The final reward model is trained on those, {epochs} epochs")
     if plan.test:
         click.echo(f"Both are tested on {len(plan.test):,} pairs")
 
 
 def write(plan: RewardPlan, done: RewardSteps, out: Path) -> list[str]:
-    """Write the figures, and a line for each labelled pair; return the files' names.
+    """Write the results, and a line for each labelled pair; return the files' names.
 
     Raises:
         RunError: a file cannot be written.
@@ -135,7 +132,7 @@ def write(plan: RewardPlan, done: RewardSteps, out: Path) -> list[str]:
 
 
 def print_steps(done: RewardSteps, written: list[str]) -> None:
-    """A table on standard output, and a warning where ICM's labels are not to be trusted."""
+    """Print a table, and on standard error a warning where ICM's labels cannot be trusted."""
     if done.verdict != "trust":
         said = f": {', '.join(done.findings)}" if done.findings else ""
         click.secho(
@@ -208,7 +205,7 @@ _DEFAULTS: Final = LocalSettings()
     default=FIRST,
     show_default=True,
     metavar="N",
-    help="Pairs that ICM labels, a seeded sample.",
+    help="Pairs that ICM labels, a random sample.",
 )
 @click.option(
     "--many",
@@ -232,17 +229,21 @@ _DEFAULTS: Final = LocalSettings()
     type=click.Choice(get_args(TrainerKind)),
     default="local",
     show_default=True,
-    help="What trains: torch on this machine. Fine-tuning APIs train no reward models.",
+    help="What trains: torch on this machine. Fine-tuning APIs cannot train reward models.",
 )
 @click.option(
     "--train-from",
     metavar="MODEL",
-    help="The model that is trained: a folder, a GGUF file, a hub's OWNER/NAME. [default: the "
+    help="The model to train from: a folder, a GGUF file, a hub's OWNER/NAME. [default: the "
     "embedded server's]",
 )
-@click.option("--lora/--full", default=True, help="Adapters, or all weights. [default: lora]")
+@click.option("--lora/--full", default=True, help="Train adapters, or all weights. [default: lora]")
 @click.option(
-    "--epochs", type=click.IntRange(1), default=_DEFAULTS.epochs, show_default=True, help="Passes."
+    "--epochs",
+    type=click.IntRange(1),
+    default=_DEFAULTS.epochs,
+    show_default=True,
+    help="Training epochs.",
 )
 @click.option(
     "--lr",
@@ -256,13 +257,15 @@ _DEFAULTS: Final = LocalSettings()
     type=click.IntRange(1),
     default=_DEFAULTS.batch,
     show_default=True,
-    help="Pairs a forward pass.",
+    help="Pairs in a forward pass.",
 )
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is random."
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The random seed."
 )
-@click.option("--store", type=click.Path(), help="The score store. [default: in the user's cache]")
-@click.option("--dry-run", is_flag=True, help="Check pairs and task, say what would be done, stop.")
+@store_option
+@click.option(
+    "--dry-run", is_flag=True, help="Check pairs and task, print what would be done, stop."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print plan or result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.pass_context
@@ -291,20 +294,20 @@ def reward_command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Train a reward model from PAIRS of responses without a label.
+    """Train a reward model from PAIRS of responses that have no labels.
 
-    ICM labels a sample of them, a first reward model is trained on that, its scores label all, and
-    the final reward model is trained on those labels. What is done is kept: the same command goes
-    on where an interrupted one stopped.
+    ICM labels a sample of them, a first reward model is trained on these labels, its scores label
+    all pairs, and the final reward model is trained on those. Finished steps are kept: the same
+    command goes on where an interrupted one stopped.
     """
     if trainer_kind == "served":
         raise click.UsageError(
-            "a fine-tuning API trains no reward models: leave --trainer served out, and training "
-            "is done with torch on this machine."
+            "a fine-tuning API cannot train reward models: leave --trainer out to train with torch "
+            "on this machine."
         )
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out': where should the models go?")
-    task = _task(pairs, task_name)
+    task = task_for(pairs, task_name)
     plan = plan_reward(
         _job(pairs, task, gold),
         first=first,
@@ -353,26 +356,14 @@ def reward_command(
     written = write(plan, done, out)
     if as_json:
         shown = {"plan": plan.summary(), **done.summary(), "files": written}
-        click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2))
+        print_json(shown)
     else:
         print_steps(done, written)
 
 
 def _job(pairs: str, task: Task, gold: str | None) -> Job:
-    """The pairs, where they have the gold field without it in any prompt."""
+    """The pairs; the gold field, where they have it, is kept out of every prompt."""
     job = Job.prepare(pairs, task)
     if gold is not None and any(gold in row.fields for row in job.dataset.rows):
         return Job.prepare(pairs, task, gold=gold)
     return job
-
-
-def _task(pairs: str, name: str | None) -> Task:
-    if name is not None:
-        return named_task(name)
-    beside = find_beside(pairs)
-    if beside is None:
-        raise TaskError(
-            "no task: name one with --task (pairwise-preference, or a task file with `exchange`), "
-            f"or put a task.toml beside {pairs}"
-        )
-    return Task.from_toml(beside)

@@ -1,7 +1,4 @@
-"""`icm-client runs`: what was run here, how it ended, and how to go on.
-
-`icm-client runs agree`: do other seeds, models and servers find the same labels?
-"""
+"""`icm-client runs`: what was run here, how it ended, how to go on, and how runs differ."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
@@ -12,7 +9,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from icm_client.cli.terminal import base_option, json_option, print_json, print_table, share
+from icm_client.cli.options import json_option, runs_option
+from icm_client.cli.terminal import print_json, print_table, share
 from icm_client.errors import InputError
 from icm_client.record.archive import (
     Run,
@@ -29,15 +27,14 @@ from icm_client.stats.agreement import Agreement, agreements
 
 @click.command("agree")
 @click.argument("names", metavar="NAME NAME...", nargs=-1, required=True)
-@base_option
+@runs_option
 @json_option
 def agree_command(*, names: tuple[str, ...], base: Path, as_json: bool) -> None:
-    """Show how far runs agree: other seeds, models, servers over the same rows.
+    """Show how far runs over the same rows agree: other seeds, models, servers.
 
-    NAME may be a run's folder too. Rows are matched by what they hold, so their order and ids may
-    differ; runs over different data are refused. Kappa is 1 for the same labels and 0 for what
-    chance gives. Where two runs agree better with the labels' names exchanged, that is shown beside
-    it.
+    NAME may be a run's folder too. Rows are matched by their content, so their order and ids may
+    differ; runs over different data are refused. Kappa is 1 for the same labels and 0 for chance.
+    Where two runs agree better under another label permutation, that is shown too.
     """
     runs = [find_run(name, base) for name in names]
     labels = [{row: found.label for row, found in by_row.items()} for by_row in labels_by_row(runs)]
@@ -73,13 +70,19 @@ def _print_agreements(runs: Sequence[Run], found: Mapping[tuple[int, int], Agree
     for column in ("", "run", "seed", "model", "server", "preset", "coherence", "accuracy"):
         table.add_column(column)
     for number, run in enumerate(runs, start=1):
-        told = _compared(run)
-        shares = (share(told["coherence"]), share(told["accuracy"]))
-        words = (told["name"], told["seed"], told["model"], told["server"], told["preset"] or "-")
+        about = _compared(run)
+        shares = (share(about["coherence"]), share(about["accuracy"]))
+        words = (
+            about["name"],
+            about["seed"],
+            about["model"],
+            about["server"],
+            about["preset"] or "-",
+        )
         table.add_row(str(number), *map(str, words), *shares)
     print_table(table)
     pairs = Table(box=None, pad_edge=False)
-    for column in ("runs", "rows", "agree", "kappa", "with names exchanged"):
+    for column in ("runs", "rows", "agree", "kappa", "with labels permuted"):
         pairs.add_column(column)
     for (one, other), pair in found.items():
         exchanged = ""
@@ -103,7 +106,7 @@ _ROWS_SHOWN = 20
 def runs_group() -> None:
     """Runs of icm-client label, each in a folder of its own.
 
-    NAME is a run's name, or its beginning where only one run's name begins so.
+    NAME is a run's name, or the beginning of a single run's name.
     """
 
 
@@ -111,7 +114,7 @@ runs_group.add_command(agree_command)
 
 
 @runs_group.command("list")
-@base_option
+@runs_option
 @json_option
 def list_command(*, base: Path, as_json: bool) -> None:
     """List the runs, the newest first."""
@@ -152,11 +155,11 @@ def _line(run: Run) -> tuple[str, ...]:
 
 @runs_group.command("show")
 @click.argument("name")
-@base_option
+@runs_option
 @json_option
 def show_command(*, name: str, base: Path, as_json: bool) -> None:
-    """Show what a run is and what it found."""
-    run = read_run(name, base)
+    """Show what a run is and what it found. NAME may be a run's folder too."""
+    run = find_run(name, base)
     if as_json:
         print_json(run.document())
         return
@@ -198,11 +201,11 @@ def _command_line(command: Sequence[str] | None) -> str:
 
 @runs_group.command("resume")
 @click.argument("name")
-@base_option
+@runs_option
 @json_option
 @click.pass_context
 def resume_command(context: click.Context, *, name: str, base: Path, as_json: bool) -> None:
-    """Run a run's command again, in its folder: it goes on where it stopped.
+    """Run a run's command again, in the folder where it was started: it goes on where it stopped.
 
     A run that is done is replayed from the score store and writes the same labels again. Keys are
     never kept: give them in the environment (ICM_API_KEY), as the first time.
@@ -214,11 +217,11 @@ def resume_command(context: click.Context, *, name: str, base: Path, as_json: bo
         raise InputError(f"the run {run.name} was started from Python: make the same call again")
     if not folder.is_dir():
         raise InputError(
-            f"the run {run.name} was started in {folder}, which is not there any more: run its "
+            f"the run {run.name} was started in {folder}, which does not exist any more: run its "
             f"command by hand: {_command_line(command)}"
         )
     for option in run.record.get("left_out", ()):
-        click.echo(f"Not kept, so not given again: {option}", err=True)
+        click.echo(f"This option was not kept, so it is not given again: {option}", err=True)
     kept = tuple(str(argument) for argument in command)
     arguments = [*kept, "--json"] if as_json and "--json" not in kept else list(kept)
     program = context.find_root().command
@@ -233,12 +236,12 @@ def resume_command(context: click.Context, *, name: str, base: Path, as_json: bo
 @runs_group.command("diff")
 @click.argument("first")
 @click.argument("second")
-@base_option
+@runs_option
 @json_option
 def diff_command(*, first: str, second: str, base: Path, as_json: bool) -> None:
-    """Show where two runs differ: in what they are, and in their labels.
+    """Show where two runs differ: in their settings, and in their labels.
 
-    Rows are matched by what they hold, so their order and ids may differ; runs over different data
+    Rows are matched by their content, so their order and ids may differ; runs over different data
     are refused.
     """
     one, other = read_run(first, base), read_run(second, base)
@@ -272,18 +275,19 @@ def _print_diff(one: Run, other: Run, found: RunDiff) -> None:
     if len(found.labels) > _ROWS_SHOWN:
         click.echo(f"and {len(found.labels) - _ROWS_SHOWN} more rows; --json lists them all")
     click.echo(
-        f"{len(found.labels)} of {found.compared} rows that both labelled have other labels; "
-        f"{len(found.only_in_first)} and {len(found.only_in_second)} rows are in one run alone."
+        f"{len(found.labels)} of the {found.compared} rows that both runs labelled have different "
+        f"labels; {len(found.only_in_first)} and {len(found.only_in_second)} rows are in one run "
+        "alone."
     )
 
 
 @runs_group.command("rm")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@base_option
+@runs_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @json_option
 def remove_command(*, names: tuple[str, ...], base: Path, yes: bool, as_json: bool) -> None:
-    """Remove runs: their folders, with labels and journals. The score store keeps its answers."""
+    """Remove runs: their folders, with labels and journals. The score store keeps all scores."""
     runs = [read_run(name, base) for name in names]
     if not yes:
         listing = ", ".join(str(run.path) for run in runs)

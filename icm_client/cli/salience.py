@@ -1,38 +1,35 @@
-"""`icm-client salience`."""
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+"""`icm-client salience`: estimate, before a run, whether it would beat chance."""
 
 import anyio
 import click
-import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.options import server_options, task_option
+from icm_client.cli.options import server_options, store_option, task_option
 from icm_client.cli.signals import ended_at_once
+from icm_client.cli.terminal import print_json, step_display
 from icm_client.data import read_rows
 from icm_client.data.job import task_for
 from icm_client.experiments.salience_run import SalienceReport, salience
 from icm_client.runs.server import Server
 from icm_client.scoring import open_store
 
-FIRST = "how far labels that the words suggest move other rows towards such labels"
-SECOND = "the same by the labels that those suggest in turn"
-WORDS = "the first pull in what shuffled labels give; chance is within 2"
+FIRST = "how far labels found zero-shot, shown as demos, move other rows towards such labels"
+SECOND = "the same for the labels that those rows then get"
+WORDS = "the first pull, in standard deviations of shuffled labels; chance is within 2"
 
 _STYLES = {"likely": "bold green", "unclear": "bold yellow", "unlikely": "bold red"}
 
 
-@click.command("salience", short_help="Find out, before a run, whether it would beat chance.")
+@click.command("salience", short_help="Estimate, before a run, whether it would beat chance.")
 @click.argument("data", type=click.Path())
 @task_option
 @server_options(wire=True)
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all that is random."
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The random seed."
 )
-@click.option("--store", type=click.Path(), help="The score store. [default: in the user's cache]")
+@store_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the result only.")
 def salience_command(
@@ -45,10 +42,10 @@ def salience_command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Tell from a small sample of DATA whether the model holds a concept that a run could find.
+    """Estimate from a small sample of DATA whether the model knows a concept that a run could find.
 
-    No gold label is read. The sample has at least 24 rows, and more where that takes at most 5% of
-    the tokens that a run takes. What is found may still be another concept than the one meant.
+    No gold label is read. The sample has at least 24 rows, and more where they take at most 5% of
+    the tokens of a run. The concept may still be another than the one that is meant.
 
     Exit status: 0 whatever the answer, 1 failed, 2 wrong input.
     """
@@ -56,7 +53,7 @@ def salience_command(
     rows = read_rows(data, loader=task.loader, template_fields=task.template_fields)
 
     async def run() -> SalienceReport:
-        with _steps(hidden=as_json or quiet) as step:
+        with step_display(hidden=as_json or quiet) as step:
             return await salience(
                 rows, task=task, endpoint=server, seed=seed, store=kept, step=step
             )
@@ -66,7 +63,7 @@ def salience_command(
     for notice in () if as_json else report.notices:
         click.echo(f"Note: {notice}.", err=True)
     if as_json:
-        click.echo(orjson.dumps(report.summary(), option=orjson.OPT_INDENT_2))
+        print_json(report.summary())
     else:
         print_salience(report)
 
@@ -87,16 +84,3 @@ def print_salience(report: SalienceReport, console: Console | None = None) -> No
     table.add_row("words", f"{features.words:+.1f} s.d.", WORDS)
     console.print(table)
     console.print(Text(report.cost_sentence()), soft_wrap=True)
-
-
-@contextmanager
-def _steps(*, hidden: bool) -> Iterator[Callable[[str], None] | None]:
-    """Yield what to call with each step: a status line, or plain lines where no terminal is."""
-    console = Console(stderr=True, highlight=False)
-    if hidden:
-        yield None
-    elif console.is_terminal:
-        with console.status(Text("Starting ...")) as status:
-            yield lambda step: status.update(Text(f"{step} ..."))
-    else:
-        yield lambda step: console.print(Text(step), soft_wrap=True)

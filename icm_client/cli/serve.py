@@ -1,4 +1,4 @@
-"""`icm-client serve`."""
+"""`icm-client serve`: start a vLLM server that suits many short requests."""
 
 import sys
 from pathlib import Path
@@ -19,40 +19,51 @@ _DEFAULTS: Final = ServeOptions()
 @click.command("serve", short_help="Start a vLLM server that suits many short requests.")
 @click.argument("model")
 @click.argument("extra", nargs=-1, type=click.UNPROCESSED)
-@click.option("--host", default=_DEFAULTS.host, show_default=True, help="Others need a key.")
+@click.option(
+    "--host",
+    default=_DEFAULTS.host,
+    show_default=True,
+    help="The address to listen on; other than loopback it needs a key.",
+)
 @click.option("--port", default=_DEFAULTS.port, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--name", help="What clients call the model. [default: MODEL's own name]")
 @click.option(
-    "--context", type=click.IntRange(16), help="Tokens of the longest prompt. [default: MODEL's]"
+    "--context", type=click.IntRange(16), help="The context length, in tokens. [default: MODEL's]"
 )
 @click.option(
-    "--device", type=click.Choice(DEVICES), help="[default: the GPUs, where there are some]"
+    "--device",
+    type=click.Choice(DEVICES),
+    help="What to run on. [default: the GPUs, where there are any]",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    help="[default: float32 on a CPU without AMX, else bfloat16; MODEL's own on a GPU]",
+    help="The weights' type. [default: MODEL's own; on a CPU bfloat16 with AMX, else float32]",
 )
 @click.option(
-    "--block-size", type=click.IntRange(1), help="Tokens. [default: 16 on a CPU; the kernels' own]"
+    "--block-size",
+    type=click.IntRange(1),
+    help="Tokens in a KV cache block. [default: 16 on a CPU; else the kernels' own]",
 )
-@click.option("--tensor-parallel", type=click.IntRange(1), help="GPUs a replica.")
-@click.option("--data-parallel", type=click.IntRange(1), help="Replicas, each on GPUs of its own.")
+@click.option("--tensor-parallel", type=click.IntRange(1), help="GPUs of each replica.")
+@click.option(
+    "--data-parallel", type=click.IntRange(1), help="Replicas of the model, each on its own GPUs."
+)
 @click.option(
     "--queue",
     default=_DEFAULTS.queue,
     show_default=True,
     type=click.IntRange(1),
-    help="Prompts inside the server above which it answers 503.",
+    help="How many prompts may be inside the server; above that it answers 503.",
 )
 @click.option(
     "--kv-cache-gib",
     default=_DEFAULTS.kv_cache_gib,
     show_default=True,
     type=click.FloatRange(0.1),
-    help="On a CPU.",
+    help="The size of the KV cache on a CPU, in GiB.",
 )
-@click.option("--lora", is_flag=True, help="Let clients load adapters while it runs.")
+@click.option("--lora", is_flag=True, help="Let clients load adapters while the server runs.")
 @click.option(
     "--lora-rank",
     default=64,
@@ -61,10 +72,18 @@ _DEFAULTS: Final = ServeOptions()
     help="The largest rank of an adapter.",
 )
 @click.option(
-    "--start-timeout", default=1800.0, show_default=True, type=click.FloatRange(1), help="Seconds."
+    "--start-timeout",
+    default=1800.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Seconds to wait until the server answers.",
 )
-@click.option("--show-log", is_flag=True, help="Leave the server's output here. [default: a file]")
-@click.option("--print", "print_only", is_flag=True, help="Show the command, why, and stop.")
+@click.option(
+    "--show-log", is_flag=True, help="Print the server's output here. [default: to a file]"
+)
+@click.option(
+    "--print", "print_only", is_flag=True, help="Print the command and its reasons, and stop."
+)
 def serve_command(
     *,
     model: str,
@@ -89,9 +108,9 @@ def serve_command(
     """Serve MODEL with vLLM, on this machine's GPUs or its CPU, until Ctrl-C.
 
     MODEL is a folder, a GGUF file, a hub's OWNER/NAME, or gemma-3-270m for the model of the
-    `local` extra. Flags of vLLM's own go behind `--` and win over those chosen here.
+    `local` extra. vLLM's own flags go after `--`, and override those chosen here.
 
-    The key that clients must show is VLLM_API_KEY, else ICM_API_KEY, from the environment.
+    Clients must send the key in VLLM_API_KEY, else ICM_API_KEY, of this environment.
     """
     options = ServeOptions(
         host=host,
@@ -158,7 +177,7 @@ def _layout(plan: Plan) -> str:
 
 
 def _ready(plan: Plan) -> list[str]:
-    """What the operator hands to those who label."""
+    """What those who label with this server need to know."""
     lines = [f"Serving {plan.name} at {plan.url}. Ctrl-C ends it."]
     if plan.open_at is not None:
         lines.append(f"From other machines: {plan.open_at}")

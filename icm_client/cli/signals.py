@@ -1,7 +1,7 @@
 """What Ctrl-C, TERM and a closed terminal do to a run: the first drains it, the second ends it.
 
-A hang-up (HUP) comes where a terminal is closed or a connection to it breaks. What is ignored as
-the program begins stays so: `nohup` lets a run outlive its terminal.
+A hang-up (HUP) is sent where a terminal is closed or a connection to it breaks. It is ignored where
+it was ignored when the program began: `nohup` lets a run outlive its terminal.
 """
 
 import signal
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 _SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 
-DRAINED: Final = "Stopping: what is under way is awaited and kept. Once more stops at once."
+DRAINED: Final = (
+    "Stopping: requests under way are awaited and their scores kept. Again to stop at once."
+)
 
 
 class Interrupted(Exception):
@@ -57,12 +59,12 @@ class Drain:
 
 @asynccontextmanager
 async def draining(words: str = DRAINED) -> AsyncIterator[Drain]:
-    """Have the first signal drain what happens inside, and a second one cancel it.
+    """Drain what happens in the block at the first signal, and cancel it at a second one.
+
+    On Windows, where an event loop gets no signals, Ctrl-C ends at once.
 
     Args:
-        words: what a person is told at the first one.
-
-    On Windows, where an event loop hears no signals, Ctrl-C ends at once.
+        words: printed at the first one.
 
     Raises:
         Interrupted: a signal came before all was done.
@@ -73,7 +75,7 @@ async def draining(words: str = DRAINED) -> AsyncIterator[Drain]:
         return
     async with open_task_group() as tasks:
         started = anyio.Event()
-        tasks.start_soon(_hear, drain, tasks.cancel_scope, started, words)
+        tasks.start_soon(_listen, drain, tasks.cancel_scope, started, words)
         await started.wait()
         try:
             yield drain
@@ -95,10 +97,10 @@ async def draining(words: str = DRAINED) -> AsyncIterator[Drain]:
 
 @contextmanager
 def ended_at_once(store: "ScoreStore") -> Iterator[None]:
-    """Have an interruption that ends at once say whether scores were kept.
+    """Let an interruption that ends the block at once say whether scores were kept.
 
-    That is Ctrl-C where nothing drains what happens inside, and the second signal where it is
-    drained.
+    That is Ctrl-C where nothing drains what happens inside, and the second signal where something
+    does.
 
     Raises:
         Interrupted: Ctrl-C came, or `draining` has raised it inside.
@@ -112,11 +114,13 @@ def ended_at_once(store: "ScoreStore") -> Iterator[None]:
         raise Interrupted(signal.SIGINT, goes_on=store.answers > 0) from None
 
 
-async def _hear(drain: Drain, inside: anyio.CancelScope, started: anyio.Event, words: str) -> None:
-    heard = [signal.Signals[name] for name in _SIGNALS]
+async def _listen(
+    drain: Drain, inside: anyio.CancelScope, started: anyio.Event, words: str
+) -> None:
+    listened = [signal.Signals[name] for name in _SIGNALS]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        heard.remove(signal.SIGHUP)
-    with anyio.open_signal_receiver(*heard) as signals:
+        listened.remove(signal.SIGHUP)
+    with anyio.open_signal_receiver(*listened) as signals:
         started.set()
         async for number in signals:
             if drain.signals and number == signal.SIGHUP:

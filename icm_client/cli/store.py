@@ -1,4 +1,4 @@
-"""`icm-client store`: look after the file that keeps every answer."""
+"""`icm-client store`: look after the score store, which keeps every answer."""
 
 import re
 from collections.abc import Callable
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import orjson
 
+from icm_client.cli.options import json_option
+from icm_client.cli.terminal import print_json
 from icm_client.scoring import default_path
 from icm_client.scoring.store_transfer import export_store, import_store
 from icm_client.scoring.store_upkeep import check, describe, prune
@@ -20,7 +21,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _Age(click.ParamType[timedelta]):
-    """`30d`: so many minutes (m), hours (h), days (d) or weeks (w)."""
+    """An age such as `30d`, in minutes (m), hours (h), days (d) or weeks (w)."""
 
     name = "age"
 
@@ -44,23 +45,19 @@ def _store_option(command: _Command) -> _Command:
     )(command)
 
 
-def _json_option(command: _Command) -> _Command:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-
-
 @click.group("store", short_help="Look after the score store.")
 def store_group() -> None:
-    """The score store: every answer of every server, so that nothing is asked twice."""
+    """The score store keeps every answer of every server, so that nothing is asked twice."""
 
 
 @store_group.command("info")
 @_store_option
-@_json_option
+@json_option
 def info_command(*, path: Path | None, as_json: bool) -> None:
-    """Say what is in the store, server by server."""
+    """Show what is in the store, server by server."""
     found = describe(path or default_path())
     if as_json:
-        _print_json(asdict(found))
+        print_json(asdict(found))
         return
     click.echo(f"store   {found.path}")
     click.echo(f"size    {found.bytes / _MEGABYTE:,.1f} MB")
@@ -77,9 +74,9 @@ def info_command(*, path: Path | None, as_json: bool) -> None:
 
 
 @store_group.command("check")
-@click.option("--repair", is_flag=True, help="Drop what is bad; it is asked again when needed.")
+@click.option("--repair", is_flag=True, help="Drop bad rows; they are asked again when needed.")
 @_store_option
-@_json_option
+@json_option
 @click.pass_context
 def check_command(
     context: click.Context, *, repair: bool, path: Path | None, as_json: bool
@@ -90,28 +87,30 @@ def check_command(
     """
     found = check(path or default_path(), repair=repair)
     if as_json:
-        _print_json({**asdict(found), "whole": found.whole})
+        print_json({**asdict(found), "whole": found.whole})
     else:
-        click.echo(f"{found.scores:,} scores looked at, {found.bad_scores:,} bad")
-        click.echo(f"{found.texts:,} texts looked at, {found.bad_texts:,} bad")
+        click.echo(f"{found.scores:,} scores checked, {found.bad_scores:,} bad")
+        click.echo(f"{found.texts:,} texts checked, {found.bad_texts:,} bad")
         for problem in found.problems:
             click.echo(f"structure: {problem}")
         if found.notice:
             click.echo(found.notice)
         elif found.repaired:
-            click.echo("Dropped what was bad.")
+            click.echo("The bad rows are dropped.")
         elif not found.whole:
-            click.echo("icm-client store check --repair drops what is bad.")
+            click.echo("icm-client store check --repair drops the bad rows.")
     if not found.whole:
         context.exit(1)
 
 
 @store_group.command("prune")
-@click.option("--older-than", type=_Age(), metavar="AGE", help="What is older: 12h, 30d, 8w.")
-@click.option("--model", help="What this model answered.")
-@click.option("-y", "--yes", is_flag=True, help="Do it; without this, say what would go.")
+@click.option(
+    "--older-than", type=_Age(), metavar="AGE", help="Answers older than this: 12h, 30d, 8w."
+)
+@click.option("--model", help="Answers of this model.")
+@click.option("-y", "--yes", is_flag=True, help="Drop them; without this, only show how many.")
 @_store_option
-@_json_option
+@json_option
 def prune_command(
     *,
     older_than: timedelta | None,
@@ -122,58 +121,55 @@ def prune_command(
 ) -> None:
     """Drop answers by age, by model, or by both at once.
 
-    Rows from before their time was noted count from the day the file was brought up to date.
+    Rows of older versions, which have no time, count from the day when the file was upgraded.
     """
     if older_than is None and model is None:
-        raise click.UsageError("Say what goes: --older-than AGE, --model NAME, or both.")
+        raise click.UsageError("Say what to drop: --older-than AGE, --model NAME, or both.")
     found = prune(path or default_path(), older_than=older_than, model=model, dry_run=not yes)
     if as_json:
-        _print_json(asdict(found))
+        print_json(asdict(found))
         return
     verb = "Dropped" if found.done else "Would drop"
     click.echo(
         f"{verb} {found.scores:,} scores and {found.texts:,} texts; {found.scores_left:,} scores "
-        f"stay.{'' if found.done else ' With --yes it is done.'}"
+        f"stay.{'' if found.done else ' Add --yes to drop them.'}"
     )
 
 
 @store_group.command("export")
 @click.argument("file", type=click.Path(path_type=Path))
 @_store_option
-@_json_option
+@json_option
 def export_command(*, file: Path, path: Path | None, as_json: bool) -> None:
-    """Write the store to FILE as JSON Lines, every number bit for bit."""
+    """Write the store to FILE as JSON Lines, every number exact to the bit."""
     found = export_store(path or default_path(), file)
     if as_json:
-        _print_json({**asdict(found), "file": str(file)})
+        print_json({**asdict(found), "file": str(file)})
         return
     click.echo(f"Wrote {found.scores:,} scores and {found.texts:,} texts to {file}.")
-    _tell_damaged(found.damaged)
+    _warn_of_damaged(found.damaged)
 
 
 @store_group.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @_store_option
-@_json_option
+@json_option
 def import_command(*, file: Path, path: Path | None, as_json: bool) -> None:
-    """Add what FILE holds: JSON Lines of store export, or another store.
+    """Add the answers in FILE: JSON Lines of store export, or another store.
 
-    An answer that is there stands; a row that does not match its checksum is left out.
+    An answer that the store has already stays; a row that does not match its checksum is left out.
     """
     found = import_store(path or default_path(), file)
     if as_json:
-        _print_json({**asdict(found), "file": str(file)})
+        print_json({**asdict(found), "file": str(file)})
         return
     click.echo(
-        f"Added {found.scores:,} scores and {found.texts:,} texts; {found.there:,} were there."
+        f"Added {found.scores:,} scores and {found.texts:,} texts; the store had {found.there:,} "
+        "already."
     )
-    _tell_damaged(found.damaged)
+    _warn_of_damaged(found.damaged)
 
 
-def _tell_damaged(damaged: int) -> None:
+def _warn_of_damaged(damaged: int) -> None:
     if damaged:
         click.echo(f"Warning: {damaged:,} damaged rows were left out.", err=True)
-
-
-def _print_json(document: object) -> None:
-    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))

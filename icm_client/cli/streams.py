@@ -3,7 +3,7 @@
 A run takes hours, and what it prints goes to a terminal that may lack its characters, to a pipe
 whose reader has gone (`2>&1 | head -1`), or to a full disk. None of these may cost labels:
 characters outside the stream's encoding are printed as escapes, and what cannot be written is
-dropped. A command's end says where that happened, if it was not the reader's own wish.
+dropped. The command reports that at its end, unless the reader has closed the pipe itself.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""`icm-client tasks`: the built-in tasks, one of them in full, and what its loader makes."""
+"""`icm-client tasks`: the built-in tasks, one in full, and the rows that its loader makes."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.options import quote_option
-from icm_client.cli.terminal import print_notices
+from icm_client.cli.terminal import print_json, print_notices
 from icm_client.data import FileFormat, Task, builtin_names, check_output, read_rows
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.csv_rows import Quote
@@ -42,7 +42,7 @@ _SAYS = {
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @click.pass_context
 def tasks_command(context: click.Context, *, as_json: bool) -> None:
-    """List the built-in tasks; `show` has one in full, `convert` reads a public file."""
+    """List the built-in tasks; `show` prints one in full, `convert` reads a public file."""
     if context.invoked_subcommand is not None:
         if as_json:
             raise click.UsageError(
@@ -51,7 +51,7 @@ def tasks_command(context: click.Context, *, as_json: bool) -> None:
         return
     tasks = {name: Task.builtin(name) for name in builtin_names()}
     if as_json:
-        _print_json([_described(name, task) for name, task in tasks.items()])
+        print_json([_described(name, task) for name, task in tasks.items()])
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("task", "labels", "constraint", ""):
@@ -74,7 +74,7 @@ def show_command(*, name: str, as_json: bool) -> None:
     task = named_task(name)
     about = _described(name, task) | {"example": _example(task)}
     if as_json:
-        _print_json(about)
+        print_json(about)
         return
     console = _console()
     console.print(Text(task.name or name, style="bold"), Text(task.description or ""), sep="  ")
@@ -98,14 +98,14 @@ def show_command(*, name: str, as_json: bool) -> None:
         console.print(Text(prompt), soft_wrap=True)
 
 
-@tasks_command.command("convert", short_help="Write the rows that a task makes of a public file.")
+@tasks_command.command("convert", short_help="Write the rows that a task makes from a public file.")
 @click.argument("name")
 @click.argument("data", type=click.Path())
 @click.option(
     "-o",
     "--output",
     type=click.Path(),
-    help="Where the rows go, as JSON Lines. [default: standard output]",
+    help="Where to write the rows, as JSON Lines. [default: standard output]",
 )
 @click.option(
     "--format",
@@ -117,15 +117,16 @@ def show_command(*, name: str, as_json: bool) -> None:
 def convert_command(
     *, name: str, data: str, output: str | None, data_format: FileFormat | None, quote: Quote
 ) -> None:
-    """Write the rows that the task NAME makes of DATA, a public file in its own format.
+    """Write the rows that the task NAME makes from DATA, a public file in its own format.
 
-    Nobody needs this before `icm-client label`, which reads such files too: it is for looking.
-    Known answers, where the file has them, are in the field that the task names as its gold.
+    This is for looking at them: `icm-client label` reads such files itself. Known answers, where
+    the file has them, are in the gold field of the task.
     """
     task = named_task(name)
     if task.loader is None:
         raise InputError(
-            f"{name}: the task reads no public file: give rows with {listed(task.read_fields)}"
+            f"{name}: the task has no public file to convert: give rows with "
+            f"{listed(task.read_fields)}"
         )
     if output is not None:
         if Path(output).resolve() == Path(data).resolve():
@@ -144,7 +145,7 @@ def convert_command(
 
 
 def _described(name: str, task: Task) -> dict[str, object]:
-    """What `--json` prints of a task."""
+    """A task as `--json` prints it."""
     described = [
         {**rule.model_dump(exclude_none=True), "says": _says(rule, task)} for rule in task.rules
     ]
@@ -192,10 +193,6 @@ def _example_prompts(task: Task) -> tuple[str, ...]:
         return ()
     dataset = Dataset("example", (row,), gold=None, gold_field=None, warnings=())
     return render_items(task, dataset, items_of(task, dataset))
-
-
-def _print_json(document: object) -> None:
-    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
 
 
 def _console() -> Console:

@@ -1,12 +1,7 @@
-"""What a person sees: progress on standard error, the result on standard output, warnings last.
-
-What the commands on runs share: options, tables, JSON.
-"""
+"""What a person sees: progress on standard error, the result on standard output, warnings last."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 import orjson
@@ -20,58 +15,23 @@ from icm_client.coherence.result import Observed, PassRecord, Step, SweepRecord
 from icm_client.data.bad_rows import FailedRow
 from icm_client.data.job import Job
 from icm_client.data.json_text import write_json
-from icm_client.record.folder import DEFAULT_BASE, REPORT
+from icm_client.record.folder import REPORT
 from icm_client.runs.progress import OnProgress, Progress
 from icm_client.runs.result import Labels
 from icm_client.verdict.findings import NO_CONFIDENCE, Severity, Verdict, many
 
-_WIDTH_OF_A_FILE = 1000
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+_REDRAWS_A_SECOND = 4
 
+_SHORTEST_WAIT_S = 1.0
+"""Shorter waits are not shown."""
 
-def base_option(command: _Command) -> _Command:
-    """Add `--runs`, as `base`."""
-    return click.option(
-        "--runs",
-        "base",
-        type=click.Path(path_type=Path),
-        default=DEFAULT_BASE,
-        show_default=True,
-        help="The folder of all runs.",
-    )(command)
+_WAITS_APART_S = 10.0
+"""Seconds between two lines on a wait, where no terminal shows it."""
 
+_NAMED_ROWS = 10
+"""Rows without a label that are named one by one."""
 
-def json_option(command: _Command) -> _Command:
-    """Add `--json`, as `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-
-
-def share(value: object) -> str:
-    """A share as a percentage; a dash where there is none."""
-    return f"{value:.1%}" if isinstance(value, float) else "-"
-
-
-def print_json(document: object) -> None:
-    """Print the document."""
-    click.echo(write_json(document, orjson.OPT_INDENT_2))
-
-
-def print_table(table: Table) -> None:
-    """Print the table; where it goes to a file, no line is cut."""
-    wide = None if Console().is_terminal else _WIDTH_OF_A_FILE
-    Console(highlight=False, markup=False, width=wide).print(table)
-
-
-REDRAWS_A_SECOND = 4
-
-SHOWN_WAIT_S = 1.0
-
-WAITS_APART_S = 10.0
-"""Seconds between two lines of what a run waits for, where no terminal shows it."""
-
-SHOWN_FAILED = 10
-
-TOLD_STEPS = 10
+_STEP_LINES = 10
 """Lines that a search of many steps prints."""
 
 _VERDICT_STYLES: dict[Verdict, str] = {
@@ -84,11 +44,11 @@ _FINDING_STYLES: dict[Severity, str] = {"fatal": "bold red", "check": "yellow", 
 
 
 def live_display(console: Console) -> Live:
-    """Below the lines that stay, what goes on; it is gone at the end."""
+    """A display below the printed lines; it disappears at the end."""
     return Live(
         Text("Starting ..."),
         console=console,
-        refresh_per_second=REDRAWS_A_SECOND,
+        refresh_per_second=_REDRAWS_A_SECOND,
         transient=True,
     )
 
@@ -118,19 +78,32 @@ def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
         yield tell
 
 
-class WaitLines:
-    """Prints what a run waits for, where no display shows it: a line now and then.
+@contextmanager
+def step_display(*, hidden: bool, prefix: str = "") -> Iterator[Callable[[str], None] | None]:
+    """Yield a callback for each step of a probe: it updates a status line, or prints a line."""
+    console = Console(stderr=True, highlight=False)
+    if hidden:
+        yield None
+    elif console.is_terminal:
+        with console.status(Text("Starting ...")) as status:
+            yield lambda step: status.update(Text(f"{prefix}{step} ..."))
+    else:
+        yield lambda step: console.print(Text(f"{prefix}{step}"), soft_wrap=True)
 
-    Each line after the first says for how long nothing has come.
+
+class WaitLines:
+    """Prints a line on a wait now and then, where no display shows it.
+
+    Each line after the first says for how long no answer has come.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told_s = -WAITS_APART_S
+        self._printed_s = -_WAITS_APART_S
         self._since_s: float | None = None
 
     def __call__(self, progress: Progress) -> None:
-        """Hear of a moment."""
+        """Print what there is to say at this moment."""
         now_s = progress.cost.seconds
         if progress.waiting is None:
             self._since_s = None
@@ -139,43 +112,47 @@ class WaitLines:
             self._since_s = now_s
         for_s = now_s - self._since_s
         why = _waiting(progress, for_s)
-        if why is not None and now_s - self._told_s >= WAITS_APART_S:
-            self._told_s = now_s
+        if why is not None and now_s - self._printed_s >= _WAITS_APART_S:
+            self._printed_s = now_s
             self._console.print(Text(why), soft_wrap=True)
 
 
 def _waiting(progress: Progress, for_s: float = 0.0) -> str | None:
-    """What it waits for, and `for_s` seconds already, where that is worth a word."""
+    """What a run waits for, with no answer for `for_s` seconds; None where the wait is short."""
     waiting = progress.waiting
-    if waiting is None or waiting.seconds + for_s < SHOWN_WAIT_S:
+    if waiting is None or waiting.seconds + for_s < _SHORTEST_WAIT_S:
         return None
-    so_far = f", with no answer for {for_s:.0f} s" if for_s >= WAITS_APART_S else ""
+    so_far = f", with no answer for {for_s:.0f} s" if for_s >= _WAITS_APART_S else ""
     return f"Waiting {waiting.seconds:.0f} s{so_far}: {waiting.reason}"
 
 
 class SearchLines:
-    """Prints how the labels tokenize; a line for each sweep, training, or tenth of the steps."""
+    """Prints how labels tokenize, then a line for each sweep, training, or tenth of the steps."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._begun = False
-        self._told: Observed | None = None
+        self._printed: Observed | None = None
         self._accepted = 0
         self._trainings: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
-        """Hear of a moment."""
+        """Print what is new at this moment."""
         if not self._begun:
             self._begun = True
-            self._console.print(Text(f"Labels: {_tokens(progress)}"), soft_wrap=True)
+            labels = ", ".join(
+                f"{word} (token {' '.join(map(str, ids))})" if ids else word
+                for word, ids in zip(progress.labels, progress.label_tokens, strict=True)
+            )
+            self._console.print(Text(f"Labels: {labels}"), soft_wrap=True)
         for training in progress.training:
             if training.name not in self._trainings:
                 self._trainings.add(training.name)
                 self._console.print(Text(f"training {training.name}"))
         last = progress.last
-        if last is None or last is self._told:
+        if last is None or last is self._printed:
             return
-        self._told = last
+        self._printed = last
         said = (
             _sweep(last, progress.labels)
             if isinstance(last, SweepRecord)
@@ -190,7 +167,7 @@ class SearchLines:
 
     def _step(self, step: Step, of: int | None) -> str | None:
         self._accepted += step.accepted
-        if of is None or step.n % max(1, of // TOLD_STEPS):
+        if of is None or step.n % max(1, of // _STEP_LINES):
             return None
         batch = f"batch {step.batch + 1}, " if step.batch else ""
         return (
@@ -208,16 +185,8 @@ def _sweep(sweep: SweepRecord, labels: tuple[str, ...]) -> str:
     return f"{start}{what} {sweep.sweep + 1}: U {sweep.utility:+.3f}, {counts}, {sweep.moved} moved"
 
 
-def _tokens(progress: Progress) -> str:
-    """The label words, each with the tokens that it is read as, where the server tells them."""
-    return ", ".join(
-        f"{word} (token {' '.join(map(str, ids))})" if ids else word
-        for word, ids in zip(progress.labels, progress.label_tokens, strict=True)
-    )
-
-
 def moment(progress: Progress) -> Group:
-    """What the live display shows: the sweep under way, and the cost so far."""
+    """What a live display shows: the sweep under way, and the cost so far."""
     cost = progress.cost
     left = "" if progress.left_s is None else f"   about {_duration(progress.left_s)} left"
     retries = f" ({cost.retries:,} of them again)" if cost.retries else ""
@@ -259,7 +228,7 @@ def print_preview(job: Job, *, as_json: bool) -> None:
             "labels": job.label_texts,
             "notices": job.notices,
         }
-        click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2))
+        print_json(shown)
         return
     console = Console(highlight=False)
     console.print(Text(f"{len(job.dataset.rows):,} rows. The first prompt, and what may follow:\n"))
@@ -267,11 +236,6 @@ def print_preview(job: Job, *, as_json: bool) -> None:
     for text in job.label_texts:
         console.print(Text(f"  {text!r}"))
     console.print()
-
-
-def _within(found: Labels, word: str) -> str:
-    ends = found.share_intervals.get(word)
-    return "" if ends is None else f"; 90% interval {ends[0]:.0%} to {ends[1]:.0%}"
 
 
 def print_result(found: Labels, output: str, console: Console | None = None) -> None:
@@ -282,7 +246,9 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
     table.add_row("verdict", Text(found.verdict, style=_VERDICT_STYLES[found.verdict]))
     total = len(found.rows)
     for word, count in found.counts.items():
-        table.add_row(Text(word), f"{count:,} rows ({count / total:.0%}{_within(found, word)})")
+        ends = found.share_intervals.get(word)
+        interval = "" if ends is None else f"; 90% interval {ends[0]:.0%} to {ends[1]:.0%}"
+        table.add_row(Text(word), f"{count:,} rows ({count / total:.0%}{interval})")
     if found.pinned:
         table.add_row("pinned", f"{many(found.pinned, 'row')}, kept by the search")
     if found.accuracy is not None:
@@ -311,36 +277,38 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
 def print_notices(
     notices: Sequence[str], failed: Sequence[FailedRow], console: Console | None = None
 ) -> None:
-    """Print what there is to say of the rows, on standard error or a console of yours."""
+    """Print notices, and rows without a label, on standard error or a console of yours."""
     console = console or Console(stderr=True, highlight=False)
     for notice in notices:
         console.print(Text(f"Note: {notice}.", style="yellow"), soft_wrap=True)
-    for row in failed[:SHOWN_FAILED]:
+    for row in failed[:_NAMED_ROWS]:
         console.print(
             Text(f"Warning: row {row.id!r} (line {row.line}) has no label: {row.reason}", "yellow"),
             soft_wrap=True,
         )
-    if len(failed) > SHOWN_FAILED:
-        more = len(failed) - SHOWN_FAILED
-        console.print(Text(f"Warning: {more} more rows have no label (--json).", "yellow"))
+    if len(failed) > _NAMED_ROWS:
+        more = len(failed) - _NAMED_ROWS
+        console.print(
+            Text(f"Warning: {more} more rows have no label; --json lists them all.", "yellow")
+        )
 
 
 def print_warnings(found: Labels) -> None:
-    """Print what a person must see, on standard error."""
+    """Print what a person must see before the labels are used, on standard error."""
     console = Console(stderr=True, highlight=False)
     print_notices(found.notices, found.failed, console)
     if found.stopped is not None:
         console.print(
             Text(
-                f"Warning: the search ended before its time ({found.stopped}): these are the best "
+                f"Warning: the search was ended early by {found.stopped}: these are the best "
                 "labels so far. The same command goes on from here.",
                 "yellow",
             ),
             soft_wrap=True,
         )
     if found.verdict != "trust":
-        told = Text(f"Warning: the verdict on these labels is: {found.verdict}. What was seen:")
-        console.print(told, style=_VERDICT_STYLES[found.verdict], soft_wrap=True)
+        verdict = Text(f"Warning: the verdict on these labels is: {found.verdict}. What was found:")
+        console.print(verdict, style=_VERDICT_STYLES[found.verdict], soft_wrap=True)
     if found.confidence is None:
         console.print(Text(f"Warning: {NO_CONFIDENCE}", style="yellow"), soft_wrap=True)
     for finding in reversed(found.findings):  # the worst one last, where it is read
@@ -349,6 +317,26 @@ def print_warnings(found: Labels) -> None:
             Text(f"{kind}: {finding.message} {finding.advice}", _FINDING_STYLES[finding.severity]),
             soft_wrap=True,
         )
+
+
+_WIDTH_OF_A_FILE = 1000
+"""Columns of a table that goes to a file or a pipe: no line is cut there."""
+
+
+def share(value: object) -> str:
+    """A share as a percentage; a dash where there is none."""
+    return f"{value:.1%}" if isinstance(value, float) else "-"
+
+
+def print_json(document: object) -> None:
+    """Print the document."""
+    click.echo(write_json(document, orjson.OPT_INDENT_2))
+
+
+def print_table(table: Table) -> None:
+    """Print the table; where it does not go to a terminal, no line is cut."""
+    wide = None if Console().is_terminal else _WIDTH_OF_A_FILE
+    Console(highlight=False, markup=False, width=wide).print(table)
 
 
 def _duration(seconds: float) -> str:

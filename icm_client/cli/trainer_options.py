@@ -1,8 +1,9 @@
-"""The options that say what trains models: of the presets folds and iterate, of --finetune."""
+"""Options that say what trains models, for the presets folds and iterate and for --finetune."""
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import click
 
@@ -23,13 +24,29 @@ F = TypeVar("F", bound=Callable[..., None])
 TrainerKind = Literal["local", "served"]
 
 
-def trainer_options(command: F) -> F:
-    """Add the options to a command; it receives them by name, for `trainer_of`."""
-    return trainer_options_for("folds, iterate")(command)
+def trainer_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options to a command that has `settings` and `server`; it receives a `trainer`."""
+
+    @wraps(command)
+    def with_trainer(
+        *args: Any,
+        settings: Settings,
+        server: Server,
+        trainer_kind: TrainerKind | None,
+        train_from: str | None,
+        epochs: int | None,
+        **kwargs: Any,
+    ) -> None:
+        trainer = trainer_of(
+            settings, server, kind=trainer_kind, train_from=train_from, epochs=epochs
+        )
+        command(*args, settings=settings, server=server, trainer=trainer, **kwargs)
+
+    return trainer_options_for("folds, iterate")(with_trainer)
 
 
 def trainer_options_for(what: str) -> Callable[[F], F]:
-    """Return what adds the options to a command whose trainings are called so in their help."""
+    """Return a decorator that adds the options; `what` says in their help what trains."""
     options = (
         click.option(
             "--trainer",
@@ -41,13 +58,13 @@ def trainer_options_for(what: str) -> Callable[[F], F]:
         click.option(
             "--train-from",
             metavar="MODEL",
-            help=f"{what}: the model that is trained: a folder, a GGUF file, a hub's OWNER/NAME, "
+            help=f"{what}: the model to train from: a folder, a GGUF file, a hub's OWNER/NAME, "
             "or the service's name for it. [default: the embedded server's]",
         ),
         click.option(
             "--epochs",
             type=click.IntRange(1),
-            help=f"{what}: times that a training sees every label. [default: 3]",
+            help=f"{what}: training epochs. [default: 3]",
         ),
     )
 
@@ -79,7 +96,7 @@ def trainer_of(
 
     Raises:
         click.UsageError: options of training for a search that trains nothing.
-        InputError: nobody says which model is to be trained, or where.
+        InputError: no model to train from is named, or no service.
     """
     if not isinstance(settings, TrainedSettings):
         refuse_trainer_options(
@@ -134,15 +151,16 @@ def local_trainer(
         folder: where trained models go; None takes the user's cache folder.
 
     Raises:
-        InputError: nobody says which model is to be trained.
+        InputError: no model to train from is named.
     """
     from icm_client.training.local import LocalTrainer  # noqa: PLC0415 - only what trains needs it
 
     if train_from is None:
         if (server.url or Environment().endpoint) is not None:
             raise InputError(
-                "which model is trained? The endpoint serves one, but does not give its weights: "
-                "name it with --train-from (a folder or a hub's OWNER/NAME), best the one served"
+                "no model to train from is named: the endpoint serves one, but does not give its "
+                "weights. Name it with --train-from (a folder or a hub's OWNER/NAME), best the one "
+                "that is served"
             )
         train_from = BUNDLED if server.gguf is None else str(server.gguf)
     return LocalTrainer(train_from, folder=folder, settings=settings, say=_say)
@@ -157,13 +175,13 @@ def _served(server: Server, train_from: str | None, epochs: int | None) -> Train
     url = server.url or environment.endpoint
     base = train_from or server.model or environment.model
     if url is None:
-        raise InputError("which service trains? Name it with --endpoint or ICM_ENDPOINT")
+        raise InputError("no service to train with: name it with --endpoint or ICM_ENDPOINT")
     if not isinstance(url, str):
         if len(url) > 1:
-            raise InputError("several servers were named; a fine-tuning API is one of them")
+            raise InputError("one service trains, and several are named: name it alone")
         url = url[0]
     if base is None:
-        raise InputError("which of the service's models is trained? Name it with --train-from")
+        raise InputError("no model to train from: name one of the service's with --train-from")
     return ServedTrainer(
         url,
         base,

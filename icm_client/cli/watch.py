@@ -1,4 +1,4 @@
-"""`icm-client watch`."""
+"""`icm-client watch`: show how busy a vLLM server is."""
 
 import math
 import time
@@ -24,21 +24,27 @@ Moment = tuple[Snapshot, Rates] | EndpointError
 @click.command("watch", short_help="Show how busy a vLLM server is.")
 @click.option("-e", "--endpoint", metavar="URL", help="A vLLM server. [env: ICM_ENDPOINT]")
 @click.option(
-    "--interval", default=2.0, show_default=True, type=click.FloatRange(0.1), help="Seconds."
+    "--interval",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="Seconds between lines.",
 )
-@click.option("-n", "--count", type=click.IntRange(1), help="Stop after so many. [default: never]")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+@click.option(
+    "-n", "--count", type=click.IntRange(1), help="Stop after this many lines. [default: never]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object on each line.")
 def watch_command(
     *, endpoint: str | None, interval: float, count: int | None, as_json: bool
 ) -> None:
-    """Show a server's queue, its KV cache, its prefix hit rate and its tokens a second.
+    """Show a server's queue, its KV cache, its prefix hit rate and its tokens per second.
 
-    Everything is over the interval before the line, of all that the server does, for whomever.
+    Each line is about the interval before it, and about the requests of all clients.
     """
     environment = Environment()
     url = endpoint or environment.endpoint
     if url is None:
-        raise InputError("which server? Name one with --endpoint or ICM_ENDPOINT")
+        raise InputError("no server to watch: name one with --endpoint or ICM_ENDPOINT")
 
     async def run() -> None:
         async with Transport(url, api_key=environment.api_key) as transport:
@@ -54,14 +60,14 @@ def watch_command(
 async def _moments(
     transport: Transport, interval: float, count: int | None
 ) -> AsyncIterator[Moment]:
-    """One each interval; of a server that stops answering the error, until it answers again.
+    """Yield a moment each interval, or the error of a server that does not answer.
 
-    They end when nobody reads them any more.
+    They end where standard output is not read any more.
     """
     before = await transport.get("/metrics", Snapshot.parse)
     asked = time.monotonic()
-    told = 0
-    while (count is None or told < count) and not output_is_lost():
+    yielded = 0
+    while (count is None or yielded < count) and not output_is_lost():
         await anyio.sleep(interval)
         moment: Moment
         try:
@@ -72,7 +78,7 @@ async def _moments(
             came = time.monotonic()
             moment = now, rates_between(before, now, came - asked)
             before, asked = now, came
-        told += 1
+        yielded += 1
         yield moment
 
 
