@@ -21,8 +21,7 @@ from icm_client.cli.signals import draining, ended_at_once
 from icm_client.cli.terminal import live_display, moment
 from icm_client.cli.trainer_options import (
     TrainerKind,
-    chosen_trainer,
-    refuse_trainer_options,
+    trainer_of,
     trainer_options_for,
 )
 from icm_client.coherence.anneal import AnnealSettings
@@ -59,7 +58,7 @@ from icm_client.record.folder import replace_file
 from icm_client.runs.presets import InContextPreset, InContextSettings, preset_settings
 from icm_client.runs.progress import Progress
 from icm_client.runs.server import Server, open_endpoint
-from icm_client.runs.trainer import Trainer, TrainingProgress
+from icm_client.runs.trainer import TrainingProgress
 from icm_client.scoring import open_store
 from icm_client.training.base_model import require_training
 
@@ -360,7 +359,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
 @click.option("--dry-run", is_flag=True, help="Print what would be run and read, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print plan or results as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no line for each method.")
-def eval_command(  # noqa: C901, PLR0912 - options one by one
+def eval_command(  # noqa: C901 - options one by one
     *,
     data: str,
     out: Path | None,
@@ -397,13 +396,13 @@ def eval_command(  # noqa: C901, PLR0912 - options one by one
     zero-shot. Trained models are kept too, and a training that was killed goes on.
     """
     kinds = _wanted(kinds, finetune=finetune)
-    trainer: Trainer | None = None
-    if finetune:
-        trainer = chosen_trainer(server, kind=trainer_kind, train_from=train_from, epochs=epochs)
-    else:
-        refuse_trainer_options(
-            "--finetune", kind=trainer_kind, train_from=train_from, epochs=epochs
-        )
+    trainer = trainer_of(
+        server,
+        purpose=None if finetune else "--finetune",
+        kind=trainer_kind,
+        train_from=train_from,
+        epochs=epochs,
+    )
     if human is None and human_positive is not None:
         raise click.UsageError("--human-positive goes with --human FIELD.")
     job = Job.prepare(data, task_for(data, task_name), gold=gold)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 import click
+from anyio.abc import TaskStatus
 
 from icm_client.errors import IcmError, Retry, RunStopped
 from icm_client.task_groups import open_task_group
@@ -74,9 +75,7 @@ async def draining(words: str = DRAINED) -> AsyncIterator[Drain]:
         yield drain
         return
     async with open_task_group() as tasks:
-        started = anyio.Event()
-        tasks.start_soon(_listen, drain, tasks.cancel_scope, started, words)
-        await started.wait()
+        await tasks.start(_listen, drain, tasks.cancel_scope, words)
         try:
             yield drain
         except RunStopped as stopped:
@@ -115,13 +114,13 @@ def ended_at_once(store: "ScoreStore") -> Iterator[None]:
 
 
 async def _listen(
-    drain: Drain, inside: anyio.CancelScope, started: anyio.Event, words: str
+    drain: Drain, inside: anyio.CancelScope, words: str, *, task_status: TaskStatus[None]
 ) -> None:
     listened = [signal.Signals[name] for name in _SIGNALS]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         listened.remove(signal.SIGHUP)
     with anyio.open_signal_receiver(*listened) as signals:
-        started.set()
+        task_status.started()
         async for number in signals:
             if drain.signals and number == signal.SIGHUP:
                 continue  # a shell and its terminal send one each

@@ -37,8 +37,13 @@ def trainer_options(command: Callable[..., None]) -> Callable[..., None]:
         epochs: int | None,
         **kwargs: Any,
     ) -> None:
+        trains = isinstance(settings, TrainedSettings)
         trainer = trainer_of(
-            settings, server, kind=trainer_kind, train_from=train_from, epochs=epochs
+            server,
+            purpose=None if trains else "--preset folds and iterate",
+            kind=trainer_kind,
+            train_from=train_from,
+            epochs=epochs,
         )
         command(*args, settings=settings, server=server, trainer=trainer, **kwargs)
 
@@ -77,59 +82,36 @@ def trainer_options_for(what: str) -> Callable[[F], F]:
 
 
 def trainer_of(
-    settings: Settings,
     server: Server,
     *,
+    purpose: str | None,
     kind: TrainerKind | None,
     train_from: str | None,
     epochs: int | None,
 ) -> Trainer | None:
-    """The trainer that the options describe; None where the search trains nothing.
+    """The trainer that the options describe.
 
     Args:
-        settings: of the search.
         server: where the base model is served.
+        purpose: what the options are for, where nothing is trained; None trains.
         kind: None takes this machine.
         train_from: the model; None takes the embedded server's, where that is the endpoint, and a
             service's where its name is known.
         epochs: None takes the trainer's own.
 
+    Returns:
+        None where nothing is trained.
+
     Raises:
-        click.UsageError: options of training for a search that trains nothing.
+        click.UsageError: options of training where nothing is trained.
         InputError: no model to train from is named, or no service.
     """
-    if not isinstance(settings, TrainedSettings):
-        refuse_trainer_options(
-            "--preset folds and iterate", kind=kind, train_from=train_from, epochs=epochs
-        )
+    if purpose is not None:
+        given = {"--trainer": kind, "--train-from": train_from, "--epochs": epochs}
+        for option, value in given.items():
+            if value is not None:
+                raise click.UsageError(f"{option} is for {purpose}.")
         return None
-    return chosen_trainer(server, kind=kind, train_from=train_from, epochs=epochs)
-
-
-def refuse_trainer_options(
-    purpose: str, *, kind: TrainerKind | None, train_from: str | None, epochs: int | None
-) -> None:
-    """Refuse options of training where nothing is trained.
-
-    Args:
-        purpose: what they are for.
-        kind: as for `trainer_of`.
-        train_from: as for `trainer_of`.
-        epochs: as for `trainer_of`.
-
-    Raises:
-        click.UsageError: one is given.
-    """
-    given = {"--trainer": kind, "--train-from": train_from, "--epochs": epochs}
-    for option, value in given.items():
-        if value is not None:
-            raise click.UsageError(f"{option} is for {purpose}.")
-
-
-def chosen_trainer(
-    server: Server, *, kind: TrainerKind | None, train_from: str | None, epochs: int | None
-) -> Trainer:
-    """The trainer that the options describe; arguments and errors as of `trainer_of`."""
     if kind == "served":
         return _served(server, train_from, epochs)
     # Only what trains needs it.

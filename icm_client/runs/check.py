@@ -1,7 +1,4 @@
-"""`check`: ask a server what it does, before a run depends on it.
-
-The probes of a check, over the prompts that a run would send.
-"""
+"""`check`: probe a server, over prompts such as a run would send, before a run depends on it."""
 
 import math
 import os
@@ -50,6 +47,171 @@ from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import LabelTrie, Pieces, ScoreStore, open_store, prompt_ids
 from icm_client.task_groups import open_task_group
 
+OnStep = Callable[[str], None]
+"""Called before each step, with what it is."""
+
+MADE_UP_ROWS: Final = 64
+"""Rows that are made up where none are given: enough for a context and some targets."""
+
+_RETRY: Final = RetryPolicy(attempts=3, attempt_timeout_s=60.0, item_timeout_s=120.0)
+"""Few retries: a check that fails says more than one that hangs."""
+
+_REPORTED_WAIT_S: Final = 1.0
+_POLL_S: Final = 0.1
+
+_STOPPED: Final = Observation(
+    "check", Verdict.BAD, "it was stopped before its end: what is missing has not been probed"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check has found.
+
+    Attributes:
+        observations: one a probe, in the order they were made.
+        cost: what a labelling run would take; None where no server has answered.
+        requests: sent by the check itself.
+        tokens: prompt tokens computed for the check itself.
+    """
+
+    observations: tuple[Observation, ...]
+    cost: RunCost | None
+    requests: int
+    tokens: int
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why a run would fail; empty where none would."""
+        bad = (one for one in self.observations if one.verdict is Verdict.BAD)
+        return tuple(f"{one.name}: {one.says}" for one in bad)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a labelling run can start."""
+        return not self.reasons
+
+    def summary(self) -> dict[str, object]:
+        """Return what `--json` prints."""
+        return {
+            "ready": self.ready,
+            "reasons": list(self.reasons),
+            "observations": [
+                {
+                    "name": one.name,
+                    "verdict": one.verdict.value,
+                    "says": one.says,
+                    "figures": dict(one.figures),
+                }
+                for one in self.observations
+            ],
+            "run": None if self.cost is None else self.cost.summary(),
+            "requests": self.requests,
+            "computed_tokens": self.tokens,
+        }
+
+
+async def check(
+    *,
+    task: Task | str | os.PathLike[str],
+    rows: Rows | None = None,
+    run_rows: int | None = None,
+    endpoint: Endpoint | Server | str | None = None,
+    settings: SweepSettings | None = None,
+    store: str | os.PathLike[str] | None = None,
+    seed: int | None = None,
+    step: OnStep | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> CheckReport:
+    """Find out whether a labelling run can work, and what it would cost.
+
+    The check sends about 250 short requests and a dozen long ones. A probe that fails is an
+    observation, and the others are made all the same. On a slow server, probes for which no time is
+    left are cut short or left out, and reported as such.
+
+    Args:
+        task: as for `icm_client.label`.
+        rows: as for `icm_client.label`; None makes some up.
+        run_rows: how many rows the run would have, for its cost; None takes those of `rows`.
+        endpoint: as for `icm_client.label`; retries and requests in flight are the check's own.
+        settings: of the run.
+        store: where token ids are kept; None takes the user's own.
+        seed: of the prompts; None draws new ones each time, which no cache has seen.
+        step: called before each step, and with why a request waits before it is sent again.
+        stopping: once it is true, the check ends with what it has found.
+
+    Raises:
+        InputError: rows or task cannot be used; nothing has been sent.
+        StoreError: token ids cannot be kept.
+    """
+    job = Job.prepare(_made_up(task) if rows is None else rows, task)
+    report_step = step or (lambda _: None)
+
+    def waits(event: WireEvent) -> None:
+        if isinstance(event, Waiting) and event.seconds >= _REPORTED_WAIT_S:
+            report_step(f"waiting {event.seconds:.0f} s: {event.reason}")
+
+    report: CheckReport | None = None
+    begun: tuple[Probing, Endpoint] | None = None
+
+    def so_far() -> CheckReport:
+        if begun is None:
+            return CheckReport((), None, 0, 0)
+        probing, server = begun
+        cost = probing.run_cost(run_rows or len(job.prompts))
+        used = server.usage
+        return CheckReport(tuple(probing.observations), cost, used.requests, used.computed_tokens)
+
+    async def work() -> None:
+        nonlocal report, begun
+        try:
+            async with open_endpoint(_for_a_check(endpoint), waits) as server:
+                probing = Probing(job, server, kept, np.random.default_rng(seed), report_step)
+                begun = probing, server
+                await probing.ask(settings or SweepSettings())
+                report = so_far()
+        except EndpointError as error:
+            report = CheckReport((failed("server", error, fatal=True),), None, 0, 0)
+        tasks.cancel_scope.cancel()
+
+    async def watch() -> None:
+        while not stopping():  # noqa: ASYNC110 - a caller sets no event
+            await anyio.sleep(_POLL_S)
+        tasks.cancel_scope.cancel()
+
+    with open_store(store) as kept:
+        report_step("connecting to the server")
+        async with open_task_group() as tasks:
+            tasks.start_soon(work)
+            tasks.start_soon(watch)
+    if report is not None:
+        return report
+    seen = so_far()
+    return replace(seen, observations=(*seen.observations, _STOPPED))
+
+
+def _for_a_check(endpoint: Endpoint | Server | str | None) -> Endpoint | Server:
+    """The endpoint, or how to open it: with few retries, and as many in flight as are measured."""
+    if endpoint is not None and not isinstance(endpoint, str | Server):
+        return endpoint
+    server = endpoint if isinstance(endpoint, Server) else Server(endpoint)
+    most = max(IN_FLIGHT)
+    return replace(
+        server,
+        transport=TransportSettings(retry=_RETRY, max_in_flight=most, start_in_flight=most),
+    )
+
+
+def _made_up(task: Task | str | os.PathLike[str]) -> Rows:
+    """Rows with the task's fields, all different."""
+    fields = (task if isinstance(task, Task) else named_task(task)).template_fields
+    made: Iterable[dict[str, str]] = (
+        {field: f"This is the {field} of row {number}, made up for a check." for field in fields}
+        for number in range(1, MADE_UP_ROWS + 1)
+    )
+    return rows_from(made)
+
+
 IN_FLIGHT: Final = (1, 8, 64)
 """At which numbers of requests the throughput is measured."""
 
@@ -61,23 +223,20 @@ _NOISE_DEMOS: Final = 8
 _NEIGHBOURS: Final = 8
 
 _SECONDS: Final = 120.0
-"""What a check takes, about, however slow the server is: later parts are then cut or left out."""
+"""About what a check takes at most: on a slow server, later probes are cut short or left out."""
 
-_TOLD_EVERY_S: Final = 10.0
-
-OnStep = Callable[[str], None]
-"""Called with what is being done, ahead of each step."""
+_REPORTED_EVERY_S: Final = 10.0
 
 
 class Probing:
-    """The probes one after the other, over one job and one server.
+    """Makes the probes one after the other, over one job and one server.
 
     Args:
         job: rows and task.
-        server: who is asked.
+        server: the server that is asked.
         store: where token ids are kept.
         rng: draws the prompts.
-        tell: called with each probe's name, ahead of it.
+        step: called before each probe, with its name.
 
     Attributes:
         observations: one a probe, in the order they were made.
@@ -89,20 +248,20 @@ class Probing:
         server: Endpoint,
         store: ScoreStore,
         rng: np.random.Generator,
-        tell: OnStep,
+        step: OnStep,
     ) -> None:
         self.observations: list[Observation] = []
         self._job = job
         self._server = server
         self._store = store
         self._rng = rng
-        self._tell = tell
+        self._step = step
         self._pieces: Pieces | None = None
         self._settings = SweepSettings()
         self._began = time.monotonic()
 
     async def ask(self, settings: SweepSettings) -> None:
-        """Make the observations; a run would have these `settings`."""
+        """Make the observations, for a run with these `settings`."""
         self._settings = settings
         await self._kept("labels", self._tokenize, fatal=True)
         if self._pieces is None:
@@ -110,13 +269,13 @@ class Probing:
         trie = LabelTrie(self._pieces.labels, self._pieces.label_texts)
         demos = self._settings.demos
         short, long = self._fresh(trie, 1, 1)[0], self._fresh(trie, 1, demos)[0]
-        # The words that the first read asks for, which may be no more than the labels' beginnings.
+        # The words of the first read's tokens, which may be only the beginnings of labels.
         first = trie.reads(())[0].wanted
         words = [self._beginning(token) for token in first]
         server = self._server
         await self._kept("log-probs", lambda: label_scores(server, short, words), fatal=True)
         if self.observations[-1].verdict is Verdict.BAD:
-            return  # whatever comes now would fail the same way
+            return  # the other probes would fail the same way
         await self._kept("prompts", lambda: prompts_arrive(server, short, long), fatal=True)
         await self._kept("raw or processed", lambda: raw_log_probs(server, short))
         cold = self._fresh(trie, 1, demos)[0]
@@ -131,7 +290,7 @@ class Probing:
             await self._kept("neighbours", lambda: neighbours(server, near))
 
     def run_cost(self, n_rows: int) -> RunCost | None:
-        """What a run over `n_rows` would take, by what the probes measured."""
+        """What a run over `n_rows` would take, from what the probes have measured."""
         if self._pieces is None:
             return None
         figures = {one.name: one.figures for one in self.observations}
@@ -146,7 +305,7 @@ class Probing:
             ids_a_token=ratio(prompts.get("sent"), prompts.get("read_tokens")),
             tokens_a_second=ratio(cache.get("cold_computed_tokens"), cache.get("cold_s")),
             reads_a_second=max((number_of(rate) for rate in rates.values()), default=0.0),
-            # Where it was not measured: whether the server has told of cached tokens at all.
+            # Where it was not measured: whether the server has reported any cached tokens.
             caches=self._server.usage.cached_tokens > 0
             if cache.get("caches") is None
             else bool(cache["caches"]),
@@ -201,41 +360,41 @@ class Probing:
     async def _kept(
         self, name: str, probe: Callable[[], Awaitable[Observation]], *, fatal: bool = False
     ) -> None:
-        """Make one observation, whatever becomes of the probe.
+        """Make one observation, even where the probe fails.
 
-        Without what is `fatal` there is nothing to say; the rest is cut where time is short.
+        A run cannot do without what is `fatal`; other probes are cut short where time is.
         """
         left_s = math.inf if fatal else self._began + _SECONDS - time.monotonic()
         if left_s <= 0:
-            words = f"left out: what came before it took {_SECONDS:.0f} s, for a slow server"
+            words = f"left out: the probes before it took {_SECONDS:.0f} s on this slow server"
             self.observations.append(Observation(name, Verdict.NOTE, words))
             return
-        self._tell(name)
+        self._step(name)
 
         async def run() -> None:
             self.observations.append(await probe())
             tasks.cancel_scope.cancel()
 
-        async def tell() -> None:
+        async def report() -> None:
             began = time.monotonic()
             while True:
-                await anyio.sleep(_TOLD_EVERY_S)
-                self._tell(f"{name}, for {time.monotonic() - began:.0f} s so far")
+                await anyio.sleep(_REPORTED_EVERY_S)
+                self._step(f"{name}, for {time.monotonic() - began:.0f} s so far")
 
         scope = anyio.move_on_after(left_s)
         try:
             with scope:
                 async with open_task_group() as tasks:  # several failures at once are one of ours
                     tasks.start_soon(run)
-                    tasks.start_soon(tell)
+                    tasks.start_soon(report)
         except (EndpointError, ScoreError, TaskError) as error:
             self.observations.append(failed(name, error, fatal=fatal))
         if scope.cancelled_caught:
-            words = f"cut off: the check had taken {_SECONDS:.0f} s, for a slow server"
+            words = f"cut short: the check took {_SECONDS:.0f} s on this slow server"
             self.observations.append(Observation(name, Verdict.NOTE, words))
 
     def _fresh(self, trie: LabelTrie, count: int, demos: int) -> list[Read]:
-        """Reads of random rows behind random demos: prompts that no cache has seen."""
+        """Reads of random rows in random contexts: prompts that no cache has seen."""
         if self._pieces is None:
             raise AssertionError
         pieces = self._pieces
@@ -248,170 +407,8 @@ class Probing:
         return reads
 
     def _beginning(self, token: int) -> str:
-        """The labels that begin with `token`, for a person."""
+        """The labels that begin with `token`, in words."""
         if self._pieces is None:
             raise AssertionError
         pairs = zip(self._job.labels, self._pieces.labels, strict=True)
         return "/".join(label for label, ids in pairs if ids[0] == token)
-
-
-MADE_UP_ROWS: Final = 64
-"""Rows that are made up where none are given: enough for a context and something behind it."""
-
-# A check that hangs tells less than one that fails.
-_RETRY: Final = RetryPolicy(attempts=3, attempt_timeout_s=60.0, item_timeout_s=120.0)
-
-_TOLD_WAIT_S: Final = 1.0
-_LOOKED_S: Final = 0.1
-
-_STOPPED: Final = Observation(
-    "check", Verdict.BAD, "stopped before it was done: what is missing was not asked"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class CheckReport:
-    """What a check found.
-
-    Attributes:
-        observations: one a probe, in the order they were made.
-        cost: what a labelling run would take; None where no server answered.
-        requests: that the check itself sent.
-        tokens: prompt tokens that the check itself had computed.
-    """
-
-    observations: tuple[Observation, ...]
-    cost: RunCost | None
-    requests: int
-    tokens: int
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why a run would fail; empty where it would not."""
-        bad = (one for one in self.observations if one.verdict is Verdict.BAD)
-        return tuple(f"{one.name}: {one.says}" for one in bad)
-
-    @property
-    def ready(self) -> bool:
-        """Whether a labelling run can start."""
-        return not self.reasons
-
-    def summary(self) -> dict[str, object]:
-        """Return what `--json` prints."""
-        return {
-            "ready": self.ready,
-            "reasons": list(self.reasons),
-            "observations": [
-                {
-                    "name": one.name,
-                    "verdict": one.verdict.value,
-                    "says": one.says,
-                    "figures": dict(one.figures),
-                }
-                for one in self.observations
-            ],
-            "run": None if self.cost is None else self.cost.summary(),
-            "requests": self.requests,
-            "computed_tokens": self.tokens,
-        }
-
-
-async def check(
-    *,
-    task: Task | str | os.PathLike[str],
-    rows: Rows | None = None,
-    run_rows: int | None = None,
-    endpoint: Endpoint | Server | str | None = None,
-    settings: SweepSettings | None = None,
-    store: str | os.PathLike[str] | None = None,
-    seed: int | None = None,
-    step: OnStep | None = None,
-    stopping: Callable[[], bool] = lambda: False,
-) -> CheckReport:
-    """Find out whether a labelling run can work, and what it would cost.
-
-    About 250 short requests and a dozen long ones. A part that fails is an observation, and the
-    others are made all the same; on a slow server those for which no time is left are cut off or
-    left out, and said to be.
-
-    Args:
-        task: as for `icm_client.label`.
-        rows: as for `icm_client.label`; None makes some up.
-        run_rows: rows of the run whose cost is told; None takes as many as `rows` has.
-        endpoint: as for `icm_client.label`; retries and requests in flight are the check's own.
-        settings: of the run.
-        store: where token ids are kept; None takes the user's own.
-        seed: of the prompts; None draws new ones each time, which no cache has seen.
-        step: told what is being done, and what a request waits for before it is sent again.
-        stopping: once it says so, the check ends with what it has seen.
-
-    Raises:
-        InputError: rows or task cannot be used; nothing has been sent.
-        StoreError: token ids cannot be kept.
-    """
-    job = Job.prepare(_made_up(task) if rows is None else rows, task)
-    tell = step or (lambda _: None)
-
-    def waits(event: WireEvent) -> None:
-        if isinstance(event, Waiting) and event.seconds >= _TOLD_WAIT_S:
-            tell(f"waiting {event.seconds:.0f} s: {event.reason}")
-
-    report: CheckReport | None = None
-    begun: tuple[Probing, Endpoint] | None = None
-
-    def so_far() -> CheckReport:
-        if begun is None:
-            return CheckReport((), None, 0, 0)
-        probing, server = begun
-        cost = probing.run_cost(run_rows or len(job.prompts))
-        used = server.usage
-        return CheckReport(tuple(probing.observations), cost, used.requests, used.computed_tokens)
-
-    async def work() -> None:
-        nonlocal report, begun
-        try:
-            async with open_endpoint(_for_a_check(endpoint), waits) as server:
-                probing = Probing(job, server, kept, np.random.default_rng(seed), tell)
-                begun = probing, server
-                await probing.ask(settings or SweepSettings())
-                report = so_far()
-        except EndpointError as error:
-            report = CheckReport((failed("server", error, fatal=True),), None, 0, 0)
-        tasks.cancel_scope.cancel()
-
-    async def watch() -> None:
-        while not stopping():  # noqa: ASYNC110 - a caller tells nobody
-            await anyio.sleep(_LOOKED_S)
-        tasks.cancel_scope.cancel()
-
-    with open_store(store) as kept:
-        tell("finding out who answers")
-        async with open_task_group() as tasks:
-            tasks.start_soon(work)
-            tasks.start_soon(watch)
-    if report is not None:
-        return report
-    seen = so_far()
-    return replace(seen, observations=(*seen.observations, _STOPPED))
-
-
-def _for_a_check(endpoint: Endpoint | Server | str | None) -> Endpoint | Server:
-    """The endpoint, or how to open it: few retries, and as many in flight as are measured."""
-    if endpoint is not None and not isinstance(endpoint, str | Server):
-        return endpoint
-    server = endpoint if isinstance(endpoint, Server) else Server(endpoint)
-    most = max(IN_FLIGHT)
-    return replace(
-        server,
-        transport=TransportSettings(retry=_RETRY, max_in_flight=most, start_in_flight=most),
-    )
-
-
-def _made_up(task: Task | str | os.PathLike[str]) -> Rows:
-    """Rows with the task's fields, none like another."""
-    fields = (task if isinstance(task, Task) else named_task(task)).template_fields
-    made: Iterable[dict[str, str]] = (
-        {field: f"This is the {field} of row {number}, made up for a check." for field in fields}
-        for number in range(1, MADE_UP_ROWS + 1)
-    )
-    return rows_from(made)

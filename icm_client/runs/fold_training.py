@@ -1,4 +1,4 @@
-"""The second way out of the method: examples to a trainer, its models' scores into the store."""
+"""The I/O of searches that train: examples go to a trainer, its models' scores into the store."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -20,18 +20,18 @@ from icm_client.task_groups import open_task_group
 class FoldTraining:
     """The `icm_client.coherence.trained.Train` over one trainer and one store.
 
-    A call that ended early can be made again: trainings that are finished are found by the trainer,
-    answers by the store, where they stand under the trained model's own fingerprint.
+    A call that ended early can be made again: the trainer finds the models that it has finished,
+    and the store has their answers, under the trained model's own fingerprint.
 
     Args:
         job: prompts and label texts; examples are made of them, and of nothing else.
-        trainer: trains, as many at once as it has room for, and opens what came out.
+        trainer: trains models, as many at a time as it can, and opens them.
         store: where the models' answers are looked up and kept.
         base: the base model's scorer. The trained models' add to its totals and to its record of
             how exact an item's log-probs were.
         seed: of every training.
-        observe: told of trainings.
-        opened: told of each model that is opened, for its cost.
+        observe: called with what trainings report.
+        opened: called with each model that is opened, for its cost.
         on_progress: as of a `Scorer`.
         on_failed: as of a `Scorer`.
         stopping: as of a `Scorer`; asked before a training begins, too. Those that are under way
@@ -89,9 +89,9 @@ class FoldTraining:
 
     @asynccontextmanager
     async def model(self, training: Training) -> AsyncIterator[Score]:
-        """Train one model, and open it to be asked about its targets, behind demos of them.
+        """Train one model, and open it to be asked about its targets in context, given demos.
 
-        What stands in the store already is not asked.
+        What the store has already is not asked.
 
         Raises:
             TrainingError: it cannot be trained.
@@ -131,7 +131,7 @@ class FoldTraining:
         return [Example(job.prompts[item], job.label_texts[k]) for item, k in training.demos]
 
     async def _asking(self, training: Training, model: Endpoint) -> Score:
-        """The way to a model; only its targets' prompts are tokenized, numbered from 0."""
+        """The `Score` of a trained model; only its targets' prompts are tokenized."""
         job, base = self._job, self._base
         items = training.targets.tolist()
         pieces = await tokenize_pieces(
@@ -141,15 +141,15 @@ class FoldTraining:
             model,
             self._store,
         )
-        hear = self._on_failed
+        failed = self._on_failed
         scorer = Scorer(
             model,
             self._store,
             pieces,
             on_progress=self._on_progress,
             on_failed=None
-            if hear is None
-            else lambda failed: hear({items[number]: why for number, why in failed.items()}),
+            if failed is None
+            else lambda gone: failed({items[number]: why for number, why in gone.items()}),
             stopping=self._stopping,
         )
         scorer.stats = base.stats

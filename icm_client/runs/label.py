@@ -10,6 +10,7 @@ diagnose; labels, log-probs and findings become `Labels`
 write them into the run's folder, and the report
 """
 
+import inspect
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ from icm_client.runs.presets import (
     preset_of,
     run_settings,
 )
-from icm_client.runs.progress import OnProgress, ProgressMeter, check_progress
+from icm_client.runs.progress import OnProgress, ProgressMeter
 from icm_client.runs.repeat_reads import read_again, second_fingerprint
 from icm_client.runs.request import LabelRequest, PreparedRun
 from icm_client.runs.result import Labels, labels_found
@@ -178,7 +179,11 @@ async def run(
     stopping: Callable[[], bool] = lambda: False,
 ) -> Labels:
     """Find the labels that are asked for; arguments and errors are those of `label`."""
-    check_progress(progress)
+    if inspect.iscoroutinefunction(progress):
+        raise InputError(
+            "progress must be a plain function: it is called, not awaited. The jobs of "
+            "icm_client.Client have an async iterator instead: async for moment in job.progress()"
+        )
     run = _Run(request.prepared(), progress, stopping)
     opened_here = endpoint is None or isinstance(endpoint, str | Server)
     with open_store(store) as kept:

@@ -1,8 +1,7 @@
-"""Labels that a person or a run has written down: rows of `id` and `label`.
+"""Labels that a person or a run has written down, rows of `id` and `label`, as a search's input.
 
-Where a search starts: `--init`, for the paper's Figure 9.
-
-Labels that a person has checked: `--pin`. The search keeps them, and they help it.
+`read_start` reads first labels (`--init`, the paper's Figure 9), `read_pins` labels that a person
+has checked (`--pin`): the search keeps and uses these.
 """
 
 import os
@@ -24,100 +23,8 @@ from icm_client.data.readers import read_rows
 from icm_client.errors import InputError, RowError
 from icm_client.runs.presets import Settings
 
-Source = Mapping[str, str] | Mapping[int, str] | str | os.PathLike[str]
+Pins = Mapping[str, str] | Mapping[int, str] | str | os.PathLike[str]
 """Row id -> label, or a file of rows with `id` and `label`."""
-
-
-class Said(NamedTuple):
-    """One row's label.
-
-    Attributes:
-        where: it is said, for messages.
-        item: the row's, as it stands.
-        label: its number.
-    """
-
-    where: str
-    item: int
-    label: int
-
-
-def labels_said(source: Source, job: Job, *, numbered: bool = False) -> Iterator[Said]:
-    """Yield what a labels file or a mapping says of a job's rows; not of rows that were skipped.
-
-    Args:
-        source: a file of rows with `id` and `label`, of which one is enough, in any format that
-            rows are read from; or id -> label.
-        job: whose rows and labels they are.
-        numbered: a file's rows without an id are meant by their number.
-
-    Raises:
-        InputError: the file cannot be read; or its labels are not the task's, or its rows not the
-            job's (no such id, or that row holds something else), with file and line.
-    """
-    places = {str(job.dataset.rows[job.items[item].row].id): int(item) for item in job.row_items}
-    skipped = {str(row.id) for row in job.dataset.skipped}
-    hint = ": labels are read from the field 'label'"
-    if isinstance(source, Mapping):
-        hint = ""
-        lines: list[tuple[str, str | int, Mapping[str, object]]] = [
-            (f"pins[{row_id!r}]", row_id, {"label": word}) for row_id, word in source.items()
-        ]
-    else:
-        name = os.fspath(source)
-        rows = read_rows(name, fewest=1).rows
-        for row in rows:
-            if "id" not in row.fields and not numbered:
-                raise RowError("no 'id': which row is meant?", path=name, line=row.line)
-        lines = [(f"{name}:{row.line}", row.id, row.fields) for row in rows]
-    for where, row_id, fields in lines:
-        word = fields.get("label")
-        if word not in job.labels:
-            raise InputError(
-                f"{where}: {shown(word)} is none of the labels {listed(job.labels)}{hint}"
-            )
-        if str(row_id) in skipped:
-            continue
-        if str(row_id) not in places:
-            raise InputError(f"{where}: no row of {job.dataset.name} has the id {shown(row_id)}")
-        item = places[str(row_id)]
-        own = job.dataset.rows[job.items[item].row].fields
-        for field in job.task.template_fields:
-            column = column_of(field, fields, job.labels)
-            if column in fields and _text(fields[column]) != _text(own.get(field)):
-                raise InputError(
-                    f"{where}: the row {shown(row_id)} of {job.dataset.name} holds another "
-                    f"{shown(field)}: the labels are of other data. If they are of these rows, "
-                    "leave only the columns id and label in the file"
-                )
-        yield Said(where, item, job.labels.index(str(word)))
-
-
-def _text(value: object) -> str:
-    """A field's text without white space, of which a spreadsheet may have changed some."""
-    return "" if value is None else "".join(str(value).split())
-
-
-def other_order(item: int, job: Job) -> int | None:
-    """The item that shows the same pair the other way round, where there is one."""
-    other = item + 1
-    return other if other < len(job.items) and job.items[other].exchanged else None
-
-
-def put(item: int, label: int, labels: IntArray, job: Job) -> None:
-    """Write a label into `labels`, shape `[N]`, and what follows from it for the other order.
-
-    Where the rule leaves the other order more than one label, nothing follows.
-    """
-    labels[item] = label
-    if (other := other_order(item, job)) is not None:
-        agreeing = [
-            agreed
-            for agreed in range(len(job.labels))
-            if job.constraint.consistent(item, label, other, agreed)
-        ]
-        labels[other] = agreeing[0] if len(agreeing) == 1 else UNLABELLED
-
 
 KINDS = get_args(Start)
 
@@ -139,19 +46,19 @@ def read_start(start: str | os.PathLike[str], job: Job) -> Start | IntArray:
     name = os.fspath(start)
     if not Path(name).exists():
         raise InputError(
-            f"no first labels are called {shown(name)}: there are {listed(KINDS)}, or name a file "
+            f"there are no first labels {shown(name)}: there are {listed(KINDS)}, or name a file "
             f"of labels.{did_you_mean(name, KINDS)}"
         )
     labels = np.full(len(job.prompts), UNLABELLED)
-    for said in labels_said(name, job, numbered=True):
-        put(said.item, said.label, labels, job)
+    for given in _labels_in(name, job, numbered=True):
+        put(given.item, given.label, labels, job)
     return labels
 
 
 async def start_labels(
     start: Start | IntArray, job: Job, settings: Settings, score: Score, *, seed: int
 ) -> IntArray:
-    """Return first labels, shape `[N]`; drawn apart from the search's own chance.
+    """Return first labels, shape `[N]`; they are drawn from a random generator of their own.
 
     Raises:
         EndpointError, ScoreError, StoreError: whatever `score` raises, for "zero-shot".
@@ -160,10 +67,6 @@ async def start_labels(
         return start
     rng = np.random.default_rng((seed, 1))
     return await first_labels(start, job.problem(), score, K=settings.initial, rng=rng)
-
-
-Pins = Source
-"""What may be given as pins: row id -> label, or a labels file."""
 
 
 def read_pins(pins: Pins, job: Job) -> IntArray | None:
@@ -185,13 +88,15 @@ def read_pins(pins: Pins, job: Job) -> IntArray | None:
     """
     pinned = np.full(len(job.items), UNLABELLED)
     where_of: dict[int, str] = {}
-    for said in labels_said(pins, job):
-        if said.item in where_of:  # 7 and "7" are one id
-            raise InputError(f"{said.where}: the row is pinned already, by {where_of[said.item]}")
-        put(said.item, said.label, pinned, job)
-        where_of[said.item] = said.where
-        if (other := other_order(said.item, job)) is not None:
-            where_of[other] = said.where
+    for given in _labels_in(pins, job):
+        if given.item in where_of:  # 7 and "7" are one id
+            raise InputError(
+                f"{given.where}: the row is pinned twice, first by {where_of[given.item]}"
+            )
+        put(given.item, given.label, pinned, job)
+        where_of[given.item] = given.where
+        if (other := _other_order(given.item, job)) is not None:
+            where_of[other] = given.where
     _refuse_contradictions(pinned, where_of, job)
     return pinned if where_of else None
 
@@ -206,9 +111,9 @@ def _refuse_contradictions(pinned: IntArray, where_of: Mapping[int, str], job: J
     rule = Within(job.constraint, groups)
     for i, j in inconsistent_pairs(pinned, rule):
         raise InputError(
-            f"{where_of[j]}: the label {job.labels[pinned[j]]!r} contradicts "
-            f"{job.labels[pinned[i]]!r} of {where_of[i]} by the constraint of the task: correct "
-            "one of them, or change the constraint"
+            f"{where_of[j]}: the constraint of the task does not allow the label "
+            f"{job.labels[pinned[j]]!r} together with {job.labels[pinned[i]]!r} of {where_of[i]}: "
+            "correct one of them, or change the constraint"
         )
     free = np.zeros((len(pinned), len(job.labels)))
     found = JointAssignment(rule, len(job.labels))(
@@ -222,3 +127,88 @@ def _refuse_contradictions(pinned: IntArray, where_of: Mapping[int, str], job: J
                 f"{where}: the constraint of the task allows the related rows no labels that have "
                 "these: correct one of them, or change the constraint"
             )
+
+
+class _Given(NamedTuple):
+    """One row's label: its place, for messages, the row's item as it stands, the label's number."""
+
+    where: str
+    item: int
+    label: int
+
+
+def _labels_in(source: Pins, job: Job, *, numbered: bool = False) -> Iterator[_Given]:
+    """Yield the labels of a file or a mapping, without those of rows that were skipped.
+
+    Args:
+        source: a file of rows with `id` and `label`, at least one, in any format that rows are
+            read from; or id -> label.
+        job: whose rows and labels they are.
+        numbered: a file's rows without an id are identified by their number.
+
+    Raises:
+        InputError: the file cannot be read; or its labels are not the task's, or its rows not the
+            job's (no such id, or that row holds something else), with file and line.
+    """
+    places = {str(job.dataset.rows[job.items[item].row].id): int(item) for item in job.row_items}
+    skipped = {str(row.id) for row in job.dataset.skipped}
+    hint = ": labels are read from the field 'label'"
+    if isinstance(source, Mapping):
+        hint = ""
+        lines: list[tuple[str, str | int, Mapping[str, object]]] = [
+            (f"pins[{row_id!r}]", row_id, {"label": word}) for row_id, word in source.items()
+        ]
+    else:
+        name = os.fspath(source)
+        rows = read_rows(name, fewest=1).rows
+        for row in rows:
+            if "id" not in row.fields and not numbered:
+                raise RowError("no 'id': say which row the label is for", path=name, line=row.line)
+        lines = [(f"{name}:{row.line}", row.id, row.fields) for row in rows]
+    for where, row_id, fields in lines:
+        word = fields.get("label")
+        if word not in job.labels:
+            raise InputError(
+                f"{where}: {shown(word)} is none of the labels {listed(job.labels)}{hint}"
+            )
+        if str(row_id) in skipped:
+            continue
+        if str(row_id) not in places:
+            raise InputError(f"{where}: no row of {job.dataset.name} has the id {shown(row_id)}")
+        item = places[str(row_id)]
+        own = job.dataset.rows[job.items[item].row].fields
+        for field in job.task.template_fields:
+            column = column_of(field, fields, job.labels)
+            if column in fields and _text(fields[column]) != _text(own.get(field)):
+                raise InputError(
+                    f"{where}: the row {shown(row_id)} of {job.dataset.name} holds another "
+                    f"{shown(field)}: the labels are of other data. If they are of these rows, "
+                    "leave only the columns id and label in the file"
+                )
+        yield _Given(where, item, job.labels.index(str(word)))
+
+
+def _text(value: object) -> str:
+    """A field's text without white space, of which a spreadsheet may have changed some."""
+    return "" if value is None else "".join(str(value).split())
+
+
+def _other_order(item: int, job: Job) -> int | None:
+    """The item that shows the same pair the other way round, where there is one."""
+    other = item + 1
+    return other if other < len(job.items) and job.items[other].exchanged else None
+
+
+def put(item: int, label: int, labels: IntArray, job: Job) -> None:
+    """Write a label into `labels`, shape `[N]`, and the label of the pair's other order.
+
+    The other order stays without one where the rule allows it several.
+    """
+    labels[item] = label
+    if (other := _other_order(item, job)) is not None:
+        agreeing = [
+            agreed
+            for agreed in range(len(job.labels))
+            if job.constraint.consistent(item, label, other, agreed)
+        ]
+        labels[other] = agreeing[0] if len(agreeing) == 1 else UNLABELLED

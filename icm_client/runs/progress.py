@@ -1,6 +1,5 @@
 """What a run reports while it goes on: `Progress`, with `Cost`, what it has used so far."""
 
-import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ from icm_client.endpoints import (
     Waiting,
     WireEvent,
 )
-from icm_client.errors import InputError
 from icm_client.runs.presets import Settings, TrainingEvent
 from icm_client.runs.trainer import Trained, TrainingProgress
 from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
@@ -84,15 +82,6 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
-
-
-def check_progress(progress: OnProgress | None) -> None:
-    """Refuse a callback that nobody would await; raises `InputError`."""
-    if inspect.iscoroutinefunction(progress):
-        raise InputError(
-            "progress must be a plain function: it is called, not awaited. The jobs of "
-            "icm_client.Client have an async iterator instead: async for moment in job.progress()"
-        )
 
 
 class ProgressMeter:

@@ -1,7 +1,4 @@
-"""What a labelling run would take, reckoned ahead of it.
-
-What a run will take, from a short probe: two long prompts and a few dozen short ones.
-"""
+"""What a run of `fast` takes: `forecast_job` from a short probe, `run_cost` from its figures."""
 
 import math
 import os
@@ -26,17 +23,22 @@ from icm_client.scoring import (
     prompt_ids,
 )
 
-_GROUP = 16
+_GROUP: Final = 16
 """Reads that the scorer sends in one request, where a server takes several."""
+
+SHORT_READS: Final = {8: 16, 64: 64}
+"""Requests in flight -> reads with which the speed is measured; the best one counts."""
+
+_SECONDS_A_LEVEL: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class RunCost:
-    """From the fewest sweeps of one start to the most of all starts.
+    """What a run takes, from the fewest sweeps of one restart to the most of all restarts.
 
     Attributes:
         rows: of the run.
-        requests: fewest and most, retries left out.
+        requests: fewest and most, without retries.
         tokens: prompt tokens that the server computes, fewest and most.
         minutes: fewest and most; None where nothing was measured.
         sent_bytes: uploaded with those requests, fewest and most; None where that is not known.
@@ -49,7 +51,7 @@ class RunCost:
     sent_bytes: tuple[int, int] | None = None
 
     def sentence(self) -> str:
-        """Return the same for people."""
+        """Return the cost in one sentence."""
         time = (
             "a time that was not measured"
             if self.minutes is None
@@ -66,7 +68,7 @@ class RunCost:
         )
 
     def summary(self) -> dict[str, object]:
-        """Return the same as JSON has it."""
+        """Return the cost as JSON values."""
         return {
             "rows": self.rows,
             "requests": list(self.requests),
@@ -76,130 +78,41 @@ class RunCost:
         }
 
 
-def _size(n_bytes: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if n_bytes < 1000:  # noqa: PLR2004
-            return f"{n_bytes:.0f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} GB"
-
-
-class _Work(NamedTuple):
-    """Requests, reads, prompt tokens computed (of shared contexts, and of rows), and ids sent."""
-
-    requests: float
-    contexts: float
-    rows: float
-    reads: float
-    ids: float
-
-    def __add__(self, other: "_Work") -> "_Work":  # type: ignore[override]  # no longer a tuple's
-        return _Work(*(one + another for one, another in zip(self, other, strict=True)))
-
-    def __mul__(self, times: int) -> "_Work":  # type: ignore[override]
-        return _Work(*(one * times for one in self))
-
-    @property
-    def tokens(self) -> float:
-        return self.contexts + self.rows
-
-    def minutes(self, tokens_a_second: float, reads_a_second: float, *, caches: bool) -> float:
-        """At the speed of one long prompt, and of short ones behind prefixes that are cached."""
-        long = self.contexts if caches else self.rows
-        return (long / tokens_a_second + self.reads / reads_a_second) / 60
-
-
-def run_cost(
-    n_rows: int,
-    pieces: Pieces,
-    settings: SweepSettings,
+async def forecast_job(
+    job: Job,
+    endpoint: Endpoint | Server | str | None,
+    settings: Settings,
     *,
-    lanes: int,
-    texts: bool,
-    ids_a_token: float,
-    tokens_a_second: float,
-    reads_a_second: float,
-    caches: bool,
-    bytes_an_id: float = 0.0,
+    store: str | os.PathLike[str] | None = None,
+    skip_bad_rows: bool = False,
 ) -> RunCost:
-    """Return what `n_rows` like those of `pieces` would take.
-
-    A sweep computes each fold's context once and every row behind it; a server without a prefix
-    cache computes the context for each row again. The time is that of the contexts at the speed of
-    one long prompt, and of the rows at the best speed of short ones.
+    """Return what `label` would take for this job, in requests, tokens and minutes.
 
     Args:
-        n_rows: `N`.
-        pieces: of rows like those of the run.
-        settings: of the run, fitted to the server.
-        lanes: of the endpoint.
-        texts: whether the ids of `pieces` are characters, one prompt a request.
-        ids_a_token: characters a token, where they are; 0 for unknown.
-        tokens_a_second: measured on one long prompt; 0 for unknown.
-        reads_a_second: measured on short prompts, at its best; 0 for unknown.
-        caches: whether the server has a prefix cache.
-        bytes_an_id: uploaded for each id of a prompt; 0 for unknown.
+        job: rows and task.
+        endpoint: as for `icm_client.label`.
+        settings: of the search.
+        store: where token ids are kept; None takes the user's own.
+        skip_bad_rows: as for `icm_client.label`.
+
+    Raises:
+        InputError: the search is not `fast`: its cost cannot be known before.
+        EndpointError, ScoreError, StoreError: as `icm_client.label`.
     """
-    reads_a_row = len(LabelTrie(pieces.labels).reads(()))
-    length = sum(map(len, pieces.prompts)) / max(len(pieces.prompts), 1)
-    label = sum(map(len, pieces.labels)) / len(pieces.labels)
-    scale = 1 / (ids_a_token or 4.0) if texts else 1.0
-    demo = (length + label + len(pieces.separator)) * scale
-    folds, n_labels = settings.folds, len(pieces.labels)
-
-    def sweep(demos: float, contexts: float = folds, share: float = 1.0) -> _Work:
-        """Read this share of the rows behind so many contexts."""
-        reads = share * n_rows * reads_a_row
-        again = 0.0 if caches else demos * demo
-        return _Work(
-            requests=(reads if lanes or texts else math.ceil(reads / _GROUP))
-            + (0 if lanes else contexts),
-            contexts=contexts * demos * demo if caches else 0.0,
-            rows=share * n_rows * (length * scale + again),
-            reads=reads,
-            # Each read's prompt is sent whole, whatever the server has cached of it.
-            ids=reads * (demos * demo / scale + length)
-            + (0 if lanes else contexts * demos * demo / scale),
+    if not isinstance(settings, SweepSettings):
+        raise InputError(
+            "--forecast is for --preset fast: what Algorithm 1 takes depends on the steps that it "
+            "accepts, and what training takes on the trainer, which cannot be known before"
         )
-
-    others = settings.keep * n_rows * (1 - 1 / folds)  # rows that a fold's demos are drawn from
-    whole = sweep(min(settings.demos, others))
-    begun = sweep(min(settings.initial, n_rows / 2), 1) + sweep(min(settings.second_demos, others))
-    # At the end names are rotated and exchanged, for a part of a fold or for all; and words may say
-    # little.
-    exchanged = n_labels - 1 + (n_labels > 2)  # noqa: PLR2004 - of two, rotating is exchanging
-    at_once = min(n_labels, MOST_ROTATIONS)
-    under_all = settings.all_names and settings.all_names * at_once + exchanged - (at_once - 1)
-    asked = min(1 / folds, asked_first(n_labels) / n_rows)
-    fewest = (
-        begun
-        + whole * (settings.min_sweeps - 2)
-        + sweep(min(settings.demos, others), 1, asked) * exchanged
-    )
-    most = (begun + whole * (settings.max_sweeps - 2)) * settings.restarts + whole * (
-        exchanged + max(under_all, settings.renamed)
-    )
-    minutes = None
-    if tokens_a_second and reads_a_second:
-        minutes = (
-            fewest.minutes(tokens_a_second, reads_a_second, caches=caches),
-            most.minutes(tokens_a_second, reads_a_second, caches=caches),
-        )
-    return RunCost(
-        n_rows,
-        (math.ceil(fewest.requests), math.ceil(most.requests)),
-        (math.ceil(fewest.tokens), math.ceil(most.tokens)),
-        minutes,
-        (math.ceil(fewest.ids * bytes_an_id), math.ceil(most.ids * bytes_an_id))
-        if bytes_an_id
-        else None,
-    )
-
-
-SHORT_READS: Final = {8: 16, 64: 64}
-"""In flight -> reads that the speed is measured with; the best one counts."""
-
-_SECONDS_A_LEVEL: Final = 3.0
+    with open_store(store) as kept:
+        async with open_endpoint(endpoint) as server:
+            fitted = await fitted_job(job, settings, server, kept, skip_bad_rows=skip_bad_rows)
+            assert isinstance(fitted.settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
+            used = (
+                ids for item, ids in enumerate(fitted.pieces.prompts) if item not in fitted.unusable
+            )
+            pieces = replace(fitted.pieces, prompts=tuple(used))
+            return await forecast(pieces, fitted.settings, server, rng=np.random.default_rng())
 
 
 async def forecast(
@@ -207,12 +120,11 @@ async def forecast(
 ) -> RunCost:
     """Return what the search of these settings would take, in requests, tokens and minutes.
 
-    Answers that the score store has already are not taken off.
+    Answers that the score store has already are counted too.
 
     Args:
         pieces: of the run's rows.
-        settings: fitted to the server. What Algorithm 1 takes depends on the steps that it
-            accepts; nobody knows it before.
+        settings: fitted to the server.
         server: asked about 80 times.
         rng: draws the prompts; they should be new to the server's cache.
 
@@ -242,38 +154,121 @@ async def forecast(
     )
 
 
-async def forecast_job(
-    job: Job,
-    endpoint: Endpoint | Server | str | None,
-    settings: Settings,
+def run_cost(
+    n_rows: int,
+    pieces: Pieces,
+    settings: SweepSettings,
     *,
-    store: str | os.PathLike[str] | None = None,
-    skip_bad_rows: bool = False,
+    lanes: int,
+    texts: bool,
+    ids_a_token: float,
+    tokens_a_second: float,
+    reads_a_second: float,
+    caches: bool,
+    bytes_an_id: float = 0.0,
 ) -> RunCost:
-    """Return what `label` would take for this job, in requests, tokens and minutes.
+    """Return what `n_rows` like those of `pieces` would take.
+
+    A sweep computes each fold's context once, and every row after it; a server without a prefix
+    cache computes the context again for each row. The time is that of the contexts at the speed of
+    one long prompt, and of the rows at the best speed of short ones.
 
     Args:
-        job: rows and task.
-        endpoint: as for `icm_client.label`.
-        settings: of the search.
-        store: where token ids are kept; None takes the user's own.
-        skip_bad_rows: as for `icm_client.label`.
-
-    Raises:
-        InputError: the search is one that accepts steps by chance: nobody knows before.
-        EndpointError, ScoreError, StoreError: as `icm_client.label`.
+        n_rows: `N`.
+        pieces: of rows like those of the run.
+        settings: of the run, fitted to the server.
+        lanes: of the endpoint.
+        texts: whether the ids of `pieces` are characters, one prompt a request.
+        ids_a_token: characters a token, where they are; 0 for unknown.
+        tokens_a_second: measured on one long prompt; 0 for unknown.
+        reads_a_second: measured on short prompts, at its best; 0 for unknown.
+        caches: whether the server has a prefix cache.
+        bytes_an_id: uploaded for each id of a prompt; 0 for unknown.
     """
-    if not isinstance(settings, SweepSettings):
-        raise InputError(
-            "what Algorithm 1 takes depends on the steps that it accepts, and what training takes "
-            "on the trainer; nobody knows it before: --forecast is for --preset fast"
+    reads_a_row = len(LabelTrie(pieces.labels).reads(()))
+    length = sum(map(len, pieces.prompts)) / max(len(pieces.prompts), 1)
+    label = sum(map(len, pieces.labels)) / len(pieces.labels)
+    scale = 1 / (ids_a_token or 4.0) if texts else 1.0
+    demo = (length + label + len(pieces.separator)) * scale
+    folds, n_labels = settings.folds, len(pieces.labels)
+
+    def sweep(demos: float, contexts: float = folds, share: float = 1.0) -> _Work:
+        """The work of reading this share of the rows in so many contexts."""
+        reads = share * n_rows * reads_a_row
+        again = 0.0 if caches else demos * demo
+        return _Work(
+            requests=(reads if lanes or texts else math.ceil(reads / _GROUP))
+            + (0 if lanes else contexts),
+            contexts=contexts * demos * demo if caches else 0.0,
+            rows=share * n_rows * (length * scale + again),
+            reads=reads,
+            # Each prompt is sent whole, whatever the server has cached of it.
+            ids=reads * (demos * demo / scale + length)
+            + (0 if lanes else contexts * demos * demo / scale),
         )
-    with open_store(store) as kept:
-        async with open_endpoint(endpoint) as server:
-            fitted = await fitted_job(job, settings, server, kept, skip_bad_rows=skip_bad_rows)
-            assert isinstance(fitted.settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
-            used = (
-                ids for item, ids in enumerate(fitted.pieces.prompts) if item not in fitted.unusable
-            )
-            pieces = replace(fitted.pieces, prompts=tuple(used))
-            return await forecast(pieces, fitted.settings, server, rng=np.random.default_rng())
+
+    others = settings.keep * n_rows * (1 - 1 / folds)  # rows that a fold's demos are drawn from
+    whole = sweep(min(settings.demos, others))
+    begun = sweep(min(settings.initial, n_rows / 2), 1) + sweep(min(settings.second_demos, others))
+    # At the end, part of a fold or all rows are read under other label permutations; and sweeps
+    # over all of them follow where the label-word effect is small.
+    exchanged = n_labels - 1 + (n_labels > 2)  # noqa: PLR2004 - of two, rotating is exchanging
+    at_once = min(n_labels, MOST_ROTATIONS)
+    under_all = settings.all_names and settings.all_names * at_once + exchanged - (at_once - 1)
+    asked = min(1 / folds, asked_first(n_labels) / n_rows)
+    fewest = (
+        begun
+        + whole * (settings.min_sweeps - 2)
+        + sweep(min(settings.demos, others), 1, asked) * exchanged
+    )
+    most = (begun + whole * (settings.max_sweeps - 2)) * settings.restarts + whole * (
+        exchanged + max(under_all, settings.renamed)
+    )
+    minutes = None
+    if tokens_a_second and reads_a_second:
+        minutes = (
+            fewest.minutes(tokens_a_second, reads_a_second, caches=caches),
+            most.minutes(tokens_a_second, reads_a_second, caches=caches),
+        )
+    return RunCost(
+        n_rows,
+        (math.ceil(fewest.requests), math.ceil(most.requests)),
+        (math.ceil(fewest.tokens), math.ceil(most.tokens)),
+        minutes,
+        (math.ceil(fewest.ids * bytes_an_id), math.ceil(most.ids * bytes_an_id))
+        if bytes_an_id
+        else None,
+    )
+
+
+class _Work(NamedTuple):
+    """Requests, prompt tokens computed (of shared contexts, and of rows), reads, and ids sent."""
+
+    requests: float
+    contexts: float
+    rows: float
+    reads: float
+    ids: float
+
+    def __add__(self, other: "_Work") -> "_Work":  # type: ignore[override]  # no longer a tuple's
+        return _Work(*(one + another for one, another in zip(self, other, strict=True)))
+
+    def __mul__(self, times: int) -> "_Work":  # type: ignore[override]
+        return _Work(*(one * times for one in self))
+
+    @property
+    def tokens(self) -> float:
+        return self.contexts + self.rows
+
+    def minutes(self, tokens_a_second: float, reads_a_second: float, *, caches: bool) -> float:
+        """The time at the speed of one long prompt, and of short ones after cached prefixes."""
+        long = self.contexts if caches else self.rows
+        return (long / tokens_a_second + self.reads / reads_a_second) / 60
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if n_bytes < 1000:  # noqa: PLR2004
+            return f"{n_bytes:.0f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} GB"

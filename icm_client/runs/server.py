@@ -1,4 +1,4 @@
-"""The way to a server, as a user describes it: `Server`, and `open_endpoint`, which goes it."""
+"""The server, as a user describes it: `Server`, and `open_endpoint`, which connects to it."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -31,9 +31,9 @@ class Server:
             ICM_ENDPOINT, else the embedded server.
         model: which of its models; None takes ICM_MODEL, else the only one.
         kind: how to read it; None asks the server what it is.
-        allow_floor: where a server tells only its most probable tokens, take an upper bound for a
+        allow_floor: where a server reports only its most probable tokens, take an upper bound for a
             label that is not among them. Its rows are marked.
-        context_length: tokens that its context holds, for a server that does not tell.
+        context_length: of the server in tokens, where it does not report it.
         gguf: a base model's file for the embedded server; None takes gemma-3-270m.
         transport: deadlines, retries and requests in flight.
 
@@ -52,10 +52,12 @@ class Server:
     def __post_init__(self) -> None:
         """Refuse two servers at once."""
         if self.gguf is not None and self.url is not None:
-            raise InputError("a GGUF file is for the embedded server: leave the endpoint out")
+            raise InputError(
+                "a GGUF file is for the embedded server: leave out either the file or the endpoint"
+            )
         if self.kind is not None and self.kind not in get_args(Kind):
             raise InputError(
-                f"no kind of server is called {self.kind!r}; there are {', '.join(get_args(Kind))}"
+                f"there is no kind of server {self.kind!r}; there are {', '.join(get_args(Kind))}"
             )
 
 
@@ -70,8 +72,8 @@ async def open_endpoint(
     Args:
         server: a base URL, a description, an endpoint that is open (and stays so), or None for
             ICM_ENDPOINT, else the embedded server.
-        observe: told of waits and of changes of the limit of requests in flight.
-        stopping: once it says so, no request is repeated any more.
+        observe: called with waits and with changes of the limit of requests in flight.
+        stopping: once it is true, no request is repeated any more.
 
     Raises:
         EndpointError: nothing usable answers at a URL.
@@ -82,7 +84,9 @@ async def open_endpoint(
         server = Server(server)
     if not isinstance(server, Server):
         if not hasattr(server, "read"):
-            raise InputError(f"an endpoint is a URL, a Server or one that is open, not {server!r}")
+            raise InputError(
+                f"an endpoint must be a URL, a Server or an open endpoint, not {server!r}"
+            )
         yield server
         return
     transport = replace(server.transport, observe=observe, stopping=stopping)
@@ -102,7 +106,7 @@ async def _opened(server: Server) -> Endpoint:
     if url is None:
         if model is not None:
             raise InputError(
-                f"the model {model!r} was asked for, but no server: name one with --endpoint or "
+                f"the model {model!r} is named, but no server: name one with --endpoint or "
                 "ICM_ENDPOINT (for the embedded server, --gguf takes a model's file)"
             )
         return EmbeddedEndpoint()

@@ -1,8 +1,8 @@
-"""What a trainer is: examples in, a model out, and a way to ask that model as any server is asked.
+"""The protocol of a trainer: examples in, a model out, and an endpoint that serves that model.
 
-Who trains is none of the method's business: torch on this machine (`local`), or a service with an
-OpenAI-compatible fine-tuning API (`served`). The fold-based search, the evaluation and the command
-line know only this.
+What trains may be torch on this machine (`local`), or a service with an OpenAI-compatible
+fine-tuning API (`served`). The fold-based search, the evaluation and the command line know only
+this protocol.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ class TrainingProgress:
         name: which training.
         step: optimizer steps done, or what the service counts.
         steps: steps there will be; None while unknown.
-        loss: the latest training loss, nats a label; None where it is not told.
+        loss: the latest training loss, nats a label; None where it is not reported.
         seconds: since it began.
     """
 
@@ -52,10 +52,10 @@ class Trained:
 
     Attributes:
         name: of the training, as the caller gave it.
-        model: what a server calls it, or the folder where it lies.
+        model: its name on a server, or its folder.
         base: the model that it was trained from.
         examples: how many it was trained on.
-        loss: the last training loss told, nats a label; None where none was.
+        loss: the last training loss reported, nats a label; None where none was.
         seconds: that the training took; those of an earlier process included where it was resumed.
     """
 
@@ -72,8 +72,8 @@ class Trainer(Protocol):
 
     Attributes:
         parallel: trainings that may run at the same time.
-        described: base model and settings, all that can change what comes out; part of what a run
-            that trains is known by.
+        described: base model and settings, all that can change the trained model; part of the
+            description of a run that trains.
     """
 
     @property
@@ -94,13 +94,13 @@ class Trainer(Protocol):
         seed: int,
         progress: OnTraining | None = None,
     ) -> Trained:
-        """Train on `examples`; the same call again finds what is there, or goes on where it was.
+        """Train on `examples`; the same call again finds the trained model, or goes on training.
 
         Args:
             examples: at least one of each label.
-            name: of the training; with examples, seed and settings it says which one it is.
+            name: of the training; with examples, seed and settings it identifies it.
             seed: of the order of examples, and of new weights.
-            progress: told as it goes on.
+            progress: called as it goes on.
 
         Raises:
             TrainingError: it cannot be done, or failed for good.

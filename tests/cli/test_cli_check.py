@@ -332,7 +332,7 @@ async def test_a_check_that_is_stopped_says_what_it_has_seen(
     assert names[:3] == ["server", "labels", "log-probs"]
     assert names[-1] == "check"
     assert not report.ready
-    assert "stopped before it was done" in report.reasons[-1]
+    assert "stopped before its end" in report.reasons[-1]
     assert report.requests > 0
 
 

@@ -195,7 +195,7 @@ def test_diff_tells_settings_and_rows() -> None:
     one, other = write_run(0), write_run(1)
     shown = run("diff", one, other).stdout
     assert "row 1" in shown
-    assert "1 of 4 rows that both labelled have other labels" in shown
+    assert "1 of the 4 rows that both runs labelled have different labels" in shown
     found = as_json("diff", one, other)
     assert found["settings"] == {"seed": [0, 1]}
     assert found["labels"] == [

@@ -67,11 +67,11 @@ def test_check_finds_what_is_bad_and_repairs_only_where_asked(path: Path) -> Non
     for _ in range(2):
         done = run("check")
         assert done.exit_code == 1
-        assert "40 scores looked at, 1 bad" in done.stdout
+        assert "40 scores checked, 1 bad" in done.stdout
         assert "--repair" in done.stdout
     mended = run("check", "--repair")
     assert mended.exit_code == 1
-    assert "Dropped what was bad." in mended.stdout
+    assert "The bad rows are dropped." in mended.stdout
     assert run("check").exit_code == 0
     assert as_json("info")["scores"] == 39
 
@@ -80,7 +80,7 @@ def test_check_finds_what_is_bad_and_repairs_only_where_asked(path: Path) -> Non
 def test_prune_only_says_what_would_go_without_yes() -> None:
     done = run("prune", "--model", "base-model")
     assert done.exit_code == 0
-    assert "Would drop 40 scores and 1 texts; 0 scores stay. With --yes it is done." in done.stdout
+    assert "Would drop 40 scores and 1 texts; 0 scores stay. Add --yes to drop them." in done.stdout
     assert as_json("info")["scores"] == 40
     assert as_json("prune", "--older-than", "30d")["scores"] == 0
     assert as_json("prune", "--older-than", "0m", "--model", "base-model", "--yes")["done"] is True
@@ -114,7 +114,7 @@ def test_export_and_import_carry_everything(path: Path, tmp_path: Path) -> None:
     assert "1 damaged rows were left out" in out.stderr
     assert as_json("import", lines, "--store", copy)["scores"] == 39
     again = run("import", lines, "--store", copy)
-    assert "Added 0 scores and 0 texts; 40 were there." in again.stdout
+    assert "Added 0 scores and 0 texts; the store had 40 already." in again.stdout
     with ScoreStore.open(copy) as store:
         found = store.get_many("0123456789abcdef", READS)
     assert found.count(ANSWER) == 39

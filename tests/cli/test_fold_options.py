@@ -57,7 +57,14 @@ def of(
     train_from: str | None = None,
     epochs: int | None = None,
 ) -> object:
-    return trainer_of(settings, server, kind=kind, train_from=train_from, epochs=epochs)  # type: ignore[arg-type]
+    purpose = "--preset folds and iterate" if isinstance(settings, SweepSettings) else None
+    return trainer_of(
+        server,
+        purpose=purpose,
+        kind=kind,  # type: ignore[arg-type]
+        train_from=train_from,
+        epochs=epochs,
+    )
 
 
 def test_a_search_that_trains_nothing_has_no_trainer_and_no_options_for_one() -> None:
@@ -99,7 +106,7 @@ def test_a_service_trains_the_model_that_it_serves(
     assert trainer.base == "base"
     assert trainer.settings.epochs == 1
     for server, message in [
-        (Server(), "which service"),
+        (Server(), "no service to train with"),
         (Server(url=("http://127.0.0.1:9",)), "--train-from"),
         (Server(url=("http://127.0.0.1:9", "http://127.0.0.1:8"), model="base"), "several"),
     ]:

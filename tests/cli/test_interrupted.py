@@ -162,7 +162,7 @@ async def test_the_verdict_counts_and_cost_of_what_it_has_are_printed(tmp_path: 
     assert done.status == 130, done.err
     for word in ("verdict", "check", "positive", "tokens", "scores"):
         assert word in done.out
-    assert "ended before its time (an interruption)" in done.err
+    assert "ended early by an interruption" in done.err
     assert "Not asked: whether the labels have the right names" in " ".join(done.err.split())
 
 

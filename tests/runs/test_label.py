@@ -403,7 +403,7 @@ async def test_a_model_without_a_server_is_refused(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ICM_ENDPOINT", raising=False)
-    with pytest.raises(InputError, match="was asked for, but no server"):
+    with pytest.raises(InputError, match="is named, but no server"):
         await label(
             reviews(4), task=TASK, endpoint=Server(model="meta-llama/Llama-3.1-8B"), store=store
         )

@@ -139,9 +139,9 @@ def test_rows_that_were_trained_on_are_no_test(tiny: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--backend", "served", "--model", "m"], "which service trains"),
-        (["--backend", "served", "--endpoint", "http://127.0.0.1:9"], "which of the service's"),
-        (["--backend", "served", "--lr", "0.1"], "--lr: a service chooses this itself"),
+        (["--backend", "served", "--model", "m"], "no service to train with"),
+        (["--backend", "served", "--endpoint", "http://127.0.0.1:9"], "one of the service's"),
+        (["--backend", "served", "--lr", "0.1"], "A service chooses --lr itself"),
         (["--gold", "label"], "--gold names a field"),
         (["--objective", "reward"], "exchange = "),
     ],
