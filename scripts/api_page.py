@@ -66,8 +66,8 @@ def section(name: str, found: object) -> Iterator[str]:
 def page(modules: tuple[tuple[ModuleType, list[str]], ...]) -> str:
     """The whole page."""
     parts = [
-        "# Python reference\n\nWritten by `scripts/docs` from the docstrings. "
-        "[python.md](python.md) shows how the parts are used.\n"
+        "# Python reference\n\nWritten by `scripts/docs` from the docstrings; "
+        + "[python.md](python.md) shows how the parts are used.\n"
     ]
     for module, names in modules:
         title = inspect.cleandoc(module.__doc__ or "").split("\n", 1)[0]
