@@ -18,6 +18,12 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 
+_HEAD = """# Python reference
+
+Written by `scripts/docs` from the docstrings; [python.md](python.md) shows how the parts are used.
+"""
+
+
 def members(kind: type) -> Iterator[tuple[str, str, str]]:
     """Each public method and property of a class of ours: kind, how it is called, docstring."""
     for name, member in vars(kind).items():
@@ -65,10 +71,7 @@ def section(name: str, found: object) -> Iterator[str]:
 
 def page(modules: tuple[tuple[ModuleType, list[str]], ...]) -> str:
     """The whole page."""
-    parts = [
-        "# Python reference\n\nWritten by `scripts/docs` from the docstrings; "
-        + "[python.md](python.md) shows how the parts are used.\n"
-    ]
+    parts = [_HEAD]
     for module, names in modules:
         title = inspect.cleandoc(module.__doc__ or "").split("\n", 1)[0]
         parts.append(f"\n## {module.__name__}\n\n{title}\n")
