@@ -119,6 +119,7 @@ def test_show_tells_everything_about_one_run() -> None:
     assert found["run"]["settings"] == {"demos": 64}
     assert found["result"] is None
     assert found["reason"] == "20 requests were allowed"
+    assert as_json("show", f"runs/{name}", "--runs", "elsewhere") == found
     missing = run("show", "row-1")
     assert isinstance(missing.exception, InputError)
 
@@ -210,7 +211,7 @@ def test_runs_over_other_rows_are_not_compared_by_their_numbers(folder: Path) ->
     path.write_text("\n".join(lines[::-1]).replace('"id":', '"id":10'), "utf-8")
     shown = run("diff", one, other).stdout
     assert "row 1, there 101" in shown
-    assert "1 of 4 rows" in shown
+    assert "1 of the 4 rows" in shown
     agreed = as_json("agree", one, other)["pairs"][0]
     assert (agreed["rows"], agreed["share"]) == (4, 0.75)
     path.write_text("\n".join(lines).replace("row ", "line "), "utf-8")
@@ -234,7 +235,7 @@ def test_runs_over_rows_that_imply_others_by_long_ids_are_compared(folder: Path)
         content["task"]["constraint"] = {"kind": "implication", "implies": "then"}
         record.write_bytes(orjson.dumps(content))
     assert as_json("agree", one, other)["pairs"][0]["rows"] == 4
-    assert "1 of 4 rows" in run("diff", one, other).stdout
+    assert "1 of the 4 rows" in run("diff", one, other).stdout
 
 
 def test_rm_asks_first(folder: Path) -> None:

@@ -93,7 +93,7 @@ def test_prune_only_says_what_would_go_without_yes() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["prune"], "Say what goes"),
+        (["prune"], "Say what to drop"),
         (["prune", "--older-than", "soon"], "no age such as 12h, 30d"),
         (["prune", "--older-than", "-3d"], "no age"),
         (["info", "--model", "x"], "No such option"),

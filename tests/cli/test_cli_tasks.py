@@ -178,4 +178,4 @@ def test_convert_never_writes_over_its_input(truthfulqa_csv: Path) -> None:
 def test_convert_is_for_tasks_that_read_a_public_file(truthfulqa_csv: Path) -> None:
     done = run("convert", "sentiment", truthfulqa_csv)
     assert isinstance(done.exception, InputError)
-    assert "the task reads no public file: give rows with 'text'" in str(done.exception)
+    assert "no public file to convert: give rows with 'text'" in str(done.exception)

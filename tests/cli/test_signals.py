@@ -24,8 +24,8 @@ from pathlib import Path
 import anyio, numpy as np
 from icm_client import Task, rows_from
 from icm_client.cli.signals import Interrupted, draining
-from icm_client.coherence.fast import SweepSettings
-from icm_client.coherence.fast import search
+from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.problem import Problem
 from icm_client.endpoints import connect
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 
@@ -38,9 +38,8 @@ async def run():
         with ScoreStore.open(Path(sys.argv[2])) as store:
             pieces = await tokenize_pieces(PROMPTS, TASK.label_texts, "\\n\\n", server, store)
             scorer = Scorer(server, store, pieces, group_size=1, stopping=drain.stopping)
-            found = await search(
-                N, 2, scorer, rng=np.random.default_rng(0), settings=SweepSettings()
-            )
+            chance = np.random.default_rng(0)
+            found = await search(Problem(N, 2), scorer, settings=SweepSettings(), rng=chance)
             print(found.labels.tolist())
 
 if __name__ == "__main__":
