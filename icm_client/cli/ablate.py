@@ -13,16 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.options import (
+    Names,
     search_options,
     server_options,
     store_option,
     task_option,
 )
 from icm_client.cli.signals import ended_at_once
-from icm_client.cli.terminal import live_display, moment, print_json
+from icm_client.cli.terminal import live_display, moment, output_console, print_json
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, task_for
-from icm_client.data.messages import did_you_mean, listed
 from icm_client.errors import IcmError, InputError, RunError, SetupError
 from icm_client.experiments.ablation import (
     ABLATIONS,
@@ -46,21 +46,6 @@ from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import open_store
 
 PICTURES = ("ablation.svg", "ablation.png")
-_PIPED_COLUMNS = 160
-
-
-def _chosen(_: click.Context, __: click.Parameter, value: str | None) -> tuple[Ablation, ...]:
-    """The ablations that are named, in the order of `ABLATIONS`."""
-    if value is None:
-        return ABLATIONS
-    names = [name.strip() for name in value.split(",")]
-    for name in names:
-        if name not in ABLATIONS:
-            raise click.BadParameter(
-                f"there is no ablation {name!r}: there are {listed(ABLATIONS)}."
-                f"{did_you_mean(name, ABLATIONS)}"
-            )
-    return tuple(name for name in ABLATIONS if name in names)
 
 
 @click.command(
@@ -76,8 +61,8 @@ def _chosen(_: click.Context, __: click.Parameter, value: str | None) -> tuple[A
 @click.option("--gold", help="Field with known labels. [default: the task's]")
 @click.option(
     "--only",
-    callback=_chosen,
-    metavar="NAMES",
+    type=Names(ABLATIONS),
+    default=",".join(ABLATIONS),
     help=f"Some of {', '.join(ABLATIONS)}, separated by commas. [default: all]",
 )
 @click.option(
@@ -256,10 +241,7 @@ def _print_table(compared: Sequence[Compared]) -> None:
             Text(str(record["findings"]) or "-"),
         )
         before = one.variant.ablation
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _PIPED_COLUMNS
-    console.print(shown)
+    output_console().print(shown)
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.options import server_options, store_option, task_option
+from icm_client.cli.options import Names, server_options, store_option, task_option
 from icm_client.cli.signals import draining, ended_at_once
-from icm_client.cli.terminal import live_display, moment
+from icm_client.cli.terminal import live_display, moment, output_console
 from icm_client.cli.trainer_options import (
     TrainerKind,
     trainer_of,
@@ -29,7 +29,7 @@ from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.fast import SweepSettings
 from icm_client.data import unescape
 from icm_client.data.job import Job, task_for
-from icm_client.data.messages import did_you_mean, listed
+from icm_client.data.messages import listed
 from icm_client.endpoints import ServerIdentity
 from icm_client.errors import IcmError, RunError, SetupError
 from icm_client.experiments.ablation_run import some_rows
@@ -63,7 +63,6 @@ from icm_client.scoring import open_store
 from icm_client.training.base_model import require_training
 
 PICTURES: Final = ("eval.svg", "eval.png")
-_PIPED_COLUMNS: Final = 160
 _BOLD: Final = ("icm", "finetuned-icm")
 
 
@@ -214,10 +213,7 @@ def print_table(found: Sequence[Result]) -> None:
             *((f"{one.spent.training_seconds:.0f}",) if trained else ()),
             Text(f"{failed} failed" if failed else _says(one) or "-"),
         )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _PIPED_COLUMNS
-    console.print(shown)
+    output_console().print(shown)
 
 
 def _says(one: Result) -> str:
@@ -225,20 +221,6 @@ def _says(one: Result) -> str:
 
 
 _SWEEP = SweepSettings()
-
-
-def _kinds(_: click.Context, __: click.Parameter, value: str | None) -> tuple[Kind, ...] | None:
-    """The methods that are named, in the order of `KINDS`."""
-    if value is None:
-        return None
-    names = [name.strip() for name in value.split(",")]
-    for name in names:
-        if name not in KINDS:
-            raise click.BadParameter(
-                f"there is no method {name!r}: there are {listed(KINDS)}."
-                f"{did_you_mean(name, KINDS)}"
-            )
-    return tuple(kind for kind in KINDS if kind in names)
 
 
 def _seeds(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
@@ -292,8 +274,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
 @click.option(
     "--methods",
     "kinds",
-    callback=_kinds,
-    metavar="NAMES",
+    type=Names(KINDS),
     help=f"Some of {', '.join(KINDS)}, separated by commas. [default: all that train no model; "
     "with --finetune, all that show no demos]",
 )

@@ -1,6 +1,6 @@
 """Options that several commands have: for task and rows, the server, the search, the runs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
@@ -15,6 +15,7 @@ from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.leave_one_out import Layout
 from icm_client.data.constraint_spec import KINDS, Rules, rules_of
 from icm_client.data.csv_rows import Quote
+from icm_client.data.messages import did_you_mean, listed
 from icm_client.endpoints import KINDS as SERVER_KINDS
 from icm_client.endpoints import GoodNeighbour, Kind, RetryPolicy, TransportSettings
 from icm_client.record.folder import DEFAULT_BASE
@@ -70,6 +71,28 @@ def runs_option(command: _Command) -> _Command:
 def json_option(command: _Command) -> _Command:
     """Add `--json`, as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Some of the known names, separated by commas; a tuple in the order of the known ones."""
+
+    name = "names"
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = known
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Refuse unknown names."""
+        names = value if isinstance(value, tuple) else [name.strip() for name in value.split(",")]
+        for name in names:
+            if name not in self.known:
+                meant = did_you_mean(name, self.known)
+                self.fail(
+                    f"there is no {name!r}: there are {listed(self.known)}.{meant}", param, ctx
+                )
+        return tuple(name for name in self.known if name in names)
 
 
 _RETRY = RetryPolicy()

@@ -7,12 +7,11 @@ from typing import get_args
 
 import click
 import orjson
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.options import quote_option
-from icm_client.cli.terminal import print_json, print_notices
+from icm_client.cli.terminal import output_console, print_json, print_notices
 from icm_client.data import FileFormat, Task, builtin_names, check_output, read_rows
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.csv_rows import Quote
@@ -26,7 +25,6 @@ from icm_client.data.rows import Dataset
 from icm_client.errors import InputError
 
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s")
-_PIPED_COLUMNS = 160
 _SAYS = {
     "none": "any labels may stand together",
     "asymmetry": "the two orders of a pair have opposite labels",
@@ -63,7 +61,7 @@ def tasks_command(context: click.Context, *, as_json: bool) -> None:
             Text(" + ".join(rule.kind for rule in task.rules)),
             Text(_SENTENCE_END.split(task.description or "")[0]),
         )
-    _console().print(table)
+    output_console().print(table)
 
 
 @tasks_command.command("show", short_help="Show a task's prompt, labels and constraint.")
@@ -76,7 +74,7 @@ def show_command(*, name: str, as_json: bool) -> None:
     if as_json:
         print_json(about)
         return
-    console = _console()
+    console = output_console()
     console.print(Text(task.name or name, style="bold"), Text(task.description or ""), sep="  ")
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
@@ -193,10 +191,3 @@ def _example_prompts(task: Task) -> tuple[str, ...]:
         return ()
     dataset = Dataset("example", (row,), gold=None, gold_field=None, warnings=())
     return render_items(task, dataset, items_of(task, dataset))
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _PIPED_COLUMNS  # for grep, not for a screen
-    return console

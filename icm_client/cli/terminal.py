@@ -319,6 +319,14 @@ def print_warnings(found: Labels) -> None:
         )
 
 
+def output_console() -> Console:
+    """Standard output; with wide lines where it does not go to a terminal but, say, to grep."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    return console
+
+
 _WIDTH_OF_A_FILE = 1000
 """Columns of a table that goes to a file or a pipe: no line is cut there."""
 
