@@ -249,7 +249,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         fresh=fresh,
     )
     if dataset.skipped and not skip_bad_rows:  # they are named with those that the task refuses
-        every = replace(request, skip_bad_rows=True).job().dataset
+        every = replace(request, skip_bad_rows=True).prepared().job.dataset
         raise refused_rows(every.skipped, path=data, usable=len(every.rows))
     if not as_json and not quiet and found_at is not None:
         click.echo(f"Task: {found_at}", err=True)
@@ -259,7 +259,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         if dry_run and not as_json and not quiet:
             print_notices(job.notices, job.dataset.skipped)
     if forecasts and not dry_run:
-        forecast = partial(forecast_job, request.job(), server, settings, store=store)
+        forecast = partial(forecast_job, request.prepared().job, server, settings, store=store)
         cost = anyio.run(partial(forecast, skip_bad_rows=skip_bad_rows))
         if as_json:
             print_json(cost.summary())

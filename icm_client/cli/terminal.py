@@ -71,11 +71,11 @@ def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
     else:
         plain, waits = SearchLines(console), WaitLines(console)
 
-        def tell(progress: Progress) -> None:
+        def show_lines(progress: Progress) -> None:
             plain(progress)
             waits(progress)
 
-        yield tell
+        yield show_lines
 
 
 @contextmanager

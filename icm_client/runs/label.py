@@ -22,11 +22,11 @@ from typing import Final, ParamSpec, TypeVar
 
 from anyio.from_thread import start_blocking_portal
 
-from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray, Score
+from icm_client.coherence.problem import UNLABELLED, IntArray, Score
 from icm_client.coherence.result import Observed, SearchResult, SweepRecord, Watch
 from icm_client.data import Task
 from icm_client.data.constraint_spec import Rules
-from icm_client.data.job import Job, Rows
+from icm_client.data.job import Rows
 from icm_client.endpoints import Endpoint, NoticingEndpoint, Waiting, WireEvent
 from icm_client.errors import IcmError, InputError, ModelChanged, Retry, RunError, RunStopped
 from icm_client.record.archive import read_run
@@ -56,7 +56,6 @@ from icm_client.runs.server import Server, open_endpoint
 from icm_client.runs.so_far import search_so_far
 from icm_client.runs.trainer import Trainer
 from icm_client.scoring import Scorer, ScoreStore, open_store
-from icm_client.verdict.diagnosis import Evidence, diagnose
 
 INTERRUPTED: Final = "an interruption"
 """`Labels.stopped` of a run that was stopped by its caller."""
@@ -126,7 +125,7 @@ async def label(
             is scored.
         accept_drift: where another model answers in mid-run, or than the one whose scores are
             stored, label with that one from the start, instead of ending. Where the server does
-            not tell the two apart, the stored scores are dropped. Only where the endpoint is
+            not distinguish the two, the stored scores are dropped. Only where the endpoint is
             opened here.
         store: the score store's file, or one that is open (and stays so, in its thread); None takes
             the user's own.
@@ -307,13 +306,13 @@ class _Run:
                     )
                 except RunStopped as late:  # these were the last reads of all
                     stopped = late
-            evidence = _evidence(job, repeated, self._pinned, interrupted=stopped is not None)
             interrupted = stopped is not None and self._caller_stops()
             ended_early = result.stopped or stopped is not None
             found = labels_found(
                 job,
                 result,
-                diagnose(result, job.labels, evidence),
+                repeated=repeated,
+                interrupted=stopped is not None,
                 exactness=scorer.exactness,
                 pinned=self._pinned,
                 preset=preset_of(settings),
@@ -409,17 +408,6 @@ class _Run:
             if so_far is None:
                 raise
             return replace(so_far, stopped=True), stopped
-
-
-def _evidence(
-    job: Job, repeated: FloatArray | None, pinned: IntArray | None, *, interrupted: bool
-) -> Evidence:
-    """What a diagnosis may look at: rows and task, no gold."""
-    shown = job.task.exchange or job.task.template_fields
-    texts = [tuple(f"{row.fields[name]}" for name in shown) for row in job.dataset.rows]
-    if job.task.exchange is None:
-        texts = [("\n".join(text),) for text in texts]
-    return Evidence(job.row_items, texts, job.constraint, job.prior, repeated, pinned, interrupted)
 
 
 def _in_own_loop(function: Callable[P, Awaitable[T]], name: str) -> Callable[P, T]:

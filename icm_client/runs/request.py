@@ -68,21 +68,6 @@ class LabelRequest:
     command: Sequence[str] | None = None
     fresh: bool = False
 
-    def job(self) -> Job:
-        """Rows and task, checked.
-
-        Raises:
-            InputError: they cannot be used.
-        """
-        return Job.prepare(
-            self.rows,
-            self.task,
-            gold=self.gold,
-            prior=self.prior,
-            constraint=self.constraint,
-            skip_bad_rows=self.skip_bad_rows,
-        )
-
     def prepared(self) -> "PreparedRun":
         """Everything that the request names, read and checked.
 
@@ -101,7 +86,14 @@ class LabelRequest:
             trainer=self.trainer is not None,
             start=self.start is not None,
         )
-        job = self.job()
+        job = Job.prepare(
+            self.rows,
+            self.task,
+            gold=self.gold,
+            prior=self.prior,
+            constraint=self.constraint,
+            skip_bad_rows=self.skip_bad_rows,
+        )
         return PreparedRun(
             replace(self, seed=seed),
             job,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from icm_client.coherence.confidence import confidences
-from icm_client.coherence.problem import UNLABELLED, IntArray
+from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
 from icm_client.coherence.result import SearchResult, Step, SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
 from icm_client.data.bad_rows import FailedRow
@@ -20,6 +20,7 @@ from icm_client.endpoints import Exactness, ServerIdentity
 from icm_client.runs.failures import only
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
+from icm_client.verdict.diagnosis import Evidence, diagnose
 from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Verdict, verdict_of
 from icm_client.verdict.search_findings import agreement_matrix
 
@@ -126,7 +127,7 @@ class Labels:
 
     @property
     def exactness(self) -> dict[str, int]:
-        """Rows by the least reliable kind of log-prob behind them."""
+        """Rows by the least reliable kind of log-prob that their scores rest on."""
         return dict(Counter(row.exactness for row in self.rows))
 
     @property
@@ -203,8 +204,9 @@ class Labels:
 def labels_found(
     job: Job,
     result: SearchResult,
-    findings: tuple[Finding, ...],
     *,
+    repeated: FloatArray | None,
+    interrupted: bool,
     exactness: Mapping[int, Exactness],
     pinned: IntArray | None,
     preset: Preset,
@@ -216,13 +218,16 @@ def labels_found(
     seed: int,
     run: Path | None,
 ) -> Labels:
-    """Translate a search's items and label numbers into rows and words.
+    """Diagnose what a search has found, and translate items and label numbers into rows and words.
+
+    Where the findings say not to trust the labels, no row has a confidence: how likely each is
+    right cannot be estimated then.
 
     Args:
         job: rows and task.
         result: of the search.
-        findings: on these labels. Where they say not to trust them, how likely each is right cannot
-            be estimated, and no row has a confidence.
+        repeated: shape `[R, K]`, nats, by how much reads made twice differ; None where none were.
+        interrupted: whether the search was broken off after its last whole sweep or step.
         exactness: of each item's log-probs.
         pinned: shape `[N]`, labels that a person has given, `UNLABELLED` where an item is free.
         preset: as for `Labels`, like all that follow.
@@ -235,6 +240,12 @@ def labels_found(
         run: its folder.
     """
     items = job.row_items
+    shown = job.task.exchange or job.task.template_fields
+    texts = [tuple(f"{row.fields[name]}" for name in shown) for row in job.dataset.rows]
+    if job.task.exchange is None:
+        texts = [("\n".join(text),) for text in texts]
+    evidence = Evidence(items, texts, job.constraint, job.prior, repeated, pinned, interrupted)
+    findings = diagnose(result, job.labels, evidence)
     rows = np.flatnonzero(result.labels[items] != UNLABELLED)
     confidence: list[float | None] = [None] * len(result.labels)
     if verdict_of(findings) != "do not trust":
