@@ -175,7 +175,7 @@ def print_plan(evaluation: Evaluation, *, as_json: bool) -> None:
         click.echo(orjson.dumps(plan, option=orjson.OPT_INDENT_2))
         return
     for name, some in reads.items():
-        said = "an unknown number of" if some is None else f"{some[0]:,}"
+        said = "unknown" if some is None else f"{some[0]:,}"
         if some is not None and some[0] < some[1]:
             said += f" to {some[1]:,}"
         click.echo(f"{name:<24}{said:>18} reads")

@@ -65,7 +65,7 @@ def test_a_dry_run_counts_the_runs_and_sends_nothing(
     assert ended.exit_code == 0
     lines = ended.stdout.splitlines()
     assert lines[0].split(maxsplit=1) == ["initial", "0, 2, 8, 20"]
-    assert lines[-1] == "16 variants (3 of 19 variants are another one's runs), 3 seeds: 48 runs"
+    assert lines[-1] == "16 variants (3 of 19 variants share the runs of another), 3 seeds: 48 runs"
     assert ended.stderr == "Note: no ablation 'constraint': no rule binds these rows.\n"
     told = orjson.loads(ablate(rows, "--dry-run", "--json", "--only", "preset").stdout)
     assert told["runs"] == 9

@@ -192,7 +192,7 @@ def test_a_good_server_is_ready_and_every_question_is_answered(check: Check) -> 
 
 def test_the_check_stays_within_what_it_says_first(check: Check, behaviour: Behaviour) -> None:
     result = check()
-    assert result.stderr.startswith("About 250 short requests")
+    assert result.stderr.startswith("The check sends about 250 short requests")
     assert "Checking: noise" in result.stderr
     assert 200 < behaviour.requests <= 262
     assert result.stdout.rstrip().endswith("Ready.")

@@ -75,7 +75,7 @@ def test_a_dry_run_says_what_would_be_read_and_sends_nothing(rows: Path) -> None
     lines = [line.split() for line in ended.stdout.splitlines()]
     assert lines[0] == ["majority", "0", "reads"]
     assert ["golden", "200", "reads"] in lines
-    assert ["icm-paper", "nobody", "knows", "before", "reads"] in lines
+    assert ["icm-paper", "unknown", "reads"] in lines
     assert ended.stdout.endswith("2 seeds, 20 rows to train on and 20 held out\n")
     assert "no zero-shot-chat: no text" in ended.stderr
     told = orjson.loads(evaluate(rows, "--dry-run", "--json", "--rows", "30").stdout)
