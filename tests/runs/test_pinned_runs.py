@@ -207,7 +207,7 @@ def test_without_a_rule_nothing_follows_for_the_other_order() -> None:
             '{"id": "r1", "label": "positive"}\n{"id": "x", "label": "positive"}',
             r"pins\.jsonl:2: no row of rows has the id 'x'",
         ),
-        ('{"label": "positive"}', r"pins\.jsonl:1: no 'id': which row"),
+        ('{"label": "positive"}', r"pins\.jsonl:1: no 'id': say which row"),
         (
             '{"id": "r1", "label": "positive"}\n{"id": "r1", "label": "negative"}',
             r"pins\.jsonl:2: the id 'r1' is already that of .*pins\.jsonl:1",
@@ -261,7 +261,7 @@ def test_a_mapping_s_errors_name_its_key() -> None:
         read_pins({"r1": "fine"}, job)
     twice: dict[Any, str] = {"7": "positive", 7: "positive"}
     numbered = Job.prepare(reviews(N), TASK, gold="label")
-    with pytest.raises(InputError, match=r"pins\[7\]: .* already, by pins\['7'\]"):
+    with pytest.raises(InputError, match=r"pins\[7\]: .* twice, first by pins\['7'\]"):
         read_pins(twice, numbered)
     with pytest.raises(InputError, match=r"pins\[41\]: no row of rows has the id"):
         read_pins({41: "positive"}, job)
