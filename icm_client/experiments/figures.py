@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from icm_client.errors import SetupError
 from icm_client.experiments.ablation import Compared
 from icm_client.experiments.evaluation import TAUGHT_BY, Kind
-from icm_client.experiments.evaluation_table import Result
+from icm_client.experiments.evaluation_results import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

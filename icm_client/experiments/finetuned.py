@@ -25,8 +25,7 @@ from icm_client.errors import (
 )
 from icm_client.experiments.baselines import best_labels
 from icm_client.experiments.evaluation import Evaluation, Split
-from icm_client.experiments.evaluation_bench import LabelSet, Moment, OnMoment
-from icm_client.experiments.evaluation_table import Outcome, Spent
+from icm_client.experiments.evaluation_results import Moment, OnMoment, Outcome, Spent
 from icm_client.runs.trainer import Example, Trained, Trainer, TrainingProgress
 from icm_client.scoring import Scorer, ScoreStore, ScoringProgress, tokenize_pieces
 from icm_client.task_groups import open_task_group
@@ -39,12 +38,12 @@ class Lesson:
 
     Attributes:
         split: the seed's rows.
-        made: the train rows' labels; None where they could not be found.
+        labels: the train rows' labels; None where they could not be found.
         outcome: what the labels took, or why there are none; without predictions.
     """
 
     split: Split
-    made: LabelSet | None
+    labels: IntArray | None
     outcome: Outcome
 
 
@@ -101,11 +100,11 @@ class FineTuning:
         return [found[number] for number in range(len(lessons))]
 
     async def _outcome(self, lesson: Lesson) -> Outcome:
-        if lesson.made is None or lesson.outcome.error is not None:
+        if lesson.labels is None or lesson.outcome.error is not None:
             return lesson.outcome
         started = time.monotonic()
         try:
-            trained = await self._trained(lesson, lesson.made.labels)
+            trained = await self._trained(lesson, lesson.labels)
             async with self._trainer.open(trained) as model:
                 self._store.record_server(model.identity)
                 predicted, asked = await self._predict(lesson, model)

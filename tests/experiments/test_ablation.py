@@ -19,16 +19,19 @@ from icm_client.experiments.ablation import (
     ABLATIONS,
     COLUMNS,
     Compared,
+    Ended,
     MadeStart,
     Outcome,
     Plan,
     Variant,
     compare,
     csv_text,
+    made_start,
     plan_ablations,
+    run_ablations,
     table,
 )
-from icm_client.experiments.ablation_run import Ended, made_start, run_ablations, some_rows
+from icm_client.experiments.comparison import some_rows
 from icm_client.experiments.figures import draw_ablations
 from icm_client.runs.label import label
 from icm_client.runs.labels_file import read_start

@@ -16,9 +16,8 @@ from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Read, TokenIds
 from icm_client.errors import EndpointFault, RunStopped, StoreError
 from icm_client.experiments.evaluation import Evaluation, Kind, plan_evaluation
-from icm_client.experiments.evaluation_bench import Moment
+from icm_client.experiments.evaluation_results import Moment, Outcome
 from icm_client.experiments.evaluation_run import run_evaluation
-from icm_client.experiments.evaluation_table import Outcome
 from icm_client.runs.progress import Progress
 from icm_client.scoring import ScoringProgress
 from icm_client.testing import PlantedConcept

@@ -21,9 +21,8 @@ from icm_client.experiments.evaluation import (
     fewest_and_most_reads,
     plan_evaluation,
 )
-from icm_client.experiments.evaluation_bench import Moment
+from icm_client.experiments.evaluation_results import Moment, Outcome, document, results, table
 from icm_client.experiments.evaluation_run import run_evaluation
-from icm_client.experiments.evaluation_table import Outcome, document, results, table
 from icm_client.experiments.figures import draw_evaluation
 from icm_client.runs.trainer import Example, OnTraining, Trained, TrainingProgress
 from icm_client.testing import PlantedConcept, PlantedTrainer

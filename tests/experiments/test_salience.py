@@ -11,6 +11,9 @@ from icm_client.coherence.problem import FloatArray, Query
 from icm_client.coherence.settings import SweepSettings
 from icm_client.errors import InputError
 from icm_client.experiments.salience import (
+    FEWEST,
+    MOST,
+    SHARE,
     STEPS,
     Features,
     Readings,
@@ -19,8 +22,9 @@ from icm_client.experiments.salience import (
     log_odds_of,
     read_salience,
     rows_read,
+    sample,
+    sample_size,
 )
-from icm_client.experiments.salience_run import FEWEST, MOST, SHARE, sample, sample_size
 from icm_client.testing import PlantedConcept
 
 N = 24

@@ -10,7 +10,7 @@ import pytest
 from icm_client import Task
 from icm_client.data.job import Job
 from icm_client.experiments.evaluation import Evaluation, plan_evaluation
-from icm_client.experiments.evaluation_table import (
+from icm_client.experiments.evaluation_results import (
     COLUMNS,
     Outcome,
     Result,

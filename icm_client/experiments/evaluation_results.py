@@ -4,7 +4,7 @@ import csv
 import io
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,12 +12,27 @@ import numpy as np
 
 from icm_client.coherence.problem import BoolArray, FloatArray
 from icm_client.experiments.evaluation import TAUGHT_BY, Evaluation, Kind, Method
+from icm_client.runs.progress import Progress
+from icm_client.runs.trainer import TrainingProgress
+from icm_client.scoring import ScoringProgress
 from icm_client.stats.bootstrap import (
     Interval,
     bootstrap_interval,
     mean_over_seeds,
     paired_interval,
 )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """A moment of a method that goes on: of its search, of its reads, or of its training."""
+
+    method: Method
+    seed: int
+    at: Progress | ScoringProgress | TrainingProgress
+
+
+OnMoment = Callable[[Moment], None]
 
 
 @dataclass(frozen=True, slots=True)
