@@ -291,8 +291,8 @@ class UnsupportedServer(EndpointError):
 class EmbeddedServerFailed(EndpointError):
     """The embedded llama.cpp server did not start, or died.
 
-    A child that dies is restarted for the next request; raised where that does not help. The message
-    ends with the child's last output. If memory is short, use a smaller model or context.
+    A child that dies is restarted for the next request; raised where that does not help. The
+    message ends with the child's last output. If memory is short, use a smaller model or context.
     """
 
 
@@ -327,8 +327,8 @@ class TooManyFailed(ScoreError):
 class StoreError(IcmError):
     """The score store cannot be opened, read or written: disk full, permissions, damage.
 
-    No retry heals it. Free space or correct the permissions; `icm-client store check --repair` drops what
-    is damaged.
+    No retry heals it. Free space or correct the permissions; `icm-client store check --repair`
+    drops what is damaged.
     """
 
 
