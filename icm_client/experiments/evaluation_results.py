@@ -1,20 +1,20 @@
-"""What became of an evaluation's methods: accuracy with its interval, and what each one took."""
+"""What an evaluation reports: how a method stands, how it ended, and the table over all seeds."""
 
-import csv
-import io
 import statistics
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from icm_client.coherence.problem import BoolArray, FloatArray
+from icm_client.endpoints import Endpoint
+from icm_client.experiments.comparison import Record, counted, csv_of, rounded
 from icm_client.experiments.evaluation import TAUGHT_BY, Evaluation, Kind, Method
 from icm_client.runs.progress import Progress
 from icm_client.runs.trainer import TrainingProgress
-from icm_client.scoring import ScoringProgress
+from icm_client.scoring import ScorerStats, ScoringProgress
 from icm_client.stats.bootstrap import (
     Interval,
     bootstrap_interval,
@@ -25,7 +25,7 @@ from icm_client.stats.bootstrap import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moment:
-    """A moment of a method that goes on: of its search, of its reads, or of its training."""
+    """How a method stands: its search, its reads, or its training."""
 
     method: Method
     seed: int
@@ -37,16 +37,15 @@ OnMoment = Callable[[Moment], None]
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a method took.
+    """What a method cost.
 
     Attributes:
-        reads: log-probs that it asked for, from the server or from the store: the same whatever
-            ran before it.
-        requests: that the server got for it; none for what an earlier method has asked.
+        reads: log-probs that it needed, from the server or from the store: the same whatever ran
+            before it.
+        requests: sent for it; none for what an earlier method has read.
         computed_tokens: prompt tokens that the server prefilled for it; as above.
         seconds: wall clock; as above.
-        training_seconds: of training a model, whenever that was; those of a process that was
-            killed included.
+        training_seconds: of training its model, whenever that was, in all processes together.
     """
 
     reads: int = 0
@@ -55,23 +54,47 @@ class Spent:
     seconds: float = 0.0
     training_seconds: float = 0.0
 
+    def __add__(self, other: "Spent") -> "Spent":
+        """The sum of each figure; seconds to the millisecond."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Spent(*(round(one + two, 3) for one, two in pairs))
+
+
+class Meter:
+    """Measures what is spent on an endpoint from now on."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._before = replace(endpoint.usage)
+        self._started = time.monotonic()
+
+    def spent(self, *stats: ScorerStats) -> Spent:
+        """What was spent since then, `stats` being those of the scorers that read."""
+        usage = self._endpoint.usage
+        return Spent(
+            sum(one.asked + one.from_store for one in stats),
+            usage.requests - self._before.requests,
+            usage.computed_tokens - self._before.computed_tokens,
+            round(time.monotonic() - self._started, 3),
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """How one method fared with one seed.
+    """How a method ended with one seed.
 
     Attributes:
-        method: which.
-        seed: which.
-        correct: for each of the seed's test rows whether its prediction is gold; None where the
-            method failed.
+        method: which one.
+        seed: which one.
+        correct: shape `[test]`, whether each test row's prediction is gold; None where the method
+            failed.
         labelled: train rows that the method labelled; None for one that labels none.
-        label_accuracy: the share of them whose label is gold; None as above, or with none labelled.
-        verdict: what the diagnosis says of ICM's labels; None for other methods.
-        findings: its codes.
-        spent: what it took.
+        label_accuracy: the share of them whose label is gold; None as above, or where it is 0 rows.
+        verdict: the diagnosis's verdict on ICM's labels; None for other methods.
+        findings: the diagnosis's codes.
+        spent: what it cost.
         error: why it failed, or None.
-        model: the model that was trained for it; what a server calls it, or its folder.
+        model: the model that was trained for it: its name on a server, or its folder.
     """
 
     method: Method
@@ -87,16 +110,16 @@ class Outcome:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the test rows that are predicted right."""
+        """The share of test rows that are predicted correctly."""
         return None if self.correct is None else float(self.correct.mean())
 
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """A method's mean accuracy less golden labels', over the seeds with which both ended.
+    """A method's mean accuracy minus that of golden labels, over the seeds that both finished.
 
-    A model that was trained is held against one trained on golden labels, and so are the others
-    where no model was shown golden labels in context.
+    A trained model is compared with one trained on golden labels, and so are the others where no
+    method uses golden labels in context.
     """
 
     difference: float
@@ -108,11 +131,11 @@ class Result:
     """A method over all seeds.
 
     Attributes:
-        method: which.
+        method: which one.
         outcomes: one a seed, failed ones included.
-        accuracy: mean over the seeds that ended; None where none did.
+        accuracy: mean over the seeds that did not fail; None where all did.
         interval: 95%, over test rows and seeds.
-        to_golden: None for golden labels themselves, or where they were not tried.
+        to_golden: None for golden labels themselves, or where they were not run.
     """
 
     method: Method
@@ -123,7 +146,7 @@ class Result:
 
     @property
     def ended(self) -> tuple[Outcome, ...]:
-        """Those that predicted test rows."""
+        """The outcomes that did not fail."""
         return tuple(outcome for outcome in self.outcomes if outcome.correct is not None)
 
     @property
@@ -135,31 +158,24 @@ class Result:
     @property
     def findings(self) -> str:
         """What the diagnosis found in ICM's labels, and with how many seeds."""
-        return _counted(code for outcome in self.ended for code in outcome.findings)
+        return counted(code for outcome in self.ended for code in outcome.findings)
 
     @property
     def verdict(self) -> str:
         """The diagnosis's verdict on ICM's labels, and with how many seeds."""
-        return _counted(outcome.verdict for outcome in self.ended if outcome.verdict is not None)
+        return counted(outcome.verdict for outcome in self.ended if outcome.verdict is not None)
 
     @property
     def spent(self) -> Spent:
         """In all seeds together."""
-        every = [outcome.spent for outcome in self.outcomes]
-        return Spent(
-            sum(one.reads for one in every),
-            sum(one.requests for one in every),
-            sum(one.computed_tokens for one in every),
-            round(sum(one.seconds for one in every), 3),
-            round(sum(one.training_seconds for one in every), 3),
-        )
+        return sum((outcome.spent for outcome in self.outcomes), Spent())
 
 
 def results(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> tuple[Result, ...]:
-    """Gather the outcomes of each method, and reckon the intervals.
+    """Gather the outcomes of each method, and compute the intervals.
 
     Args:
-        evaluation: what was run.
+        evaluation: the plan.
         outcomes: of its methods and seeds, in any order.
     """
     found = []
@@ -182,43 +198,19 @@ def results(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> tuple[Result
 
 _GOLDEN: Final[tuple[Kind, ...]] = ("golden", "finetuned-golden")
 
-COLUMNS = (
-    "method",
-    "seeds",
-    "failed",
-    "accuracy",
-    "accuracy_low",
-    "accuracy_high",
-    "to_golden",
-    "to_golden_low",
-    "to_golden_high",
-    "label_accuracy",
-    "reads",
-    "requests",
-    "computed_tokens",
-    "seconds",
-    "training_seconds",
-    "verdict",
-    "findings",
-)
 
-
-def table(found: Sequence[Result]) -> list[dict[str, str | int | float | None]]:
-    """One record a method, by `COLUMNS`; None where there is no figure."""
+def table(found: Sequence[Result]) -> list[Record]:
+    """One record a method."""
     return [_record(one) for one in found]
 
 
 def csv_text(found: Sequence[Result]) -> str:
-    """The table as CSV; an empty cell where there is no figure."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table(found))
-    return text.getvalue()
+    """The table as CSV."""
+    return csv_of(table(found))
 
 
 def document(evaluation: Evaluation, found: Sequence[Result]) -> dict[str, object]:
-    """Everything as JSON has it: what was run, and of each method the table's figures by seed."""
+    """Everything, for JSON: the plan, and each method's figures over all seeds and by seed."""
     return {
         "rows": len(evaluation.job.dataset.rows),
         "train": [len(split.train) for split in evaluation.splits],
@@ -236,7 +228,7 @@ def document(evaluation: Evaluation, found: Sequence[Result]) -> dict[str, objec
 
 
 def _matrix(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> FloatArray:
-    """Which test rows are right, `[seeds, rows]`; NaN elsewhere, and for seeds that failed."""
+    """Which test rows are correct, `[seeds, rows]`; NaN elsewhere, and for seeds that failed."""
     correct = np.full((len(evaluation.seeds), len(evaluation.job.dataset.rows)), np.nan)
     for outcome in outcomes:
         if outcome.correct is not None:
@@ -274,7 +266,7 @@ def _ended(correct: FloatArray) -> BoolArray:
     return np.array(np.isfinite(correct).any(axis=1))
 
 
-def _record(one: Result) -> dict[str, str | int | float | None]:
+def _record(one: Result) -> Record:
     low, high = one.interval or (None, None)
     against = one.to_golden
     golden_low, golden_high = against.interval if against else (None, None)
@@ -282,13 +274,13 @@ def _record(one: Result) -> dict[str, str | int | float | None]:
         "method": one.method.name,
         "seeds": len(one.ended),
         "failed": len(one.outcomes) - len(one.ended),
-        "accuracy": _rounded(one.accuracy),
-        "accuracy_low": _rounded(low),
-        "accuracy_high": _rounded(high),
-        "to_golden": _rounded(against.difference if against else None),
-        "to_golden_low": _rounded(golden_low),
-        "to_golden_high": _rounded(golden_high),
-        "label_accuracy": _rounded(one.label_accuracy),
+        "accuracy": rounded(one.accuracy),
+        "accuracy_low": rounded(low),
+        "accuracy_high": rounded(high),
+        "to_golden": rounded(against.difference if against else None),
+        "to_golden_low": rounded(golden_low),
+        "to_golden_high": rounded(golden_high),
+        "label_accuracy": rounded(one.label_accuracy),
         "reads": one.spent.reads,
         "requests": one.spent.requests,
         "computed_tokens": one.spent.computed_tokens,
@@ -302,20 +294,12 @@ def _record(one: Result) -> dict[str, str | int | float | None]:
 def _by_seed(outcome: Outcome) -> dict[str, object]:
     return {
         "seed": outcome.seed,
-        "accuracy": _rounded(outcome.accuracy),
+        "accuracy": rounded(outcome.accuracy),
         "labelled": outcome.labelled,
-        "label_accuracy": _rounded(outcome.label_accuracy),
+        "label_accuracy": rounded(outcome.label_accuracy),
         "verdict": outcome.verdict,
         "findings": list(outcome.findings),
         "training_seconds": round(outcome.spent.training_seconds, 1),
         "model": outcome.model,
         "error": outcome.error,
     }
-
-
-def _counted(said: Iterable[str]) -> str:
-    return ", ".join(f"{one} ({times})" for one, times in sorted(Counter(said).items()))
-
-
-def _rounded(figure: float | None) -> float | None:
-    return None if figure is None else round(figure, 4)

@@ -1,12 +1,15 @@
 """Run an evaluation over one open server and one score store.
 
-The same call again asks the server nothing that it answered before, but for a few reads that show
-that it is the same model still; a run that was broken off goes on from there.
+The same call again asks the server nothing that it answered before, except a few reads that check
+that the model is the same; a run that was interrupted resumes from there.
+
+Gold labels reach the predictions of three methods only, and only those of train rows: the majority
+class, golden labels, and random labels of the same accuracy as ICM's.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -15,20 +18,21 @@ from icm_client.coherence.problem import BoolArray, IntArray
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data import Task
 from icm_client.endpoints import Endpoint
-from icm_client.errors import IcmError, InputError, ModelChanged, RunError, RunStopped, StoreError
+from icm_client.errors import IcmError, InputError
 from icm_client.experiments.baselines import (
-    behind_labels,
     best_labels,
     calibrated,
     confident_labels,
+    in_context,
     item_labels,
     longer_wins,
     majority,
-    one_rater_each,
+    one_annotator_each,
     random_labels,
-    spoilt,
+    with_errors,
     zero_shot,
 )
+from icm_client.experiments.comparison import FATAL
 from icm_client.experiments.evaluation import (
     LABEL_SETS,
     TAUGHT_BY,
@@ -37,17 +41,22 @@ from icm_client.experiments.evaluation import (
     Method,
     Split,
 )
-from icm_client.experiments.evaluation_results import Moment, OnMoment, Outcome, Spent
-from icm_client.experiments.finetuned import FineTuning, Lesson
+from icm_client.experiments.evaluation_results import Meter, Moment, OnMoment, Outcome
+from icm_client.experiments.finetuned import Lesson, train_and_test
 from icm_client.runs.failures import only
 from icm_client.runs.label import label
 from icm_client.runs.presets import Settings, fitted_job, fitted_notice
 from icm_client.runs.progress import Progress
 from icm_client.runs.trainer import Trainer
-from icm_client.scoring import Pieces, Scorer, ScorerStats, ScoreStore, ScoringProgress, open_store
+from icm_client.scoring import (
+    Pieces,
+    Scorer,
+    ScorerStats,
+    ScoreStore,
+    ScoringProgress,
+    open_store,
+)
 from icm_client.scoring.drift import DriftCheck
-
-Told = Callable[[Outcome], None]
 
 
 async def run_evaluation(
@@ -56,94 +65,97 @@ async def run_evaluation(
     endpoint: Endpoint,
     trainer: Trainer | None = None,
     store: ScoreStore | str | None = None,
-    ended: Told = lambda _: None,
+    ended: Callable[[Outcome], None] = lambda _: None,
     progress: OnMoment | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[tuple[Outcome, ...], tuple[str, ...]]:
-    """Run every method with every seed; one that fails is noted, and the next one runs.
+    """Run every method with every seed; the failure of one is recorded, and the next one runs.
 
-    Models are trained last, all seeds' together, as many at once as the trainer has room for.
+    Models are trained last, those of all seeds together, as many at once as the trainer allows.
 
     Args:
-        evaluation: what is to be run.
-        endpoint: open, and left so.
-        trainer: trains from the model that the endpoint serves; for methods that train.
-        store: the score store's file, or one that is open (and stays so); None takes the user's
-            own.
-        ended: told of each method as it ends.
-        progress: told as a method goes on.
-        stopping: asked before each request; once it says so, what is under way is awaited and
-            stored, and `RunStopped` is raised.
+        evaluation: the plan.
+        endpoint: an open endpoint; it stays open.
+        trainer: trains from the model that the endpoint serves; needed by methods that train.
+        store: the score store's file, or an open store, which stays open; None stands for the
+            user's own.
+        ended: called with each outcome.
+        progress: called as a method advances.
+        stopping: asked before each request; once it returns True, requests under way are awaited
+            and stored, and `RunStopped` is raised.
 
     Returns:
-        The outcomes, seed by seed, those of trained models last, and sentences that the user should
-        see.
+        The outcomes, seed by seed, those of trained models last; and notices for the user.
 
     Raises:
-        InputError: no two demos fit into the server's context; methods that train,
-            and no trainer.
+        InputError: the server's context does not hold two demos; or a method trains, and there is
+            no trainer.
         SetupError: a package that training needs is missing.
         ModelChanged: another model answers.
         EndpointError: the server does not tokenize.
         StoreError: scores cannot be kept.
-        RunStopped: `stopping` said so.
+        RunStopped: `stopping` returned True.
     """
-    job = evaluation.job
     if trainer is None and any(method.kind in TAUGHT_BY for method in evaluation.methods):
         raise InputError(
-            "fine-tuned models are to be compared, and there is nothing to train with: name a "
-            "trainer (trainer=..., on the command line --finetune)"
+            "methods that fine-tune a model need a trainer: pass trainer=..., or --finetune on the "
+            "command line"
         )
     with open_store(store) as kept:
         kept.record_server(endpoint.identity)
-        asked = SweepSettings(demos=evaluation.demos, averaged=evaluation.contexts)
-        pieces, fitted, _ = await fitted_job(job, asked, endpoint, kept)
+        wanted = SweepSettings(demos=evaluation.demos, averaged=evaluation.contexts)
+        pieces, fitted, _ = await fitted_job(evaluation.job, wanted, endpoint, kept)
         assert isinstance(fitted, SweepSettings)  # noqa: S101 - `fit` keeps the kind
-        notice = fitted_notice(asked, fitted, len(evaluation.splits[0].train))
+        notice = fitted_notice(wanted, fitted, len(evaluation.splits[0].train))
         outcomes: list[Outcome] = []
         lessons: list[Lesson] = []
         for seed, split in zip(evaluation.seeds, evaluation.splits, strict=True):
-            bench = Bench(
+            bench = _Bench(
                 evaluation,
                 seed=seed,
                 split=split,
                 endpoint=endpoint,
                 store=kept,
                 pieces=pieces,
-                fitted=fitted,
+                demos=fitted.demos,
                 progress=progress,
                 stopping=stopping,
             )
             for method in evaluation.methods:
+                labels, outcome = await bench.run(method)
                 if method.kind in TAUGHT_BY:
-                    made, outcome = await bench.lesson(method)
-                    lessons.append(Lesson(split, None if made is None else made.labels, outcome))
-                    continue
-                outcomes.append(await bench.outcome(method))
-                ended(outcomes[-1])
+                    lessons.append(Lesson(split, labels, outcome))
+                else:
+                    outcomes.append(outcome)
+                    ended(outcome)
         if trainer is not None and lessons:
-            tuning = FineTuning(
-                evaluation, trainer, kept, ended=ended, progress=progress, stopping=stopping
+            outcomes += await train_and_test(
+                lessons,
+                evaluation,
+                trainer,
+                kept,
+                ended=ended,
+                progress=progress,
+                stopping=stopping,
             )
-            outcomes += await tuning.outcomes(lessons)
     return tuple(outcomes), (() if notice is None else (notice,))
 
 
-_DRAWN: dict[Kind, int] = {"random": 11, "same-accuracy": 12, "human": 13, "longer": 14}
-"""What is drawn for one method moves nothing that is drawn for another."""
+_DRAWN: Final[dict[Kind, int]] = {"random": 11, "same-accuracy": 12, "human": 13, "longer": 14}
+"""Each method has its own random numbers, so that adding one leaves the others as they are."""
 
-_CONTEXTS = 20
+_CONTEXTS: Final = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LabelSet:
+class _LabelSet:
     """Labels for train rows.
 
     Attributes:
         labels: shape `[rows]`, label numbers as in `Job.labels`; `UNLABELLED` for rows that the
             method left out, and for all test rows.
-        verdict: the diagnosis's, for ICM's.
-        findings: its codes.
+        verdict: the diagnosis's, of ICM's labels.
+        findings: the diagnosis's codes.
     """
 
     labels: IntArray
@@ -151,19 +163,19 @@ class LabelSet:
     findings: tuple[str, ...] = ()
 
 
-class Bench:
-    """One seed's train and test rows over one server: label sets, and predictions from them.
+class _Bench:
+    """One seed: label sets for its train rows, and predictions of its test rows.
 
     Args:
-        evaluation: rows, methods and numbers.
+        evaluation: the plan.
         seed: of all that is random here.
-        split: its rows.
+        split: the seed's rows.
         endpoint: open.
         store: open.
         pieces: the token ids of the job's items.
-        fitted: how many demos a context holds, and how many contexts are averaged.
-        progress: told as a method goes on.
-        stopping: asked before a request is begun; once it says so, a method raises `RunStopped`.
+        demos: at most so many fit into a context.
+        progress: called as a method advances.
+        stopping: asked before each request; once it returns True, a method raises `RunStopped`.
     """
 
     def __init__(
@@ -175,82 +187,62 @@ class Bench:
         endpoint: Endpoint,
         store: ScoreStore,
         pieces: Pieces,
-        fitted: SweepSettings,
-        progress: OnMoment | None = None,
-        stopping: Callable[[], bool] = lambda: False,
+        demos: int,
+        progress: OnMoment | None,
+        stopping: Callable[[], bool],
     ) -> None:
         self._evaluation, self._job = evaluation, evaluation.job
         self._seed, self._split = seed, split
-        self._endpoint, self._store, self._pieces, self._fitted = endpoint, store, pieces, fitted
+        self._endpoint, self._store, self._pieces, self._demos = endpoint, store, pieces, demos
         self._progress, self._stopping = progress, stopping
         self._method = evaluation.methods[0]
         self._items = self._job.row_items
-        self._searched: dict[Settings, LabelSet] = {}
+        self._searched: dict[Settings, _LabelSet] = {}
         self._stats: list[ScorerStats] = []
         self._drift = DriftCheck(endpoint)
 
-    async def outcome(self, method: Method) -> Outcome:
-        """Run one method; what it fails of is in the outcome.
+    async def run(self, method: Method) -> tuple[IntArray | None, Outcome]:
+        """Label the train rows if the method does, and predict the test rows.
 
-        Raises:
-            ModelChanged, RunStopped, RunError, StoreError: no other method would fare better.
-        """
-        return (await self._run(method, predicts=True))[1]
-
-    async def lesson(self, method: Method) -> tuple[LabelSet | None, Outcome]:
-        """Label the train rows that a model is to be trained on; the outcome has no predictions.
+        A method that trains stops at the labels: its outcome has no predictions. An error is in the
+        outcome, unless it is `FATAL`.
 
         Returns:
-            The labels, and what they took; None for labels where the outcome has an error.
-
-        Raises:
-            ModelChanged, RunStopped, RunError, StoreError: as `outcome`.
+            The labels, shape `[rows]`, or None; and the outcome.
         """
-        return await self._run(method, predicts=False)
-
-    async def _run(self, method: Method, *, predicts: bool) -> tuple[LabelSet | None, Outcome]:
         self._method, self._stats = method, []
-        before, started = replace(self._endpoint.usage), time.monotonic()
-        made: LabelSet | None = None
+        meter = Meter(self._endpoint)
+        made: _LabelSet | None = None
         correct: BoolArray | None = None
         error: str | None = None
         try:
             source = TAUGHT_BY.get(method.kind, method.kind)
             if source in LABEL_SETS:
-                made = await self.label_set(Method(source, method.search))
-            if predicts:
-                behind = self.predict(method) if made is None else self.predict_behind(made)
-                correct = await behind == self._evaluation.gold[self._split.test]
-        except (StoreError, RunError, RunStopped, ModelChanged):
+                made = await self._label_set(Method(source, method.search))
+            if method.kind not in TAUGHT_BY:
+                predicted = await (
+                    self._predict(method) if made is None else self._predict_given(made)
+                )
+                correct = predicted == self._evaluation.gold[self._split.test]
+        except FATAL:
             raise
         except IcmError as failed:
             error = str(failed)
-        usage = self._endpoint.usage
-        spent = Spent(
-            sum(stats.asked + stats.from_store for stats in self._stats),
-            usage.requests - before.requests,
-            usage.computed_tokens - before.computed_tokens,
-            round(time.monotonic() - started, 3),
-        )
-        labelled, accuracy = (None, None) if made is None else self._held(made.labels)
-        return made, Outcome(
-            method,
-            self._seed,
-            correct=correct,
-            labelled=labelled,
-            label_accuracy=accuracy,
-            verdict=None if made is None else made.verdict,
-            findings=() if made is None else made.findings,
-            spent=spent,
-            error=error,
+        outcome = Outcome(method, self._seed, correct, error=error, spent=meter.spent(*self._stats))
+        if made is None:
+            return None, outcome
+        labelled = made.labels != UNLABELLED
+        right = (made.labels == self._evaluation.gold)[labelled]
+        return made.labels, replace(
+            outcome,
+            labelled=int(labelled.sum()),
+            label_accuracy=float(right.mean()) if len(right) else None,
+            verdict=made.verdict,
+            findings=made.findings,
         )
 
-    async def label_set(self, method: Method) -> LabelSet:
-        """Label the train rows, as one of `LABEL_SETS` does.
-
-        Raises:
-            IcmError: whatever a search or a scorer raises.
-        """
+    async def _label_set(self, method: Method) -> _LabelSet:
+        """Label the train rows by one of `LABEL_SETS`."""
         train, n_labels = self._split.train, len(self._job.labels)
         match method.kind:
             case "icm":
@@ -262,54 +254,45 @@ class Bench:
                 gold = self._evaluation.gold[train]
                 there = found != UNLABELLED
                 wrong = round(float((found != gold)[there].mean()) * len(train))
-                labels = spoilt(gold, wrong, n_labels, self._chance(method))
+                labels = with_errors(gold, wrong, n_labels, self._rng(method))
             case "random":
-                labels = random_labels(len(train), n_labels, self._chance(method))
+                labels = random_labels(len(train), n_labels, self._rng(method))
             case "human":
-                labels = one_rater_each(self._evaluation.raters or (), self._chance(method))[train]
+                labels = one_annotator_each(self._evaluation.human or (), self._rng(method))[train]
             case "pseudo-labels":
                 log_probs = await zero_shot(self._items[train], self._scorer())
                 labels = confident_labels(calibrated(log_probs, self._job.prior))
             case _:
                 raise ValueError(method)
-        return LabelSet(self._on_train(labels))
+        return _LabelSet(self._on_train(labels))
 
-    async def predict_behind(self, made: LabelSet) -> IntArray:
-        """Predict the test rows behind contexts of labelled train rows; label numbers, `[test]`.
-
-        Raises:
-            InputError: no train row has a label.
-            EndpointError, ScoreError, StoreError: as `Scorer`.
-        """
+    async def _predict_given(self, made: _LabelSet) -> IntArray:
+        """Predict the test rows in context, given labelled train rows; label numbers, `[test]`."""
         if (made.labels == UNLABELLED).all():
             raise InputError("no train row has a label")
-        scores = await behind_labels(
+        scores = await in_context(
             item_labels(self._job, made.labels),
             self._items[self._split.test],
             self._scorer(),
             n_labels=len(self._job.labels),
-            demos=self._fitted.demos,
-            contexts=self._fitted.averaged,
+            demos=self._demos,
+            contexts=self._evaluation.contexts,
             prior=self._job.prior,
-            # The same for every method: contexts differ no more than the labels make them.
+            # The same for every method, so that contexts differ only as far as the labels do.
             rng=np.random.default_rng((self._seed, _CONTEXTS)),
         )
         return best_labels(scores)
 
-    async def predict(self, method: Method) -> IntArray:
-        """Predict the test rows as a method without a label set does; label numbers, `[test]`.
-
-        Raises:
-            EndpointError, ScoreError, StoreError: as `Scorer`.
-        """
+    async def _predict(self, method: Method) -> IntArray:
+        """Predict the test rows by a method without a label set; label numbers, `[test]`."""
         test = self._split.test
         match method.kind:
             case "majority":
                 gold = self._evaluation.gold[self._split.train]
                 return np.full(len(test), majority(gold, len(self._job.labels)))
             case "longer":
-                longer = longer_wins(self._job, test.tolist(), self._chance(method))
-                assert longer is not None  # noqa: S101 - the plan has looked
+                longer = longer_wins(self._job, test.tolist(), self._rng(method))
+                assert longer is not None  # noqa: S101 - the plan leaves it out otherwise
                 return longer
             case "zero-shot":
                 return best_labels(await zero_shot(self._items[test], self._scorer()))
@@ -317,20 +300,20 @@ class Bench:
                 log_probs = await zero_shot(self._items[test], self._scorer())
                 return best_labels(calibrated(log_probs, self._job.prior))
             case "zero-shot-chat":
-                score = self._scorer(await self._preamble())
+                score = self._scorer(await self._chat_pieces())
                 return best_labels(await zero_shot(self._items[test], score))
             case _:
                 raise ValueError(method)
 
-    async def _icm(self, method: Method) -> LabelSet:
-        """ICM's labels for the train rows, whose gold stays here."""
+    async def _icm(self, method: Method) -> _LabelSet:
+        """ICM's labels for the train rows; each search runs once."""
         settings = method.search
         if settings is None:
             raise ValueError(method)
         if settings not in self._searched:
             train = self._split.train
             task = self._job.task.model_dump()
-            # As the rows of a user who has no gold: none for the search, none to be taken anew.
+            # The search gets the rows as from a user without gold labels.
             rows = replace(only(self._job.dataset, train.tolist()), gold=None, gold_field=None)
             found = await label(
                 rows,
@@ -339,7 +322,7 @@ class Bench:
                 settings=settings,
                 seed=self._seed,
                 store=self._store,
-                progress=self._tell if self._progress else None,
+                progress=self._report if self._progress else None,
                 stopping=self._stopping,
             )
             self._stats.append(ScorerStats(found.cost.from_server, found.cost.from_store))
@@ -347,15 +330,15 @@ class Bench:
             labels = np.full(len(train), UNLABELLED, dtype=np.int64)
             for row in found.rows:
                 labels[numbers[row.row.id]] = self._job.labels.index(row.label)
-            self._searched[settings] = LabelSet(
+            self._searched[settings] = _LabelSet(
                 self._on_train(labels),
                 found.verdict,
                 tuple(finding.code for finding in found.findings),
             )
         return self._searched[settings]
 
-    async def _preamble(self) -> Pieces:
-        """Pieces with the chat prompt in front of everything; its ids are kept in the store."""
+    async def _chat_pieces(self) -> Pieces:
+        """Pieces with the chat prompt before everything; the store keeps its token ids."""
         text = f"{self._evaluation.chat_prompt}{self._job.task.separator}"
         fingerprint = self._endpoint.identity.fingerprint
         (ids,) = self._store.get_tokens(fingerprint, [text], add_special=False)
@@ -369,27 +352,21 @@ class Bench:
             self._endpoint,
             self._store,
             pieces or self._pieces,
-            on_progress=self._tell,
+            on_progress=self._report,
             stopping=self._stopping,
             drift=self._drift,
         )
         self._stats.append(scorer.stats)
         return scorer
 
-    def _tell(self, at: Progress | ScoringProgress) -> None:
+    def _report(self, at: Progress | ScoringProgress) -> None:
         if self._progress is not None:
             self._progress(Moment(self._method, self._seed, at))
 
-    def _chance(self, method: Method) -> np.random.Generator:
+    def _rng(self, method: Method) -> np.random.Generator:
         return np.random.default_rng((self._seed, _DRAWN[method.kind]))
 
     def _on_train(self, labels: IntArray) -> IntArray:
         of_rows = np.full(len(self._job.dataset.rows), UNLABELLED, dtype=np.int64)
         of_rows[self._split.train] = labels
         return of_rows
-
-    def _held(self, labels: IntArray) -> tuple[int, float | None]:
-        """How many rows are labelled, and the share of them whose label is gold."""
-        there = labels != UNLABELLED
-        right = (labels == self._evaluation.gold)[there]
-        return int(there.sum()), float(right.mean()) if len(right) else None

@@ -296,7 +296,7 @@ async def test_people_who_labelled_no_train_row_are_an_error_of_that_method(tmp_
     job = job_of()
     plan = plan_of(job, kinds=["human", "golden"])
     nobody = tuple(() for _ in job.dataset.rows)
-    outcomes = await ran(replace(plan, raters=nobody), tmp_path)
+    outcomes = await ran(replace(plan, human=nobody), tmp_path)
     assert outcomes["human", 0].error == "no train row has a label"
     assert outcomes["golden", 0].error is None
 

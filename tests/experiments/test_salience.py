@@ -177,5 +177,5 @@ def test_a_sample_is_seeded_and_too_few_rows_are_refused() -> None:
     items = np.arange(0, 200, 2)
     assert sample(items, 24, 1) == sample(items, 24, 1) != sample(items, 24, 2)
     assert set(sample(items, 24, 1)) <= set(items.tolist())
-    with pytest.raises(InputError, match="23 rows are too few for a probe, which takes 24"):
+    with pytest.raises(InputError, match="23 rows are too few for a probe, which reads 24"):
         sample_size(23, 23)
