@@ -62,7 +62,7 @@ def read_key(path: Path) -> SecretStr:
             # The mode of the open file: the name may stand for another one by now. Windows has no
             # such bits.
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) if os.name == "posix" else 0
-            held = b"" if mode & _OTHERS else file.read(_LONGEST_KEY + 1)
+            content = b"" if mode & _OTHERS else file.read(_LONGEST_KEY + 1)
     except OSError as error:
         raise InputError(f"the key's file {path} cannot be read: {error.strerror}") from None
     if mode & _OTHERS:
@@ -70,7 +70,7 @@ def read_key(path: Path) -> SecretStr:
             f"the key's file {path} is open to users other than its owner (mode {mode:04o}): run "
             f"`chmod 600 {path}`, and replace the key if others may have read it"
         )
-    key = held.strip()
-    if not key or len(held) > _LONGEST_KEY or len(key.split()) != 1 or not key.isascii():
+    key = content.strip()
+    if not key or len(content) > _LONGEST_KEY or len(key.split()) != 1 or not key.isascii():
         raise InputError(f"the key's file {path} must hold one line: the key, and nothing else")
     return SecretStr(key.decode("ascii"))

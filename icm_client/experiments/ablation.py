@@ -302,7 +302,13 @@ async def run_ablations(
                 kept = name in known
                 if not kept:
                     known[name] = outcome = await _outcome(
-                        variant, ruled, start, seed, endpoint=endpoint, store=store, told=progress
+                        variant,
+                        ruled,
+                        start,
+                        seed,
+                        endpoint=endpoint,
+                        store=store,
+                        progress=progress,
                     )
                     journal.append(_RAN, run=name, **_line(variant, outcome))
                 outcomes[variant, seed] = known[name]
@@ -336,7 +342,7 @@ async def _outcome(
     *,
     endpoint: Endpoint,
     store: ScoreStore | str | os.PathLike[str] | None,
-    told: OnProgress | None,
+    progress: OnProgress | None,
 ) -> Outcome:
     try:
         found = await label(
@@ -347,7 +353,7 @@ async def _outcome(
             start=start,
             seed=seed,
             store=store,
-            progress=told,
+            progress=progress,
         )
     except FATAL:
         raise

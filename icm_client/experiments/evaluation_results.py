@@ -3,12 +3,12 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from icm_client.coherence.problem import BoolArray, FloatArray
+from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
 from icm_client.endpoints import Endpoint
 from icm_client.experiments.comparison import Record, counted, csv_of, rounded
 from icm_client.experiments.evaluation import TAUGHT_BY, Evaluation, Kind, Method
@@ -115,7 +115,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Against:
+class ToGolden:
     """A method's mean accuracy minus that of golden labels, over the seeds that both finished.
 
     A trained model is compared with one trained on golden labels, and so are the others where no
@@ -140,9 +140,9 @@ class Result:
 
     method: Method
     outcomes: tuple[Outcome, ...]
-    accuracy: float | None
-    interval: Interval | None
-    to_golden: Against | None
+    accuracy: float | None = None
+    interval: Interval | None = None
+    to_golden: ToGolden | None = None
 
     @property
     def ended(self) -> tuple[Outcome, ...]:
@@ -171,6 +171,9 @@ class Result:
         return sum((outcome.spent for outcome in self.outcomes), Spent())
 
 
+_GOLDEN: Final[tuple[Kind, ...]] = ("golden", "finetuned-golden")
+
+
 def results(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> tuple[Result, ...]:
     """Gather the outcomes of each method, and compute the intervals.
 
@@ -178,25 +181,55 @@ def results(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> tuple[Result
         evaluation: the plan.
         outcomes: of its methods and seeds, in any order.
     """
+    ordered = sorted(outcomes, key=lambda outcome: outcome.seed)
+    own = {
+        method: tuple(outcome for outcome in ordered if outcome.method == method)
+        for method in evaluation.methods
+    }
+    correct = {method: _matrix(evaluation, its) for method, its in own.items()}
+    golden = {method.kind: found for method, found in correct.items() if method.kind in _GOLDEN}
+    trained = golden.get("finetuned-golden")
     found = []
-    for method in evaluation.methods:
-        own = sorted((one for one in outcomes if one.method == method), key=lambda one: one.seed)
-        found.append((method, tuple(own), _matrix(evaluation, own)))
-    golden = {method.kind: correct for method, _, correct in found if method.kind in _GOLDEN}
+    for method, its in own.items():
+        if method.kind in _GOLDEN:
+            reference = None
+        elif method.kind in TAUGHT_BY:
+            reference = trained
+        else:
+            reference = golden.get("golden", trained)
+        result = _result(Result(method, its), correct[method], reference, evaluation.units)
+        found.append(result)
+    return tuple(found)
 
-    def reference(kind: Kind) -> FloatArray | None:
-        if kind in _GOLDEN:
-            return None
-        trained = golden.get("finetuned-golden")
-        return trained if kind in TAUGHT_BY else golden.get("golden", trained)
 
-    return tuple(
-        _result(evaluation, method, own, correct, reference(method.kind))
-        for method, own, correct in found
+def _matrix(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> FloatArray:
+    """Which test rows are correct, `[seeds, rows]`; NaN elsewhere, and for seeds that failed."""
+    correct = np.full((len(evaluation.seeds), len(evaluation.job.dataset.rows)), np.nan)
+    for outcome in outcomes:
+        if outcome.correct is not None:
+            place = evaluation.seeds.index(outcome.seed)
+            correct[place, evaluation.splits[place].test] = outcome.correct
+    return correct
+
+
+def _result(
+    failed: Result, correct: FloatArray, golden: FloatArray | None, units: IntArray
+) -> Result:
+    ended = np.isfinite(correct).any(axis=1)
+    if not ended.any():
+        return failed
+    against = None
+    if golden is not None and (both := ended & np.isfinite(golden).any(axis=1)).any():
+        against = ToGolden(
+            mean_over_seeds(correct[both]) - mean_over_seeds(golden[both]),
+            paired_interval(correct[both], golden[both], units),
+        )
+    return replace(
+        failed,
+        accuracy=mean_over_seeds(correct[ended]),
+        interval=bootstrap_interval(correct[ended], units),
+        to_golden=against,
     )
-
-
-_GOLDEN: Final[tuple[Kind, ...]] = ("golden", "finetuned-golden")
 
 
 def table(found: Sequence[Result]) -> list[Record]:
@@ -227,45 +260,6 @@ def document(evaluation: Evaluation, found: Sequence[Result]) -> dict[str, objec
     }
 
 
-def _matrix(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> FloatArray:
-    """Which test rows are correct, `[seeds, rows]`; NaN elsewhere, and for seeds that failed."""
-    correct = np.full((len(evaluation.seeds), len(evaluation.job.dataset.rows)), np.nan)
-    for outcome in outcomes:
-        if outcome.correct is not None:
-            place = evaluation.seeds.index(outcome.seed)
-            correct[place, evaluation.splits[place].test] = outcome.correct
-    return correct
-
-
-def _result(
-    evaluation: Evaluation,
-    method: Method,
-    outcomes: tuple[Outcome, ...],
-    correct: FloatArray,
-    golden: FloatArray | None,
-) -> Result:
-    ended = _ended(correct)
-    if not ended.any():
-        return Result(method, outcomes, None, None, None)
-    against = None
-    if golden is not None and (both := ended & _ended(golden)).any():
-        difference = mean_over_seeds(correct[both]) - mean_over_seeds(golden[both])
-        against = Against(
-            difference, paired_interval(correct[both], golden[both], evaluation.units)
-        )
-    return Result(
-        method,
-        outcomes,
-        mean_over_seeds(correct[ended]),
-        bootstrap_interval(correct[ended], evaluation.units),
-        against,
-    )
-
-
-def _ended(correct: FloatArray) -> BoolArray:
-    return np.array(np.isfinite(correct).any(axis=1))
-
-
 def _record(one: Result) -> Record:
     low, high = one.interval or (None, None)
     against = one.to_golden
@@ -281,11 +275,7 @@ def _record(one: Result) -> Record:
         "to_golden_low": rounded(golden_low),
         "to_golden_high": rounded(golden_high),
         "label_accuracy": rounded(one.label_accuracy),
-        "reads": one.spent.reads,
-        "requests": one.spent.requests,
-        "computed_tokens": one.spent.computed_tokens,
-        "seconds": round(one.spent.seconds, 1),
-        "training_seconds": round(one.spent.training_seconds, 1),
+        **{name: round(figure, 1) for name, figure in asdict(one.spent).items()},
         "verdict": one.verdict,
         "findings": one.findings,
     }

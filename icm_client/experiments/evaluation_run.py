@@ -111,15 +111,7 @@ async def run_evaluation(
         lessons: list[Lesson] = []
         for seed, split in zip(evaluation.seeds, evaluation.splits, strict=True):
             bench = _Bench(
-                evaluation,
-                seed=seed,
-                split=split,
-                endpoint=endpoint,
-                store=kept,
-                pieces=pieces,
-                demos=fitted.demos,
-                progress=progress,
-                stopping=stopping,
+                evaluation, seed, split, endpoint, kept, pieces, fitted.demos, progress, stopping
             )
             for method in evaluation.methods:
                 labels, outcome = await bench.run(method)
@@ -149,57 +141,33 @@ _CONTEXTS: Final = 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _LabelSet:
-    """Labels for train rows.
-
-    Attributes:
-        labels: shape `[rows]`, label numbers as in `Job.labels`; `UNLABELLED` for rows that the
-            method left out, and for all test rows.
-        verdict: the diagnosis's, of ICM's labels.
-        findings: the diagnosis's codes.
-    """
+    """Label numbers, shape `[rows]`, `UNLABELLED` for rows without one; and what diagnosis says."""
 
     labels: IntArray
     verdict: str | None = None
     findings: tuple[str, ...] = ()
 
 
+@dataclass(eq=False)
 class _Bench:
-    """One seed: label sets for its train rows, and predictions of its test rows.
+    """One seed: label sets for its train rows, and predictions of its test rows."""
 
-    Args:
-        evaluation: the plan.
-        seed: of all that is random here.
-        split: the seed's rows.
-        endpoint: open.
-        store: open.
-        pieces: the token ids of the job's items.
-        demos: at most so many fit into a context.
-        progress: called as a method advances.
-        stopping: asked before each request; once it returns True, a method raises `RunStopped`.
-    """
+    evaluation: Evaluation
+    seed: int
+    split: Split
+    endpoint: Endpoint
+    store: ScoreStore
+    pieces: Pieces
+    demos: int
+    progress: OnMoment | None
+    stopping: Callable[[], bool]
 
-    def __init__(
-        self,
-        evaluation: Evaluation,
-        *,
-        seed: int,
-        split: Split,
-        endpoint: Endpoint,
-        store: ScoreStore,
-        pieces: Pieces,
-        demos: int,
-        progress: OnMoment | None,
-        stopping: Callable[[], bool],
-    ) -> None:
-        self._evaluation, self._job = evaluation, evaluation.job
-        self._seed, self._split = seed, split
-        self._endpoint, self._store, self._pieces, self._demos = endpoint, store, pieces, demos
-        self._progress, self._stopping = progress, stopping
-        self._method = evaluation.methods[0]
-        self._items = self._job.row_items
-        self._searched: dict[Settings, _LabelSet] = {}
-        self._stats: list[ScorerStats] = []
-        self._drift = DriftCheck(endpoint)
+    def __post_init__(self) -> None:
+        self.job, self.items = self.evaluation.job, self.evaluation.job.row_items
+        self.method = self.evaluation.methods[0]
+        self.searched: dict[Settings, _LabelSet] = {}
+        self.stats: list[ScorerStats] = []
+        self.drift = DriftCheck(self.endpoint)
 
     async def run(self, method: Method) -> tuple[IntArray | None, Outcome]:
         """Label the train rows if the method does, and predict the test rows.
@@ -210,8 +178,8 @@ class _Bench:
         Returns:
             The labels, shape `[rows]`, or None; and the outcome.
         """
-        self._method, self._stats = method, []
-        meter = Meter(self._endpoint)
+        self.method, self.stats = method, []
+        meter = Meter(self.endpoint)
         made: _LabelSet | None = None
         correct: BoolArray | None = None
         error: str | None = None
@@ -223,16 +191,16 @@ class _Bench:
                 predicted = await (
                     self._predict(method) if made is None else self._predict_given(made)
                 )
-                correct = predicted == self._evaluation.gold[self._split.test]
+                correct = predicted == self.evaluation.gold[self.split.test]
         except FATAL:
             raise
         except IcmError as failed:
             error = str(failed)
-        outcome = Outcome(method, self._seed, correct, error=error, spent=meter.spent(*self._stats))
+        outcome = Outcome(method, self.seed, correct, error=error, spent=meter.spent(*self.stats))
         if made is None:
             return None, outcome
         labelled = made.labels != UNLABELLED
-        right = (made.labels == self._evaluation.gold)[labelled]
+        right = (made.labels == self.evaluation.gold)[labelled]
         return made.labels, replace(
             outcome,
             labelled=int(labelled.sum()),
@@ -243,25 +211,25 @@ class _Bench:
 
     async def _label_set(self, method: Method) -> _LabelSet:
         """Label the train rows by one of `LABEL_SETS`."""
-        train, n_labels = self._split.train, len(self._job.labels)
+        train, n_labels = self.split.train, len(self.job.labels)
         match method.kind:
             case "icm":
                 return await self._icm(method)
             case "golden":
-                labels = self._evaluation.gold[train]
+                labels = self.evaluation.gold[train]
             case "same-accuracy":
                 found = (await self._icm(method)).labels[train]
-                gold = self._evaluation.gold[train]
+                gold = self.evaluation.gold[train]
                 there = found != UNLABELLED
                 wrong = round(float((found != gold)[there].mean()) * len(train))
                 labels = with_errors(gold, wrong, n_labels, self._rng(method))
             case "random":
                 labels = random_labels(len(train), n_labels, self._rng(method))
             case "human":
-                labels = one_annotator_each(self._evaluation.human or (), self._rng(method))[train]
+                labels = one_annotator_each(self.evaluation.human or (), self._rng(method))[train]
             case "pseudo-labels":
-                log_probs = await zero_shot(self._items[train], self._scorer())
-                labels = confident_labels(calibrated(log_probs, self._job.prior))
+                log_probs = await zero_shot(self.items[train], self._scorer())
+                labels = confident_labels(calibrated(log_probs, self.job.prior))
             case _:
                 raise ValueError(method)
         return _LabelSet(self._on_train(labels))
@@ -271,37 +239,37 @@ class _Bench:
         if (made.labels == UNLABELLED).all():
             raise InputError("no train row has a label")
         scores = await in_context(
-            item_labels(self._job, made.labels),
-            self._items[self._split.test],
+            item_labels(self.job, made.labels),
+            self.items[self.split.test],
             self._scorer(),
-            n_labels=len(self._job.labels),
-            demos=self._demos,
-            contexts=self._evaluation.contexts,
-            prior=self._job.prior,
+            n_labels=len(self.job.labels),
+            demos=self.demos,
+            contexts=self.evaluation.contexts,
+            prior=self.job.prior,
             # The same for every method, so that contexts differ only as far as the labels do.
-            rng=np.random.default_rng((self._seed, _CONTEXTS)),
+            rng=np.random.default_rng((self.seed, _CONTEXTS)),
         )
         return best_labels(scores)
 
     async def _predict(self, method: Method) -> IntArray:
         """Predict the test rows by a method without a label set; label numbers, `[test]`."""
-        test = self._split.test
+        test = self.split.test
         match method.kind:
             case "majority":
-                gold = self._evaluation.gold[self._split.train]
-                return np.full(len(test), majority(gold, len(self._job.labels)))
+                gold = self.evaluation.gold[self.split.train]
+                return np.full(len(test), majority(gold, len(self.job.labels)))
             case "longer":
-                longer = longer_wins(self._job, test.tolist(), self._rng(method))
+                longer = longer_wins(self.job, test.tolist(), self._rng(method))
                 assert longer is not None  # noqa: S101 - the plan leaves it out otherwise
                 return longer
             case "zero-shot":
-                return best_labels(await zero_shot(self._items[test], self._scorer()))
+                return best_labels(await zero_shot(self.items[test], self._scorer()))
             case "zero-shot-calibrated":
-                log_probs = await zero_shot(self._items[test], self._scorer())
-                return best_labels(calibrated(log_probs, self._job.prior))
+                log_probs = await zero_shot(self.items[test], self._scorer())
+                return best_labels(calibrated(log_probs, self.job.prior))
             case "zero-shot-chat":
                 score = self._scorer(await self._chat_pieces())
-                return best_labels(await zero_shot(self._items[test], score))
+                return best_labels(await zero_shot(self.items[test], score))
             case _:
                 raise ValueError(method)
 
@@ -310,63 +278,63 @@ class _Bench:
         settings = method.search
         if settings is None:
             raise ValueError(method)
-        if settings not in self._searched:
-            train = self._split.train
-            task = self._job.task.model_dump()
+        if settings not in self.searched:
+            train = self.split.train
+            task = self.job.task.model_dump()
             # The search gets the rows as from a user without gold labels.
-            rows = replace(only(self._job.dataset, train.tolist()), gold=None, gold_field=None)
+            rows = replace(only(self.job.dataset, train.tolist()), gold=None, gold_field=None)
             found = await label(
                 rows,
                 task=Task(**{**task, "gold": None, "loader": None}),
-                endpoint=self._endpoint,
+                endpoint=self.endpoint,
                 settings=settings,
-                seed=self._seed,
-                store=self._store,
-                progress=self._report if self._progress else None,
-                stopping=self._stopping,
+                seed=self.seed,
+                store=self.store,
+                progress=self._report if self.progress else None,
+                stopping=self.stopping,
             )
-            self._stats.append(ScorerStats(found.cost.from_server, found.cost.from_store))
+            self.stats.append(ScorerStats(found.cost.from_server, found.cost.from_store))
             numbers = {row.id: number for number, row in enumerate(rows.rows)}
             labels = np.full(len(train), UNLABELLED, dtype=np.int64)
             for row in found.rows:
-                labels[numbers[row.row.id]] = self._job.labels.index(row.label)
-            self._searched[settings] = _LabelSet(
+                labels[numbers[row.row.id]] = self.job.labels.index(row.label)
+            self.searched[settings] = _LabelSet(
                 self._on_train(labels),
                 found.verdict,
                 tuple(finding.code for finding in found.findings),
             )
-        return self._searched[settings]
+        return self.searched[settings]
 
     async def _chat_pieces(self) -> Pieces:
         """Pieces with the chat prompt before everything; the store keeps its token ids."""
-        text = f"{self._evaluation.chat_prompt}{self._job.task.separator}"
-        fingerprint = self._endpoint.identity.fingerprint
-        (ids,) = self._store.get_tokens(fingerprint, [text], add_special=False)
+        text = f"{self.evaluation.chat_prompt}{self.job.task.separator}"
+        fingerprint = self.endpoint.identity.fingerprint
+        (ids,) = self.store.get_tokens(fingerprint, [text], add_special=False)
         if ids is None:
-            ids = await self._endpoint.tokenize(text, add_special=False)
-            self._store.put_tokens(fingerprint, [text], [ids], add_special=False)
-        return replace(self._pieces, bos=self._pieces.bos + ids)
+            ids = await self.endpoint.tokenize(text, add_special=False)
+            self.store.put_tokens(fingerprint, [text], [ids], add_special=False)
+        return replace(self.pieces, bos=self.pieces.bos + ids)
 
     def _scorer(self, pieces: Pieces | None = None) -> Scorer:
         scorer = Scorer(
-            self._endpoint,
-            self._store,
-            pieces or self._pieces,
+            self.endpoint,
+            self.store,
+            pieces or self.pieces,
             on_progress=self._report,
-            stopping=self._stopping,
-            drift=self._drift,
+            stopping=self.stopping,
+            drift=self.drift,
         )
-        self._stats.append(scorer.stats)
+        self.stats.append(scorer.stats)
         return scorer
 
     def _report(self, at: Progress | ScoringProgress) -> None:
-        if self._progress is not None:
-            self._progress(Moment(self._method, self._seed, at))
+        if self.progress is not None:
+            self.progress(Moment(self.method, self.seed, at))
 
     def _rng(self, method: Method) -> np.random.Generator:
-        return np.random.default_rng((self._seed, _DRAWN[method.kind]))
+        return np.random.default_rng((self.seed, _DRAWN[method.kind]))
 
     def _on_train(self, labels: IntArray) -> IntArray:
-        of_rows = np.full(len(self._job.dataset.rows), UNLABELLED, dtype=np.int64)
-        of_rows[self._split.train] = labels
+        of_rows = np.full(len(self.job.dataset.rows), UNLABELLED, dtype=np.int64)
+        of_rows[self.split.train] = labels
         return of_rows

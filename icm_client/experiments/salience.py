@@ -108,7 +108,7 @@ async def salience(
         InputError: rows or task cannot be used, or there are too few rows; nothing has been sent.
         EndpointError, ScoreError, StoreError: as `icm_client.label`.
     """
-    tell = step or (lambda _: None)
+    step = step or (lambda _: None)
     job = Job.prepare(rows, task)
     if len(job.labels) != 2:  # noqa: PLR2004
         raise TaskError(
@@ -133,13 +133,13 @@ async def salience(
             size = len(pieces.prompts)
             planned = _probe_tokens(pieces, server)
             few = f" (more than {SHARE:.0%}, because fewer than {FEWEST} rows tell nothing)"
-            tell(
+            step(
                 f"Sample: {size} of {len(items):,} rows, about {planned:,} tokens, "
                 f"{planned / least:.1%} of the least that a run costs"
                 f"{few if planned > SHARE * least else ''}"
             )
             score = Scorer(server, kept, pieces)
-            readings = await read_salience(size, score, rng=np.random.default_rng(seed), step=tell)
+            readings = await read_salience(size, score, rng=np.random.default_rng(seed), step=step)
             return SalienceReport(
                 found=judge(readings),
                 sampled=size,

@@ -80,12 +80,12 @@ class PlantedConcept:
         self._context: tuple[TokenIds, list[tuple[str, int]]] = ((), [])
         self._sent: list[TokenIds] = [()] * lanes  # the last prompt of each lane
         self._usage = Usage()
-        told = repr((self._planted, list(labels), strength, meaning, bias, noise, seed))
+        described = repr((self._planted, list(labels), strength, meaning, bias, noise, seed))
         self._identity = ServerIdentity(
             "planted",
             "planted-concept",
             context_length,
-            fingerprint({"told": told}),
+            fingerprint({"told": described}),
             of_weights=True,
         )
 

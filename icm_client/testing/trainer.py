@@ -136,8 +136,10 @@ class PlantedTrainer:
         progress: OnTraining | None = None,
     ) -> Trained:
         """As `Trainer.train`; takes three turns of the event loop."""
-        told = orjson.dumps([name, seed, self._strength, self._half, list(map(tuple, examples))])
-        model = f"{name}-{blake2b(told, digest_size=6).hexdigest()}"
+        described = orjson.dumps(
+            [name, seed, self._strength, self._half, list(map(tuple, examples))]
+        )
+        model = f"{name}-{blake2b(described, digest_size=6).hexdigest()}"
         if self._found(model) is None:
             self._now += 1
             self.most_at_a_time = max(self.most_at_a_time, self._now)
@@ -201,8 +203,10 @@ class _Taught(PlantedConcept):
         self._wavering = wavering
         self._name = name
         before = self._identity
-        told = fingerprint({"base": before.fingerprint, "wavering": wavering, "model": name})
-        self._identity = replace(before, model=name, fingerprint=told)
+        fingerprinted = fingerprint(
+            {"base": before.fingerprint, "wavering": wavering, "model": name}
+        )
+        self._identity = replace(before, model=name, fingerprint=fingerprinted)
 
     def label_log_probs(self, demos: Sequence[tuple[str, int]], target: str) -> list[float]:
         """As `PlantedConcept.label_log_probs`, whatever the demos."""
