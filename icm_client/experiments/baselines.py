@@ -79,8 +79,8 @@ def majority(gold: IntArray, n_labels: int) -> int:
 def longer_wins(job: Job, rows: Sequence[int], rng: np.random.Generator) -> IntArray | None:
     """Predict of each pair that its longer text is better; None where the rows are not pairs.
 
-    The constraint's true label is taken to mean that the text named first in the template is better.
-    Texts of equal length are decided at random.
+    The constraint's true label is taken to mean that the text named first in the template is
+    better. Texts of equal length are decided at random.
 
     Args:
         job: its task must show pairs in both orders, under an asymmetry constraint.
