@@ -38,6 +38,7 @@ that the server asks for. All others are raised at once.
 The same command again never asks twice for what is in the score store.
 """
 
+import copyreg
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
@@ -68,16 +69,7 @@ class IcmError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle message and attributes; calling the constructor again would need its arguments."""
-        return _restored, (type(self), self.args, self.__dict__)
-
-
-def _restored(
-    kind: type[IcmError], args: tuple[object, ...], attributes: dict[str, object]
-) -> IcmError:
-    error = kind.__new__(kind)
-    error.args = args
-    error.__dict__.update(attributes)
-    return error
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class InputError(IcmError):

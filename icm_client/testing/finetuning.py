@@ -22,7 +22,7 @@ from aiohttp import web
 from icm_client.runs.trainer import Example
 from icm_client.testing.faults import Asked, Fault, Json, Script, scripted
 from icm_client.testing.planted import PlantedConcept
-from icm_client.testing.server import PlantedServer, Received, refused
+from icm_client.testing.server import PlantedServer, refused
 
 _BEGAN: Final = 1_700_000_000
 """The service's clock, seconds since 1970; it advances a minute a job."""
@@ -123,14 +123,7 @@ class FineTuningServer(PlantedServer):
 
         async def answer(request: web.Request) -> web.StreamResponse:
             number, self._tunings = self._tunings, self._tunings + 1
-            is_json = request.content_type == "application/json" and request.can_read_body
-            body = orjson.loads(await request.read()) if is_json else {}
-            self.received.append(Received(request.path, body, request.headers))
-            if request.path in self._refused:
-                raise refused(404, "Not Found")
-            given = request.headers.get("Authorization")
-            if self._api_key and given != f"Bearer {self._api_key}":
-                raise refused(401, "Incorrect API key provided")
+            body = await self._note(request)
             fault = self.tuning_script(number)
             if fault is not None:
                 return await fault(Asked(request, body, lambda _: honest(request)))

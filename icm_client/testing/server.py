@@ -4,7 +4,7 @@ Routes and bodies are those that `icm_client.endpoints.vllm` uses; see
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 import anyio
@@ -228,18 +228,17 @@ class PlantedServer:
             fault = self.script(number)
             if fault is not None:
                 return await fault(Asked(request, body, self._answer_to))
-            return await self._in_turn(body, self._answer_to)
+            return await self._in_turn(body)
         finally:
             self._in_flight -= 1
 
-    async def _in_turn(self, body: Json, answer: Callable[[Json], Awaitable[Json]]) -> web.Response:
+    async def _in_turn(self, body: Json) -> web.Response:
         if self._max_queue is not None and self.waiting >= self._max_queue:
             raise refused(503, "the queue is full", "ServiceUnavailableError")
         async with self._slots:
             await anyio.sleep(self._latency_s)
-            return web.Response(
-                body=orjson.dumps(await answer(body)), content_type="application/json"
-            )
+            content = orjson.dumps(await self._answer_to(body))
+            return web.Response(body=content, content_type="application/json")
 
     async def _answer_to(self, body: Json) -> Json:
         if body.get("model") not in (None, self._model):
@@ -286,7 +285,9 @@ class PlantedServer:
         return {"index": index, "text": "", "logprobs": logprobs, "finish_reason": "length"}
 
     async def _note(self, request: web.Request) -> Json:
-        body = orjson.loads(await request.read()) if request.can_read_body else {}
+        """Record the request and return its JSON, unless its path or its key is refused."""
+        is_json = request.can_read_body and not request.content_type.startswith("multipart/")
+        body = orjson.loads(await request.read()) if is_json else {}
         self.received.append(Received(request.path, body, request.headers))
         if request.path in self._refused:
             raise refused(404, "Not Found", "NotFoundError")
