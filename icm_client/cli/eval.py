@@ -33,7 +33,7 @@ from icm_client.data.job import Job, task_for
 from icm_client.data.messages import did_you_mean, listed
 from icm_client.endpoints import ServerIdentity
 from icm_client.errors import IcmError, RunError, SetupError
-from icm_client.experiments.comparison import some_rows
+from icm_client.experiments.comparison import Spent, some_rows
 from icm_client.experiments.evaluation import (
     FIGURE_1,
     KINDS,
@@ -49,7 +49,6 @@ from icm_client.experiments.evaluation_results import (
     OnMoment,
     Outcome,
     Result,
-    Spent,
     csv_text,
     document,
     results,

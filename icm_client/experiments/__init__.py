@@ -4,5 +4,5 @@
   `baselines` are what ICM is compared with, `finetuned` trains on the labels.
 - `icm-client ablate`: `ablation`, all three in one.
 - `icm-client salience`: `salience`.
-- Both of the first: `comparison` (sample, fatal errors, CSV) and `figures` (pictures).
+- All of them: `comparison` (sample, cost, fatal errors, CSV) and `figures` (pictures).
 """

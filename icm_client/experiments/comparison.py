@@ -1,10 +1,11 @@
-"""What `eval` and `ablate` share: a sample of the rows, errors that end it all, and the table."""
+"""What comparisons share: a sample of the rows, the cost, the errors that end all, the table."""
 
 import csv
 import io
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from icm_client.coherence.contexts import in_units
 from icm_client.data import Dataset
 from icm_client.data.job import Job
+from icm_client.endpoints import Endpoint
 from icm_client.errors import (
     InputError,
     ModelChanged,
@@ -20,6 +22,7 @@ from icm_client.errors import (
     SetupError,
     StoreError,
 )
+from icm_client.scoring import ScorerStats
 
 FATAL: Final = (ModelChanged, RunError, RunStopped, SetupError, StoreError)
 """Errors after which no other run would fare better. All others are recorded as a run's outcome."""
@@ -51,6 +54,50 @@ def some_rows(job: Job, count: int) -> Dataset:
         rows=tuple(data.rows[row] for row in kept),
         gold=None if data.gold is None else tuple(data.gold[row] for row in kept),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a method or a probe cost.
+
+    Attributes:
+        reads: log-probs that it needed, from the server or from the store: the same whatever ran
+            before it.
+        requests: sent for it; none for what an earlier method has read.
+        computed_tokens: prompt tokens that the server prefilled for it; as above.
+        seconds: wall clock; as above.
+        training_seconds: of training its model, whenever that was, in all processes together.
+    """
+
+    reads: int = 0
+    requests: int = 0
+    computed_tokens: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        """The sum of each figure; seconds to the millisecond."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Spent(*(round(one + two, 3) for one, two in pairs))
+
+
+class Meter:
+    """Measures what is spent on an endpoint from now on."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._before = replace(endpoint.usage)
+        self._started = time.monotonic()
+
+    def spent(self, *stats: ScorerStats) -> Spent:
+        """What was spent since then, `stats` being those of the scorers that read."""
+        usage = self._endpoint.usage
+        return Spent(
+            sum(one.asked + one.from_store for one in stats),
+            usage.requests - self._before.requests,
+            usage.computed_tokens - self._before.computed_tokens,
+            round(time.monotonic() - self._started, 3),
+        )
 
 
 def csv_of(records: Sequence[Record]) -> str:

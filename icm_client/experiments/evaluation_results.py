@@ -1,20 +1,18 @@
 """What an evaluation reports: how a method stands, how it ended, and the table over all seeds."""
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
 from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
-from icm_client.endpoints import Endpoint
-from icm_client.experiments.comparison import Record, counted, csv_of, rounded
+from icm_client.experiments.comparison import Record, Spent, counted, csv_of, rounded
 from icm_client.experiments.evaluation import TAUGHT_BY, Evaluation, Kind, Method
 from icm_client.runs.progress import Progress
 from icm_client.runs.trainer import TrainingProgress
-from icm_client.scoring import ScorerStats, ScoringProgress
+from icm_client.scoring import ScoringProgress
 from icm_client.stats.bootstrap import (
     Interval,
     bootstrap_interval,
@@ -33,50 +31,6 @@ class Moment:
 
 
 OnMoment = Callable[[Moment], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What a method cost.
-
-    Attributes:
-        reads: log-probs that it needed, from the server or from the store: the same whatever ran
-            before it.
-        requests: sent for it; none for what an earlier method has read.
-        computed_tokens: prompt tokens that the server prefilled for it; as above.
-        seconds: wall clock; as above.
-        training_seconds: of training its model, whenever that was, in all processes together.
-    """
-
-    reads: int = 0
-    requests: int = 0
-    computed_tokens: int = 0
-    seconds: float = 0.0
-    training_seconds: float = 0.0
-
-    def __add__(self, other: "Spent") -> "Spent":
-        """The sum of each figure; seconds to the millisecond."""
-        pairs = zip(astuple(self), astuple(other), strict=True)
-        return Spent(*(round(one + two, 3) for one, two in pairs))
-
-
-class Meter:
-    """Measures what is spent on an endpoint from now on."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._before = replace(endpoint.usage)
-        self._started = time.monotonic()
-
-    def spent(self, *stats: ScorerStats) -> Spent:
-        """What was spent since then, `stats` being those of the scorers that read."""
-        usage = self._endpoint.usage
-        return Spent(
-            sum(one.asked + one.from_store for one in stats),
-            usage.requests - self._before.requests,
-            usage.computed_tokens - self._before.computed_tokens,
-            round(time.monotonic() - self._started, 3),
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +58,7 @@ class Outcome:
     label_accuracy: float | None = None
     verdict: str | None = None
     findings: tuple[str, ...] = ()
-    spent: Spent = Spent()
+    spent: Spent = field(default_factory=Spent)
     error: str | None = None
     model: str | None = None
 

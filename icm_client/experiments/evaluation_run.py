@@ -32,7 +32,7 @@ from icm_client.experiments.baselines import (
     with_errors,
     zero_shot,
 )
-from icm_client.experiments.comparison import FATAL
+from icm_client.experiments.comparison import FATAL, Meter
 from icm_client.experiments.evaluation import (
     LABEL_SETS,
     TAUGHT_BY,
@@ -41,7 +41,7 @@ from icm_client.experiments.evaluation import (
     Method,
     Split,
 )
-from icm_client.experiments.evaluation_results import Meter, Moment, OnMoment, Outcome
+from icm_client.experiments.evaluation_results import Moment, OnMoment, Outcome
 from icm_client.experiments.finetuned import Lesson, train_and_test
 from icm_client.runs.failures import only
 from icm_client.runs.label import label

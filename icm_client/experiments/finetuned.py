@@ -17,9 +17,9 @@ from icm_client.coherence.problem import IntArray
 from icm_client.data.job import Job
 from icm_client.errors import IcmError, RunStopped, TrainingError
 from icm_client.experiments.baselines import best_labels, zero_shot
-from icm_client.experiments.comparison import FATAL
+from icm_client.experiments.comparison import FATAL, Meter
 from icm_client.experiments.evaluation import Evaluation, Split
-from icm_client.experiments.evaluation_results import Meter, Moment, OnMoment, Outcome
+from icm_client.experiments.evaluation_results import Moment, OnMoment, Outcome
 from icm_client.runs.trainer import Example, Trainer, TrainingProgress
 from icm_client.scoring import Scorer, ScoreStore, ScoringProgress, tokenize_pieces
 from icm_client.task_groups import open_task_group

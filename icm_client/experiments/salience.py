@@ -33,6 +33,7 @@ from icm_client.data import Task
 from icm_client.data.job import Job, Rows
 from icm_client.endpoints import Endpoint, TextEndpoint
 from icm_client.errors import InputError, TaskError
+from icm_client.experiments.comparison import Meter
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import Pieces, Scorer, ScoreStore, open_store, tokenize_pieces
 
@@ -119,7 +120,7 @@ async def salience(
     chosen = sample(items, sample_size(len(items), len(job.items)), seed)
     with open_store(store) as kept:
         async with open_endpoint(endpoint) as server:
-            before = replace(server.usage)
+            meter = Meter(server)
             kept.record_server(server.identity)
             pieces = await tokenize_pieces(
                 [job.prompts[item] for item in chosen],
@@ -140,14 +141,15 @@ async def salience(
             )
             score = Scorer(server, kept, pieces)
             readings = await read_salience(size, score, rng=np.random.default_rng(seed), step=step)
+            spent = meter.spent(score.stats)
             return SalienceReport(
                 found=judge(readings),
                 sampled=size,
                 rows=len(items),
                 planned_tokens=planned,
                 run_tokens=least,
-                computed_tokens=server.usage.computed_tokens - before.computed_tokens,
-                requests=server.usage.requests - before.requests,
+                computed_tokens=spent.computed_tokens,
+                requests=spent.requests,
                 model=server.identity.model,
                 notices=(*job.notices, *kept.notices),
             )

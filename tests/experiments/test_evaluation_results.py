@@ -9,11 +9,11 @@ import pytest
 
 from icm_client import Task
 from icm_client.data.job import Job
+from icm_client.experiments.comparison import Spent
 from icm_client.experiments.evaluation import Evaluation, plan_evaluation
 from icm_client.experiments.evaluation_results import (
     Outcome,
     Result,
-    Spent,
     csv_text,
     document,
     results,
