@@ -13,9 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import BoolArray, IntArray
-from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.problem import UNLABELLED, BoolArray, IntArray
 from icm_client.data import Task
 from icm_client.endpoints import Endpoint
 from icm_client.errors import IcmError, InputError

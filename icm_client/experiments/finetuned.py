@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import anyio
 import numpy as np
 
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import IntArray
+from icm_client.coherence.problem import UNLABELLED, IntArray
 from icm_client.data.job import Job
 from icm_client.errors import IcmError, RunStopped, TrainingError
 from icm_client.experiments.baselines import best_labels, zero_shot
