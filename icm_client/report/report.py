@@ -22,8 +22,9 @@ from markupsafe import Markup
 from icm_client.errors import RunError
 from icm_client.record.archive import Run
 from icm_client.record.folder import replace_file
-from icm_client.report.charts import Chart, charts_of, percent, series_class
+from icm_client.report.charts import charts_of
 from icm_client.report.report_data import MEANINGS, ReportData, page_rows, read_report
+from icm_client.report.svg import chart_svg, series_class
 from icm_client.verdict.findings import NO_CONFIDENCE
 
 _ASSETS = resources.files("icm_client.report").joinpath("report_page")
@@ -72,7 +73,9 @@ def render_report(data: ReportData) -> str:
         css=Markup(css),  # noqa: S704 - ours
         script=Markup(script),  # noqa: S704 - ours
         rows_json=Markup(embedded_json(page_rows(data.table))),  # noqa: S704 - escaped there
-        charts=[_drawn(chart) for chart in charts_of(data)],
+        charts=charts_of(data),
+        drawn=lambda chart: Markup(chart_svg(chart)),  # noqa: S704 - its texts are escaped there
+        series_class=series_class,
         verdict_words=data.verdict.capitalize(),
         verdict_class=data.verdict.replace(" ", "-"),
         meaning=MEANINGS[data.verdict],
@@ -105,15 +108,6 @@ def _policy(css: str, script: str) -> str:
         f"default-src 'none'; script-src {digest(script)}; style-src {digest(css)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-
-
-def _drawn(chart: Chart) -> dict[str, object]:
-    return {
-        "title": chart.title,
-        "note": chart.note,
-        "svg": Markup(chart.svg),  # noqa: S704 - ours, its texts escaped there
-        "legend": [{"name": name, "css": css} for name, css in chart.legend],
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +174,7 @@ def _balance(data: ReportData) -> list[dict[str, str]]:
             {
                 "word": word,
                 "count": f"{count:,}",
-                "share": percent(share),
+                "share": f"{share:.0%}",
                 "x": f"{x:.2f}",
                 "width": f"{1000 * share:.2f}",
                 "css": series_class(number),

@@ -125,11 +125,13 @@ class Series:
         name: of it, for a legend.
         points: `(x, y)`, x rising.
         kept: whether it belongs to the labels that the run ended with.
+        notes: each point's figures in words, in a chart that marks its points.
     """
 
     name: str
     points: tuple[tuple[float, float], ...]
     kept: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

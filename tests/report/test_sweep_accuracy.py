@@ -126,7 +126,7 @@ async def test_names_exchanged_at_the_end_are_so_in_the_whole_line(
     assert course.renamed
     assert kept.points[-1][1] == pytest.approx(found.accuracy)
     assert min(y for _, y in kept.points) > 0.5
-    assert "Names are those of the end" in render_report(read_report(run))
+    assert "Label names are the final ones" in render_report(read_report(run))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ async def test_it_is_drawn(tmp_path: Path) -> None:
     data = read_report(run)
     text = render_report(data)
     assert "Accuracy by sweep" in text
-    assert "Names are those of the end" not in text
+    assert "Label names are the final ones" not in text
     assert tmp_path / "accuracy.svg" in draw_run(data, tmp_path)
 
 
