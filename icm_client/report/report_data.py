@@ -12,12 +12,11 @@ from icm_client.report.label_table import LabelTable, read_label_table
 from icm_client.report.run_course import Course, read_course
 from icm_client.stats.calibration_curve import Reliability, reliability
 from icm_client.verdict.findings import (
-    SEVERITIES,
     VERDICTS,
-    Severity,
+    Finding,
     Verdict,
-    recorded_severity,
     recorded_verdict,
+    worst_first,
 )
 
 MEANINGS: Mapping[Verdict, str] = {
@@ -34,21 +33,6 @@ _MOST_OF_ALL = 24_000_000
 
 _FEWEST_CHARACTERS = 400
 """... but so many of each in any case."""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A finding, as a record holds it.
-
-    Attributes:
-        severity: how bad it is.
-        message: what was seen, with its figures.
-        advice: what to do.
-    """
-
-    severity: Severity
-    message: str
-    advice: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +68,7 @@ class ReportData:
     run: Run
     verdict: Verdict
     derived: bool
-    findings: tuple[Told, ...]
+    findings: tuple[Finding, ...]
     table: LabelTable
     course: Course
     reliability: Reliability | None
@@ -122,7 +106,7 @@ def read_report(run: Run, *, gold: str | None = None) -> ReportData:
         run=run,
         verdict=recorded_verdict(result),
         derived=result.get("verdict") not in VERDICTS,
-        findings=_findings(result),
+        findings=worst_first(map(Finding.recorded, result.get("findings", ()))),
         table=table,
         course=read_course(run, table),
         reliability=reliability(table.confidence[judged], table.right[judged])
@@ -164,14 +148,6 @@ def page_rows(table: LabelTable) -> dict[str, Any]:
         "gold": table.gold is not None,
         "rows": list(rows),
     }
-
-
-def _findings(result: Mapping[str, Any]) -> tuple[Told, ...]:
-    found = (
-        Told(recorded_severity(finding), str(finding["message"]), str(finding["advice"]))
-        for finding in result.get("findings", ())
-    )
-    return tuple(sorted(found, key=lambda one: SEVERITIES.index(one.severity)))
 
 
 def _starts(told: Sequence[Mapping[str, Any]]) -> Starts | None:

@@ -97,7 +97,7 @@ def test_hostile_texts_are_only_texts(tmp_path: Path) -> None:
 
 def test_hostile_names_in_the_record_are_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
-    finding = {"message": evil, "advice": evil, "severity": "fatal"}
+    finding = {"message": evil, "advice": evil, "severity": "fatal", "figures": evil}
     task = Task(template="{text}<b>:", labels=("<b>yes</b>", '"no"'), name=evil)
     rows = [{"text": f"row {i}"} for i in range(6)]
     text = page_of(
@@ -122,6 +122,7 @@ def test_the_verdict_and_its_findings_stand_first_the_worst_on_top(tmp_path: Pat
     text = page_of(tmp_path)
     assert '<h2 id="verdict-title">Check</h2>' in text
     assert text.index("The labels may be uneven.") < text.index("2 labels of 40 were decided")
+    assert "90% interval: 20% to 90%." in text
     assert "holds no verdict" not in text
 
 
