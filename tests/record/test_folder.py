@@ -191,7 +191,7 @@ def test_labels_are_there_before_the_run_is_done(base: Path) -> None:
 
 HOLDS = """
 import sys, time
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from test_folder import described
 from icm_client.record.folder import RunFolder
@@ -204,7 +204,7 @@ time.sleep(60)
 
 def test_a_second_process_is_refused_and_a_killed_one_is_not_running(base: Path) -> None:
     child = subprocess.Popen(
-        [sys.executable, "-c", HOLDS, str(base), str(Path(__file__).parent)],
+        [sys.executable, "-c", HOLDS, str(base), *sys.path],
         stdout=subprocess.PIPE,
         text=True,
     )
