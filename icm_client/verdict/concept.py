@@ -48,7 +48,7 @@ def salience(result: SearchResult, *, one_label: bool) -> list[Finding]:
             else "so they follow no concept that this model sees in these rows"
         )
         message = f"The labels are not to be trusted: they hardly predict each other, {why}."
-        figures = f"coherence {result.coherence:.0%}; {INCOHERENT:.0%} is needed"
+        figures = f"Coherence {result.coherence:.0%}; {INCOHERENT:.0%} is needed"
         return [Finding("incoherent", message, TRY_ANOTHER_QUESTION, "fatal", figures)]
     response = result.exchange.response
     if not response < RESPONSIVE:  # or NaN
@@ -58,7 +58,7 @@ def salience(result: SearchResult, *, one_label: bool) -> list[Finding]:
         "about each row by itself."
     )
     figures = (
-        f"with the demos' labels exchanged, {response:.0%} of the rows that were asked again turn "
+        f"With the demos' labels exchanged, {response:.0%} of the rows that were asked again turn "
         f"the way their label says, balanced over the labels; 50% is chance, {RESPONSIVE:.0%} is "
         "needed"
     )
@@ -96,12 +96,12 @@ def no_groups(result: SearchResult, items: IntArray, groups: LabelGroups | None)
     if coherent and few:
         return []
     figures = (
-        f"coherence {_coherence_of(scores, labels):.0%}; rows of no group whose scores spread as "
+        f"Coherence {_coherence_of(scores, labels):.0%}; rows of no group whose scores spread as "
         f"these do would have {_coherence_of_no_group(scores):.0%}. One group for each label "
         f"explains the scores better than a single one by {groups.gain:.1f} nats; "
         f"{groups.needed:.1f} are needed"
     )
-    advice = f"Label more rows, which shows groups if there are any. {TRY_ANOTHER_QUESTION}"
+    advice = f"Label more rows, so that groups show if there are any. {TRY_ANOTHER_QUESTION}"
     message = "The scores do not clearly fall into one group for each label."
     severity: Severity = "check"
     if not (coherent or some or (few and result.coherence >= FAINT)):

@@ -62,7 +62,7 @@ def name_findings(result: SearchResult, labels: Sequence[str], *, pinned: bool) 
             "have the right names."
         )
         advice = "Look at some rows of each label, or label more rows."
-        few = f"at least {FEWEST_OF_A_LABEL} of each are needed among the rows asked again"
+        few = f"At least {FEWEST_OF_A_LABEL} of each are needed among the rows asked again"
         doubts.append(Finding("too-few-rows", message, advice, "check", few))
     if exchange.weak:
         message = (
@@ -90,7 +90,7 @@ def name_findings(result: SearchResult, labels: Sequence[str], *, pinned: bool) 
 
 def _figures(exchange: NameExchange) -> str:
     utility = (
-        f"exchanging them changes U from {exchange.utility:+.3f} to "
+        f"Exchanging them changes U from {exchange.utility:+.3f} to "
         f"{exchange.exchanged_utility:+.3f} nats"
     )
     if np.isnan(exchange.utility) or np.isnan(exchange.exchanged_utility):

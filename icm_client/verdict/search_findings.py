@@ -107,7 +107,7 @@ def _disagreeing(result: SearchResult, n_labels: int) -> Finding | None:
         "The rows may be split in more than one way. Look at rows that two seeds label "
         "differently (--seed), and use label words or a template that say which split is meant.",
         "check",
-        f"{figures}; start {result.restart + 1}, which was taken: U = {best.utility:+.3f} nats",
+        f"Start {result.restart + 1}, which was taken: U = {best.utility:+.3f} nats; {figures}",
     )
 
 
@@ -132,7 +132,7 @@ def _jumped(result: SearchResult, *, clear: bool) -> Finding | None:
         "The rows may be split by no concept that this model is sure of: compare with another "
         "--seed, and look at rows that the two label differently.",
         "note" if clear else "check",
-        f"sweep {now.sweep + 1} changed {many(now.moved, 'label')} of {sum(now.counts):,}; U fell "
+        f"Sweep {now.sweep + 1} changed {many(now.moved, 'label')} of {sum(now.counts):,}; U fell "
         f"from {before.utility:+.3f} to {last.utility:+.3f} nats by the end",
     )
 

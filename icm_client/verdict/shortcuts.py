@@ -88,7 +88,7 @@ def shortcut_findings(
             "you mean, balance the rows over it, or use label words that say what is meant."
         )
         figures = (
-            f"balanced accuracy {best.alone:.0%} on unseen rows; with shuffled labels at most "
+            f"Balanced accuracy {best.alone:.0%} on unseen rows; with shuffled labels at most "
             f"{best.alone_by_chance:.0%}"
         )
         return [Finding("surface-feature", message, advice, "check", figures)]
@@ -100,7 +100,7 @@ def shortcut_findings(
         )
         advice = "Nothing needs to be done if such words are a part of what is meant."
         figures = (
-            f"balanced accuracy {best.together:.0%} on unseen rows; with shuffled labels at most "
+            f"Balanced accuracy {best.together:.0%} on unseen rows; with shuffled labels at most "
             f"{best.together_by_chance:.0%}; the best alone, {best.feature}: {best.alone:.0%}"
         )
         return [Finding("surface-features", message, advice, "note", figures)]

@@ -50,7 +50,7 @@ def label_words(result: SearchResult, items: IntArray) -> list[Finding]:
         "label words that follow the template naturally."
     )
     figures = (
-        f"in context they have {mass:.1%} of the next token's probability together; over "
+        f"In context they have {mass:.1%} of the next token's probability together; over "
         f"{LOW_MASS:.0%} is usual"
     )
     severity: Severity = "check" if mass < POOR_MASS else "note"
@@ -78,7 +78,7 @@ def context_effects(result: SearchResult, items: IntArray) -> list[Finding]:
     message = "Labels depend on which demos are in the context, and in which order."
     advice = "More demos in a context (--demos) make labels stable. Look at rows of low confidence."
     figures = (
-        f"over {len(towards)} sweeps {many(changing, 'row')} of {towards.shape[1]:,} changed "
+        f"Over {len(towards)} sweeps {many(changing, 'row')} of {towards.shape[1]:,} changed "
         f"sides, {share:.0%} in one sweep; a row's log-odds vary by {spread:.2f} nats (standard "
         f"deviation), its margin is {usual:.2f} (medians)"
     )
@@ -135,7 +135,7 @@ def rule_conflicts(result: SearchResult, constraint: Constraint) -> list[Finding
             "Check that the rule holds for your rows (icm-client label --dry-run shows how it was "
             "read). If it does, a larger model needs it less."
         )
-        figures = f"it would be broken in {share:.0%} of {len(groups):,} groups, {chance}"
+        figures = f"It would be broken in {share:.0%} of {len(groups):,} groups, {chance}"
         return [Finding("rule-conflicts", message, advice, severity, figures)]
     alike = zip(groups, broken, strict=True)
     first = [free[i] == constraint.true for (i, _), is_broken in alike if is_broken]
@@ -147,7 +147,7 @@ def rule_conflicts(result: SearchResult, constraint: Constraint) -> list[Finding
         "A larger model, or a template that shows more plainly which is which, needs the rule less."
     )
     figures = (
-        f"the same label in {share:.0%} of {len(groups):,} pairs, {chance}; it is the affirmative "
+        f"The same label in {share:.0%} of {len(groups):,} pairs, {chance}; it is the affirmative "
         f"one in {np.mean(first):.0%} of them"
     )
     return [Finding("order-effects", message, advice, severity, figures)]

@@ -70,7 +70,7 @@ def test_labels_that_depend_on_the_demos_are_told(changing: int, severity: str |
     found = context_effects(swept(changing), ALL)
     assert [finding.severity for finding in found] == ([] if severity is None else [severity])
     for finding in found:
-        assert f"over 4 sweeps {changing} rows of 100 changed sides" in finding.figures
+        assert f"Over 4 sweeps {changing} rows of 100 changed sides" in finding.figures
         assert "its margin is" in finding.figures
 
 
