@@ -1,4 +1,7 @@
-"""Do the labels follow a concept at all, or are they each row's own guess, or chance?"""
+"""Do the labels follow a concept at all, or are they each row's own guess, or chance?
+
+`items` are the items whose labels are the rows', throughout.
+"""
 
 import numpy as np
 
@@ -35,12 +38,7 @@ _SAMPLED = 20_000  # rows of no group, drawn to see how coherent their labels lo
 
 
 def salience(result: SearchResult, *, one_label: bool) -> list[Finding]:
-    """Return whether labels follow from each other, or each from the row itself.
-
-    Args:
-        result: of any search.
-        one_label: nearly all rows have the same label.
-    """
+    """Do labels follow from each other, or each from its row? `one_label`: nearly all are one."""
     if result.coherence < INCOHERENT:
         why = (
             "and one label for nearly all rows says nothing about any of them"
@@ -66,25 +64,15 @@ def salience(result: SearchResult, *, one_label: bool) -> list[Finding]:
 
 
 def groups_of(result: SearchResult, items: IntArray) -> LabelGroups | None:
-    """Fit one group of scores for each label; None where there are too few items to tell.
-
-    Args:
-        result: of any search.
-        items: the items whose labels are the rows'.
-    """
+    """Fit one group of scores for each label; None where there are too few items to tell."""
     return fit_label_groups(*_scored(result, items))
 
 
 def no_groups(result: SearchResult, items: IntArray, groups: LabelGroups | None) -> list[Finding]:
-    """Return whether the labels cut rows of one kind in two, which `U` alone cannot tell.
+    """Do the labels cut rows of one kind in two? `U` alone cannot tell.
 
     A search labels rows by the scores that `U` is the mean of. Rows that belong to nothing, whose
     scores just spread, get labels as coherent as their spread is wide.
-
-    Args:
-        result: of any search.
-        items: the items whose labels are the rows'.
-        groups: `groups_of` these.
     """
     if groups is None:
         return []
@@ -114,12 +102,7 @@ def no_groups(result: SearchResult, items: IntArray, groups: LabelGroups | None)
 
 
 def unsure(result: SearchResult, items: IntArray) -> list[Finding]:
-    """Return whether few labels are likely to be right, on average.
-
-    Args:
-        result: of any search, without a fatal finding.
-        items: the items whose labels are the rows'.
-    """
+    """Are the labels of a search without a fatal finding likely to be right, on average?"""
     found = confidences(result.log_probs[items], result.labels[items])
     found = found[~np.isnan(found)]
     if not len(found) or found.mean() >= UNSURE:

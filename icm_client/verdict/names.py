@@ -24,13 +24,7 @@ _LOOK = "Look at a few rows of each label."
 
 
 def name_findings(result: SearchResult, labels: Sequence[str], *, pinned: bool) -> list[Finding]:
-    """Return what is to be said about the names.
-
-    Args:
-        result: of any search.
-        labels: the label words, shape `[K]`.
-        pinned: whether a person gave some labels.
-    """
+    """Are the names right, exchanged or unclear? `pinned`: a person gave some labels."""
     exchange = result.exchange
     *others, last = (repr(labels[k]) for k, name in enumerate(exchange.names) if name != k)
     words = f"{', '.join(others)} and {last}"

@@ -11,7 +11,7 @@ from icm_client.coherence.matching import best_permutation
 from icm_client.coherence.problem import FloatArray, IntArray
 from icm_client.coherence.renaming import pair_counts
 from icm_client.coherence.search_result import SearchResult, SweepRecord
-from icm_client.verdict.findings import Finding, many
+from icm_client.verdict.findings import Finding, Severity, many
 
 AGREE = 0.8
 """`starts-disagree` is found where two starts label a smaller share of the rows alike."""
@@ -27,22 +27,16 @@ LEFT = 0.1
 
 
 def search_findings(result: SearchResult, n_labels: int, *, clear: bool = False) -> list[Finding]:
-    """Return what the search left behind; none of it alone condemns coherent labels.
+    """What did the search leave behind? None of it alone condemns coherent labels.
 
-    Args:
-        result: of any search.
-        n_labels: `K`.
-        clear: whether the scores clearly fall into one group a label (`LabelGroups.clear`).
+    `clear`: the scores clearly fall into one group for each label (`LabelGroups.clear`).
     """
-    found = [
-        _disagreeing(result, n_labels),
-        _jumped(result, clear=clear),
-        _contradictions(result),
-        _settled(result),
-        _by_confidence(result),
-        _stalled(result.steps),
+    return [
+        *_disagreeing(result, n_labels),
+        *_jumped(result, clear=clear),
+        *_decided_afterwards(result),
+        *_stalled(result.steps),
     ]
-    return [finding for finding in found if finding is not None]
 
 
 def ended_early() -> Finding:
@@ -84,10 +78,10 @@ def agreement_matrix(labellings: Sequence[IntArray], n_labels: int) -> FloatArra
     return matrix
 
 
-def _disagreeing(result: SearchResult, n_labels: int) -> Finding | None:
+def _disagreeing(result: SearchResult, n_labels: int) -> list[Finding]:
     """Other starts that found something else, whatever their `U`: at chance it measures nothing."""
     if len(result.restarts) < 2:  # noqa: PLR2004
-        return None
+        return []
     alike = agreement_matrix([end.labels for end in result.restarts], n_labels)[result.restart]
     best = result.restarts[result.restart]
     rivals = [
@@ -96,12 +90,12 @@ def _disagreeing(result: SearchResult, n_labels: int) -> Finding | None:
         if number != result.restart and best.utility > 0 and alike[number] < AGREE
     ]
     if not rivals:
-        return None
+        return []
     figures = ", ".join(
         f"start {number + 1}: {alike[number]:.0%} alike, U = {result.restarts[number].utility:+.3f}"
         for number in rivals
     )
-    return Finding(
+    finding = Finding(
         "starts-disagree",
         "Searches from other random labels found something else, whatever the label names.",
         "The rows may be split in more than one way. Look at rows that two seeds label "
@@ -109,9 +103,10 @@ def _disagreeing(result: SearchResult, n_labels: int) -> Finding | None:
         "check",
         f"Start {result.restart + 1}, which was taken: U = {best.utility:+.3f} nats; {figures}",
     )
+    return [finding]
 
 
-def _jumped(result: SearchResult, *, clear: bool) -> Finding | None:
+def _jumped(result: SearchResult, *, clear: bool) -> list[Finding]:
     """A start that changed many labels late, and ended with something less coherent."""
     sweeps = [record for record in result.history if type(record) is SweepRecord]
     starts = [list(of_one) for _, of_one in groupby(sweeps, key=lambda record: record.restart)]
@@ -124,9 +119,9 @@ def _jumped(result: SearchResult, *, clear: bool) -> Finding | None:
         and start[-1].utility < before.utility
     ]
     if not jumps:
-        return None
+        return []
     now, before, last = max(jumps, key=lambda jump: jump[0].moved)
-    return Finding(
+    finding = Finding(
         "late-jump",
         f"Start {now.restart + 1} lost what it had found: many labels changed late, and U fell.",
         "The rows may be split by no concept that this model is sure of: compare with another "
@@ -135,53 +130,49 @@ def _jumped(result: SearchResult, *, clear: bool) -> Finding | None:
         f"Sweep {now.sweep + 1} changed {many(now.moved, 'label')} of {sum(now.counts):,}; U fell "
         f"from {before.utility:+.3f} to {last.utility:+.3f} nats by the end",
     )
+    return [finding]
 
 
-def _contradictions(result: SearchResult) -> Finding | None:
-    if not result.contradictions:
-        return None
-    return Finding(
-        "contradictions",
-        f"{many(result.contradictions, 'pair')} of labels contradicted each other when the search "
-        "ended; their groups were labelled again, as the rule allows.",
-        "More --steps, or a lower --alpha, leave fewer.",
-        "check" if result.contradictions >= LEFT * len(result.labels) else "note",
-    )
+def _decided_afterwards(result: SearchResult) -> list[Finding]:
+    found: list[Finding] = []
+    many_rows = LEFT * len(result.labels)
+    if result.contradictions:
+        message = (
+            f"{many(result.contradictions, 'pair')} of labels contradicted each other when the "
+            "search ended; their groups were labelled again, as the rule allows."
+        )
+        advice = "More --steps, or a lower --alpha, leave fewer."
+        severity: Severity = "check" if result.contradictions >= many_rows else "note"
+        found.append(Finding("contradictions", message, advice, severity))
+    if result.settled:
+        message = (
+            f"{many(result.settled, 'label')} of {len(result.labels):,} were decided after the "
+            "search, which had left them open or in contradiction: by one read, given the labels "
+            "found."
+        )
+        advice = "More --steps leave fewer, unless the search has stalled."
+        severity = "check" if result.settled >= many_rows else "note"
+        found.append(Finding("settled", message, advice, severity))
+    if result.by_confidence:
+        message = (
+            f"{many(result.by_confidence, 'group')} of related rows had too many possible "
+            "labellings to try them all: the most confident row decided, and the others were set "
+            "to agree."
+        )
+        advice = "Smaller groups are labelled exactly."
+        found.append(Finding("by-confidence", message, advice, "note"))
+    return found
 
 
-def _settled(result: SearchResult) -> Finding | None:
-    if not result.settled:
-        return None
-    return Finding(
-        "settled",
-        f"{many(result.settled, 'label')} of {len(result.labels):,} were decided after the search, "
-        "which had left them open or in contradiction: by one read, given the labels found.",
-        "More --steps leave fewer, unless the search has stalled.",
-        "check" if result.settled >= LEFT * len(result.labels) else "note",
-    )
-
-
-def _by_confidence(result: SearchResult) -> Finding | None:
-    if not result.by_confidence:
-        return None
-    return Finding(
-        "by-confidence",
-        f"{many(result.by_confidence, 'group')} of related rows had too many possible labellings "
-        "to try them all: the most confident row decided, and the others were set to agree.",
-        "Smaller groups are labelled exactly.",
-        "note",
-    )
-
-
-def _stalled(steps: Sequence[Step]) -> Finding | None:
+def _stalled(steps: Sequence[Step]) -> list[Finding]:
     batches = [list(of_one) for _, of_one in groupby(steps, key=lambda step: step.batch)]
     stalled = [batch for batch in batches if _stalls(batch)]
     if not stalled:
-        return None
+        return []
     last = stalled[-1]
     accepted = sum(step.accepted for step in _tried(last))
     where = "" if len(stalled) == 1 else f" in {len(stalled):,} batches"
-    return Finding(
+    finding = Finding(
         "stalled",
         f"The search stalled{where}: it accepted almost none of the labellings that it tried last.",
         "More --steps will change little; a lower --alpha lets more be accepted.",
@@ -189,6 +180,7 @@ def _stalled(steps: Sequence[Step]) -> Finding | None:
         f"{accepted} of the last {STALL_WINDOW} labellings were accepted, under "
         f"{STALL_RATE:.0%}, with alpha {last[-1].alpha:g}",
     )
+    return [finding]
 
 
 def _tried(steps: Sequence[Step]) -> list[Step]:

@@ -67,11 +67,11 @@ class Explained:
 def shortcut_findings(
     texts: Sequence[tuple[str, ...]], held: IntArray, labels: Sequence[str]
 ) -> list[Finding]:
-    """Return whether shortcut features explain a label: one finding at most.
+    """Do shortcut features explain a label? One finding at most.
 
     Args:
         texts: a row's text, or the two of a pair; shape `[rows]`.
-        held: the labels found, shape `[rows]`, all of them labels.
+        held: the labels found, shape `[rows]`, no row without one.
         labels: the label words, shape `[K]`.
     """
     found = explained(texts, held, len(labels))
@@ -113,11 +113,6 @@ def explained(
     """Return how well features explain each label; labels of too few rows are left out.
 
     Shuffled labels are only tried where there is something to explain away.
-
-    Args:
-        texts: as for `shortcut_findings`.
-        held: as for `shortcut_findings`.
-        n_labels: `K`.
     """
     rng = np.random.default_rng(0)
     if len(held) > ROWS_READ:
@@ -154,9 +149,6 @@ def features(texts: Sequence[tuple[str, ...]]) -> tuple[FloatArray, list[str]]:
     """Return cheap features, `[rows, p]`, and their names, without those alike in all rows.
 
     The features of a pair are the first text's less the second's.
-
-    Args:
-        texts: one or two a row, the same number for all.
     """
     pair = len(texts[0]) == 2  # noqa: PLR2004
     words = [[frozenset(_WORD.findall(text.casefold())) for text in row] for row in texts]

@@ -1,6 +1,7 @@
 """Would another context, another order or another answer of the server give other labels?
 
-And do the label words fit what the model would say?
+And do the label words fit what the model would say? `items` are the items whose labels are the
+rows', throughout.
 """
 
 import numpy as np
@@ -33,12 +34,7 @@ _FEWEST_GROUPS = 10
 
 
 def label_words(result: SearchResult, items: IntArray) -> list[Finding]:
-    """Return whether the model's probability is on the label words at all.
-
-    Args:
-        result: of any search.
-        items: the items whose labels are the rows'.
-    """
+    """Is the model's probability on the label words at all?"""
     if result.label_mass is None or np.isnan(result.label_mass[items]).all():
         return []
     mass = float(np.nanmean(result.label_mass[items]))
@@ -58,11 +54,9 @@ def label_words(result: SearchResult, items: IntArray) -> list[Finding]:
 
 
 def context_effects(result: SearchResult, items: IntArray) -> list[Finding]:
-    """Return how much labels depend on which demos are in the context, and in which order.
+    """How much do labels depend on which demos are in the context, and in which order?
 
-    Args:
-        result: of any search; only a search that sweeps reads a row more than once.
-        items: the items whose labels are the rows'.
+    Only a search that sweeps reads a row more than once.
     """
     if result.sweep_scores is None or len(result.sweep_scores) < 2:  # noqa: PLR2004
         return []
@@ -101,13 +95,9 @@ def _towards_free_label(result: SearchResult, items: IntArray) -> FloatArray:
 
 
 def rule_conflicts(result: SearchResult, constraint: Constraint) -> list[Finding]:
-    """Return how often the rule decided: groups whose rows, each by itself, would break it.
+    """How often did the rule decide, in groups whose rows, each by itself, would break it?
 
     Both orders of a pair are such a group, and what shows there is the effect of the order.
-
-    Args:
-        result: of any search.
-        constraint: the rule.
     """
     unscored: BoolArray = np.isnan(result.log_probs.min(axis=1))
     free: IntArray = np.where(unscored, UNLABELLED, np.nan_to_num(result.log_probs).argmax(axis=1))
@@ -154,13 +144,10 @@ def rule_conflicts(result: SearchResult, constraint: Constraint) -> list[Finding
 
 
 def server_noise(result: SearchResult, items: IntArray, differences: FloatArray) -> list[Finding]:
-    """Return whether the same question asked again gets another answer, and if that matters.
+    """Does the same question asked again get another answer, and does that matter?
 
-    Args:
-        result: of any search.
-        items: the items whose labels are the rows'.
-        differences: shape `[R, K]`, nats: log-probs of the same reads asked twice, the second
-            less the first; NaN where one had no score.
+    `differences`, `[R, K]` in nats, are log-probs of reads asked twice, the second less the first;
+    NaN where one had no score.
     """
     moved = differences - differences.mean(axis=1, keepdims=True)
     moved = moved[~np.isnan(moved).any(axis=1)]
