@@ -62,7 +62,7 @@ def test_numbers_of_numpy_are_pythons(path: Path) -> None:
     "value",
     [float("nan"), float("inf"), np.float32("nan"), {"a": [float("-inf")]}, np.array([np.nan])],
 )
-def test_nan_and_infinity_are_refused_and_leaves_no_trace(path: Path, value: object) -> None:
+def test_nan_and_infinity_are_refused_and_leave_no_trace(path: Path, value: object) -> None:
     with Journal.open(path) as journal:
         journal.append("before")
         with pytest.raises(ValueError, match="not JSON compliant"):
