@@ -87,48 +87,6 @@ class RunList:
     notes: tuple[str, ...]
 
 
-class LabelledId(NamedTuple):
-    """A row's id in a run, and the label that the run gave it."""
-
-    id: str | int
-    label: str
-
-
-class RowDiff(NamedTuple):
-    """A row that two runs label differently.
-
-    Attributes:
-        id: in the first run.
-        first: its label there.
-        second: its label in the second run.
-        id_in_second: its id there.
-    """
-
-    id: str | int
-    first: str
-    second: str
-    id_in_second: str | int
-
-
-@dataclass(frozen=True, slots=True)
-class RunDiff:
-    """Where two runs differ.
-
-    Attributes:
-        settings: `part.name` -> its value in the first and in the second run, None if absent.
-        labels: the rows labelled differently.
-        compared: how many rows both runs labelled.
-        only_in_first: ids of rows that the second run did not label.
-        only_in_second: ids of rows that the first run did not label.
-    """
-
-    settings: Mapping[str, tuple[Any, Any]]
-    labels: tuple[RowDiff, ...]
-    compared: int
-    only_in_first: tuple[str | int, ...]
-    only_in_second: tuple[str | int, ...]
-
-
 def list_runs(base: Path = DEFAULT_BASE) -> RunList:
     """Return the runs in `base`; none if there is no such folder.
 
@@ -246,6 +204,69 @@ def is_running(folder: Path) -> bool:
         return True
     except OSError:
         return False
+
+
+def remove_run(run: Run) -> None:
+    """Delete the run's folder; the score store keeps the answers.
+
+    Raises:
+        RunError: a process works on the run, or the folder cannot be deleted.
+    """
+    lock = FileLock(run.path / LOCK, timeout=0, thread_local=False)
+    try:
+        # It gets another name first: a folder that is half deleted must not look like a run.
+        with lock:
+            doomed = run.path.with_name(f".{run.name}.{secrets.token_hex(4)}.removed")
+            run.path.rename(doomed)
+        shutil.rmtree(doomed)
+    except Timeout:
+        raise RunError(
+            f"a process works on the run {run.name}: end it first (Ctrl-C), then remove the run"
+        ) from None
+    except OSError as error:
+        raise RunError(f"{run.path}: cannot be removed: {error.strerror}") from error
+
+
+class LabelledId(NamedTuple):
+    """A row's id in a run, and the label that the run gave it."""
+
+    id: str | int
+    label: str
+
+
+class RowDiff(NamedTuple):
+    """A row that two runs label differently.
+
+    Attributes:
+        id: in the first run.
+        first: its label there.
+        second: its label in the second run.
+        id_in_second: its id there.
+    """
+
+    id: str | int
+    first: str
+    second: str
+    id_in_second: str | int
+
+
+@dataclass(frozen=True, slots=True)
+class RunDiff:
+    """Where two runs differ.
+
+    Attributes:
+        settings: `part.name` -> its value in the first and in the second run, None if absent.
+        labels: the rows labelled differently.
+        compared: how many rows both runs labelled.
+        only_in_first: ids of rows that the second run did not label.
+        only_in_second: ids of rows that the first run did not label.
+    """
+
+    settings: Mapping[str, tuple[Any, Any]]
+    labels: tuple[RowDiff, ...]
+    compared: int
+    only_in_first: tuple[str | int, ...]
+    only_in_second: tuple[str | int, ...]
 
 
 def diff_runs(first: Run, second: Run) -> RunDiff:
@@ -382,24 +403,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _flat(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", item
-
-
-def remove_run(run: Run) -> None:
-    """Delete the run's folder; the score store keeps the answers.
-
-    Raises:
-        RunError: a process works on the run, or the folder cannot be deleted.
-    """
-    lock = FileLock(run.path / LOCK, timeout=0, thread_local=False)
-    try:
-        # It gets another name first: a folder that is half deleted must not look like a run.
-        with lock:
-            doomed = run.path.with_name(f".{run.name}.{secrets.token_hex(4)}.removed")
-            run.path.rename(doomed)
-        shutil.rmtree(doomed)
-    except Timeout:
-        raise RunError(
-            f"a process works on the run {run.name}: end it first (Ctrl-C), then remove the run"
-        ) from None
-    except OSError as error:
-        raise RunError(f"{run.path}: cannot be removed: {error.strerror}") from error

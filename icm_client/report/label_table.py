@@ -34,9 +34,8 @@ class LabelTable:
         exactness: the least reliable kind of log-prob that each row's label follows from.
         fields: the fields of a row that the model was shown.
         texts: what each row holds in them, shape `[N, len(fields)]`.
-        gold: each row's gold label, as a number in `words`, or `NO_GOLD`; None where no field
-            holds gold.
-        gold_field: the column of the labels file that holds gold.
+        gold: each row's gold label, as a number in `words`, or `NO_GOLD`, shape `[N]`.
+        gold_field: the column of the labels file that holds gold; None where none does.
     """
 
     words: tuple[str, ...]
@@ -47,7 +46,7 @@ class LabelTable:
     exactness: tuple[str, ...]
     fields: tuple[str, ...]
     texts: tuple[tuple[str, ...], ...]
-    gold: IntArray | None
+    gold: IntArray
     gold_field: str | None
 
     @property
@@ -63,26 +62,14 @@ class LabelTable:
         return found
 
     @property
-    def least_certain_first(self) -> IntArray:
-        """Row numbers by rising confidence, or by margin where there is none, shape `[N]`."""
-        by = self.margins if np.isnan(self.confidence).any() else self.confidence
-        return np.argsort(by, kind="stable")
-
-    @property
     def judged(self) -> BoolArray:
         """Which rows have gold, shape `[N]`."""
-        if self.gold is None:
-            return np.zeros(len(self.held), dtype=bool)
-        known: BoolArray = self.gold != NO_GOLD
-        return known
+        return np.not_equal(self.gold, NO_GOLD)
 
     @property
     def right(self) -> BoolArray:
         """Which labels are the gold ones, shape `[N]`; False where there is no gold."""
-        found: BoolArray = self.judged & (
-            self.held == (NO_GOLD if self.gold is None else self.gold)
-        )
-        return found
+        return np.equal(self.held, self.gold)
 
 
 def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
@@ -138,7 +125,7 @@ def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
         exactness=exactness,
         fields=fields,
         texts=tuple(_texts(record, fields, words) for record in records),
-        gold=None if column is None else _gold(records, column, words, path),
+        gold=_gold(records, column, words, path),
         gold_field=column,
     )
 
@@ -171,11 +158,13 @@ def _gold_column(
 
 
 def _gold(
-    records: Sequence[Mapping[str, Any]], column: str, words: Sequence[str], path: Path
+    records: Sequence[Mapping[str, Any]], column: str | None, words: Sequence[str], path: Path
 ) -> IntArray:
+    found = np.full(len(records), NO_GOLD)
+    if column is None:
+        return found
     by_case = {word.casefold(): number for number, word in enumerate(words)}
     exact = {word: number for number, word in enumerate(words)}
-    found = np.full(len(records), NO_GOLD)
     for line, record in enumerate(records, start=1):
         value = record.get(column)
         text = "" if value is None else str(value)

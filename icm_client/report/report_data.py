@@ -125,14 +125,13 @@ def page_rows(table: LabelTable) -> dict[str, Any]:
     """
     limit = max(_FEWEST_CHARACTERS, min(_MOST_CHARACTERS, _MOST_OF_ALL // len(table.ids)))
     kinds = sorted(set(table.exactness))
-    golds = [-1] * len(table.ids) if table.gold is None else table.gold.tolist()
     rows = zip(
         # JavaScript's whole numbers end at 2**53: of 1234567890123456789 it would make ...800.
         (name if isinstance(name, str) or abs(name) < 2**53 else str(name) for name in table.ids),
         table.held.tolist(),
         [None if np.isnan(one) else one for one in table.confidence.round(5).tolist()],
         table.margins.round(4).tolist(),
-        golds,
+        table.gold.tolist(),
         map(kinds.index, table.exactness),
         ([text[:limit] for text in texts] for texts in table.texts),
         (sum(max(0, len(text) - limit) for text in texts) for texts in table.texts),
@@ -142,7 +141,7 @@ def page_rows(table: LabelTable) -> dict[str, Any]:
         "words": list(table.words),
         "fields": list(table.fields),
         "exactness": kinds,
-        "gold": table.gold is not None,
+        "gold": table.gold_field is not None,
         "rows": list(rows),
     }
 

@@ -263,8 +263,7 @@ class _Replay:
     """Labels by item: a row's id, or `ID (exchanged)` for a pair's other order, without gold."""
 
     def __init__(self, table: LabelTable) -> None:
-        golds = () if table.gold is None else table.gold.tolist()
-        pairs = zip(table.ids, golds, strict=bool(golds))
+        pairs = zip(table.ids, table.gold.tolist(), strict=True)
         self._gold = {str(row): table.words[gold] for row, gold in pairs if gold != NO_GOLD}
         self.labels: dict[str, str] = {}
         self.counts: Counter[str] = Counter()
