@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from icm_client.coherence.settings import SweepSettings
-from icm_client.coherence.starts import Start
+from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.initial_labels import Start
 from icm_client.data.job import Job
 from icm_client.errors import InputError
 from icm_client.runs.presets import (

@@ -16,10 +16,9 @@ import numpy as np
 
 from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
 from icm_client.coherence.constraints import Asymmetry
-from icm_client.coherence.contexts import UNLABELLED, draw_demos
-from icm_client.coherence.fold_scores import score_folds
-from icm_client.coherence.prior import offsets_for_prior
-from icm_client.coherence.problem import FloatArray, IntArray, Query, Score
+from icm_client.coherence.contexts import draw_demos, score_folds
+from icm_client.coherence.label_prior import offsets_for_prior
+from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray, Query, Score
 from icm_client.data import JsonValue
 from icm_client.data.job import Job
 from icm_client.data.messages import did_you_mean, listed, shown

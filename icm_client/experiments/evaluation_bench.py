@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import BoolArray, IntArray
-from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.problem import UNLABELLED, BoolArray, IntArray
 from icm_client.data import Task
 from icm_client.endpoints import Endpoint
 from icm_client.errors import IcmError, InputError, ModelChanged, RunError, RunStopped, StoreError

@@ -6,7 +6,7 @@ that it is the same model still; a run that was broken off goes on from there.
 
 from collections.abc import Callable
 
-from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.fast import SweepSettings
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError
 from icm_client.experiments.evaluation import TAUGHT_BY, Evaluation

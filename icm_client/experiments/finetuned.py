@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 import anyio
 
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import IntArray, Query
+from icm_client.coherence.problem import UNLABELLED, IntArray, Query
 from icm_client.endpoints import Endpoint
 from icm_client.errors import (
     IcmError,

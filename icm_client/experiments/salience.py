@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from icm_client.coherence.calibration import pointwise_mutual_information
-from icm_client.coherence.fold_scores import score_folds
+from icm_client.coherence.contexts import score_folds
 from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Query, Score
 
 Verdict = Literal["likely", "unclear", "unlikely"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.problem import IntArray
-from icm_client.coherence.settings import SweepSettings
 from icm_client.data import Task
 from icm_client.data.job import Job, Rows
 from icm_client.endpoints import Endpoint, TextEndpoint

@@ -12,12 +12,10 @@ from icm_client.coherence.calibration import (
     pointwise_mutual_information,
     utility_of,
 )
-from icm_client.coherence.confidence import confidences
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.groups import LabelGroups, fit_label_groups
-from icm_client.coherence.polarity import RESPONSIVE
-from icm_client.coherence.problem import FloatArray, IntArray
-from icm_client.coherence.search_result import SearchResult
+from icm_client.coherence.confidence import LabelGroups, confidences, fit_label_groups
+from icm_client.coherence.label_names import RESPONSIVE
+from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
+from icm_client.coherence.result import SearchResult
 from icm_client.verdict.findings import TRY_ANOTHER_QUESTION, Finding, Severity
 
 INCOHERENT = 0.15

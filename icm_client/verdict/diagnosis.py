@@ -18,11 +18,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.prior import PriorEstimate
-from icm_client.coherence.problem import FloatArray, IntArray
-from icm_client.coherence.search_result import SearchResult
+from icm_client.coherence.label_prior import PriorEstimate
+from icm_client.coherence.problem import NO_CONSTRAINT, UNLABELLED, Constraint, FloatArray, IntArray
+from icm_client.coherence.result import SearchResult
 from icm_client.verdict.concept import groups_of, no_groups, salience, unsure
 from icm_client.verdict.findings import (
     TRY_ANOTHER_QUESTION,

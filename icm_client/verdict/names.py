@@ -1,6 +1,6 @@
 """Does each label have the right name, or are two or more of them exchanged?
 
-The search reads some rows again with the label names exchanged (`coherence/polarity.py`). What
+The search reads some rows again with the label names exchanged (`coherence/label_names.py`). What
 follows the demos' names is the in-context effect, what does not is the label-word effect: names are
 right where the two go together.
 """
@@ -9,9 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from icm_client.coherence.polarity import CLEAR_PULL, CLEAR_STANDARD_ERRORS, NameExchange
-from icm_client.coherence.renaming import FEWEST_OF_A_LABEL
-from icm_client.coherence.search_result import SearchResult
+from icm_client.coherence.label_names import (
+    CLEAR_PULL,
+    CLEAR_STANDARD_ERRORS,
+    FEWEST_OF_A_LABEL,
+    NameExchange,
+)
+from icm_client.coherence.result import SearchResult
 from icm_client.verdict.findings import Finding
 
 MOST_STANDARD_ERRORS = 100

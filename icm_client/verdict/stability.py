@@ -6,11 +6,10 @@ rows', throughout.
 
 import numpy as np
 
-from icm_client.coherence.constraints import Asymmetry, Constraint
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.fold_scores import margin
-from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
-from icm_client.coherence.search_result import SearchResult
+from icm_client.coherence.calibration import margin
+from icm_client.coherence.constraints import Asymmetry
+from icm_client.coherence.problem import UNLABELLED, BoolArray, Constraint, FloatArray, IntArray
+from icm_client.coherence.result import SearchResult
 from icm_client.verdict.findings import Finding, Severity, many
 
 POOR_MASS, LOW_MASS = 0.1, 0.5

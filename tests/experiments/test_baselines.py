@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from icm_client import Task
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import FloatArray, Query
+from icm_client.coherence.problem import UNLABELLED, FloatArray, Query
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.experiments.baselines import (

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.fast import SweepSettings
 from icm_client.endpoints import EmbeddedEndpoint
 from icm_client.runs.check import check
 

@@ -8,9 +8,8 @@ import pytest
 from test_diagnosis import result
 
 from icm_client.coherence.calibration import log_softmax
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import FloatArray
-from icm_client.coherence.search_result import SearchResult
+from icm_client.coherence.problem import UNLABELLED, FloatArray
+from icm_client.coherence.result import SearchResult
 from icm_client.verdict.concept import FAINT, groups_of, no_groups, unsure
 from icm_client.verdict.findings import Finding
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_diagnosis import CLEAR, CLOSE, WORDS, codes, result
 
-from icm_client.coherence.polarity import CLEAR_PULL, NameExchange
+from icm_client.coherence.label_names import CLEAR_PULL, NameExchange
 from icm_client.verdict.diagnosis import diagnose
 
 

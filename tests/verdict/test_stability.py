@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from test_diagnosis import result
 
-from icm_client.coherence.constraints import NO_CONSTRAINT, Asymmetry, MutualExclusion
-from icm_client.coherence.problem import FloatArray
-from icm_client.coherence.search_result import SearchResult
+from icm_client.coherence.constraints import Asymmetry, MutualExclusion
+from icm_client.coherence.problem import NO_CONSTRAINT, FloatArray
+from icm_client.coherence.result import SearchResult
 from icm_client.verdict.stability import (
     CONFLICTING,
     CONFLICTS,
