@@ -15,6 +15,7 @@ from icm_client.verdict.findings import (
     VERDICTS,
     Finding,
     Verdict,
+    recorded_finding,
     recorded_verdict,
     worst_first,
 )
@@ -103,7 +104,7 @@ def read_report(run: Run, *, gold: str | None = None) -> ReportData:
         run=run,
         verdict=recorded_verdict(result),
         derived=result.get("verdict") not in VERDICTS,
-        findings=worst_first(map(Finding.recorded, result.get("findings", ()))),
+        findings=worst_first(map(recorded_finding, result.get("findings", ()))),
         table=table,
         course=read_course(run, table),
         reliability=reliability(table.confidence[judged], table.right[judged])

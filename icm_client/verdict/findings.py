@@ -62,14 +62,6 @@ class Finding:
         """Return the same as JSON values."""
         return {**asdict(self), "fatal": self.fatal}
 
-    @classmethod
-    def recorded(cls, finding: Mapping[str, Any]) -> "Finding":
-        """Return the finding of a run's record, in which an older version wrote less."""
-        code, message, advice, figures = (
-            str(finding.get(name, "")) for name in ("code", "message", "advice", "figures")
-        )
-        return cls(code, message, advice, recorded_severity(finding), figures)
-
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Sort findings by severity; those of one severity stay in their order."""
@@ -90,10 +82,18 @@ def recorded_severity(finding: Mapping[str, Any]) -> Severity:
     return next((one for one in SEVERITIES if one == finding.get("severity")), older)
 
 
+def recorded_finding(finding: Mapping[str, Any]) -> Finding:
+    """Return a finding of a run's record; an older version recorded less."""
+    code, message, advice, figures = (
+        str(finding.get(name, "")) for name in ("code", "message", "advice", "figures")
+    )
+    return Finding(code, message, advice, recorded_severity(finding), figures)
+
+
 def recorded_verdict(result: Mapping[str, Any]) -> Verdict:
     """Return the verdict in a run's record; of one without a verdict, that of its findings."""
     recorded = next((one for one in VERDICTS if one == result.get("verdict")), None)
-    return recorded or verdict_of(Finding.recorded(one) for one in result.get("findings", ()))
+    return recorded or verdict_of(recorded_finding(one) for one in result.get("findings", ()))
 
 
 def many(count: int, word: str) -> str:

@@ -10,7 +10,7 @@ from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.result import RestartEnd, SearchResult, Step
 from icm_client.verdict.concept import INCOHERENT
 from icm_client.verdict.diagnosis import ANNOUNCED_SHARE, DEGENERATE_SHARE, Evidence, diagnose
-from icm_client.verdict.findings import Finding, Severity, verdict_of, worst_first
+from icm_client.verdict.findings import Finding, Severity, recorded_finding, verdict_of, worst_first
 
 CLEAR = NameExchange((1, 0), 0.5, -0.5, standard_error=0.01, words=12.0, pull=0.8, response=0.95)
 CLOSE = NameExchange((1, 0), utility=0.5, exchanged_utility=0.49, standard_error=0.01)
@@ -250,7 +250,7 @@ def test_a_finding_s_summary_says_whether_it_is_fatal() -> None:
     assert summary["fatal"] is True
     assert summary["severity"] == "fatal"
     assert summary.keys() == {"code", "message", "advice", "severity", "figures", "fatal"}
-    assert Finding.recorded(summary) == finding
+    assert recorded_finding(summary) == finding
 
 
 def test_a_finding_reads_as_a_sentence_what_to_do_and_the_figures() -> None:
