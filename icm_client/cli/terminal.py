@@ -346,7 +346,7 @@ def print_warnings(found: Labels) -> None:
     for finding in reversed(found.findings):  # the worst one last, where it is read
         kind = "Note" if finding.severity == "note" else "Warning"
         console.print(
-            Text(f"{kind}: {finding.message} {finding.advice}", _FINDING_STYLES[finding.severity]),
+            Text(f"{kind}: {finding.text}", _FINDING_STYLES[finding.severity]),
             soft_wrap=True,
         )
 
