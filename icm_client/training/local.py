@@ -29,9 +29,8 @@ from icm_client.runs.trainer import Example, OnTraining, Trained
 from icm_client.serving.hardware import detect
 from icm_client.serving.model import BUNDLED
 from icm_client.training.base_model import BaseModel, find_base, require_training
-from icm_client.training.local_child import Orders
 from icm_client.training.local_process import train_in_child
-from icm_client.training.local_settings import LocalSettings, Objective
+from icm_client.training.local_settings import LocalSettings, Objective, Orders
 
 FORMAT: Final = 1
 """Raised when a change here trains other weights from the same call."""
