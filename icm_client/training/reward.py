@@ -8,24 +8,168 @@ Every step's result is kept and found again: labels by the score store, models b
 scores in files. Gold has no part in any of it but the figures at the end.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import numpy as np
 
 from icm_client.data import Dataset
-from icm_client.errors import RunStopped, TrainingError
+from icm_client.data.job import Job
+from icm_client.data.messages import shown
+from icm_client.errors import InputError, RunStopped, TrainingError
 from icm_client.record.folder import owned
 from icm_client.runs.failures import only
 from icm_client.runs.result import Labels
 from icm_client.runs.trainer import OnTraining, Trained, TrainingProgress
 from icm_client.training.local import LocalTrainer
 from icm_client.training.reward_model import RewardModel, train_reward_model
-from icm_client.training.reward_plan import FEWEST_PAIRS, RewardPlan
-from icm_client.training.reward_result import RewardSteps, agreeing, measured
-from icm_client.training.reward_scores import Judge, ScoreFile, Scores
+from icm_client.training.reward_scores import HeldOutPairs, Judge, ScoreFile, Scores, measured
 from icm_client.training.run_labels import Pair, task_pairs
+from icm_client.verdict.findings import Verdict
+
+FEWEST_PAIRS: Final = 8
+"""That a reward model is trained on."""
+
+FIRST: Final = 256
+"""Pairs of the first step, where nobody says otherwise."""
+
+_SAMPLED: Final = 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RewardPlan:
+    """What the steps use.
+
+    Attributes:
+        job: all pairs, and the task.
+        first: rows that ICM labels, rising.
+        many: rows that the first reward model labels, rising; those of the first step among them.
+        test: held-out pairs, the better response first.
+        seed: of the sample and of both trainings.
+        notices: what was left out, and why.
+    """
+
+    job: Job
+    first: tuple[int, ...]
+    many: tuple[int, ...]
+    test: tuple[Pair, ...]
+    seed: int
+    notices: tuple[str, ...]
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """The labels that prefer the first and the second of a pair's responses."""
+        return self.job.task.holds_words
+
+    @property
+    def gold(self) -> Mapping[int, str]:
+        """Row -> gold label, of the rows that have one."""
+        words = enumerate(self.job.dataset.gold or ())
+        return {row: word for row, word in words if word is not None}
+
+    def summary(self) -> dict[str, Any]:
+        """Return JSON values: how many pairs each step has."""
+        return {
+            "pairs": len(self.job.dataset.rows),
+            "first": len(self.first),
+            "many": len(self.many),
+            "test": len(self.test),
+            "seed": self.seed,
+            "notices": list(self.notices),
+        }
+
+
+def plan_reward(
+    job: Job, *, first: int = FIRST, many: int | None = None, test: Job | None = None, seed: int = 0
+) -> RewardPlan:
+    """Draw the pairs of each step, seeded; gold has no part in it.
+
+    Args:
+        job: the pairs.
+        first: how many ICM labels.
+        many: how many the first reward model labels, the first ones among them; None takes all.
+        test: held-out pairs with gold.
+        seed: of the sample.
+
+    Raises:
+        InputError: no pairs task, too few pairs for the steps, or test pairs without gold or among
+            those that are trained on.
+    """
+    if job.task.exchange is None:
+        raise InputError(
+            "a reward model is trained on pairs, and this task does not say which two fields are "
+            'compared: exchange = ["response_1", "response_2"] in the task file does; '
+            "--task pairwise-preference asks about pairs"
+        )
+    one, other = job.task.exchange
+    same = [
+        number
+        for number, row in enumerate(job.dataset.rows)
+        if str(row.fields[one]) == str(row.fields[other])
+    ]
+    usable = sorted(set(range(len(job.dataset.rows))) - set(same))
+    notices = list(job.notices)
+    if same:
+        notices.append(f"{len(same)} pairs hold the same response twice and are left out")
+    wanted = len(usable) if many is None else many
+    _check_sizes(len(usable), first, wanted)
+    drawn = np.random.default_rng((seed, _SAMPLED)).permutation(usable).tolist()
+    held_out = () if test is None else _held_out(job, test)
+    return RewardPlan(
+        job,
+        tuple(sorted(drawn[:first])),
+        tuple(sorted(drawn[:wanted])),
+        held_out,
+        seed,
+        tuple(notices),
+    )
+
+
+def _check_sizes(usable: int, first: int, many: int) -> None:
+    if first < FEWEST_PAIRS:
+        raise InputError(f"--first {first}: a reward model needs at least {FEWEST_PAIRS} pairs")
+    if many > usable:
+        raise InputError(f"--many {many}: there are {usable} pairs that can be used")
+    if many <= first:
+        raise InputError(
+            f"the first reward model would have {many} pairs to label, and ICM labels {first} of "
+            f"them: take fewer for the first step (--first, at least {FEWEST_PAIRS}), or more "
+            "pairs. For one reward model, trained on ICM's labels, there is "
+            "icm-client finetune RUN --objective reward"
+        )
+
+
+def _held_out(job: Job, test: Job) -> tuple[Pair, ...]:
+    words = test.dataset.gold or (None,) * len(test.dataset.rows)
+    known = [row for row, word in enumerate(words) if word is not None]
+    if not known:
+        raise InputError(
+            f"{test.dataset.name}: no pair has a gold label: name the field that has it (--gold)"
+        )
+    labels = tuple(words[row] for row in known)
+    pairs = task_pairs(test.task, only(test.dataset, known), labels)
+    _refuse_trained_on(job, test)
+    told_apart = tuple(pair for pair in pairs if pair.chosen != pair.rejected)
+    if not told_apart:
+        raise InputError(f"{test.dataset.name}: every pair holds the same response twice")
+    return told_apart
+
+
+def _refuse_trained_on(job: Job, test: Job) -> None:
+    """An accuracy on pairs that were trained on says nothing of others."""
+    trained_on = set(job.prompts)  # in both orders
+    own: Sequence[int] = test.row_items.tolist()
+    seen = [item for item in own if test.prompts[item] in trained_on]
+    if seen:
+        raise InputError(
+            f"{test.dataset.name}: {len(seen)} of its {len(own)} pairs are among those to train "
+            f"on, such as {shown(test.prompts[seen[0]][:60])}: test on pairs that the models do "
+            "not see"
+        )
+
 
 Step = Literal["first", "scores", "final", "test"]
 """Training the first model, scoring with it, training the final one, testing both."""
@@ -107,7 +251,7 @@ async def reward_in_three_steps(
     folder: Path,
     progress: OnStep = lambda _step, _at: None,
     stopping: Callable[[], bool] = lambda: False,
-) -> RewardSteps:
+) -> "RewardSteps":
     """Label a few pairs, train on them, label many by that model, and train on those.
 
     Args:
@@ -129,7 +273,7 @@ async def reward_in_three_steps(
         return await _steps(_Run(plan, trainer, folder, progress, stopping), plan, label_few)
 
 
-async def _steps(run: "_Run", plan: RewardPlan, label_few: LabelFew) -> RewardSteps:
+async def _steps(run: "_Run", plan: RewardPlan, label_few: LabelFew) -> "RewardSteps":
     labels = await label_few(_without_gold(plan, plan.first))
     few = _labels_of(plan, labels)
     first = await run.trained("first", _pairs(plan, few))
@@ -250,3 +394,68 @@ def _preferred(plan: RewardPlan, scores: Sequence[Scores]) -> tuple[dict[int, st
             "(--first), or more epochs"
         )
     return many, len(plan.many) - len(many)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RewardSteps:
+    """Both models, and the labels that they were trained on.
+
+    Attributes:
+        first: the model trained on ICM's labels.
+        final: the model trained on the first one's.
+        few: row -> ICM's label.
+        many: row -> label by the first model's scores.
+        ties: rows of the second step whose responses the first model scores alike; they have no
+            label.
+        verdict: the diagnosis's, on ICM's labels.
+        findings: its codes.
+        agreement: share of the rows with both labels that have the same one.
+        few_accuracy: share of right labels, of the rows with gold; None where none has.
+        many_accuracy: the same.
+        test: None without test pairs.
+    """
+
+    first: Trained
+    final: Trained
+    few: Mapping[int, str]
+    many: Mapping[int, str]
+    ties: int
+    verdict: Verdict
+    findings: tuple[str, ...]
+    agreement: float | None
+    few_accuracy: float | None
+    many_accuracy: float | None
+    test: HeldOutPairs | None
+
+    def summary(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "first": _model(self.first, self.few_accuracy),
+            "final": _model(self.final, self.many_accuracy),
+            "verdict": self.verdict,
+            "findings": list(self.findings),
+            "ties": self.ties,
+            "agreement": _rounded(self.agreement),
+            "test": None if self.test is None else self.test.summary(),
+        }
+
+
+def agreeing(labels: Mapping[int, str], others: Mapping[int, str]) -> float | None:
+    """Return the share of the rows with both that have the same; None where no row has both."""
+    both = labels.keys() & others.keys()
+    return sum(labels[row] == others[row] for row in both) / len(both) if both else None
+
+
+def _model(trained: Trained, accuracy: float | None) -> dict[str, Any]:
+    return {
+        "model": trained.model,
+        "base": trained.base,
+        "pairs": trained.examples,
+        "loss": trained.loss,
+        "seconds": round(trained.seconds, 1),
+        "label_accuracy": _rounded(accuracy),
+    }
+
+
+def _rounded(figure: float | None) -> float | None:
+    return None if figure is None else round(figure, 4)

@@ -8,13 +8,17 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
+import numpy as np
 import orjson
 
+from icm_client.coherence.problem import FloatArray
 from icm_client.errors import RunError, RunStopped, TrainingError
 from icm_client.runs.trainer import Trained
+from icm_client.stats.bootstrap import Interval, bootstrap_interval, paired_interval
 from icm_client.training.run_labels import Pair
 
 BATCH: Final = 64
@@ -117,3 +121,84 @@ class ScoreFile:
         if len(found) > len(self._pairs):
             raise RunError(f"{self.path}: more scores than there are pairs; remove it")
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """The share of held-out pairs whose better response is preferred; a tie is half right.
+
+    Attributes:
+        share: in 0..1.
+        interval: 95%, over the pairs.
+    """
+
+    share: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutPairs:
+    """What is made of pairs that no model was trained on.
+
+    Attributes:
+        pairs: their number.
+        first: of the first reward model.
+        final: of the final one.
+        longer: of "the longer response is the better one", which a reward model has to beat.
+        gained: the final model's share less the first one's, and its 95% interval.
+    """
+
+    pairs: int
+    first: Accuracy
+    final: Accuracy
+    longer: Accuracy
+    gained: Accuracy
+
+    def summary(self) -> dict[str, Any]:
+        """Return JSON values."""
+        named = {
+            "first": self.first,
+            "final": self.final,
+            "longer": self.longer,
+            "gained": self.gained,
+        }
+        return {
+            "pairs": self.pairs,
+            **{name: round(one.share, 4) for name, one in named.items()},
+            **{
+                f"{name}_interval": [round(end, 4) for end in one.interval]
+                for name, one in named.items()
+            },
+        }
+
+
+def measured(
+    pairs: Sequence[Pair], by_first: Sequence[Scores], by_final: Sequence[Scores]
+) -> HeldOutPairs:
+    """Return how often each model, and the longer response, is right.
+
+    Args:
+        pairs: the better response first.
+        by_first: the first model's scores of them.
+        by_final: the final model's.
+    """
+    first, final = _right(by_first), _right(by_final)
+    longer = _right([Scores(len(pair.chosen), len(pair.rejected)) for pair in pairs])
+    units = np.arange(len(pairs))
+    gained = Accuracy(float(final.mean() - first.mean()), paired_interval(final, first, units))
+
+    def accuracy(right: FloatArray) -> Accuracy:
+        return Accuracy(float(right.mean()), bootstrap_interval(right, units))
+
+    return HeldOutPairs(
+        len(pairs),
+        first=accuracy(first),
+        final=accuracy(final),
+        longer=accuracy(longer),
+        gained=gained,
+    )
+
+
+def _right(scores: Sequence[Scores]) -> FloatArray:
+    """1 where the chosen response scores higher, one half for a tie; shape `[1, pairs]`."""
+    return np.array([[(np.sign(one - other) + 1) / 2 for one, other in scores]])

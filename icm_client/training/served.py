@@ -24,8 +24,14 @@ from icm_client.endpoints.parsing import without_credentials
 from icm_client.errors import AuthenticationRefused, ModelNotFound, RequestRefused, TrainingError
 from icm_client.runs.trainer import Example, OnTraining, Trained
 from icm_client.training.fine_tuning_api import FineTuningApi
-from icm_client.training.served_job import ServedJob, StateFile, TrainingState
-from icm_client.training.submission import WAIT_GROWTH, ServedSettings, Submission
+from icm_client.training.served_job import (
+    WAIT_GROWTH,
+    ServedJob,
+    ServedSettings,
+    StateFile,
+    Submission,
+    TrainingState,
+)
 
 _STEM: Final = re.compile(r"[^A-Za-z0-9_-]+")
 

@@ -20,10 +20,17 @@ from icm_client.data.job import Job
 from icm_client.errors import InputError, RunError, RunStopped, TrainingError
 from icm_client.runs.trainer import Trained, TrainingProgress
 from icm_client.testing import PlantedConcept
-from icm_client.training.reward import LabelFew, OnStep, Scored, Step, reward_in_three_steps
-from icm_client.training.reward_plan import RewardPlan, plan_reward
-from icm_client.training.reward_result import RewardSteps, measured
-from icm_client.training.reward_scores import BATCH, ScoreFile, Scores
+from icm_client.training.reward import (
+    LabelFew,
+    OnStep,
+    RewardPlan,
+    RewardSteps,
+    Scored,
+    Step,
+    plan_reward,
+    reward_in_three_steps,
+)
+from icm_client.training.reward_scores import BATCH, ScoreFile, Scores, measured
 from icm_client.training.run_labels import Pair
 
 N, FIRST, TESTED = 400, 40, 200

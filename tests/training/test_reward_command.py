@@ -16,7 +16,7 @@ from icm_client.data import JsonValue, Task
 from icm_client.data.job import Job
 from icm_client.errors import InputError, SetupError, TaskError
 from icm_client.testing import PlantedConcept
-from icm_client.training.reward_plan import plan_reward
+from icm_client.training.reward import plan_reward
 
 TASK = Task(
     template="{thing}\n{one}\n{two}\nThe first is better:",

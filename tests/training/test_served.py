@@ -36,7 +36,7 @@ from icm_client.testing import Fault, after, reset, sometimes, status
 from icm_client.testing.finetuning import FineTuningServer
 from icm_client.testing.tuning_jobs import Fate, Job
 from icm_client.training.served import ServedTrainer
-from icm_client.training.submission import METADATA_KEY, ServedSettings
+from icm_client.training.served_job import METADATA_KEY, ServedSettings
 
 
 async def train(by: ServedTrainer, name: str = "reviews", **options: Any) -> Trained:
