@@ -1,8 +1,4 @@
-"""A reward model's scores of many pairs, kept as they come: a process that is killed loses a batch.
-
-A file for each model and list of pairs, named by a digest over both. Each line holds the two scores
-of a pair, in order.
-"""
+"""A reward model's scores of pairs: kept in a file batch by batch, and compared with gold."""
 
 import hashlib
 import math
@@ -22,7 +18,7 @@ from icm_client.stats.bootstrap import Interval, bootstrap_interval, paired_inte
 from icm_client.training.run_labels import Pair
 
 BATCH: Final = 64
-"""Pairs that are scored between two writes."""
+"""Pairs that are scored between two writes; a process that is killed loses no more."""
 
 _DIGEST_LENGTH: Final = 12
 
@@ -31,12 +27,12 @@ class Judge(Protocol):
     """A reward model that is open."""
 
     async def scores(self, responses: Sequence[tuple[str, str]]) -> list[float]:
-        """Return the score of each (prompt, response); only differences mean something."""
+        """Return the score of each (prompt, response); only differences have a meaning."""
         ...
 
 
 class Scores(NamedTuple):
-    """What a reward model makes of a pair's two responses, as the pair has them."""
+    """A reward model's scores of a pair's two responses."""
 
     chosen: float
     rejected: float
@@ -45,56 +41,58 @@ class Scores(NamedTuple):
 class ScoreFile:
     """The scores of one model for one list of pairs.
 
+    The file is named by a digest over both. Each line holds the two scores of a pair, in order.
+
     Args:
         folder: where it lies.
         trained: the model; the last part of its folder's name says which training it is.
         pairs: what is scored.
 
     Raises:
-        RunError: the file cannot be read, or is none of ours.
+        RunError: the file cannot be read, or was written by something else.
     """
 
     def __init__(self, folder: Path, trained: Trained, pairs: Sequence[Pair]) -> None:
-        told = orjson.dumps([Path(trained.model).name, list(map(list, pairs))])
-        self.path = folder / f"scores-{hashlib.sha256(told).hexdigest()[:_DIGEST_LENGTH]}.jsonl"
+        packed = orjson.dumps([Path(trained.model).name, list(map(list, pairs))])
+        self.path = folder / f"scores-{hashlib.sha256(packed).hexdigest()[:_DIGEST_LENGTH]}.jsonl"
         self._pairs, self._model = pairs, trained.model
         self.found = self._read()
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether every pair has its scores."""
         return len(self.found) == len(self._pairs)
 
     async def finish(
-        self, judge: Judge, told: Callable[[int], None], stopping: Callable[[], bool]
+        self, judge: Judge, progress: Callable[[int], None], stopping: Callable[[], bool]
     ) -> None:
-        """Score the pairs that are not there yet, and write each batch as it comes.
+        """Score the missing pairs, and write each batch at once.
 
         Args:
             judge: the model.
-            told: how many pairs have their scores, after each batch.
+            progress: called with the number of scored pairs, after each batch.
             stopping: asked before each batch.
 
         Raises:
-            RunStopped: it was to stop; what was scored is kept.
-            TrainingError: the model's scores are no finite numbers.
+            RunStopped: `stopping` returned true; what was scored is kept.
+            TrainingError: a score is NaN or infinite.
             RunError: the file cannot be written.
         """
-        while not self.whole:
+        while not self.complete:
             if stopping():
                 raise RunStopped("stopped on request")
             batch = self._pairs[len(self.found) : len(self.found) + BATCH]
-            both = [text for pair in batch for text in ((pair[0], pair[1]), (pair[0], pair[2]))]
+            both = [(pair.prompt, text) for pair in batch for text in (pair.chosen, pair.rejected)]
             scores = await judge.scores(both)
             if not all(map(math.isfinite, scores)):
                 raise TrainingError(
-                    f"the reward model {self._model} gives scores that are no numbers: train it "
-                    "with a lower learning rate"
+                    f"the reward model {self._model} gives scores that are NaN or infinite: train "
+                    "it with a lower learning rate"
                 )
             found = [Scores(*two) for two in zip(scores[::2], scores[1::2], strict=True)]
             self._append(found)
             self.found += found
-            told(len(self.found))
+            progress(len(self.found))
 
     def _append(self, found: Sequence[Scores]) -> None:
         try:
@@ -104,13 +102,13 @@ class ScoreFile:
             raise RunError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def _read(self) -> list[Scores]:
-        """What an earlier process wrote; a line that it did not finish is cut off."""
+        """The scores of an earlier process; its unfinished last line is cut off."""
         try:
             written = self.path.read_bytes()
-            whole = written[: written.rfind(b"\n") + 1]
-            if len(whole) < len(written):
-                os.truncate(self.path, len(whole))
-            found = [Scores(*orjson.loads(line)) for line in whole.splitlines()]
+            complete = written[: written.rfind(b"\n") + 1]
+            if len(complete) < len(written):
+                os.truncate(self.path, len(complete))
+            found = [Scores(*orjson.loads(line)) for line in complete.splitlines()]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError) as error:
@@ -138,13 +136,13 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutPairs:
-    """What is made of pairs that no model was trained on.
+    """Accuracies on pairs that no model was trained on.
 
     Attributes:
         pairs: their number.
         first: of the first reward model.
         final: of the final one.
-        longer: of "the longer response is the better one", which a reward model has to beat.
+        longer: of "the longer response is better", which a reward model has to beat.
         gained: the final model's share less the first one's, and its 95% interval.
     """
 
@@ -156,18 +154,14 @@ class HeldOutPairs:
 
     def summary(self) -> dict[str, Any]:
         """Return JSON values."""
-        named = {
-            "first": self.first,
-            "final": self.final,
-            "longer": self.longer,
-            "gained": self.gained,
-        }
+        names = ("first", "final", "longer", "gained")
+        accuracies: dict[str, Accuracy] = {name: getattr(self, name) for name in names}
         return {
             "pairs": self.pairs,
-            **{name: round(one.share, 4) for name, one in named.items()},
+            **{name: round(one.share, 4) for name, one in accuracies.items()},
             **{
                 f"{name}_interval": [round(end, 4) for end in one.interval]
-                for name, one in named.items()
+                for name, one in accuracies.items()
             },
         }
 
@@ -175,7 +169,7 @@ class HeldOutPairs:
 def measured(
     pairs: Sequence[Pair], by_first: Sequence[Scores], by_final: Sequence[Scores]
 ) -> HeldOutPairs:
-    """Return how often each model, and the longer response, is right.
+    """Return how often each model is right, and how often the longer response is the better one.
 
     Args:
         pairs: the better response first.
@@ -185,7 +179,6 @@ def measured(
     first, final = _right(by_first), _right(by_final)
     longer = _right([Scores(len(pair.chosen), len(pair.rejected)) for pair in pairs])
     units = np.arange(len(pairs))
-    gained = Accuracy(float(final.mean() - first.mean()), paired_interval(final, first, units))
 
     def accuracy(right: FloatArray) -> Accuracy:
         return Accuracy(float(right.mean()), bootstrap_interval(right, units))
@@ -195,7 +188,7 @@ def measured(
         first=accuracy(first),
         final=accuracy(final),
         longer=accuracy(longer),
-        gained=gained,
+        gained=Accuracy(float(final.mean() - first.mean()), paired_interval(final, first, units)),
     )
 
 

@@ -1,6 +1,6 @@
 """From a run's folder to what a model is trained on: examples (prompt, label) and pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -9,6 +9,7 @@ import orjson
 
 from icm_client.data import Dataset, Row, Task
 from icm_client.data.items import items_of, render_items
+from icm_client.data.job import Job
 from icm_client.data.json_text import read_json
 from icm_client.data.messages import shown
 from icm_client.errors import InputError, RunError, TrainingError
@@ -155,6 +156,37 @@ def task_pairs(task: Task, dataset: Dataset, labels: tuple[str | None, ...]) -> 
         elif label == holds_not:
             pairs.append(Pair(prompt, two, one))
     return pairs
+
+
+def gold_pairs(test: Job) -> list[Pair]:
+    """Return the rows that have a gold label as pairs, the better response first.
+
+    Raises:
+        InputError: none has one, or the task does not compare two fields.
+    """
+    pairs = task_pairs(
+        test.task, test.dataset, test.dataset.gold or (None,) * len(test.dataset.rows)
+    )
+    if not pairs:
+        raise InputError(
+            f"{test.dataset.name}: no pair has a gold label: name the field that has it (--gold)"
+        )
+    return pairs
+
+
+def refuse_trained_on(test: Job, trained_on: Collection[str]) -> None:
+    """Do nothing if none of the test rows' prompts is trained on.
+
+    Raises:
+        InputError: some are; accuracy on these says nothing about others.
+    """
+    known, own = set(trained_on), test.row_items.tolist()
+    seen = [test.prompts[item] for item in own if test.prompts[item] in known]
+    if seen:
+        raise InputError(
+            f"{test.dataset.name}: {len(seen)} of its {len(own)} rows are among those to train on, "
+            f"such as {shown(seen[0][:60])}. Test on rows that the model does not see in training"
+        )
 
 
 def check_examples(examples: Sequence[Example], name: str) -> None:

@@ -133,7 +133,7 @@ def test_rows_that_were_trained_on_are_no_test(tiny: Path, tmp_path: Path) -> No
     result = CliRunner().invoke(
         cli, ["finetune", "reviews-1", "--model", str(tiny), "--test", str(test)]
     )
-    assert "1 of its 2 prompts are among those" in str(result.exception)
+    assert "1 of its 2 rows are among those" in str(result.exception)
 
 
 @pytest.mark.parametrize(

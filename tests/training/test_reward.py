@@ -251,7 +251,7 @@ async def test_a_model_that_tells_nothing_apart_ends_it(tmp_path: Path) -> None:
 async def test_scores_that_are_no_numbers_are_never_taken(tmp_path: Path) -> None:
     trainer = Alike(tmp_path / "models")
     trainer.least, trainer.instead = 900.0, float("nan")
-    with pytest.raises(TrainingError, match="scores that are no numbers"):
+    with pytest.raises(TrainingError, match="scores that are NaN or infinite"):
         await ran(plan_of(), tmp_path, trainer)
     assert not list((tmp_path / "out").glob("scores-*"))
 
@@ -319,7 +319,7 @@ def test_test_pairs_must_have_gold_and_be_others() -> None:
         plan_reward(job, first=8, test=Job.prepare(rows_of(20, seed=1, gold=False), TASK))
     exchanged = [{**row, "one": row["two"], "two": row["one"]} for row in rows_of(3)]
     mixed = [*rows_of(20, seed=1), *exchanged]
-    with pytest.raises(InputError, match="3 of its 23 pairs are among those to train on"):
+    with pytest.raises(InputError, match="3 of its 23 rows are among those to train on"):
         plan_reward(job, first=8, test=Job.prepare(mixed, TASK))
 
 
