@@ -34,7 +34,6 @@ from icm_client.training.base_model import require_training
 from icm_client.training.local_settings import LocalSettings
 from icm_client.training.reward import (
     FIRST,
-    LocalRewardTrainer,
     OnStep,
     RewardPlan,
     RewardSteps,
@@ -43,6 +42,7 @@ from icm_client.training.reward import (
     plan_reward,
     reward_in_three_steps,
 )
+from icm_client.training.reward_model import LocalRewardTrainer
 from icm_client.training.reward_scores import Accuracy
 
 _LINES: Final = 10

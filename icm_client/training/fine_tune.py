@@ -18,7 +18,7 @@ from icm_client.runs.trainer import OnTraining, Trained, Trainer
 from icm_client.scoring import Scorer, ScoreStore, open_store, tokenize_pieces
 from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import Objective
-from icm_client.training.reward_model import RewardModel, train_reward_model
+from icm_client.training.reward_model import LocalRewardTrainer
 from icm_client.training.run_labels import (
     RunLabels,
     examples_of,
@@ -172,11 +172,10 @@ async def _reward(
         raise InputError("a reward model is trained on this machine only: use --backend local")
     pairs = pairs_of(found)
     held_out = [] if test is None else gold_pairs(test)
-    trained = await train_reward_model(
-        trainer, pairs, name=found.name, seed=seed, progress=progress
-    )
+    by = LocalRewardTrainer(trainer)
+    trained = await by.train(pairs, name=found.name, seed=seed, progress=progress)
     if not held_out:
         return FineTuned(trained, "reward")
-    model = await RewardModel.open(await trainer.base(), trained)
-    accuracy = await model.accuracy(held_out)
+    async with by.open(trained) as model:
+        accuracy = await model.accuracy(held_out)
     return FineTuned(trained, "reward", pairs=len(held_out), pair_accuracy=accuracy)

@@ -8,8 +8,8 @@ Each step's result is kept and found again: labels in the score store, models by
 in files. Gold is used only to measure accuracy at the end.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -23,8 +23,6 @@ from icm_client.record.folder import owned
 from icm_client.runs.failures import only
 from icm_client.runs.result import Labels
 from icm_client.runs.trainer import OnTraining, Trained, TrainingProgress
-from icm_client.training.local import LocalTrainer
-from icm_client.training.reward_model import RewardModel, train_reward_model
 from icm_client.training.reward_scores import HeldOutPairs, Judge, ScoreFile, Scores, measured
 from icm_client.training.run_labels import Pair, gold_pairs, refuse_trained_on, task_pairs
 from icm_client.verdict.findings import Verdict
@@ -161,7 +159,7 @@ def _held_out(job: Job, test: Job) -> tuple[Pair, ...]:
 
 
 class RewardTrainer(Protocol):
-    """Trains reward models; `LocalRewardTrainer` does."""
+    """Trains reward models; `reward_model.LocalRewardTrainer` does."""
 
     async def train(
         self,
@@ -181,35 +179,6 @@ class RewardTrainer(Protocol):
     def open(self, trained: Trained) -> AbstractAsyncContextManager[Judge]:
         """Open what was trained."""
         ...
-
-
-class LocalRewardTrainer:
-    """Trains reward models with torch on this machine; a `RewardTrainer`.
-
-    Args:
-        trainer: base model, settings, and the folder for trained models.
-    """
-
-    def __init__(self, trainer: LocalTrainer) -> None:
-        self._trainer = trainer
-
-    async def train(
-        self,
-        pairs: Sequence[Pair],
-        *,
-        name: str,
-        seed: int,
-        progress: OnTraining | None = None,
-    ) -> Trained:
-        """As `train_reward_model`."""
-        return await train_reward_model(
-            self._trainer, pairs, name=name, seed=seed, progress=progress
-        )
-
-    @asynccontextmanager
-    async def open(self, trained: Trained) -> AsyncIterator[RewardModel]:
-        """Load it into this process."""
-        yield await RewardModel.open(await self._trainer.base(), trained)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

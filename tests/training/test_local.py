@@ -255,7 +255,7 @@ def test_a_training_under_way_elsewhere_is_left_alone(tiny: Path, tmp_path: Path
             (lock,) = tmp_path.glob("*.lock")
             folder = Path(str(lock).removesuffix(".lock"))
             said = pytest.raises(TrainingError, match="is being trained by another process")
-            with said, local._ours(folder):
+            with said, local._locked(folder):
                 pass
 
     train(trainer_of(tiny, tmp_path, settings=LocalSettings(epochs=1)), progress=other)
