@@ -205,7 +205,7 @@ def test_gold_is_in_no_export_that_does_not_ask_for_it(
     data = done.path / "data" / "train.parquet" if to == "hf" else done.path
     assert b"gold" not in data.read_bytes()
     card = done.card.read_text("utf-8")
-    assert GOLD.findall(card.replace("Gold labels, were there any, are not.", "")) == []
+    assert GOLD.findall(card.replace("It holds no gold labels.", "")) == []
 
 
 @pytest.mark.parametrize("to", ["csv", "parquet", "hf"])
@@ -220,7 +220,7 @@ def test_gold_is_a_column_where_it_is_asked_for(
     assert data.column_names[-1] == "gold"
     card = done.card.read_text("utf-8")
     assert "accuracy against gold" in card
-    assert "Gold labels are in it." in card
+    assert "It holds gold labels." in card
 
 
 def test_uncertain_rows_are_left_out_and_the_card_says_so(reviews: Run, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_uncertain_rows_are_left_out_and_the_card_says_so(reviews: Run, tmp_path
     assert done.left_out == {f"confidence under {least:g}": 6}
     card = done.card.read_text("utf-8")
     assert f"Left out, confidence under {least:g}: 6 rows." in card
-    assert "the easy ones are over-represented" in card
+    assert "easy rows are over-represented" in card
 
 
 def test_the_card_says_how_the_labels_were_made(reviews: Run, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_the_card_says_how_the_labels_were_made(reviews: Run, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("start", "words"), [("random", "random labels"), ("0a1b2c3d", "labels that were given")]
+    ("start", "words"), [("random", "random"), ("0a1b2c3d", "given by the user")]
 )
 def test_the_card_says_what_the_search_began_with(tmp_path: Path, start: str, words: str) -> None:
     run = reviews_run(tmp_path)
@@ -268,7 +268,7 @@ def test_the_card_says_what_the_search_began_with(tmp_path: Path, start: str, wo
     record["settings"]["start"] = start
     path.write_bytes(orjson.dumps(record))
     done = export_run(read_run(run.name, run.path.parent), "sft", tmp_path / "a.jsonl")
-    assert f"| begun from | {words} |" in done.card.read_text("utf-8")
+    assert f"| initial labels | {words} |" in done.card.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
