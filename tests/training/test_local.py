@@ -101,7 +101,7 @@ def test_the_same_call_finds_what_is_there(
     assert train(trainer_of(tiny, Path(trained.model).parent)) == trained
 
 
-def test_a_seed_says_all_and_another_one_trains_another_model(
+def test_the_same_seed_trains_the_same_weights_and_another_seed_others(
     tiny: Path, trained: Trained, tmp_path: Path
 ) -> None:
     trainer = trainer_of(tiny, tmp_path)
@@ -179,9 +179,7 @@ def children() -> list[int]:
     return found
 
 
-def test_a_child_that_is_killed_is_said_to_be_and_the_checkpoint_stays(
-    tiny: Path, tmp_path: Path
-) -> None:
+def test_a_killed_child_is_reported_and_the_checkpoint_stays(tiny: Path, tmp_path: Path) -> None:
     def kill(moment: TrainingProgress) -> None:
         if moment.step == 5:
             for child in children():
@@ -232,13 +230,13 @@ def test_labels_that_are_all_the_same_teach_nothing(tiny: Path, tmp_path: Path) 
         train(trainer_of(tiny, tmp_path), [Example("a", " positive"), Example("b", " positive")])
 
 
-def test_the_childs_own_error_comes_back(tiny: Path, tmp_path: Path) -> None:
+def test_the_childs_error_is_raised_in_the_parent(tiny: Path, tmp_path: Path) -> None:
     examples = [Example("Review: film", "good"), Example("Review: film", " bad")]
     with pytest.raises(TrainingError, match=r"tiny: example 0 .*no tokens of its own"):
         train(trainer_of(tiny, tmp_path), examples)
 
 
-def test_a_training_that_diverges_says_so(tiny: Path, tmp_path: Path) -> None:
+def test_a_training_that_diverges_is_reported(tiny: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(tiny, broken)
     tensors = load_file(broken / "model.safetensors")
@@ -291,6 +289,6 @@ def test_rates_are_the_papers_and_grow_as_models_shrink() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"rate": 1.5}, {"method": "half"}])
-def test_settings_without_sense_are_refused(wrong: dict[str, Any]) -> None:
+def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         LocalSettings(**wrong)

@@ -1,4 +1,4 @@
-"""A reward model learns from pairs which response is preferred, and says it of other pairs."""
+"""A reward model learns from pairs which response is preferred, also of other pairs."""
 
 import math
 from functools import partial
