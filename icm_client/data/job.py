@@ -20,12 +20,11 @@ from icm_client.data import (
     rows_from,
     take_own_gold,
 )
-from icm_client.data.bad_rows import refused_rows
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.frames import Frame
 from icm_client.data.gold_leak import refuse_gold_keys
 from icm_client.data.items import Item, items_of, prompt_warnings, render_items
-from icm_client.data.rows import path_of, without_rows
+from icm_client.data.rows import path_of, refused_rows, without_rows
 from icm_client.data.rule import build_constraint, rule_notices
 from icm_client.errors import InputError, TaskError
 

@@ -17,9 +17,8 @@ from icm_client.data.json_shapes import (
     line_command,
     shape_of,
 )
-from icm_client.data.json_text import read_json
 from icm_client.data.messages import shown
-from icm_client.data.values import Unusable
+from icm_client.data.values import Unusable, read_json
 from icm_client.errors import RowError
 
 # Characters of a file that are read at once to see whether it is one object over several lines.

@@ -21,9 +21,8 @@ from typing import BinaryIO
 import orjson
 
 from icm_client.data.formats import FileFormat, delimiter_of, format_of, require_pyarrow
-from icm_client.data.json_text import write_json
 from icm_client.data.rows import Row
-from icm_client.data.values import JsonValue
+from icm_client.data.values import JsonValue, write_json
 from icm_client.errors import InputError
 
 _NEEDS_QUOTES = re.compile(r'["\t\r\n]')

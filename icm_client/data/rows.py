@@ -4,10 +4,9 @@ The gold field, if there is one, is taken out of every row before a `Row` exists
 the rows, in `Dataset.gold`, where nothing that builds a prompt looks.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from icm_client.data.bad_rows import FailedRow, refused_rows
 from icm_client.data.frames import Frame, rows_of
 from icm_client.data.messages import did_you_mean, listed, named_lines, shown
 from icm_client.data.values import BLANK, JsonValue, Unusable, json_value, kind_of
@@ -15,6 +14,28 @@ from icm_client.errors import RowError
 
 _FROM_PYTHON = "rows"
 FEWEST_ROWS = 2
+_MOST_REASONS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRow:
+    """A row that has no label.
+
+    Attributes:
+        id: the row's, or its number where it has none.
+        line: where it stands in its file, as `Row.line`.
+        reason: what is wrong with it, or what the server said; fit to be shown.
+        has_id: whether the id is the row's own.
+    """
+
+    id: str | int
+    line: int
+    reason: str
+    has_id: bool = False
+
+    def summary(self) -> dict[str, str | int]:
+        """Return id, line and reason as JSON values."""
+        return {"id": self.id, "line": self.line, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +283,45 @@ def check_gold(dataset: Dataset, labels: Sequence[str], *, skip_bad_rows: bool =
     return without_rows(checked, problems, skip_bad_rows=skip_bad_rows)
 
 
+def only(dataset: Dataset, rows: Collection[int]) -> Dataset:
+    """The data set with some of its rows, in the order of `rows`."""
+    if len(rows) == len(dataset.rows):
+        return dataset
+    gold = None if dataset.gold is None else tuple(dataset.gold[number] for number in rows)
+    return replace(dataset, rows=tuple(dataset.rows[number] for number in rows), gold=gold)
+
+
+def refused_rows(bad: Sequence[FailedRow], *, path: str | None, usable: int) -> RowError:
+    """Return the error that names all of these rows; rows with one reason are named together.
+
+    Args:
+        bad: at least one row.
+        path: their file, or None for rows given from Python.
+        usable: how many rows could be used without these.
+    """
+    alike: dict[str, list[FailedRow]] = {}
+    for row in bad:
+        alike.setdefault(row.reason, []).append(row)
+    lines = []
+    for reason, rows in list(alike.items())[:_MOST_REASONS]:
+        first, *others = rows
+        name = f" (id {shown(first.id)})" if first.has_id else ""
+        lines.append(f"{path or 'rows'}:{first.line}: {reason}{name}")
+        if others:
+            lines.append(f"  the same in {_places(others)}")
+    if unsaid := [row for rows in list(alike.values())[_MOST_REASONS:] for row in rows]:
+        lines.append(f"  and, for other reasons, {_places(unsaid)}")
+    if len(bad) > 1:
+        lines.append(f"{len(bad):,} rows cannot be used")
+    place = f"{path or 'rows'}:{bad[0].line}: "
+    return RowError(
+        "\n".join(lines).removeprefix(place),
+        path=path,
+        line=bad[0].line,
+        skippable=usable >= 2,  # noqa: PLR2004 - a search compares rows
+    )
+
+
 def path_of(dataset: Dataset) -> str | None:
     """Return the dataset's file as the user named it, or None for rows given from Python."""
     return None if dataset.name == _FROM_PYTHON else dataset.name
@@ -326,3 +386,9 @@ def _too_few(count: int, fewest: int) -> str:
         return "no rows; at least one is needed"
     found = "only one row" if count else "no rows"
     return f"{found}; at least 2 rows are needed: labels are found by comparing rows"
+
+
+def _places(rows: Sequence[FailedRow]) -> str:
+    return named_lines(
+        [f"{row.line} (id {shown(row.id)})" if row.has_id else row.line for row in rows]
+    )

@@ -15,12 +15,12 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
 
+import orjson
 from pydantic import InstanceOf, field_validator
 
-from icm_client.data.bad_rows import refused_rows
 from icm_client.data.constraint_spec import ConstraintSpec, rules_problems
 from icm_client.data.messages import Described, did_you_mean, listed, shown
-from icm_client.data.rows import Dataset, Row, path_of
+from icm_client.data.rows import Dataset, Row, path_of, refused_rows
 from icm_client.data.values import Unusable, kind_of
 from icm_client.errors import RowError, TaskError
 
@@ -357,6 +357,13 @@ def builtin_names() -> tuple[str, ...]:
     """Return the names of the built-in tasks, sorted."""
     files = (file.name for file in _builtin_folder().iterdir())
     return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml")))
+
+
+def example_row(task_name: str) -> Row | None:
+    """Return the example of a built-in task; None for a task of another name."""
+    examples = orjson.loads(_builtin_folder().joinpath("examples.json").read_bytes())
+    fields = examples.get(task_name)
+    return None if fields is None else Row(id=1, fields=fields, line=1)
 
 
 def find_beside(data_path: str | os.PathLike[str]) -> Path | None:

@@ -1,13 +1,19 @@
-"""What a field of a row may hold: JSON values, whichever file or program they came from."""
+"""JSON values: what a field of a row may hold, and JSON text with every digit of a whole number.
+
+orjson reads a whole number past 64 bits as a float and refuses to write one. Where a text may hold
+one, or a value does, the standard library does the work: exact, and slower.
+"""
 
 import datetime as dt
 import decimal
+import json
 import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import orjson
 
 from icm_client.data.messages import shown
 
@@ -18,6 +24,9 @@ _DEEPEST = 200
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 # No JSON parser here takes a larger one; nobody's data has one.
 _MOST_BITS = 1000
+# 2**63 has 19 digits: a number of fewer is a 64-bit one for certain.
+_MAYBE_TOO_LONG = re.compile(r"\d{19}")
+_MAYBE_TOO_LONG_BYTES = re.compile(rb"\d{19}")
 _NOT_JSON = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _KINDS: Mapping[type, str] = {
     type(None): "null",
@@ -65,6 +74,49 @@ def kind_of(value: object) -> str:
 def as_written(number: np.floating[Any]) -> float:
     """Return a short float as the number that its shortest digits name: 0.1 for 32 bits of it."""
     return float(str(number))
+
+
+def read_json(text: str | bytes) -> Any:
+    """Return the value; whole numbers are exact, whatever their size.
+
+    Raises:
+        orjson.JSONDecodeError: it is not JSON.
+    """
+    value = orjson.loads(text)
+    long = (
+        _MAYBE_TOO_LONG.search(text)
+        if isinstance(text, str)
+        else _MAYBE_TOO_LONG_BYTES.search(text)
+    )
+    if long is None:
+        return value
+    try:
+        return json.loads(text)
+    except RecursionError:  # nested deeper than any row may be
+        return value
+
+
+def write_json(value: object, option: int = 0) -> bytes:
+    """Return the value as UTF-8; `option` is orjson's, of which indent, keys and newline count.
+
+    Raises:
+        orjson.JSONEncodeError: it is no JSON value.
+    """
+    try:
+        return orjson.dumps(value, option=option)
+    except orjson.JSONEncodeError as problem:
+        if "64-bit" not in str(problem):
+            raise
+    indented = bool(option & orjson.OPT_INDENT_2)
+    text = json.dumps(
+        value,
+        ensure_ascii=False,
+        allow_nan=False,
+        indent=2 if indented else None,
+        separators=(",", ": ") if indented else (",", ":"),
+        sort_keys=bool(option & orjson.OPT_SORT_KEYS),
+    )
+    return text.encode() + (b"\n" if option & orjson.OPT_APPEND_NEWLINE else b"")
 
 
 def _scalar(value: object) -> str | float | bool | None:

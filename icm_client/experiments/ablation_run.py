@@ -16,7 +16,7 @@ from icm_client.coherence.contexts import in_units
 from icm_client.data import Dataset
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
-from icm_client.data.json_text import write_json
+from icm_client.data.values import write_json
 from icm_client.endpoints import Endpoint
 from icm_client.errors import IcmError, InputError, RunError, StoreError
 from icm_client.experiments.ablation import MadeStart, Outcome, Plan, Variant

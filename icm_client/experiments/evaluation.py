@@ -14,9 +14,9 @@ import numpy as np
 from icm_client.coherence.problem import IntArray
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
+from icm_client.data.rows import only
 from icm_client.errors import InputError
 from icm_client.experiments.baselines import Raters, longer_wins, rater_agreement, read_raters
-from icm_client.runs.failures import only
 from icm_client.runs.presets import Settings, preset_of
 
 Kind = Literal[

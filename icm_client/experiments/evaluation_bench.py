@@ -14,6 +14,7 @@ from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.problem import BoolArray, IntArray
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data import Task
+from icm_client.data.rows import only
 from icm_client.endpoints import Endpoint
 from icm_client.errors import IcmError, InputError, ModelChanged, RunError, RunStopped, StoreError
 from icm_client.experiments.baselines import (
@@ -38,7 +39,6 @@ from icm_client.experiments.evaluation import (
     Split,
 )
 from icm_client.experiments.evaluation_table import Outcome, Spent
-from icm_client.runs.failures import only
 from icm_client.runs.label import label
 from icm_client.runs.presets import Settings
 from icm_client.runs.progress import Progress

@@ -9,10 +9,10 @@ import numpy as np
 import orjson
 
 from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
-from icm_client.data.json_text import read_json, write_json
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.outputs import column_of, columns_before_fields
 from icm_client.data.task import parse_template
+from icm_client.data.values import read_json, write_json
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run
 

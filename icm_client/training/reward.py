@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol
 
 from icm_client.data import Dataset
+from icm_client.data.rows import only
 from icm_client.errors import RunStopped, TrainingError
 from icm_client.record.folder import owned
-from icm_client.runs.failures import only
 from icm_client.runs.result import Labels
 from icm_client.runs.trainer import OnTraining, Trained, TrainingProgress
 from icm_client.training.local import LocalTrainer

@@ -8,8 +8,8 @@ import numpy as np
 
 from icm_client.data.job import Job
 from icm_client.data.messages import shown
+from icm_client.data.rows import only
 from icm_client.errors import InputError
-from icm_client.runs.failures import only
 from icm_client.training.run_labels import Pair, task_pairs
 
 FEWEST_PAIRS: Final = 8
