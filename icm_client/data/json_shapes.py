@@ -1,13 +1,25 @@
-"""JSON that holds rows in another shape: columns, a list inside an object, plain texts.
+"""JSON that holds rows in another shape: columns, a list inside an object, bare texts or lists.
 
-What is asked about must be one object a row; the user gets the command that makes rows of it.
+A row must be one object, on a line of its own or in an array. A file of another shape is refused
+with the shell command that makes such rows of it.
 """
 
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import PurePath
 from typing import NamedTuple
+
+import orjson
+
+from icm_client.data.values import read_json
+from icm_client.errors import RowError
+
+# Characters that are held at once to see whether a file is one object over several lines.
+_MOST_HELD = 2**26
+_DEEPEST = 4
 
 
 class Shape(NamedTuple):
@@ -26,13 +38,124 @@ LISTS = Shape("a list of lists (pandas' orient='values')", '({"text": row[0]} fo
 TEXTS = Shape("a list of texts", '({"text": text} for text in data)')
 
 
-def shape_of(value: object, template_fields: Sequence[str] = ()) -> Shape | None:
-    """Return how a file of one JSON object holds rows, or None where it does not.
+def refuse_other_shapes(
+    lines: Iterator[tuple[int, str]], path: str, template_fields: Sequence[str], fewest: int
+) -> Iterator[tuple[int, str]]:
+    """Return the lines, unless they show another shape: bare values a line, or one object in all.
 
     Args:
-        value: what the file holds.
-        template_fields: what the template uses; tells columns of cells from rows by their index.
+        lines: from the first that is not blank, with their numbers.
+        path: the file as the user named it, for errors.
+        template_fields: what the template uses, to tell columns from rows.
+        fewest: the rows that the file must hold; a single object may be the one row.
+
+    Raises:
+        RowError: they do; the message has the command that makes rows of the file.
     """
+    first = next(lines)
+    every = chain([first], lines)
+    mark = first[1].lstrip()[0]
+    if mark == "{":
+        return _refuse_one_object(every, path, template_fields, fewest)
+    return _refuse_bare_values(every, mark, path, template_fields) if mark in '["' else every
+
+
+def refusal(shape: Shape, path: str) -> RowError:
+    """Return the error with the command that writes the file's rows beside it, one a line."""
+    code = (
+        "import json, sys; data = json.load(sys.stdin.buffer); "
+        f"[print(json.dumps(row)) for row in {shape.rows}]"
+    )
+    return RowError(
+        f"the file is {shape.what}; one object a row is needed. This command makes them: "
+        f"python -c {shlex.quote(code)} < {_into_lines(path)}",
+        path=path,
+    )
+
+
+def _refuse_bare_values(
+    lines: Iterator[tuple[int, str]], mark: str, path: str, template_fields: Sequence[str]
+) -> Iterator[tuple[int, str]]:
+    """Return the lines, unless the first two that are not blank are a list each, or a text."""
+    held = [next(lines)]
+    for more in lines:
+        held.append(more)
+        if more[1].strip():
+            break
+    line, first = held[0]
+    if len(held) > 1 and held[-1][1].lstrip().startswith(mark):
+        with suppress(orjson.JSONDecodeError):  # an array over several lines, or a broken one
+            value = read_json(first)
+            is_text = isinstance(value, str)
+            if is_text or (value and not any(isinstance(one, dict) for one in value)):
+                what, part = ("text", ".") if is_text else ("list", ".[0]")
+                field = json.dumps(template_fields[0] if template_fields else "text")
+                raise RowError(
+                    f"each line is a {what}; one object a row is needed. This command makes them: "
+                    f"jq -c {shlex.quote(f'{{{field}: {part}}}')} {_into_lines(path)}",
+                    path=path,
+                    line=line,
+                )
+    return chain(held, lines)
+
+
+def _refuse_one_object(
+    lines: Iterator[tuple[int, str]], path: str, template_fields: Sequence[str], fewest: int
+) -> Iterator[tuple[int, str]]:
+    """Return the lines, unless all of them are one object, which is no rows."""
+    held = [next(lines)]
+    first = held[0][1]
+    try:
+        value = read_json(first)
+    except orjson.JSONDecodeError as problem:
+        if problem.pos >= len(first.rstrip()) - 1:  # cut off, not broken
+            size = 0
+            for more in lines:
+                held.append(more)
+                size += len(more[1])
+                if size > _MOST_HELD:
+                    break
+            _refuse_object_over_lines(held, path, template_fields)
+        return chain(held, lines)
+    for more in lines:
+        held.append(more)
+        if more[1].strip():
+            return chain(held, lines)
+    if fewest > 1 and (shape := _shape_of(value, template_fields)) is not None:
+        raise refusal(shape, path)
+    return iter(held[:1])
+
+
+def _refuse_object_over_lines(
+    lines: Sequence[tuple[int, str]], path: str, template_fields: Sequence[str]
+) -> None:
+    line, first = lines[0]
+    try:
+        value = read_json("".join(text for _, text in lines))
+    except orjson.JSONDecodeError:
+        if first.strip() != "{":
+            return
+        value = None  # several objects over several lines, perhaps
+    if (shape := _shape_of(value, template_fields)) is not None:
+        raise refusal(shape, path)
+    raise RowError(
+        "an object over several lines; each must stand on one line. Convert the file: "
+        f"jq -c . {_into_lines(path)}",
+        path=path,
+        line=line,
+    )
+
+
+def _into_lines(path: str) -> str:
+    """Return `PATH > PATH.jsonl`, quoted for a shell; never the file itself."""
+    target = PurePath(path).with_suffix(".jsonl")
+    if str(target) == path:
+        target = target.with_name(f"{target.stem}-lines.jsonl")
+    return f"{shlex.quote(path)} > {shlex.quote(str(target))}"
+
+
+def _shape_of(value: object, template_fields: Sequence[str]) -> Shape | None:
+    """Return how a file of one JSON object holds rows, or None where it does not."""
     if not isinstance(value, Mapping) or not value:
         return None
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
@@ -49,6 +172,36 @@ def shape_of(value: object, template_fields: Sequence[str] = ()) -> Shape | None
         or _named_columns(value, template_fields)
         or _named_texts(value, fields)
     )
+
+
+def _columns(value: Mapping[str, object], template_fields: Sequence[str]) -> Shape | None:
+    every = list(value.values())
+    lists = [held for held in every if isinstance(held, list)]
+    if len(lists) == len(every) and len(set(map(len, lists))) == 1:
+        return Shape(
+            "columns, not rows", "(dict(zip(data, cells)) for cells in zip(*data.values()))"
+        )
+    objects = [held for held in every if isinstance(held, Mapping)]
+    inner = list(objects[0]) if objects else []
+    if len(objects) < len(every) or not inner or any(set(held) != set(inner) for held in objects):
+        return None
+    if any(_holds_rows(cell) for held in objects for cell in held.values()):
+        return None
+    if _are_rows(list(value), inner, template_fields):
+        return Shape("rows by their index (pandas' orient='index')", "data.values()")
+    return Shape(
+        "columns, not rows (pandas' to_json without orient='records')",
+        "(dict(zip(data, cells)) for cells in zip(*(one.values() for one in data.values())))",
+    )
+
+
+def _are_rows(outer: list[str], inner: list[str], template_fields: Sequence[str]) -> bool:
+    """Whether the outer keys are the rows' and the inner ones the fields', or the other way."""
+    if template_fields and set(template_fields) <= set(inner):
+        return True
+    if template_fields and set(template_fields) <= set(outer):
+        return False
+    return all(name.isdecimal() for name in outer) and not all(name.isdecimal() for name in inner)
 
 
 class _Inside(NamedTuple):
@@ -74,7 +227,7 @@ def _rows_inside(value: Mapping[str, object], fields: set[str]) -> Shape | None:
         return None
     found = [one for one in every if one.has_fields and fields]
     found = found or [max(every, key=lambda one: one.n_rows)]
-    names = [json.dumps(".".join(one.place), ensure_ascii=False) for one in found]
+    names = [_quoted(".".join(one.place)) for one in found]
     if len(found) == 1:
         return Shape(f"an object with rows in its field {names[0]}", found[0].rows)
     several = f"{', '.join(names[:-1])} and {names[-1]}"
@@ -90,21 +243,18 @@ def _inside(
     for name, held in value.items():
         here = (*place, name)
         if isinstance(held, list) and _holds_rows(held):
-            rows = "data" + "".join(f"[{json.dumps(key, ensure_ascii=False)}]" for key in here)
+            rows = "data" + "".join(f"[{_quoted(key)}]" for key in here)
             around = _around(held[0], fields)
             if around is not None:
-                rows = f"(row[{json.dumps(around, ensure_ascii=False)}] for row in {rows})"
+                rows = f"(row[{_quoted(around)}] for row in {rows})"
             has_fields = around is not None or fields <= held[0].keys()
             yield _Inside(here, rows, has_fields, len(held))
         elif isinstance(held, Mapping) and len(here) < _DEEPEST:
             yield from _inside(held, fields, here)
 
 
-_DEEPEST = 4
-
-
 def _around(row: Mapping[str, object], fields: set[str]) -> str | None:
-    """The field in which the row proper lies, as in what Hugging Face's datasets server gives."""
+    """The field that holds the row itself, as in what Hugging Face's dataset server gives."""
     if not fields or fields <= row.keys():
         return None
     inner = ((name, held) for name, held in row.items() if isinstance(held, Mapping))
@@ -120,7 +270,7 @@ def _named_columns(value: Mapping[str, object], template_fields: Sequence[str]) 
     columns = [
         name for name, held in value.items() if isinstance(held, list) and len(held) in lengths
     ]
-    names = json.dumps(columns, ensure_ascii=False)
+    names = _quoted(columns)
     return Shape(
         f"columns, not rows ({', '.join(columns)})",
         f"(dict(zip({names}, cells)) for cells in zip(*(data[name] for name in {names})))",
@@ -135,60 +285,9 @@ def _named_texts(value: Mapping[str, object], fields: set[str]) -> Shape | None:
     )
 
 
-def _columns(value: Mapping[str, object], template_fields: Sequence[str]) -> Shape | None:
-    every = list(value.values())
-    lists = [held for held in every if isinstance(held, list)]
-    if len(lists) == len(every) and len(set(map(len, lists))) == 1:
-        return Shape(
-            "columns, not rows", "(dict(zip(data, cells)) for cells in zip(*data.values()))"
-        )
-    objects = [held for held in every if isinstance(held, Mapping)]
-    inner = list(objects[0]) if objects else []
-    if len(objects) < len(every) or not inner or any(set(held) != set(inner) for held in objects):
-        return None
-    if any(_holds_rows(cell) for held in objects for cell in held.values()):
-        return None
-    if _are_rows(list(value), inner, template_fields):
-        return Shape("rows by their index (pandas' orient='index')", "data.values()")
-    return Shape(
-        "columns, not rows (pandas' to_json without orient='records')",
-        "(dict(zip(data, cells)) for cells in zip(*(one.values() for one in data.values())))",
-    )
-
-
-def command_for(shape: Shape, path: str) -> str:
-    """Return the shell command that writes the file's rows beside it, one a line."""
-    code = (
-        "import json, sys; data = json.load(sys.stdin.buffer); "
-        f"[print(json.dumps(row)) for row in {shape.rows}]"
-    )
-    return f"python -c {shlex.quote(code)} < {into_lines(path)}"
-
-
-def into_lines(path: str) -> str:
-    """Return `PATH > PATH.jsonl`, quoted for a shell; never the file itself."""
-    target = PurePath(path).with_suffix(".jsonl")
-    if str(target) == path:
-        target = target.with_name(f"{target.stem}-lines.jsonl")
-    return f"{shlex.quote(path)} > {shlex.quote(str(target))}"
-
-
-def line_command(first: str, second: str, path: str, field: str) -> str | None:
-    """Return the command for a file of lists or of texts, one a line; None where it is neither."""
-    for mark, what in (("[", ".[0]"), ('"', ".")):
-        if first.lstrip().startswith(mark) and second.lstrip().startswith(mark):
-            return f"jq -c {shlex.quote(f'{{{json.dumps(field)}: {what}}}')} {into_lines(path)}"
-    return None
-
-
 def _holds_rows(held: object) -> bool:
     return isinstance(held, list) and bool(held) and all(isinstance(one, dict) for one in held)
 
 
-def _are_rows(outer: list[str], inner: list[str], template_fields: Sequence[str]) -> bool:
-    """Whether the outer keys are the rows' and the inner ones the fields', or the other way."""
-    if template_fields and set(template_fields) <= set(inner):
-        return True
-    if template_fields and set(template_fields) <= set(outer):
-        return False
-    return all(name.isdecimal() for name in outer) and not all(name.isdecimal() for name in inner)
+def _quoted(names: str | list[str]) -> str:
+    return json.dumps(names, ensure_ascii=False)

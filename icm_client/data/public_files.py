@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from icm_client.data.final_answer import final_answer
+from icm_client.data.answer_text import final_answer
 from icm_client.data.messages import shown
 from icm_client.data.values import Unusable, kind_of
 

@@ -497,7 +497,7 @@ def test_a_file_with_one_row(tmp_path: Path, suffix: str, content: bytes) -> Non
 def test_a_name_that_does_not_tell_the_format(tmp_path: Path) -> None:
     path = tmp_path / "rows.txt"
     path.write_bytes(b'{"a": 1}\n{"a": 2}\n')
-    with pytest.raises(InputError, match="the name does not tell the format"):
+    with pytest.raises(InputError, match="name does not show its format"):
         read_rows(path)
     assert len(read_rows(path, format="jsonl").rows) == 2
 
