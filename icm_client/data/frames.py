@@ -1,4 +1,4 @@
-"""Tables of pandas, pyarrow and datasets as rows, without importing any of them."""
+"""Read tables of pandas, pyarrow and datasets as rows, without importing any of these."""
 
 import datetime as dt
 import json
@@ -11,9 +11,7 @@ from icm_client.data.messages import listed
 from icm_client.data.values import Unusable, as_written
 
 _HUGGING_FACE: Final = b"huggingface"
-_UNKNOWN: Final = -1
-"""What datasets writes where a class is not known."""
-
+_UNKNOWN: Final = -1  # what datasets writes where a class is not known
 _SHORT_FLOATS: Final[Mapping[str, type[np.floating[Any]]]] = {
     "float32": np.float32,
     "float16": np.float16,
@@ -33,7 +31,7 @@ class ArrowTable(Protocol):
 
     @property
     def schema(self) -> Any:
-        """Return the columns' types, and what their writer says of them."""
+        """Return the columns' types, with the metadata that their writer added."""
         ...
 
 
@@ -84,8 +82,8 @@ class FrameRows(NamedTuple):
 def rows_of(frame: Frame) -> FrameRows:
     """Return a table's rows.
 
-    Classes of `datasets` have their names, not their numbers. The index of a data frame becomes
-    the rows' `id`, unless they have one; where it cannot, its levels are fields.
+    Classes of `datasets` are given by name, not by number. The index of a data frame becomes the
+    rows' `id`, unless they have one; where it cannot, its levels become fields.
 
     Raises:
         Unusable: two columns have one name.
@@ -99,7 +97,7 @@ def rows_of(frame: Frame) -> FrameRows:
 
 
 def features_of(schema: Any) -> Mapping[str, Any]:
-    """Return the columns' types as `datasets` writes them: what it has written, short floats."""
+    """Return the types that `datasets` wrote into the schema, and those of 16 and 32 bit floats."""
     floats = {
         field.name: {"_type": "Value", "dtype": _ARROWS_NAMES[str(field.type)]}
         for field in schema
@@ -114,11 +112,12 @@ def features_of(schema: Any) -> Mapping[str, Any]:
 
 
 def read_by(features: Mapping[str, Any] | None, rows: Iterable[Record]) -> Iterable[Record]:
-    """Return the rows with the names of classes, and with floats as short as their type is.
+    """Return the rows with the names of classes, and with floats as short as their type allows.
 
     Args:
-        features: the columns' types, as `datasets.Features.to_dict` has them; None changes nothing.
-        rows: with classes by number, and every float with as many digits as 64 bits take.
+        features: the columns' types, as `datasets.Features.to_dict` gives them; with None the rows
+            stay as they are.
+        rows: with classes by number, and every float with the digits of 64 bits.
     """
     named = {name: _reader(feature) for name, feature in (features or {}).items()}
     readers = {name: read for name, read in named.items() if read is not None}
@@ -138,7 +137,7 @@ def _read(rows: Iterable[Record], readers: Mapping[str, _Read]) -> Iterator[Reco
 
 
 def _reader(feature: Any) -> _Read | None:
-    """Return what reads a value of the feature, or None where it is right as it stands."""
+    """Return a function that reads a value of the feature, or None where it stays as it is."""
     if isinstance(feature, list) and len(feature) == 1:
         return _each(_reader(feature[0]))
     if not isinstance(feature, Mapping):
@@ -168,7 +167,7 @@ def _namer(names: Sequence[str]) -> _Read:
 
 
 def _shortened(dtype: Any) -> _Read | None:
-    """Return what reads a float of 32 or 16 bits as it was written: 0.1, not 0.10000000149."""
+    """Return a function that reads a short float as it was written: 0.1, not 0.10000000149."""
     short = _SHORT_FLOATS.get(str(dtype))
     if short is None:
         return None
@@ -197,7 +196,7 @@ def _pandas_rows(frame: Any) -> FrameRows:
         if None not in ids and len(set(map(str, ids))) == len(ids):
             return FrameRows([{"id": name, **row} for name, row in zip(ids, rows, strict=True)])
     if index.nlevels == 1 and type(index).__name__ == "RangeIndex" and index.name is None:
-        return FrameRows(rows)  # it says no more than the order
+        return FrameRows(rows)  # the index is the order
     levels = {
         name: index.get_level_values(level).tolist()
         for level, name in enumerate(_level_names(index))
@@ -209,15 +208,15 @@ def _pandas_rows(frame: Any) -> FrameRows:
     ]
     if "id" in columns or not levels:
         return FrameRows(with_index)
-    said = (
-        "the data frame's index cannot be the rows' ids, which are numbers; it is kept in "
+    warning = (
+        "the data frame's index cannot be the rows' ids, so they are numbered; it is kept in "
         f"{listed(levels)}"
     )
-    return FrameRows(with_index, (said,))
+    return FrameRows(with_index, (warning,))
 
 
 def _id_of(value: object) -> object:
-    """Return the value as an id, or None where it can be none."""
+    """Return the value as an id, or None where it cannot be one."""
     if isinstance(value, dt.date):
         return value.isoformat()
     is_id = isinstance(value, str | int | np.integer) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
-"""Loaders: from the public files' own columns to the fields that a built-in task asks for.
+"""Loaders make the fields that a built-in task uses out of the public files' own columns.
 
-A loader is used only for rows that lack those fields. What it makes of the layouts that it knows
-is in `icm_client.data.public_files`.
+A loader is used only for rows that lack those fields. The rows that it makes of each layout are
+described in `icm_client.data.public_files`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,8 +21,8 @@ class Layout:
 
     Attributes:
         about: what the file is, as messages and `icm-client tasks show` name it.
-        columns: what each of its rows has at least.
-        rows: what one row makes; called with the row and its place in the file, from 1.
+        columns: the columns that each of its rows has at least.
+        rows: makes the rows out of one; called with it and its place in the file, from 1.
     """
 
     about: str
@@ -32,12 +32,12 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """What makes a task's rows from public files.
+    """Makes a task's rows from public files.
 
     Attributes:
         fields: the template's fields that it makes.
-        layouts: those it understands; the first that a row has the columns of is used.
-        added: fields beside the template's, which a constraint needs.
+        layouts: those it understands; the first whose columns a row has is used.
+        added: further fields, which a constraint needs.
     """
 
     fields: tuple[str, ...]
@@ -68,8 +68,8 @@ def load(
 ) -> Iterator[tuple[int, object]]:
     """Return the rows of `(line, row)` pairs with the task's fields, each with its row's line.
 
-    Rows that have the fields already are passed as they are. So is what is no object at all: who
-    collects the rows refuses it.
+    Rows that have the fields already are returned unchanged. So is what is no object at all: the
+    code that collects the rows refuses it.
 
     Args:
         name: one of `LOADERS`.
@@ -81,7 +81,15 @@ def load(
         TaskError: no loader has that name; at once, before the first row.
         RowError: a row has neither the task's fields nor the columns of a file known here.
     """
-    return _or_raise(made_rows(name, rows, template_fields), path)
+    made = made_rows(name, rows, template_fields)
+
+    def usable() -> Iterator[tuple[int, object]]:
+        for line, row in made:
+            if isinstance(row, Unusable):
+                raise RowError(str(row), path=path, line=line)
+            yield line, row
+
+    return usable()
 
 
 def made_rows(
@@ -93,14 +101,12 @@ def made_rows(
         TaskError: no loader has that name; at once, before the first row.
     """
     loader = loader_named(name)
-    return _loaded(loader, rows, _needed(loader, template_fields))
-
-
-def _or_raise(rows: Iterator[tuple[int, object]], path: str | None) -> Iterator[tuple[int, object]]:
-    for line, made in rows:
-        if isinstance(made, Unusable):
-            raise RowError(str(made), path=path, line=line) from None
-        yield line, made
+    needed = tuple(template_fields) or loader.fields
+    return (
+        (line, made)
+        for number, (line, raw) in enumerate(rows, start=1)
+        for made in _made(loader, raw, number, needed)
+    )
 
 
 def loaded(
@@ -111,7 +117,7 @@ def loaded(
     gold: str | None = None,
     skip_bad_rows: bool = False,
 ) -> Dataset:
-    """Return rows that are read already as the loader makes them; their gold stays gold.
+    """Return rows that have been read, as the loader makes them; their gold stays gold.
 
     Args:
         dataset: the rows.
@@ -125,7 +131,7 @@ def loaded(
         RowError: as `collect`, for what the loader makes of the rows.
     """
     loader = loader_named(name)
-    ready = (*_needed(loader, template_fields), *loader.added)
+    ready = (*(tuple(template_fields) or loader.fields), *loader.added)
     if gold in (None, dataset.gold_field) and all(_has(row.fields, ready) for row in dataset.rows):
         return dataset
     golds = dataset.gold or (None,) * len(dataset.rows)
@@ -147,27 +153,19 @@ def loaded(
     )
 
 
-def _needed(loader: Loader, template_fields: Sequence[str]) -> tuple[str, ...]:
-    return tuple(template_fields) or loader.fields
-
-
-def _loaded(
-    loader: Loader, rows: Iterable[tuple[int, object]], needed: tuple[str, ...]
-) -> Iterator[tuple[int, object]]:
-    for number, (line, raw) in enumerate(rows, start=1):
-        if not isinstance(raw, Mapping) or _has(raw, (*needed, *loader.added)):
-            yield line, raw
-            continue
-        layout = next((layout for layout in loader.layouts if _has(raw, layout.columns)), None)
-        if layout is not None:
-            try:
-                yield from ((line, made) for made in layout.rows(raw, number))
-            except Unusable as problem:
-                yield line, problem
-        elif _has(raw, needed):
-            yield line, raw
-        else:
-            yield line, Unusable(_no_layout(loader, raw, needed))
+def _made(loader: Loader, raw: object, number: int, needed: tuple[str, ...]) -> Iterator[object]:
+    """Yield what the loader makes of one row."""
+    if not isinstance(raw, Mapping) or _has(raw, (*needed, *loader.added)):
+        yield raw
+        return
+    layout = next((layout for layout in loader.layouts if _has(raw, layout.columns)), None)
+    if layout is not None:
+        try:
+            yield from layout.rows(raw, number)
+        except Unusable as problem:
+            yield problem
+    else:
+        yield raw if _has(raw, needed) else Unusable(_no_layout(loader, raw, needed))
 
 
 def _has(raw: public.Raw, fields: Iterable[str]) -> bool:

@@ -1,9 +1,10 @@
-"""The public files' layouts: what one of their rows says, as rows with a task's fields.
+"""The public files' layouts: each row of theirs, as rows with a task's fields.
 
-Every function here takes a raw row and its place in the file, from 1, and yields what it makes of
-it. The file's known answers become `label` and nothing else: neither the order of the rows made,
-nor their ids, nor which of two answers comes first depends on them, and columns that would tell
-(`Best Answer`, `ground_truth`, ...) are left behind.
+Every function here takes a raw row and its place in the file, from 1, and yields the rows that it
+makes of it. It raises `Unusable` where a column that it reads is empty or no text. The file's known
+answers become `label` and nothing else: neither the order of the rows made, nor their ids, nor
+which of two answers comes first depends on them, and columns that would give them away
+(`Best Answer`, `ground_truth`, ...) are left out.
 """
 
 import hashlib
@@ -21,11 +22,7 @@ _NEWLINES = re.compile(r"[ \t]*[\r\n]+[ \t\r\n]*")
 
 
 def truthfulqa_claims(raw: Raw, number: int) -> Iterator[Made]:
-    """TruthfulQA's CSV: one row an answer. One listed as correct and as incorrect is left out.
-
-    Raises:
-        Unusable: a column is empty, or no text.
-    """
+    """TruthfulQA's CSV: one row an answer. One listed as correct and as incorrect is left out."""
     question = _text(raw, "Question")
     correct = _answers(raw, "Correct Answers", "Best Answer")
     incorrect = _answers(raw, "Incorrect Answers", "Best Incorrect Answer")
@@ -43,9 +40,7 @@ def truthfulqa_pairs(raw: Raw, number: int) -> Iterator[Made]:
     """TruthfulQA's CSV: its best answer against its best incorrect one.
 
     The release of 817 questions names no best incorrect answer: one is taken by a hash of its text.
-
-    Raises:
-        Unusable: a column is empty, or no text; or no answer is incorrect alone.
+    A question all of whose incorrect answers are listed as correct, too, is `Unusable`.
     """
     question = _text(raw, "Question")
     best = _text(raw, "Best Answer")
@@ -71,10 +66,8 @@ def truthfulqa_pairs(raw: Raw, number: int) -> Iterator[Made]:
 def model_solutions(raw: Raw, number: int) -> Iterator[Made]:
     """grade-school-math's example_model_solutions.jsonl: one row a model's solution.
 
-    A solution that is word for word another model's is left out: it would give its label away.
-
-    Raises:
-        Unusable: there is no solution, or one is empty.
+    A solution that is word for word another model's is left out: the label of the one would give
+    away that of the other.
     """
     question = _text(raw, "question")
     tries = {
@@ -103,47 +96,28 @@ def released_claims(raw: Raw, _number: int) -> Iterator[Made]:
 
     Among those that stay is `consistency_id`. For TruthfulQA that code made it from the gold
     labels, so no task here uses it as a key.
-
-    Raises:
-        Unusable: question or choice is empty, or no text.
     """
     yield _renamed(raw, {"question": "question", "choice": "claim"})
 
 
 def released_solutions(raw: Raw, _number: int) -> Iterator[Made]:
-    """The same for solutions of problems, with the final answer that each ends with.
-
-    Raises:
-        Unusable: question or choice is empty, or no text.
-    """
+    """The same for solutions of problems, with the final answer that each ends with."""
     made = _renamed(raw, {"question": "question", "choice": "claim"})
     yield {**made, "answer": final_answer(_text(raw, "choice"))}
 
 
 def own_solutions(raw: Raw, _number: int) -> Iterator[Made]:
-    """Rows with question and claim, and the final answer that each claim ends with.
-
-    Raises:
-        Unusable: the claim is empty, or no text.
-    """
+    """Rows with question and claim, and the final answer that each claim ends with."""
     yield {**raw, "answer": final_answer(_text(raw, "claim"))}
 
 
 def released_answers(raw: Raw, _number: int) -> Iterator[Made]:
-    """The released code's pairs of answers: `choice` and `choice_2`.
-
-    Raises:
-        Unusable: question or a choice is empty, or no text.
-    """
+    """The released code's pairs of answers: `choice` and `choice_2`."""
     yield _renamed(raw, {"question": "question", "choice": "answer_1", "choice_2": "answer_2"})
 
 
 def released_responses(raw: Raw, _number: int) -> Iterator[Made]:
-    """The released code's pairs of responses, each on one line.
-
-    Raises:
-        Unusable: question or a choice is empty, or no text.
-    """
+    """The released code's pairs of responses, each on one line."""
     made = _renamed(raw, {"question": "question"})
     del made["choice"], made["choice_2"]
     yield {
@@ -157,9 +131,6 @@ def alpaca_farm(raw: Raw, _number: int) -> Iterator[Made]:
     """AlpacaFarm's preferences: 1 says that the first output is better, 2 the second.
 
     Each output stands on one line. A preference that is neither leaves the row without gold.
-
-    Raises:
-        Unusable: the instruction or an output is empty, or no text.
     """
     made: Made = {
         "question": _text(raw, "instruction"),
@@ -196,7 +167,7 @@ def _text(raw: Raw, field: str) -> str:
 
 
 def _truth(value: object) -> object:
-    """The label of true, 1, false or 0; anything else stays, for the check of gold to judge."""
+    """The label of true, 1, false or 0; other values stay, and the check of gold judges them."""
     return str(bool(value)) if isinstance(value, int) and value in (0, 1) else value
 
 
@@ -211,7 +182,7 @@ def _in_blind_order(question: str, answers: Iterable[str]) -> list[str]:
 
 
 def _digest(purpose: str, *texts: str) -> bytes:
-    # One digest for two purposes would tell: the answer chosen for its small one would come first.
+    # With one digest for both purposes, the answer chosen for its small one would come first, too.
     return hashlib.sha256("\0".join((purpose, *texts)).encode()).digest()
 
 

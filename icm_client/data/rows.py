@@ -12,8 +12,10 @@ from icm_client.data.messages import did_you_mean, listed, named_lines, shown
 from icm_client.data.values import BLANK, JsonValue, Unusable, json_value, kind_of
 from icm_client.errors import RowError
 
-_FROM_PYTHON = "rows"
 FEWEST_ROWS = 2
+"""A search compares rows."""
+
+_FROM_PYTHON = "rows"
 _MOST_REASONS = 10
 
 
@@ -90,7 +92,7 @@ def rows_from(
     Args:
         rows: dictionaries of JSON values; dates, decimals and NumPy scalars are converted. Or a
             data frame of pandas, whose index becomes the rows' ids; a table of pyarrow; a dataset
-            of `datasets`, whose classes have their names. What is missing there is None.
+            of `datasets`, whose classes have their names. Missing values become None.
         gold: the field with the known labels, if any: it is taken out of the rows.
         skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
 
@@ -99,7 +101,7 @@ def rows_from(
     """
     if isinstance(rows, Mapping) and any(isinstance(one, Frame) for one in rows.values()):
         raise RowError(
-            f"these are several tables ({listed(rows)}): name one, rows[{next(iter(rows))!r}]"
+            f"these are several tables ({listed(rows)}): choose one, rows[{next(iter(rows))!r}]"
         )
     if isinstance(rows, str | Mapping):
         raise RowError(f"a list of rows is needed, not one alone ({kind_of(rows)})")
@@ -158,7 +160,10 @@ def collect(
     if bad and not (skip_bad_rows and len(rows) >= fewest):
         raise refused_rows(bad, path=path, usable=len(rows))
     if len(rows) < fewest:
-        raise RowError(_too_few(len(rows), fewest), path=path)
+        found = "only one row" if rows else "no rows"
+        needed = "at least 2 rows are needed: labels are found by comparing rows"
+        needed = "at least one is needed" if fewest == 1 else needed
+        raise RowError(f"{found}; {needed}", path=path)
     return Dataset(
         name=_FROM_PYTHON if path is None else path,
         rows=tuple(rows),
@@ -173,6 +178,35 @@ def collect(
     )
 
 
+def _fields(raw: object) -> dict[str, JsonValue]:
+    if isinstance(raw, Unusable):
+        raise raw
+    if not isinstance(raw, Mapping):
+        raise Unusable(
+            f"a row must be an object with named fields, not {kind_of(raw)}: {shown(raw)}"
+        )
+    fields: dict[str, JsonValue] = {}
+    for name, value in raw.items():
+        if not isinstance(name, str):
+            raise Unusable(f"field names must be text, not {shown(name)}")
+        try:
+            fields[str(json_value(name))] = json_value(value)
+        except Unusable as problem:
+            raise Unusable(f"field {shown(name)} holds {problem}") from None
+    return fields
+
+
+def _row_id(fields: Mapping[str, JsonValue], *, default: int) -> str | int:
+    if "id" not in fields:
+        return default
+    row_id = fields["id"]
+    if isinstance(row_id, bool) or not isinstance(row_id, str | int):
+        raise Unusable(f"the id must be text or a whole number, not {shown(row_id)}")
+    if isinstance(row_id, str) and not row_id.strip():
+        raise Unusable("the id is empty: give the row one, or leave out the field in every row")
+    return row_id
+
+
 def _refuse_second(row_id: str | int, lines: dict[str, int], line: int, where: str) -> None:
     # 7 and "7" are one id: a CSV file cannot tell them apart.
     first = lines.setdefault(str(row_id), line)
@@ -183,30 +217,55 @@ def _refuse_second(row_id: str | int, lines: dict[str, int], line: int, where: s
         )
 
 
+def _take_gold(fields: dict[str, JsonValue], gold: str) -> str | None:
+    if gold not in fields:
+        raise Unusable(
+            f"no gold field {shown(gold)}; the row has {listed(fields)}."
+            f"{did_you_mean(gold, fields)}"
+        )
+    value = fields.pop(gold)
+    if isinstance(value, list | dict):
+        raise Unusable(
+            f"the gold field {shown(gold)} holds {kind_of(value)}; it must hold one label"
+        )
+    text = "" if value is None else str(value)
+    return text if text.strip() else None
+
+
 def _blank_rows(lines: Sequence[int]) -> tuple[str, ...]:
     if not lines:
         return ()
     rows = "1 row is" if len(lines) == 1 else f"{len(lines):,} rows are"
-    return (f"{rows} blank and left out ({named_lines(lines)}); the others keep their numbers",)
+    return (f"{rows} blank and left out ({named_lines(lines)}); the other rows keep their numbers",)
 
 
 def _other_ids(fields: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    """Tell of a field that is an id but for its case: ids are what pins and other runs go by."""
+    """Warn of a field that is `id` but for its case: pins and other runs find rows by their ids."""
     if "id" in fields:
         return ()
     return tuple(
-        f"The field {shown(name)} is not taken for the rows' ids, which are numbers then: call it "
-        "'id' if it names them."
+        f"The rows are numbered, since no field is called 'id': if {shown(name)} names them, call "
+        "it 'id'."
         for name in fields
         if name.strip().casefold() == "id"
     )
 
 
+def _gold_gaps(golds: Sequence[str | None], gold: str) -> tuple[str, ...]:
+    where = f"in the gold field {shown(gold)}"
+    gaps = golds.count(None)
+    if not gaps:
+        return ()
+    if gaps == len(golds):
+        return (f"no row has a label {where}: there is nothing to compare with",)
+    return (f"{gaps} of {len(golds)} rows have no label {where}: the accuracy leaves them out",)
+
+
 def take_own_gold(dataset: Dataset, field: str, *, skip_bad_rows: bool = False) -> Dataset:
-    """Return the dataset with `field` taken out as its gold; as it is where no row has the field.
+    """Return the dataset with `field` taken out as its gold; unchanged where no row has the field.
 
     Raises:
-        RowError: some rows have the field and others do not, or it holds what is no label.
+        RowError: some rows have the field and others do not, or it holds a list or an object.
     """
     if not any(field in row.fields for row in dataset.rows):
         return dataset
@@ -225,29 +284,6 @@ def take_own_gold(dataset: Dataset, field: str, *, skip_bad_rows: bool = False) 
     made = without_rows(made, problems, skip_bad_rows=skip_bad_rows)
     gaps = _gold_gaps(made.gold or (), field)
     return replace(made, warnings=(*gaps, *made.warnings))
-
-
-def without_rows(
-    dataset: Dataset, problems: Mapping[int, str], *, skip_bad_rows: bool = True
-) -> Dataset:
-    """Return the dataset with the rows of `problems` skipped, by their numbers from 0.
-
-    Raises:
-        RowError: there are such rows and they are not to be skipped, or too few are left.
-    """
-    if not problems:
-        return dataset
-    found = [dataset.rows[number].failed(why) for number, why in problems.items()]
-    bad = sorted((*dataset.skipped, *found), key=lambda row: row.line)
-    kept = [number for number in range(len(dataset.rows)) if number not in problems]
-    if not skip_bad_rows or len(kept) < FEWEST_ROWS:
-        raise refused_rows(bad, path=path_of(dataset), usable=len(kept))
-    return replace(
-        dataset,
-        rows=tuple(dataset.rows[number] for number in kept),
-        gold=None if dataset.gold is None else tuple(dataset.gold[number] for number in kept),
-        skipped=tuple(bad),
-    )
 
 
 def check_gold(dataset: Dataset, labels: Sequence[str], *, skip_bad_rows: bool = False) -> Dataset:
@@ -283,8 +319,26 @@ def check_gold(dataset: Dataset, labels: Sequence[str], *, skip_bad_rows: bool =
     return without_rows(checked, problems, skip_bad_rows=skip_bad_rows)
 
 
+def without_rows(
+    dataset: Dataset, problems: Mapping[int, str], *, skip_bad_rows: bool = True
+) -> Dataset:
+    """Return the dataset with the rows of `problems` skipped, by their numbers from 0.
+
+    Raises:
+        RowError: there are such rows and they are not to be skipped, or too few are left.
+    """
+    if not problems:
+        return dataset
+    found = [dataset.rows[number].failed(why) for number, why in problems.items()]
+    bad = sorted((*dataset.skipped, *found), key=lambda row: row.line)
+    kept = [number for number in range(len(dataset.rows)) if number not in problems]
+    if not skip_bad_rows or len(kept) < FEWEST_ROWS:
+        raise refused_rows(bad, path=path_of(dataset), usable=len(kept))
+    return replace(only(dataset, kept), skipped=tuple(bad))
+
+
 def only(dataset: Dataset, rows: Collection[int]) -> Dataset:
-    """The data set with some of its rows, in the order of `rows`."""
+    """Return the dataset with some of its rows, by their numbers from 0, in the order of `rows`."""
     if len(rows) == len(dataset.rows):
         return dataset
     gold = None if dataset.gold is None else tuple(dataset.gold[number] for number in rows)
@@ -318,77 +372,16 @@ def refused_rows(bad: Sequence[FailedRow], *, path: str | None, usable: int) -> 
         "\n".join(lines).removeprefix(place),
         path=path,
         line=bad[0].line,
-        skippable=usable >= 2,  # noqa: PLR2004 - a search compares rows
+        skippable=usable >= FEWEST_ROWS,
     )
-
-
-def path_of(dataset: Dataset) -> str | None:
-    """Return the dataset's file as the user named it, or None for rows given from Python."""
-    return None if dataset.name == _FROM_PYTHON else dataset.name
-
-
-def _fields(raw: object) -> dict[str, JsonValue]:
-    if isinstance(raw, Unusable):
-        raise raw
-    if not isinstance(raw, Mapping):
-        raise Unusable(
-            f"a row must be an object with named fields, not {kind_of(raw)}: {shown(raw)}"
-        )
-    fields: dict[str, JsonValue] = {}
-    for name, value in raw.items():
-        if not isinstance(name, str):
-            raise Unusable(f"field names must be text, not {shown(name)}")
-        try:
-            fields[str(json_value(name))] = json_value(value)
-        except Unusable as problem:
-            raise Unusable(f"field {shown(name)} holds {problem}") from None
-    return fields
-
-
-def _row_id(fields: Mapping[str, JsonValue], *, default: int) -> str | int:
-    if "id" not in fields:
-        return default
-    row_id = fields["id"]
-    if isinstance(row_id, bool) or not isinstance(row_id, str | int):
-        raise Unusable(f"the id must be text or a whole number, not {shown(row_id)}")
-    if isinstance(row_id, str) and not row_id.strip():
-        raise Unusable("the id is empty: give the row one, or leave out the field in every row")
-    return row_id
-
-
-def _take_gold(fields: dict[str, JsonValue], gold: str) -> str | None:
-    if gold not in fields:
-        raise Unusable(
-            f"no gold field {shown(gold)}; the row has {listed(fields)}."
-            f"{did_you_mean(gold, fields)}"
-        )
-    value = fields.pop(gold)
-    if isinstance(value, list | dict):
-        raise Unusable(
-            f"the gold field {shown(gold)} holds {kind_of(value)}; it must hold one label"
-        )
-    text = "" if value is None else str(value)
-    return text if text.strip() else None
-
-
-def _gold_gaps(golds: Sequence[str | None], gold: str) -> tuple[str, ...]:
-    where = f"in the gold field {shown(gold)}"
-    gaps = golds.count(None)
-    if not gaps:
-        return ()
-    if gaps == len(golds):
-        return (f"no row has a label {where}: there is nothing to compare with",)
-    return (f"{gaps} of {len(golds)} rows have no label {where}: accuracy is without them",)
-
-
-def _too_few(count: int, fewest: int) -> str:
-    if fewest == 1:
-        return "no rows; at least one is needed"
-    found = "only one row" if count else "no rows"
-    return f"{found}; at least 2 rows are needed: labels are found by comparing rows"
 
 
 def _places(rows: Sequence[FailedRow]) -> str:
     return named_lines(
         [f"{row.line} (id {shown(row.id)})" if row.has_id else row.line for row in rows]
     )
+
+
+def path_of(dataset: Dataset) -> str | None:
+    """Return the dataset's file as the user named it, or None for rows given from Python."""
+    return None if dataset.name == _FROM_PYTHON else dataset.name

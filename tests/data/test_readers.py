@@ -734,7 +734,7 @@ def test_blank_rows_are_counted_and_keep_their_numbers(csv: Path) -> None:
     dataset = read(csv, b"a,b\n1,x\n,\n3,z\n\n , \n6,y\n,\n\n\n")
     assert [(row.id, row.line) for row in dataset.rows] == [(1, 2), (3, 4), (6, 7)]
     assert dataset.warnings == (
-        "4 rows are blank and left out (lines 3, 5, 6 and 8); the others keep their numbers",
+        "4 rows are blank and left out (lines 3, 5, 6 and 8); the other rows keep their numbers",
     )
 
 
@@ -742,7 +742,7 @@ def test_an_empty_cell_of_a_single_column_is_a_blank_row(csv: Path) -> None:
     dataset = read(csv, b"a\nx\n\ny\n\n")
     assert [(row.id, row.line) for row in dataset.rows] == [(1, 2), (3, 4)]
     assert dataset.warnings == (
-        "1 row is blank and left out (line 3); the others keep their numbers",
+        "1 row is blank and left out (line 3); the other rows keep their numbers",
     )
 
 
