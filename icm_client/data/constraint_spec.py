@@ -180,4 +180,4 @@ def rules_problems(rules: Sequence[ConstraintSpec]) -> list[str]:
     if len(kinds) > 1 and "none" in kinds:
         return ["the constraint 'none' lets any labels stand together: name it alone"]
     twice = [rule.kind for number, rule in enumerate(rules) if rule in rules[:number]]
-    return [f"the constraint {shown(kind)} is there twice with the same fields" for kind in twice]
+    return [f"the constraint {shown(kind)} is given twice with the same fields" for kind in twice]

@@ -1,6 +1,6 @@
 """Items: what the model is asked about. A row is one, or two where a pair is shown in both orders.
 
-Everything the search calls an item is one of these, by its number.
+The search knows an item by its number among these.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from icm_client.data.rows import Dataset, Row
-from icm_client.data.task import Task, duplicate_warning
+from icm_client.data.task import Task
 
 _SPACES = " \t"
 
@@ -32,10 +32,10 @@ def items_of(task: Task, dataset: Dataset) -> tuple[Item, ...]:
 
 
 def render_items(task: Task, dataset: Dataset, items: Sequence[Item]) -> tuple[str, ...]:
-    """Return every item's prompt, as a label's text follows it.
+    """Return every item's prompt, which a label's text may follow.
 
     Spaces and tabs at the end of a row's last text are left out, as `Task.label_texts` leaves out
-    the template's: a tokenizer would write them and the label's own space as another token.
+    the template's: a tokenizer would join them and the label's own space into another token.
 
     Raises:
         TaskError: the template uses the field that holds the gold labels.
@@ -64,14 +64,26 @@ def prompt_warnings(items: Sequence[Item], prompts: Sequence[str]) -> tuple[str,
         for item, prompt in zip(items, prompts, strict=True)
         if not (item.exchanged and item.row in same)
     ]
-    said = [duplicate_warning(different)]
+    warnings = [duplicate_warning(different)]
     if same:
         rows = "1 row compares" if len(same) == 1 else f"{len(same)} rows compare"
-        said.append(f"{rows} a text with itself, so the label says nothing: leave such rows out")
-    return tuple(sentence for sentence in said if sentence)
+        warnings.append(f"{rows} a text with itself, so no label is right: leave such rows out")
+    return tuple(sentence for sentence in warnings if sentence)
+
+
+def duplicate_warning(prompts: Sequence[str]) -> str | None:
+    """Return a sentence on rows that have the same prompt as an earlier row, or None."""
+    twins = len(prompts) - len(set(prompts))
+    if not twins:
+        return None
+    rows = "1 row has" if twins == 1 else f"{twins} rows have"
+    return (
+        f"{rows} the same prompt as an earlier row; such a twin in the context gives a row's label "
+        "away. Remove the repeated rows, or let the template show how they differ"
+    )
 
 
 def _exchanged(row: Row, one: str, other: str) -> Row:
-    """Return the row with the two fields in each other's place; both are there: it was rendered."""
+    """Return the row, which was rendered and so has both fields, with the two exchanged."""
     fields = {**row.fields, one: row.fields[other], other: row.fields[one]}
     return replace(row, fields=fields)

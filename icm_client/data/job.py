@@ -1,4 +1,4 @@
-"""A label job, checked: everything that can be wrong with the user's input is found here."""
+"""A labelling job: rows, task and rule, checked and made ready to search."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -33,18 +33,18 @@ Rows = Dataset | str | os.PathLike[str] | Iterable[Mapping[str, object] | str] |
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Rows and task, ready to be sent.
+    """Rows and task, ready to search.
 
     The search works on `labels`, the label words in alphabetical order, so that the order in which
     a user lists them changes nothing.
 
     Attributes:
         dataset: the rows; gold, where there is any, uses the task's label words.
-        task: what is asked.
-        items: what the search labels: a row each, or two where pairs are shown in both orders.
+        task: the question, with the options of the call in it.
+        items: what the search labels: one a row, or two where pairs are shown in both orders.
         prompts: one per item, the template filled in.
         labels: the label words, sorted.
-        label_texts: what follows a prompt, aligned with `labels`.
+        label_texts: the texts that follow a prompt, aligned with `labels`.
         prior: the labels' shares aligned with `labels`, shape `[K]`, or None.
         constraint: which labels of two items may stand together; label numbers as in `labels`.
         notices: sentences that the user should see.
@@ -78,12 +78,12 @@ class Job:
             task: a task, the name of a built-in one, or a task file's path.
             gold: the field with known labels; None takes the task's own, where the rows have it.
             prior: label -> share; None takes the task's own.
-            constraint: one rule or several; None takes the task's own; the kind "none" sets it
-                aside.
+            constraint: one rule or several; None takes the task's own; the kind "none" disables
+                it.
             skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
 
         Raises:
-            InputError: says what is wrong, where, and what to do.
+            InputError: the message names what is wrong, where, and what to do.
             RowError: names all rows that cannot be used.
         """
         task = task if isinstance(task, Task) else named_task(task)
@@ -136,7 +136,7 @@ def named_task(name: str | os.PathLike[str]) -> Task:
 
 
 def task_for(data: str | os.PathLike[str], name: str | None) -> Task:
-    """Return the task of this name or file, or without one that which lies beside `data`.
+    """Return the task of this name or file, or else the one that lies beside `data`.
 
     Raises:
         TaskError: there is none, or the file describes no task.
@@ -150,7 +150,7 @@ def task_for(data: str | os.PathLike[str], name: str | None) -> Task:
 
 
 def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
-    """The rows that can be read, the others skipped: whether they may be is asked afterwards."""
+    """The rows that can be read, the others skipped; the caller refuses those where it must."""
     if isinstance(rows, Dataset):
         if gold not in (None, rows.gold_field):
             raise InputError(

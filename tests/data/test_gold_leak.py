@@ -73,7 +73,7 @@ def with_key(rows: Rows, key: Callable[[dict[str, object]], object]) -> Rows:
     ],
 )
 def test_the_gold_field_is_refused(constraint: dict[str, object]) -> None:
-    said = "`label` holds the gold labels; a rule made from them would tell the search the answers"
+    said = "`label` holds the gold labels; a rule made from them would give the search the answers"
     assert said in refused(made_claims(), **constraint)
 
 

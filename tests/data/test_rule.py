@@ -304,7 +304,7 @@ def test_one_rule_in_a_list_is_that_rule() -> None:
     ("constraints", "said"),
     [
         ([GSM8K[0], {"kind": "none"}], "'none' lets any labels stand together: name it alone"),
-        ([GSM8K[0], GSM8K[0]], "'mutual-exclusion' is there twice with the same fields"),
+        ([GSM8K[0], GSM8K[0]], "'mutual-exclusion' is given twice with the same fields"),
         ([GSM8K[0], {"kind": "same-answer"}], "the constraint 'same-answer' needs `group`"),
         ([GSM8K[0], {"kind": "at-most-one", "group": "q", "true": "Yes"}], "`true` is 'Yes'"),
     ],
