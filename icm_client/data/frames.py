@@ -2,7 +2,7 @@
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -119,65 +119,49 @@ def read_by(features: Mapping[str, Any] | None, rows: Iterable[Record]) -> Itera
             stay as they are.
         rows: with classes by number, and every float with the digits of 64 bits.
     """
-    named = {name: _reader(feature) for name, feature in (features or {}).items()}
-    readers = {name: read for name, read in named.items() if read is not None}
-    if not readers:
-        return rows
-    return _read(rows, readers)
+    changing = {name: feature for name, feature in (features or {}).items() if _changes(feature)}
+    return (_read_fields(changing, row) for row in rows) if changing else rows
 
 
-_Read = Callable[[Any], Any]
+def _changes(feature: Any) -> bool:
+    """Whether values of the feature may be read as something else than they are."""
+    plain = isinstance(feature, Mapping) and feature.get("_type") == "Value"
+    return not plain or str(feature.get("dtype")) in _SHORT_FLOATS
 
 
-def _read(rows: Iterable[Record], readers: Mapping[str, _Read]) -> Iterator[Record]:
-    for row in rows:
-        yield {
-            name: readers[name](value) if name in readers else value for name, value in row.items()
-        }
+def _read_fields(features: Mapping[str, Any], row: Record) -> Record:
+    return {
+        name: _read(features[name], value) if name in features else value
+        for name, value in row.items()
+    }
 
 
-def _reader(feature: Any) -> _Read | None:
-    """Return a function that reads a value of the feature, or None where it stays as it is."""
+def _read(feature: Any, value: Any) -> Any:
+    """Return the value with the names of classes and with short floats."""
     if isinstance(feature, list) and len(feature) == 1:
-        return _each(_reader(feature[0]))
+        feature = {"_type": "List", "feature": feature[0]}
     if not isinstance(feature, Mapping):
+        return value
+    match feature.get("_type"):
+        case None:
+            return _read_fields(feature, value) if isinstance(value, Mapping) else value
+        case "ClassLabel":
+            return _class_name(feature.get("names"), value)
+        case "Value":  # a float of 32 or 16 bits as it was written: 0.1, not 0.10000000149
+            short = _SHORT_FLOATS.get(str(feature.get("dtype")))
+            return as_written(short(value)) if short and isinstance(value, float) else value
+        case _ if "feature" in feature and isinstance(value, list):
+            return [_read(feature["feature"], one) for one in value]
+        case _:
+            return value
+
+
+def _class_name(names: Any, number: Any) -> Any:
+    if not isinstance(names, list):
+        return number
+    if number == _UNKNOWN:
         return None
-    kind = feature.get("_type")
-    if kind == "ClassLabel":
-        names = feature.get("names")
-        return _namer(names) if isinstance(names, list) else None
-    if kind is not None:
-        inner = _each(_reader(feature["feature"])) if "feature" in feature else None
-        return _shortened(feature.get("dtype")) if kind == "Value" else inner
-    named = {name: _reader(inner) for name, inner in feature.items()}
-    readers = {name: read for name, read in named.items() if read is not None}
-    if not readers:
-        return None
-    return lambda value: value if value is None else next(_read([value], readers))
-
-
-def _namer(names: Sequence[str]) -> _Read:
-    def read(number: Any) -> Any:
-        if number == _UNKNOWN:
-            return None
-        known = isinstance(number, int) and 0 <= number < len(names)
-        return names[number] if known else number
-
-    return read
-
-
-def _shortened(dtype: Any) -> _Read | None:
-    """Return a function that reads a short float as it was written: 0.1, not 0.10000000149."""
-    short = _SHORT_FLOATS.get(str(dtype))
-    if short is None:
-        return None
-    return lambda value: as_written(short(value)) if isinstance(value, float) else value
-
-
-def _each(read: _Read | None) -> _Read | None:
-    if read is None:
-        return None
-    return lambda values: [read(value) for value in values] if isinstance(values, list) else values
+    return names[number] if isinstance(number, int) and 0 <= number < len(names) else number
 
 
 def _pandas_rows(frame: Any) -> FrameRows:

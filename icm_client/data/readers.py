@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
@@ -17,6 +17,11 @@ from icm_client.data.rows import FEWEST_ROWS, Dataset, collect
 from icm_client.data.values import Unusable
 from icm_client.errors import InputError, RowError
 
+_NOT_OPENED: Mapping[type[OSError], str] = {
+    FileNotFoundError: "no such file: check the path",
+    IsADirectoryError: "this is a folder: name one file in it",
+    PermissionError: "the file may not be read: check its permissions",
+}
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 # How files begin that hold no rows, and what to do with them.
@@ -99,14 +104,9 @@ def read_rows(
                 numbered, path=name, gold=gold, fewest=fewest, skip_bad_rows=skip_bad_rows
             )
             return replace(dataset, warnings=(*warnings, *dataset.warnings))
-    except FileNotFoundError:
-        raise RowError("no such file: check the path", path=name) from None
-    except IsADirectoryError:
-        raise RowError("this is a folder: name one file in it", path=name) from None
-    except PermissionError:
-        raise RowError("the file may not be read: check its permissions", path=name) from None
     except OSError as problem:
-        raise RowError(f"the file cannot be read: {problem.strerror}", path=name) from None
+        reason = _NOT_OPENED.get(type(problem), f"the file cannot be read: {problem.strerror}")
+        raise RowError(reason, path=name) from None
 
 
 def _refuse_other_kinds(file: BufferedReader, path: str, asked: FileFormat | None) -> None:

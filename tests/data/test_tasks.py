@@ -232,7 +232,7 @@ def test_rows_that_read_the_same_are_warned_about() -> None:
         "1 row has the same prompt as an earlier"
     )
     assert str(duplicate_warning(("a", "b", "a", "a", "b"))).startswith(
-        "3 rows have the same prompt as an earlier row; such a twin in the context gives a row's label away"
+        "3 rows have the same prompt as an earlier row; such a twin in the context gives"
     )
 
 
