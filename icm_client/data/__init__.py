@@ -6,13 +6,7 @@ from icm_client.data.loaders import LOADERS, load, loaded
 from icm_client.data.outputs import LabelledRow, check_output, write_labels
 from icm_client.data.readers import read_rows
 from icm_client.data.rows import Dataset, Row, check_gold, rows_from, take_own_gold
-from icm_client.data.task import (
-    Task,
-    builtin_names,
-    example_row,
-    find_beside,
-    unescape,
-)
+from icm_client.data.task import Task, builtin_names, example_row, find_beside, unescape
 from icm_client.data.values import JsonValue
 
 __all__ = [

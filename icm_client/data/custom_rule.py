@@ -44,7 +44,7 @@ def load_function(reference: str) -> PairFunction:
             f"{_named(problem)}. Python looks for it in the current folder and among the "
             "installed packages"
         ) from problem
-    function = getattr(module, name, None)
+    function: PairFunction | None = getattr(module, name, None)
     if not callable(function):
         what = "is no function" if hasattr(module, name) else "is not there"
         functions = [own for own, value in vars(module).items() if callable(value)]
@@ -52,8 +52,7 @@ def load_function(reference: str) -> PairFunction:
             f"the constraint {shown(reference)}: {shown(name)} {what} in {module.__file__}."
             f"{did_you_mean(name, functions)}"
         )
-    loaded: PairFunction = function
-    return loaded
+    return function
 
 
 class CustomRule(Constraint):

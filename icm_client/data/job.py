@@ -151,13 +151,7 @@ def task_for(data: str | os.PathLike[str], name: str | None) -> Task:
 
 def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
     """The rows that can be read, the others skipped; the caller refuses those where it must."""
-    if isinstance(rows, Dataset):
-        if gold not in (None, rows.gold_field):
-            raise InputError(
-                f"the rows were read without the gold field {gold!r}; name it when they are read"
-            )
-        dataset = rows
-    elif isinstance(rows, str | os.PathLike):
+    if isinstance(rows, str | os.PathLike):
         return read_rows(
             rows,
             gold=gold,
@@ -165,10 +159,15 @@ def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
             template_fields=task.template_fields,
             skip_bad_rows=True,
         )
-    elif task.loader is None:
-        return rows_from(rows, gold=gold, skip_bad_rows=True)
+    if not isinstance(rows, Dataset):
+        own = gold if task.loader is None else None  # a loader makes the field that holds gold
+        dataset = rows_from(rows, gold=own, skip_bad_rows=True)
+    elif gold in (None, rows.gold_field):
+        dataset = rows
     else:
-        dataset = rows_from(rows, skip_bad_rows=True)
+        raise InputError(
+            f"the rows were read without the gold field {gold!r}; name it when they are read"
+        )
     if task.loader is None:
         return dataset
     return loaded(dataset, task.loader, task.template_fields, gold=gold, skip_bad_rows=True)

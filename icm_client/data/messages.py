@@ -85,12 +85,8 @@ class Described(BaseModel):
         try:
             return handler(data)
         except ValidationError as invalid:
-            sentences = cls._sentences(invalid.errors())
-            raise TaskError("\n".join(f"{where}{line}" for line in sentences)) from None
-
-    @classmethod
-    def _sentences(cls, problems: Iterable[ErrorDetails]) -> list[str]:
-        return [line for problem in problems for line in cls._sentence(problem).splitlines()]
+            lines = "\n".join(map(cls._sentence, invalid.errors())).splitlines()
+            raise TaskError("\n".join(f"{where}{line}" for line in lines)) from None
 
     @classmethod
     def _sentence(cls, problem: ErrorDetails) -> str:
