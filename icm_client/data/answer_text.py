@@ -1,6 +1,6 @@
 """When two answers are the same answer, and which number a solution calls its answer.
 
-`comparable` says what counts as equal; nothing else does. An answer in words ("twelve") or in other
+`comparable` lists all that counts as equal. An answer in words ("twelve") or in other
 units ("0.5 kg") stays as it is: users who need more normalise the field themselves.
 """
 

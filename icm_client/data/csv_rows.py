@@ -1,8 +1,8 @@
 """Read rows from CSV and TSV, and say where one is broken.
 
 A double quote means two things. In CSV it opens a field in which commas and line breaks are text
-(RFC 4180). In TSV most programs write it as it stands, and a few quote fields as in CSV. Read the
-wrong way, one quote that opens a text swallows the rows up to the next one.
+(RFC 4180). In TSV most programs write it as a character, and a few quote fields as in CSV. Read the
+wrong way, one quote at the beginning of a text swallows the rows up to the next quote.
 """
 
 import csv
@@ -77,8 +77,8 @@ def csv_rows(
     Raises:
         RowError: the header cannot be used; or a quote is never closed.
     """
-    # The module's limit of 128 KiB holds for every reader in the process; a long text is no fault,
-    # and stands most often in a column that no template uses.
+    # The module's limit of 128 KiB is that of every reader in the process; a long text is no fault,
+    # and most often it is in a column that no template uses.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
     numbered = enumerate(lines, start=1)
     first = next(numbered, (1, ""))
@@ -104,7 +104,7 @@ def csv_rows(
 
 
 def _delimiter(header: str, path: str) -> str:
-    """The name's own, or what a spreadsheet of another language writes in its place."""
+    """The usual one for the file's name, or that of a spreadsheet in another language."""
     usual = delimiter_of(path)
     others = [other for other in (";", "\t", "|") if other in header]
     return others[0] if usual not in header and len(others) == 1 else usual
@@ -161,7 +161,7 @@ class _Notes:
 def _swallowed(cells: list[str], further: list[_Line], delimiter: str) -> list[int]:
     """Return which further lines of a record look like rows: its columns, its numbers.
 
-    The last line of a quoted first column has all columns whatever it holds.
+    The last line of a quoted first column has all columns in any case.
     """
     quoted = next((place for place, cell in enumerate(cells) if "\n" in cell), 0)
     looked_at = further if quoted else further[:-1]
@@ -267,7 +267,7 @@ def _standard(lines: Iterator[_Line], path: str, delimiter: str) -> Iterator[_Re
                 )
             elif "new-line" in reason:
                 reason = _CARRIAGE_RETURN
-            if len(taken) > 1:  # where the next row begins cannot be told
+            if len(taken) > 1:  # it is not known where the next row begins
                 raise RowError(f"broken CSV: {reason}", path=path, line=start) from None
             yield _Record(start, Unusable(f"broken CSV: {reason}"), [])
         else:
@@ -302,7 +302,7 @@ def _tabbed(lines: Iterator[_Line], path: str, notes: _Notes) -> Iterator[_Recor
             yield record
             continue
         further = _quoted_lines(now, width, pull, ahead)
-        if further or record.cells != cells or len(cells) != width:  # else it is a row as it stands
+        if further or record.cells != cells or len(cells) != width:  # else the line is a row
             found = _parsed([now, *further], "\t")
             if found is not None and len(found) == width:
                 yield _Record(line, found, further)

@@ -31,7 +31,7 @@ def refuse_gold_keys(task: Task, dataset: Dataset) -> None:
     Without gold labels nothing can be checked. With them, three signs are looked for in the
     `group` and `answer` fields; only rows with gold and a value count:
 
-    - `one_to_one`: each value stands with one gold label and no other, each label with one value.
+    - `one_to_one`: each value comes with one gold label and no other, each label with one value.
     - `single_labels`: values that come up again elsewhere always have the same gold label, which
       by chance would happen in fewer than 1 of 1,000 data sets. "Elsewhere" is another group; for
       a rule whose groups should mix the labels, it is another row of the group. Where an answer
@@ -98,7 +98,7 @@ def _sign(
         seen = single_labels(keys, range(len(keys)), gold)
         return seen and f"every value that several rows share has a single gold label ({seen})"
     if outer is not None and (seen := single_labels(keys, outer, gold)):
-        return f"every value that stands in several groups has a single gold label ({seen})"
+        return f"every value that comes up in several groups has a single gold label ({seen})"
     true = spec.words(task.labels)[0] if spec.kind == "mutual-exclusion" else None
     wider = [outer] if outer is not None else _wider_groups(dataset, keys)
     return next((seen for groups in wider if (seen := same_split(keys, groups, gold, true))), None)

@@ -18,7 +18,7 @@ class Item(NamedTuple):
 
     Attributes:
         row: the row's number, from 0.
-        exchanged: whether the task's two exchanged fields stand in each other's place.
+        exchanged: whether the two fields that the task exchanges are exchanged in it.
     """
 
     row: int
@@ -26,7 +26,7 @@ class Item(NamedTuple):
 
 
 def items_of(task: Task, dataset: Dataset) -> tuple[Item, ...]:
-    """Return the items in the rows' order, a row as it stands before its exchanged order."""
+    """Return the items in the rows' order, a row's own order before the exchanged one."""
     orders = (False, True) if task.exchange else (False,)
     return tuple(Item(row, order) for row in range(len(dataset.rows)) for order in orders)
 

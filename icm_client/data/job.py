@@ -119,7 +119,7 @@ class Job:
 
     @property
     def row_items(self) -> IntArray:
-        """For each row the item whose label is the row's: the row as it stands; shape `[rows]`."""
+        """For each row the item in its own order, whose label is the row's; shape `[rows]`."""
         return np.array([i for i, item in enumerate(self.items) if not item.exchanged])
 
 

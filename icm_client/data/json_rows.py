@@ -1,4 +1,4 @@
-"""Reads rows from JSON Lines, or from one JSON array, and says where one is broken."""
+"""Read rows from JSON Lines, or from one JSON array, and say where one is broken."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,27 +13,27 @@ from icm_client.data.values import Unusable, read_json
 from icm_client.errors import RowError
 
 _NOT_JSON = ("NaN", "Infinity")
-# A string ends on its line: JSON has no line break inside one. A quote alone is one not closed.
+# A string ends on its line: JSON allows no line break in it. A lone quote is one not closed.
 _STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"|["\[\]{},]')
 
 
 def json_rows(
     lines: Iterable[str], path: str, template_fields: Sequence[str] = (), *, fewest: int = 2
 ) -> Iterator[tuple[int, object]]:
-    """Yield what the file holds, each with its line, or in an array with its number.
+    """Yield the file's values, each with its line, or in an array with its number.
 
-    A line or an element that is no JSON is an `Unusable`. An array is read line by line too and
-    never held as a whole; but one that stands on a single line is as long as that line, so a large
-    one is better kept as JSON Lines.
+    A line or an element that is no JSON is an `Unusable`. An array, too, is read line by line and
+    never kept in memory as a whole, unless it is on a single line: so large ones are better kept as
+    JSON Lines.
 
     Args:
         lines: the file's lines with their ends.
         path: the file as the user named it, for errors.
-        template_fields: what the template uses, to tell columns from rows.
+        template_fields: the fields of the template, which distinguish columns from rows.
         fewest: the rows that the file must hold.
 
     Raises:
-        RowError: the file is no rows, but perhaps columns; or an array is broken.
+        RowError: the file has another shape, such as columns; or an array is broken.
     """
     numbered = enumerate(lines, start=1)
     first = next(((line, text) for line, text in numbered if text.strip()), None)
@@ -135,7 +135,7 @@ def _nothing_after(text: str, lines: Iterator[tuple[int, str]], path: str) -> No
     for rest in (text, *(ended for _, ended in lines)):
         if rest.strip():
             raise RowError(
-                f"something stands after the end of the array: {shown(rest.strip())}. "
+                f"there is text after the end of the array: {shown(rest.strip())}. "
                 "A file holds one array, or one object a line",
                 path=path,
             )

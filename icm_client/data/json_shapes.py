@@ -17,7 +17,7 @@ import orjson
 from icm_client.data.values import read_json
 from icm_client.errors import RowError
 
-# Characters that are held at once to see whether a file is one object over several lines.
+# Characters that are read at once to see whether a file is one object over several lines.
 _MOST_HELD = 2**26
 _DEEPEST = 4
 
@@ -26,8 +26,8 @@ class Shape(NamedTuple):
     """How a file holds its rows.
 
     Attributes:
-        what: what it is, after "the file is".
-        rows: a Python expression for its rows, of `data`, what the file holds.
+        what: the kind of file, after "the file is".
+        rows: a Python expression that makes its rows out of `data`, the file's content.
     """
 
     what: str
@@ -46,7 +46,7 @@ def refuse_other_shapes(
     Args:
         lines: from the first that is not blank, with their numbers.
         path: the file as the user named it, for errors.
-        template_fields: what the template uses, to tell columns from rows.
+        template_fields: the fields of the template, which distinguish columns from rows.
         fewest: the rows that the file must hold; a single object may be the one row.
 
     Raises:
@@ -77,13 +77,13 @@ def _refuse_bare_values(
     lines: Iterator[tuple[int, str]], mark: str, path: str, template_fields: Sequence[str]
 ) -> Iterator[tuple[int, str]]:
     """Return the lines, unless the first two that are not blank are a list each, or a text."""
-    held = [next(lines)]
+    taken = [next(lines)]
     for more in lines:
-        held.append(more)
+        taken.append(more)
         if more[1].strip():
             break
-    line, first = held[0]
-    if len(held) > 1 and held[-1][1].lstrip().startswith(mark):
+    line, first = taken[0]
+    if len(taken) > 1 and taken[-1][1].lstrip().startswith(mark):
         with suppress(orjson.JSONDecodeError):  # an array over several lines, or a broken one
             value = read_json(first)
             is_text = isinstance(value, str)
@@ -96,34 +96,34 @@ def _refuse_bare_values(
                     path=path,
                     line=line,
                 )
-    return chain(held, lines)
+    return chain(taken, lines)
 
 
 def _refuse_one_object(
     lines: Iterator[tuple[int, str]], path: str, template_fields: Sequence[str], fewest: int
 ) -> Iterator[tuple[int, str]]:
     """Return the lines, unless all of them are one object, which is no rows."""
-    held = [next(lines)]
-    first = held[0][1]
+    taken = [next(lines)]
+    first = taken[0][1]
     try:
         value = read_json(first)
     except orjson.JSONDecodeError as problem:
         if problem.pos >= len(first.rstrip()) - 1:  # cut off, not broken
             size = 0
             for more in lines:
-                held.append(more)
+                taken.append(more)
                 size += len(more[1])
                 if size > _MOST_HELD:
                     break
-            _refuse_object_over_lines(held, path, template_fields)
-        return chain(held, lines)
+            _refuse_object_over_lines(taken, path, template_fields)
+        return chain(taken, lines)
     for more in lines:
-        held.append(more)
+        taken.append(more)
         if more[1].strip():
-            return chain(held, lines)
+            return chain(taken, lines)
     if fewest > 1 and (shape := _shape_of(value, template_fields)) is not None:
         raise refusal(shape, path)
-    return iter(held[:1])
+    return iter(taken[:1])
 
 
 def _refuse_object_over_lines(
@@ -176,18 +176,18 @@ def _shape_of(value: object, template_fields: Sequence[str]) -> Shape | None:
 
 def _columns(value: Mapping[str, object], template_fields: Sequence[str]) -> Shape | None:
     every = list(value.values())
-    lists = [held for held in every if isinstance(held, list)]
+    lists = [one for one in every if isinstance(one, list)]
     if len(lists) == len(every) and len(set(map(len, lists))) == 1:
         return Shape(
             "columns, not rows", "(dict(zip(data, cells)) for cells in zip(*data.values()))"
         )
-    objects = [held for held in every if isinstance(held, Mapping)]
-    inner = list(objects[0]) if objects else []
-    if len(objects) < len(every) or not inner or any(set(held) != set(inner) for held in objects):
+    objects = [one for one in every if isinstance(one, Mapping)]
+    keys = list(objects[0]) if objects else []
+    if len(objects) < len(every) or not keys or any(set(one) != set(keys) for one in objects):
         return None
-    if any(_holds_rows(cell) for held in objects for cell in held.values()):
+    if any(_holds_rows(cell) for one in objects for cell in one.values()):
         return None
-    if _are_rows(list(value), inner, template_fields):
+    if _are_rows(list(value), keys, template_fields):
         return Shape("rows by their index (pandas' orient='index')", "data.values()")
     return Shape(
         "columns, not rows (pandas' to_json without orient='records')",
@@ -205,18 +205,11 @@ def _are_rows(outer: list[str], inner: list[str], template_fields: Sequence[str]
 
 
 class _Inside(NamedTuple):
-    """A list of objects somewhere inside an object.
+    """A list of objects somewhere inside an object."""
 
-    Attributes:
-        place: its keys, from the outside.
-        rows: a Python expression for its rows, of `data`.
-        has_fields: whether a row has what the template uses.
-        n_rows: how many there are.
-    """
-
-    place: tuple[str, ...]
-    rows: str
-    has_fields: bool
+    place: tuple[str, ...]  # its keys, from the outside
+    rows: str  # as in `Shape`
+    has_fields: bool  # whether a row has what the template uses
     n_rows: int
 
 
@@ -240,35 +233,35 @@ def _rows_inside(value: Mapping[str, object], fields: set[str]) -> Shape | None:
 def _inside(
     value: Mapping[str, object], fields: set[str], place: tuple[str, ...]
 ) -> Iterator[_Inside]:
-    for name, held in value.items():
+    for name, inner in value.items():
         here = (*place, name)
-        if isinstance(held, list) and _holds_rows(held):
+        if isinstance(inner, list) and _holds_rows(inner):
             rows = "data" + "".join(f"[{_quoted(key)}]" for key in here)
-            around = _around(held[0], fields)
+            around = _around(inner[0], fields)
             if around is not None:
                 rows = f"(row[{_quoted(around)}] for row in {rows})"
-            has_fields = around is not None or fields <= held[0].keys()
-            yield _Inside(here, rows, has_fields, len(held))
-        elif isinstance(held, Mapping) and len(here) < _DEEPEST:
-            yield from _inside(held, fields, here)
+            has_fields = around is not None or fields <= inner[0].keys()
+            yield _Inside(here, rows, has_fields, len(inner))
+        elif isinstance(inner, Mapping) and len(here) < _DEEPEST:
+            yield from _inside(inner, fields, here)
 
 
 def _around(row: Mapping[str, object], fields: set[str]) -> str | None:
     """The field that holds the row itself, as in what Hugging Face's dataset server gives."""
     if not fields or fields <= row.keys():
         return None
-    inner = ((name, held) for name, held in row.items() if isinstance(held, Mapping))
-    return next((name for name, held in inner if fields <= held.keys()), None)
+    objects = ((name, inner) for name, inner in row.items() if isinstance(inner, Mapping))
+    return next((name for name, inner in objects if fields <= inner.keys()), None)
 
 
 def _named_columns(value: Mapping[str, object], template_fields: Sequence[str]) -> Shape | None:
-    """Columns that hold what the template uses, beside fields that are no columns."""
+    """Columns with the fields that the template uses, beside fields that are no columns."""
     used = [value.get(name) for name in template_fields]
-    lengths = {len(held) if isinstance(held, list) else 0 for held in used}
+    lengths = {len(inner) if isinstance(inner, list) else 0 for inner in used}
     if len(lengths) != 1 or 0 in lengths:
         return None
     columns = [
-        name for name, held in value.items() if isinstance(held, list) and len(held) in lengths
+        name for name, inner in value.items() if isinstance(inner, list) and len(inner) in lengths
     ]
     names = _quoted(columns)
     return Shape(
@@ -285,8 +278,8 @@ def _named_texts(value: Mapping[str, object], fields: set[str]) -> Shape | None:
     )
 
 
-def _holds_rows(held: object) -> bool:
-    return isinstance(held, list) and bool(held) and all(isinstance(one, dict) for one in held)
+def _holds_rows(inner: object) -> bool:
+    return isinstance(inner, list) and bool(inner) and all(isinstance(one, dict) for one in inner)
 
 
 def _quoted(names: str | list[str]) -> str:

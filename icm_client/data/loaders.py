@@ -82,7 +82,7 @@ def load(
 
     Args:
         name: one of `LOADERS`.
-        rows: raw rows, each with the line or number it stands at; read one by one.
+        rows: raw rows, each with its line or number; read one by one.
         template_fields: what the task's template uses; empty means the loader's own.
         path: the file, for errors.
 
@@ -303,7 +303,7 @@ def _released_responses(raw: Raw, _number: int) -> Iterator[Made]:
 def _alpaca_farm(raw: Raw, _number: int) -> Iterator[Made]:
     """AlpacaFarm's preferences: 1 says that the first output is better, 2 the second.
 
-    Each output stands on one line. A preference that is neither leaves the row without gold.
+    Each output is put on one line. A preference that is neither leaves the row without gold.
     """
     made: Made = {
         "question": _text(raw, "instruction"),
@@ -345,7 +345,7 @@ def _truth(value: object) -> object:
 
 
 def _on_one_line(text: str) -> str:
-    """The text without newlines, as the paper shows responses; a space stands in their place."""
+    """The text with spaces for newlines, as the paper shows responses."""
     return _NEWLINES.sub(" ", text)
 
 

@@ -77,7 +77,7 @@ class Described(BaseModel):
         return self
 
     @model_validator(mode="wrap")
-    @classmethod  # stands after the other validators, so that their errors reach it
+    @classmethod  # placed after the other validators, so that their errors reach it
     def _in_sentences(
         cls, data: object, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
     ) -> Self:

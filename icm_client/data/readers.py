@@ -24,7 +24,7 @@ _NOT_OPENED: Mapping[type[OSError], str] = {
 }
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-# How files begin that hold no rows, and what to do with them.
+# How files of a kind that is not read begin, and what to do with them.
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "compressed with gzip: unpack it first, gunzip {path}"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first, unzstd {path}"),
@@ -58,7 +58,7 @@ def read_rows(
 ) -> Dataset:
     """Return the rows of a file.
 
-    A file is read row by row. So is a JSON array; one that stands on a single line is held as text.
+    A file is read row by row. So is a JSON array, unless it is on a single line.
 
     Args:
         path: a .jsonl, .ndjson, .json, .csv, .tsv or .parquet file, UTF-8 where it is text. What
@@ -110,7 +110,7 @@ def read_rows(
 
 
 def _refuse_other_kinds(file: BufferedReader, path: str, asked: FileFormat | None) -> None:
-    """Raise `RowError` where the file begins like one that holds no rows in its format."""
+    """Raise `RowError` where the file begins like one of a kind that is not read."""
     try:
         kind = format_of(path, asked)
     except InputError:  # .jsonl.gz, perhaps

@@ -25,8 +25,8 @@ class FailedRow:
 
     Attributes:
         id: the row's, or its number where it has none.
-        line: where it stands in its file, as `Row.line`.
-        reason: what is wrong with it, or what the server said; fit to be shown.
+        line: its line in the file, as `Row.line`.
+        reason: what is wrong with it, or the server's message; fit to be shown.
         has_id: whether the id is the row's own.
     """
 
@@ -46,7 +46,7 @@ class Row:
 
     Attributes:
         id: the row's own `id`, or its 1-based number among the rows.
-        fields: everything the row holds but the gold field, in the row's order.
+        fields: all fields of the row but the gold field, in the row's order.
         line: 1-based line where the row starts; for Parquet and Python, the row's number.
     """
 
@@ -127,7 +127,7 @@ def collect(
 ) -> Dataset:
     """Return the dataset of `(line, fields)` pairs; `path` is for its name and for errors.
 
-    In the fields' place there may be `BLANK`, or an `Unusable` that says why there are none.
+    In the fields' place there may be `BLANK`, or an `Unusable` with the reason why there are none.
 
     Raises:
         RowError: rows are no objects, hold what JSON cannot, lack the gold field, or have another
@@ -289,7 +289,7 @@ def take_own_gold(dataset: Dataset, field: str, *, skip_bad_rows: bool = False) 
 def check_gold(dataset: Dataset, labels: Sequence[str], *, skip_bad_rows: bool = False) -> Dataset:
     """Return the dataset with its gold labels spelled as in `labels`.
 
-    Each is compared as it stands, then without regard to case and white space around it.
+    Each is compared as it is, then without regard to case and white space around it.
 
     Raises:
         RowError: gold labels are none of the labels, or could be more than one of them.

@@ -36,7 +36,7 @@ class Task(Described):
     Attributes:
         template: the prompt, with `{field}` where a row's field belongs.
         labels: the words that may follow the prompt; at least two.
-        separator: what stands between two rows with their labels.
+        separator: the text between two rows with their labels.
         gold: the field with the known labels, where a run does not name another.
         prior: label -> expected share of the rows; labels left out share the rest equally.
         name: the task's name in reports.

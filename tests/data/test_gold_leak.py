@@ -187,7 +187,7 @@ def test_values_that_are_always_right_or_always_wrong_are_refused() -> None:
         {"kind": "mutual-exclusion", "group": "question", "answer": "key"},
         {"kind": "same-answer", "group": ["question", "key"]},
     ):
-        said = "every value that stands in several groups has a single gold label (10 of 10)"
+        said = "every value that comes up in several groups has a single gold label (10 of 10)"
         assert said in refused(rows, **constraint)
     said = "every value that several rows share has a single gold label (10 of 10)"
     assert said in refused(rows, kind="at-most-one", group="key")
