@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from icm_client.data.rows import Dataset, Row
+from icm_client.data.rows import Dataset
 from icm_client.data.task import Task
 
 _SPACES = " \t"
@@ -41,15 +41,16 @@ def render_items(task: Task, dataset: Dataset, items: Sequence[Item]) -> tuple[s
         TaskError: the template uses the field that holds the gold labels.
         RowError: a row that the template does not fit.
     """
-    as_they_stand = task.render_all(dataset)
-    if task.exchange is None:
-        return tuple(as_they_stand[item.row].rstrip(_SPACES) for item in items)
-    one, other = task.exchange
-    rows = tuple(_exchanged(row, one, other) for row in dataset.rows)
-    exchanged = task.render_all(replace(dataset, rows=rows))
-    return tuple(
-        (exchanged if item.exchanged else as_they_stand)[item.row].rstrip(_SPACES) for item in items
-    )
+    prompts = {False: task.render_all(dataset)}
+    if task.exchange is not None:
+        one, other = task.exchange
+        rows = tuple(
+            # Both fields are there: the row's own order has been rendered.
+            replace(row, fields={**row.fields, one: row.fields[other], other: row.fields[one]})
+            for row in dataset.rows
+        )
+        prompts[True] = task.render_all(replace(dataset, rows=rows))
+    return tuple(prompts[item.exchanged][item.row].rstrip(_SPACES) for item in items)
 
 
 def prompt_warnings(items: Sequence[Item], prompts: Sequence[str]) -> tuple[str, ...]:
@@ -81,9 +82,3 @@ def duplicate_warning(prompts: Sequence[str]) -> str | None:
         f"{rows} the same prompt as an earlier row; such a twin in the context gives a row's label "
         "away. Remove the repeated rows, or let the template show how they differ"
     )
-
-
-def _exchanged(row: Row, one: str, other: str) -> Row:
-    """Return the row, which was rendered and so has both fields, with the two exchanged."""
-    fields = {**row.fields, one: row.fields[other], other: row.fields[one]}
-    return replace(row, fields=fields)

@@ -123,32 +123,6 @@ class Job:
         return np.array([i for i, item in enumerate(self.items) if not item.exchanged])
 
 
-def named_task(name: str | os.PathLike[str]) -> Task:
-    """Return the built-in task of this name, or the one that a file describes.
-
-    Raises:
-        TaskError: there is neither, or the file describes no task.
-    """
-    name = os.fspath(name)
-    if name in builtin_names() or not (Path(name).suffix or Path(name).exists()):
-        return Task.builtin(name)
-    return Task.from_toml(name)
-
-
-def task_for(data: str | os.PathLike[str], name: str | None) -> Task:
-    """Return the task of this name or file, or else the one that lies beside `data`.
-
-    Raises:
-        TaskError: there is none, or the file describes no task.
-    """
-    if name is not None:
-        return named_task(name)
-    beside = find_beside(data)
-    if beside is None:
-        raise TaskError(f"no task: name one with --task, or put a task.toml beside {data}")
-    return Task.from_toml(beside)
-
-
 def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
     """The rows that can be read, the others skipped; the caller refuses those where it must."""
     if isinstance(rows, str | os.PathLike):
@@ -179,3 +153,29 @@ def _usable(dataset: Dataset, task: Task) -> Dataset:
         dataset = take_own_gold(dataset, task.gold, skip_bad_rows=True)
     dataset = check_gold(dataset, task.labels, skip_bad_rows=True)
     return without_rows(dataset, task.misfits(dataset))
+
+
+def named_task(name: str | os.PathLike[str]) -> Task:
+    """Return the built-in task of this name, or the one that a file describes.
+
+    Raises:
+        TaskError: there is neither, or the file describes no task.
+    """
+    name = os.fspath(name)
+    if name in builtin_names() or not (Path(name).suffix or Path(name).exists()):
+        return Task.builtin(name)
+    return Task.from_toml(name)
+
+
+def task_for(data: str | os.PathLike[str], name: str | None) -> Task:
+    """Return the task of this name or file, or else the one that lies beside `data`.
+
+    Raises:
+        TaskError: there is none, or the file describes no task.
+    """
+    if name is not None:
+        return named_task(name)
+    beside = find_beside(data)
+    if beside is None:
+        raise TaskError(f"no task: name one with --task, or put a task.toml beside {data}")
+    return Task.from_toml(beside)
