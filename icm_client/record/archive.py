@@ -14,9 +14,9 @@ import orjson
 from filelock import FileLock, Timeout
 
 from icm_client.data import Task
-from icm_client.data.json_text import read_json, write_json
 from icm_client.data.messages import did_you_mean, shown
 from icm_client.data.outputs import column_of
+from icm_client.data.values import read_json, write_json
 from icm_client.errors import InputError, RunError, TaskError
 from icm_client.record.folder import (
     DEFAULT_BASE,

@@ -15,7 +15,7 @@ import orjson
 
 from icm_client.data import JsonValue
 from icm_client.data.job import Job
-from icm_client.data.json_text import write_json
+from icm_client.data.values import write_json
 from icm_client.endpoints import ServerIdentity
 from icm_client.scoring.prompts import PROTOCOL_VERSION
 

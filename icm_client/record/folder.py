@@ -23,7 +23,7 @@ from typing import Any, Self
 import orjson
 from filelock import FileLock, Timeout
 
-from icm_client.data.json_text import write_json
+from icm_client.data.values import write_json
 from icm_client.errors import RunError, RunStopped
 from icm_client.record.description import RunDescription, installed_versions, without_secrets
 from icm_client.record.journal import Journal

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
-from icm_client.data.json_text import write_json
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.outputs import column_of, columns_before_fields
 from icm_client.data.task import parse_template
+from icm_client.data.values import write_json
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run, label_records
 from icm_client.record.folder import LABELS

@@ -18,9 +18,9 @@ import numpy as np
 
 from icm_client.data import Dataset
 from icm_client.data.job import Job
+from icm_client.data.rows import only
 from icm_client.errors import InputError, RunStopped, TrainingError
 from icm_client.record.folder import owned
-from icm_client.runs.failures import only
 from icm_client.runs.result import Labels
 from icm_client.runs.trainer import OnTraining, Trained, TrainingProgress
 from icm_client.training.reward_scores import HeldOutPairs, Judge, ScoreFile, Scores, measured

@@ -10,8 +10,8 @@ import orjson
 from icm_client.data import Dataset, Row, Task
 from icm_client.data.items import items_of, render_items
 from icm_client.data.job import Job
-from icm_client.data.json_text import read_json
 from icm_client.data.messages import shown
+from icm_client.data.values import read_json
 from icm_client.errors import InputError, RunError, TrainingError
 from icm_client.runs.trainer import Example
 

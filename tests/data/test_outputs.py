@@ -298,7 +298,7 @@ def test_a_name_that_does_not_tell_the_format(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    both_refuse(Path(name), "the name does not tell the format")
+    both_refuse(Path(name), "name does not show its format")
     assert names_in(tmp_path) == []
 
 
