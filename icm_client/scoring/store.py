@@ -178,15 +178,9 @@ class ScoreStore:
                     standing.append(answer if earlier is None else earlier)
                     if earlier is None:
                         blob = struct.pack(f"<{len(answer.log_probs)}d", *answer.log_probs)
-                        text = answer.exactness.value
-                        total = checksum((key, blob, text.encode()))
-                        rows.append((key, blob, text, total, server, now))
-                self._db.executemany(
-                    "INSERT OR REPLACE INTO scores "
-                    "(key, log_probs, exactness, checksum, server, stored_at) "
-                    "VALUES (?, ?, ?, ?, ?, ?)",
-                    rows,
-                )
+                        cells = (key, blob, answer.exactness.value.encode())
+                        rows.append((*cells, checksum(cells), server, now))
+                self._db.executemany(SCORES.insert, rows)
             return standing
 
         standing = self._done(put)
@@ -255,18 +249,13 @@ class ScoreStore:
     ) -> None:
         """Store the token ids of `texts`, aligned with them, in one transaction."""
         keys = token_keys(fingerprint, texts, add_special=add_special)
-        blobs = [pack_ids(one) for one in ids]
 
         def put() -> None:
             with transaction(self._db):
                 server, now = server_number(self._db, fingerprint), int(self.now())
+                rows = zip(keys, map(pack_ids, ids), strict=True)
                 self._db.executemany(
-                    "INSERT OR REPLACE INTO tokens (key, ids, checksum, server, stored_at) "
-                    "VALUES (?, ?, ?, ?, ?)",
-                    [
-                        (key, blob, checksum((key, blob)), server, now)
-                        for key, blob in zip(keys, blobs, strict=True)
-                    ],
+                    TOKENS.insert, [(*row, checksum(row), server, now) for row in rows]
                 )
 
         self._done(put)

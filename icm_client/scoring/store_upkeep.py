@@ -1,17 +1,12 @@
-"""Looking after a score store: what is in it, whether it is whole, and mending it.
+"""Look after a score store: what is in it, whether it is whole, and drop what is bad or old."""
 
-Dropping what is old, or another model's, from a score store.
-"""
-
-import os
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.errors import InputError, StoreError
@@ -26,9 +21,8 @@ from icm_client.scoring.store_file import (
     is_whole,
     transaction,
 )
-from icm_client.scoring.store_rows import UNKNOWN, known_servers
+from icm_client.scoring.store_rows import UNKNOWN, as_text, known_servers
 
-_KEYS_A_DELETE = 500
 _PROBLEMS_AT_MOST = 20
 
 
@@ -122,6 +116,20 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
+_SHARES = """
+    SELECT server, sum(scores), sum(texts),
+        strftime('%Y-%m-%dT%H:%M:%S+00:00', min(moment), 'unixepoch'),
+        strftime('%Y-%m-%dT%H:%M:%S+00:00', max(moment), 'unixepoch')
+    FROM (
+        SELECT server, 1 AS scores, 0 AS texts,
+            CASE typeof(stored_at) WHEN 'integer' THEN stored_at END AS moment FROM scores
+        UNION ALL
+        SELECT server, 0, 1, CASE typeof(stored_at) WHEN 'integer' THEN stored_at END FROM tokens
+    )
+    GROUP BY server
+"""
+
+
 def describe(path: Path) -> StoreInfo:
     """Return what is in the store at `path`.
 
@@ -130,53 +138,20 @@ def describe(path: Path) -> StoreInfo:
         StoreError: it cannot be read.
     """
     with opened(path) as connection:
-        scores, texts = (_by_server(connection, table) for table in TABLES)
         known = known_servers(connection)
-    servers = []
-    for number in scores.keys() | texts.keys():
-        own = [share for share in (scores.get(number), texts.get(number)) if share is not None]
-        fingerprint, kind, model = known.get(number, UNKNOWN)
-        servers.append(
-            ServerShare(
-                fingerprint=fingerprint,
-                kind=kind,
-                model=model,
-                scores=scores[number].rows if number in scores else 0,
-                texts=texts[number].rows if number in texts else 0,
-                oldest=_iso(min((s.oldest for s in own if s.oldest is not None), default=None)),
-                newest=_iso(max((s.newest for s in own if s.newest is not None), default=None)),
-            )
-        )
+        servers = [
+            ServerShare(*known.get(server, UNKNOWN), scores, texts, as_text(first), as_text(last))
+            for server, scores, texts, first, last in connection.execute(_SHARES)
+        ]
     log = path.with_name(f"{path.name}-wal")
     return StoreInfo(
         path=str(path),
         bytes=path.stat().st_size + (log.stat().st_size if log.exists() else 0),
         schema=SCHEMA_VERSION,
-        scores=sum(share.rows for share in scores.values()),
-        texts=sum(share.rows for share in texts.values()),
+        scores=sum(share.scores for share in servers),
+        texts=sum(share.texts for share in servers),
         servers=tuple(sorted(servers, key=lambda s: (-s.scores, s.fingerprint or ""))),
     )
-
-
-class _Share(NamedTuple):
-    rows: int
-    oldest: int | None
-    newest: int | None
-
-
-def _by_server(connection: sqlite3.Connection, table: Table) -> dict[object, _Share]:
-    moment = "CASE typeof(stored_at) WHEN 'integer' THEN stored_at END"
-    return {
-        number: _Share(*share)
-        for number, *share in connection.execute(
-            f"SELECT server, count(*), min({moment}), max({moment}) FROM {table.name} "  # noqa: S608 - our own names
-            "GROUP BY server"
-        )
-    }
-
-
-def _iso(seconds: int | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def check(path: Path, *, repair: bool = False) -> StoreCheck:
@@ -204,7 +179,11 @@ def check(path: Path, *, repair: bool = False) -> StoreCheck:
             ]
             if repair and not problems:
                 for table in TABLES:
-                    _delete(connection, table, bad[table.name])
+                    with transaction(connection):
+                        connection.executemany(
+                            f"DELETE FROM {table.name} WHERE key = ?",  # noqa: S608 - our own names
+                            [(key,) for key in bad[table.name]],
+                        )
                     if _bad_keys(connection, table)[1]:
                         problems.append(f"{table.name}: rows that their own key does not find")
     except StoreError as error:
@@ -236,16 +215,6 @@ def _bad_keys(connection: sqlite3.Connection, table: Table) -> tuple[int, list[b
         if not is_whole(row):
             bad.append(row[0])
     return count, bad
-
-
-def _delete(connection: sqlite3.Connection, table: Table, keys: list[bytes]) -> None:
-    with transaction(connection):
-        for start in range(0, len(keys), _KEYS_A_DELETE):
-            some = keys[start : start + _KEYS_A_DELETE]
-            connection.execute(
-                f"DELETE FROM {table.name} WHERE key IN ({','.join('?' * len(some))})",  # noqa: S608 - our own names
-                some,
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,26 +270,23 @@ def prune(
             values += numbers
         if not where:
             raise ValueError("say what goes: an age, a model, or both")
-        condition = " AND ".join(where)
-        counts = {}
-        for table in TABLES:
-            (counts[table.name],) = connection.execute(
-                f"SELECT count(*) FROM {table.name} WHERE {condition}",  # noqa: S608 - our own names
-                values,
-            ).fetchone()
-        if not dry_run:
+        old = [f"FROM {table.name} WHERE {' AND '.join(where)}" for table in TABLES]
+        if dry_run:
+            counts = [
+                connection.execute(f"SELECT count(*) {rows}", values).fetchone()[0] for rows in old
+            ]
+        else:
             with transaction(connection):
-                for table in TABLES:
-                    connection.execute(f"DELETE FROM {table.name} WHERE {condition}", values)  # noqa: S608 - our own names
+                counts = [connection.execute(f"DELETE {rows}", values).rowcount for rows in old]
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         (left,) = connection.execute("SELECT count(*) FROM scores").fetchone()
-    gone = 0 if not dry_run else counts["scores"]
+    scores, texts = counts
     return Pruned(
-        path=os.fspath(path),
-        scores=counts["scores"],
-        texts=counts["tokens"],
-        scores_left=left - gone,
+        path=str(path),
+        scores=scores,
+        texts=texts,
+        scores_left=left - scores if dry_run else left,
         done=not dry_run,
     )
 
@@ -332,7 +298,7 @@ def _servers_of(connection: sqlite3.Connection, model: str) -> list[object]:
     numbers = [number for number, server in servers.items() if server.model == model]
     if not numbers:
         raise InputError(
-            f"nothing of a model {shown(model)} is in the store; there are "
+            f"the store has no answers of a model {shown(model)}; there are "
             f"{listed(models)}.{did_you_mean(model, models)}"
         )
     return numbers

@@ -201,7 +201,7 @@ def test_a_row_that_was_changed_on_the_way_is_left_out(
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("no number", "lines.jsonl:2: no row of a score store"),
+        ("no number", "lines.jsonl:2: this line is not a row of a score store"),
         ("no lines", "neither a score store nor"),
         ("newer", "written by a newer icm-client"),
     ],
