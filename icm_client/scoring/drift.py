@@ -1,4 +1,4 @@
-"""Answers that may be another model's: how they are found, and what is done about them.
+"""Find stored answers that are another model's, and withdraw answers that may be.
 
 What a server says of itself does not change where a path names the latest weights, an adapter is
 loaded anew, or a file is overwritten. What it computes does. So before stored answers are used, a
@@ -22,18 +22,18 @@ from icm_client.endpoints.protocol import (
     lane_of,
 )
 from icm_client.errors import EndpointError, IcmError, ModelChanged, ScoreError
-from icm_client.scoring.call import Call, is_about_reads
-from icm_client.scoring.prompts import Question, written_out
+from icm_client.scoring.call import Call, ScorerStats, is_about_reads
+from icm_client.scoring.prompts import Question
 from icm_client.scoring.store import ScoreStore
 
 FIRST_CHECKED: Final = 3
-"""Stored answers that are asked again where a run first uses any, ..."""
+"""So many stored answers are asked again where a run first uses any."""
 
 MOST_CHECKED: Final = 8
-"""... and in all: one more in each later call that uses other contexts from the store."""
+"""A run asks at most so many again: one more in each later call with other stored contexts."""
 
 _BESIDE: Final = 2
-"""What is asked besides, before one answer that has changed is taken for another model's."""
+"""So many more are asked before one answer that has changed is taken for another model's."""
 
 _DRIFT_ADVICE: Final = (
     "To label with what is served now, from the start: `icm-client label --accept-drift`, which "
@@ -63,69 +63,76 @@ class DriftCheck:
         self._contexts: set[int] = set()  # by hash: those that are known to be this model's
         self._asked_since = math.inf
 
-    def answered(self, reads: Sequence[Question]) -> None:
-        """Hear that the server has answered these reads, before they are stored."""
+    def answered(self, questions: Sequence[Question]) -> None:
+        """Record, before they are stored, that the server has answered these questions."""
         if self._endpoint.identity.of_weights:
             return
         self._asked_since = min(self._asked_since, anyio.current_time())
-        for head in {id(read.prompt.head): read.prompt.head for read in reads}.values():
+        for head in {id(question.head): question.head for question in questions}.values():
             self._contexts.add(hash(head))
 
-    async def check(self, call: Call) -> None:
-        """Compare some of the stored answers of `call`.
+    async def check(self, call: Call, stats: ScorerStats) -> None:
+        """Compare some of the stored answers of `call`; count the reads that this takes in `stats`.
 
         Raises:
             ModelChanged: they are another model's. They stay where they are; what this run has
                 been answered since it began is taken back.
             EndpointError, ScoreError: none of them was answered.
         """
-        most = FIRST_CHECKED if not self._checked else 1
+        most = 1 if self._checked else FIRST_CHECKED
         most = min(most, MOST_CHECKED - self._checked)
         if self._endpoint.identity.of_weights or most <= 0:
             return
-        heads = {id(call.reads[n].prompt.head): call.reads[n].prompt.head for n in call.known}
-        fresh = {place for place, head in heads.items() if hash(head) not in self._contexts}
-        stored = sorted(n for n in call.known if id(call.reads[n].prompt.head) in fresh)
+        heads = {id(head): head for head in (call.questions[n].head for n in call.known)}
+        new = {place for place, head in heads.items() if hash(head) not in self._contexts}
+        stored = sorted(n for n in call.known if id(call.questions[n].head) in new)
         if not stored:
             return
         most = min(most, len(stored))
         chosen = [stored[(2 * k + 1) * len(stored) // (2 * most)] for k in range(most)]
+        others = [n for n in stored if n not in chosen]
         self._checked += most
         failures: list[EndpointError | ScoreError] = []
+        compared = partial(self._apart, call=call, stats=stats, failures=failures)
         same = 0
         for number in chosen:
-            apart = await self._apart(call, number, failures)
+            apart = await compared(number)
             if apart:
-                beside = _beside(number, [n for n in stored if n not in chosen])
-                others = [await self._apart(call, n, failures) for n in beside]
-                if any(others) or not [other for other in others if other is not None]:
-                    raise self._change(max([apart, *filter(None, others)]))
+                beside = [await compared(n) for n in _nearest(number, others)]
+                if any(beside) or all(other is None for other in beside):
+                    raise self._change(max([apart, *filter(None, beside)]))
             same += apart is not None
         if not same and failures:
             raise failures[0]
-        self._contexts |= {hash(heads[id(call.reads[n].prompt.head)]) for n in chosen}
+        self._contexts |= {hash(call.questions[n].head) for n in chosen}
 
     async def _apart(
-        self, call: Call, number: int, failures: list[EndpointError | ScoreError]
+        self,
+        number: int,
+        *,
+        call: Call,
+        stats: ScorerStats,
+        failures: list[EndpointError | ScoreError],
     ) -> float | None:
-        """By how much an answer has changed, 0 within noise; None where this one is not given."""
-        read, answer = call.reads[number], call.known[number]
+        """Return how far an answer has moved in nats, 0 within noise; None where it fails now."""
+
+        async def ask() -> Answer:
+            endpoint, read = self._endpoint, call.questions[number].read()
+            if isinstance(endpoint, SampledEndpoint):  # its `read` may ask more than once
+                answer = await endpoint.read_sampled(read, {})
+            else:
+                (answer,) = await endpoint.read([read], lane=lane_of(endpoint))
+            self.reads += 1
+            stats.checked += 1
+            return answer
+
         try:
-            return await nats_apart(answer, partial(self._ask, read))
+            return await nats_apart(call.known[number], ask)
         except (EndpointError, ScoreError) as error:
             if not is_about_reads(error):
                 raise
             failures.append(error)
             return None
-
-    async def _ask(self, read: Question) -> Answer:
-        endpoint, asked = self._endpoint, written_out(read)
-        if isinstance(endpoint, SampledEndpoint):  # it may look at a prompt more closely in `read`
-            answer = await endpoint.read_sampled(asked, {})
-        else:
-            (answer,) = await endpoint.read([asked], lane=lane_of(endpoint))
-        self.reads += 1
-        return answer
 
     def _change(self, apart: float) -> ModelChanged:
         identity = self._endpoint.identity
@@ -181,8 +188,7 @@ def withdraw_doubtful(error: IcmError, store: ScoreStore, fingerprint: str) -> i
     return store.withdraw(fingerprint, store.now() - ago_s)
 
 
-def _beside(number: int, others: Sequence[int]) -> list[int]:
-    """Those of `others` that are nearest to it."""
+def _nearest(number: int, others: Sequence[int]) -> list[int]:
     return sorted(others, key=lambda other: abs(other - number))[:_BESIDE]
 
 

@@ -57,29 +57,26 @@ class Table(NamedTuple):
 
     Attributes:
         name: of the table.
-        parts: the columns that the checksum covers, besides the key.
+        columns: key, parts and checksum, as they stand in a SELECT.
+        insert: the statement that stores a row of `columns`, server and time; texts as bytes.
     """
 
     name: str
-    parts: tuple[str, ...]
-
-    @property
-    def columns(self) -> str:
-        """Key, parts and checksum, as they stand in a SELECT."""
-        return ", ".join(("key", *self.parts, "checksum"))
-
-    @property
-    def insert(self) -> str:
-        """The statement that stores a row of `columns`, server and time; each cell as bytes."""
-        parts = ("CAST(? AS TEXT)" if part == "exactness" else "?" for part in self.parts)
-        return (
-            f"INSERT OR REPLACE INTO {self.name} ({self.columns}, server, stored_at) "  # noqa: S608 - our own names
-            f"VALUES (?, {', '.join(parts)}, ?, ?, ?)"
-        )
+    columns: str
+    insert: str
 
 
-SCORES = Table("scores", ("log_probs", "exactness"))
-TOKENS = Table("tokens", ("ids",))
+SCORES = Table(
+    "scores",
+    "key, log_probs, exactness, checksum",
+    "INSERT OR REPLACE INTO scores (key, log_probs, exactness, checksum, server, stored_at) "
+    "VALUES (?, ?, CAST(? AS TEXT), ?, ?, ?)",
+)
+TOKENS = Table(
+    "tokens",
+    "key, ids, checksum",
+    "INSERT OR REPLACE INTO tokens (key, ids, checksum, server, stored_at) VALUES (?, ?, ?, ?, ?)",
+)
 TABLES = (SCORES, TOKENS)
 
 BROKEN = (sqlite3.Error, UnicodeDecodeError)

@@ -11,7 +11,8 @@ from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache, vllm
 from icm_client.endpoints.protocol import Answer, Read, TokenIds
 from icm_client.errors import EndpointError, EndpointFault, ScoreError
 from icm_client.scoring.execute import Caller, execute
-from icm_client.scoring.planner import optimal_tokens, plan
+from icm_client.scoring.planner import optimal_tokens
+from icm_client.scoring.prompts import Question
 
 BLOCK = 16
 
@@ -61,8 +62,8 @@ async def executed(
     found: list[int] = []
     failed: list[EndpointError | ScoreError] = []
     await execute(
-        plan(reads),
-        reads,
+        [Question((), *read) for read in reads],
+        range(len(reads)),
         server,
         Caller(
             arrived=lambda indices, _: found.extend(indices),

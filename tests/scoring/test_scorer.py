@@ -257,7 +257,7 @@ async def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_sent(
     endpoint = TableEndpoint()
     long = Query(FOLDS[0] * 12, 3)
     # 12 * (96 prompt + 9 label and separator ids) + BOS + target + the label's first token
-    with pytest.raises(PromptTooLong, match=r"item 3 .* behind 72 demos .* fewer demos") as caught:
+    with pytest.raises(PromptTooLong, match=r"item 3 .* fewer demos .* with 72 demos") as caught:
         await Scorer(endpoint, store, PIECES)([*QUERIES, long])
     assert f"{len(prompt_ids(PIECES, long)) + 1} tokens" in str(caught.value)
     assert "room for 999" in str(caught.value)
