@@ -6,7 +6,7 @@ few of them are asked again.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -18,7 +18,6 @@ from icm_client.endpoints.protocol import (
     Answer,
     Endpoint,
     SampledEndpoint,
-    TokenIds,
     lane_of,
 )
 from icm_client.errors import EndpointError, IcmError, ModelChanged, ScoreError
@@ -35,7 +34,7 @@ MOST_CHECKED: Final = 8
 _BESIDE: Final = 2
 """So many more are asked before one answer that has changed is taken for another model's."""
 
-_DRIFT_ADVICE: Final = (
+DRIFT_ADVICE: Final = (
     "To label with what is served now, from the start: `icm-client label --accept-drift`, which "
     "drops these scores. To keep them: name another file with --store. To drop them: `icm-client "
     "store prune --model NAME --yes`"
@@ -50,10 +49,10 @@ class DriftCheck:
     a digest of its weights.
 
     Args:
-        endpoint: who is asked.
+        endpoint: answers again.
 
     Attributes:
-        reads: that the server has answered for it.
+        reads: how many the server has answered for it.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -140,30 +139,10 @@ class DriftCheck:
             f"the stored scores are not of the weights that {described(identity)} has now, though "
             f"the server says of itself what it said then: asked again, its log-probs are up to "
             f"{apart:.2f} nats away (up to {SAME_NATS:g} is noise). Nothing stored has been "
-            f"changed. {_DRIFT_ADVICE}",
+            f"changed. {DRIFT_ADVICE}",
             last_confirmed_at=self._asked_since,
             stored=identity.fingerprint,
         )
-
-
-async def check_tokens(endpoint: Endpoint, known: Mapping[str, TokenIds]) -> None:
-    """Compare stored token ids of texts with the server's tokenizer.
-
-    Raises:
-        ModelChanged: it writes one of them otherwise.
-        EndpointError: it did not tokenize.
-    """
-    identity = endpoint.identity
-    if identity.of_weights:
-        return
-    for text, ids in known.items():
-        if await endpoint.tokenize(text, add_special=False) != ids:
-            raise ModelChanged(
-                f"the stored token ids are not of the tokenizer that {described(identity)} has "
-                f"now, though the server says of itself what it said then. {_DRIFT_ADVICE}",
-                last_confirmed_at=math.inf,
-                stored=identity.fingerprint,
-            )
 
 
 def withdraw_doubtful(error: IcmError, store: ScoreStore, fingerprint: str) -> int:
@@ -173,7 +152,7 @@ def withdraw_doubtful(error: IcmError, store: ScoreStore, fingerprint: str) -> i
         error: why a call ended; only a `ModelChanged`, or a group of errors with one in it, casts
             doubt on anything.
         store: where the answers are.
-        fingerprint: whose they were taken for.
+        fingerprint: of the server that they are stored under.
 
     Returns:
         How many answers.
@@ -193,7 +172,7 @@ def _nearest(number: int, others: Sequence[int]) -> list[int]:
 
 
 def _change(error: IcmError) -> ModelChanged | None:
-    """The change among what ended a call: of several failures, one was raised for all."""
+    """Return the change among what ended a call: of several failures, one was raised for all."""
     together = error.__cause__
     if isinstance(error, ModelChanged) or not isinstance(together, BaseExceptionGroup):
         return error if isinstance(error, ModelChanged) else None
