@@ -26,11 +26,11 @@ class LabelTrie:
 
     Args:
         labels: token ids of each label, K >= 1.
-        names: what each is called in messages and in `describe()`; its number if not given.
+        names: what each is called in messages and in `describe()`; by default its number.
 
     Raises:
-        TaskError: a label is empty, or is the beginning of another (or the same): after the
-            shorter one's tokens nothing tells which of the two is meant.
+        TaskError: a label is empty, or is the beginning of another (or the same): the shorter one's
+            tokens do not show which of the two is meant.
     """
 
     def __init__(self, labels: Sequence[TokenIds], names: Sequence[str] = ()) -> None:
@@ -74,7 +74,7 @@ class LabelTrie:
         return worst(answer.exactness for answer in answers)
 
     def describe(self) -> tuple[LabelTokens, ...]:
-        """Return how the tokenizer writes each label, for a user to check."""
+        """Return how the tokenizer writes each label, so that a user can check it."""
         return self._labels
 
 

@@ -155,7 +155,7 @@ def test_nested_contexts_are_nested_branches_and_prefill_the_optimum() -> None:
     )
 
 
-def test_the_rest_of_a_label_stands_behind_its_first_token_and_is_no_branch() -> None:
+def test_the_rest_of_a_label_follows_its_first_token_and_is_no_branch() -> None:
     questions = []
     for number in range(3):
         prompt = (*range(100), *range(1000 * number, 1000 * number + 60))

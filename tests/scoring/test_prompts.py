@@ -45,7 +45,7 @@ def test_pieces_change_no_key_no_order_and_no_lane(asked: list[Question]) -> Non
 
 
 @given(question_lists)
-def test_reads_are_told_apart_by_what_they_ask(asked: list[Question]) -> None:
+def test_repeated_questions_are_found_by_what_they_ask(asked: list[Question]) -> None:
     found, needed = different([asked[:5], asked[5:]], "f")
     reads = [question.read() for question in found]
     assert len(set(reads)) == len(reads)
