@@ -147,17 +147,6 @@ def optimal_tokens(prompts: Sequence[TokenIds], *, block: int = 1) -> int:
     return sum(map(len, ordered)) - repeated
 
 
-class _Stop(NamedTuple):
-    """A question (its index) on the depth-first walk over the prefix tree.
-
-    `full` is its prompt's length, `new` what of it the question before on the walk does not share.
-    """
-
-    question: int
-    full: int
-    new: int
-
-
 def assign_lanes(
     questions: Sequence[Question], indices: Iterable[int], lanes: int
 ) -> list[list[int]]:
@@ -170,51 +159,53 @@ def assign_lanes(
     questions with one context stay together where splitting them gains nothing.
     """
     order = sorted(sorted(indices), key=questions.__getitem__)
-    walk = []
-    before: Question | None = None
-    for index in order:
-        question = questions[index]
-        known = 0 if before is None else _shared(before, question)
-        walk.append(_Stop(index, len(question), len(question) - known))
-        before = question
-    stretches = _stretches(walk, lanes)
-    assigned = [[stop.question for stop in walk[start:end]] for start, end in stretches]
-    return assigned + [[] for _ in range(lanes - len(assigned))]
+    walk = [questions[index] for index in order]
+    full = [len(question) for question in walk]
+    new = full[:1] + [len(after) - _shared(before, after) for before, after in pairwise(walk)]
+    shares = [order[start:end] for start, end in _stretches(full, new, lanes)]
+    return shares + [[] for _ in range(lanes - len(shares))]
 
 
-def _stretches(walk: Sequence[_Stop], lanes: int) -> list[tuple[int, int]]:
-    if not walk:
+def _stretches(full: Sequence[int], new: Sequence[int], lanes: int) -> list[tuple[int, int]]:
+    """Return where each lane's stretch of the walk starts and ends.
+
+    Args:
+        full: tokens of each prompt on the walk.
+        new: those of them that it does not share with the prompt before.
+        lanes: stretches at most.
+    """
+    if not full:
         return []
-    low, high = max(stop.full for stop in walk), walk[0].full + sum(stop.new for stop in walk)
+    low, high = max(full), sum(new)
     while low < high:
         middle = (low + high) // 2
-        if len(_latest_starts(walk, middle)) <= lanes:
+        if len(_latest_starts(full, new, middle)) <= lanes:
             high = middle
         else:
             low = middle + 1
-    starts = _latest_starts(walk, low)
     stretches = []
     start = 0
-    for earliest in starts[1:]:  # if the next stretch begins before that, the rest does not fit
-        spent, end = walk[start].full, start + 1
-        while end < len(walk) - 1 and spent + walk[end].new <= low:
-            spent += walk[end].new
+    for earliest in _latest_starts(full, new, low)[1:]:
+        # If the next stretch began before `earliest`, the rest would not fit.
+        spent, end = full[start], start + 1
+        while end < len(full) - 1 and spent + new[end] <= low:
+            spent += new[end]
             end += 1
-        end = max(range(earliest, end + 1), key=lambda cut: (walk[cut].new - walk[cut].full, cut))
+        end = max(range(earliest, end + 1), key=lambda cut: (new[cut] - full[cut], cut))
         stretches.append((start, end))
         start = end
-    return [*stretches, (start, len(walk))]
+    return [*stretches, (start, len(full))]
 
 
-def _latest_starts(walk: Sequence[_Stop], budget: int) -> list[int]:
+def _latest_starts(full: Sequence[int], new: Sequence[int], budget: int) -> list[int]:
     """Return where stretches within `budget` begin, each as long as it can be, from the end."""
     starts = []
-    end = len(walk)
+    end = len(full)
     while end > 0:
         start = end - 1
         spent = 0  # tokens of [start + 1, end) beyond its first prompt
-        while start > 0 and walk[start - 1].full + spent + walk[start].new <= budget:
-            spent += walk[start].new
+        while start > 0 and full[start - 1] + spent + new[start] <= budget:
+            spent += new[start]
             start -= 1
         starts.append(start)
         end = start

@@ -299,22 +299,16 @@ def different(
 ) -> tuple[list[Question], list[list[int]]]:
     """Return the questions without repetitions, and which of them each of `asked` needs.
 
-    They are told apart by their keys in the store of the server `fingerprint`: a key takes a
-    context once, the hash of a prompt takes it for every prompt.
+    Questions are the same where their keys in the store of the server `fingerprint` are: a context
+    is digested once for its keys, and would be hashed again for every prompt.
     """
     keys = iter(score_keys(fingerprint, [question for own in asked for question in own]))
-    position: dict[bytes, int] = {}
-    found: list[Question] = []
-    needed = []
-    for questions in asked:
-        own = []
-        for question in questions:
-            place = position.setdefault(next(keys), len(found))
-            if place == len(found):
-                found.append(question)
-            own.append(place)
-        needed.append(own)
-    return found, needed
+    found: dict[bytes, tuple[int, Question]] = {}
+    needed = [
+        [found.setdefault(next(keys), (len(found), question))[0] for question in own]
+        for own in asked
+    ]
+    return [question for _, question in found.values()], needed
 
 
 def check_answers(questions: Sequence[Question], answers: Sequence[Answer]) -> None:

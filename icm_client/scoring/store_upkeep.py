@@ -13,7 +13,9 @@ from icm_client.errors import InputError, StoreError
 from icm_client.scoring.store_damage import set_aside
 from icm_client.scoring.store_file import (
     SCHEMA_VERSION,
+    SCORES,
     TABLES,
+    TOKENS,
     Table,
     connect,
     explained,
@@ -167,40 +169,39 @@ def check(path: Path, *, repair: bool = False) -> StoreCheck:
         StoreError: it cannot be read or written.
     """
     found = path.stat().st_ino if path.is_file() else 0
-    rows, bad, problems = {}, {}, []
+    rows, bad = {}, {}
+    problems, notices = [], []
     try:
         with opened(path) as connection:
             for table in TABLES:
-                rows[table.name], bad[table.name] = _bad_keys(connection, table)
+                rows[table], bad[table] = _bad_keys(connection, table)
             problems = [
                 line.decode("utf-8", "replace")
                 for (line,) in connection.execute(f"PRAGMA quick_check({_PROBLEMS_AT_MOST})")
                 if line != b"ok"
             ]
-            if repair and not problems:
-                for table in TABLES:
-                    with transaction(connection):
-                        connection.executemany(
-                            f"DELETE FROM {table.name} WHERE key = ?",  # noqa: S608 - our own names
-                            [(key,) for key in bad[table.name]],
-                        )
-                    if _bad_keys(connection, table)[1]:
-                        problems.append(f"{table.name}: rows that their own key does not find")
+            for table in TABLES if repair and not problems else ():
+                with transaction(connection):
+                    connection.executemany(
+                        f"DELETE FROM {table.name} WHERE key = ?",  # noqa: S608 - our own names
+                        [(key,) for key in bad[table]],
+                    )
+                if _bad_keys(connection, table)[1]:
+                    problems.append(f"{table.name}: rows that their own key does not find")
     except StoreError as error:
         cause = error.__cause__
         if not isinstance(cause, Exception) or not is_damage(cause):
             raise
         problems = [str(cause)]
-    notices = []
     if repair and problems:
         with explained(path):
             notices = set_aside(path, found)
     return StoreCheck(
         path=str(path),
-        scores=rows.get("scores", 0),
-        texts=rows.get("tokens", 0),
-        bad_scores=len(bad.get("scores", ())),
-        bad_texts=len(bad.get("tokens", ())),
+        scores=rows.get(SCORES, 0),
+        texts=rows.get(TOKENS, 0),
+        bad_scores=len(bad.get(SCORES, ())),
+        bad_texts=len(bad.get(TOKENS, ())),
         problems=tuple(problems),
         repaired=repair and bool(problems or any(bad.values())),
         notice=notices[0] if notices else None,
