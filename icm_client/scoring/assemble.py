@@ -156,7 +156,7 @@ class _Tokenizer:
                 continue
             raise ModelChanged(
                 f"the stored token ids are not of the tokenizer that {described(identity)} has "
-                f"now, though the server says of itself what it said then. {DRIFT_ADVICE}",
+                f"now, though the server reports the same identity as then. {DRIFT_ADVICE}",
                 last_confirmed_at=math.inf,
                 stored=identity.fingerprint,
             )

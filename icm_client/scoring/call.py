@@ -66,7 +66,7 @@ class Call:
         known: the answers of others, by index.
         failed: why others failed alone, by index.
         from_store: how many answers the store had.
-        heard: whether the server answered any.
+        answered: whether the server answered any.
         trusted: whether the server was found to answer what it answered before: only lone reads
             count as failures from then on. Else groups that each hold a read that fails would
             raise the same question for ever.
@@ -79,7 +79,7 @@ class Call:
     known: dict[int, Answer] = field(default_factory=dict)
     failed: dict[int, Failure] = field(default_factory=dict)
     from_store: int = 0
-    heard: bool = False
+    answered: bool = False
     trusted: bool = False
     aside: bool = False
 

@@ -1,8 +1,8 @@
 """Find stored answers that are another model's, and withdraw answers that may be.
 
-What a server says of itself does not change where a path names the latest weights, an adapter is
-loaded anew, or a file is overwritten. What it computes does. So before stored answers are used, a
-few of them are asked again.
+A server reports the same identity where a path names the latest weights, an adapter is loaded anew,
+or a file is overwritten, but it computes other log-probs. So before stored answers are used, a few
+of them are asked again.
 """
 
 import math
@@ -37,7 +37,7 @@ _BESIDE: Final = 2
 DRIFT_ADVICE: Final = (
     "To label with what is served now, from the start: `icm-client label --accept-drift`, which "
     "drops these scores. To keep them: name another file with --store. To drop them: `icm-client "
-    "store prune --model NAME --yes`"
+    "store prune --model NAME --yes`."
 )
 
 
@@ -99,7 +99,7 @@ class DriftCheck:
             if apart:
                 beside = [await compared(n) for n in _nearest(number, others)]
                 if any(beside) or all(other is None for other in beside):
-                    raise self._change(max([apart, *filter(None, beside)]))
+                    raise self._changed(max([apart, *filter(None, beside)]))
             same += apart is not None
         if not same and failures:
             raise failures[0]
@@ -133,20 +133,20 @@ class DriftCheck:
             failures.append(error)
             return None
 
-    def _change(self, apart: float) -> ModelChanged:
+    def _changed(self, apart: float) -> ModelChanged:
         identity = self._endpoint.identity
         return ModelChanged(
-            f"the stored scores are not of the weights that {described(identity)} has now, though "
-            f"the server says of itself what it said then: asked again, its log-probs are up to "
-            f"{apart:.2f} nats away (up to {SAME_NATS:g} is noise). Nothing stored has been "
-            f"changed. {DRIFT_ADVICE}",
+            f"the stored scores are not of the weights that {described(identity)} has now. "
+            f"{DRIFT_ADVICE} (Asked again, its log-probs are up to {apart:.2f} nats away, and up "
+            f"to {SAME_NATS:g} is noise. The server reports the same identity as then; nothing "
+            "stored has been changed.)",
             last_confirmed_at=self._asked_since,
             stored=identity.fingerprint,
         )
 
 
 def withdraw_doubtful(error: IcmError, store: ScoreStore, fingerprint: str) -> int:
-    """Take out of the store what came since the server was last known to be what it was.
+    """Drop from the store the answers since the server was last known to be unchanged.
 
     Args:
         error: why a call ended; only a `ModelChanged`, or a group of errors with one in it, casts
@@ -160,7 +160,7 @@ def withdraw_doubtful(error: IcmError, store: ScoreStore, fingerprint: str) -> i
     Raises:
         StoreError: the store cannot be written.
     """
-    changed = _change(error)
+    changed = _model_change(error)
     if changed is None or math.isinf(changed.last_confirmed_at):
         return 0
     ago_s = anyio.current_time() - changed.last_confirmed_at
@@ -171,7 +171,7 @@ def _nearest(number: int, others: Sequence[int]) -> list[int]:
     return sorted(others, key=lambda other: abs(other - number))[:_BESIDE]
 
 
-def _change(error: IcmError) -> ModelChanged | None:
+def _model_change(error: IcmError) -> ModelChanged | None:
     """Return the change among what ended a call: of several failures, one was raised for all."""
     together = error.__cause__
     if isinstance(error, ModelChanged) or not isinstance(together, BaseExceptionGroup):

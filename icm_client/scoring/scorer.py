@@ -241,7 +241,7 @@ class Scorer:
         standing = self._store.put_many(self._endpoint.identity.fingerprint, group, answers)
         call.known.update(zip(indices, standing, strict=True))
         call.missing.difference_update(indices)
-        call.heard = True
+        call.answered = True
         self._streak.answered()
         self.stats.asked += len(group)
         self._report(call)
@@ -269,13 +269,13 @@ class Scorer:
         controls, needed = different([controls], self._endpoint.identity.fingerprint)
         again = Call(controls, needed, set(range(len(controls))), aside=True)
         await self._ask(again)
-        call.heard |= again.heard
-        return again.heard
+        call.answered |= again.answered
+        return again.answered
 
     async def _blame(self, failing: Sequence[tuple[Query, Failure]], call: Call) -> None:
         """Report the items that made queries fail; raise where no items are to blame."""
         # A replay asks only for what failed before: that does not show that the server works.
-        if self._on_failed is None or not (call.heard or await self._server_answers(call)):
+        if self._on_failed is None or not (call.answered or await self._server_answers(call)):
             raise failing[0][1]
         blamed = await find_blamed(failing, self._alone)
         self._streak.answered()

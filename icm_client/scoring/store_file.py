@@ -254,9 +254,9 @@ def result_code(error: sqlite3.Error) -> int:
 _ROOM = "Make room on the disk, then run again: what was stored is kept."
 _ADVICE = {
     sqlite3.SQLITE_NOTADB: (
-        "It is no score store, or its first bytes are damaged: name another file, or move it away "
-        "and run again (its answers are asked again). The files beside it that end in -wal and "
-        "-shm belong to it."
+        "It is not a score store, or its first bytes are damaged: name another file, or move it "
+        "away and run again (its answers are asked again). The files beside it that end in -wal "
+        "and -shm belong to it."
     ),
     sqlite3.SQLITE_CORRUPT: (
         "The file is damaged: move it away and run again (its answers are asked again). The files "
@@ -266,7 +266,7 @@ _ADVICE = {
     # A quota that is used up, a limit on a file's size and a disk that is gone look alike here.
     sqlite3.SQLITE_IOERR: f"The disk may be full, over its quota, or gone. {_ROOM}",
     sqlite3.SQLITE_READONLY: "Make the file and its folder writable, or set ICM_CACHE_DIR.",
-    sqlite3.SQLITE_BUSY: "Another process has held it for too long: end that one, and run again.",
+    sqlite3.SQLITE_BUSY: "Another process has locked it for too long: end that one, and run again.",
 }
 
 
@@ -294,7 +294,7 @@ def network_warning(path: Path, mounts: Path = _MOUNTS) -> str | None:
     for line in lines:
         _, point, found, *_ = [*line.split(" "), "", "", ""]
         # White space and the like are written as octal escapes (man 3 getmntent).
-        folder = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point))
+        folder = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point))
         # Of two mounts on one folder, the later one hides the earlier.
         if place.is_relative_to(folder) and len(folder.parts) >= deepest:
             deepest, kind = len(folder.parts), found

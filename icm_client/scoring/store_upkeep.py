@@ -33,9 +33,9 @@ class ServerShare:
     """What one server has in a store.
 
     Attributes:
-        fingerprint: of the server; None for rows from before servers were noted.
-        kind: "vllm" and the like; None where no run has noted it.
-        model: its model; None where no run has noted it.
+        fingerprint: of the server; None for rows from before servers were recorded.
+        kind: "vllm" and the like; None where no run has recorded it.
+        model: its model; None where no run has recorded it.
         scores: answers to reads.
         texts: texts with their token ids.
         oldest: UTC, ISO 8601; of scores and texts.
@@ -78,12 +78,12 @@ class StoreCheck:
 
     Attributes:
         path: of the file.
-        scores: answers that were looked at.
-        texts: texts that were looked at.
+        scores: answers that were checked.
+        texts: texts that were checked.
         bad_scores: answers that do not match their checksum; no run uses them.
         bad_texts: texts whose token ids do not match theirs; no run uses them.
         problems: what SQLite says of the file's structure; empty where it is whole.
-        repaired: whether what was bad is gone now.
+        repaired: whether the bad rows have been dropped.
         notice: which file was set aside, where one was.
     """
 
@@ -157,7 +157,7 @@ def describe(path: Path) -> StoreInfo:
 
 
 def check(path: Path, *, repair: bool = False) -> StoreCheck:
-    """Compare every row with its checksum, and look at the file's structure.
+    """Compare every row with its checksum, and check the file's structure.
 
     Args:
         path: of the store.
@@ -220,14 +220,14 @@ def _bad_keys(connection: sqlite3.Connection, table: Table) -> tuple[int, list[b
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was dropped, or would be.
+    """What was dropped, or would be dropped.
 
     Attributes:
         path: of the file.
         scores: answers to reads.
         texts: texts with their token ids.
         scores_left: answers that stay.
-        done: False where this only says what would be.
+        done: False for a dry run.
     """
 
     path: str
@@ -246,13 +246,13 @@ def prune(
 ) -> Pruned:
     """Drop what is older than `older_than`, and of `model`; where both are given, both must hold.
 
-    Rows from before their time was noted count from the day the file was brought up to date.
+    Rows from before their time was recorded count from the day the file was brought up to date.
 
     Args:
         path: of the store.
-        older_than: age of what goes.
-        model: whose answers go.
-        dry_run: change nothing; say what would go.
+        older_than: the age from which rows are dropped.
+        model: the one whose answers are dropped.
+        dry_run: change nothing, only count.
 
     Raises:
         ValueError: neither age nor model is given.
@@ -270,7 +270,7 @@ def prune(
             where.append(f"server IN ({','.join('?' * len(numbers))})")
             values += numbers
         if not where:
-            raise ValueError("say what goes: an age, a model, or both")
+            raise ValueError("say what to drop: an age, a model, or both")
         old = [f"FROM {table.name} WHERE {' AND '.join(where)}" for table in TABLES]
         if dry_run:
             counts = [

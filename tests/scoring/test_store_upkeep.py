@@ -107,7 +107,7 @@ def test_pruning_says_what_it_will_drop_and_drops_that(
 def test_a_model_that_is_not_there_is_refused(full: Path) -> None:
     with pytest.raises(InputError, match=r"there are 'new', 'old'. Did you mean 'new'"):
         prune(full, model="nww")
-    with pytest.raises(ValueError, match="say what goes"):
+    with pytest.raises(ValueError, match="say what to drop"):
         prune(full)
 
 
