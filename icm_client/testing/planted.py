@@ -10,6 +10,7 @@ import anyio.lowlevel
 from icm_client.endpoints.parsing import fingerprint
 from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds, Usage
 from icm_client.errors import PromptTooLong
+from icm_client.scoring.prompts import shared
 
 _BOS = 1
 _ELSEWHERE = math.log(1e-9)  # of a token that no label continues with
@@ -179,8 +180,8 @@ class PlantedConcept:
         if len(prompt) >= self._identity.context_length:
             raise PromptTooLong(f"{len(prompt)} of {self._identity.context_length} tokens")
         before, self._sent[lane] = self._sent[lane], prompt
-        # The last token is always computed.
-        cached = min(_shared(before, prompt), max(len(prompt) - 1, 0))
+        # The last token is computed in any case.
+        cached = min(shared(before, prompt), max(len(prompt) - 1, 0))
         self._usage.requests += 1
         self._usage.cached_tokens += cached
         self._usage.computed_tokens += len(prompt) - cached
@@ -206,18 +207,6 @@ def _ids(text: str) -> TokenIds:
 
 def _begins_with(ids: TokenIds, begins: TokenIds) -> bool:
     return ids[: len(begins)] == begins
-
-
-def _shared(one: TokenIds, other: TokenIds) -> int:
-    """Length of the longest common prefix, by bisection: slices are compared in C."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _log_sum_exp(scores: Sequence[float]) -> float:
