@@ -20,14 +20,6 @@ TASK = Task(template="Review: {text}\nSentiment:", labels=WORDS)
 CHEAP = ("--steps", "3", "--initial", "4", "--seeds", "2")
 
 
-@pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """20 rows with gold, and a task beside them."""

@@ -141,11 +141,7 @@ Check = Callable[..., Result]
 
 @pytest.fixture
 def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str) -> Check:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "reviews.toml").write_text(TASK)
 
     def run(*options: str) -> Result:
@@ -316,10 +312,7 @@ def test_parts_are_left_out_where_time_is_short(
     assert json.loads(result.stdout)["run"]["minutes"] is None
 
 
-async def test_a_check_that_is_stopped_says_what_it_has_seen(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path))
+async def test_a_check_that_is_stopped_says_what_it_has_seen(url: str, tmp_path: Path) -> None:
     (tmp_path / "reviews.toml").write_text(TASK)
     steps: list[str] = []
     report = await run_check(

@@ -26,9 +26,6 @@ ASKED = (
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """60 rows whose concept the model has, and a model that would rather say `positive`."""
-    monkeypatch.delenv("ICM_ENDPOINT", raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
     planted = {prompt: number * 7 % 5 % 2 for number, prompt in enumerate(PROMPTS)}
     concept = PlantedConcept(planted, TASK.label_texts, strength=3, meaning=2, bias=[0, 5])
     monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", lambda: concept)

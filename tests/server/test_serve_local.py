@@ -34,6 +34,7 @@ async def ask(url: str, key: str, answers: list[Answer]) -> None:
         await endpoint.aclose()
 
 
+@pytest.mark.usefixtures("embedded_model")
 def test_two_clients_get_the_same_answer_and_ctrl_c_ends_it() -> None:
     port = free_port()
     with subprocess.Popen(

@@ -13,8 +13,7 @@ from icm_client.serving.dequantize import dequantized, folder_for
 
 
 @pytest.fixture
-def gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
+def gguf(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.gguf"
     path.write_bytes(b"GGUF and so on")
     return path

