@@ -177,7 +177,7 @@ def test_a_launcher_that_is_killed_takes_the_server_with_it(
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (signal.SIGKILL, "it was killed by SIGKILL: out of memory? (`dmesg` tells)"),
+        (signal.SIGKILL, "it was killed by SIGKILL (out of memory? see `dmesg`)"),
         (signal.SIGSEGV, "it was killed by SIGSEGV"),
         (signal.SIGTERM, "exit status 3"),  # which it handles
     ],
@@ -227,8 +227,8 @@ def test_a_server_that_is_killed_as_it_starts_is_told_with_the_signal(
     status, errors = launched.end()
     assert status == 128 + signal.SIGKILL
     assert errors == (
-        "Error: the server did not start: it was killed by SIGKILL: out of memory? (`dmesg` "
-        f"tells); its log: {tmp_path}/server.log\n"
+        "Error: the server did not start: it was killed by SIGKILL (out of memory? see `dmesg`); "
+        f"its log: {tmp_path}/server.log\n"
     )
 
 

@@ -201,7 +201,7 @@ def test_a_taken_port_is_one_clear_line(folder: Path) -> None:
 
 def test_too_little_memory_is_told_before_an_hour_of_loading(folder: Path) -> None:
     small = Hardware(gpus=(), memory=3 * GIB, cores=4, amx=False)
-    with pytest.raises(InputError, match=r"too little memory: 0\.0 GB of weights, 2\.1 GB of KV"):
+    with pytest.raises(InputError, match=r"too little memory: .*0\.0 GB of weights, 2\.1 GB of KV"):
         planned(folder, hardware=small)
     planned(folder, hardware=small, kv_cache_gib=0.5)
 
