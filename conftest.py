@@ -52,3 +52,30 @@ def embedded_model(own_folder: None, users_model: Path) -> Path:  # noqa: ARG001
     linked.symlink_to(users_model)
     remember_sha256(linked, gemma.SHA256)
     return linked
+
+
+_SLOW = {"users_model", "chromium"}
+_MODEL = "embedded model"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `scripts/test --fast` leaves out, and what one of several workers runs together.
+
+    Slow is what starts the embedded model or a browser, and what is marked so. Tests of one file
+    stay together where they share a fixture, and so do all that start the embedded model, since
+    each of its servers takes every core. All others are spread one by one.
+    """
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & _SLOW:
+            item.add_marker("slow")
+        if "users_model" in fixtures:
+            item.add_marker(pytest.mark.xdist_group(_MODEL))
+        elif _shares_a_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
+
+def _shares_a_fixture(item: pytest.Item) -> bool:
+    """Whether a fixture of the tests' own outlives the test."""
+    definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - pytest's own
+    return any(one.scope != "function" and one.baseid for every in definitions for one in every)
