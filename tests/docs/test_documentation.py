@@ -80,6 +80,7 @@ def test_nothing_is_left_to_fill_in_and_no_link_is_dead(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.slow
 def test_the_help_page_is_what_the_commands_print() -> None:
     page = (ROOT / "docs" / "cli.md").read_text("utf-8")
     script = [sys.executable, str(ROOT / "scripts" / "cli_page.py")]

@@ -53,6 +53,7 @@ async def test_a_server_that_reads_whole_prompts_is_not_accused(
         assert len(server.prompts) < 1.25 * found.cost.from_server + 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", ["all", "sent", "none"])
 @pytest.mark.parametrize("keeps", ["first", "last", "both ends"])
 async def test_a_text_server_that_cuts_prompts(tmp_path: Path, keeps: Any, counts: Any) -> None:

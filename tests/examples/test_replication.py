@@ -193,6 +193,7 @@ def planted_job(job: Job) -> dict[str, int]:
     return {job.prompts[n]: int(gold[item.row] == "False") for n, item in enumerate(job.items)}
 
 
+@pytest.mark.slow
 def test_without_the_rule_one_label_takes_all(serve: Serve, tmp_path: Path) -> None:
     ablation = script("consistency_ablation")
     job = ablation.both_orders(ablation.SAMPLE, 10)
@@ -226,6 +227,7 @@ def test_pairs_stand_in_both_orders_with_opposite_gold() -> None:
     assert len(job.constraint.groups) == 6
 
 
+@pytest.mark.slow
 def test_the_sun_is_not_found_and_the_mood_is(serve: Serve) -> None:
     preference = script("arbitrary_preference")
     pairs = preference.pairs_made(32)

@@ -187,6 +187,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_many_long_rows_leave_a_page_that_a_browser_opens(tmp_path: Path) -> None:
     rows = [{"text": f"{i} {'word ' * 2000}"} for i in range(10_000)]
     run = write_run(tmp_path, rows)

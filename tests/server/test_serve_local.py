@@ -13,6 +13,8 @@ import pytest
 from icm_client.endpoints import Answer, Read, connect
 from icm_client.errors import AuthenticationRefused
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "server" / "serve_local.py"
 

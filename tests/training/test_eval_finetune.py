@@ -11,6 +11,8 @@ import icm_client.runs.server
 from icm_client.cli.main import cli
 from icm_client.testing import PlantedConcept
 
+pytestmark = pytest.mark.slow
+
 LABELS = ("negative", "positive")
 
 

@@ -15,6 +15,8 @@ from icm_client.cli.main import cli
 from icm_client.data import LabelledRow, Row, Task, write_labels
 from icm_client.training.run_labels import examples_of, read_labels
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TASK = Task(
     template="Review: the {text}\nSentiment:", labels=("positive", "negative"), gold="label"

@@ -155,6 +155,7 @@ anyio.run(main)
 """
 
 
+@pytest.mark.slow
 async def test_killed_while_it_scores_it_goes_on_from_there(tmp_path: Path) -> None:
     plan = plan_of()
     undisturbed = await ran(plan, tmp_path / "whole")
