@@ -1,4 +1,4 @@
-"""A standing llama.cpp server on this machine, for several runs: python server/serve_local.py.
+"""A llama.cpp server that stays up, for several runs: python server/serve_local.py.
 
 It is the server that `icm-client` embeds, on a fixed port. Ctrl-C ends it.
 """
@@ -41,7 +41,7 @@ def serve(gguf: Path | None, port: int, context: int) -> None:
     """Serve a base model on loopback; the key is ICM_API_KEY, or a new one that is printed."""
     key = os.environ.get("ICM_API_KEY") or secrets.token_urlsafe(32)
     check_port("127.0.0.1", port)
-    # Before the server's threads, which inherit it: the signal is then left for `sigwait`.
+    # The server's threads inherit the mask, so that the signals are left for `sigwait`.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     path = gguf or gemma.model_path()
     server = start(

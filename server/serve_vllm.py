@@ -1,6 +1,6 @@
-"""vLLM with what many short requests need: python server/serve_vllm.py MODEL (`--help`, `--print`).
+"""vLLM for many short requests: python server/serve_vllm.py MODEL (see `--help` and `--print`).
 
-The same as `icm-client serve MODEL`; docs/serving.md explains every flag.
+It is the same command as `icm-client serve MODEL`; docs/serving.md explains every flag.
 """
 
 import sys
@@ -22,7 +22,7 @@ from icm_client.errors import IcmError, InputError
 
 
 def main() -> None:
-    """Run the command; errors end as one line and a status, as on the command line."""
+    """Run the command; an error becomes one line and an exit status, as in `icm-client`."""
     prepare_streams()
     try:
         sys.exit(serve_command(standalone_mode=False))

@@ -103,6 +103,6 @@ def test_a_disk_that_is_full_is_told_before_a_minute_of_work(
 ) -> None:
     made = child(monkeypatch, status=0)
     monkeypatch.setattr(dequantize, "GROWTH", 10**15)
-    with pytest.raises(SetupError, match=r"are free in .*another disk"):
+    with pytest.raises(SetupError, match=r"too little room .*another disk"):
         dequantized(gguf, lambda _: None)
     assert not made
