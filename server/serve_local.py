@@ -21,11 +21,10 @@ except ModuleNotFoundError as missing:
 import click
 from pydantic import SecretStr
 
-from icm_client.cli.streams import prepare_streams
+from icm_client.cli.main import end_as_a_command
 from icm_client.endpoints import gemma
 from icm_client.endpoints.cores import YIELDING, physical_cores
 from icm_client.endpoints.embedded_child import Orders, start
-from icm_client.errors import InputError
 from icm_client.serving.plan import check_port
 
 _ENDING = {signal.SIGINT, signal.SIGTERM}
@@ -61,10 +60,5 @@ def serve(gguf: Path | None, port: int, context: int) -> None:
 
 
 if __name__ == "__main__":
-    prepare_streams()
     os.environ.update(YIELDING | os.environ)  # before the server's library is loaded
-    try:
-        serve()
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+    end_as_a_command(serve)

@@ -14,30 +14,8 @@ except ModuleNotFoundError as missing:
     )
     sys.exit(2)
 
-import click
-
+from icm_client.cli.main import end_as_a_command
 from icm_client.cli.serve import serve_command
-from icm_client.cli.streams import prepare_streams
-from icm_client.errors import IcmError, InputError
-
-
-def main() -> None:
-    """Run the command; an error becomes one line and an exit status, as in `icm-client`."""
-    prepare_streams()
-    try:
-        sys.exit(serve_command(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    except IcmError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-
 
 if __name__ == "__main__":
-    main()
+    end_as_a_command(serve_command)
