@@ -398,7 +398,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsiz
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(b'{"text": "a"}\n', mtime=0), "compressed with gzip: unpack it first, gunzip"),
+        (gzip.compress(b'{"a": "b"}\n', mtime=0), "compressed with gzip: unpack it first, gunzip"),
         (b"PK\x03\x04\x14\0\6\0", "a zip archive, as workbooks are too"),
         (LFS_POINTER, "a pointer of Git LFS in the place of the data: git lfs pull gets it"),
         (b"\n<!DOCTYPE html>\n<html>", "a web page"),
