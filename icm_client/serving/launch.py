@@ -108,7 +108,7 @@ class Launch:
                 self._wait_until_ready(process, ready)
                 while self._is_running(process):
                     time.sleep(_LOOK_S)
-                self._check_asked_to_end(process)
+                self._check_asked_to_end(process, "ended")
             finally:
                 self._end(process)
         return _status(process)
@@ -150,22 +150,21 @@ class Launch:
             progress.show(elapsed_s)
             time.sleep(_LOOK_S)
         progress.end()
-        if not self._came:
-            status = _status(process)
-            raise ServerFailed(
-                f"{self._reason(status, 'did not start')}{self._where()}", status=status
-            )
+        self._check_asked_to_end(process, "did not start")
 
-    def _check_asked_to_end(self, process: subprocess.Popen[bytes]) -> None:
+    def _check_asked_to_end(self, process: subprocess.Popen[bytes], what: str) -> None:
+        """Raise `ServerFailed` if no signal came; `what` it did is "ended" or "did not start"."""
         if self._came:
             return
-        status = _status(process)
-        reason = (
-            self._reason(status, "ended")
-            if status
-            else "the server ended by itself, with exit status 0 though nobody asked it to"
-        )
-        raise ServerFailed(f"{reason}{self._where()}", status=status)
+        status, log = _status(process), _end_of(self._log, _TAIL)
+        reason = reason_in(log)
+        if number := signal_of(status) or signal_in(log):
+            words = f"{what}: {_killed_by(number)}{f' ({reason})' if reason else ''}"
+        elif what == "ended" and status == 0:
+            words = "ended by itself, with exit status 0 though nobody asked it to"
+        else:
+            words = f"{what}: {reason or f'exit status {status}'}"
+        raise ServerFailed(f"the server {words}{self._where()}", status=status)
 
     def _is_running(self, process: subprocess.Popen[bytes]) -> bool:
         """Whether it still runs; passes on the signals that came, and kills it when it is late."""
@@ -192,15 +191,6 @@ class Launch:
                 process.kill()
                 process.wait()
         end_all(process.pid, grace_s=LEFTOVER_GRACE_S)
-
-    def _reason(self, status: int, what: str) -> str:
-        """Why the server ended with this status; `what` it did is "ended" or "did not start"."""
-        log = _end_of(self._log, _TAIL)
-        reason = reason_in(log)
-        number = signal_of(status) or signal_in(log)
-        if number is not None:
-            return f"the server {what}: {_killed_by(number)}{f' ({reason})' if reason else ''}"
-        return f"the server {what}: {reason or f'exit status {status}'}"
 
     def _where(self) -> str:
         return f"; its log: {self._log}" if self._log is not None else ""

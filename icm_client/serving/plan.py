@@ -49,8 +49,7 @@ class Plan:
         url: the server's address on this machine.
         open_at: its address for other machines, or None where it listens on loopback.
         parallel: its layout over the GPUs, or None on a CPU.
-        cores: the cores that a server on the CPU may use.
-        busy: cores' worth of time that other programs used when this was planned.
+        hardware: of this machine, when this was planned.
     """
 
     engine: Engine
@@ -62,20 +61,18 @@ class Plan:
     url: str
     open_at: str | None
     parallel: Parallel | None
-    cores: int
-    busy: float
+    hardware: Hardware
 
     @property
     def threads(self) -> str:
         """How many threads compute, and why no more, in words."""
-        words = f"threads: {self._set()['OMP_NUM_THREADS']}, cores: {self.cores}"
+        cores, busy = self.hardware.cores, self.hardware.busy
+        words = f"threads: {self._set()['OMP_NUM_THREADS']}, cores: {cores}"
         if "OMP_NUM_THREADS" in os.environ:
             return f"{words}; set by OMP_NUM_THREADS"
-        if threads_beside(self.cores, self.busy) == self.cores:
+        if threads_beside(cores, busy) == cores:
             return words
-        return (
-            f"{words}, of which others use {self.busy:.1f} now; OMP_NUM_THREADS sets another number"
-        )
+        return f"{words}, of which others use {busy:.1f} now; OMP_NUM_THREADS sets another number"
 
     def environment(self) -> dict[str, str]:
         """The environment of the server's process; the operator's own settings come first."""
@@ -177,8 +174,7 @@ def plan_server(
         if is_loopback(options.host)
         else f"http://{socket.gethostname()}:{options.port}",
         parallel=parallel,
-        cores=hardware.cores,
-        busy=hardware.busy,
+        hardware=hardware,
     )
 
 

@@ -66,7 +66,13 @@ class Launched:
         assert self.process.stdout.readline() == "it is ready\n"
 
     def pids(self) -> dict[str, int]:
-        return {role: int((self.folder / role).read_text("ascii")) for role in ROLES}
+        """Role -> its process, once all of them have written theirs."""
+        deadline = time.monotonic() + 20
+        while True:
+            with suppress(OSError, ValueError):
+                return {role: int((self.folder / role).read_text("ascii")) for role in ROLES}
+            assert time.monotonic() < deadline, "not all processes of the server started"
+            time.sleep(0.05)
 
     def end(self, timeout_s: float = 20.0) -> tuple[int, str]:
         _, errors = self.process.communicate(timeout=timeout_s)
@@ -152,9 +158,6 @@ def test_a_second_ctrl_c_does_not_wait(launch: list[Launched], tmp_path: Path) -
 
 def test_ctrl_c_while_it_loads_leaves_nothing(launch: list[Launched], tmp_path: Path) -> None:
     launch.append(launched := Launched(tmp_path, "--late", "60"))
-    deadline = time.monotonic() + 20
-    while not all((tmp_path / role).exists() for role in ROLES) and time.monotonic() < deadline:
-        time.sleep(0.05)
     pids = launched.pids()
     launched.process.send_signal(signal.SIGINT)
     status, errors = launched.end()
