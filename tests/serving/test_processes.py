@@ -50,8 +50,8 @@ def test_the_signal_that_killed_a_process_of_vllms_is_read_from_the_log() -> Non
 
 
 def test_a_long_reason_ends_with_a_sentence() -> None:
-    told = "ValueError: To serve one request 0.26 GiB are needed. " + "Try this or that. " * 30
-    found = reason_in(told)
+    log = "ValueError: To serve one request 0.26 GiB are needed. " + "Try this or that. " * 30
+    found = reason_in(log)
     assert found is not None
     assert len(found) <= 300
     assert found.endswith("that.")
