@@ -72,6 +72,7 @@ def test_rows_steps_and_seeds_keep_it_affordable(rows: Path) -> None:
     assert told["runs"] == 10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("endpoint")
 def test_table_and_picture_are_written_and_each_run_is_told(rows: Path) -> None:
     ended = ablate(rows, "--out", "out", "--only", "preset,init", *CHEAP)
@@ -92,6 +93,7 @@ def test_table_and_picture_are_written_and_each_run_is_told(rows: Path) -> None:
         assert said in ended.stdout
 
 
+@pytest.mark.slow
 def test_the_same_command_again_asks_nothing(rows: Path, endpoint: PlantedConcept) -> None:
     first = ablate(rows, "--out", "out", "--only", "preset", "--json", *CHEAP)
     asked = endpoint.usage.requests

@@ -226,6 +226,7 @@ def test_a_prompt_that_is_cut_without_a_word_is_found(check: Check, behaviour: B
     assert "cuts prompts without saying so" in observed(result)["prompts"]["says"]
 
 
+@pytest.mark.slow
 def test_a_missing_cache_is_told_and_makes_a_run_dearer(check: Check, behaviour: Behaviour) -> None:
     cached = json.loads(check("--json").stdout)["run"]["computed_tokens"]
     behaviour.caches = False
@@ -289,6 +290,7 @@ def test_what_was_sent_again_is_not_taken_for_a_speed(check: Check, behaviour: B
     assert run["computed_tokens"][1] < 100_000  # the server tells of cached tokens: it caches
 
 
+@pytest.mark.slow
 def test_what_a_run_uploads_is_said(check: Check) -> None:
     result = check("--json", "--rows", "1000")
     prompts = observed(result)["prompts"]

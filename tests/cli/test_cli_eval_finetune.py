@@ -183,6 +183,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FineTuningServer]:
         yield server
 
 
+@pytest.mark.slow
 def test_a_service_trains_what_it_serves(rows: Path, service: FineTuningServer) -> None:
     command = (rows, *FINETUNE, "--trainer", "served", "-e", service.url, "-m", service.base)
     ended = evaluate(*command, "--json")

@@ -34,6 +34,7 @@ def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_collapse_of_the_paper_preset_without_rules_is_found_and_shown(rows: Path) -> None:
     options = ("--preset", "paper", "--steps", "400", "-o", "out.jsonl")
     ended = CliRunner().invoke(cli, ["label", str(rows), *ASKED, *options])
@@ -62,6 +63,7 @@ def test_the_verdict_is_the_first_line_of_the_result(rows: Path) -> None:
     assert "verdict" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_verdict_that_is_not_trust_is_said_before_its_reasons(rows: Path) -> None:
     options = ("--preset", "paper", "--steps", "400", "-o", "out.jsonl")
     ended = CliRunner().invoke(cli, ["label", str(rows), *ASKED, *options])
@@ -71,6 +73,7 @@ def test_a_verdict_that_is_not_trust_is_said_before_its_reasons(rows: Path) -> N
     assert warnings[1].startswith("Warning: No confidence is given: the verdict is")
 
 
+@pytest.mark.slow
 def test_json_has_verdict_severities_and_where_starts_ended(rows: Path) -> None:
     command = ["label", str(rows), *ASKED, "-o", "out.jsonl", "--json", "--preset", "paper"]
     told = orjson.loads(CliRunner().invoke(cli, [*command, "--steps", "400"]).stdout)

@@ -782,6 +782,7 @@ def test_parquet(parquet: Path) -> None:
     assert dataset.gold == ("True", "False")
 
 
+@pytest.mark.slow
 def test_parquet_of_several_batches_is_numbered_through(parquet: Path) -> None:
     pq.write_table(pa.table({"n": range(200_000)}), parquet, row_group_size=70_000)
     rows = read_rows(parquet).rows
