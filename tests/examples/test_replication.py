@@ -95,6 +95,7 @@ def planted_claims(*templates: str) -> dict[str, int]:
 SMALL = ("--train", "24", "--test", "12")
 
 
+@pytest.mark.slow
 def test_truthfulqa_has_four_bars_beside_the_papers(serve: Serve, tmp_path: Path) -> None:
     truthfulqa = script("truthfulqa")
     server = serve(planted_claims(truthfulqa.ASKED.template), meaning=1.0, bias=(2.5, 0.0))
@@ -117,6 +118,7 @@ def test_truthfulqa_has_four_bars_beside_the_papers(serve: Serve, tmp_path: Path
     assert re.search(r"Forecast for all seeds together\. A run over 36 rows: [\d,]+ to", told)
 
 
+@pytest.mark.slow
 def test_truthfulqa_goes_on_from_the_store(serve: Serve) -> None:
     truthfulqa = script("truthfulqa")
     server = serve(planted_claims(truthfulqa.ASKED.template))
