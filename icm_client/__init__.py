@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from icm_client.coherence.settings import SweepSettings
-    from icm_client.coherence.sweep import SweepRecord
+    from icm_client.coherence.fast import SweepSettings
+    from icm_client.coherence.result import SweepRecord
     from icm_client.data import Dataset, LabelledRow, Row, Task, read_rows, rows_from
     from icm_client.endpoints import EmbeddedEndpoint, connect
     from icm_client.errors import IcmError
@@ -53,8 +53,8 @@ __all__ = [
 # servers' client alone takes half a second.
 _HOMES = {
     "verdict.diagnosis": ("Finding",),
-    "coherence.settings": ("SweepSettings",),
-    "coherence.sweep": ("SweepRecord",),
+    "coherence.fast": ("SweepSettings",),
+    "coherence.result": ("SweepRecord",),
     "data": ("Dataset", "LabelledRow", "Row", "Task", "read_rows", "rows_from"),
     "endpoints": ("EmbeddedEndpoint", "connect"),
     "errors": ("IcmError",),

@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 
 from icm_client import EmbeddedEndpoint, Labels, Task, label
-from icm_client.coherence.groups import fit_label_groups
+from icm_client.coherence.confidence import fit_label_groups
 from icm_client.data.loaders import load
 
 Sample = Literal["claims", "comparisons", "movies", "products", "gold3", "topic"]

@@ -21,8 +21,7 @@ from rich.table import Table
 
 from icm_client import Labels, SweepSettings, Task, label
 from icm_client.coherence.anneal import AnnealSettings
-from icm_client.coherence.matching import best_permutation
-from icm_client.coherence.renaming import pair_counts
+from icm_client.coherence.matching import best_permutation, pair_counts
 from icm_client.runs.presets import InContextSettings
 from icm_client.testing import PlantedConcept
 

@@ -24,8 +24,9 @@ from rich.table import Table
 import icm_client
 from icm_client import EmbeddedEndpoint, SweepSettings
 from icm_client.coherence.calibration import pointwise_mutual_information
-from icm_client.coherence.fold_scores import ScoredFold, fold_contexts, score_folds
-from icm_client.coherence.prior import estimate_prior
+from icm_client.coherence.contexts import ScoredFold, score_folds
+from icm_client.coherence.fast import fold_contexts
+from icm_client.coherence.label_prior import estimate_prior
 from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
@@ -221,7 +222,7 @@ async def golden_accuracy(job: Job, server: Endpoint, store: Path, seed: int) ->
             raise TypeError(settings)
         total = np.zeros_like(unsure)
         for _ in range(settings.averaged):
-            contexts = fold_contexts(2, gold, unsure, rng, settings)
+            contexts = fold_contexts(2, gold, unsure, job.problem(), settings=settings, rng=rng)
             folds: list[ScoredFold] = await score_folds(contexts, Scorer(server, kept, pieces))
             for fold in folds:
                 total[fold.targets] += fold.calibrated / settings.averaged

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from icm_client import EmbeddedEndpoint, Labels, Progress, Task, label
 from icm_client.coherence.anneal import AnnealSettings
-from icm_client.coherence.official import OfficialSettings
+from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.runs.presets import Preset, Settings, preset_settings
 
 MOVIES = Path(__file__).parents[1] / "examples" / "movie_reviews"

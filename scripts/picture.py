@@ -21,7 +21,7 @@ from rich.text import Text
 
 import icm_client
 from icm_client.cli.terminal import SearchLines, moment, print_result
-from icm_client.coherence.sweep import SweepRecord
+from icm_client.coherence.result import SweepRecord
 from icm_client.runs.progress import Progress
 
 ROOT = Path(__file__).parents[1]

@@ -119,7 +119,9 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     "--max-prompt-tokens", type=click.IntRange(1), help="The same for tokens that are computed."
 )
 @click.option(
-    "--max-minutes", type=click.FloatRange(0, min_open=True), help="The same for the time."
+    "--max-minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="The same for the time; a tenth past it a sweep is broken off.",
 )
 @click.option(
     "--fail-on-error",

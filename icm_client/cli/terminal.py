@@ -16,14 +16,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.coherence.anneal import Step
-from icm_client.coherence.search_result import SweepRecord
-from icm_client.coherence.trained import PassRecord
+from icm_client.coherence.result import Observed, PassRecord, Step, SweepRecord
 from icm_client.data.bad_rows import FailedRow
 from icm_client.data.job import Job
 from icm_client.data.json_text import write_json
 from icm_client.record.folder import DEFAULT_BASE, REPORT
-from icm_client.runs.presets import Observed
 from icm_client.runs.progress import OnProgress, Progress
 from icm_client.runs.result import Labels
 from icm_client.verdict.findings import NO_CONFIDENCE, Severity, Verdict, many

@@ -6,13 +6,12 @@ confident prediction stands, and the others are set to agree with it.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from icm_client.coherence.constraints import Constraint
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import FloatArray, IntArray
+from icm_client.coherence.problem import UNLABELLED, Constraint, FloatArray, IntArray, Problem
 from icm_client.errors import InputError
 
 ENUMERATED = 4096
@@ -50,6 +49,34 @@ def assign_jointly(scores: FloatArray, constraint: Constraint) -> Assignment:
         InputError: the rule allows a group no labels.
     """
     return JointAssignment(constraint, scores.shape[1])(scores)
+
+
+def prepared(problem: Problem) -> "tuple[Problem, JointAssignment]":
+    """Check a problem's rule and pins, before anything is asked, and make what assigns its labels.
+
+    Returns:
+        The problem with its pins among the first labels, without the pins of items that are not
+        searched; and its assignment.
+
+    Raises:
+        InputError: the rule allows a group no labels, or no labels that have the pins.
+    """
+    assign = JointAssignment(problem.constraint, problem.n_labels)
+    if problem.pinned is None:
+        return problem, assign
+    nothing = np.zeros((problem.n_items, problem.n_labels))
+    at, found = problem.pinned_items, assign(problem.hold_pins(nothing)).labels
+    if len(broken := at[found[at] != problem.pinned[at]]):
+        raise InputError(
+            f"the rule allows no labels in which item {broken[0]} has its pinned label "
+            f"{problem.pinned[broken[0]]}: it contradicts other pins, or can never be."
+        )
+    pinned = problem.pinned.copy()
+    pinned[problem.left_out] = UNLABELLED
+    problem = replace(problem, pinned=pinned if (pinned != UNLABELLED).any() else None)
+    if problem.start is not None:
+        problem = replace(problem, start=problem.with_pins(problem.start))
+    return problem, assign
 
 
 class JointAssignment:

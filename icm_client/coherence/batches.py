@@ -1,18 +1,16 @@
 """The paper's batches: items that are searched on their own, with the rules among them.
 
-Nothing but the words of the labels tells batches which class has which name. Where the words do not
-say it, batches can end with names exchanged against each other.
+Nothing but the label words tells batches which class has which name. Where the words do not say it,
+batches can end with names exchanged against each other.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from icm_client.coherence.constraints import Constraint, Groups
 from icm_client.coherence.contexts import split_folds
-from icm_client.coherence.problem import IntArray
+from icm_client.coherence.problem import UNLABELLED, Constraint, Groups, IntArray, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,56 +34,55 @@ class Within(Constraint):
         return self.rule.allows(items, labels)
 
 
-class Batch(NamedTuple):
-    """Items, and the rule on the groups among them."""
-
-    items: IntArray
-    constraint: Constraint
-
-
 def split_batches(
-    n_items: int, size: int | None, constraint: Constraint, rng: np.random.Generator
-) -> list[Batch]:
+    problem: Problem, size: int | None, rng: np.random.Generator, *, pinned_first: bool = False
+) -> list[Problem]:
     """Split the items at random into batches of about `size`, equally large, groups kept whole.
 
     The paper's hold 256 items, what fits its models' contexts.
 
     Args:
-        n_items: `N`.
+        problem: all items. Those that are not searched are in no batch.
         size: the most items in a batch that has no groups; groups can make one larger by the
             largest of them. None for one batch of all, drawn without chance.
-        constraint: the rule on all items.
         rng: decides who goes together.
+        pinned_first: all pinned items, with their groups, are moved to the first batch.
+
+    Returns:
+        The same problem for each batch, without pins where none of its items has one.
     """
-    if size is None or n_items <= size:
-        return [Batch(np.arange(n_items), constraint)]
-    parts = split_folds(n_items, -(-n_items // size), rng, constraint.groups)
-    part_of = np.empty(n_items, dtype=np.int64)
-    for number, part in enumerate(parts):
-        part_of[part] = number
-    groups: list[list[tuple[int, ...]]] = [[] for _ in parts]
-    for group in constraint.groups:
-        groups[part_of[group[0]]].append(tuple(group))
-    return [
-        Batch(part, Within(constraint, tuple(own))) for part, own in zip(parts, groups, strict=True)
-    ]
+    n_items, groups = problem.n_items, problem.constraint.groups
+    parts = [np.arange(n_items)]
+    if size is not None and n_items > size:
+        parts = split_folds(n_items, -(-n_items // size), rng, groups)
+    if pinned_first and problem.pinned is not None:
+        bound = [list(group) for group in groups if (problem.pinned[list(group)] >= 0).any()]
+        moved = np.unique(np.concatenate([problem.pinned_items, *bound]))
+        others = (np.setdiff1d(part, moved, assume_unique=True) for part in parts[1:])
+        parts = [np.union1d(parts[0], moved), *others]
+    left_out = problem.left_out
+    if len(left_out):
+        parts = [np.setdiff1d(part, left_out, assume_unique=True) for part in parts]
+    parts = [part for part in parts if len(part)]
+    if len(parts) == 1 and len(parts[0]) == n_items:
+        return [problem]
+    return [_batch(problem, part) for part in parts]
 
 
-def without(items: Collection[int], batches: Sequence[Batch]) -> list[Batch]:
-    """The batches without some items; empty ones are gone."""
-    there = (np.setdiff1d(batch.items, list(items), assume_unique=True) for batch in batches)
-    return [
-        Batch(left, among_others(items, batch.constraint))
-        for left, batch in zip(there, batches, strict=True)
-        if len(left)
-    ]
+def _batch(problem: Problem, items: IntArray) -> Problem:
+    pinned = problem.pinned
+    if pinned is not None and not (pinned[items] != UNLABELLED).any():
+        pinned = None
+    return replace(
+        problem, constraint=within(problem.constraint, items), pinned=pinned, items=items
+    )
 
 
-def among_others(items: Collection[int], constraint: Constraint) -> Constraint:
-    """The rule among all but some items."""
-    gone = frozenset(items)
-    if gone.isdisjoint(item for group in constraint.groups for item in group):
+def within(constraint: Constraint, items: IntArray) -> Constraint:
+    """The rule among these items."""
+    there = frozenset(items.tolist())
+    if there.issuperset(item for group in constraint.groups for item in group):
         return constraint
     rule = constraint.rule if isinstance(constraint, Within) else constraint
-    groups = (tuple(item for item in group if item not in gone) for group in constraint.groups)
+    groups = (tuple(item for item in group if item in there) for group in constraint.groups)
     return Within(rule, tuple(filter(None, groups)))

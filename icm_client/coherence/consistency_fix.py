@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from icm_client.coherence.constraints import Constraint, inconsistent_pairs
-from icm_client.coherence.pins import may_have
-from icm_client.coherence.problem import IntArray
+from icm_client.coherence.constraints import inconsistent_pairs
+from icm_client.coherence.problem import IntArray, Problem
 
 Evaluate = Callable[[IntArray], Awaitable[float]]
 """`U(D)` of a labelling, shape `[N]`."""
@@ -31,14 +30,7 @@ class Fixed(NamedTuple):
 
 
 async def consistency_fix(
-    labels: IntArray,
-    n_labels: int,
-    constraint: Constraint,
-    evaluate: Evaluate,
-    *,
-    M: int,
-    rng: np.random.Generator,
-    pinned: IntArray | None = None,
+    labels: IntArray, problem: Problem, evaluate: Evaluate, *, M: int, rng: np.random.Generator
 ) -> Fixed:
     """Resolve contradictions one pair at a time, where that raises `U`.
 
@@ -47,13 +39,11 @@ async def consistency_fix(
 
     Args:
         labels: shape `[N]`, `UNLABELLED` where an item has none; left as it is.
-        n_labels: labels to choose from.
-        constraint: `c`.
+        problem: its rule `c`, its labels, and its pins: pairs of labels that would change a pinned
+            item are not enumerated.
         evaluate: `U(D)`; asked for the same labelling again and again.
         M: the most pairs tried. Not in the paper; 10 in the authors' code.
         rng: decides which pair is tried.
-        pinned: shape `[N]`, `UNLABELLED` where an item is free; pairs of labels that would change
-            a pinned item are not enumerated.
 
     Raises:
         EndpointError, ScoreError: whatever `evaluate` raises.
@@ -61,16 +51,16 @@ async def consistency_fix(
     D = labels
     changes: list[Change] = []
     for _ in range(M):  # line 1: for m = 1..M
-        pairs = inconsistent_pairs(D, constraint)
+        pairs = inconsistent_pairs(D, problem.constraint)
         if not pairs:  # line 2: while I(D) != 0
             break
         i, j = pairs[int(rng.integers(len(pairs)))]  # line 3: sample an inconsistent pair
         options = [  # line 4: enumerate its consistent label pairs
             with_labels(D, {i: y_i, j: y_j})
-            for y_i, y_j in product(range(n_labels), repeat=2)
-            if constraint.consistent(i, y_i, j, y_j)
-            and may_have(pinned, i, y_i)
-            and may_have(pinned, j, y_j)
+            for y_i, y_j in product(range(problem.n_labels), repeat=2)
+            if problem.constraint.consistent(i, y_i, j, y_j)
+            and problem.may_have(i, y_i)
+            and problem.may_have(j, y_j)
         ]
         scored = [(await evaluate(option), option) for option in options]
         if not scored:  # the rule, with what is pinned, allows these two items no labels at all

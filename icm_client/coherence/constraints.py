@@ -11,68 +11,10 @@ where whole groups are labelled jointly (`assignment`).
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, combinations
-from typing import Protocol
+from itertools import combinations
 
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import IntArray
+from icm_client.coherence.problem import UNLABELLED, Constraint, Groups, IntArray, check_groups
 from icm_client.errors import InputError
-
-Groups = tuple[tuple[int, ...], ...]
-
-
-class Constraint(Protocol):
-    """A rule on the labels of related items; a class of one inherits `allows` from here.
-
-    A dataclass whose `groups` is a field, not a property, needs `slots` and `field()`: else the
-    property here is taken for its default.
-    """
-
-    __slots__ = ()
-
-    @property
-    def groups(self) -> Groups:
-        """Disjoint groups of items that share a relation; an item without one stands in none."""
-        ...
-
-    def consistent(self, i: int, y_i: int, j: int, y_j: int, /) -> bool:
-        """Whether `y_i` and `y_j` may stand together: `c = 0`.
-
-        Asked only of two items of one group, both labelled, in any order: it must be symmetric,
-        `consistent(i, a, j, b) == consistent(j, b, i, a)`.
-        """
-        ...
-
-    def allows(self, items: Sequence[int], labels: Sequence[int], /) -> bool:
-        """Whether a whole labelled group may stand: here, whether all its pairs are consistent.
-
-        A rule on more than two labels overrides it, to refuse more and never less.
-
-        Args:
-            items: those of one group that have labels, all of it or not.
-            labels: theirs.
-        """
-        return all(
-            self.consistent(i, y_i, j, y_j)
-            for (i, y_i), (j, y_j) in combinations(zip(items, labels, strict=True), 2)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class NoConstraint(Constraint):
-    """Any labels go together. The paper's ablation; a search may then end in one label for all."""
-
-    @property
-    def groups(self) -> Groups:
-        """None."""
-        return ()
-
-    def consistent(self, _i: int, _y_i: int, _j: int, _y_j: int, /) -> bool:
-        """Always."""
-        return True
-
-
-NO_CONSTRAINT = NoConstraint()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +38,7 @@ class Asymmetry(Constraint):
 
     def __post_init__(self) -> None:
         """Refuse overlapping pairs and labels that are no two labels."""
-        _check_disjoint(self.pairs)
+        check_groups(self.pairs)
         _check_labels(self.true, self.false)
 
     @property
@@ -151,7 +93,7 @@ class SameAnswer(Constraint):
 
     def __post_init__(self) -> None:
         """Refuse groups that overlap."""
-        _check_disjoint(self.groups)
+        check_groups(self.groups)
 
     def consistent(self, _i: int, y_i: int, _j: int, y_j: int, /) -> bool:
         """Whether the labels are equal."""
@@ -175,7 +117,7 @@ class AtMostOne(Constraint):
 
     def __post_init__(self) -> None:
         """Refuse groups that overlap."""
-        _check_disjoint(self.groups)
+        check_groups(self.groups)
         _check_labels(self.true)
 
     def consistent(self, _i: int, y_i: int, _j: int, y_j: int, /) -> bool:
@@ -203,7 +145,7 @@ class ExactlyOne(Constraint):
 
     def __post_init__(self) -> None:
         """Refuse groups that overlap; note how large each item's group is."""
-        _check_disjoint(self.groups)
+        check_groups(self.groups)
         _check_labels(self.true)
         sizes = {item: len(group) for group in self.groups for item in group}
         object.__setattr__(self, "_sizes", sizes)
@@ -239,7 +181,7 @@ class Implication(Constraint):
     def __post_init__(self) -> None:
         """Join the items, and refuse those that imply themselves."""
         for pair in self.implications:
-            _check_disjoint([pair])
+            check_groups([pair])
         _check_labels(self.true)
         object.__setattr__(self, "groups", _joined(sorted(self.implications)))
 
@@ -326,25 +268,6 @@ def inconsistent_pairs(labels: IntArray, constraint: Constraint) -> list[tuple[i
         for i, j in combinations([item for item in group if y[item] != UNLABELLED], 2)
         if not constraint.consistent(i, y[i], j, y[j])
     ]
-
-
-def check_groups(groups: Iterable[Sequence[int]], n_items: int) -> None:
-    """Refuse groups that overlap or name items outside `0..N-1`; raises `InputError`."""
-    last = max(_check_disjoint(groups), default=-1)
-    if last >= n_items:
-        raise InputError(f"a constraint names item {last}, but there are {n_items} items from 0.")
-
-
-def _check_disjoint(groups: Iterable[Sequence[int]]) -> set[int]:
-    """Return the items; `InputError` where one stands in two groups, or is negative."""
-    seen: set[int] = set()
-    for item in chain.from_iterable(groups):
-        if item < 0:
-            raise InputError(f"a constraint names item {item}; items count from 0.")
-        if item in seen:
-            raise InputError(f"a constraint names item {item} twice; its groups must not overlap.")
-        seen.add(item)
-    return seen
 
 
 def _check_labels(*labels: int) -> None:

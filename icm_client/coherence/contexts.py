@@ -1,12 +1,22 @@
-"""Contexts for folds: no target ever stands in its own context, nor does an item of its group."""
+"""Contexts for folds, and the scores of the items that are read in them.
 
-from collections.abc import Sequence
+No target ever stands in its own context, nor does an item of its group.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray
-
-UNLABELLED = -1
+from icm_client.coherence.calibration import pointwise_mutual_information
+from icm_client.coherence.problem import (
+    Context,
+    Demo,
+    FloatArray,
+    IntArray,
+    Query,
+    Score,
+)
 
 
 def split_folds(
@@ -68,8 +78,8 @@ def draw_demos(
 ) -> Context:
     """Draw at most `size` demos from `pool`, equally many of each label, in random order.
 
-    The label with the fewest candidates sets the share of all, so that a context never tells the
-    model that one label is likelier. A label without any candidate is left out.
+    The label with the fewest candidates sets the share of all, so that a context never suggests
+    that one label is likelier. A label without any candidate is left out.
 
     Args:
         labels: shape `[N]`, `UNLABELLED` where an item has none; such items are never drawn.
@@ -95,3 +105,56 @@ def draw_demos(
         for item in rng.permutation(members)[:share]
     ]
     return tuple(drawn[j] for j in rng.permutation(len(drawn))[:size])
+
+
+REPEATED = 8
+"""Queries of the last context to ask again, to see by how much the server's answers vary."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredFold:
+    """Targets, and the context that they were scored in.
+
+    Attributes:
+        targets: shape `[n]`.
+        calibrated: shape `[n, K]`, nats.
+        label_mass: shape `[n]`, the share of the next token's probability that is on any label.
+    """
+
+    context: Context
+    targets: IntArray
+    calibrated: FloatArray
+    label_mass: FloatArray
+
+
+async def score_folds(contexts: list[tuple[Context, IntArray]], score: Score) -> list[ScoredFold]:
+    """Score each fold's targets in its context, in one call."""
+    log_probs = await score([Query(context, int(i)) for context, ts in contexts for i in ts])
+    ends = np.cumsum([len(targets) for _, targets in contexts])
+    return [
+        ScoredFold(context, targets, pointwise_mutual_information(part), np.exp(part).sum(axis=1))
+        for (context, targets), part in zip(contexts, np.split(log_probs, ends[:-1]), strict=True)
+    ]
+
+
+def joined(folds: Sequence[ScoredFold], shape: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
+    """Calibrated scores `[N, K]` and label mass `[N]` of all folds; NaN where none has the item."""
+    scores, mass = np.full(shape, np.nan), np.full(shape[0], np.nan)
+    for fold in folds:
+        scores[fold.targets] = fold.calibrated
+        mass[fold.targets] = fold.label_mass
+    return scores, mass
+
+
+def last_asked(context: Context, targets: IntArray) -> tuple[Query, ...]:
+    """The first few queries of a fold: `REPEATED` of them, or all."""
+    return tuple(Query(context, int(target)) for target in targets[:REPEATED])
+
+
+def mean_of_scored(window: Iterable[FloatArray]) -> FloatArray:
+    """Mean over sweeps, `[N, K]` or `[N]`; NaN where no sweep scored the item."""
+    stacked = np.stack(list(window))
+    times = (~np.isnan(stacked)).sum(axis=0)
+    total = np.nansum(stacked, axis=0)
+    mean: FloatArray = np.where(times > 0, total / np.maximum(times, 1), np.nan)
+    return mean

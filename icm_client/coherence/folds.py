@@ -11,8 +11,8 @@ r"""Algorithms 3 and 4 (Appendix G): leave-one-out contexts replaced by fine-tun
     until fewer than 1% of the labels move, or after 5 passes
 
 The paper gives neither F, nor the number of passes, nor the first labels, nor when to stop. Here
-they are 4, at most 5, those of the `fast` search behind the base model, and as above. Folds are
-drawn anew for each pass, so that no item is twice judged by a model that was taught by the same
+they are 4, at most 5, those that the `fast` search finds with the base model, and as above. Folds
+are drawn anew for each pass, so that no item is twice judged by a model that was taught by the same
 others; a group that a rule binds stands whole in one fold, or a model would read off what it was
 taught of the related item.
 
@@ -22,24 +22,24 @@ is taught too many labels of one kind, as by a base model that favours a word, p
 the next pass adds to it. `FoldSettings.calibrated` false is the printed form.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from icm_client.coherence.assignment import JointAssignment
+from icm_client.coherence.assignment import JointAssignment, prepared
 from icm_client.coherence.calibration import coherence, label_counts, log_softmax, utility_of
-from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint, check_groups
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.pins import as_scored, checked_pins, held, names_turn, with_pins
-from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
-from icm_client.coherence.search_result import Observer, SearchResult, SweepRecord
-from icm_client.coherence.settings import SweepSettings
-from icm_client.coherence.starts import check_start
-from icm_client.coherence.sweep import search
+from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.problem import UNLABELLED, IntArray, Problem, Score
+from icm_client.coherence.result import (
+    UNWATCHED,
+    Observed,
+    PassRecord,
+    SearchResult,
+    SweepRecord,
+    Watch,
+)
 from icm_client.coherence.trained import (
     Decided,
-    PassRecord,
     TrainFolds,
     decide,
     fold_trainings,
@@ -113,47 +113,32 @@ class _Ends:
 
 
 async def fold_search(
-    n_items: int,
-    n_labels: int,
+    problem: Problem,
     score: Score,
     train: TrainFolds,
     *,
-    rng: np.random.Generator,
     settings: FoldSettings,
-    prior: FloatArray | None = None,
-    constraint: Constraint = NO_CONSTRAINT,
-    start: IntArray | None = None,
-    pinned: IntArray | None = None,
-    left_out: Collection[int] = (),
-    observe: Observer = lambda _: None,
-    stop: Stop = never,
+    rng: np.random.Generator,
+    watch: Watch = UNWATCHED,
 ) -> SearchResult:
     """Label all items by Algorithm 3.
 
     Args:
-        n_items: `N`, at least 2.
-        n_labels: `K`, at least 2.
+        problem: at least 2 items. Its first labels take the place of those that `search` finds.
+            Models are trained on the pins too, and Algorithm 4 takes them for the most confident.
         score: the base model; finds first labels, and tries names at the end.
         train: trains the folds' models, and asks them.
-        rng: the only source of chance; the result is a function of it, the settings and what the
-            two doors answer. First labels are those that `search` finds with it.
         settings: its numbers.
-        prior: shape `[K]`, the labels' shares where the user knows them.
-        constraint: the rule that labels keep.
-        start: shape `[N]`, first labels in the place of those that `search` finds, `UNLABELLED`
-            where an item has none.
-        pinned: shape `[N]`, labels that stay as they are, `UNLABELLED` where an item is free.
-            Models are taught them, and Algorithm 4 takes them for the most confident.
-        left_out: items that are known not to be scored.
-        observe: told of each sweep of the first search, and then of each pass (`PassRecord`).
-        stop: asked after each sweep, and after each pass; once it says so, the search ends with the
-            labels it has.
+        rng: the only source of chance; the result is a function of it, the settings and what
+            `score` and `train` answer. First labels are those that `search` finds with it.
+        watch: follows each sweep of the first search, and then each pass (`PassRecord`); its `stop`
+            is asked after each.
 
     Returns:
         `log_probs` and `label_mass` are of the last pass's models. `utility` is the lower of two:
-        how well they predict the labels that they were taught, each item's by a model that was
-        taught the others (`PassRecord`), and how well the base model predicts the labels found, in
-        context. Models that were taught too little agree with each other on something else.
+        how well they predict the labels that they were trained on, each item's by a model that was
+        trained on the others (`PassRecord`), and how well the base model predicts the labels found,
+        in context. Models that were taught too little agree with each other on something else.
         `exchange` is the base model's word on the labels found, in context (`names_in_context`);
         names that are clearly better exchanged have been; where items are pinned, as the pins say.
 
@@ -162,77 +147,49 @@ async def fold_search(
         TrainingError: the first labels leave a fold's model without an example of a label.
         EndpointError, ScoreError: whatever `score` and `train` raise.
     """
-    check_groups(constraint.groups, n_items)
-    assign = JointAssignment(constraint, n_labels)  # refuses a rule that allows a group nothing
-    pinned = checked_pins(pinned, n_items, n_labels, assign, left_out)
+    problem, _ = prepared(problem)
     history: list[SweepRecord] = []
 
-    def note(record: SweepRecord) -> None:
+    def note(record: Observed) -> None:
+        assert isinstance(record, SweepRecord)  # noqa: S101 - what sweeps and passes report
         history.append(record)
-        observe(record)
+        watch.observe(record)
 
     first: SearchResult | None = None
-    if start is None:
-        first = await search(
-            n_items,
-            n_labels,
-            score,
-            rng=rng,
-            settings=settings.sweeps,
-            prior=prior,
-            constraint=constraint,
-            pinned=pinned,
-            left_out=left_out,
-            observe=note,
-            stop=stop,
-        )
+    if problem.start is None:
+        noted = replace(watch, observe=note)
+        first = await search(problem, score, settings=settings.sweeps, rng=rng, watch=noted)
         if first.stopped:
             return first
         labels = first.labels
     else:
-        check_start(start, n_items, n_labels)
-        labels = with_pins(start.copy(), pinned)
-    labels[list(left_out)] = UNLABELLED
+        labels = problem.start.copy()
+    labels[problem.left_out] = UNLABELLED
     ends = await _passes(
-        labels,
-        n_labels,
-        train,
-        rng=rng,
-        settings=settings,
-        prior=prior,
-        constraint=constraint,
-        pinned=pinned,
-        left_out=left_out,
-        note=note,
-        stop=stop,
-    )
-    exchange, asked = await names_in_context(
-        ends.labels,
-        ends.decided.scores,
-        score,
-        rng=rng,
-        settings=settings.sweeps,
-        groups=constraint.groups,
-        pinned=pinned,
+        problem, labels, train, settings=settings, rng=rng, watch=replace(watch, observe=note)
     )
     labels, scores = ends.labels, ends.decided.scores
-    if turned := names_turn(exchange, scores, pinned):
+    exchange, asked = await names_in_context(
+        problem, labels, scores, score, settings=settings.sweeps, rng=rng
+    )
+    if exchanged := exchange.turns(scores, problem):
         # Models trained on exchanged labels would say the same, exchanged.
         scores = exchange.renamed(scores)
-        labels = MostConfident(constraint, n_labels)(held(scores, pinned)).labels
-    labels = as_scored(labels, scores, pinned)
-    in_context = exchange.exchanged_utility if turned else exchange.utility
+        fix = MostConfident(problem.constraint, problem.n_labels)
+        labels = fix(problem.hold_pins(scores)).labels
+    labels = problem.reported(labels, scores)
+    in_context = exchange.exchanged_utility if exchanged else exchange.utility
     utility = float(np.fmin(ends.utility, in_context))  # NaN where no item could be asked
     return SearchResult(
         labels=labels,
         log_probs=log_softmax(scores),
         utility=utility,
-        coherence=coherence(utility, label_counts(labels, n_labels)),
+        coherence=coherence(utility, label_counts(labels, problem.n_labels)),
         restart=0 if first is None else first.restart,
         prior=ends.decided.prior,
         exchange=exchange,
         history=tuple(history),
-        exchanged=turned,
+        exchanged=exchanged,
         stopped=ends.stopped,
         restarts=() if first is None else first.restarts,
         label_mass=ends.decided.label_mass,
@@ -241,51 +198,40 @@ async def fold_search(
 
 
 async def _passes(
+    problem: Problem,
     labels: IntArray,
-    n_labels: int,
     train: TrainFolds,
     *,
-    rng: np.random.Generator,
     settings: FoldSettings,
-    prior: FloatArray | None,
-    constraint: Constraint,
-    pinned: IntArray | None,
-    left_out: Collection[int],
-    note: Observer,
-    stop: Stop,
+    rng: np.random.Generator,
+    watch: Watch,
 ) -> _Ends:
     """Train and relabel until the labels stand still."""
-    fix = MostConfident(constraint, n_labels)
+    fix = MostConfident(problem.constraint, problem.n_labels)
     decided: Decided | None = None
     for number in range(settings.passes):
-        trainings = fold_trainings(
-            number,
-            labels,
-            rng=rng,
-            folds=settings.folds,
-            groups=constraint.groups,
-            left_out=left_out,
-        )
-        if decided is not None and not all(teaches_all(t, n_labels) for t in trainings):
+        trainings = fold_trainings(number, labels, problem, folds=settings.folds, rng=rng)
+        if decided is not None and not all(teaches_all(t, problem.n_labels) for t in trainings):
             break  # one label is about to take all: nothing more can be learnt from these
         decided = decide(
             trainings,
             await train(trainings),
-            len(labels),
+            problem,
             calibrated=settings.calibrated,
-            prior=prior,
             grouped_before=decided is not None and decided.prior.source == "mixture",
         )
         utility = utility_of(decided.calibrated, labels)
-        share = coherence(utility, label_counts(labels, n_labels))
-        before, labels = labels, fix(held(decided.scores, pinned)).labels
+        share = coherence(utility, label_counts(labels, problem.n_labels))
+        before, labels = labels, fix(problem.hold_pins(decided.scores)).labels
         moved = int((labels != before).sum())
-        counts = label_counts(labels, n_labels)
+        counts = label_counts(labels, problem.n_labels)
         trained_on = min(len(training.demos) for training in trainings)
-        note(PassRecord(0, number, utility, share, counts, moved, trained_on, labels=labels))
+        watch.observe(
+            PassRecord(0, number, utility, share, counts, moved, trained_on, labels=labels)
+        )
         if moved < settings.moving * len(labels):
             break
-        if number + 1 < settings.passes and stop():
+        if number + 1 < settings.passes and watch.stop():
             return _Ends(labels, decided, utility, stopped=True)
     assert decided is not None  # noqa: S101 - at least one pass
     return _Ends(labels, decided, utility, stopped=False)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from icm_client.coherence.problem import BoolArray, FloatArray
+from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
 
 Permutation = tuple[int, ...]
 """Row `r` has column `permutation[r]`."""
@@ -45,6 +45,16 @@ def best_permutation(gain: FloatArray, *, other: bool = False) -> Permutation:
     tried = [solved.without(row) for row in identity]
     most = max(each.total for each in tried)
     return min(each.first() for each in tried if each.total >= most - each.tie)
+
+
+def pair_counts(one: IntArray, other: IntArray, n_labels: int) -> FloatArray:
+    """How many items have label `k` in `one` and `y` in `other`, `[K, K]`; all of them labelled.
+
+    The gain of matching the label names of two labellings.
+    """
+    table = np.zeros((n_labels, n_labels))
+    np.add.at(table, (one, other), 1)
+    return table
 
 
 class _Matching:

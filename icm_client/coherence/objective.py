@@ -6,9 +6,9 @@ from hashlib import blake2b
 
 import numpy as np
 
-from icm_client.coherence.constraints import Constraint, inconsistent_pairs
+from icm_client.coherence.constraints import inconsistent_pairs
 from icm_client.coherence.leave_one_out import Layout, queries
-from icm_client.coherence.problem import FloatArray, IntArray, Score
+from icm_client.coherence.problem import Constraint, FloatArray, IntArray, Score
 
 
 def mutual_predictability(log_probs_at_labels: FloatArray) -> float:

@@ -1,26 +1,31 @@
-r"""What searches that train share: the second door out, and what labels are taken from.
+r"""What the searches that train models share: their second I/O interface, and how they decide.
 
 Algorithm 3 asks a fine-tuned model without demos: `P(y | x_i, D \ D_f)` of the paper's Appendix G,
 in the place of which a search in context has a prompt full of demos. Iterative fine-tuning searches
-behind the fine-tuned model as behind the base model, demos and all.
+with the fine-tuned model as with the base model, demos and all.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from icm_client.coherence.calibration import pointwise_mutual_information
-from icm_client.coherence.constraints import Groups
-from icm_client.coherence.contexts import UNLABELLED, draw_demos, split_folds
-from icm_client.coherence.fold_scores import certainty, last_asked, score_folds
-from icm_client.coherence.polarity import NameExchange, exchange_names
-from icm_client.coherence.prior import PriorEstimate, estimate_prior
-from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Query, Score
-from icm_client.coherence.search_result import SweepRecord
-from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.calibration import certainty, pointwise_mutual_information
+from icm_client.coherence.contexts import draw_demos, last_asked, score_folds, split_folds
+from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.label_names import NameExchange, exchange_names
+from icm_client.coherence.label_prior import PriorEstimate, estimate_prior
+from icm_client.coherence.problem import (
+    UNLABELLED,
+    Context,
+    Demo,
+    FloatArray,
+    IntArray,
+    Problem,
+    Query,
+    Score,
+)
 
 NAMED_ITEMS = 256
 """The most items whose names are tried by exchanging them."""
@@ -41,7 +46,7 @@ class Training(NamedTuple):
 
 
 class TrainFolds(Protocol):
-    """The second door out of the method: models trained on labels, and what they then say."""
+    """The second I/O interface: train models on labels, and ask them zero-shot."""
 
     async def __call__(self, trainings: Sequence[Training]) -> list[FloatArray]:
         """Train a model for each, several at once where there is room, and ask it without demos.
@@ -58,10 +63,10 @@ class TrainFolds(Protocol):
 
 
 class TrainModel(Protocol):
-    """The same door for a search behind a trained model."""
+    """The same for a search with a trained model."""
 
     def model(self, training: Training) -> AbstractAsyncContextManager[Score]:
-        """Train one model, and open it: asked about its targets, behind demos that are targets too.
+        """Train one model, and open it: asked about its targets, given demos that are targets too.
 
         Raises:
             TrainingError, EndpointError, ScoreError: as `TrainFolds`.
@@ -80,22 +85,6 @@ def renumbered(queries: Sequence[Query], numbers: Mapping[int, int] | IntArray) 
         if query.context not in shown:
             shown[query.context] = tuple(Demo(int(numbers[i]), y) for i, y in query.context)
     return [Query(shown[context], int(numbers[i])) for context, i in queries]
-
-
-@dataclass(frozen=True, slots=True)
-class PassRecord(SweepRecord):
-    r"""One pass over the folds, or one batch of iterative fine-tuning; `sweep` counts them from 0.
-
-    `utility` and `coherence` of a pass are those of the labels before it: each item's label by a
-    model that was taught the others, which is `U(D)` with `P(y_i | x_i, D \ D_f)`. Those of a batch
-    are where its search ended: each item's label behind demos of the batch. `counts` are of all
-    labels after it.
-
-    Attributes:
-        trained_on: labels that its models were trained on; of several the fewest.
-    """
-
-    trained_on: int
 
 
 class Decided(NamedTuple):
@@ -118,10 +107,9 @@ class Decided(NamedTuple):
 def decide(
     trainings: Sequence[Training],
     answers: Sequence[FloatArray],
-    n_items: int,
+    problem: Problem,
     *,
     calibrated: bool,
-    prior: FloatArray | None,
     grouped_before: bool = False,
 ) -> Decided:
     """Join what models say about their own items, on one scale.
@@ -129,13 +117,12 @@ def decide(
     Args:
         trainings: whose targets do not overlap.
         answers: each one's log-probs, nats, shape `[n, K]`.
-        n_items: `N`.
+        problem: its items, and the labels' shares where the user knows them.
         calibrated: labels are taken from calibrated scores, with offsets for uneven shares
-            (`prior`); else from the models' own log-probs, as the paper prints it.
-        prior: shape `[K]`, the labels' shares where the user knows them.
+            (`label_prior`); otherwise from the models' own log-probs, as the paper prints it.
         grouped_before: whether the scores before these had two uneven modes.
     """
-    shape = (n_items, answers[0].shape[1])
+    shape, prior = (problem.n_items, problem.n_labels), problem.prior
     divided, own = np.full(shape, np.nan), np.full(shape, np.nan)
     for training, log_probs in zip(trainings, answers, strict=True):
         divided[training.targets] = pointwise_mutual_information(log_probs)
@@ -151,21 +138,15 @@ def decide(
 
 
 def fold_trainings(
-    number: int,
-    labels: IntArray,
-    *,
-    rng: np.random.Generator,
-    folds: int,
-    groups: Groups,
-    left_out: Collection[int],
+    number: int, labels: IntArray, problem: Problem, *, folds: int, rng: np.random.Generator
 ) -> list[Training]:
     """One pass's trainings: for each fold the labels of all others, and the fold's own items."""
-    everything = np.setdiff1d(np.arange(len(labels)), list(left_out))
+    searched = np.sort(problem.searched)
     trainings = []
-    for f, fold in enumerate(split_folds(len(labels), folds, rng, groups)):
-        targets = np.intersect1d(fold, everything)
+    for f, fold in enumerate(split_folds(len(labels), folds, rng, problem.constraint.groups)):
+        targets = np.intersect1d(fold, searched)
         if len(targets):
-            demos = demos_of(labels, np.setdiff1d(everything, fold))
+            demos = demos_of(labels, np.setdiff1d(searched, fold))
             trainings.append(Training(f"pass-{number + 1}-fold-{f + 1}", demos, targets))
     return trainings
 
@@ -185,46 +166,43 @@ def demos_of(labels: IntArray, items: IntArray) -> Context:
 
 
 async def names_in_context(
+    problem: Problem,
     labels: IntArray,
     log_probs: FloatArray,
     score: Score,
     *,
-    rng: np.random.Generator,
     settings: SweepSettings,
-    groups: Groups,
-    pinned: IntArray | None = None,
+    rng: np.random.Generator,
 ) -> tuple[NameExchange, tuple[Query, ...]]:
     """Ask the base model whether the labels found have the right names.
 
     A model that was trained on labels takes their words as it was taught them: trained on exchanged
     ones it would be as coherent. So the model that nobody has trained is asked, as a search in
-    context asks it: some items behind demos of others, as they were labelled and with the names
+    context asks it: some items given demos of others, as they were labelled and with the names
     exchanged.
 
     Args:
+        problem: its groups stand on one side, as in folds; its pinned items are the most certain.
         labels: shape `[N]`, the labels found.
         log_probs: shape `[N, K]`, nats; demos are drawn from the most certain items.
         score: the base model; asked about at most `NAMED_ITEMS` items, once and once an exchange.
-        rng: decides which items.
         settings: how large a context may be, and what it is drawn from.
-        groups: kept on one side, as in folds.
-        pinned: shape `[N]`, `UNLABELLED` where an item is free; pinned ones are the most certain.
+        rng: decides which items.
 
     Returns:
         What became of `U`, and a few of the queries with the names as they are.
     """
     n_items, n_labels = log_probs.shape
-    one_side = split_folds(n_items, 2, rng, groups)[0]
+    one_side = split_folds(n_items, 2, rng, problem.constraint.groups)[0]
     targets = rng.permutation(one_side[labels[one_side] != UNLABELLED])[:NAMED_ITEMS]
     context = draw_demos(
         labels,
         np.setdiff1d(np.arange(n_items), one_side),
-        certainty(log_probs, pinned),
+        certainty(log_probs, problem.pinned),
         size=settings.demos,
         keep=settings.keep,
         n_labels=n_labels,
         rng=rng,
     )
-    (fold,) = await score_folds([(context, targets)], score)
-    exchange = await exchange_names(context, targets, fold.calibrated, labels, score)
-    return exchange, last_asked(context, targets)
+    folds = await score_folds([(context, targets)], score)
+    return await exchange_names(folds, labels, score), last_asked(context, targets)

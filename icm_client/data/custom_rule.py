@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
-from icm_client.coherence.constraints import Constraint, Groups
+from icm_client.coherence.problem import Constraint, Groups
 from icm_client.data.messages import did_you_mean, shown
 from icm_client.data.rows import Row
 from icm_client.data.values import JsonValue

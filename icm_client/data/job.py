@@ -1,14 +1,13 @@
 """A label job, checked: everything that can be wrong with the user's input is found here."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from icm_client.coherence.constraints import Constraint
-from icm_client.coherence.problem import FloatArray, IntArray
+from icm_client.coherence.problem import Constraint, FloatArray, IntArray, Problem
 from icm_client.data import (
     Dataset,
     Task,
@@ -60,6 +59,31 @@ class Job:
     prior: FloatArray | None
     constraint: Constraint
     notices: tuple[str, ...]
+
+    def problem(
+        self,
+        *,
+        start: IntArray | None = None,
+        pinned: IntArray | None = None,
+        left_out: Collection[int] = (),
+    ) -> Problem:
+        """What a search is given.
+
+        Args:
+            start: first labels, shape `[N]`, `UNLABELLED` where an item has none.
+            pinned: labels that are kept, shape `[N]`, `UNLABELLED` where an item is free.
+            left_out: items that cannot be scored.
+        """
+        n_items = len(self.prompts)
+        return Problem(
+            n_items,
+            len(self.labels),
+            self.constraint,
+            self.prior,
+            start,
+            pinned,
+            np.setdiff1d(np.arange(n_items), list(left_out)) if left_out else None,
+        )
 
     @classmethod
     def prepare(

@@ -11,14 +11,13 @@ from icm_client.coherence.constraints import (
     AllOf,
     Asymmetry,
     AtMostOne,
-    Constraint,
     ExactlyOne,
     Implication,
     MutualExclusion,
-    NoConstraint,
     SameAnswer,
     groups_by_key,
 )
+from icm_client.coherence.problem import Constraint, NoConstraint
 from icm_client.data.answer_text import comparable, exact
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.custom_rule import OwnRule, load_function

@@ -110,7 +110,8 @@ class InFlightLimiter:
             now: the time.
             waited: whether `paused_s` kept it back.
         """
-        self._pace.sent(now, waited=waited)
+        # In an episode nothing says that the server bears more.
+        self._pace.sent(now, waited=waited and not self._in_episode)
 
     def answered(self, kind: str, *, sent_at: float, now: float) -> LimitChange | None:
         """Hear of an answer.

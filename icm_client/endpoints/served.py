@@ -81,6 +81,7 @@ class ServedEndpoint:
         self._transport = transport
         self._identity = identity
         self._controls: dict[Read, Answer] = {}
+        self._owes_a_look = False  # one came before there was anything to compare
         self._marks: set[str] = set()
 
     def __repr__(self) -> str:
@@ -123,6 +124,7 @@ class ServedEndpoint:
 
     async def _nats_apart(self) -> float:
         """Ask again what was answered first; by how much that has changed, 0 where it has not."""
+        self._owes_a_look = not self._controls
         changes: list[float] = []
         same = 0
         for read, answer in list(self._controls.items()):  # others are kept meanwhile
@@ -145,6 +147,9 @@ class ServedEndpoint:
         if len(self._controls) < _CONTROLS:
             for read, answer in zip(reads[:_CONTROLS], answers, strict=False):
                 self._controls.setdefault(read, answer)
+            if self._owes_a_look:
+                self._owes_a_look = False
+                self._transport.doubt()
 
     def _marked(self, system_fingerprint: str | None) -> None:
         """Hear how the answer's back end is marked; a mark not seen before raises doubt.

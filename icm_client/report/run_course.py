@@ -20,10 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.matching import best_permutation
-from icm_client.coherence.problem import IntArray
-from icm_client.coherence.renaming import pair_counts
+from icm_client.coherence.matching import best_permutation, pair_counts
+from icm_client.coherence.problem import UNLABELLED, IntArray
 from icm_client.record.archive import Run
 from icm_client.record.journal import labels_by_sweep, read
 from icm_client.report.label_table import NO_GOLD, LabelTable

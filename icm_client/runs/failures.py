@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from icm_client.coherence.anneal import AnnealSettings
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.official import OfficialSettings
-from icm_client.coherence.problem import Query, Score
-from icm_client.coherence.sweep import SearchResult
+from icm_client.coherence.anneal_official import OfficialSettings
+from icm_client.coherence.problem import UNLABELLED, Query, Score
+from icm_client.coherence.result import SearchResult
 from icm_client.data import Dataset
 from icm_client.data.bad_rows import FailedRow
 from icm_client.data.job import Job

@@ -12,7 +12,7 @@ from icm_client.data import Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, Rows
 from icm_client.endpoints import Endpoint
-from icm_client.errors import InputError, ModelChanged
+from icm_client.errors import IcmError, InputError, ModelChanged
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.label_run import LabelRun, Record
 from icm_client.runs.labels_file import Pins, read_pins, read_start
@@ -111,7 +111,8 @@ async def label(
         TrainingError: a model cannot be trained.
         StoreError: scores cannot be kept.
         RunError: the run's folder cannot be used.
-        RunStopped: `stopping` said so; its `labels` are those found so far.
+        RunStopped: `stopping` said so; its `labels` are those found so far. Or the time that
+            `budget` gives was used up before there were any.
     """
     check_progress(progress)
     seed = _checked_seed(seed)
@@ -139,7 +140,7 @@ async def label(
     with open_store(store) as kept:
         while True:
             try:
-                async with open_endpoint(endpoint, run.observe, stopping) as server:
+                async with open_endpoint(endpoint, run.observe, run.stopping) as server:
                     return await run.over(server, kept)
             except ModelChanged as change:
                 if not (accept_drift and opened_here):
@@ -148,6 +149,11 @@ async def label(
                     (change.stored, second_fingerprint(change.stored))
                 ):
                     raise  # there is nothing to drop: the server answers differently each time
+            except IcmError as error:
+                ended = run.without_labels(error)
+                if ended is None:
+                    raise
+                raise ended from error
 
 
 def _checked_seed(seed: int) -> int:

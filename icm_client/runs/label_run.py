@@ -12,14 +12,13 @@ from typing import Final
 import numpy as np
 
 from icm_client.coherence.confidence import confidences
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop
-from icm_client.coherence.search_result import SearchResult, SweepRecord
-from icm_client.coherence.starts import Start
+from icm_client.coherence.initial_labels import Start
+from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray, Score
+from icm_client.coherence.result import Observed, SearchResult, SweepRecord, Watch
 from icm_client.data import LabelledRow
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint, Exactness, NoticingEndpoint, Waiting, WireEvent
-from icm_client.errors import InputError, RunError, RunStopped
+from icm_client.errors import IcmError, InputError, Retry, RunError, RunStopped
 from icm_client.record.archive import read_run
 from icm_client.record.description import RunDescription
 from icm_client.record.folder import REPORT, RunFolder
@@ -28,7 +27,6 @@ from icm_client.runs.failures import FailureBudget, labelled_rows, only
 from icm_client.runs.fold_training import FoldTraining
 from icm_client.runs.labels_file import start_labels
 from icm_client.runs.presets import (
-    Observed,
     Settings,
     TrainingEvent,
     find_labels,
@@ -126,11 +124,30 @@ class LabelRun:
         self._meter.observed(seen)
         self._journal.observed(seen)
 
+    def stopping(self) -> bool:
+        """Whether no further request is to be begun: it was told to stop, or is out of time.
+
+        A search that trains models is broken off only when told to: what they were asked cannot be
+        replayed, so there would be no labels.
+        """
+        return self._stopping() or (self._trainer is None and self._limit.out_of_time())
+
+    def without_labels(self, error: IcmError) -> RunStopped | None:
+        """What to say instead of `error` where the run ended for want of time; None elsewhere."""
+        heals = isinstance(error, RunStopped) or error.retry is not Retry.NEVER
+        if self._stopping() or not heals or not self.stopping():
+            return None
+        return RunStopped(
+            f"{self._limit.spent} passed before the search had labels: leave it more time",
+            goes_on=error.goes_on,
+        )
+
     async def over(self, server: Endpoint, store: ScoreStore) -> Labels:
         """Run to the end, or to a limit.
 
         Raises:
-            RunStopped: it was to stop; with the labels of the last whole sweep or step.
+            RunStopped: it was to stop, with the labels of the last whole sweep or step; or it was
+                out of time, and there were none.
             IcmError: as `icm_client.label`.
         """
         job = self._job
@@ -148,7 +165,7 @@ class LabelRun:
             pieces,
             on_progress=lambda now: self._meter.scored(now, scorer.stats),
             on_failed=failures.hear,
-            stopping=self._stopping,
+            stopping=self.stopping,
             unusable=unusable,
         )
         train = None
@@ -163,10 +180,10 @@ class LabelRun:
                 opened=self._meter.opened,
                 on_progress=lambda now: self._meter.scored(now, scorer.stats),
                 on_failed=failures.hear,
-                stopping=self._stopping,
+                stopping=self.stopping,
             )
         with self._folder(server) as folder:
-            interrupted: RunStopped | None = None
+            broken_off: RunStopped | None = None
             with self._journal.into(folder.journal if folder else None, fitted, notice):
                 try:
                     result = await failures.searched(
@@ -184,7 +201,7 @@ class LabelRun:
                     so_far = await self._so_far(fitted, stored, train, failures.left_out)
                     if so_far is None:
                         raise
-                    result, interrupted = replace(so_far, stopped=True), stopped
+                    result, broken_off = replace(so_far, stopped=True), stopped
             repeated = None
             if result.last_asked and not result.stopped:  # a limit is not passed for this
                 try:
@@ -200,15 +217,16 @@ class LabelRun:
                         drift=scorer.drift,
                         stats=scorer.stats,
                         on_progress=lambda now: self._meter.scored(now, scorer.stats),
-                        stopping=self._stopping,
+                        stopping=self.stopping,
                     )
                 except RunStopped as stopped:  # the last thing that was to be asked
-                    interrupted = stopped
+                    broken_off = stopped
             rows = labelled_rows(job, result)
             evidence = replace(
-                _evidence(job, repeated, self._pinned), interrupted=interrupted is not None
+                _evidence(job, repeated, self._pinned), interrupted=broken_off is not None
             )
             findings = diagnose(result, job.labels, evidence)
+            interrupted = broken_off is not None and self._stopping()
             believed = verdict_of(findings) != "do not trust"
             found = Labels(
                 rows=_labelled(
@@ -228,9 +246,9 @@ class LabelRun:
                 ),
                 failed=failures.without_label(result),
                 stopped=INTERRUPTED
-                if interrupted is not None
+                if interrupted
                 else self._limit.spent
-                if result.stopped
+                if result.stopped or broken_off is not None
                 else None,
                 server=server.identity,
                 history=result.history,
@@ -255,8 +273,8 @@ class LabelRun:
             # The labels stand without it, and `icm-client report` says what is in the way.
             with suppress(RunError):
                 write_report(read_run(found.run.name, found.run.parent), found.run / REPORT)
-        if interrupted is not None:
-            raise RunStopped(str(interrupted), labels=found) from interrupted
+        if interrupted:
+            raise RunStopped(str(broken_off), labels=found) from broken_off
         return found
 
     @contextmanager
@@ -288,7 +306,7 @@ class LabelRun:
             self.observe(seen)
 
         return await self._searched(
-            fitted, train, left_out, scorer, scorer, stop=self._limit, observe=observe
+            fitted, train, left_out, scorer, scorer, watch=Watch(observe, self._limit)
         )
 
     async def _so_far(
@@ -301,12 +319,8 @@ class LabelRun:
         """Where the interrupted search stood, without a request; None where it had no labels."""
         left_out = tuple(sorted(left_out))
 
-        async def again(
-            score: Score, stop: Stop, observe: Callable[[Observed], None]
-        ) -> SearchResult:
-            return await self._searched(
-                fitted, train, left_out, stored, score, stop=stop, observe=observe
-            )
+        async def again(score: Score, watch: Watch) -> SearchResult:
+            return await self._searched(fitted, train, left_out, stored, score, watch=watch)
 
         return await search_so_far(again, stored, self._seen)
 
@@ -318,24 +332,13 @@ class LabelRun:
         scorer: Scorer,
         score: Score,
         *,
-        stop: Stop,
-        observe: Callable[[Observed], None],
+        watch: Watch,
     ) -> SearchResult:
         start = None
         if self._first is not None:
             start = await start_labels(self._first, self._job, fitted, scorer, seed=self._seed)
-        return await find_labels(
-            self._job,
-            fitted,
-            score,
-            train,
-            seed=self._seed,
-            start=start,
-            pinned=self._pinned,
-            left_out=left_out,
-            stop=stop,
-            observe=observe,
-        )
+        problem = self._job.problem(start=start, pinned=self._pinned, left_out=left_out)
+        return await find_labels(problem, fitted, score, train, seed=self._seed, watch=watch)
 
 
 def _evidence(job: Job, repeated: FloatArray | None, pinned: IntArray | None) -> Evidence:

@@ -15,10 +15,8 @@ import numpy as np
 from icm_client.coherence.assignment import JointAssignment
 from icm_client.coherence.batches import Within
 from icm_client.coherence.constraints import inconsistent_pairs
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.pins import held
-from icm_client.coherence.problem import IntArray, Score
-from icm_client.coherence.starts import Start, first_labels
+from icm_client.coherence.initial_labels import Start, first_labels
+from icm_client.coherence.problem import UNLABELLED, IntArray, Score
 from icm_client.data.job import Job
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.outputs import column_of
@@ -160,15 +158,8 @@ async def start_labels(
     """
     if not isinstance(start, str):
         return start
-    return await first_labels(
-        start,
-        len(job.prompts),
-        len(job.labels),
-        score,
-        K=settings.initial,
-        rng=np.random.default_rng((seed, 1)),
-        constraint=job.constraint,
-    )
+    rng = np.random.default_rng((seed, 1))
+    return await first_labels(start, job.problem(), score, K=settings.initial, rng=rng)
 
 
 Pins = Source
@@ -220,7 +211,9 @@ def _refuse_contradictions(pinned: IntArray, where_of: Mapping[int, str], job: J
             "one of them, or change the constraint"
         )
     free = np.zeros((len(pinned), len(job.labels)))
-    found = JointAssignment(rule, len(job.labels))(held(free, pinned)).labels
+    found = JointAssignment(rule, len(job.labels))(
+        job.problem(pinned=pinned).hold_pins(free)
+    ).labels
     for group in groups:
         said = [item for item in group if pinned[item] != UNLABELLED]
         if any(found[item] != pinned[item] for item in said):

@@ -5,23 +5,22 @@ What of a run's settings goes into its name.
 A job's prompts in tokens, and demos lowered to what the server's context holds.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import blake2b
 from typing import Literal, NamedTuple, get_args, overload
 
 import numpy as np
 
-from icm_client.coherence.anneal import AnnealSettings, Step
+from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.anneal_official import OfficialSettings
+from icm_client.coherence.decode import anneal_search
+from icm_client.coherence.fast import SweepSettings, search
 from icm_client.coherence.folds import FoldSettings, fold_search
+from icm_client.coherence.initial_labels import Start
 from icm_client.coherence.iterate import IterateSettings, iterative_search
-from icm_client.coherence.official import OfficialSettings
-from icm_client.coherence.problem import IntArray, Score, Stop
-from icm_client.coherence.search_result import SearchResult, SweepRecord
-from icm_client.coherence.settings import SweepSettings
-from icm_client.coherence.settle import anneal_search
-from icm_client.coherence.starts import Start
-from icm_client.coherence.sweep import search
+from icm_client.coherence.problem import IntArray, Problem, Score
+from icm_client.coherence.result import UNWATCHED, SearchResult, Watch
 from icm_client.coherence.trained import Train
 from icm_client.data import JsonValue
 from icm_client.data.bad_rows import refused_rows
@@ -45,10 +44,6 @@ InContextSettings = SweepSettings | AnnealSettings | OfficialSettings
 TrainedSettings = FoldSettings | IterateSettings
 
 Settings = InContextSettings | TrainedSettings
-
-Observed = SweepRecord | Step
-"""What a search tells as it goes on: a sweep of `fast`, a step of Algorithm 1, a pass or a batch of
-a search that trains (`PassRecord`, behind the sweeps that it begins with)."""
 
 TrainingEvent = TrainingProgress | Trained
 """What a training tells: as it goes on, and when there is a model."""
@@ -132,31 +127,23 @@ def check_trainer(settings: Settings, *, given: bool) -> None:
 
 
 async def find_labels(
-    job: Job,
+    problem: Problem,
     settings: Settings,
     score: Score,
     train: Train | None = None,
     *,
     seed: int,
-    start: IntArray | None,
-    pinned: IntArray | None = None,
-    left_out: Collection[int],
-    stop: Stop,
-    observe: Callable[[Observed], None],
+    watch: Watch = UNWATCHED,
 ) -> SearchResult:
     """Run the search that the settings are for.
 
     Args:
-        job: items, labels, prior and constraint.
+        problem: what is searched.
         settings: fitted to the server (`fit`).
-        score: the way out.
-        train: the second one, for `folds` and `iterate`.
+        score: asks the served model.
+        train: trains models, for `folds` and `iterate`.
         seed: of all that is random.
-        start: first labels, shape `[N]`; None leaves them to the search.
-        pinned: labels that are kept, shape `[N]`, `UNLABELLED` where an item is free.
-        left_out: items that cannot be scored.
-        stop: asked after each sweep or step whether to end there.
-        observe: told of each sweep or step.
+        watch: follows the search, and ends it.
 
     Raises:
         InputError: the constraint allows some items no labels, or not the pinned ones; nothing to
@@ -164,99 +151,18 @@ async def find_labels(
         TrainingError: a model cannot be trained.
         EndpointError, ScoreError, StoreError: whatever `score` raises.
     """
-    n_items, n_labels = len(job.prompts), len(job.labels)
-    chance = np.random.default_rng(seed)
-    if isinstance(settings, SweepSettings):
-        return await search(
-            n_items,
-            n_labels,
-            score,
-            rng=chance,
-            settings=settings,
-            prior=job.prior,
-            constraint=job.constraint,
-            start=start,
-            pinned=pinned,
-            left_out=left_out,
-            stop=stop,
-            observe=observe,
-        )
-    if isinstance(settings, TrainedSettings):
-        return await _find_by_training(
-            job,
-            settings,
-            score,
-            train,
-            chance=chance,
-            start=start,
-            pinned=pinned,
-            left_out=left_out,
-            stop=stop,
-            observe=observe,
-        )
-    return await anneal_search(
-        n_items,
-        n_labels,
-        score,
-        rng=chance,
-        settings=settings,
-        constraint=job.constraint,
-        start=start,
-        prior=job.prior,
-        pinned=pinned,
-        left_out=left_out,
-        stop=stop,
-        observe=observe,
-    )
-
-
-async def _find_by_training(
-    job: Job,
-    settings: TrainedSettings,
-    score: Score,
-    train: Train | None,
-    *,
-    chance: np.random.Generator,
-    start: IntArray | None,
-    pinned: IntArray | None,
-    left_out: Collection[int],
-    stop: Stop,
-    observe: Callable[[Observed], None],
-) -> SearchResult:
     check_trainer(settings, given=train is not None)
-    check_start_of(settings, given=start is not None)
+    check_start_of(settings, given=problem.start is not None)
+    rng = np.random.default_rng(seed)
+    match settings:
+        case SweepSettings():
+            return await search(problem, score, settings=settings, rng=rng, watch=watch)
+        case AnnealSettings() | OfficialSettings():
+            return await anneal_search(problem, score, settings=settings, rng=rng, watch=watch)
     assert train is not None  # noqa: S101 - just checked
-    n_items, n_labels = len(job.prompts), len(job.labels)
     if isinstance(settings, FoldSettings):
-        return await fold_search(
-            n_items,
-            n_labels,
-            score,
-            train,
-            rng=chance,
-            settings=settings,
-            prior=job.prior,
-            constraint=job.constraint,
-            start=start,
-            pinned=pinned,
-            left_out=left_out,
-            stop=stop,
-            observe=observe,
-        )
-    return await iterative_search(
-        n_items,
-        n_labels,
-        score,
-        train,
-        rng=chance,
-        settings=settings,
-        prior=job.prior,
-        constraint=job.constraint,
-        pinned=pinned,
-        left_out=left_out,
-        stop=stop,
-        observe=observe,
-    )
+        return await fold_search(problem, score, train, settings=settings, rng=rng, watch=watch)
+    return await iterative_search(problem, score, train, settings=settings, rng=rng, watch=watch)
 
 
 def check_start_of(settings: Settings, *, given: bool) -> None:

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Final
 
-from icm_client.coherence.anneal import AnnealSettings, Step
-from icm_client.coherence.official import OfficialSettings
-from icm_client.coherence.search_result import SweepRecord
-from icm_client.coherence.settings import SweepSettings
-from icm_client.coherence.trained import PassRecord
+from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.anneal_official import OfficialSettings
+from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.result import Observed, PassRecord, Step, SweepRecord
 from icm_client.data.job import Job
 from icm_client.endpoints import (
     Endpoint,
@@ -32,7 +32,7 @@ from icm_client.endpoints import (
 )
 from icm_client.errors import InputError
 from icm_client.record.journal import PASS, SWEEP, Journal, packed, read
-from icm_client.runs.presets import Observed, Settings, TrainingEvent, preset_of
+from icm_client.runs.presets import Settings, TrainingEvent, preset_of
 from icm_client.runs.trainer import Trained, TrainingProgress
 from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
 
@@ -295,6 +295,10 @@ class ProgressMeter:
         return left * cost.seconds / cost.from_server
 
 
+_GRACE: Final = 1.1
+"""A sweep is broken off at so many times the limit: scores that a search ends with may pass it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Limits on what is spent from when the command begins; answers from the store are free.
@@ -303,7 +307,7 @@ class Budget:
         max_requests: requests for log-probs, retries included.
         max_prompt_tokens: prompt tokens that the server computes; those that it finds in its
             prefix cache are free.
-        max_minutes: wall clock.
+        max_minutes: wall clock; whatever is under way, the run stops soon after a tenth more.
 
     Raises:
         InputError: a limit that is not over 0.
@@ -355,3 +359,11 @@ class BudgetMeter:
                 self._words = f"the limit of {limit:,g} {name}"
         self._before = now
         return self._words is not None
+
+    def out_of_time(self) -> bool:
+        """Whether a sweep or step is to be broken off, because time has passed its limit."""
+        limit = self._budget.max_minutes
+        if limit is None or self._cost().seconds / 60 <= _GRACE * limit:
+            return False
+        self._words = self._words or f"the limit of {limit:,g} minutes"
+        return True

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icm_client.coherence.anneal import Step
-from icm_client.coherence.search_result import SweepRecord
+from icm_client.coherence.result import Step, SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
 from icm_client.data.bad_rows import FailedRow
 from icm_client.endpoints import ServerIdentity

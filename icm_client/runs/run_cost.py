@@ -10,10 +10,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from icm_client.coherence.all_names import MOST_NAMES
-from icm_client.coherence.polarity import asked_first
+from icm_client.coherence.fast import MOST_ROTATIONS, SweepSettings
+from icm_client.coherence.label_names import asked_first
 from icm_client.coherence.problem import Demo, Query
-from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint, Read, TextEndpoint
 from icm_client.endpoints.probe import number_of, prefix_cache, ratio, throughput
@@ -169,7 +168,7 @@ def run_cost(
     # At the end names are rotated and exchanged, for a part of a fold or for all; and words may say
     # little.
     exchanged = n_labels - 1 + (n_labels > 2)  # noqa: PLR2004 - of two, rotating is exchanging
-    at_once = min(n_labels, MOST_NAMES)
+    at_once = min(n_labels, MOST_ROTATIONS)
     under_all = settings.all_names and settings.all_names * at_once + exchanged - (at_once - 1)
     asked = min(1 / folds, asked_first(n_labels) / n_rows)
     fewest = (

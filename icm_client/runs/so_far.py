@@ -9,16 +9,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import FloatArray, Query, Score, Stop
-from icm_client.coherence.search_result import SearchResult, SweepRecord
-from icm_client.coherence.trained import PassRecord
+from icm_client.coherence.problem import UNLABELLED, FloatArray, Query, Score
+from icm_client.coherence.result import Observed, PassRecord, SearchResult, SweepRecord, Watch
 from icm_client.errors import IcmError, RunStopped
-from icm_client.runs.presets import Observed
 from icm_client.scoring import Scorer
 
-Search = Callable[[Score, Stop, Callable[[Observed], None]], Awaitable[SearchResult]]
-"""A search, given where scores come from, when it is to end, and who is told of its sweeps."""
+Search = Callable[[Score, Watch], Awaitable[SearchResult]]
+"""A search, given where its scores come from, and how it is watched and ended."""
 
 
 async def search_so_far(
@@ -50,7 +47,7 @@ async def search_so_far(
 
 async def _ended_after(steps: int, search: Search, stored: Scorer) -> SearchResult:
     told: list[Observed] = []
-    return await search(_StoredScores(stored), lambda: len(told) >= steps, told.append)
+    return await search(_StoredScores(stored), Watch(told.append, lambda: len(told) >= steps))
 
 
 def _labelled(found: SearchResult) -> int:

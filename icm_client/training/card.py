@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 
 import orjson
 
-from icm_client.coherence.starts import Start
+from icm_client.coherence.initial_labels import Start
 from icm_client.data import Task
 from icm_client.record.archive import Run
 from icm_client.verdict.findings import Verdict, recorded_severity

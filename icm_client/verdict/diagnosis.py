@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from icm_client.coherence.constraints import NO_CONSTRAINT, Constraint
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.polarity import CLEAR_PULL, CLEAR_STANDARD_ERRORS, RESPONSIVE
-from icm_client.coherence.prior import PriorEstimate
-from icm_client.coherence.problem import FloatArray, IntArray
-from icm_client.coherence.renaming import FEWEST_OF_A_LABEL
-from icm_client.coherence.search_result import SearchResult
+from icm_client.coherence.label_names import (
+    CLEAR_PULL,
+    CLEAR_STANDARD_ERRORS,
+    FEWEST_OF_A_LABEL,
+    RESPONSIVE,
+)
+from icm_client.coherence.label_prior import PriorEstimate
+from icm_client.coherence.problem import NO_CONSTRAINT, UNLABELLED, Constraint, FloatArray, IntArray
+from icm_client.coherence.result import SearchResult
 from icm_client.verdict.findings import Finding, Verdict, verdict_of, worst_first
 from icm_client.verdict.search_findings import search_findings
 from icm_client.verdict.shortcuts import surface_findings

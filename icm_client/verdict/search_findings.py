@@ -5,12 +5,10 @@ from itertools import combinations, groupby, pairwise
 
 import numpy as np
 
-from icm_client.coherence.anneal import STALL_RATE, STALL_WINDOW, Step
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.matching import best_permutation
-from icm_client.coherence.problem import FloatArray, IntArray
-from icm_client.coherence.renaming import pair_counts
-from icm_client.coherence.search_result import SearchResult, SweepRecord
+from icm_client.coherence.anneal import STALL_RATE, STALL_WINDOW
+from icm_client.coherence.matching import best_permutation, pair_counts
+from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
+from icm_client.coherence.result import SearchResult, Step, SweepRecord
 from icm_client.verdict.findings import Finding, many
 
 AGREE = 0.8

@@ -6,16 +6,14 @@ from icm_client.coherence.calibration import (
     coherence,
     label_counts,
     log_softmax,
+    margin,
     pointwise_mutual_information,
     utility_of,
 )
-from icm_client.coherence.confidence import confidences
-from icm_client.coherence.constraints import Asymmetry, Constraint
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.fold_scores import margin
-from icm_client.coherence.groups import LabelGroups, fit_label_groups
-from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
-from icm_client.coherence.search_result import SearchResult
+from icm_client.coherence.confidence import LabelGroups, confidences, fit_label_groups
+from icm_client.coherence.constraints import Asymmetry
+from icm_client.coherence.problem import UNLABELLED, BoolArray, Constraint, FloatArray, IntArray
+from icm_client.coherence.result import SearchResult
 from icm_client.verdict.findings import Finding, Severity, many
 
 POOR_MASS, LOW_MASS = 0.1, 0.5

@@ -58,7 +58,9 @@ def test_a_dry_run_counts_the_runs_and_sends_nothing(
     lines = ended.stdout.splitlines()
     assert lines[0].split(maxsplit=1) == ["initial", "0, 2, 8, 20"]
     assert lines[-1] == "16 variants (3 of 19 variants are another one's runs), 3 seeds: 48 runs"
-    assert ended.stderr == "Note: no ablation 'constraint': no rule binds these rows.\n"
+    assert (
+        ended.stderr == "Note: the ablation 'constraint' is left out: no rule joins these rows.\n"
+    )
     told = orjson.loads(ablate(rows, "--dry-run", "--json", "--only", "preset").stdout)
     assert told["runs"] == 9
     assert [variant["variant"] for variant in told["variants"]] == ["fast", "paper", "official"]
@@ -162,7 +164,7 @@ def test_what_cannot_be_used_is_told_before_anything_is_sent(
     assert "Missing option '--out'" in ablate(rows).stderr
     nothing = ablate(rows, "--dry-run", "--only", "constraint").exception
     assert isinstance(nothing, InputError)
-    assert "no rule binds these rows" in str(nothing)
+    assert "no rule joins these rows" in str(nothing)
     assert isinstance(ablate(rows, "--dry-run", "--init", "none.jsonl").exception, InputError)
     Path("task.toml").unlink()
     assert isinstance(ablate(rows, "--dry-run").exception, TaskError)

@@ -64,8 +64,8 @@ def test_a_salient_concept_is_likely_in_words_and_figures(
     assert lines[-1].startswith("This probe: 24 of 60 rows, ")
     told = ended.stderr.splitlines()
     assert told[0].startswith("Sample: 24 of 60 rows, about ")
-    assert "more than 5%: fewer than 24 rows tell nothing" in told[0]
-    assert told[-1].startswith("Reading behind labels and behind the same exchanged, 2 of 2")
+    assert "more than 5%, because fewer than 24 rows tell nothing" in told[0]
+    assert told[-1].startswith("Reading the rows given labels, and given these exchanged, 2 of 2")
 
 
 def test_noise_is_unlikely_and_the_exit_status_is_0(

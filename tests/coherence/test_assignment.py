@@ -8,20 +8,16 @@ from hypothesis import strategies as st
 
 from icm_client.coherence.assignment import ENUMERATED, JointAssignment, assign_jointly
 from icm_client.coherence.constraints import (
-    NO_CONSTRAINT,
     AllOf,
     Asymmetry,
     AtMostOne,
-    Constraint,
     ExactlyOne,
-    Groups,
     Implication,
     MutualExclusion,
     SameAnswer,
     inconsistent_pairs,
 )
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import FloatArray
+from icm_client.coherence.problem import NO_CONSTRAINT, UNLABELLED, Constraint, FloatArray, Groups
 from icm_client.errors import InputError
 
 SEEDS = st.integers(0, 2**32 - 1)

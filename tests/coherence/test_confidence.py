@@ -5,7 +5,7 @@ import pytest
 
 from icm_client.coherence.calibration import log_softmax
 from icm_client.coherence.confidence import confidences
-from icm_client.coherence.contexts import UNLABELLED
+from icm_client.coherence.problem import UNLABELLED
 from icm_client.stats.calibration_curve import reliability
 
 

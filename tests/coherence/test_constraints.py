@@ -9,18 +9,20 @@ from icm_client.coherence.constraints import (
     AllOf,
     Asymmetry,
     AtMostOne,
-    Constraint,
     ExactlyOne,
     Implication,
     MutualExclusion,
-    NoConstraint,
     SameAnswer,
-    check_groups,
     groups_by_key,
     inconsistent_pairs,
 )
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import IntArray
+from icm_client.coherence.problem import (
+    UNLABELLED,
+    Constraint,
+    IntArray,
+    NoConstraint,
+    check_groups,
+)
 from icm_client.errors import InputError
 
 FALSE, TRUE, TIE = 0, 1, 2

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
-from icm_client.coherence.prior import estimate_prior, offsets_for_prior
+from icm_client.coherence.label_prior import estimate_prior, offsets_for_prior
 from icm_client.coherence.problem import FloatArray, IntArray
 
 

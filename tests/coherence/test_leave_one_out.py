@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.leave_one_out import FOLDS, Layout, queries, query_for
-from icm_client.coherence.problem import Context, Demo, IntArray, Query
+from icm_client.coherence.problem import UNLABELLED, Context, Demo, IntArray, Query
 
 LABELS = st.lists(st.integers(UNLABELLED, 2), min_size=1, max_size=40).map(np.array)
 LAYOUTS: st.SearchStrategy[Layout] = st.sampled_from(("tree", "fixed", "folds"))

@@ -6,14 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.coherence.constraints import AtMostOne, SameAnswer
-from icm_client.coherence.contexts import UNLABELLED
 from icm_client.coherence.objective import (
     LeaveOneOut,
     inconsistency,
     mutual_predictability,
     utility,
 )
-from icm_client.coherence.problem import FloatArray, IntArray, Query
+from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray, Query
 
 
 def test_each_contradiction_counts_twice_as_printed() -> None:

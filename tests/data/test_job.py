@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icm_client.coherence.constraints import Asymmetry, NoConstraint
+from icm_client.coherence.constraints import Asymmetry
+from icm_client.coherence.problem import NoConstraint
 from icm_client.data import Task
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.items import Item

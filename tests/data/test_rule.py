@@ -7,13 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.coherence.constraints import (
-    AllOf,
-    Asymmetry,
-    Constraint,
-    MutualExclusion,
-    NoConstraint,
-)
+from icm_client.coherence.constraints import AllOf, Asymmetry, MutualExclusion
+from icm_client.coherence.problem import Constraint, NoConstraint
 from icm_client.data import Dataset, Task, read_rows, rows_from
 from icm_client.data.constraint_spec import KINDS, ConstraintSpec, rules_of
 from icm_client.data.items import items_of

@@ -110,6 +110,22 @@ def test_an_episode_of_refusals_cuts_once() -> None:
     assert [change.at_s for change in simulation.changes] == [10.0, 14.0]
 
 
+def test_the_pace_does_not_climb_while_all_is_refused() -> None:
+    """As for the rest of a quota's window: each request that is refused would raise it."""
+    limiter = InFlightLimiter(minimum=1, maximum=8, start=1, now=0.0)
+    for tenth in range(10):
+        limiter.answered("x", sent_at=tenth / 10, now=tenth / 10)
+    limiter.refused(sent_at=1.0, now=1.0)
+    spacing_s = limiter.spacing_s
+    for moment in range(2, 20):
+        limiter.sent(float(moment), waited=True)
+        limiter.refused(sent_at=float(moment), now=float(moment))
+    assert limiter.spacing_s == spacing_s
+    limiter.answered("x", sent_at=20.0, now=20.0)
+    limiter.sent(21.0, waited=True)
+    assert limiter.spacing_s < spacing_s
+
+
 def test_after_a_cut_it_grows_by_one() -> None:
     simulation = Simulation(lambda _: 1.0, start=16)
     simulation.limiter.refused(sent_at=0.0, now=0.0)

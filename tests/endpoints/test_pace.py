@@ -19,7 +19,7 @@ def run(
     while now < seconds:
         waits_s = pace.due_s(now)
         now += waits_s + (rng.uniform(0, 0.002) if waits_s else 0.0)  # no sleep is exact
-        pace.sent(now, waited=waits_s > 0)
+        pace.sent(now, waited=waits_s > 0 and not refused)
         if limit(now).lets_through(now):
             through.append(now)
             now += latency_s

@@ -146,6 +146,26 @@ async def test_a_text_server_with_other_weights_in_mid_run(
         assert len(server.prompts) < 75
 
 
+async def test_other_weights_within_the_first_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sign comes before any answer is kept that later ones could be compared with."""
+    server = serving()
+    server.mark = "fp_1"
+    complete = server._complete
+
+    async def swapping(request: Any) -> Any:
+        if len(server.prompts) == 28:  # the first reads are under way, and some are answered
+            server.concept, server.mark = concept(seed=1), "fp_2"
+        return await complete(request)
+
+    monkeypatch.setattr(server, "_complete", swapping)
+    async with server:
+        with pytest.raises(ModelChanged, match="weights have changed in mid-run"):
+            await labelled(server, tmp_path)
+        assert n_stored(tmp_path) == 0
+
+
 async def test_a_service_with_several_back_ends_is_one_model(tmp_path: Path) -> None:
     """Its mark changes with every answer; its answers do not."""
     server = serving()

@@ -6,7 +6,7 @@ import pytest
 
 from icm_client.data import read_rows
 from icm_client.endpoints import EmbeddedEndpoint
-from icm_client.experiments.salience_run import salience
+from icm_client.experiments.salience import salience
 
 MOVIES = Path(__file__).parents[2] / "examples" / "movie_reviews"
 

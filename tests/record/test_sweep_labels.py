@@ -8,7 +8,7 @@ import pytest
 from planted_reviews import COLOURS, TASK, Failing, data, planted, reviews
 
 from icm_client import Labels, SweepSettings, Task, label, rows_from
-from icm_client.coherence.search_result import SweepRecord
+from icm_client.coherence.result import SweepRecord
 from icm_client.data.job import Job
 from icm_client.errors import IcmError, RunError
 from icm_client.record.archive import read_run

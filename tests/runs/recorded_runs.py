@@ -22,9 +22,9 @@ import numpy as np
 
 from icm_client import SweepSettings, Task, label
 from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
-from icm_client.coherence.official import OfficialSettings
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Read

@@ -22,7 +22,7 @@ from icm_client import (
     label_sync,
     read_rows,
 )
-from icm_client.coherence.anneal import Step
+from icm_client.coherence.result import Step
 from icm_client.endpoints import EmbeddedEndpoint, Endpoint, RetryPolicy, TransportSettings
 from icm_client.errors import (
     EndpointFault,

@@ -9,7 +9,7 @@ from planted_reviews import COLOURS, TASK, Failing, planted, reviews
 
 from icm_client import SweepSettings, Task, label, rows_from
 from icm_client.coherence.anneal import AnnealSettings
-from icm_client.coherence.official import OfficialSettings
+from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.items import items_of, render_items
 from icm_client.errors import EndpointFault, InputError, TooManyFailed

@@ -8,7 +8,7 @@ import pytest
 from planted_reviews import TASK, planted, reviews
 
 from icm_client import label
-from icm_client.coherence.fold_scores import REPEATED
+from icm_client.coherence.contexts import REPEATED
 from icm_client.coherence.problem import Query
 from icm_client.endpoints import Answer, Read
 from icm_client.runs.repeat_reads import read_again

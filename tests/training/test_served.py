@@ -33,8 +33,7 @@ from icm_client.errors import (
 from icm_client.runs.trainer import Example, Trained, TrainingProgress
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.testing import Fault, after, reset, sometimes, status
-from icm_client.testing.finetuning import FineTuningServer
-from icm_client.testing.tuning_jobs import Fate, Job
+from icm_client.testing.finetuning import Fate, FineTuningServer, Job
 from icm_client.training.served import ServedTrainer
 from icm_client.training.submission import METADATA_KEY, ServedSettings
 

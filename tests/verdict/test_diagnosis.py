@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from icm_client.coherence.anneal import STALL_WINDOW, Step
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.polarity import CLEAR_PULL, RESPONSIVE, NameExchange
-from icm_client.coherence.prior import PriorEstimate
-from icm_client.coherence.search_result import RestartEnd, SearchResult
+from icm_client.coherence.anneal import STALL_WINDOW
+from icm_client.coherence.label_names import CLEAR_PULL, RESPONSIVE, NameExchange
+from icm_client.coherence.label_prior import PriorEstimate
+from icm_client.coherence.problem import UNLABELLED
+from icm_client.coherence.result import RestartEnd, SearchResult, Step
 from icm_client.verdict.diagnosis import (
     ANNOUNCED_SHARE,
     DEGENERATE_SHARE,

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from test_diagnosis import result
 
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import IntArray
-from icm_client.coherence.search_result import RestartEnd, SearchResult, SweepRecord
+from icm_client.coherence.problem import UNLABELLED, IntArray
+from icm_client.coherence.result import RestartEnd, SearchResult, SweepRecord
 from icm_client.verdict.search_findings import AGREE, JUMP, LATE, agreement_matrix, search_findings
 
 HALVES = np.repeat([0, 1], 50)

@@ -8,10 +8,9 @@ import pytest
 from test_diagnosis import result
 
 from icm_client.coherence.calibration import log_softmax
-from icm_client.coherence.constraints import NO_CONSTRAINT, Asymmetry, MutualExclusion
-from icm_client.coherence.contexts import UNLABELLED
-from icm_client.coherence.problem import FloatArray
-from icm_client.coherence.search_result import SearchResult
+from icm_client.coherence.constraints import Asymmetry, MutualExclusion
+from icm_client.coherence.problem import NO_CONSTRAINT, UNLABELLED, FloatArray
+from icm_client.coherence.result import SearchResult
 from icm_client.verdict.findings import Finding
 from icm_client.verdict.stability import (
     CONFLICTING,

@@ -1,21 +1,21 @@
-"""What a search tells while it goes on, and what it ends with."""
+"""What a search reports while it goes on, how a caller ends it, and what it finds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from icm_client.coherence.anneal import Step
-from icm_client.coherence.polarity import NameExchange
-from icm_client.coherence.prior import PriorEstimate
+from icm_client.coherence.consistency_fix import Change
+from icm_client.coherence.label_names import NameExchange
+from icm_client.coherence.label_prior import PriorEstimate
 from icm_client.coherence.problem import FloatArray, IntArray, Query
 
 
 @dataclass(frozen=True, slots=True)
 class SweepRecord:
-    """One sweep, as told to the observer.
+    """One sweep, as reported to the observer.
 
     Attributes:
         restart: from 0.
@@ -55,6 +55,83 @@ class SweepRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PassRecord(SweepRecord):
+    r"""One pass over the folds, or one batch of iterative fine-tuning; `sweep` counts them from 0.
+
+    `utility` and `coherence` of a pass are those of the labels before it: each item's label by a
+    model that was trained on the others, which is `U(D)` with `P(y_i | x_i, D \ D_f)`. Those of a
+    batch are where its search ended: each item's label in context, given demos of the batch.
+    `counts` are of all labels after it.
+
+    Attributes:
+        trained_on: labels that its models were trained on; of several the fewest.
+    """
+
+    trained_on: int
+
+
+class Step(NamedTuple):
+    """One iteration of Algorithm 1, as reported to the observer.
+
+    Attributes:
+        n: from 1.
+        T: temperature.
+        alpha: weight of `P` that `U` and `Delta` were computed with.
+        item: `i`.
+        proposal: `yhat`.
+        fix: labels that consistencyfix then replaced, in order.
+        U: `U(D)` after the step.
+        Delta: `U(Dhat) - U(D)` before it was decided.
+        accepted: whether `D` is now `Dhat`; true where `Dhat` is `D`.
+        batch: which batch of the items, from 0.
+    """
+
+    n: int
+    T: float
+    alpha: float
+    item: int
+    proposal: int
+    fix: tuple[Change, ...]
+    U: float
+    Delta: float
+    accepted: bool
+    batch: int = 0
+
+
+Observed = SweepRecord | Step
+"""What a search reports as it goes on: a sweep of `fast`, a step of Algorithm 1, or a pass or batch
+of a search that trains (`PassRecord`, after the sweeps that it begins with)."""
+
+Observer = Callable[[Observed], None]
+Stop = Callable[[], bool]
+
+
+def ignore(_: Observed) -> None:
+    """Report to nobody."""
+
+
+def never() -> bool:
+    """Go on until the search ends by itself."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How a caller follows a search, and ends it.
+
+    Attributes:
+        observe: called with each sweep, step, pass or batch as it ends.
+        stop: asked between them; once it is true, the search ends with the labels it has.
+    """
+
+    observe: Observer = ignore
+    stop: Stop = never
+
+
+UNWATCHED = Watch()
+
+
+@dataclass(frozen=True, slots=True)
 class RestartEnd:
     """Where one restart ended.
 
@@ -86,18 +163,19 @@ class SearchResult:
         history: all sweeps of all restarts, in order; none of Algorithm 1.
         by_confidence: groups too large to try all labellings of; the most confident item decided.
         exchanged: whether names that were clearly better have been taken.
-        steps: all steps of Algorithm 1, in order; none of this search.
+        steps: all steps of Algorithm 1, in order; none of a search by sweeps.
         objective: Algorithm 1's own `U(D)` when it ended, summed over batches.
         settled: items that Algorithm 1 left without a label, or whose label contradicted others,
             and that have another label now.
         contradictions: pairs that contradicted each other when Algorithm 1 ended.
-        stopped: whether `stop` ended the search before its time.
-        restarts: where each restart ended, in order; none of Algorithm 1, which makes one start.
+        stopped: whether `Watch.stop` ended the search before its time.
+        restarts: where each restart ended, in order; none of Algorithm 1, which starts once.
         label_mass: shape `[N]`, the share of the next token's probability that is on any label, a
             mean over the averaged sweeps; NaN where an item could not be scored.
         sweep_scores: shape `[M, N, K]`, nats: calibrated scores of the averaged sweeps, one by
-            one, those with sampled labels left out. None of Algorithm 1, which reads once.
-        last_asked: a few of the last context's queries, for whoever wants to ask again.
+            one, without those whose demos had sampled labels. None of Algorithm 1, which reads
+            once.
+        last_asked: a few of the last context's queries, to ask again what the server varies by.
     """
 
     labels: IntArray
@@ -119,6 +197,3 @@ class SearchResult:
     label_mass: FloatArray | None = None
     sweep_scores: FloatArray | None = None
     last_asked: tuple[Query, ...] = ()
-
-
-Observer = Callable[[SweepRecord], None]

@@ -28,23 +28,16 @@ Not repeated is what that code does to scores and gold:
 - A failed answer scores 0. Here `score` raises.
 - For TruthfulQA the consistency key is made from the gold label. Gold never comes here.
 """
-# ruff: noqa: N802, N803, N806 - the symbols are the paper's
+# ruff: noqa: N803, N806 - the symbols are the paper's
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
-from icm_client.coherence.anneal import (
-    AnnealResult,
-    Step,
-    check_least,
-    check_over,
-    groups_of_items,
-    item_weights,
-)
+from icm_client.coherence.anneal import AsPrinted, check_least, check_over
 from icm_client.coherence.batches import Within
 from icm_client.coherence.consistency_fix import (
     Change,
@@ -57,20 +50,16 @@ from icm_client.coherence.constraints import (
     AllOf,
     Asymmetry,
     AtMostOne,
-    Constraint,
     ExactlyOne,
     Implication,
     MutualExclusion,
     SameAnswer,
-    check_groups,
     inconsistent_pairs,
 )
-from icm_client.coherence.contexts import UNLABELLED, in_units
-from icm_client.coherence.leave_one_out import Layout, query_for
-from icm_client.coherence.objective import LeaveOneOut
-from icm_client.coherence.pins import may_have
-from icm_client.coherence.problem import FloatArray, IntArray, Score, Stop, never
-from icm_client.coherence.starts import pinned_start
+from icm_client.coherence.contexts import in_units
+from icm_client.coherence.initial_labels import pinned_start
+from icm_client.coherence.leave_one_out import Layout
+from icm_client.coherence.problem import UNLABELLED, Constraint, FloatArray, IntArray, Problem
 
 FLOOR = 1e-5
 """What the code adds to each probability: no log-odds go past `log((1 + 1e-5) / 1e-5)` = 11.513."""
@@ -107,94 +96,89 @@ class OfficialSettings:
         check_least(self, ("initial", "iterations", "fixes"))
         check_over(self, ("T0", "T_min", "alpha", "max_demos", "batch"))
 
+    def policy(self, problem: Problem, rng: np.random.Generator) -> "AsReleased":
+        """As released."""
+        return AsReleased(problem, self, rng)
 
-async def anneal_official(
-    n_items: int,
-    n_labels: int,
-    score: Score,
-    *,
-    rng: np.random.Generator,
-    settings: OfficialSettings,
-    constraint: Constraint,
-    start: IntArray | None = None,
-    items: IntArray | None = None,
-    pinned: IntArray | None = None,
-    observe: Callable[[Step], None] = lambda _: None,
-    stop: Stop = never,
-) -> AnnealResult:
-    """Search labels as the released code does; arguments, result and errors as of `anneal`.
 
-    A skipped step has `Delta` 0, no fix, and counts as accepted, since `D` is what was proposed.
+class AsReleased(AsPrinted):
+    """Algorithm 1 as the released code runs it.
+
+    A step that is skipped has `Delta` 0, no fix, and counts as accepted, since `D` is what was
+    proposed.
     """
-    check_groups(constraint.groups, n_items)
-    items = np.arange(n_items) if items is None else items
-    group_of = groups_of_items(n_items, constraint)[items]
-    order = batch_order(items, constraint, rng)
-    P = LeaveOneOut(score, order, settings.layout, settings.max_demos, mean_log_odds)
 
-    async def U(labels: IntArray) -> float:
-        return settings.alpha * await P(labels) - len(inconsistent_pairs(labels, constraint))
+    skips_same = True
 
-    async def fixed(
-        labels: IntArray, at_least: float = -math.inf
-    ) -> tuple[IntArray, tuple[Change, ...]]:
+    def __init__(
+        self, problem: Problem, settings: OfficialSettings, rng: np.random.Generator
+    ) -> None:
+        self._problem, self._numbers, self._rng = problem, settings, rng
+
+    @property
+    def alpha(self) -> float:
+        """It never falls."""
+        return self._numbers.alpha
+
+    def predictability(self, log_probs: FloatArray, labels: IntArray) -> float:
+        """The mean of log-odds."""
+        return mean_log_odds(log_probs, labels)
+
+    def order(self) -> IntArray:
+        """Groups drawn at random, each whole, in its own order: the order of the batch."""
+        problem = self._problem
+        items = problem.searched
+        units = in_units(items[self._rng.permutation(len(items))], problem.constraint.groups)
+        return np.array([item for unit in units for item in sorted(unit)], dtype=np.int64)
+
+    def first_labels(self, order: IntArray) -> IntArray:
+        """The first `K` of the batch, each label as often as the others (+-1).
+
+        A group that has one of them is taken whole, and can make them more than `K`. Where items
+        are pinned it is a `pinned_start`.
+        """
+        problem, K = self._problem, self._numbers.initial
+        if problem.pinned is not None:
+            return pinned_start(problem, K, self._rng, among=order)
+        first: list[int] = []
+        for unit in in_units(order, problem.constraint.groups):
+            if len(first) >= K:
+                break
+            first += unit
+        labels = np.full(problem.n_items, UNLABELLED, dtype=np.int64)
+        labels[first] = self._rng.permutation(np.arange(len(first)) % problem.n_labels)
+        return labels
+
+    def inconsistency(self, D: IntArray) -> int:
+        """Each contradicting pair once."""
+        return len(inconsistent_pairs(D, self._problem.constraint))
+
+    async def fix(self, D: IntArray, U: Evaluate, *, first: bool = False) -> Fixed:
+        """Of first labels a way out must not be worse than they are; of a proposal any will do."""
+        at_least = await U(D) if first else -math.inf
         return await fix(
-            labels,
-            n_labels,
-            constraint,
-            U,
-            M=settings.fixes,
-            rng=rng,
-            pinned=pinned,
-            at_least=at_least,
+            D, self._problem, U, M=self._numbers.fixes, rng=self._rng, at_least=at_least
         )
 
-    if start is None:
-        start = first_of_batch(
-            n_items,
-            n_labels,
-            settings.initial,
-            order=order,
-            constraint=constraint,
-            rng=rng,
-            pinned=pinned,
-        )
-    D, _ = await fixed(start, await U(start))
-    flips = 0
-    steps: list[Step] = []
-    stopped = False
-    for n in range(1, settings.iterations + 1):
-        if stopped := stop():
-            break
-        T = temperature_after(flips, settings.T0, settings.T_min)
-        weights = item_weights(D[items], group_of, pinned if pinned is None else pinned[items])
-        if not weights.any():
-            break  # all are pinned
-        i = int(items[rng.choice(len(items), p=weights / weights.sum())])
-        asked = query_for(i, D, order, settings.layout, settings.max_demos)
-        yhat = int((await score([asked]))[0].argmax())
-        replaced: tuple[Change, ...] = ()
-        Delta, accepted = 0.0, True
-        if yhat != D[i]:
-            Dhat, replaced = await fixed(with_labels(D, {i: yhat}))
-            Delta = await U(Dhat) - await U(D)
-            if accepted := accepts(Delta, T, rng):
-                D = Dhat
-                flips += 1
-        steps.append(Step(n, T, settings.alpha, i, yhat, replaced, await U(D), Delta, accepted))
-        observe(steps[-1])
-    return AnnealResult(D, order, steps[-1].U if steps else await U(D), tuple(steps), stopped)
+    def temperature(self, n: int, flips: int) -> float:  # noqa: ARG002
+        """It falls with the proposals accepted so far."""
+        return temperature_after(flips, self._numbers.T0, self._numbers.T_min)
+
+    def accepts(self, Delta: float, T: float) -> bool:
+        """Whether a draw is under `exp(Delta / T)`, clamped at 1: one is made in any case."""
+        return self._rng.random() < math.exp(min(Delta / T, 0.0))
+
+    def tried(self, accepted: bool) -> None:
+        """Nothing follows from it."""
 
 
 async def fix(
     labels: IntArray,
-    n_labels: int,
-    constraint: Constraint,
+    problem: Problem,
     evaluate: Evaluate,
     *,
     M: int,
     rng: np.random.Generator,
-    pinned: IntArray | None = None,
     at_least: float = -math.inf,
 ) -> Fixed:
     """Resolve contradictions round by round; arguments and errors as of `consistency_fix`.
@@ -206,14 +190,14 @@ async def fix(
     D, U_D = labels, at_least
     changes: list[Change] = []
     for _ in range(M):
-        pairs = inconsistent_pairs(D, constraint)
+        pairs = inconsistent_pairs(D, problem.constraint)
         taken = False
         for place in rng.permutation(len(pairs)).tolist() if pairs else ():
             i, j = pairs[place]
             options = [
                 with_labels(D, {i: y_i, j: y_j})
-                for y_i, y_j in ways_out(constraint, D, i, j, n_labels)
-                if may_have(pinned, i, y_i) and may_have(pinned, j, y_j)
+                for y_i, y_j in ways_out(problem.constraint, D, i, j, problem.n_labels)
+                if problem.may_have(i, y_i) and problem.may_have(j, y_j)
             ]
             scored = [(await evaluate(option), option) for option in options]
             U_Dhat, Dhat = max(scored, key=lambda option: option[0], default=(-math.inf, D))
@@ -281,44 +265,3 @@ def mean_log_odds(log_probs: FloatArray, labels: IntArray) -> float:
 def temperature_after(flips: int, T0: float, T_min: float) -> float:
     """`T = max(T_min, T0 / (1 + 2 ln(1 + flips)))`, `flips` being the proposals accepted so far."""
     return max(T_min, T0 / (1 + 2 * math.log1p(flips)))
-
-
-def accepts(Delta: float, T: float, rng: np.random.Generator) -> bool:
-    """Whether a draw is under `exp(Delta / T)`, clamped at 1."""
-    return rng.random() < math.exp(min(Delta / T, 0.0))
-
-
-def batch_order(items: IntArray, constraint: Constraint, rng: np.random.Generator) -> IntArray:
-    """The items as the code lines them up: groups drawn at random, each whole, in its own order."""
-    units = in_units(items[rng.permutation(len(items))], constraint.groups)
-    return np.array([item for unit in units for item in sorted(unit)], dtype=np.int64)
-
-
-def first_of_batch(
-    n_items: int,
-    n_labels: int,
-    K: int,
-    *,
-    order: IntArray,
-    constraint: Constraint,
-    rng: np.random.Generator,
-    pinned: IntArray | None = None,
-) -> IntArray:
-    """Label the first `K` of a batch in its order, each label as often as the others (+-1).
-
-    A group that has one of them is taken whole, and can make them more than `K`. Where items are
-    pinned it is a `pinned_start`.
-
-    Returns:
-        Shape `[N]`, `UNLABELLED` for all others.
-    """
-    if pinned is not None:
-        return pinned_start(pinned, n_labels, K, rng=rng, constraint=constraint, among=order)
-    first: list[int] = []
-    for unit in in_units(order, constraint.groups):
-        if len(first) >= K:
-            break
-        first += unit
-    labels = np.full(n_items, UNLABELLED, dtype=np.int64)
-    labels[first] = rng.permutation(np.arange(len(first)) % n_labels)
-    return labels

@@ -1,0 +1,598 @@
+r"""The `fast` search: every item relabelled at once, sweep after sweep, from fold contexts.
+
+Algorithm 1 of the paper (arXiv 2506.10139) moves one label a step and reads the whole objective
+again. Here one sweep scores all `N` items in `F` shared contexts, `F * C + N` prompts' worth of
+tokens, and relabels them all:
+
+    for restart in 1..R:
+        D <- K0 random items, labels balanced (+ pins; whole groups)
+        for t = 1, 2, ..:
+            contexts: t = 1: one of all K0; else F folds, groups kept whole, C balanced demos
+                      from the 70% of largest margin (t = 2: 16)
+            s_t(i, y) <- log P(y | x_i, C_f) - log mean_j P(y | x_j, C_f);  S <- mean of the last M
+            b <- given prior | offset where each label's scores form a group of their own | 0
+            D <- argmax under the rule of S + b, pins fixed;   U <- mean_i s_t(i, y_i)
+            stop at max, or t >= min and (moved < 1% or coherent) and U no longer climbs
+            t <= 2: D <- labels sampled at T / 2^(t-1)
+        keep the restart of highest U; no further one if coherent
+    read part of a fold under all rotations of the label names -> in-context effect, word effect
+    coherent, and the words' share under 20%: up to 5 more sweeps averaged over the rotations
+    names the wrong way round (or the pins say so): permute, two more sweeps, test again
+    return the joint assignment
+
+The objective is the calibrated one (`calibration`): the paper's `P(D)` as a mean, with the
+context's label bias removed, so that labelling everything alike scores 0. As fold contexts stand
+for leave-one-out contexts, this is Algorithm 3 of the paper's Appendix G with in-context learning
+in the place of fine-tuning.
+
+Where a rule binds items, argmax gives a group the best labels that the rule allows (`assignment`),
+for sampled labels over the perturbed scores. First items are drawn in whole groups, and a group
+stands in one fold: no target reads the label of an item that gives its own away.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from icm_client.coherence.assignment import JointAssignment, prepared
+from icm_client.coherence.calibration import (
+    certainty,
+    coherence,
+    label_counts,
+    log_softmax,
+    pointwise_mutual_information,
+    utility_of,
+)
+from icm_client.coherence.contexts import (
+    ScoredFold,
+    draw_demos,
+    joined,
+    last_asked,
+    mean_of_scored,
+    score_folds,
+    split_folds,
+)
+from icm_client.coherence.initial_labels import balanced_start
+from icm_client.coherence.label_names import (
+    NameExchange,
+    by_class,
+    exchange_names_in_folds,
+    rotations,
+    with_names,
+)
+from icm_client.coherence.label_prior import PriorEstimate, estimate_prior
+from icm_client.coherence.problem import (
+    UNLABELLED,
+    Context,
+    Demo,
+    FloatArray,
+    IntArray,
+    Problem,
+    Score,
+)
+from icm_client.coherence.result import (
+    UNWATCHED,
+    RestartEnd,
+    SearchResult,
+    SweepRecord,
+    Watch,
+)
+from icm_client.errors import InputError
+
+MOST_ROTATIONS = 6
+"""Ways to name the demos that a context is read under at the end, whatever the number of labels."""
+
+ROTATED_MOVING = 0.05
+"""Share of the labels that may still move when the sweeps over all rotations end."""
+
+ROTATED_AVERAGED = 2
+"""Sweeps over all rotations whose scores are averaged; earlier labels followed the words more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSettings:
+    """The numbers of the search. docs/search.md has the figures that decided the defaults.
+
+    Attributes:
+        initial: `K` of the paper: items labelled at random to start from.
+        folds: `F`, parts that are scored in contexts of the other parts' demos.
+        demos: `C`, the most demos in a context.
+        second_demos: the most demos in the second sweep, whose labels come from one context of
+            random labels and are not worth more tokens yet.
+        keep: the share of a label's items, the most certain ones, that demos are drawn from.
+        averaged: `M`, the sweeps whose scores are averaged.
+        temperature: `T_1` in nats; halved each sweep, and 0 from `cold_after` sweeps on.
+        cold_after: sweeps after which labels are no longer sampled.
+        min_sweeps: sweeps before the search may stop.
+        max_sweeps: sweeps after which it stops anyway.
+        moving: the share of labels that may still move when the search stops.
+        climb: nats by which `U` must rise to count as climbing.
+        ripe: the share of the present coherence that all averaged sweeps must have, those with
+            sampled labels left out, before a coherent search stops.
+        restarts: `R`, the most searches from new random starts.
+        coherent: the share of the labels' entropy that `U` must reach for the search to be
+            content: it then stops although labels still move, and makes no further restart.
+        all_names: the most sweeps over all rotations of the label names with which a coherent
+            search ends where the words say little, its last plain one among them. 0 disables it.
+        renamed: further sweeps of a coherent search whose names were exchanged, where there were
+            none over all rotations. 0 disables it.
+    """
+
+    initial: int = 8
+    folds: int = 2
+    demos: int = 64
+    second_demos: int = 16
+    keep: float = 0.7
+    averaged: int = 5
+    temperature: float = 0.5
+    cold_after: int = 2
+    min_sweeps: int = 5
+    max_sweeps: int = 10
+    moving: float = 0.01
+    climb: float = 0.04
+    ripe: float = 0.6
+    restarts: int = 2
+    coherent: float = 0.25
+    all_names: int = 5
+    renamed: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no search can work with; raises `InputError`."""
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0 < self.keep <= 1:
+            raise InputError(f"keep must be over 0 and at most 1, not {self.keep}")
+
+
+_LEAST = {
+    "initial": 1,
+    "folds": 2,
+    "demos": 2,
+    "second_demos": 2,
+    "averaged": 1,
+    "min_sweeps": 2,  # the first leaves the items that it starts from without a score
+    "max_sweeps": 2,
+    "restarts": 1,
+    "all_names": 0,
+    "renamed": 0,
+}
+
+
+async def search(
+    problem: Problem,
+    score: Score,
+    *,
+    settings: SweepSettings,
+    rng: np.random.Generator,
+    watch: Watch = UNWATCHED,
+) -> SearchResult:
+    """Find the labels of highest calibrated `U`.
+
+    Args:
+        problem: at least 2 items. First labels make it one start, from them.
+        score: the only I/O.
+        settings: the search's own numbers.
+        rng: the only source of chance; the result is a function of it, the settings and the scores.
+        watch: follows each sweep. Its `stop` is asked after each sweep but the first, which scores
+            no item that it starts from; the search then ends as it does when it settles: names are
+            still exchanged, which takes a fold's scores.
+
+    Raises:
+        InputError: the rule allows a group no labels, or forbids the pins. Nothing was asked yet.
+        EndpointError, ScoreError: whatever `score` raises.
+    """
+    problem, assign = prepared(problem)
+    given = problem.pinned if problem.start is None else problem.start
+    if given is not None and (given != UNLABELLED).sum() > settings.initial:
+        settings = replace(settings, second_demos=settings.demos)  # worth a sweep like any other
+    return await _Search(problem, score, settings, watch, assign).run(rng)
+
+
+@dataclass(frozen=True, slots=True)
+class _Restart:
+    """Where a restart stands after its last sweep.
+
+    Attributes:
+        number: of the restart, from 0.
+        labels: shape `[N]`.
+        averaged: shape `[N, K]`, nats: `S`, the mean of the last sweeps' scores.
+        sweep_scores: shape `[M, N, K]`, nats: those of them whose demos' labels were not sampled.
+        label_mass: shape `[N]`, a mean over the same sweeps.
+        utility: `U`, nats an item.
+        prior: what was added to `S` as `b`.
+        folds: of the last sweep.
+        stopped: whether `Watch.stop` ended it.
+    """
+
+    number: int
+    labels: IntArray
+    averaged: FloatArray
+    sweep_scores: FloatArray
+    label_mass: FloatArray
+    utility: float
+    prior: PriorEstimate
+    folds: list[ScoredFold]
+    stopped: bool
+
+
+class _Search:
+    def __init__(
+        self,
+        problem: Problem,
+        score: Score,
+        settings: SweepSettings,
+        watch: Watch,
+        assign: JointAssignment,
+    ) -> None:
+        self._problem, self._score, self._settings = problem, score, settings
+        self._watch, self._assign = watch, assign
+        self._history: list[SweepRecord] = []
+
+    async def run(self, rng: np.random.Generator) -> SearchResult:
+        """All restarts, the naming of the classes, and the labels."""
+        problem, settings = self._problem, self._settings
+        best: _Restart | None = None
+        ends: list[RestartEnd] = []
+        starts = settings.restarts if problem.start is None else 1
+        for number, chance in enumerate(rng.spawn(starts)):
+            found = await self._sweeps(self._begun(number, chance), chance)
+            ends.append(RestartEnd(found.labels, found.utility, self._coherence(found)))
+            if best is None or found.utility > best.utility:
+                best = found
+            coherent = ends[best.number].coherence >= settings.coherent
+            stopped = found.stopped or (not coherent and number + 1 < starts and self._watch.stop())
+            if coherent or stopped:
+                break
+        assert best is not None  # noqa: S101 - restarts >= 1
+        best, exchange, exchanged = await self._named(best, rng, coherent and not stopped)
+        prior = best.prior
+        if problem.n_labels > 2:  # noqa: PLR2004
+            prior = estimate_prior(best.averaged, problem.prior)
+        decided = best.averaged + prior.offsets
+        # Again, for the groups that are too large to be decided jointly.
+        labels, by_confidence = self._assign(problem.hold_pins(decided))
+        labels = problem.reported(labels, decided)
+        return SearchResult(
+            labels=labels,
+            log_probs=log_softmax(decided),
+            utility=best.utility,
+            coherence=coherence(best.utility, label_counts(labels, problem.n_labels)),
+            restart=best.number,
+            prior=prior,
+            exchange=exchange,
+            history=tuple(self._history),
+            by_confidence=by_confidence,
+            exchanged=exchanged,
+            stopped=stopped or best.stopped,
+            restarts=tuple(ends),
+            label_mass=best.label_mass,
+            sweep_scores=best.sweep_scores,
+            last_asked=last_asked(best.folds[0].context, best.folds[0].targets),
+        )
+
+    def _begun(self, number: int, rng: np.random.Generator) -> _Restart:
+        """A restart before its first sweep."""
+        problem = self._problem
+        labels = problem.start
+        if labels is None:  # at most half of the items, so that some are left to score
+            few = max(1, min(self._settings.initial, problem.n_items // 2))
+            labels = balanced_start(problem, few, rng)
+        labels = np.where(np.isin(np.arange(problem.n_items), problem.left_out), UNLABELLED, labels)
+        nothing = np.full((problem.n_items, problem.n_labels), np.nan)
+        prior = PriorEstimate(np.zeros(problem.n_labels), "even")
+        return _Restart(number, labels, nothing, nothing[:0], nothing[:, 0], 0.0, prior, [], False)
+
+    async def _sweeps(
+        self, at: _Restart, rng: np.random.Generator, renamed_at: int | None = None
+    ) -> _Restart:
+        """Sweep until the labels settle and `U` no longer climbs.
+
+        With `renamed_at`, the number of the next sweep, it goes on from labels that have new names,
+        by as many sweeps as `settings.renamed`.
+        """
+        settings, shape = self._settings, at.averaged.shape
+        sweep = renamed_at or 0
+        if renamed_at is not None:
+            last = sweep + settings.renamed
+            settings = replace(
+                settings,
+                averaged=settings.renamed,
+                cold_after=0,
+                min_sweeps=last,
+                max_sweeps=last,
+            )
+        labels, averaged, prior = at.labels, at.averaged, at.prior
+        window: deque[FloatArray] = deque(maxlen=settings.averaged)
+        # Those whose demos' labels were not sampled: what the scores themselves vary by.
+        cold: deque[FloatArray] = deque(maxlen=settings.averaged)
+        masses: deque[FloatArray] = deque(maxlen=settings.averaged)
+        shares: deque[float] = deque(maxlen=settings.averaged)
+        highest = -np.inf
+        while True:
+            folds = await self._read(sweep, labels, averaged, rng)
+            scores, mass = joined(folds, shape)
+            window.append(scores)
+            averaged = mean_of_scored(window)
+            before = labels
+            labels, prior = self._relabelled(averaged, prior)
+            utility = utility_of(scores, labels)
+            record = self._record(
+                at.number, sweep, utility, labels, before, renamed=renamed_at is not None
+            )
+            if sweep >= settings.cold_after:
+                shares.append(record.coherence)
+                cold.append(scores)
+                masses.append(mass)
+            coherent = record.coherence >= settings.coherent
+            # What is averaged still holds scores from demos whose labels were worth much less.
+            unripe = coherent and (
+                min(shares, default=record.coherence) < settings.ripe * record.coherence
+            )
+            climbs = utility > highest + settings.climb or unripe
+            highest = max(highest, utility)
+            sweep += 1
+            settled = record.moved < settings.moving * len(labels) or coherent
+            over = sweep >= settings.max_sweeps or (
+                sweep >= settings.min_sweeps and settled and not climbs
+            )
+            if over or (sweep > 1 and self._watch.stop()):
+                return _Restart(
+                    at.number,
+                    labels,
+                    averaged,
+                    np.stack(cold) if cold else np.empty((0, *shape)),
+                    mean_of_scored(masses or [mass]),
+                    utility,
+                    prior,
+                    folds,
+                    stopped=not over,
+                )
+            if sweep <= settings.cold_after:
+                temperature = settings.temperature / 2 ** (sweep - 1)
+                labels = self._sampled(averaged + prior.offsets, temperature, rng)
+
+    async def _read(
+        self, sweep: int, labels: IntArray, averaged: FloatArray, rng: np.random.Generator
+    ) -> list[ScoredFold]:
+        """Score every item, given demos of other folds."""
+        contexts = fold_contexts(
+            sweep, labels, averaged, self._problem, settings=self._settings, rng=rng
+        )
+        return await score_folds(contexts, self._score)
+
+    def _relabelled(
+        self, averaged: FloatArray, before: PriorEstimate
+    ) -> tuple[IntArray, PriorEstimate]:
+        """The best labels that the rule allows, pins kept."""
+        grouped = before.source == "mixture"
+        prior = estimate_prior(averaged, self._problem.prior, grouped_before=grouped, settled=False)
+        return self._assign(self._problem.hold_pins(averaged + prior.offsets)).labels, prior
+
+    def _sampled(
+        self, decided: FloatArray, temperature: float, rng: np.random.Generator
+    ) -> IntArray:
+        """Labels `[N]` drawn from `softmax(decided / temperature)`, by the rule, pins kept."""
+        perturbed = decided / temperature + rng.gumbel(size=decided.shape)
+        return self._assign(self._problem.hold_pins(perturbed)).labels
+
+    async def _named(
+        self, found: _Restart, rng: np.random.Generator, coherent: bool
+    ) -> tuple[_Restart, NameExchange, bool]:
+        """Ask which names are meant; sweep on where the words say little, or names are exchanged.
+
+        Scores given the wrong names hold what the words say against them, so only sweeps with the
+        right names decide.
+
+        Args:
+            found: the best restart.
+            rng: draws folds and demos.
+            coherent: whether the search has found what it looked for; otherwise it sweeps no more.
+
+        Returns:
+            The restart with the names that it ends with; what the words say of the names that it
+            had found, or, where they leave open some of those that it ends with, of these; and
+            whether names were exchanged.
+        """
+        problem, settings = self._problem, self._settings
+        sweep = sum(record.restart == found.number for record in self._history)
+        exchange = await exchange_names_in_folds(found.folds, found.labels, self._score)
+        goes_on = coherent and not found.stopped
+        rotated = goes_on and settings.all_names > 0 and exchange.all_weak
+        if rotated:
+            found = await self._rotated_sweeps(found, sweep, rng)
+            exchange = await exchange_names_in_folds(found.folds, found.labels, self._score)
+        reported, exchanged = exchange, False
+        for _ in range(problem.n_labels):
+            if not exchange.turns(found.averaged, problem):
+                break
+            exchanged = True
+            averaged = exchange.renamed(found.averaged)
+            labels, prior = self._relabelled(averaged, found.prior)
+            found = replace(
+                found,
+                labels=labels,
+                averaged=averaged,
+                sweep_scores=exchange.renamed(found.sweep_scores),
+                # Over all rotations classes are as coherent whatever they are called.
+                utility=found.utility if rotated else exchange.exchanged_utility,
+                prior=prior,
+            )
+            if goes_on and not rotated and settings.renamed:
+                if self._watch.stop():
+                    found = replace(found, stopped=True)
+                else:
+                    found = await self._sweeps(found, rng, renamed_at=sweep)
+            if problem.n_labels == 2 or not goes_on or found.stopped:  # noqa: PLR2004
+                break
+            # Of several labels others may still have the wrong names, or names that are ambiguous.
+            if self._watch.stop():
+                found = replace(found, stopped=True)
+                break
+            folds = await self._read(sweep, found.labels, found.averaged, rng)
+            found = replace(found, folds=folds)
+            exchange = await exchange_names_in_folds(folds, found.labels, self._score)
+            if exchange.ambiguous:
+                reported = exchange
+        return found, reported, exchanged
+
+    async def _rotated_sweeps(
+        self, found: _Restart, sweep: int, rng: np.random.Generator
+    ) -> _Restart:
+        """Sweep on with every context read under the rotations of its label names.
+
+            s_t(i, y) <- mean_r s(i, y + r; C_f with label k renamed k + r)        modulo K
+
+        Where the label words hardly say which class is which, their effect on a row is little more
+        than noise, and labels may follow it more than the demos. It is then the same for all
+        classes (of more labels than `MOST_ROTATIONS` little of it is left).
+
+        Noise of the contexts that decided may look like an effect of the demos. So labels are
+        judged by `U` in the next sweep's contexts, which had no say in them. The sweeps end when
+        labels hardly move and `U` no longer climbs, or where it says that nothing is taught.
+
+        Args:
+            found: where the search has settled. Its last sweep is read under the rotations too.
+            sweep: the number of the next sweep; at most `settings.all_names` in all.
+            rng: draws folds and demos.
+
+        Returns:
+            Labels and scores of these sweeps alone. `folds` and `utility` are of a sweep that had
+            no say in the labels, where there was one.
+        """
+        settings, shape = self._settings, found.averaged.shape
+        taught = await self._taught(found.folds, shape)
+        window = deque([taught], maxlen=ROTATED_AVERAGED)
+        before = found.labels
+        found = self._joined(found, window)
+        found = replace(found, utility=_utility_of_taught(taught, found.labels))
+        highest, last = 0.0, sweep + settings.all_names - 2  # U is 0 where nothing is taught
+        for number in range(sweep, last + 1):
+            moved = (found.labels != before).sum()
+            if self._watch.stop():
+                return replace(found, stopped=True)
+            folds = await self._read(number, found.labels, found.averaged, rng)
+            taught = await self._taught(folds, shape)
+            before, utility = found.labels, _utility_of_taught(taught, found.labels)
+            found = replace(found, folds=folds, utility=utility)
+            settled = moved < ROTATED_MOVING * len(before) and utility <= highest + settings.climb
+            over = settled or utility <= settings.climb or number == last
+            if not over:
+                window.append(taught)
+                found = self._joined(found, window)
+            self._record(found.number, number, utility, found.labels, before)
+            if over:
+                break
+            highest = max(highest, utility)
+        return found
+
+    def _joined(self, found: _Restart, window: Iterable[FloatArray]) -> _Restart:
+        """The labels by the mean of these sweeps over all rotations."""
+        scores = list(window)
+        averaged = mean_of_scored(scores)
+        labels, prior = self._relabelled(averaged, found.prior)
+        return replace(
+            found,
+            labels=labels,
+            averaged=averaged,
+            sweep_scores=np.stack(scores),
+            label_mass=joined(found.folds, averaged.shape)[1],
+            prior=prior,
+        )
+
+    async def _taught(self, folds: list[ScoredFold], shape: tuple[int, int]) -> FloatArray:
+        """The in-context effect of the folds' demos, by class: `[N, K]`, nats."""
+        read = [joined(folds, shape)[0]]
+        for names in rotations(shape[1])[: MOST_ROTATIONS - 1]:
+            contexts = [(with_names(fold.context, names), fold.targets) for fold in folds]
+            read.append(joined(await score_folds(contexts, self._score), shape)[0])
+        return by_class(read)
+
+    def _coherence(self, found: _Restart) -> float:
+        return coherence(found.utility, label_counts(found.labels, self._problem.n_labels))
+
+    def _record(
+        self,
+        restart: int,
+        sweep: int,
+        utility: float,
+        labels: IntArray,
+        before: IntArray,
+        *,
+        renamed: bool = False,
+    ) -> SweepRecord:
+        """Report a sweep that has made these labels of those before, both shape `[N]`."""
+        counts = label_counts(labels, self._problem.n_labels)
+        record = SweepRecord(
+            restart,
+            sweep,
+            utility,
+            coherence(utility, counts),
+            counts,
+            int((labels != before).sum()),
+            labels=labels,
+            renamed=renamed,
+        )
+        self._history.append(record)
+        self._watch.observe(record)
+        return record
+
+
+def _utility_of_taught(taught: FloatArray, labels: IntArray) -> float:
+    """Calibrated `U` of a model that says of an item what the demos teach, nats an item."""
+    return utility_of(pointwise_mutual_information(log_softmax(taught)), labels)
+
+
+def fold_contexts(
+    sweep: int,
+    labels: IntArray,
+    averaged: FloatArray,
+    problem: Problem,
+    *,
+    settings: SweepSettings,
+    rng: np.random.Generator,
+) -> list[tuple[Context, IntArray]]:
+    """Each fold's context and targets; groups stand in one fold.
+
+    Demos are drawn from the most certain items, of which pinned ones are the first.
+
+    The first sweep has one context of all first labels where they are at most
+    `settings.initial`; more of them are drawn from for folds, as in all other sweeps.
+
+    Args:
+        sweep: its number, from 0.
+        labels: shape `[N]`, from which demos are drawn.
+        averaged: shape `[N, K]`, nats: how certain they are.
+        problem: its rule's groups and its pins.
+        settings: how many demos, folds and first labels.
+        rng: draws folds and demos.
+    """
+    groups, everything = problem.constraint.groups, np.arange(problem.n_items)
+    if sweep == 0:
+        first = np.flatnonzero(labels != UNLABELLED)
+        there = set(first.tolist())
+        related = [item for group in groups if not there.isdisjoint(group) for item in group]
+        targets = np.setdiff1d(everything, np.concatenate([first, np.array(related, np.int64)]))
+        if len(first) <= settings.initial and len(targets):
+            shown = rng.permutation(first)
+            return [(tuple(Demo(int(i), int(labels[i])) for i in shown), targets)]
+    # Nothing is known of how certain first labels are: in the first sweep all are drawn from.
+    keep = settings.keep if sweep else 1.0
+    certain = certainty(averaged, problem.pinned)
+    return [
+        (
+            draw_demos(
+                labels,
+                np.setdiff1d(everything, targets),
+                certain,
+                size=settings.second_demos if sweep == 1 else settings.demos,
+                keep=keep,
+                n_labels=problem.n_labels,
+                rng=rng,
+            ),
+            targets,
+        )
+        for targets in split_folds(problem.n_items, settings.folds, rng, groups)
+    ]
