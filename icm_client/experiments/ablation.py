@@ -19,7 +19,7 @@ from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.initial_labels import Start
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
-from icm_client.data.json_text import write_json
+from icm_client.data.values import write_json
 from icm_client.endpoints import Endpoint
 from icm_client.errors import IcmError, InputError, RunError
 from icm_client.experiments.comparison import FATAL, Record, counted, csv_of, rounded

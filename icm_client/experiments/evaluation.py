@@ -15,6 +15,7 @@ import numpy as np
 from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.problem import IntArray
 from icm_client.data.job import Job
+from icm_client.data.rows import only
 from icm_client.errors import InputError
 from icm_client.experiments.baselines import (
     HumanLabels,
@@ -22,7 +23,6 @@ from icm_client.experiments.baselines import (
     longer_wins,
     read_human_labels,
 )
-from icm_client.runs.failures import only
 from icm_client.runs.presets import Settings, preset_of
 
 Kind = Literal[

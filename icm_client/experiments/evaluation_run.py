@@ -16,6 +16,7 @@ import numpy as np
 from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.problem import UNLABELLED, BoolArray, IntArray
 from icm_client.data import Task
+from icm_client.data.rows import only
 from icm_client.endpoints import Endpoint
 from icm_client.errors import IcmError, InputError
 from icm_client.experiments.baselines import (
@@ -42,7 +43,6 @@ from icm_client.experiments.evaluation import (
 )
 from icm_client.experiments.evaluation_results import Moment, OnMoment, Outcome
 from icm_client.experiments.finetuned import Lesson, train_and_test
-from icm_client.runs.failures import only
 from icm_client.runs.label import label
 from icm_client.runs.presets import Settings, fitted_job, fitted_notice
 from icm_client.runs.progress import Progress

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from icm_client.errors import SetupError
 from icm_client.experiments.ablation import Compared
 from icm_client.experiments.evaluation import TAUGHT_BY, Kind
 from icm_client.experiments.evaluation_results import Result
+from icm_client.report.run_figures import matplotlib_style, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,18 +25,6 @@ _TITLES = {
     "init": "first labels",
     "preset": "preset",
 }
-
-
-def require_matplotlib() -> None:
-    """Do nothing if pictures can be drawn.
-
-    Raises:
-        SetupError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401, PLC0415 - an optional extra, and slow to load
-    except ImportError:
-        raise SetupError("pictures need matplotlib: pip install 'icm-client[report]'") from None
 
 
 def draw_ablations(compared: Sequence[Compared], paths: Sequence[Path], title: str) -> None:
@@ -54,10 +42,6 @@ def draw_ablations(compared: Sequence[Compared], paths: Sequence[Path], title: s
         SetupError: matplotlib is not installed.
         OSError: a file cannot be written.
     """
-    require_matplotlib()
-    import matplotlib as mpl  # noqa: PLC0415 - an optional extra, and slow to load
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     figures: list[Literal["accuracy", "coherence"]] = ["accuracy", "coherence"]
     if not any(one.values("accuracy") for one in compared):
         figures.remove("accuracy")
@@ -68,8 +52,9 @@ def draw_ablations(compared: Sequence[Compared], paths: Sequence[Path], title: s
         name: min([0.0, *(v for one in compared for v in one.values(name))]) for name in figures
     }
     heights = [len(group) + 1.5 for group in groups.values()]
-    # Fixed names within the SVG and no date: the same figures are the same file.
-    with mpl.rc_context({"svg.hashsalt": "icm-client", "svg.fonttype": "none", "font.size": 9}):
+    with matplotlib_style(**{"font.size": 9}):
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an optional extra, and slow to load
+
         figure = Figure(
             figsize=(2.2 + 3.4 * len(figures), 1.0 + _INCHES_A_LINE * sum(heights)),
             layout="constrained",
@@ -93,8 +78,7 @@ def draw_ablations(compared: Sequence[Compared], paths: Sequence[Path], title: s
                 if line == len(groups) - 1:
                     axes.set_xlabel(name)
         for path in paths:
-            dated = {".svg": {"Date": None}, ".png": {"Software": None}}
-            figure.savefig(path, metadata=dated.get(path.suffix), dpi=150)
+            save_figure(figure, path, dpi=150)
 
 
 def _draw(axes: "Axes", group: Sequence[Compared], name: Literal["accuracy", "coherence"]) -> None:
@@ -157,13 +141,10 @@ def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) 
         SetupError: matplotlib is not installed.
         OSError: a file cannot be written.
     """
-    require_matplotlib()
-    import matplotlib as mpl  # noqa: PLC0415 - an optional extra, and slow to load
-    from matplotlib.figure import Figure  # noqa: PLC0415
-    from matplotlib.patches import Patch  # noqa: PLC0415
+    with matplotlib_style(**{"font.size": 9}):
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an optional extra, and slow to load
+        from matplotlib.patches import Patch  # noqa: PLC0415
 
-    # Fixed names within the SVG and no date: the same figures are the same file.
-    with mpl.rc_context({"svg.hashsalt": "icm-client", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(6.6, 1.5 + _INCHES_A_BAR * len(found)), layout="constrained")
         axes = figure.subplots()
         for place, one in enumerate(found):
@@ -220,8 +201,7 @@ def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) 
             fontsize=8,
         )
         for path in paths:
-            dated = {".svg": {"Date": None}, ".png": {"Software": None}}
-            figure.savefig(path, metadata=dated.get(path.suffix), dpi=150)
+            save_figure(figure, path, dpi=150)
 
 
 def _source(kind: Kind) -> Source:

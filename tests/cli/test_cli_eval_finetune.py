@@ -18,7 +18,7 @@ from icm_client.errors import SetupError
 from icm_client.runs.trainer import Example
 from icm_client.testing import PlantedConcept, PlantedTrainer
 from icm_client.testing.finetuning import FineTuningServer
-from icm_client.training.submission import ServedSettings
+from icm_client.training.served_job import ServedSettings
 
 WORDS = ("negative", "positive")
 TASK = Task(template="Review: {text}\nSentiment:", labels=WORDS)
@@ -177,7 +177,7 @@ class Quick(ServedSettings):
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FineTuningServer]:
     """A fine-tuning API whose jobs are asked after without a wait."""
-    monkeypatch.setattr("icm_client.training.submission.ServedSettings", Quick)
+    monkeypatch.setattr("icm_client.training.served_job.ServedSettings", Quick)
     server = FineTuningServer(concept(), learnt)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(server):
         yield server

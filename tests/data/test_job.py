@@ -111,7 +111,7 @@ def test_a_text_compared_with_itself_is_warned_about() -> None:
 def test_rows_that_hold_both_orders_already_are_warned_about() -> None:
     rows = [*COMPARISONS, {"q": "sum", "one": "5", "two": "4"}]
     (said, _) = Job.prepare(rows, PAIRS).notices
-    assert said.startswith("2 rows say the same as an earlier row")
+    assert said.startswith("2 rows have the same prompt as an earlier row")
 
 
 @pytest.mark.parametrize(

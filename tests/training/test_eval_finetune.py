@@ -39,15 +39,15 @@ def test_real_models_are_trained_tested_and_found_again(
     ]
     ended = CliRunner().invoke(cli, command)
     assert ended.exit_code == 0, ended.exception
-    told = orjson.loads(ended.stdout)
-    accuracy = {one["method"]: one["accuracy"] for one in told["methods"]}
+    printed = orjson.loads(ended.stdout)
+    accuracy = {one["method"]: one["accuracy"] for one in printed["methods"]}
     assert accuracy["finetuned-golden"] > 0.9
     assert accuracy["finetuned-icm-fast"] > 0.9
     assert accuracy["finetuned-random"] < 0.8
-    for one in told["methods"]:
+    for one in printed["methods"]:
         assert one["training_seconds"] > 0
         assert Path(one["by_seed"][0]["model"]).is_dir()
     again = orjson.loads(CliRunner().invoke(cli, command).stdout)
-    for before, after in zip(told["methods"], again["methods"], strict=True):
+    for before, after in zip(printed["methods"], again["methods"], strict=True):
         assert after["by_seed"] == before["by_seed"]
         assert after["requests"] == 0

@@ -28,7 +28,7 @@ def reach(moment):
     print(moment, flush=True)
     passed += 1
 
-def around(owner, name, told):
+def around(owner, name, kind):
     work = getattr(owner, name)
     def noted(self, stage, **facts):
         reach(f"before {stage}")
@@ -39,7 +39,7 @@ def around(owner, name, told):
         found = await work(self, path, *arguments, **options)
         reach(f"after {name} {path.partition('?')[0]}")
         return found
-    setattr(owner, name, noted if told == "state" else asked)
+    setattr(owner, name, noted if kind == "state" else asked)
 
 around(StateFile, "note", "state")
 around(Transport, "get", "request")

@@ -1,4 +1,4 @@
-"""What the pages on exports and on services show runs."""
+"""The Python code of the pages on exports and on services runs."""
 
 import ast
 import inspect
