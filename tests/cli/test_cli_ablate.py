@@ -20,14 +20,6 @@ TASK = Task(template="Review: {text}\nSentiment:", labels=WORDS)
 CHEAP = ("--steps", "3", "--initial", "4", "--seeds", "2")
 
 
-@pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """20 rows with gold, and a task beside them."""
@@ -82,6 +74,7 @@ def test_rows_steps_and_seeds_keep_it_affordable(rows: Path) -> None:
     assert told["runs"] == 10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("endpoint")
 def test_table_and_picture_are_written_and_each_run_is_told(rows: Path) -> None:
     ended = ablate(rows, "--out", "out", "--only", "preset,init", *CHEAP)
@@ -102,6 +95,7 @@ def test_table_and_picture_are_written_and_each_run_is_told(rows: Path) -> None:
         assert said in ended.stdout
 
 
+@pytest.mark.slow
 def test_the_same_command_again_asks_nothing(rows: Path, endpoint: PlantedConcept) -> None:
     first = ablate(rows, "--out", "out", "--only", "preset", "--json", *CHEAP)
     asked = endpoint.usage.requests

@@ -19,14 +19,6 @@ TASK = Task(template="Review: {text}\nSentiment:", labels=WORDS)
 FILES = ["out/eval.json", "out/eval.csv", "out/eval.svg", "out/eval.png"]
 
 
-@pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-
-
 def label_of(number: int) -> int:
     return number * 7 % 5 % 2
 

@@ -27,14 +27,6 @@ PLANTED = {TASK.template.replace("{text}", f"words of row {i}"): i * 7 % 5 % 2 f
 FINETUNE = ("--finetune", "--human", "ratings", "--seeds", "0")
 
 
-@pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     lines = [
@@ -191,6 +183,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FineTuningServer]:
         yield server
 
 
+@pytest.mark.slow
 def test_a_service_trains_what_it_serves(rows: Path, service: FineTuningServer) -> None:
     command = (rows, *FINETUNE, "--trainer", "served", "-e", service.url, "-m", service.base)
     ended = evaluate(*command, "--json")

@@ -23,11 +23,7 @@ def classes(n_rows: int) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "task.toml").write_text(
         'template = "Review: {text}\\nSentiment:"\nlabels = ["positive", "negative"]\n'
         'gold = "gold"\n',

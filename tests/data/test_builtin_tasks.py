@@ -201,15 +201,12 @@ def test_the_pages_own_tasks_are_tasks(tmp_path: Path) -> None:
     assert kinds == ["mutual-exclusion", "asymmetry"]
 
 
-def test_the_pages_python_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_pages_python_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "TruthfulQA.csv").write_text(
         "Question,Best Answer,Correct Answers,Incorrect Answers\n"
         "What is ice?,Water,Water; Solid water,Glass\n",
         "utf-8",
     )
-    monkeypatch.chdir(tmp_path)
     (code,) = blocks("python")
     exec(compile(code, "tasks.md", "exec"), {})  # noqa: S102 - our own documentation
     assert capsys.readouterr().out.splitlines()[-2:] == [

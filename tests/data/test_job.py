@@ -230,10 +230,8 @@ def test_gold_changes_nothing_that_the_search_gets(
     constraint: Mapping[str, object] | None,
     how: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "own_rule_for_poison.py").write_text(OWN_RULE)
-    monkeypatch.chdir(tmp_path)
     task, rows = claim_task(constraint), claims()
     other = poisoned(rows, how)
     assert other != rows

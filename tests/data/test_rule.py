@@ -206,10 +206,7 @@ def test_rows_that_hold_both_orders_are_paired_by_group() -> None:
         ("ababb", "rows.jsonl:2: 3 rows (lines 2, 5 and 6) have 'b' in 'p'; asymmetry needs"),
     ],
 )
-def test_a_group_that_is_no_pair_is_named_with_its_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: str, said: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_group_that_is_no_pair_is_named_with_its_lines(pairs: str, said: str) -> None:
     lines = [f'{{"text": "x", "p": "{pair}"}}\n' for pair in pairs]
     lines.insert(2, "\n")
     Path("rows.jsonl").write_text("".join(lines))
@@ -343,10 +340,9 @@ def test_each_of_several_kinds_has_the_fields_that_it_takes() -> None:
 
 
 @pytest.fixture
-def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterable[tuple[Path, str]]:
+def rules(tmp_path: Path) -> Iterable[tuple[Path, str]]:
     """A module's file in the current folder, and the module's name."""
     name = f"rules_{next(_numbers)}"
-    monkeypatch.chdir(tmp_path)
     yield tmp_path / f"{name}.py", name
     sys.modules.pop(name, None)
 

@@ -419,10 +419,7 @@ def test_the_task_beside_the_data(tmp_path: Path) -> None:
     assert find_beside(data) == tmp_path / "reviews.task.toml"
 
 
-def test_the_task_beside_data_in_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_task_beside_data_in_the_current_folder(tmp_path: Path) -> None:
     (tmp_path / "task.toml").touch()
     beside = find_beside("reviews.csv")
     assert beside is not None

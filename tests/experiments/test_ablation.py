@@ -356,6 +356,7 @@ def test_ablations_are_named_for_options() -> None:
     assert ABLATIONS == ("constraint", "initial", "alpha", "init", "preset")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [SHORT, OfficialSettings(iterations=4), SweepSettings()])
 @pytest.mark.parametrize("job", [job_of(), paired()], ids=["rows", "groups"])
 async def test_every_variant_of_every_preset_runs(job: Job, base: Settings, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.mark.usefixtures("embedded_model")
 async def test_every_method_on_movie_reviews_and_a_replay_without_a_server(tmp_path: Path) -> None:
     rows = only(read_rows(EXAMPLE / "movie_reviews.jsonl", gold="label"), range(48))
     plan = plan_evaluation(

@@ -11,6 +11,7 @@ from icm_client.experiments.salience import salience
 MOVIES = Path(__file__).parents[2] / "examples" / "movie_reviews"
 
 
+@pytest.mark.usefixtures("embedded_model")
 async def test_movie_reviews_are_likely_and_asked_once(tmp_path: Path) -> None:
     store = tmp_path / "scores.sqlite3"
     rows = read_rows(MOVIES / "movie_reviews.jsonl")

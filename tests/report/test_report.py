@@ -187,6 +187,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_many_long_rows_leave_a_page_that_a_browser_opens(tmp_path: Path) -> None:
     rows = [{"text": f"{i} {'word ' * 2000}"} for i in range(10_000)]
     run = write_run(tmp_path, rows)
@@ -206,12 +207,9 @@ def test_what_stands_in_the_way_is_said(tmp_path: Path) -> None:
         write_report(read_run(run.name, tmp_path), tmp_path / "x.html")
 
 
-def test_the_page_s_example_writes_a_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_s_example_writes_a_report(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "report.md").read_text("utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    monkeypatch.chdir(tmp_path)
     name = write_run(tmp_path / "runs", reviews(6)).name
     names: dict[str, Any] = {}
     exec(code, names)  # noqa: S102 - our own documentation

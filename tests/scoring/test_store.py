@@ -122,6 +122,7 @@ def test_threads_that_make_and_fill_one_file(path: Path) -> None:
         assert store.get_many("f", READS[:400]) == [table_answer(read) for read in READS[:400]]
 
 
+@pytest.mark.slow
 def test_processes_that_make_and_fill_one_file(path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"

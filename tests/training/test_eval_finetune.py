@@ -11,6 +11,8 @@ import icm_client.runs.server
 from icm_client.cli.main import cli
 from icm_client.testing import PlantedConcept
 
+pytestmark = pytest.mark.slow
+
 LABELS = ("negative", "positive")
 
 
@@ -29,8 +31,6 @@ def test_real_models_are_trained_tested_and_found_again(
     planted = {one.prompt: LABELS.index(one.label.strip()) for one in examples}
     concept = PlantedConcept(planted, tuple(f" {word}" for word in LABELS), meaning=2.0)
     monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", lambda: concept)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("ICM_ENDPOINT", raising=False)
     model = make_tiny_model(tmp_path / "tiny")
     command = [
         *("eval", str(tmp_path / "rows.jsonl"), "--gold", "gold", "--seeds", "0", "--test", "12"),

@@ -15,8 +15,7 @@ from icm_client.record.archive import Run
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.chdir(tmp_path)
+def run(tmp_path: Path) -> Run:
     return reviews_run(tmp_path)
 
 

@@ -15,6 +15,8 @@ from icm_client.cli.main import cli
 from icm_client.data import LabelledRow, Row, Task, write_labels
 from icm_client.training.run_labels import examples_of, read_labels
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TASK = Task(
     template="Review: the {text}\nSentiment:", labels=("positive", "negative"), gold="label"
@@ -24,14 +26,6 @@ PAIRS = Task(
     labels=("positive", "negative"),
     exchange=("one", "two"),
 )
-
-
-@pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from icm_client.errors import TrainingError
 from icm_client.runs.trainer import Example
 from icm_client.training.label_loss import IGNORED, collate, encode, summed_loss
 
+pytestmark = pytest.mark.slow
+
 BOS = 1
 
 

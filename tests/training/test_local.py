@@ -24,6 +24,8 @@ from icm_client.training import base_model, local
 from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import LocalSettings, rate_for
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = tiny_examples()
 SETTINGS = LocalSettings(epochs=4, rate=1e-2, batch=8)
 STEPS = 24

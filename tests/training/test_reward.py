@@ -162,6 +162,7 @@ anyio.run(main)
 """
 
 
+@pytest.mark.slow
 async def test_killed_while_scoring_it_continues_from_there(tmp_path: Path) -> None:
     plan = plan_of()
     undisturbed = await ran(plan, tmp_path / "whole")
@@ -373,8 +374,6 @@ async def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "task.toml").write_text("\n".join(lines), "utf-8")
     endpoint = concept(plan_of().job)
     monkeypatch.setattr("icm_client.runs.server.EmbeddedEndpoint", lambda: endpoint)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("ICM_ENDPOINT", raising=False)
     trainer = PlantedRewardTrainer(tmp_path / "models")
     names["LocalRewardTrainer"] = lambda _: trainer
     done = await names["reward"](

@@ -41,14 +41,6 @@ def rows() -> list[dict[str, JsonValue]]:
 
 
 @pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(autouse=True)
 def files(tmp_path: Path) -> None:
     written = {"pairs": [dict(list(row.items())[:3]) for row in rows()[:TRAINED]]}
     written["test"] = rows()[TRAINED:]

@@ -16,6 +16,8 @@ from icm_client.training.local_settings import LocalSettings
 from icm_client.training.reward_model import LocalRewardTrainer
 from icm_client.training.run_labels import Pair, task_examples, task_pairs
 
+pytestmark = pytest.mark.slow
+
 PAIRS = Task(
     template="Prompt: {prompt}\nA: {one}\nB: {two}\nClaim: A is better.\nI think this claim is",
     labels=("True", "False"),

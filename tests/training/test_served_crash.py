@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 import anyio
+import pytest
 from tuned_reviews import EXAMPLES, service, trainer
+
+pytestmark = pytest.mark.slow
 
 KILLED = """
 import os, signal, sys

@@ -18,6 +18,8 @@ from icm_client.training.base_model import BaseModel, find_base
 from icm_client.training.label_loss import encode
 from icm_client.training.torch_endpoint import FEWEST_SHARED, TorchEndpoint
 
+pytestmark = pytest.mark.slow
+
 LABELS = (" positive", " negative")
 
 
