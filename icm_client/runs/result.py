@@ -14,10 +14,9 @@ from icm_client.coherence.confidence import confidences
 from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
 from icm_client.coherence.result import SearchResult, Step, SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
-from icm_client.data.bad_rows import FailedRow
 from icm_client.data.job import Job
+from icm_client.data.rows import FailedRow, only
 from icm_client.endpoints import Exactness, ServerIdentity
-from icm_client.runs.failures import only
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
 from icm_client.verdict.diagnosis import Evidence, diagnose

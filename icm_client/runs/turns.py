@@ -28,7 +28,7 @@ from icm_client.endpoints.protocol import (
     Usage,
 )
 from icm_client.endpoints.served import ServedEndpoint
-from icm_client.scoring.planner import shared
+from icm_client.scoring.prompts import shared
 
 _UNKNOWN_LIMIT: Final = 64
 """Requests under way at an endpoint that does not report how many it takes."""

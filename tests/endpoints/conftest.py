@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -57,6 +58,6 @@ def say() -> Callable[..., Step]:
 
 
 @pytest.fixture(scope="module")
-async def embedded() -> AsyncIterator[EmbeddedEndpoint]:
-    async with EmbeddedEndpoint(context_length=2048) as endpoint:
+async def embedded(users_model: Path) -> AsyncIterator[EmbeddedEndpoint]:
+    async with EmbeddedEndpoint(users_model, context_length=2048) as endpoint:
         yield endpoint

@@ -13,9 +13,10 @@ from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.result import SearchResult
 from icm_client.data.job import Job
+from icm_client.data.rows import only
 from icm_client.endpoints import Answer, Read
 from icm_client.errors import EndpointFault, InputError, RequestRefused, TooManyFailed
-from icm_client.runs.failures import FailureBudget, only
+from icm_client.runs.failures import FailureBudget
 from icm_client.runs.presets import Settings, find_labels
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.testing import PlantedConcept
