@@ -1,13 +1,14 @@
 """Which server is it? Asked of the server itself, once."""
 
+from collections.abc import Sequence
 from typing import Final, Literal, get_args
 
 from pydantic import SecretStr
 
 from icm_client.endpoints import llama_cpp, openai_top_k, prompt_logprobs, sglang, vllm
 from icm_client.endpoints.llama_cpp import LlamaCppEndpoint
+from icm_client.endpoints.models import MODELS, ModelCard, models_in
 from icm_client.endpoints.openai_top_k import OpenAITopKEndpoint
-from icm_client.endpoints.parsing import ModelList, Wire, parsed
 from icm_client.endpoints.prompt_logprobs import EchoEndpoint, PromptLogProbsEndpoint
 from icm_client.endpoints.served import NO_ROUTE
 from icm_client.endpoints.settings import TransportSettings
@@ -48,15 +49,6 @@ _ROUTES: Final[tuple[tuple[str, str, Kind], ...]] = (
     ("/get_model_info", "model_path", sglang.KIND),
     ("/version", "version", vllm.KIND),
 )
-
-
-class _Entry(Wire):
-    id: str
-    owned_by: str | None = None
-
-
-class _Models(ModelList):
-    data: list[_Entry] | None  # Ollama, without a model
 
 
 async def connect(
@@ -137,10 +129,10 @@ _NATIVE: Final[dict[str, type[VllmEndpoint] | type[LlamaCppEndpoint] | type[Sgla
 }
 
 
-async def _entries(transport: Transport, model: str | None) -> list[_Entry]:
+async def _entries(transport: Transport, model: str | None) -> Sequence[ModelCard]:
     """The models that are listed; none where a `model` is named, and no list can be had."""
     try:
-        return (await transport.get("/v1/models", lambda body: parsed(_Models, body))).data or []
+        return await transport.get(MODELS, models_in)
     except AuthenticationRefused:
         raise
     except (MalformedAnswer, RequestRefused) as error:
@@ -154,14 +146,14 @@ async def _entries(transport: Transport, model: str | None) -> list[_Entry]:
                 f"{error}: not an OpenAI-compatible server, or one that does not list its models: "
                 "then give --model"
             ) from None
-        return []
+        return ()
 
 
 async def _kind_of(transport: Transport, model: str | None) -> Kind:
     entries = await _entries(transport, model)
     for entry in entries:
-        if entry.owned_by in _OWNERS:
-            return _OWNERS[entry.owned_by]
+        if owner := _OWNERS.get(entry.owned_by or ""):
+            return owner
     for path, key, kind in _ROUTES:
         if await _has(transport, path, key):
             return kind

@@ -12,6 +12,7 @@ import anyio
 from pydantic import RootModel
 
 from icm_client.endpoints.batch_invariance import preparation
+from icm_client.endpoints.models import MODELS, models_in
 from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
 from icm_client.endpoints.served import ServedEndpoint, native_answer, served_model
@@ -86,23 +87,6 @@ class _Props(Wire):
     model_ftype: str = ""
     model_path: str = ""
     build_info: str
-
-
-class _Meta(Wire):
-    n_vocab: int
-    n_params: int
-    size: int
-    ftype: str = ""
-
-
-class _Model(Wire):
-    id: str
-    aliases: tuple[str, ...] = ()
-    meta: _Meta | None = None
-
-
-class _Models(Wire):
-    data: list[_Model]
 
 
 class _Adapter(Wire):
@@ -180,14 +164,11 @@ class LlamaCppEndpoint(ServedEndpoint):
     @classmethod
     async def _ask(cls, transport: Transport, model: str | None) -> tuple[ServerIdentity, int, int]:
         """Who answers, with how many slots and words."""
-        models = await transport.get("/v1/models", lambda body: parsed(_Models, body))
-        entry = served_model(
-            transport, models.data, model, names=lambda entry: (entry.id, *entry.aliases)
-        )
+        entry = served_model(transport, await transport.get(MODELS, models_in), model)
         name, meta = entry.id, entry.meta
-        if meta is None:
+        if meta is None or meta.n_vocab is None:
             raise UnsupportedServer(
-                f"{transport.url}/v1/models: no `meta` for {transport.told(name)}: a model that is "
+                f"{transport.url}{MODELS}: no `meta` for {transport.told(name)}: a model that is "
                 "not loaded, or a gateway before llama.cpp (then give the URL behind it)"
             )
         props = await native_answer(transport, "/props", _Props, server="llama.cpp")

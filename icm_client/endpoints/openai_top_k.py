@@ -13,11 +13,11 @@ an upper bound that is marked as one.
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
 import anyio
 
+from icm_client.endpoints.models import ModelCard
 from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
@@ -28,38 +28,39 @@ from icm_client.endpoints.protocol import (
     TokenIds,
     worst,
 )
-from icm_client.endpoints.served import NO_ROUTE, TokenUsage
-from icm_client.endpoints.texts import TextModelCard, TextPrompts, text_model
+from icm_client.endpoints.refusals import (
+    COMPLETIONS_PATH,
+    Refusal,
+    begins_to_think,
+    unsupported,
+    written_instead,
+)
+from icm_client.endpoints.served import TokenUsage
+from icm_client.endpoints.texts import TextPrompts, text_model
 from icm_client.endpoints.transport import Transport
 from icm_client.endpoints.whole_prompts import Said, Top, WholePrompts
 from icm_client.errors import (
     AuthenticationRefused,
     EndpointError,
-    EndpointFault,
     EndpointOverloaded,
     EndpointUnreachable,
     IcmError,
     LabelMissing,
     MalformedAnswer,
-    ModelNotFound,
     RequestRefused,
     ScoreError,
-    UnsupportedServer,
 )
 
 COMPLETIONS: Final = "openai"
 CHAT: Final = "openai-chat"
 
-_PATHS: Final = {COMPLETIONS: "/v1/completions", CHAT: "/v1/chat/completions"}
+_PATHS: Final = {COMPLETIONS: COMPLETIONS_PATH, CHAT: "/v1/chat/completions"}
 
 _TOPS: Final = (20, 5)
 """The most that servers of today allow, and that OpenAI's completions do."""
 
 _PROBE_ATTEMPTS: Final = 2
 """A server that leaves log-probs out does so each time."""
-
-_THINKING: Final = ("<think", "<|channel", "<reasoning", "[think")
-"""How reasoning models begin: DeepSeek's and Qwen's, gpt-oss, others, Mistral's."""
 
 _PROBE: Final = "1 2 3 4 5 6 7"
 
@@ -72,9 +73,6 @@ _FLOOR: Final = (
     "--allow-floor takes an upper bound in its place and marks the rows; a server that gives any "
     "token's log-prob (vLLM, SGLang, llama.cpp) needs none"
 )
-
-_TELLING: Final = 3
-"""Letters of a token from which on it is likely to be the label's beginning, and not a chance."""
 
 _LENGTH_FIELD: Final = "max_completion_tokens"
 """Which newer models of OpenAI's take in the place of `max_tokens`; their refusal names it."""
@@ -120,18 +118,13 @@ class _Choice(Wire):
         message = self.message or _Message()
         said = self.text or message.content or ""
         thought = message.reasoning_content or message.reasoning
-        return bool(thought) or _begins_to_think(said)
+        return bool(thought) or begins_to_think(said)
 
 
 class _Completion(Wire):
     choices: list[_Choice]
     usage: TokenUsage | None = None
     system_fingerprint: str | None = None
-
-
-def _begins_to_think(said: str) -> bool:
-    """Whether this is how reasoning models begin."""
-    return said.lstrip().lower().startswith(_THINKING)
 
 
 class OpenAITopKEndpoint(TextPrompts):
@@ -212,7 +205,7 @@ class OpenAITopKEndpoint(TextPrompts):
         """
         entry, characters = await text_model(transport, model, context_length)
 
-        def identity_of(entry: TextModelCard, route: str, top: int) -> ServerIdentity:
+        def identity_of(entry: ModelCard, route: str, top: int) -> ServerIdentity:
             return ServerIdentity(
                 kind=route,
                 model=entry.id,
@@ -230,7 +223,7 @@ class OpenAITopKEndpoint(TextPrompts):
                 ),
             )
 
-        refusals: list[_Refusal] = []
+        refusals: list[Refusal] = []
         for route in (kind,) if kind else (COMPLETIONS, CHAT):
             for top in _TOPS:
                 identity = identity_of(entry, route, top)
@@ -250,28 +243,28 @@ class OpenAITopKEndpoint(TextPrompts):
 
                     return endpoint._guarded(again)
                 refusals.append(refusal)
-        raise _unsupported(transport.url, entry.id, refusals)
+        raise unsupported(transport.url, entry.id, refusals)
 
-    async def _refusal(self) -> "_Refusal | None":
+    async def _refusal(self) -> Refusal | None:
         """Why no log-probs come by this route; None where they do.
 
         Raises:
             EndpointError: nobody answers, or refuses whatever is asked.
         """
 
-        def read(raw: bytes) -> _Refusal | None:
+        def read(raw: bytes) -> Refusal | None:
             choices = parsed(_Completion, raw).choices
             if any(_pairs(choice.logprobs) for choice in choices):
                 self._said_in(raw)
                 return None
-            return _Refusal(self._path, thinks=any(choice.thinks for choice in choices))
+            return Refusal(self._path, thinks=any(choice.thinks for choice in choices))
 
         try:
             return await self._asked(_PROBE, _NO_SAMPLING, read, attempts=_PROBE_ATTEMPTS)
         except (AuthenticationRefused, EndpointUnreachable, EndpointOverloaded):
             raise
         except (EndpointError, ScoreError) as error:
-            return _Refusal(self._path, error)
+            return Refusal(self._path, error)
 
     async def find_label_token(self, label: str, *, prompt: str, separator: str) -> LabelToken:
         """As `TextEndpoint.find_label_token`: the most probable token that begins the label.
@@ -281,7 +274,7 @@ class OpenAITopKEndpoint(TextPrompts):
         shown = f"{prompt}{label}{separator}" * _REPEATS + prompt
         said = await self._said_after(shown)
         top = said.top
-        if not _begins_to_think(top[0][0]):  # surely, whatever it is shown: nothing was cut then
+        if not begins_to_think(top[0][0]):  # surely, whatever it is shown: nothing was cut then
             await self._whole.check(shown, said)
         # A chat's answer does not begin with the space that a text goes on with.
         beginnings = (label, label.lstrip()) if self.identity.kind == CHAT else (label,)
@@ -292,32 +285,16 @@ class OpenAITopKEndpoint(TextPrompts):
         raise LabelMissing(
             f"{self._transport.url}: after {_REPEATS} times the label {label!r}, none of the "
             f"{len(top)} most probable tokens begins it (they are {likely}, ...). "
-            + (self._otherwise(label, top) or _ORDINARY_WORDS)
+            + (self._written_instead(label, top) or _ORDINARY_WORDS)
         )
 
-    def _otherwise(self, label: str, top: Top) -> str | None:
-        """What the model says in the place of `label`, if that is known, and what to do."""
-        if _begins_to_think(top[0][0]):
-            return (
-                "It is a reasoning model, which thinks before it answers, so that a label never "
-                "comes first: take a base model, or switch its thinking off"
-            )
-        word = label.strip()
-        for token, _ in top:
-            said = token.strip()
-            if len(said) < min(_TELLING, len(word)):
-                continue
-            if word.startswith(said) and self.identity.kind != CHAT and token == said:
-                return (
-                    f"The model writes {said!r} without a space before it: end the template with "
-                    "a line break, after which labels have none"
-                )
-            if word.casefold().startswith(said.casefold()) and not word.startswith(said):
-                return (
-                    f"The model writes {self._transport.told(said)!r}, with other capitals: write "
-                    "the labels as it does"
-                )
-        return None
+    def _written_instead(self, label: str, top: Top) -> str | None:
+        return written_instead(
+            label,
+            top,
+            is_chat=self.identity.kind == CHAT,
+            redacted=self._transport.told,
+        )
 
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
         """As `Endpoint.read`; side by side, one request each."""
@@ -370,7 +347,7 @@ class OpenAITopKEndpoint(TextPrompts):
             raise LabelMissing(
                 f"{self._transport.url}: the token {label.token!r} of the label {label.label!r} is "
                 f"not among the {len(top)} most probable ones. "
-                + (self._otherwise(label.label, top) or _FLOOR)
+                + (self._written_instead(label.label, top) or _FLOOR)
             )
         rest = 1 - math.fsum(math.exp(value) for _, value in top)
         return min(top[-1][1], math.log(max(rest, _ROUNDING))), Exactness.FLOOR
@@ -450,71 +427,3 @@ def _pairs(told: _LogProbs | None) -> list[tuple[str, float | None]]:
     if told and told.top_logprobs and told.top_logprobs[0]:
         return list(told.top_logprobs[0].items())
     return []
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """Why no log-probs come by a route."""
-
-    path: str
-    error: IcmError | None = None  # None: it answers without them
-    thinks: bool = False
-
-    @property
-    def has_no_route(self) -> bool:
-        """The server does not have the path, or not for a model of chat."""
-        if not isinstance(self.error, EndpointError):
-            return False
-        if "chat model" in str(self.error).lower():  # OpenAI's 404 to completions
-            return True
-        return self.error.status in NO_ROUTE and not isinstance(self.error, ModelNotFound)
-
-    @property
-    def refuses_log_probs(self) -> bool:
-        """The server says that it gives none."""
-        refused = isinstance(self.error, RequestRefused | EndpointFault)
-        return refused and "logprobs" in str(self.error).lower()
-
-
-_TAKE_ANOTHER: Final = (
-    "ICM needs them: serve a base model with vLLM, SGLang or llama.cpp, whose log-probs are exact"
-)
-
-
-def _unsupported(url: str, model: str, refusals: Sequence[_Refusal]) -> IcmError:
-    """What the server does in the place of giving log-probs, and what to do."""
-    texts = [one for one in refusals if one.path == _PATHS[COMPLETIONS]]
-    there = [one for one in refusals if not one.has_no_route]
-    only_chat = all(one.has_no_route for one in texts) and bool(texts and there)
-    refused = [one.error for one in refusals if one.refuses_log_probs]
-    unknown = [one.error for one in there if isinstance(one.error, ModelNotFound)]
-    if any(one.thinks for one in refusals):
-        what = f"{model} is a reasoning model, which thinks before it answers, without log-probs"
-    elif any("logits_all=False" in str(error) for error in refused):
-        return UnsupportedServer(
-            f"{url}: llama-cpp-python gives log-probs only where it is started with --logits_all "
-            "true"
-        )
-    elif refused:
-        what = f"log-probs are refused for {model} ({refused[-1]})"
-    elif any(one.error is None for one in there):
-        what = (
-            "this server answers chat only, and leaves log-probs out"
-            if only_chat
-            else "this server leaves log-probs out of what it completes, as `transformers serve` "
-            "does"
-        )
-    elif unknown:
-        return unknown[0]
-    elif not there:
-        paths = " and no ".join(dict.fromkeys(one.path for one in refusals))
-        return UnsupportedServer(
-            f"{url} has no {paths}: it is not a model server's URL, or a gateway before the "
-            f"server does not pass these on ({refusals[-1].error})"
-        )
-    elif all(isinstance(one.error, EndpointFault) for one in there):
-        return EndpointFault(f"{url} fails whatever is asked: {there[0].error}")
-    else:
-        answers = "; ".join(dict.fromkeys(str(one.error) for one in there))
-        return UnsupportedServer(f"{url}: no log-probs of the most probable tokens: {answers}")
-    return UnsupportedServer(f"{url}: {what}. {_TAKE_ANOTHER}")

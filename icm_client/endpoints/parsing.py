@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from html.parser import HTMLParser
 from typing import Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from icm_client.errors import MalformedAnswer, ScoreNotFinite
 
@@ -54,18 +54,6 @@ class Wire(BaseModel):
     """A body as a server sends it: unknown keys are ignored, known ones are checked strictly."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
-
-
-class ModelList(Wire):
-    """`/v1/models`, or a part of it. Together's has no object around it.
-
-    Source: https://docs.together.ai/reference/models-1
-    """
-
-    @model_validator(mode="before")
-    @classmethod
-    def _around(cls, value: object) -> object:
-        return {"data": value} if isinstance(value, list) else value
 
 
 def parsed(model: type[_Model], body: bytes) -> _Model:

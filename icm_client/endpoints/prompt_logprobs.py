@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, Self
 
+from icm_client.endpoints.models import ModelCard
 from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
@@ -21,7 +22,7 @@ from icm_client.endpoints.protocol import (
     TokenIds,
 )
 from icm_client.endpoints.served import TokenUsage
-from icm_client.endpoints.texts import TextModelCard, TextPrompts, text_model
+from icm_client.endpoints.texts import TextPrompts, text_model
 from icm_client.endpoints.transport import Transport
 from icm_client.endpoints.vllm import PromptLogProb, VllmEndpoint
 from icm_client.errors import LabelMissing, MalformedAnswer, PromptTooLong, UnsupportedServer
@@ -113,7 +114,7 @@ class EchoEndpoint(TextPrompts):
             ModelNotFound: `model` is not served, or is None and several are.
         """
 
-        def identity_of(entry: TextModelCard, characters: int) -> ServerIdentity:
+        def identity_of(entry: ModelCard, characters: int) -> ServerIdentity:
             facts = {"kind": ECHO, "url": transport.url, "model": entry.id, "root": entry.root}
             return ServerIdentity(ECHO, entry.id, characters, fingerprint(facts))
 

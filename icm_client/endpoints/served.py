@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from icm_client.endpoints.identity_check import Evidence, nats_apart
+from icm_client.endpoints.models import ModelCard
 from icm_client.endpoints.parsing import Wire, listed, parsed
 from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.transport import Transport
@@ -42,27 +43,6 @@ class TokenUsage(Wire):
         return (self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0
 
 
-class ModelCard(Wire):
-    """An entry of `/v1/models`, as vLLM and SGLang give it."""
-
-    id: str
-    root: str | None = None
-    parent: str | None = None
-    max_model_len: int | None = None  # absent for a LoRA adapter
-
-
-class ModelCards(Wire):
-    """`/v1/models`."""
-
-    data: list[ModelCard]
-
-
-class _Named(Protocol):
-    @property
-    def id(self) -> str: ...
-
-
-_Entry = TypeVar("_Entry", bound=_Named)
 _Answer = TypeVar("_Answer", bound=Wire)
 
 NO_ROUTE: Final = (404, 405, 501)
@@ -200,23 +180,20 @@ class TokenPrompts(ServedEndpoint, ABC):
 
 def served_model(
     transport: Transport,
-    entries: Sequence[_Entry],
+    entries: Sequence[ModelCard],
     model: str | None,
-    *,
-    names: Callable[[_Entry], Sequence[str]] = lambda entry: (entry.id,),
-) -> _Entry:
+) -> ModelCard:
     """The one of `entries` that is meant.
 
     Args:
         transport: for messages.
         entries: what the server lists.
-        model: its name; None takes the one model there is.
-        names: what an entry may be called.
+        model: its name or an alias; None takes the one model there is.
 
     Raises:
         ModelNotFound: `model` is not served, or is None and several are; the message lists them.
     """
-    served = [entry for entry in entries if model is None or model in names(entry)]
+    served = [one for one in entries if model is None or model in (one.id, *one.aliases)]
     # LiteLLM lists a model that it has twice twice.
     if len({entry.id for entry in served}) != 1:
         there = listed([transport.told(entry.id) for entry in entries], like=model)
@@ -244,24 +221,3 @@ async def native_answer(
         f"every path, or give {server}'s own URL; --kind openai reads through /v1 alone, and then "
         "only labels that are among the most probable tokens"
     )
-
-
-def adapter_facts(entry: ModelCard, models: Sequence[ModelCard]) -> dict[str, str | None]:
-    """What is told of the base that an adapter is for; nothing of a model that is none.
-
-    So the fingerprint of a model without adapters is what it was before this was asked.
-    """
-    if entry.parent is None:
-        return {}
-    roots = [model.root for model in models if model.id == entry.parent]
-    return {"parent": entry.parent, "parent_root": roots[0] if roots else None}
-
-
-def context_length_of(entry: ModelCard, models: Sequence[ModelCard]) -> int | None:
-    """Tokens; an adapter has those of its base, which is the one there is where none is found."""
-    if entry.max_model_len is not None:
-        return entry.max_model_len
-    parent = entry.parent
-    bases = [model for model in models if parent and parent in (model.id, model.root)] or models
-    lengths = {model.max_model_len for model in bases if model.max_model_len is not None}
-    return lengths.pop() if len(lengths) == 1 else None

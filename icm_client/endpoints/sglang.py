@@ -12,13 +12,11 @@ from typing import Final, Self
 
 from pydantic import RootModel
 
+from icm_client.endpoints.models import MODELS, adapter_facts, context_length_of, models_in
 from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
 from icm_client.endpoints.served import (
-    ModelCards,
     TokenPrompts,
-    adapter_facts,
-    context_length_of,
     served_model,
 )
 from icm_client.endpoints.transport import Transport
@@ -104,12 +102,12 @@ class SglangEndpoint(TokenPrompts):
         cls, transport: Transport, model: str | None
     ) -> tuple[ServerIdentity, str | None]:
         """Who answers, and the LoRA adapter that `/generate` must be told: it takes no model."""
-        models = await transport.get("/v1/models", lambda body: parsed(ModelCards, body))
-        entry = served_model(transport, models.data, model)
-        context_length = context_length_of(entry, models.data)
+        models = await transport.get(MODELS, models_in)
+        entry = served_model(transport, models, model)
+        context_length = context_length_of(entry, models)
         if context_length is None:
             raise UnsupportedServer(
-                f"{transport.url}/v1/models: no max_model_len for {transport.told(entry.id)}, nor "
+                f"{transport.url}{MODELS}: no max_model_len for {transport.told(entry.id)}, nor "
                 "for its base model; if a gateway stands before SGLang, give the URL behind it"
             )
         # Both routes were renamed; the old names go on for a while.
@@ -129,7 +127,7 @@ class SglangEndpoint(TokenPrompts):
                     "tokenizer": weights.tokenizer_path,
                     "weights": weights.weight_version,
                     "version": server.version,
-                    **adapter_facts(entry, models.data),
+                    **adapter_facts(entry, models),
                 }
             ),
         )

@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 from hashlib import blake2b
 from typing import Final
 
-from icm_client.endpoints.parsing import ModelList, Wire, parsed
+from icm_client.endpoints.models import MODELS, ModelCard, models_in
 from icm_client.endpoints.protocol import LabelToken, ServerIdentity, TokenIds
-from icm_client.endpoints.served import ModelCard, ServedEndpoint, served_model
+from icm_client.endpoints.served import ServedEndpoint, served_model
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     AuthenticationRefused,
@@ -32,28 +32,6 @@ ASSUMED_CONTEXT: Final = 4096
 
 _FIRST_LABEL: Final = 0x110000
 _LABEL_IDS: Final = 2**31 - _FIRST_LABEL
-
-
-class _Meta(Wire):
-    n_ctx: int | None = None
-
-
-class TextModelCard(ModelCard):
-    """An entry of `/v1/models` of any server; most tell no more than the name."""
-
-    meta: _Meta | None = None  # llama.cpp
-    context_length: int | None = None  # OpenRouter, Together
-    context_window: int | None = None  # Groq
-
-    @property
-    def context_tokens(self) -> int | None:
-        """Tokens of the context, where the server tells in one of the ways known here."""
-        told = (self.max_model_len, self.context_length, self.context_window)
-        return next((length for length in told if length), self.meta.n_ctx if self.meta else None)
-
-
-class _Models(ModelList):
-    data: list[TextModelCard] | None  # Ollama, without a model
 
 
 class TextPrompts(ServedEndpoint):
@@ -93,7 +71,7 @@ async def text_model(
     context_length: int | None,
     *,
     is_listed: bool = False,
-) -> tuple[TextModelCard, int]:
+) -> tuple[ModelCard, int]:
     """The model that is meant, and the code points that its context holds.
 
     Args:
@@ -108,7 +86,7 @@ async def text_model(
         EndpointError: no answer.
     """
     try:
-        entries = await _models_of(transport, "/v1/models")
+        entries = await transport.get(MODELS, models_in)
     except AuthenticationRefused:
         raise
     except (RequestRefused, MalformedAnswer) as error:
@@ -123,18 +101,14 @@ async def text_model(
     if model is None and not names:
         raise ModelNotFound(f"{transport.url} lists no model by its name: name one with --model")
     if model is not None and await _is_on_trust(transport, model, entries):
-        entry = TextModelCard(id=model)
+        entry = ModelCard(id=model)
     else:
         entry = served_model(transport, names, model)
     tokens = context_length or entry.context_tokens or ASSUMED_CONTEXT
     return entry, tokens * CHARACTERS_A_TOKEN
 
 
-async def _models_of(transport: Transport, path: str) -> Sequence[TextModelCard]:
-    return (await transport.get(path, lambda body: parsed(_Models, body))).data or ()
-
-
-async def _is_on_trust(transport: Transport, model: str, entries: Sequence[TextModelCard]) -> bool:
+async def _is_on_trust(transport: Transport, model: str, entries: Sequence[ModelCard]) -> bool:
     """Whether `model` may be served though it is not listed: gateways list wildcards, or nothing.
 
     LiteLLM lists what it knows of `openai/*` in the place of that, unless asked for wildcards.
@@ -145,9 +119,9 @@ async def _is_on_trust(transport: Transport, model: str, entries: Sequence[TextM
     if not entries or _has_wildcard_of(model, entries):
         return True
     with suppress(RequestRefused, MalformedAnswer):
-        entries = await _models_of(transport, "/v1/models?return_wildcard_routes=true")
+        entries = await transport.get(f"{MODELS}?return_wildcard_routes=true", models_in)
     return _has_wildcard_of(model, entries)
 
 
-def _has_wildcard_of(model: str, entries: Sequence[TextModelCard]) -> bool:
+def _has_wildcard_of(model: str, entries: Sequence[ModelCard]) -> bool:
     return any("*" in entry.id and fnmatchcase(model, entry.id) for entry in entries)

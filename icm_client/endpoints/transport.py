@@ -21,7 +21,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from icm_client.endpoints.exchange import NO_HEADERS, Body, Exchange
 from icm_client.endpoints.identity_check import Evidence, IdentityCheck
 from icm_client.endpoints.limiter import Gate
-from icm_client.endpoints.parsing import ModelList, Wire, listed, page_words, parsed
+from icm_client.endpoints.models import MODELS, models_in
+from icm_client.endpoints.parsing import listed, page_words
 from icm_client.endpoints.protocol import ServerIdentity, Usage
 from icm_client.endpoints.settings import RetryPolicy, TransportSettings, Waiting
 from icm_client.errors import (
@@ -107,14 +108,6 @@ _LOOKING: Final = ContextVar("looking", default=False)
 _COMPARING: Final[ContextVar[bool]] = ContextVar("comparing", default=False)
 """Whether answers are being compared on behalf of a request that waits to be sent: what is asked
 then uses that request's turn, raises no doubt of its own, and is an attempt of that request's."""
-
-
-class _Entry(Wire):
-    id: str
-
-
-class _Models(ModelList):
-    data: list[_Entry]
 
 
 def _is_json(raw: bytes) -> bool:
@@ -366,8 +359,8 @@ class Transport:
 
     async def _models_there(self, body: object) -> str:
         try:
-            raw = await self._exchange.body_of("/v1/models", None, deadline_s=_ASIDE_S)
-            names = [self.told(entry.id) for entry in parsed(_Models, raw).data]
+            raw = await self._exchange.body_of(MODELS, None, deadline_s=_ASIDE_S)
+            names = [self.told(entry.id) for entry in models_in(raw)]
         except IcmError:
             return "the server does not list its models"
         asked = body.get("model") if isinstance(body, Mapping) else None

@@ -11,15 +11,13 @@ from hashlib import blake2b
 from itertools import takewhile
 from typing import ClassVar, Final, Self, TypeVar
 
+from icm_client.endpoints.models import MODELS, adapter_facts, context_length_of, models_in
 from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.prefix_cache import PrefixCache, vllm_prefix_cache
 from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
 from icm_client.endpoints.served import (
-    ModelCards,
     TokenPrompts,
     TokenUsage,
-    adapter_facts,
-    context_length_of,
     native_answer,
     served_model,
 )
@@ -105,12 +103,12 @@ class VllmEndpoint(TokenPrompts):
 
     @classmethod
     async def _identity_of(cls, transport: Transport, model: str | None) -> ServerIdentity:
-        models = await transport.get("/v1/models", lambda body: parsed(ModelCards, body))
-        entry = served_model(transport, models.data, model)
-        context_length = context_length_of(entry, models.data)
+        models = await transport.get(MODELS, models_in)
+        entry = served_model(transport, models, model)
+        context_length = context_length_of(entry, models)
         if context_length is None:
             raise UnsupportedServer(
-                f"{transport.url}/v1/models: no max_model_len for {transport.told(entry.id)}, nor "
+                f"{transport.url}{MODELS}: no max_model_len for {transport.told(entry.id)}, nor "
                 "for its base model; if a gateway stands before vLLM, give the URL behind it"
             )
         version = await native_answer(transport, "/version", _Version, server="vLLM")
@@ -125,7 +123,7 @@ class VllmEndpoint(TokenPrompts):
                     "root": entry.root,
                     "context_length": context_length,
                     "version": version.version,
-                    **adapter_facts(entry, models.data),
+                    **adapter_facts(entry, models),
                 }
             ),
         )
