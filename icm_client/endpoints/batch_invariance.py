@@ -9,7 +9,7 @@ ever fills the cache or is read. Micro-batches of 4 would do as well, at 60% of 
 
 from typing import Final
 
-from icm_client.endpoints.protocol import TokenIds
+from icm_client.endpoints.protocol import TokenIds, common_prefix
 
 MICRO_BATCH: Final = 512
 """Tokens: the server's `n_ubatch`. A longer prompt is cut into such pieces and a rest."""
@@ -31,7 +31,7 @@ def preparation(cached: TokenIds, prompt: TokenIds) -> TokenIds | None:
     Returns:
         None where nothing need be sent. A prompt of fewer than 8 tokens is always computed whole.
     """
-    kept = min(_common(cached, prompt), len(prompt) - 1)
+    kept = min(common_prefix(cached, prompt), len(prompt) - 1)
     new = len(prompt) - kept
     if new < _SMALLEST:
         start = max(0, len(prompt) - _REWIND)
@@ -40,11 +40,3 @@ def preparation(cached: TokenIds, prompt: TokenIds) -> TokenIds | None:
         start = kept + MICRO_BATCH // 2
         return (*prompt[:start], 0 if prompt[start] else 1)
     return None
-
-
-def _common(one: TokenIds, other: TokenIds) -> int:
-    """Length of the common prefix."""
-    for index, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return index
-    return min(len(one), len(other))

@@ -189,6 +189,27 @@ class NoticingEndpoint(Protocol):
         ...
 
 
+class PrefixCache(NamedTuple):
+    """A server's prefix cache, as far as it is known.
+
+    Attributes:
+        block: tokens; a prefix is found again up to a multiple of them. 1 where unknown.
+        tokens: how many it holds, over all replicas that the server reports; None where unknown.
+    """
+
+    block: int = 1
+    tokens: int | None = None
+
+
+@runtime_checkable
+class CachingEndpoint(Protocol):
+    """What an `Endpoint` without lanes has besides, whose server describes its prefix cache."""
+
+    async def prefix_cache(self) -> PrefixCache:
+        """What the server says; asked once. Never raises for a server that says nothing."""
+        ...
+
+
 @runtime_checkable
 class SampledEndpoint(Protocol):
     """What an `Endpoint` has besides, where it can tell raw log-probs from processed ones."""
@@ -207,6 +228,21 @@ def distance(one: Answer, other: Answer) -> float:
     """The most that any label's log-prob differs, in nats."""
     pairs = zip(one.log_probs, other.log_probs, strict=True)
     return max(abs(a - b) for a, b in pairs)
+
+
+_COMPARED_AT_ONCE: Final = 256
+"""Ids. Slices are compared in C, which a loop over long prompts is not."""
+
+
+def common_prefix(one: TokenIds, other: TokenIds) -> int:
+    """The number of ids that both begin with."""
+    start, end = 0, min(len(one), len(other))
+    step = _COMPARED_AT_ONCE
+    while start < end and one[start : start + step] == other[start : start + step]:
+        start += step
+    while start < end and one[start] == other[start]:
+        start += 1
+    return min(start, end)
 
 
 def lane_of(endpoint: Endpoint, number: int = 0) -> int | None:

@@ -25,17 +25,19 @@ from pydantic import SecretStr
 from icm_client.endpoints.connect import Kind, connect
 from icm_client.endpoints.identity_check import nats_apart
 from icm_client.endpoints.parsing import without_credentials
-from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
 from icm_client.endpoints.protocol import (
     SAME_NATS,
     Answer,
+    CachingEndpoint,
     Endpoint,
     NoticingEndpoint,
+    PrefixCache,
     Read,
     ServerIdentity,
     TextEndpoint,
     TokenIds,
     Usage,
+    common_prefix,
 )
 from icm_client.endpoints.settings import TransportSettings
 from icm_client.errors import (
@@ -87,7 +89,7 @@ class Member:
             found = self._prefixes[end - 1]
             if begun[: len(found)] == found:
                 return found
-            begun = begun[: _common(begun, found)]
+            begun = begun[: common_prefix(begun, found)]
 
     async def have(self, prefix: TokenIds, *, again: bool = False) -> None:
         """Return when it has been sent `prefix`, by this call or another; `again`: in any case.
@@ -129,13 +131,6 @@ class Member:
         if len(self._in_order) > REMEMBERED_PREFIXES:
             oldest = self._in_order.popleft()
             del self._prefixes[bisect_left(self._prefixes, oldest)]
-
-
-def _common(one: TokenIds, other: TokenIds) -> int:
-    for index, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return index
-    return min(len(one), len(other))
 
 
 ATTEMPTS: Final = 6

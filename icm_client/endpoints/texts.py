@@ -96,7 +96,7 @@ async def text_model(
             raise ModelNotFound(
                 f"{transport.url} does not list its models ({error}): name one with --model"
             ) from None
-        entries = ()
+        entries = []
     names = [one for one in entries if "*" not in one.id]
     if model is None and not names:
         raise ModelNotFound(f"{transport.url} lists no model by its name: name one with --model")

@@ -5,16 +5,22 @@ Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html (`/
 6 to 12 times slower here.
 """
 
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from itertools import takewhile
 from typing import ClassVar, Final, Self, TypeVar
 
 from icm_client.endpoints.models import MODELS, adapter_facts, context_length_of, models_in
 from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
-from icm_client.endpoints.prefix_cache import PrefixCache, vllm_prefix_cache
-from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
+from icm_client.endpoints.protocol import (
+    Answer,
+    Exactness,
+    PrefixCache,
+    ServerIdentity,
+    TokenIds,
+    common_prefix,
+)
 from icm_client.endpoints.served import (
     TokenPrompts,
     TokenUsage,
@@ -39,6 +45,9 @@ _NO_PRIORITIES: Final = "priority scheduling is not enabled"
 SESSION_IDS: Final = 32
 """Prompts that begin with the same so many ids are one session: all of a subtree of the prefix
 tree, whose shared prefix is longer (`icm_client.scoring.planner.MIN_SHARED`)."""
+
+_CACHE: Final = re.compile(rb"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
+_CACHE_FIGURE: Final = re.compile(rb'(\w+)="(\d+)"')
 
 _T = TypeVar("_T")
 
@@ -278,11 +287,29 @@ def _cached_of_all(cached: int, prompts: Sequence[TokenIds]) -> int:
     alone. What another prompt shares with that one was in the cache for it too.
     """
     found = prompts[-1][:cached]
-    return sum(_shared(prompt, found) for prompt in prompts)
+    return sum(common_prefix(prompt, found) for prompt in prompts)
 
 
-def _shared(prompt: TokenIds, found: TokenIds) -> int:
-    if prompt[: len(found)] == found:  # nearly always, and compared in C
-        return len(found)
-    pairs = zip(prompt, found, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+def vllm_prefix_cache(metrics: bytes) -> PrefixCache:
+    """What vLLM's `/metrics` says in `vllm:cache_config_info`, one line an engine.
+
+    Models with several kinds of attention find prefixes again in coarser steps than `block_size`
+    (`cache_hit_alignment_tokens`), and hold fewer tokens than blocks times their size
+    (`kv_cache_size_tokens`); both are told by vLLM 0.32, not by older versions.
+    """
+    engines = [
+        {name.decode(): int(value) for name, value in _CACHE_FIGURE.findall(engine)}
+        for engine in _CACHE.findall(metrics)
+    ]
+    if not engines:
+        return PrefixCache()
+    block = max(
+        engine.get("cache_hit_alignment_tokens") or engine.get("block_size") or 1
+        for engine in engines
+    )
+    sizes = [
+        engine.get("kv_cache_size_tokens")
+        or engine.get("num_gpu_blocks", 0) * engine.get("block_size", 0)
+        for engine in engines
+    ]
+    return PrefixCache(block, sum(sizes) if all(sizes) else None)
