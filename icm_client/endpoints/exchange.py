@@ -106,7 +106,7 @@ class Exchange:
         """Close the connections."""
         await self._client.close()
 
-    def told(self, words: str) -> str:
+    def redacted(self, words: str) -> str:
         """What the server said, fit for a message: clipped, and without our secrets."""
         return clipped(words, secrets=self._secrets)
 
@@ -244,7 +244,7 @@ class Exchange:
         if isinstance(cause, aiohttp.ClientHttpProxyError):
             if cause.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
                 return error_of_status(cause.status, {}, b"", asked=asked)
-            words = f"the proxy refuses to connect ({cause.status} {self.told(cause.message)})"
+            words = f"the proxy refuses to connect ({cause.status} {self.redacted(cause.message)})"
         elif isinstance(cause, socket.gaierror):
             words = f"no host has that name ({words})"
         elif isinstance(cause, ConnectionRefusedError):
@@ -254,7 +254,7 @@ class Exchange:
         return EndpointUnreachable(f"{asked}: {through}{words}")
 
     def _words_of(self, error: BaseException) -> str:
-        return self.told(f"{type(error).__name__} {error}")
+        return self.redacted(f"{type(error).__name__} {error}")
 
 
 class _BodyTooLongError(Exception):

@@ -168,8 +168,8 @@ class LlamaCppEndpoint(ServedEndpoint):
         name, meta = entry.id, entry.meta
         if meta is None or meta.n_vocab is None:
             raise UnsupportedServer(
-                f"{transport.url}{MODELS}: no `meta` for {transport.told(name)}: a model that is "
-                "not loaded, or a gateway before llama.cpp (then give the URL behind it)"
+                f"{transport.url}{MODELS}: no `meta` for {transport.redacted(name)}: a model that "
+                "is not loaded, or a gateway before llama.cpp (then give the URL behind it)"
             )
         props = await native_answer(transport, "/props", _Props, server="llama.cpp")
         adapters = await cls._adapters(transport)

@@ -281,7 +281,7 @@ class OpenAITopKEndpoint(TextPrompts):
         for token, _ in top:
             if token.strip() and any(beginning.startswith(token) for beginning in beginnings):
                 return LabelToken(label, token)
-        likely = ", ".join(repr(self._transport.told(token)) for token, _ in top[:5])
+        likely = ", ".join(repr(self._transport.redacted(token)) for token, _ in top[:5])
         raise LabelMissing(
             f"{self._transport.url}: after {_REPEATS} times the label {label!r}, none of the "
             f"{len(top)} most probable tokens begins it (they are {likely}, ...). "
@@ -293,7 +293,7 @@ class OpenAITopKEndpoint(TextPrompts):
             label,
             top,
             is_chat=self.identity.kind == CHAT,
-            redacted=self._transport.told,
+            redacted=self._transport.redacted,
         )
 
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:

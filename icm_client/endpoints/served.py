@@ -6,7 +6,13 @@ from functools import partial
 from typing import Final, Self, TypeVar
 
 from icm_client.endpoints.identity_check import Evidence, nats_apart
-from icm_client.endpoints.models import ModelCard
+from icm_client.endpoints.models import (
+    MODELS,
+    ModelCard,
+    adapter_facts,
+    context_length_of,
+    models_in,
+)
 from icm_client.endpoints.parsing import Wire, listed, parsed
 from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.transport import Transport
@@ -196,10 +202,34 @@ def served_model(
     served = [one for one in entries if model is None or model in (one.id, *one.aliases)]
     # LiteLLM lists a model that it has twice twice.
     if len({entry.id for entry in served}) != 1:
-        there = listed([transport.told(entry.id) for entry in entries], like=model)
+        there = listed([transport.redacted(entry.id) for entry in entries], like=model)
         asked = "choose one with --model" if model is None else f"{model!r} is not served"
         raise ModelNotFound(f"{transport.url}: {asked}; the server has: {there or 'no model'}")
     return served[0]
+
+
+async def listed_model(
+    transport: Transport, model: str | None, *, server: str
+) -> tuple[ModelCard, int, dict[str, str | None]]:
+    """The model that is meant, as vLLM and SGLang list it.
+
+    Returns:
+        Its entry, the tokens of its context, and its `adapter_facts`.
+
+    Raises:
+        UnsupportedServer: `server` does not say how long a context it serves.
+        ModelNotFound: as `served_model`.
+        EndpointError: no answer.
+    """
+    models = await transport.get(MODELS, models_in)
+    entry = served_model(transport, models, model)
+    context_length = context_length_of(entry, models)
+    if context_length is None:
+        raise UnsupportedServer(
+            f"{transport.url}{MODELS}: no max_model_len for {transport.redacted(entry.id)}, nor "
+            f"for its base model; if a gateway stands before {server}, give the URL behind it"
+        )
+    return entry, context_length, adapter_facts(entry, models)
 
 
 async def native_answer(

@@ -12,12 +12,11 @@ from typing import Final, Self
 
 from pydantic import RootModel
 
-from icm_client.endpoints.models import MODELS, adapter_facts, context_length_of, models_in
 from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
 from icm_client.endpoints.served import (
     TokenPrompts,
-    served_model,
+    listed_model,
 )
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
@@ -25,7 +24,6 @@ from icm_client.errors import (
     MalformedAnswer,
     PromptTooLong,
     RequestRefused,
-    UnsupportedServer,
 )
 
 KIND: Final = "sglang"
@@ -102,14 +100,7 @@ class SglangEndpoint(TokenPrompts):
         cls, transport: Transport, model: str | None
     ) -> tuple[ServerIdentity, str | None]:
         """Who answers, and the LoRA adapter that `/generate` must be told: it takes no model."""
-        models = await transport.get(MODELS, models_in)
-        entry = served_model(transport, models, model)
-        context_length = context_length_of(entry, models)
-        if context_length is None:
-            raise UnsupportedServer(
-                f"{transport.url}{MODELS}: no max_model_len for {transport.told(entry.id)}, nor "
-                "for its base model; if a gateway stands before SGLang, give the URL behind it"
-            )
+        entry, context_length, of_adapter = await listed_model(transport, model, server="SGLang")
         # Both routes were renamed; the old names go on for a while.
         weights = await _info(transport, "/model_info", "/get_model_info")
         server = await _info(transport, "/server_info", "/get_server_info")
@@ -127,7 +118,7 @@ class SglangEndpoint(TokenPrompts):
                     "tokenizer": weights.tokenizer_path,
                     "weights": weights.weight_version,
                     "version": server.version,
-                    **adapter_facts(entry, models),
+                    **of_adapter,
                 }
             ),
         )

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import ClassVar, Final, Self, TypeVar
 
-from icm_client.endpoints.models import MODELS, adapter_facts, context_length_of, models_in
 from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
@@ -24,8 +23,8 @@ from icm_client.endpoints.protocol import (
 from icm_client.endpoints.served import (
     TokenPrompts,
     TokenUsage,
+    listed_model,
     native_answer,
-    served_model,
 )
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
@@ -34,7 +33,6 @@ from icm_client.errors import (
     MalformedAnswer,
     PromptTooLong,
     RequestRefused,
-    UnsupportedServer,
 )
 
 KIND: Final = "vllm"
@@ -112,14 +110,7 @@ class VllmEndpoint(TokenPrompts):
 
     @classmethod
     async def _identity_of(cls, transport: Transport, model: str | None) -> ServerIdentity:
-        models = await transport.get(MODELS, models_in)
-        entry = served_model(transport, models, model)
-        context_length = context_length_of(entry, models)
-        if context_length is None:
-            raise UnsupportedServer(
-                f"{transport.url}{MODELS}: no max_model_len for {transport.told(entry.id)}, nor "
-                "for its base model; if a gateway stands before vLLM, give the URL behind it"
-            )
+        entry, context_length, of_adapter = await listed_model(transport, model, server="vLLM")
         version = await native_answer(transport, "/version", _Version, server="vLLM")
         return ServerIdentity(
             kind=cls._kind,
@@ -132,7 +123,7 @@ class VllmEndpoint(TokenPrompts):
                     "root": entry.root,
                     "context_length": context_length,
                     "version": version.version,
-                    **adapter_facts(entry, models),
+                    **of_adapter,
                 }
             ),
         )
