@@ -1,7 +1,26 @@
 """Who answers: a server behind a URL, or the embedded llama.cpp server.
 
-`connect(url)` finds out which server stands behind a URL; `EmbeddedEndpoint()` needs none. Both
-give an `Endpoint`: one-token reads of label tokens, each with its exactness.
+`connect(url)` finds out which kind of server it is; `EmbeddedEndpoint()` needs no server. Both give
+an `Endpoint` (`protocol`): one-token reads of label tokens, each with its exactness. The docstring
+of `transport` follows one request through its attempts, and names the file that decides each step.
+
+To add a kind of server:
+
+1. Write a file beside `vllm.py`. Its class derives from `served.TokenPrompts` if the server takes
+   token ids (`sglang.py` is the shortest example), from `texts.TextPrompts` if it takes text
+   (`EchoEndpoint` in `prompt_logprobs.py`), or from `served.ServedEndpoint` if prefixes are cached
+   in lanes (`llama_cpp.py`). It has these methods:
+   `open`: asks who answers, fingerprints all that can change a log-prob, and calls `_guarded`;
+   `tokenize` and `_read` (token ids), or `find_label_token`, `read` and `_asked_again` (text);
+   `warm`: has a prefix prefilled; `read_sampled`, if sampling settings can be sent.
+   It sends with `transport.post(..., scoring=True)`, takes log-probs only through
+   `parsing.log_prob`, raises `LabelMissing` or `PromptTooLong` where an answer shows that, and
+   counts tokens with `_count`.
+2. In `connect.py`, add its name to `Kind`, how it is recognized to `_OWNERS` or `_ROUTES`, and its
+   class to `_NATIVE` and `ServedModel`.
+3. In `tests/endpoints`, write a file of answers as the server gives them (`test_sglang.py`), and add
+   the kind to the test of `connect` in `test_vllm_llama_connect.py`. Document it in
+   `docs/servers.md`.
 """
 
 from icm_client.endpoints.connect import KINDS, Kind, connect

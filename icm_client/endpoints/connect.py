@@ -1,4 +1,4 @@
-"""Which server is it? Asked of the server itself, once."""
+"""Which kind of server is it? The server itself is asked, once."""
 
 from collections.abc import Sequence
 from typing import Final, Literal, get_args
@@ -43,7 +43,7 @@ _OWNERS: Final[dict[str, Kind]] = {
     "sglang": sglang.KIND,
 }
 
-# Behind a gateway that rewrites the list of models, the native routes still tell.
+# A gateway may rewrite the list of models; the routes that only one kind has still show it.
 _ROUTES: Final[tuple[tuple[str, str, Kind], ...]] = (
     ("/props", "total_slots", llama_cpp.KIND),
     ("/get_model_info", "model_path", sglang.KIND),
@@ -61,18 +61,18 @@ async def connect(
     allow_floor: bool = False,
     context_length: int | None = None,
 ) -> ServedModel:
-    """The endpoint behind `url`, with its model known.
+    """The endpoint at `url`, its model known.
 
     Args:
         url: the server's root or its OpenAI root: `http://localhost:8000` or `.../v1`.
         model: which of its models; None takes the only one.
         api_key: the server's key, if it has one.
         settings: deadlines and limits of every request.
-        kind: how to read it; None asks the server what it is, and takes the most probable tokens
-            of OpenAI's protocol where it is none known here.
+        kind: how to read it; None asks the server, and reads one of an unknown kind through
+            OpenAI's protocol, by its most probable tokens.
         allow_floor: with the most probable tokens only, take an upper bound for a label that is
             not among them. Its rows are marked.
-        context_length: tokens, for a server that takes only text and does not tell.
+        context_length: tokens, for a server that takes only text and does not say.
 
     Raises:
         InputError: `url` is not an http or https URL, or an argument is not for this kind.
@@ -115,7 +115,7 @@ async def _opened(
         return await EchoEndpoint.open(transport, model=model, context_length=context_length)
     if context_length is not None:
         raise InputError(
-            f"{transport.url} is read as {found}, which tells how long a context it serves: leave "
+            f"{transport.url} is read as {found}, which says how long a context it serves: leave "
             "--context-length out"
         )
     return await _NATIVE[found].open(transport, model=model)

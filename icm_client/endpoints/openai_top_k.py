@@ -5,9 +5,10 @@ and .../chat (`top_logprobs`: at most 20). Two shapes of answer are read: the ol
 `top_logprobs: [{text: log-prob}]`, and `content: [{top_logprobs: [{token, logprob}]}]` of chat,
 which llama.cpp gives on both routes.
 
-A label is read as the token that the server itself begins it with (`find_label_token`); a label
-outside the top k has no log-prob, and none is made up: it is `LabelMissing`, or with `allow_floor`
-an upper bound that is marked as one.
+A label is read as the token that the server itself begins it with (`find_label_token`). A label
+outside the top k has no log-prob, and none is made up: that is `LabelMissing`, or with
+`allow_floor` an upper bound that is marked as one. What the user reads where a route or a label has
+no log-prob is in `icm_client.endpoints.refusals`.
 """
 
 import math
@@ -57,7 +58,7 @@ CHAT: Final = "openai-chat"
 _PATHS: Final = {COMPLETIONS: COMPLETIONS_PATH, CHAT: "/v1/chat/completions"}
 
 _TOPS: Final = (20, 5)
-"""The most that servers of today allow, and that OpenAI's completions do."""
+"""The most that most servers allow, and the most that OpenAI's completions allow."""
 
 _PROBE_ATTEMPTS: Final = 2
 """A server that leaves log-probs out does so each time."""
@@ -75,13 +76,13 @@ _FLOOR: Final = (
 )
 
 _LENGTH_FIELD: Final = "max_completion_tokens"
-"""Which newer models of OpenAI's take in the place of `max_tokens`; their refusal names it."""
+"""OpenAI's newer models take this in the place of `max_tokens`; their refusal names it."""
 
 _REPEATS: Final = 4
-"""Of a row with a label, for a model to see that the label comes again."""
+"""How often a model is shown a row with a label, to see that the label comes again."""
 
 _ROUNDING: Final = 1e-6
-"""Probabilities of a top k add up to 1 no more exactly than this."""
+"""The probabilities of all tokens add up to 1 with this error."""
 
 
 _T = TypeVar("_T")
@@ -128,9 +129,9 @@ class _Completion(Wire):
 
 
 class OpenAITopKEndpoint(TextPrompts):
-    """A server of which nothing is known but OpenAI's protocol. `open` makes one.
+    """A server that is only known to speak OpenAI's protocol. `open` makes one.
 
-    A label's log-prob is that of its first token. The reads of one call are sent side by side.
+    A label's log-prob is that of its first token. The reads of one call are sent at the same time.
     """
 
     def __init__(
@@ -147,8 +148,8 @@ class OpenAITopKEndpoint(TextPrompts):
         self._length_field = "max_tokens"
         self._path = _PATHS[identity.kind]
         self._whole = WholePrompts(transport.url, self._said_after)
-        self._sizes: Counter[int] = Counter()  # how many answers named so many tokens, as a dict
-        self._doubled: Counter[str] = Counter()  # how many answers named a label's token twice
+        self._sizes: Counter[int] = Counter()  # tokens that an answer names -> such answers
+        self._doubled: Counter[str] = Counter()  # label -> answers that name its token twice
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -195,7 +196,7 @@ class OpenAITopKEndpoint(TextPrompts):
             model: its name; None takes the one model there is.
             kind: `COMPLETIONS` or `CHAT`; None takes the first that answers with log-probs.
             allow_floor: take an upper bound for a label that is not among the most probable.
-            context_length: tokens; None takes what the server tells, else 4,096.
+            context_length: tokens; None takes what the server says, else 4,096.
 
         Raises:
             EndpointError: no answer.
@@ -213,7 +214,7 @@ class OpenAITopKEndpoint(TextPrompts):
                 fingerprint=fingerprint(
                     {
                         "kind": route,
-                        # Nothing else tells two services apart that call a model alike.
+                        # Two services may call their models alike.
                         "url": transport.url,
                         "model": entry.id,
                         "root": entry.root,
@@ -230,7 +231,7 @@ class OpenAITopKEndpoint(TextPrompts):
                 endpoint = cls(transport, identity=identity, top=top, allow_floor=allow_floor)
                 refusal = await endpoint._refusal()
                 if refusal is not None and refusal.error is None:
-                    # llama.cpp leaves them out where what is drawn is a part of a character.
+                    # llama.cpp leaves them out if it draws a byte of a character.
                     refusal = await endpoint._refusal()
                 if refusal is None:
 
@@ -249,7 +250,7 @@ class OpenAITopKEndpoint(TextPrompts):
         """Why no log-probs come by this route; None where they do.
 
         Raises:
-            EndpointError: nobody answers, or refuses whatever is asked.
+            EndpointError: the server does not answer, or refuses every request.
         """
 
         def read(raw: bytes) -> Refusal | None:
@@ -274,9 +275,10 @@ class OpenAITopKEndpoint(TextPrompts):
         shown = f"{prompt}{label}{separator}" * _REPEATS + prompt
         said = await self._said_after(shown)
         top = said.top
-        if not begins_to_think(top[0][0]):  # surely, whatever it is shown: nothing was cut then
+        # A model that surely thinks first would seem to cut the prompt.
+        if not begins_to_think(top[0][0]):
             await self._whole.check(shown, said)
-        # A chat's answer does not begin with the space that a text goes on with.
+        # An answer in a chat does not begin with the space that continues a text.
         beginnings = (label, label.lstrip()) if self.identity.kind == CHAT else (label,)
         for token, _ in top:
             if token.strip() and any(beginning.startswith(token) for beginning in beginnings):
@@ -297,7 +299,7 @@ class OpenAITopKEndpoint(TextPrompts):
         )
 
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
-        """As `Endpoint.read`; side by side, one request each."""
+        """As `Endpoint.read`; one request each, sent at the same time."""
         del lane
         answers: dict[int, Answer] = {}
         failures: list[IcmError] = []
@@ -322,7 +324,7 @@ class OpenAITopKEndpoint(TextPrompts):
         return await self.read_sampled(read, _NO_SAMPLING)
 
     async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
-        """As `SampledEndpoint.read_sampled`; that the prompt is read whole is for `read` to see."""
+        """As `SampledEndpoint.read_sampled`; `read` checks that prompts are read whole."""
         return self._answer(
             read, (await self._said_after(self._text_of(read.prompt), sampling)).top
         )
@@ -371,8 +373,8 @@ class OpenAITopKEndpoint(TextPrompts):
         attempts: int | None = None,
     ) -> _T:
         """`parse` of what follows `text`."""
-        # Temperature 1: a server that gives processed log-probs then gives the model's own. Which
-        # token is drawn is of no account.
+        # At temperature 1 processed log-probs are the model's own. It does not matter which token
+        # is drawn.
         body: dict[str, object] = {
             "model": self.identity.model,
             self._length_field: 1,
@@ -406,24 +408,24 @@ class OpenAITopKEndpoint(TextPrompts):
         self._marked(completion.system_fingerprint)
         if len(completion.choices) != 1:
             raise MalformedAnswer(f"{url}: {len(completion.choices)} choices for one prompt")
-        told = completion.choices[0].logprobs
-        pairs = _pairs(told)
+        log_probs = completion.choices[0].logprobs
+        pairs = _pairs(log_probs)
         if not pairs:
             raise MalformedAnswer(f"{url}: no log-probs of the most probable tokens")
         found = [(token, log_prob(value, token=token)) for token, value in pairs]
         found.sort(key=lambda pair: -pair[1])
-        # The token that was drawn may be there as one too many.
+        # The token that was drawn may be listed besides the top k.
         top = tuple(found[: self.top])
-        if told and not told.content:
+        if log_probs and not log_probs.content:
             self._sizes[len(top)] += 1
-        # A count of 0 is no count.
+        # 0 means that the server does not count.
         return Said(top, completion.usage.prompt_tokens or None if completion.usage else None)
 
 
-def _pairs(told: _LogProbs | None) -> list[tuple[str, float | None]]:
+def _pairs(log_probs: _LogProbs | None) -> list[tuple[str, float | None]]:
     """The first generated token's candidates, in either shape."""
-    if told and told.content:
-        return [(one.token, one.logprob) for one in told.content[0].top_logprobs]
-    if told and told.top_logprobs and told.top_logprobs[0]:
-        return list(told.top_logprobs[0].items())
+    if log_probs and log_probs.content:
+        return [(one.token, one.logprob) for one in log_probs.content[0].top_logprobs]
+    if log_probs and log_probs.top_logprobs and log_probs.top_logprobs[0]:
+        return list(log_probs.top_logprobs[0].items())
     return []

@@ -1,4 +1,7 @@
-"""What the endpoints of served models share: who answers, what it cost, how it is closed."""
+"""What all endpoints on a `Transport` share: identity, usage, checks that the server is the same.
+
+A new kind of server derives from `TokenPrompts` here, or from `texts.TextPrompts` if it takes text.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,14 +28,14 @@ from icm_client.errors import (
 )
 
 _CONTROLS: Final = 3
-"""Reads of a session that are asked again where it is in doubt who answers. Two that have changed,
-or two that have not, settle it: that a single one has may be a matter of that prompt."""
+"""The first reads of a session, which are asked again where it is in doubt who answers. Two changed
+answers, or two unchanged ones, decide: a single one may have changed because of its prompt."""
 
 _SETTLE: Final = 2
 
 
 class TokenDetails(Wire):
-    """Of `TokenUsage`; vLLM tells only with --enable-prompt-tokens-details."""
+    """Of `TokenUsage`; vLLM gives it only with --enable-prompt-tokens-details."""
 
     cached_tokens: int | None = None
 
@@ -45,18 +48,18 @@ class TokenUsage(Wire):
 
     @property
     def cached_tokens(self) -> int:
-        """0 where the server does not tell."""
+        """0 where the server does not say."""
         return (self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0
 
 
 _Answer = TypeVar("_Answer", bound=Wire)
 
 NO_ROUTE: Final = (404, 405, 501)
-"""How a server or gateway answers to a path that it does not have."""
+"""How a server or gateway answers a path that it does not have."""
 
 
 class ServedEndpoint:
-    """A model behind a `Transport`; usable as an async context manager.
+    """A model that answers through a `Transport`; usable as an async context manager.
 
     Args:
         transport: the way to the server; closed by `aclose`.
@@ -67,7 +70,7 @@ class ServedEndpoint:
         self._transport = transport
         self._identity = identity
         self._controls: dict[Read, Answer] = {}
-        self._owes_a_look = False  # one came before there was anything to compare
+        self._owes_a_look = False  # a check came before there was anything to compare
         self._marks: set[str] = set()
 
     def __repr__(self) -> str:
@@ -86,7 +89,7 @@ class ServedEndpoint:
 
     @property
     def lanes(self) -> int:
-        """None of the planner's concern: one prefix cache, scheduled by the server."""
+        """0: one prefix cache, scheduled by the server."""
         return 0
 
     @property
@@ -104,19 +107,19 @@ class ServedEndpoint:
         await self._transport.aclose()
 
     def _guarded(self, ask: Callable[[], Awaitable[ServerIdentity]], *, every: int = 1) -> Self:
-        """Have it looked after that the server stays what it is; `every` as in `Evidence`."""
+        """Check from now on that the server stays what it is; `every` as in `Evidence`."""
         self._transport.guard(self._identity, ask, Evidence(self._nats_apart, every))
         return self
 
     async def _nats_apart(self) -> float:
-        """Ask again what was answered first; by how much that has changed, 0 where it has not."""
+        """Ask the first reads again; the nats by which the answers have changed, or 0."""
         self._owes_a_look = not self._controls
         changes: list[float] = []
         same = 0
         for read, answer in list(self._controls.items()):  # others are kept meanwhile
             try:
                 change = await nats_apart(answer, partial(self._asked_again, read))
-            except ScoreError:  # of noise, where a label is the last among the most probable
+            except ScoreError:  # by noise, where a label is the last among the most probable
                 continue
             changes += [change] if change else []
             same += not change
@@ -126,7 +129,7 @@ class ServedEndpoint:
 
     @abstractmethod
     async def _asked_again(self, read: Read) -> Answer:
-        """As `read`, for one; while another request waits, and has what it needs reserved."""
+        """As `read`, for one, while another request waits that holds the lane or the turn."""
 
     def _keep(self, reads: Sequence[Read], answers: Sequence[Answer]) -> None:
         """Keep the first answers, for `_nats_apart`."""
@@ -138,10 +141,10 @@ class ServedEndpoint:
                 self._transport.doubt()
 
     def _marked(self, system_fingerprint: str | None) -> None:
-        """Hear how the answer's back end is marked; a mark not seen before raises doubt.
+        """Record how the answer's back end is marked; a new mark raises doubt.
 
         It is no part of the fingerprint: a service with several back ends shows one or the other,
-        and what it answered would be lost with every change.
+        and its stored answers would be lost with every change.
         """
         if system_fingerprint and system_fingerprint not in self._marks:
             if self._marks:
@@ -154,7 +157,7 @@ class ServedEndpoint:
 
 
 class TokenPrompts(ServedEndpoint, ABC):
-    """A server that takes token ids, several prompts a request; a subclass asks it."""
+    """A server that takes token ids, several prompts a request; a subclass writes the request."""
 
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
         """As `Endpoint.read`; all in one request, and vLLM takes at most 1,024 of them.
@@ -189,7 +192,7 @@ def served_model(
     entries: Sequence[ModelCard],
     model: str | None,
 ) -> ModelCard:
-    """The one of `entries` that is meant.
+    """The one of `entries` that the user means.
 
     Args:
         transport: for messages.
@@ -200,7 +203,7 @@ def served_model(
         ModelNotFound: `model` is not served, or is None and several are; the message lists them.
     """
     served = [one for one in entries if model is None or model in (one.id, *one.aliases)]
-    # LiteLLM lists a model that it has twice twice.
+    # LiteLLM lists a model twice that it has twice.
     if len({entry.id for entry in served}) != 1:
         there = listed([transport.redacted(entry.id) for entry in entries], like=model)
         asked = "choose one with --model" if model is None else f"{model!r} is not served"
@@ -211,7 +214,7 @@ def served_model(
 async def listed_model(
     transport: Transport, model: str | None, *, server: str
 ) -> tuple[ModelCard, int, dict[str, str | None]]:
-    """The model that is meant, as vLLM and SGLang list it.
+    """The model that the user means, as vLLM and SGLang list it.
 
     Returns:
         Its entry, the tokens of its context, and its `adapter_facts`.
@@ -235,10 +238,10 @@ async def listed_model(
 async def native_answer(
     transport: Transport, path: str, answer: type[_Answer], *, server: str
 ) -> _Answer:
-    """What `server` says of itself at `path`, which is not one of OpenAI's.
+    """What `server` says of itself at `path`, a route of its own.
 
     Raises:
-        UnsupportedServer: there is no such path: a gateway passes only what begins with /v1.
+        UnsupportedServer: the path is missing: a gateway passes only what begins with /v1.
         EndpointError: no answer.
     """
     try:

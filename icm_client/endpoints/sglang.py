@@ -4,7 +4,7 @@ Source: https://docs.sglang.ai/basic_usage/native_api.html and `GenerateReqInput
 https://github.com/sgl-project/sglang/blob/main/python/sglang/srt/managers/io_struct.py. The answer
 to `/generate` holds, for each prompt, `meta_info.output_token_ids_logprobs`: a position for each
 generated token, with `[log-prob, token id, text or null]` for each id asked. `/v1/score` gives
-similar numbers, and reads a label that is not there as probability 0: it is not used.
+similar numbers, but reads a label that is not there as probability 0: it is not used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from icm_client.errors import (
 
 KIND: Final = "sglang"
 
-# Without these a server's default (`--sampling-defaults model`) could warp what is read.
+# Without these a server's own defaults (`--sampling-defaults model`) could change log-probs.
 _PLAIN_SAMPLING: Final[Mapping[str, float]] = {
     "temperature": 0.0,
     "top_p": 1.0,
@@ -84,7 +84,7 @@ class SglangEndpoint(TokenPrompts):
 
         Raises:
             EndpointError: no answer, or not SGLang's.
-            UnsupportedServer: it does not tell how long a context it serves.
+            UnsupportedServer: it does not say how long a context it serves.
             ModelNotFound: `model` is not served, or is None and several are.
         """
         identity, adapter = await cls._ask(transport, model)
@@ -99,9 +99,9 @@ class SglangEndpoint(TokenPrompts):
     async def _ask(
         cls, transport: Transport, model: str | None
     ) -> tuple[ServerIdentity, str | None]:
-        """Who answers, and the LoRA adapter that `/generate` must be told: it takes no model."""
+        """Who answers, and the LoRA adapter to name to `/generate`, which takes no model."""
         entry, context_length, of_adapter = await listed_model(transport, model, server="SGLang")
-        # Both routes were renamed; the old names go on for a while.
+        # Both routes were renamed; the old names still work for a while.
         weights = await _info(transport, "/model_info", "/get_model_info")
         server = await _info(transport, "/server_info", "/get_server_info")
         identity = ServerIdentity(
@@ -145,8 +145,8 @@ class SglangEndpoint(TokenPrompts):
     ) -> list[Answer]:
         body = self._body_for(prompts, sampling) | {
             "return_logprob": True,
-            # From the generated token on: log-probs of the prompt would make the server compute
-            # what its prefix cache holds.
+            # From the generated token on: for log-probs of the prompt, the server would compute
+            # again what its prefix cache holds.
             "logprob_start_len": -1,
             "token_ids_logprob": [wanted for _ in prompts],
         }
@@ -208,7 +208,7 @@ class SglangEndpoint(TokenPrompts):
 
 
 async def _info(transport: Transport, *paths: str) -> _Info:
-    """What the first of `paths` that there is tells; nothing where there is none."""
+    """What the server says at the first of `paths` that it has; nothing if it has none."""
     for path in paths:
         try:
             return await transport.get(path, lambda body: parsed(_Info, body))

@@ -1,8 +1,8 @@
-"""Prompts as texts, for servers that take nothing else.
+"""Prompts as text, for servers that take nothing else, and which of their models is meant.
 
 A prompt's ids are its Unicode code points: what two prompts share as text they share as ids, and
-nothing need be asked or remembered to turn them into text again. A label is one id above all code
-points, drawn from its text by a hash, so that it is the same in every process.
+nothing has to be asked or remembered to turn them into text again. A label is one id above all
+code points, a hash of its text, so that it is the same in every process.
 """
 
 from collections.abc import Sequence
@@ -24,18 +24,18 @@ from icm_client.errors import (
 )
 
 CHARACTERS_A_TOKEN: Final = 3
-"""How many characters a context's tokens are taken to hold. English has over four. Text with
-fewer is refused by the server where it does not fit, and the run then says so."""
+"""Assumed where a context is given in tokens. English has over four. Text with fewer is refused by
+the server where it does not fit, and the run then says so."""
 
 ASSUMED_CONTEXT: Final = 4096
-"""Tokens, where neither the server nor the user tells."""
+"""Tokens, where neither the server nor the user says."""
 
 _FIRST_LABEL: Final = 0x110000
 _LABEL_IDS: Final = 2**31 - _FIRST_LABEL
 
 
 class TextPrompts(ServedEndpoint):
-    """The part of a text endpoint that knows ids and labels. See `protocol.TextEndpoint`."""
+    """A server that takes text: ids are code points. See `protocol.TextEndpoint`."""
 
     def __init__(self, transport: Transport, *, identity: ServerIdentity) -> None:
         super().__init__(transport, identity=identity)
@@ -72,14 +72,14 @@ async def text_model(
     *,
     is_listed: bool = False,
 ) -> tuple[ModelCard, int]:
-    """The model that is meant, and the code points that its context holds.
+    """The model that the user means, and the code points that its context holds.
 
     Args:
         transport: the way to the server.
-        model: its name; may be left out where the server lists one only. It is taken on trust
-            where no list of names can be had: the first request decides.
-        context_length: tokens; None takes what the server tells, else `ASSUMED_CONTEXT`.
-        is_listed: whether the server is known to list its models: a failure to is one then.
+        model: its name; None takes the only one that is listed. A name is taken on trust where
+            the server lists no names: the first request decides.
+        context_length: tokens; None takes what the server says, else `ASSUMED_CONTEXT`.
+        is_listed: whether the server has listed its models before, so that no list is an error.
 
     Raises:
         ModelNotFound: `model` is not among those listed, or is None and not one is.
@@ -111,7 +111,7 @@ async def text_model(
 async def _is_on_trust(transport: Transport, model: str, entries: Sequence[ModelCard]) -> bool:
     """Whether `model` may be served though it is not listed: gateways list wildcards, or nothing.
 
-    LiteLLM lists what it knows of `openai/*` in the place of that, unless asked for wildcards.
+    In the place of `openai/*` LiteLLM lists the models it knows, unless asked for wildcards.
     Source: https://docs.litellm.ai/docs/proxy/model_discovery
     """
     if any(entry.id == model for entry in entries):

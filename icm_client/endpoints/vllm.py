@@ -41,8 +41,8 @@ _NO_PRIORITIES: Final = "priority scheduling is not enabled"
 """Words of vLLM's 400 to any priority but 0, unless started with `--scheduling-policy priority`."""
 
 SESSION_IDS: Final = 32
-"""Prompts that begin with the same so many ids are one session: all of a subtree of the prefix
-tree, whose shared prefix is longer (`icm_client.scoring.planner.MIN_SHARED`)."""
+"""Prompts that begin with the same so many ids are one session. So all prompts below a node of the
+prefix tree are one: they share more ids (`icm_client.scoring.planner.MIN_SHARED`)."""
 
 _CACHE: Final = re.compile(rb"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
 _CACHE_FIGURE: Final = re.compile(rb'(\w+)="(\d+)"')
@@ -55,7 +55,7 @@ class _LogProbs(Wire):
 
 
 class PromptLogProb(Wire):
-    """Of one token of a prompt; only where `prompt_logprobs` was asked."""
+    """Of one token of a prompt; only in the answer to `prompt_logprobs`."""
 
     logprob: float | None
 
@@ -83,8 +83,8 @@ class _Version(Wire):
 class VllmEndpoint(TokenPrompts):
     """A vLLM server. `open` makes one. It schedules by itself: `lanes` is 0.
 
-    A text like "<eos>" in a row is whatever the model's tokenizer makes of it; vLLM's `/tokenize`
-    has no way to say that it is not the control token.
+    A text like "<eos>" in a row is what the model's tokenizer makes of it: `/tokenize` cannot be
+    asked not to take it for the control token.
     """
 
     _kind: ClassVar[str] = KIND
@@ -101,7 +101,7 @@ class VllmEndpoint(TokenPrompts):
 
         Raises:
             EndpointError: no answer, or not vLLM's.
-            UnsupportedServer: it does not tell how long a context it serves.
+            UnsupportedServer: it does not say how long a context it serves.
             ModelNotFound: `model` is not served, or is None and several are.
         """
         identity = await cls._identity_of(transport, model)
@@ -135,9 +135,9 @@ class VllmEndpoint(TokenPrompts):
         return tuple(answer.tokens)
 
     async def neighbour_log_probs(self, prompt: TokenIds, *, top: int = 5) -> list[float | None]:
-        """What another user's plain `logprobs` request for `prompt` is answered, unchecked.
+        """The answer to another user's plain `logprobs` request for `prompt`, unchecked.
 
-        vLLM's V1 runner writes -9999.0 there while reads of ours are in the same batch.
+        vLLM's V1 runner writes -9999.0 into it while reads of ours are in the same batch.
         """
         body = self._body_for([prompt]) | {"logprobs": top, "return_tokens_as_token_ids": True}
 
@@ -153,8 +153,8 @@ class VllmEndpoint(TokenPrompts):
     ) -> list[Answer]:
         body = {
             **self._body_for(prompts),
-            # With `logprobs` alone the answer holds the most probable token; the ids are what is
-            # read, over the whole vocabulary and whatever their rank.
+            # With `logprobs` alone the answer holds the most probable token. The ids are read over
+            # the whole vocabulary, whatever their rank.
             "logprobs": 1,
             "logprob_token_ids": wanted,
             "return_tokens_as_token_ids": True,
@@ -165,8 +165,8 @@ class VllmEndpoint(TokenPrompts):
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
         """As `Endpoint.warm`: a one-token request for the bare prefix.
 
-        A model with sliding-window layers keeps a window only where a request ended, so that the
-        prefix itself must be asked for, not something that begins with it.
+        A model with sliding-window layers keeps a window only where a request ended, so the prompt
+        must be the prefix itself, and not something that begins with it.
         """
         del lane
         await self._complete(
@@ -178,15 +178,15 @@ class VllmEndpoint(TokenPrompts):
         if self._cache is None:
             try:
                 self._cache = await self._transport.get("/metrics", vllm_prefix_cache, attempts=1)
-            except IcmError:  # whether the server is well is for the reads to find out
+            except IcmError:  # the reads will show whether the server is well
                 return PrefixCache()
         return self._cache
 
     async def _complete(self, body: dict[str, object], parse: Callable[[bytes], _T]) -> _T:
-        """`parse` of the answer; as a good neighbour, at a priority below everybody else's.
+        """`parse` of the answer; a good neighbour's request has the lowest priority.
 
         A router before several replicas (vLLM's with `--policy consistent_hash`) sends a session
-        to one of them, so that prefixes are computed there alone.
+        to one of them, so that its prefixes are computed only there.
         """
         headers = {"X-Session-ID": _session(body)}
         neighbour = self._transport.settings.good_neighbour
@@ -263,7 +263,7 @@ class VllmEndpoint(TokenPrompts):
 
 
 def _session(body: Mapping[str, object]) -> str:
-    """The same for all requests whose first prompts begin alike."""
+    """The same text for all requests whose first prompts begin alike."""
     match body["prompt"]:
         case [[*ids], *_]:
             begins = ids[:SESSION_IDS]
@@ -272,10 +272,10 @@ def _session(body: Mapping[str, object]) -> str:
 
 
 def _cached_of_all(cached: int, prompts: Sequence[TokenIds]) -> int:
-    """Tokens of all `prompts` that came from the cache, where the last one had `cached` there.
+    """Tokens of all `prompts` that came from the cache, if `cached` of the last one did.
 
-    vLLM (0.32) adds up the prompt tokens of a request and gives the cached ones of its last prompt
-    alone. What another prompt shares with that one was in the cache for it too.
+    vLLM (0.32) adds up the prompt tokens of a request, and gives the cached ones only of its last
+    prompt. What another prompt shares with those was in the cache for it too.
     """
     found = prompts[-1][:cached]
     return sum(common_prefix(prompt, found) for prompt in prompts)
@@ -286,7 +286,7 @@ def vllm_prefix_cache(metrics: bytes) -> PrefixCache:
 
     Models with several kinds of attention find prefixes again in coarser steps than `block_size`
     (`cache_hit_alignment_tokens`), and hold fewer tokens than blocks times their size
-    (`kv_cache_size_tokens`); both are told by vLLM 0.32, not by older versions.
+    (`kv_cache_size_tokens`). vLLM 0.32 gives both, older versions do not.
     """
     engines = [
         {name.decode(): int(value) for name, value in _CACHE_FIGURE.findall(engine)}
