@@ -16,10 +16,10 @@ To add a kind of server:
    It sends with `transport.post(..., scoring=True)`, takes log-probs only through
    `parsing.log_prob`, raises `LabelMissing` or `PromptTooLong` where an answer shows that, and
    counts tokens with `_count`.
-2. In `connect.py`, add its name to `Kind`, how it is recognized to `_OWNERS` or `_ROUTES`, and its
-   class to `_NATIVE` and `ServedModel`.
-3. In `tests/endpoints`, write a file of answers as the server gives them (`test_sglang.py`), and add
-   the kind to the test of `connect` in `test_vllm_llama_connect.py`. Document it in
+2. In `connect.py`, add its name to `Kind`, how it is recognized to `_OWNERS` or `_ROUTES`, and
+   its class to `_NATIVE` and `ServedModel`.
+3. In `tests/endpoints`, write tests with answers as the server gives them (`test_sglang.py`), and
+   add the kind to the test of `connect` in `test_vllm_llama_connect.py`. Describe it in
    `docs/servers.md`.
 """
 
