@@ -37,7 +37,7 @@ from rich.table import Table
 from icm_client import EmbeddedEndpoint
 from icm_client.coherence.fast import SweepSettings, fold_contexts
 from icm_client.coherence.leave_one_out import queries
-from icm_client.coherence.problem import Query
+from icm_client.coherence.problem import Problem, Query
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint, connect
 from icm_client.endpoints.protocol import CachingEndpoint, PrefixCache, Read
@@ -242,7 +242,8 @@ def _sweep(pieces: Pieces, items: int) -> list[Read]:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, size=items)
     settings = SweepSettings(folds=4)
-    folds = fold_contexts(2, labels, rng.normal(size=(items, 2)), rng, settings)
+    sure = rng.normal(size=(items, 2))
+    folds = fold_contexts(2, labels, sure, Problem(items, 2), settings=settings, rng=rng)
     return _reads(pieces, [Query(context, int(i)) for context, targets in folds for i in targets])
 
 

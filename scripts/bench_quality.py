@@ -222,7 +222,7 @@ async def golden_accuracy(job: Job, server: Endpoint, store: Path, seed: int) ->
             raise TypeError(settings)
         total = np.zeros_like(unsure)
         for _ in range(settings.averaged):
-            contexts = fold_contexts(2, gold, unsure, rng, settings)
+            contexts = fold_contexts(2, gold, unsure, job.problem(), settings=settings, rng=rng)
             folds: list[ScoredFold] = await score_folds(contexts, Scorer(server, kept, pieces))
             for fold in folds:
                 total[fold.targets] += fold.calibrated / settings.averaged

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from icm_client import EmbeddedEndpoint, SweepSettings, label
 from icm_client.coherence.fast import search
-from icm_client.coherence.problem import FloatArray, Query
+from icm_client.coherence.problem import FloatArray, Problem, Query
 from icm_client.experiments.salience import Salience, judge, read_salience
 from icm_client.experiments.salience_run import FEWEST, salience
 from icm_client.testing import PlantedConcept
@@ -140,7 +140,7 @@ async def _planted(count: int) -> list[Tried]:
     for seed in range(count):
         score = WaveringScore(seed)
         result = await search(
-            ROWS, 2, score, rng=np.random.default_rng(seed), settings=SweepSettings()
+            Problem(ROWS, 2), score, rng=np.random.default_rng(seed), settings=SweepSettings()
         )
         right = float((result.labels == score.classes).mean())
         found, other = [await _probed(score, number, seed) for number in range(2)]

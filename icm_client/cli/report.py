@@ -1,7 +1,4 @@
-"""`icm-client report`.
-
-`icm-client figures`.
-"""
+"""`icm-client report`."""
 
 import webbrowser
 from pathlib import Path
@@ -13,27 +10,6 @@ from icm_client.data.messages import shown
 from icm_client.errors import InputError
 from icm_client.record.archive import find_run
 from icm_client.report.report import write_report
-from icm_client.report.report_data import read_report
-from icm_client.report.run_figures import draw_run
-
-
-@click.command("figures", short_help="Draw a run's figures as PNG and SVG.")
-@click.argument("run_name", metavar="RUN")
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder."
-)
-@click.option(
-    "--gold", metavar="FIELD", help="Field with known labels. [default: what the run was told]"
-)
-@base_option
-def figures_command(*, run_name: str, out: Path, gold: str | None, base: Path) -> None:
-    """Draw the figures of RUN (a run's name, its beginning, or its folder) for a paper.
-
-    Each is a PNG and an SVG one column wide: U, balance and flips by sweep or step, the log-odds
-    with their threshold, and where there is gold the reliability curve.
-    """
-    for path in draw_run(read_report(find_run(run_name, base), gold=gold), out):
-        click.echo(path)
 
 
 @click.command("report", short_help="Write a run's report, an HTML page.")

@@ -1,10 +1,14 @@
-"""Calibrated scores: what the items say about the labels, with the context's own taste divided out.
+"""Calibrated scores: what an item says about its label, with the context's label bias removed.
 
-A model behind a context prefers some label for every target, whatever the target says. Raw
+In a given context a model prefers some label for every target, whatever the target says. Raw
 log-probs then reward labelling everything alike: on movie reviews with gemma-3-270m the mean
-log-prob of an all-positive labelling is -0.01, that of the gold labels -0.45. Dividing each
-label's mean probability in the same context out leaves the pointwise mutual information of item
-and label; a one-label solution then scores 0 or less.
+log-prob of an all-positive labelling is -0.01, that of the gold labels -0.45. Dividing by each
+label's mean probability over the targets of the same context leaves the pointwise mutual
+information of item and label; a one-label solution then scores 0 or less.
+
+The closest relative is Batch Calibration (Zhou et al. 2023, arXiv 2309.17249), which subtracts the
+mean log-probability of a batch; contextual calibration (Zhao et al. 2021, arXiv 2102.09690) reads
+the bias off an empty input instead.
 """
 
 from collections.abc import Sequence
@@ -44,7 +48,7 @@ def log_softmax(scores: FloatArray) -> FloatArray:
 
 
 def coherence(utility: float, counts: Sequence[int]) -> float:
-    """`U` as a share of the labels' entropy, the most that items could tell about labels.
+    """`U` as a share of the labels' entropy, the most that items could say about labels.
 
     The uncertainty coefficient of Theil (1972); it compares labellings of any balance. Near 0
     the labels follow nothing that the model sees; 0 where all items have one label.
@@ -64,7 +68,7 @@ def utility_of(calibrated: FloatArray, labels: IntArray) -> float:
     Args:
         calibrated: shape `[N, K]`, NaN where an item has no score.
         labels: shape `[N]`; items that are `UNLABELLED` or have no score are left out. Where that
-            leaves none, labels tell nothing of each other: 0.
+            leaves none, labels say nothing of each other: 0.
     """
     there = (labels != UNLABELLED) & ~np.isnan(calibrated).any(axis=1)
     return float(calibrated[there, labels[there]].mean()) if there.any() else 0.0

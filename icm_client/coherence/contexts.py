@@ -78,8 +78,8 @@ def draw_demos(
 ) -> Context:
     """Draw at most `size` demos from `pool`, equally many of each label, in random order.
 
-    The label with the fewest candidates sets the share of all, so that a context never tells the
-    model that one label is likelier. A label without any candidate is left out.
+    The label with the fewest candidates sets the share of all, so that a context never suggests
+    that one label is likelier. A label without any candidate is left out.
 
     Args:
         labels: shape `[N]`, `UNLABELLED` where an item has none; such items are never drawn.
@@ -108,12 +108,12 @@ def draw_demos(
 
 
 REPEATED = 8
-"""Queries of the last context that are worth asking again, to see what the server wavers by."""
+"""Queries of the last context to ask again, to see by how much the server's answers vary."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredFold:
-    """Targets and the context that they were scored behind.
+    """Targets, and the context that they were scored in.
 
     Attributes:
         targets: shape `[n]`.
@@ -128,7 +128,7 @@ class ScoredFold:
 
 
 async def score_folds(contexts: list[tuple[Context, IntArray]], score: Score) -> list[ScoredFold]:
-    """Score each fold's targets behind its context, in one call."""
+    """Score each fold's targets in its context, in one call."""
     log_probs = await score([Query(context, int(i)) for context, ts in contexts for i in ts])
     ends = np.cumsum([len(targets) for _, targets in contexts])
     return [

@@ -11,8 +11,8 @@ r"""Algorithms 3 and 4 (Appendix G): leave-one-out contexts replaced by fine-tun
     until fewer than 1% of the labels move, or after 5 passes
 
 The paper gives neither F, nor the number of passes, nor the first labels, nor when to stop. Here
-they are 4, at most 5, those of the `fast` search behind the base model, and as above. Folds are
-drawn anew for each pass, so that no item is twice judged by a model that was taught by the same
+they are 4, at most 5, those that the `fast` search finds with the base model, and as above. Folds
+are drawn anew for each pass, so that no item is twice judged by a model that was taught by the same
 others; a group that a rule binds stands whole in one fold, or a model would read off what it was
 taught of the related item.
 

@@ -1,12 +1,12 @@
 """Iterative fine-tuning: how the paper made its Figure 1.
 
     split D at random into batches B_1, B_2, ... of about 256 items
-    label B_1 by a search behind the base model
+    label B_1 by a search with the base model
     for j = 1, 2, ...: train a model on the labels of B_1 .. B_j, and label B_{j+1} by a search
-                       behind that one
+                       with that one
 
 The paper searches by Algorithm 1; here it is `fast`. Each model starts from the base model again. A
-batch's labels must hold together among themselves behind the trained model, so what it was taught
+batch's labels must be mutually predictable under the trained model, so what it was taught
 wrongly is not simply taken over.
 
 Where a rule binds items, a group stands whole in one batch, and is given the best labels that the

@@ -9,7 +9,7 @@ Two effects decide what an item's score in a context is:
     in-context effect     what the demos teach: it turns when the demos' names are permuted
     label-word effect     what the label words themselves say of the item: it does not
 
-They are told apart by reading each context under the `K` rotations of the names (label `k` renamed
+They are separated by reading each context under the `K` rotations of the names (label `k` renamed
 `k + r` modulo `K`), under which every class has every name once. Of an item's scores `s_r` in the
 context with names rotated by `r`
 

@@ -59,7 +59,7 @@ def estimate_prior(
 
     Without a given prior a mixture with a group for each label is fitted to the scores. Its
     thresholds are used where it explains the scores better than a single group does (for two
-    labels by Akaike's criterion), and its groups stand apart. On few rows the criterion wavers from
+    labels by Akaike's criterion), and its groups stand apart. On few rows the criterion varies from
     one sweep to the next, so two groups once found stand until a single one is likelier.
 
     Args:

@@ -8,7 +8,7 @@ A context is a set in the paper and a sequence in a prompt. Three layouts:
   other half come first, then those of the other quarter, and so on. All targets of a half so
   share a prefix, and `N` contexts prefill `N log2 N` demos. What a target reads last are its
   neighbours in the order.
-- `folds`: the order is cut into `FOLDS` parts, and a target stands behind all demos of the other
+- `folds`: the order is cut into `FOLDS` parts, and a target's context is all demos of the other
   parts, in the order. Targets of a part share their whole context, so `N` of them prefill
   `FOLDS * N` demos at most; what a context lacks are `N / FOLDS` demos, not one. Parts do not keep
   a rule's groups together.
@@ -45,7 +45,7 @@ def queries(
     *,
     unlabelled: bool = False,
 ) -> list[Query]:
-    """One query for every labelled item, behind all others, in the order of `order`.
+    """One query for every labelled item, given all others, in the order of `order`.
 
     Args:
         labels: shape `[N]`, `UNLABELLED` where an item has none.
@@ -84,7 +84,7 @@ def queries(
 def query_for(
     target: int, labels: IntArray, order: IntArray, layout: Layout, max_demos: int | None = None
 ) -> Query:
-    r"""Ask about one item behind `D \ {target}`; it may be labelled or not.
+    r"""Ask about one item given `D \ {target}`; it may be labelled or not.
 
     The same query as among `queries`.
 

@@ -1,8 +1,8 @@
-r"""What searches that train share: the second door out, and what labels are taken from.
+r"""What the searches that train models share: their second I/O interface, and how they decide.
 
 Algorithm 3 asks a fine-tuned model without demos: `P(y | x_i, D \ D_f)` of the paper's Appendix G,
 in the place of which a search in context has a prompt full of demos. Iterative fine-tuning searches
-behind the fine-tuned model as behind the base model, demos and all.
+with the fine-tuned model as with the base model, demos and all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ class Training(NamedTuple):
 
 
 class TrainFolds(Protocol):
-    """The second door out of the method: models trained on labels, and what they then say."""
+    """The second I/O interface: train models on labels, and ask them zero-shot."""
 
     async def __call__(self, trainings: Sequence[Training]) -> list[FloatArray]:
         """Train a model for each, several at once where there is room, and ask it without demos.
@@ -63,10 +63,10 @@ class TrainFolds(Protocol):
 
 
 class TrainModel(Protocol):
-    """The same door for a search behind a trained model."""
+    """The same for a search with a trained model."""
 
     def model(self, training: Training) -> AbstractAsyncContextManager[Score]:
-        """Train one model, and open it: asked about its targets, behind demos that are targets too.
+        """Train one model, and open it: asked about its targets, given demos that are targets too.
 
         Raises:
             TrainingError, EndpointError, ScoreError: as `TrainFolds`.

@@ -4,6 +4,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -13,7 +14,6 @@ from concept_score import ConceptScore, agreement, planted_classes
 from icm_client.coherence.anneal import (
     AnnealResult,
     AnnealSettings,
-    _Alpha,
     accepts,
     anneal,
     item_weights,
@@ -30,9 +30,10 @@ from icm_client.coherence.problem import (
     FloatArray,
     IntArray,
     NoConstraint,
+    Problem,
     Query,
 )
-from icm_client.coherence.result import Step
+from icm_client.coherence.result import Step, Watch
 from icm_client.errors import InputError
 
 ORDERS = Asymmetry(((0, 1),), true=1, false=0)
@@ -79,15 +80,13 @@ def check(
 
 async def test_every_line_by_hand() -> None:
     chance = scripted([0, 1, 2, 3], [1, 1], items=[2, 1, 3], draws=[0.91, 0.999, 0.62])
-    told: list[Step] = []
+    told: list[Any] = []
     result = await anneal(
-        4,
-        2,
+        Problem(4, 2, constraint=ORDERS),
         Table(),
         rng=chance,
         settings=AnnealSettings(initial=2, alpha=2.0, iterations=3),
-        constraint=ORDERS,
-        observe=told.append,
+        watch=Watch(observe=told.append),
     )
     # Line 1: items 0 and 1, both labelled 1. P = -0.5 - 1.0, I = 2: U = 2 * -1.5 - 2 = -5.
     # Line 2: (0, 1): -2.0 - 0.1 and -1.0 - 0.1, U = -6.4.
@@ -118,12 +117,10 @@ async def test_a_proposal_that_contradicts_is_fixed_before_it_is_judged() -> Non
     log_probs[1] = -0.6, -0.5
     chance = scripted([0, 1, 2, 3], [1], items=[1], draws=[0.8])
     result = await anneal(
-        4,
-        2,
+        Problem(4, 2, constraint=ORDERS),
         Table(log_probs),
         rng=chance,
         settings=AnnealSettings(initial=1, alpha=2.0, iterations=1),
-        constraint=ORDERS,
     )
     # D = (1, ., ., .): U = 2 * -0.5 = -1. Item 1 shares a relation with it: weight 100 of 103.
     np.testing.assert_allclose(chance.choice.call_args.kwargs["p"] * 103, [1, 100, 1, 1])
@@ -140,7 +137,7 @@ async def test_a_proposal_is_made_without_the_items_own_label() -> None:
     score = Table()
     chance = scripted([0, 1, 2, 3], [1, 0], items=[0], draws=[0.0])
     settings = AnnealSettings(initial=2, alpha=2.0, iterations=1)
-    await anneal(4, 2, score, rng=chance, settings=settings, constraint=FREE)
+    await anneal(Problem(4, 2, constraint=FREE), score, rng=chance, settings=settings)
     assert score.calls[0] == [Query((Demo(1, 0),), 0)]
 
 
@@ -206,7 +203,9 @@ async def found(
     start: IntArray | None = None,
 ) -> AnnealResult:
     rng = np.random.default_rng(seed)
-    return await anneal(n, 2, score, rng=rng, settings=settings, constraint=constraint, start=start)
+    return await anneal(
+        Problem(n, 2, constraint=constraint, start=start), score, rng=rng, settings=settings
+    )
 
 
 async def test_the_result_is_a_function_of_the_seed() -> None:
@@ -264,7 +263,9 @@ async def test_without_rules_a_copying_model_ends_in_one_label_for_all() -> None
     for seed in range(3):
         rng = np.random.default_rng(seed)
         settings = AnnealSettings(iterations=200)
-        result = await anneal(12, 2, Copycat(), rng=rng, settings=settings, constraint=FREE)
+        result = await anneal(
+            Problem(12, 2, constraint=FREE), Copycat(), rng=rng, settings=settings
+        )
         assert len(set(result.labels.tolist())) == 1
         # Each item of label 0: log-odds 3 +- 0.5, so P is at most 12 * -0.03; the truth
         # (six of each label) has log-odds near 0.5 an item and P = 12 * -0.5.
@@ -284,7 +285,9 @@ async def stalled(alpha: float | None) -> AnnealResult:
     settings = AnnealSettings(alpha=alpha, iterations=170)
     rng = np.random.default_rng(0)
     zeros = np.zeros(4, dtype=np.int64)
-    return await anneal(4, 2, Stubborn(), rng=rng, settings=settings, constraint=FREE, start=zeros)
+    return await anneal(
+        Problem(4, 2, constraint=FREE, start=zeros), Stubborn(), rng=rng, settings=settings
+    )
 
 
 async def test_alpha_falls_where_the_search_stalls() -> None:
@@ -304,13 +307,10 @@ async def test_items_that_keep_their_label_do_not_hide_a_stall() -> None:
     settings = AnnealSettings(iterations=250)
     zeros = np.zeros(4, dtype=np.int64)
     result = await anneal(
-        4,
-        2,
+        Problem(4, 2, constraint=FREE, start=zeros),
         HalfStubborn(),
         rng=np.random.default_rng(0),
         settings=settings,
-        constraint=FREE,
-        start=zeros,
     )
     moves = [step for step in result.steps if step.proposal == 1]
     assert 100 < len(moves) < 150
@@ -319,11 +319,11 @@ async def test_items_that_keep_their_label_do_not_hide_a_stall() -> None:
 
 @pytest.mark.parametrize(("accepted", "then"), [(2, 30), (3, 50)])
 def test_a_stall_is_fewer_than_one_accepted_in_twenty(accepted: int, then: float) -> None:
-    alpha = _Alpha(None)
+    policy = AnnealSettings().policy(Problem(1, 2), np.random.default_rng(0))
     for n in range(50):
-        assert alpha.value == 50
-        alpha.note(n < accepted)
-    assert alpha.value == then  # 2 of 50 is 4%, 3 of 50 is 6%
+        assert policy.alpha == 50
+        policy.tried(n < accepted)
+    assert policy.alpha == then  # 2 of 50 is 4%, 3 of 50 is 6%
 
 
 async def test_an_alpha_that_was_given_stays() -> None:
@@ -365,7 +365,7 @@ async def test_labels_that_cost_more_than_they_explain_are_not_taken() -> None:
 
     settings = AnnealSettings(initial=0, iterations=40, alpha=50.0)
     rng = np.random.default_rng(0)
-    result = await anneal(16, 2, Undecided(), rng=rng, settings=settings, constraint=FREE)
+    result = await anneal(Problem(16, 2, constraint=FREE), Undecided(), rng=rng, settings=settings)
     assert (result.labels == UNLABELLED).sum() > 10
     assert result.steps[0].Delta == pytest.approx(-34.657359)
 

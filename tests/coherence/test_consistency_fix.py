@@ -8,7 +8,7 @@ from concept_score import ConceptScore, planted_classes
 from icm_client.coherence.consistency_fix import Change, Evaluate, Fixed, consistency_fix
 from icm_client.coherence.constraints import Asymmetry, AtMostOne, inconsistent_pairs
 from icm_client.coherence.objective import LeaveOneOut, inconsistency, utility
-from icm_client.coherence.problem import UNLABELLED, Constraint, FloatArray, IntArray
+from icm_client.coherence.problem import UNLABELLED, Constraint, FloatArray, IntArray, Problem
 
 ORDERS = Asymmetry(((0, 1),), true=1, false=0)
 LOG_PROBS = np.array([[-2.0, -0.5], [-0.6, -1.0], [-0.25, -1.5], [-1.0, -0.75]])
@@ -42,7 +42,9 @@ async def fix(
     chance = Mock(spec=np.random.Generator)
     chance.integers.side_effect = [0] * M if pairs is None else pairs
     evaluate = table(log_probs, constraint, alpha, [] if asked is None else asked)
-    return await consistency_fix(np.array(labels), 2, constraint, evaluate, M=M, rng=chance)
+    return await consistency_fix(
+        np.array(labels), Problem(len(labels), 2, constraint), evaluate, M=M, rng=chance
+    )
 
 
 async def test_the_consistent_pair_of_highest_utility_is_taken() -> None:
@@ -130,7 +132,7 @@ async def test_the_labels_given_are_left_as_they_are() -> None:
     labels = np.array([1, 1, UNLABELLED, UNLABELLED])
     evaluate = table(LOG_PROBS, ORDERS, 1.0, [])
     rng = np.random.default_rng(0)
-    await consistency_fix(labels, 2, ORDERS, evaluate, M=10, rng=rng)
+    await consistency_fix(labels, Problem(4, 2, ORDERS), evaluate, M=10, rng=rng)
     assert labels.tolist() == [1, 1, UNLABELLED, UNLABELLED]
 
 
@@ -146,5 +148,5 @@ async def test_utility_never_falls_over_a_whole_fix() -> None:
             return utility(1.0, await P(labels), inconsistency(labels, rule))
 
         labels = rng.integers(2, size=12)
-        found = await consistency_fix(labels, 2, rule, evaluate, M=20, rng=rng)
+        found = await consistency_fix(labels, Problem(12, 2, rule), evaluate, M=20, rng=rng)
         assert await evaluate(found.labels) >= await evaluate(labels)

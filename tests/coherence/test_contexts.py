@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from icm_client.coherence.constraints import SameAnswer
 from icm_client.coherence.contexts import draw_demos, split_folds
 from icm_client.coherence.fast import SweepSettings, search
-from icm_client.coherence.problem import UNLABELLED, Context, IntArray
+from icm_client.coherence.problem import UNLABELLED, Context, IntArray, Problem
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -144,7 +144,7 @@ def test_a_target_never_stands_in_its_own_context_in_a_whole_search(
     chosen = SweepSettings(folds=folds, min_sweeps=2, max_sweeps=3)
     rng = np.random.default_rng(seed)
     with np.errstate(all="raise", under="ignore"):
-        anyio.run(partial(search, n, n_labels, score, rng=rng, settings=chosen))
+        anyio.run(partial(search, Problem(n, n_labels), score, rng=rng, settings=chosen))
     for queries in score.calls:
         for context, target in queries:
             items = [demo.item for demo in context]
@@ -163,7 +163,7 @@ def test_a_target_never_reads_the_label_of_an_item_of_its_group(
     rule = SameAnswer(groups)
     rng = np.random.default_rng(seed)
     chosen = SweepSettings(min_sweeps=2, max_sweeps=3)
-    anyio.run(partial(search, n, 2, score, rng=rng, settings=chosen, constraint=rule))
+    anyio.run(partial(search, Problem(n, 2, rule), score, rng=rng, settings=chosen))
     group_of = {item: group for group in groups for item in group}
     for context, target in (query for call in score.calls for query in call):
         assert {demo.item for demo in context}.isdisjoint(group_of.get(target, (target,)))

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ from taught import Taught, noisy
 from icm_client.coherence.constraints import AtMostOne, SameAnswer, inconsistent_pairs
 from icm_client.coherence.fast import SweepSettings, search
 from icm_client.coherence.folds import FoldSettings, MostConfident, fold_search
-from icm_client.coherence.problem import UNLABELLED, Constraint, FloatArray, IntArray
-from icm_client.coherence.result import PassRecord, SweepRecord
+from icm_client.coherence.problem import UNLABELLED, Constraint, FloatArray, IntArray, Problem
+from icm_client.coherence.result import PassRecord, Watch
 from icm_client.coherence.trained import Training, fold_trainings
 from icm_client.errors import InputError, TrainingError
 
@@ -38,16 +39,14 @@ async def test_ten_thousand_items_with_a_quarter_of_the_first_labels_wrong() -> 
     n_items = 10_000
     classes = planted_classes(n_items, 2)
     train = Taught(classes, 2)
-    told: list[SweepRecord] = []
+    told: list[Any] = []
     found = await fold_search(
-        n_items,
-        2,
+        Problem(n_items, 2, start=noisy(classes, 0.25)),
         ConceptScore(classes, 2, meaning=1.0),
         train,
         rng=np.random.default_rng(0),
         settings=FoldSettings(),
-        start=noisy(classes, 0.25),
-        observe=told.append,
+        watch=Watch(observe=told.append),
     )
     assert (found.labels == classes).mean() > 0.95
     assert not found.exchange.ambiguous
@@ -66,13 +65,11 @@ async def test_ten_thousand_items_with_a_quarter_of_the_first_labels_wrong() -> 
 async def test_models_taught_chance_are_sure_of_themselves_and_yet_it_shows() -> None:
     classes = planted_classes(1000, 2)
     found = await fold_search(
-        1000,
-        2,
+        Problem(1000, 2, start=np.tile(classes[::-1][:500], 2)),
         ConceptScore(classes, 2, meaning=1.0),
         Taught(classes, 2, noise=0.0, wavering=3.0),
         rng=np.random.default_rng(0),
         settings=FoldSettings(),
-        start=np.tile(classes[::-1][:500], 2),
     )
     assert abs((found.labels == classes).mean() - 0.5) < 0.1
     assert found.coherence < 0.15
@@ -82,16 +79,14 @@ async def test_models_taught_chance_are_sure_of_themselves_and_yet_it_shows() ->
 async def test_first_labels_are_those_of_the_fast_search(n_labels: int) -> None:
     classes = planted_classes(120, n_labels)
     fast = await search(
-        120,
-        n_labels,
+        Problem(120, n_labels),
         ConceptScore(classes, n_labels, meaning=2.0),
         rng=np.random.default_rng(4),
         settings=SweepSettings(),
     )
     train = Taught(classes, n_labels, half=5.0, noise=1.0)
     found = await fold_search(
-        120,
-        n_labels,
+        Problem(120, n_labels),
         ConceptScore(classes, n_labels, meaning=2.0),
         train,
         rng=np.random.default_rng(4),
@@ -111,7 +106,11 @@ async def test_a_model_is_asked_about_none_that_it_was_taught_nor_about_their_re
     groups = tuple((3 * g, 3 * g + 1, 3 * g + 2) for g in range(20))
     labels = planted_classes(70, 2)
     trainings = fold_trainings(
-        0, labels, rng=np.random.default_rng(1), folds=4, groups=groups, left_out=[5, 66]
+        0,
+        labels,
+        Problem(70, 2, SameAnswer(groups), items=np.setdiff1d(np.arange(70), [5, 66])),
+        folds=4,
+        rng=np.random.default_rng(1),
     )
     asked = sorted(np.concatenate([training.targets for training in trainings]).tolist())
     assert asked == [i for i in range(70) if i not in (5, 66)]
@@ -128,26 +127,22 @@ async def test_a_model_is_asked_about_none_that_it_was_taught_nor_about_their_re
 async def test_folds_are_drawn_anew_for_each_pass() -> None:
     train = Scripted([2.0, -2.0] * 20, [-2.0, 2.0] * 20)
     await fold_search(
-        40,
-        2,
+        Problem(40, 2, start=np.tile([1, 0], 20)),
         ConceptScore(planted_classes(40, 2), 2),
         train,
         rng=np.random.default_rng(0),
         settings=FoldSettings(passes=2),
-        start=np.tile([1, 0], 20),
     )
     first, second = ({tuple(t.targets) for t in call} for call in train.calls[:1] * 2)
     assert first == second
     assert len(train.calls) == 1  # nothing moved: the first pass was the last
     moving = Scripted([-2.0, 2.0] * 20, [2.0, -2.0] * 20)
     await fold_search(
-        40,
-        2,
+        Problem(40, 2, start=np.tile([1, 0], 20)),
         ConceptScore(planted_classes(40, 2), 2),
         moving,
         rng=np.random.default_rng(0),
         settings=FoldSettings(passes=2),
-        start=np.tile([1, 0], 20),
     )
     first, second = ({tuple(t.targets) for t in call} for call in moving.calls)
     assert first != second
@@ -162,13 +157,11 @@ async def test_it_ends_when_fewer_than_one_in_a_hundred_labels_move(
     start[:wrong] = 1 - start[:wrong]
     train = Scripted(np.where(classes == 1, 2.0, -2.0))
     found = await fold_search(
-        200,
-        2,
+        Problem(200, 2, start=start),
         ConceptScore(classes, 2, meaning=1.0),
         train,
         rng=np.random.default_rng(0),
         settings=FoldSettings(),
-        start=start,
     )
     assert [record.moved for record in found.history] == [wrong, 0][:passes]
     assert len(train.calls) == passes
@@ -180,13 +173,11 @@ async def test_what_never_settles_ends_after_five_passes() -> None:
     other_way = [-2.0, 2.0] * 20
     train = Scripted(*([one_way, other_way] * 4))
     found = await fold_search(
-        40,
-        2,
+        Problem(40, 2, start=np.tile([0, 1], 20)),
         ConceptScore(planted_classes(40, 2), 2),
         train,
         rng=np.random.default_rng(0),
         settings=FoldSettings(),
-        start=np.tile([0, 1], 20),
     )
     assert len(found.history) == len(train.calls) == 5
 
@@ -194,13 +185,11 @@ async def test_what_never_settles_ends_after_five_passes() -> None:
 async def test_one_label_about_to_take_all_ends_it_instead_of_training_on_nothing() -> None:
     train = Scripted([0.1, -3.0] + [-3.0] * 38)  # printed form: item 0 alone is called 1
     found = await fold_search(
-        40,
-        2,
+        Problem(40, 2, start=np.tile([0, 1], 20)),
         ConceptScore(planted_classes(40, 2), 2),
         train,
         rng=np.random.default_rng(0),
         settings=FoldSettings(calibrated=False),
-        start=np.tile([0, 1], 20),
     )
     assert len(train.calls) == 1
     assert sorted(found.labels.tolist()) == [0] * 39 + [1]
@@ -216,13 +205,11 @@ async def test_calibrated_scores_find_uneven_labels_that_the_models_own_miss(
     accuracy = {}
     for calibrated in (True, False):
         found = await fold_search(
-            2000,
-            2,
+            Problem(2000, 2, start=noisy(classes, 0.25, seed=seed)),
             ConceptScore(classes, 2, meaning=1.0),
             Taught(classes, 2),
             rng=np.random.default_rng(0),
             settings=FoldSettings(calibrated=calibrated),
-            start=noisy(classes, 0.25, seed=seed),
         )
         accuracy[calibrated] = float((found.labels == classes).mean())
     assert accuracy[True] > 0.96
@@ -233,14 +220,11 @@ async def test_a_prior_decides_in_both_forms() -> None:
     classes = uneven(1000, 0.3)
     for calibrated in (True, False):
         found = await fold_search(
-            1000,
-            2,
+            Problem(1000, 2, prior=np.array([0.7, 0.3]), start=noisy(classes, 0.25)),
             ConceptScore(classes, 2, meaning=1.0),
             Taught(classes, 2),
             rng=np.random.default_rng(0),
             settings=FoldSettings(calibrated=calibrated),
-            start=noisy(classes, 0.25),
-            prior=np.array([0.7, 0.3]),
         )
         assert found.prior.source == "given"
         assert abs(found.labels.mean() - 0.3) < 0.04
@@ -250,13 +234,11 @@ async def test_a_prior_decides_in_both_forms() -> None:
 async def test_names_that_the_base_model_finds_clearly_wrong_are_exchanged() -> None:
     classes = planted_classes(400, 2)
     found = await fold_search(
-        400,
-        2,
+        Problem(400, 2, start=1 - noisy(classes, 0.1)),
         ConceptScore(classes, 2, meaning=2.0),
         Taught(classes, 2, noise=1.0),
         rng=np.random.default_rng(0),
         settings=FoldSettings(),
-        start=1 - noisy(classes, 0.1),  # the models are taught the wrong names, and believe them
     )
     assert found.exchanged
     assert (found.labels == classes).mean() > 0.9
@@ -282,14 +264,11 @@ async def test_labels_keep_the_rule_after_every_pass() -> None:
     rule = SameAnswer(tuple((3 * g, 3 * g + 1, 3 * g + 2) for g in range(60)))
     train = Taught(classes, 2)
     found = await fold_search(
-        180,
-        2,
+        Problem(180, 2, constraint=rule, start=noisy(classes, 0.25)),
         ConceptScore(classes, 2, meaning=1.0),
         train,
         rng=np.random.default_rng(0),
         settings=FoldSettings(),
-        start=noisy(classes, 0.25),
-        constraint=rule,
     )
     assert inconsistent_pairs(found.labels, rule) == []
     for call in train.calls[1:]:
@@ -313,14 +292,11 @@ async def test_items_that_cannot_be_scored_have_no_label_and_teach_nothing() -> 
         return answers
 
     found = await fold_search(
-        60,
-        2,
+        Problem(60, 2, start=noisy(classes, 0.25), items=np.setdiff1d(np.arange(60), [3])),
         base,
         without_seven,
         rng=np.random.default_rng(0),
         settings=FoldSettings(),
-        start=noisy(classes, 0.25),
-        left_out=[3],
     )
     assert np.flatnonzero(found.labels == UNLABELLED).tolist() == [3, 7]
     assert np.isnan(found.log_probs[[3, 7]]).all()
@@ -335,17 +311,14 @@ async def test_items_that_cannot_be_scored_have_no_label_and_teach_nothing() -> 
 @pytest.mark.parametrize("allowed", [1, 2])
 async def test_a_limit_ends_it_between_passes_with_the_labels_so_far(allowed: int) -> None:
     classes = planted_classes(200, 2)
-    told: list[SweepRecord] = []
+    told: list[Any] = []
     found = await fold_search(
-        200,
-        2,
+        Problem(200, 2, start=noisy(classes, 0.25)),
         ConceptScore(classes, 2, meaning=1.0),
         Taught(classes, 2),
         rng=np.random.default_rng(0),
         settings=FoldSettings(moving=0.0),
-        start=noisy(classes, 0.25),
-        observe=told.append,
-        stop=lambda: len(told) >= allowed,
+        watch=Watch(observe=told.append, stop=lambda: len(told) >= allowed),
     )
     assert found.stopped
     assert len(found.history) == allowed
@@ -356,13 +329,12 @@ async def test_a_limit_that_ends_the_first_search_ends_all() -> None:
     classes = planted_classes(64, 2)
     train = Taught(classes, 2)
     found = await fold_search(
-        64,
-        2,
+        Problem(64, 2),
         ConceptScore(classes, 2, meaning=1.0),
         train,
         rng=np.random.default_rng(0),
         settings=FoldSettings(),
-        stop=lambda: True,
+        watch=Watch(stop=lambda: True),
     )
     assert found.stopped
     assert train.calls == []
@@ -375,13 +347,11 @@ async def test_a_start_that_lacks_a_label_is_left_to_the_trainer_to_refuse() -> 
     start[:3] = 1
     with pytest.raises(TrainingError):
         await fold_search(
-            20,
-            2,
+            Problem(20, 2, start=start),
             ConceptScore(classes, 2),
             Taught(classes, 2),
             rng=np.random.default_rng(0),
             settings=FoldSettings(),
-            start=start,
         )
 
 
@@ -393,14 +363,11 @@ async def test_a_rule_that_allows_nothing_is_refused_before_anything_is_asked() 
     base = ConceptScore(planted_classes(10, 2), 2)
     with pytest.raises(InputError, match="allows no labels"):
         await fold_search(
-            10,
-            2,
+            Problem(10, 2, constraint=Never(((0, 1),)), start=np.zeros(10, dtype=np.int64)),
             base,
             Scripted([0.0] * 10),
             rng=np.random.default_rng(0),
             settings=FoldSettings(),
-            constraint=Never(((0, 1),)),
-            start=np.zeros(10, dtype=np.int64),
         )
     assert base.calls == []
 
@@ -417,8 +384,7 @@ async def test_the_same_seed_asks_the_same() -> None:
     for _ in range(2):
         train = Taught(classes, 2)
         await fold_search(
-            100,
-            2,
+            Problem(100, 2),
             ConceptScore(classes, 2, meaning=1.0),
             train,
             rng=np.random.default_rng(6),
@@ -431,13 +397,11 @@ async def test_the_same_seed_asks_the_same() -> None:
 async def test_models_taught_too_little_agree_on_something_else_and_it_shows() -> None:
     classes = planted_classes(100, 2)
     found = await fold_search(
-        100,
-        2,
+        Problem(100, 2, start=noisy(classes, 0.05)),
         ConceptScore(classes, 2, meaning=1.0),
-        Taught(classes, 2),  # 75 examples, items that deviate by as much as those teach
+        Taught(classes, 2),
         rng=np.random.default_rng(0),
         settings=FoldSettings(),
-        start=noisy(classes, 0.05),
     )
     assert (found.labels == classes).mean() < 0.7
     assert found.history[-1].coherence > 0.25  # what the models say of each other

@@ -1,5 +1,6 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,23 +9,37 @@ from taught import Taught
 
 from icm_client.coherence.constraints import MutualExclusion, inconsistent_pairs
 from icm_client.coherence.iterate import IterateSettings, iterative_search
-from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray, Query, Score
-from icm_client.coherence.result import PassRecord, SearchResult, SweepRecord
+from icm_client.coherence.problem import (
+    NO_CONSTRAINT,
+    UNLABELLED,
+    Constraint,
+    FloatArray,
+    IntArray,
+    Problem,
+    Query,
+    Score,
+)
+from icm_client.coherence.result import UNWATCHED, PassRecord, SearchResult, Watch
 from icm_client.coherence.trained import Training
 from icm_client.errors import InputError
 
 
 async def run(
-    base: ConceptScore, train: Taught, *, batch: int = 64, **options: object
+    base: ConceptScore,
+    train: Taught,
+    *,
+    batch: int = 64,
+    constraint: Constraint = NO_CONSTRAINT,
+    items: IntArray | None = None,
+    watch: Watch = UNWATCHED,
 ) -> SearchResult:
     return await iterative_search(
-        len(base.prompts),
-        len(train.texts),
+        Problem(len(base.prompts), len(train.texts), constraint, items=items),
         base,
         train,
         rng=np.random.default_rng(0),
         settings=IterateSettings(batch=batch),
-        **options,  # type: ignore[arg-type]
+        watch=watch,
     )
 
 
@@ -33,8 +48,8 @@ async def test_each_batch_is_labelled_by_a_model_of_all_batches_before_it(n_labe
     classes = planted_classes(320, n_labels)
     base = ConceptScore(classes, n_labels, meaning=2.0)
     train = Taught(classes, n_labels, half=5.0, noise=1.0)
-    told: list[SweepRecord] = []
-    found = await run(base, train, observe=told.append)
+    told: list[Any] = []
+    found = await run(base, train, watch=Watch(observe=told.append))
     assert (found.labels == classes).mean() > 0.95
     assert [[training.name for training in call] for call in train.calls] == [
         [f"batch-{number}"] for number in range(2, 6)
@@ -68,8 +83,7 @@ async def test_the_base_model_is_asked_about_one_batch_until_the_names_are_tried
             return train.model(training)
 
     await iterative_search(
-        200,
-        2,
+        Problem(200, 2),
         base,
         Noting(),
         rng=np.random.default_rng(0),
@@ -101,7 +115,11 @@ async def test_every_batch_is_searched_behind_the_model_trained_before_it() -> N
     classes = planted_classes(240, 2)
     base, train = ConceptScore(classes, 2, meaning=2.0), Reading(classes)
     found = await iterative_search(
-        240, 2, base, train, rng=np.random.default_rng(0), settings=IterateSettings(batch=80)
+        Problem(240, 2),
+        base,
+        train,
+        rng=np.random.default_rng(0),
+        settings=IterateSettings(batch=80),
     )
     alone = await train.says([Query((), item) for item in range(240)])
     assert (alone.argmax(axis=1) == classes).mean() < 0.85
@@ -119,8 +137,7 @@ async def test_a_batch_may_have_one_item() -> None:
     classes = planted_classes(5, 2)
     train = Reading(classes)
     found = await iterative_search(
-        5,
-        2,
+        Problem(5, 2),
         ConceptScore(classes, 2, meaning=4.0),
         train,
         rng=np.random.default_rng(0),
@@ -134,7 +151,10 @@ async def test_a_limit_in_a_later_batch_keeps_the_labels_that_it_has() -> None:
     classes = planted_classes(200, 2)
     train = Taught(classes, 2, half=5.0)
     found = await run(
-        ConceptScore(classes, 2, meaning=2.0), train, batch=50, stop=lambda: bool(train.calls)
+        ConceptScore(classes, 2, meaning=2.0),
+        train,
+        batch=50,
+        watch=Watch(stop=lambda: bool(train.calls)),
     )
     assert found.stopped
     assert len(train.calls) == 1
@@ -156,7 +176,7 @@ async def test_groups_stand_in_one_batch_and_keep_their_rule() -> None:
     groups = tuple((3 * g, 3 * g + 1, 3 * g + 2) for g in range(60))
     rule = MutualExclusion(groups, tuple(range(n_items)), 1)
     train = Taught(classes, 2, half=5.0)
-    found = await run(ConceptScore(classes, 2, meaning=2.0), train, constraint=rule, batch=60)
+    found = await run(ConceptScore(classes, 2, meaning=2.0), train, batch=60, constraint=rule)
     assert inconsistent_pairs(found.labels, rule) == []
     assert (found.labels == classes).mean() > 0.9
     for (training,) in train.calls:
@@ -168,13 +188,12 @@ async def test_groups_stand_in_one_batch_and_keep_their_rule() -> None:
 async def test_a_limit_leaves_later_batches_without_a_label() -> None:
     classes = planted_classes(200, 2)
     train = Taught(classes, 2, half=5.0)
-    told: list[SweepRecord] = []
+    told: list[Any] = []
     found = await run(
         ConceptScore(classes, 2, meaning=2.0),
         train,
         batch=50,
-        observe=told.append,
-        stop=lambda: isinstance(told[-1], PassRecord),
+        watch=Watch(told.append, lambda: isinstance(told[-1], PassRecord)),
     )
     assert found.stopped
     assert len(train.calls) == 1
@@ -185,7 +204,7 @@ async def test_a_limit_leaves_later_batches_without_a_label() -> None:
 async def test_items_that_are_left_out_are_in_no_batch() -> None:
     classes = planted_classes(120, 2)
     base, train = ConceptScore(classes, 2, meaning=2.0), Taught(classes, 2, half=5.0)
-    found = await run(base, train, batch=40, left_out=[0, 77])
+    found = await run(base, train, batch=40, items=np.setdiff1d(np.arange(120), [0, 77]))
     assert np.flatnonzero(found.labels == UNLABELLED).tolist() == [0, 77]
     asked = {query.target for queries in base.calls for query in queries}
     assert asked.isdisjoint({0, 77})
@@ -206,8 +225,7 @@ async def test_names_that_are_clearly_wrong_are_exchanged_in_all_batches() -> No
         train.calls.clear()
         knowing = ConceptScore(truth, 2, meaning=2.0, noise=0.1)
         found = await iterative_search(
-            200,
-            2,
+            Problem(200, 2),
             score,
             train,
             rng=np.random.default_rng(0),

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import replace
 
 import anyio
 import numpy as np
@@ -10,12 +10,11 @@ import pytest
 from concept_score import ConceptScore, planted_classes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from icm_client.coherence.pins import checked_pins, held, names_turn, pinned_first
 from taught import Taught
 
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
-from icm_client.coherence.assignment import JointAssignment, assign_jointly
+from icm_client.coherence.assignment import JointAssignment, assign_jointly, prepared
 from icm_client.coherence.batches import Within, split_batches
 from icm_client.coherence.calibration import certainty, log_softmax
 from icm_client.coherence.constraints import (
@@ -37,12 +36,22 @@ from icm_client.coherence.problem import (
     Constraint,
     FloatArray,
     IntArray,
+    Problem,
     Query,
     Score,
 )
 from icm_client.coherence.result import SearchResult
 from icm_client.coherence.trained import Train, Training
 from icm_client.errors import InputError
+
+
+def holding(pinned: IntArray | None) -> Problem:
+    return Problem(4 if pinned is None else len(pinned), 2, pinned=pinned)
+
+
+def turns(exchange: NameExchange, scores: FloatArray, pinned: IntArray | None) -> bool:
+    return exchange.turns(scores, Problem(len(scores), scores.shape[1], pinned=pinned))
+
 
 PRESETS = ("fast", "paper", "official", "folds", "iterate")
 
@@ -61,25 +70,20 @@ async def found(
     steps: int = 120,
 ) -> SearchResult:
     n = 32 if pinned is None else len(pinned)
-    options: dict[str, Any] = {"constraint": constraint, "pinned": pinned, "left_out": left_out}
+    items = np.setdiff1d(np.arange(n), list(left_out))
+    problem = Problem(n, n_labels, constraint, start=start, pinned=pinned, items=items)
     rng = np.random.default_rng(seed)
     if preset == "iterate":
         chosen = IterateSettings(batch=max(2, n // 2))
         return await iterative_search(
-            n, n_labels, score, train, rng=rng, settings=chosen, **options
+            replace(problem, start=None), score, train, rng=rng, settings=chosen
         )
     if preset == "folds":
-        return await fold_search(
-            n, n_labels, score, train, rng=rng, settings=FoldSettings(), start=start, **options
-        )
+        return await fold_search(problem, score, train, rng=rng, settings=FoldSettings())
     if preset == "fast":
-        return await search(
-            n, n_labels, score, rng=rng, settings=SweepSettings(), start=start, **options
-        )
+        return await search(problem, score, rng=rng, settings=SweepSettings())
     kind = AnnealSettings if preset == "paper" else OfficialSettings
-    return await anneal_search(
-        n, n_labels, score, rng=rng, settings=kind(iterations=steps), start=start, **options
-    )
+    return await anneal_search(problem, score, rng=rng, settings=kind(iterations=steps))
 
 
 def some_of(classes: IntArray, each: int, labels: Sequence[int], seed: int = 0) -> IntArray:
@@ -316,29 +320,34 @@ def test_who_turns_names_by_hand() -> None:
 
     # The margins are 2, 2, 2 and 0.9: items must be over 1 nat against their pins.
     against, weakly, agreeing = pins(i0=1), pins(i3=0), pins(i0=0)
-    cases = [(one, names_turn(one, scores, None)) for one in (right, reversed_, open_)]
+    cases = [(one, turns(one, scores, None)) for one in (right, reversed_, open_)]
     assert [turned for _, turned in cases] == [False, True, False]
     for one, wanted in ((right, False), (reversed_, True), (open_, True)):
-        assert names_turn(one, scores, against) is wanted
-        assert not names_turn(one, scores, weakly)
-        assert not names_turn(one, scores, agreeing)
-        assert not names_turn(one, scores, pins(i4=0))  # it was never scored
+        assert turns(one, scores, against) is wanted
+        assert not turns(one, scores, weakly)
+        assert not turns(one, scores, agreeing)
+        assert not turns(one, scores, pins(i4=0))  # it was never scored
     # -0.9 + 2 over two pins is 0.55 a pin against them, which is not enough; three make 1.03.
-    assert not names_turn(open_, scores, pins(i0=1, i3=1))
-    assert names_turn(open_, scores, pins(i0=1, i1=0, i3=1))
+    assert not turns(open_, scores, pins(i0=1, i3=1))
+    assert turns(open_, scores, pins(i0=1, i1=0, i3=1))
 
 
 def test_held_scores_by_hand() -> None:
     scores = np.array([[1.0, 2.0], [np.nan, np.nan], [-np.inf, 0.0], [3.0, 0.0]])
     pinned = np.array([0, 1, UNLABELLED, UNLABELLED])
-    of_pins = held(scores, pinned)
+    of_pins = holding(pinned).hold_pins(scores)
     assert of_pins[:2].tolist() == [[0.0, -np.inf], [-np.inf, 0.0]]
     assert of_pins[3].tolist() == [3.0, 0.0]
     # Item 2 would rather have nothing than label 0, and must have it: item 3 is pinned to 1.
     rule = Asymmetry(((2, 3),), true=1, false=0)
     pinned = np.array([UNLABELLED, UNLABELLED, UNLABELLED, 1])
-    assert assign_jointly(held(scores, pinned), rule).labels.tolist() == [1, UNLABELLED, 0, 1]
-    assert held(scores, None) is scores
+    assert assign_jointly(holding(pinned).hold_pins(scores), rule).labels.tolist() == [
+        1,
+        UNLABELLED,
+        0,
+        1,
+    ]
+    assert Problem(4, 2).hold_pins(scores) is scores
 
 
 def test_a_pin_outvotes_the_most_confident_of_its_group() -> None:
@@ -347,16 +356,15 @@ def test_a_pin_outvotes_the_most_confident_of_its_group() -> None:
     pinned = np.array([1, UNLABELLED, UNLABELLED])
     for assign in (JointAssignment(rule, 2), MostConfident(rule, 2)):
         assert assign(scores).labels.tolist() == [0, 1, 0]
-        assert assign(held(scores, pinned)).labels.tolist() == [1, 0, 0]
+        assert assign(holding(pinned).hold_pins(scores)).labels.tolist() == [1, 0, 0]
 
 
 def test_pins_of_items_that_are_left_out_are_void() -> None:
-    assign = JointAssignment(NO_CONSTRAINT, 2)
     pinned = np.array([UNLABELLED, 1, 0])
-    kept = checked_pins(pinned, 3, 2, assign, (1,))
+    kept = prepared(Problem(3, 2, pinned=pinned, items=np.array([0, 2])))[0].pinned
     assert kept is not None
     assert kept.tolist() == [UNLABELLED, UNLABELLED, 0]
-    assert checked_pins(pinned, 3, 2, assign, (1, 2)) is None
+    assert prepared(Problem(3, 2, pinned=pinned, items=np.array([0])))[0].pinned is None
     assert pinned.tolist() == [UNLABELLED, 1, 0]
 
 
@@ -364,16 +372,21 @@ def test_pins_of_items_that_are_left_out_are_void() -> None:
 def test_only_labels_without_a_pin_begin_at_random(seed: int) -> None:
     rng = np.random.default_rng(seed)
     pinned = np.array([0, 1, *[UNLABELLED] * 18])
-    assert pinned_start(pinned, 2, 8, rng=rng).tolist() == pinned.tolist()
-    begun = pinned_start(pinned, 3, 9, rng=rng)
+    assert (
+        pinned_start(Problem(20, 2, pinned=pinned), 8, rng, among=np.arange(20)).tolist()
+        == pinned.tolist()
+    )
+    three = Problem(20, 3, pinned=pinned)
+    begun = pinned_start(three, 9, rng, among=np.arange(20))
     assert np.bincount(begun + 1).tolist() == [15, 1, 1, 3]
     assert begun[:2].tolist() == [0, 1]
     # Item 2 is bound to a pinned one, and no more than half of the free ones begin.
     rule = AtMostOne(((0, 2),), true=1)
-    begun = pinned_start(np.array([0, -1, -1, -1, -1]), 2, 8, rng=rng, constraint=rule)
+    bound = Problem(5, 2, rule, pinned=np.array([0, -1, -1, -1, -1]))
+    begun = pinned_start(bound, 8, rng, among=np.arange(5))
     assert begun[2] == UNLABELLED
     assert np.bincount(begun + 1).tolist() == [3, 1, 1]
-    among = pinned_start(pinned, 3, 9, rng=rng, among=np.arange(2, 8))
+    among = pinned_start(three, 9, rng, among=np.arange(2, 8))
     assert set(np.flatnonzero(among != UNLABELLED)) <= set(range(8))
 
 
@@ -393,7 +406,9 @@ def test_more_pins_than_a_start_has_are_drawn_from_and_are_the_most_certain() ->
     pinned = some_of(classes, 10, [0, 1])
     averaged = np.full((60, 2), np.nan)
     rng = np.random.default_rng(0)
-    contexts = fold_contexts(0, pinned, averaged, rng, SweepSettings(), pinned=pinned)
+    contexts = fold_contexts(
+        0, pinned, averaged, Problem(60, 2, pinned=pinned), settings=SweepSettings(), rng=rng
+    )
     assert len(contexts) == 2
     for context, targets in contexts:
         assert all(pinned[item] == label for item, label in context)
@@ -407,16 +422,18 @@ def test_more_pins_than_a_start_has_are_drawn_from_and_are_the_most_certain() ->
 
 def test_pinned_items_and_their_groups_are_moved_to_the_first_batch() -> None:
     rule = AtMostOne(((0, 1), (2, 3), (4, 5)), true=1)
-    batches = split_batches(40, 8, rule, np.random.default_rng(3))
     pinned = np.full(40, UNLABELLED)
     pinned[[3, 20, 30]] = 0
-    first, *others = pinned_first(batches, pinned, rule)
-    assert {2, 3, 20, 30} | set(batches[0].items.tolist()) == set(first.items.tolist())
-    every = np.concatenate([first.items, *(batch.items for batch in others)])
+    problem = Problem(40, 2, rule, pinned=pinned)
+    batches = split_batches(problem, 8, np.random.default_rng(3))
+    first, *others = split_batches(problem, 8, np.random.default_rng(3), pinned_first=True)
+    assert first.pinned is not None
+    assert all(other.pinned is None for other in others)
+    assert {2, 3, 20, 30} | set(batches[0].searched.tolist()) == set(first.searched.tolist())
+    every = np.concatenate([first.searched, *(batch.searched for batch in others)])
     assert sorted(every.tolist()) == list(range(40))
     for batch in (first, *others):
         assert isinstance(batch.constraint, Within)
-        inside = set(batch.items.tolist())
+        inside = set(batch.searched.tolist())
         held_groups = {group for group in rule.groups if inside >= set(group)}
         assert set(batch.constraint.groups) == held_groups
-    assert pinned_first(batches, None, rule) is batches

@@ -23,9 +23,9 @@ import numpy as np
 import orjson
 import pytest
 
+from icm_client.coherence.anneal import anneal
 from icm_client.coherence.anneal_official import (
     OfficialSettings,
-    anneal_official,
     fix,
     mean_log_odds,
 )
@@ -38,8 +38,15 @@ from icm_client.coherence.constraints import (
     groups_by_key,
     inconsistent_pairs,
 )
-from icm_client.coherence.problem import UNLABELLED, Constraint, FloatArray, IntArray, Query
-from icm_client.coherence.result import Step
+from icm_client.coherence.problem import (
+    UNLABELLED,
+    Constraint,
+    FloatArray,
+    IntArray,
+    Problem,
+    Query,
+)
+from icm_client.coherence.result import Watch
 
 TABLE: dict[str, list[Any]] = orjson.loads(
     (Path(__file__).parent / "released_code.json").read_bytes()
@@ -117,7 +124,7 @@ async def test_a_search_goes_as_the_released_codes_went(number: int) -> None:
         raise AssertionError("more is tried than the code did")
 
     drawn = Drawn(permutations(), items)
-    seen: list[Step] = []
+    seen: list[Any] = []
 
     def prepare() -> None:
         item, heavy, _, rounds, *rest = told[at]
@@ -131,16 +138,17 @@ async def test_a_search_goes_as_the_released_codes_went(number: int) -> None:
             prepare()
         return at == len(told)
 
-    result = await anneal_official(
-        len(search["odds"]),
-        2,
+    result = await anneal(
+        Problem(
+            len(search["odds"]),
+            2,
+            constraint=rule_of(len(search["odds"]), search["answers"]),
+            items=items,
+        ),
         Scores(search),
         rng=cast("np.random.Generator", drawn),
         settings=OfficialSettings(alpha=search["alpha"], iterations=len(told)),
-        constraint=rule_of(len(search["odds"]), search["answers"]),
-        items=items,
-        observe=seen.append,
-        stop=stop,
+        watch=Watch(observe=seen.append, stop=stop),
     )
     assert result.order.tolist() == search["batch"]
     assert len(seen) == len(told)
@@ -171,14 +179,16 @@ async def test_the_first_labels_are_those_of_the_released_code(number: int) -> N
             ]
         )
     )
-    result = await anneal_official(
-        len(search["odds"]),
-        2,
+    result = await anneal(
+        Problem(
+            len(search["odds"]),
+            2,
+            constraint=rule_of(len(search["odds"]), search["answers"]),
+            items=np.sort(batch),
+        ),
         Scores(search),
         rng=cast("np.random.Generator", drawn),
         settings=OfficialSettings(alpha=search["alpha"], iterations=0),
-        constraint=rule_of(len(search["odds"]), search["answers"]),
-        items=np.sort(batch),
     )
     assert result.labels[batch].tolist() == search["first"]["labels"]
     assert result.utility == pytest.approx(search["first"]["U"], abs=1e-5)
@@ -204,8 +214,7 @@ async def test_of_400_random_fixes_all_agree_with_the_released_codes() -> None:
         held = np.array(labels)
         found = await fix(
             held,
-            2,
-            rule,
+            Problem(len(held), 2, rule),
             evaluate,
             M=10,
             rng=cast("np.random.Generator", Drawn(iter(rounds))),
@@ -283,6 +292,6 @@ async def test_of_400_other_random_fixes_all_agree_with_the_description() -> Non
         alpha = float(rng.choice([0.3, 3, 30]))
         rule = rule_of(n, answers)
         chance, same_chance = (np.random.default_rng(seed) for _ in range(2))
-        found = await fix(labels, 2, rule, energy(rule, odds, alpha), M=10, rng=chance)
+        found = await fix(labels, Problem(n, 2, rule), energy(rule, odds, alpha), M=10, rng=chance)
         described = Described(odds, answers, alpha).fix(labels.tolist(), same_chance)
         assert found.labels.tolist() == described, seed

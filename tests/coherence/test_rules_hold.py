@@ -24,7 +24,7 @@ from icm_client.coherence.constraints import (
 from icm_client.coherence.decode import anneal_search
 from icm_client.coherence.fast import SweepSettings, search
 from icm_client.coherence.leave_one_out import Layout
-from icm_client.coherence.problem import Constraint, IntArray
+from icm_client.coherence.problem import Constraint, IntArray, Problem
 from icm_client.coherence.result import SearchResult
 
 Preset = Callable[[int, int, ConceptScore, int, Constraint], SearchResult]
@@ -33,7 +33,7 @@ Preset = Callable[[int, int, ConceptScore, int, Constraint], SearchResult]
 def fast(n: int, n_labels: int, score: ConceptScore, seed: int, rule: Constraint) -> SearchResult:
     chosen = SweepSettings(restarts=1)
     rng = np.random.default_rng(seed)
-    return anyio.run(partial(search, n, n_labels, score, rng=rng, settings=chosen, constraint=rule))
+    return anyio.run(partial(search, Problem(n, n_labels, rule), score, rng=rng, settings=chosen))
 
 
 def annealed(
@@ -47,7 +47,7 @@ def annealed(
 ) -> SearchResult:
     rng = np.random.default_rng(seed)
     return anyio.run(
-        partial(anneal_search, n, n_labels, score, rng=rng, settings=chosen, constraint=rule)
+        partial(anneal_search, Problem(n, n_labels, rule), score, rng=rng, settings=chosen)
     )
 
 

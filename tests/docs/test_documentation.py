@@ -18,7 +18,7 @@ from icm_client.data.job import named_task
 from icm_client.testing import PlantedConcept
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -81,9 +81,10 @@ def test_nothing_is_left_to_fill_in_and_no_link_is_dead(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-def test_the_help_page_is_what_the_commands_print() -> None:
-    page = (ROOT / "docs" / "cli.md").read_text("utf-8")
-    script = [sys.executable, str(ROOT / "scripts" / "cli_page.py")]
+@pytest.mark.parametrize("name", ["cli", "api"])
+def test_a_written_page_is_what_its_script_prints(name: str) -> None:
+    page = (ROOT / "docs" / f"{name}.md").read_text("utf-8")
+    script = [sys.executable, str(ROOT / "scripts" / f"{name}_page.py")]
     # A process of its own: click keeps the help option that a command was first invoked with.
     printed = subprocess.run(script, check=True, capture_output=True, encoding="utf-8").stdout
     assert page == printed, "run scripts/docs"

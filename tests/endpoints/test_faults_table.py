@@ -29,6 +29,7 @@ from planted_run import (
 )
 
 from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.problem import Problem
 from icm_client.endpoints import Answer, Read
 from icm_client.endpoints.protocol import TokenIds
 from icm_client.endpoints.settings import GoodNeighbour, TransportSettings, Waiting
@@ -630,8 +631,7 @@ async def test_a_whole_search_through_every_fault_that_heals(tmp_path: Path) -> 
         with ScoreStore.open(tmp_path / name) as store:
             pieces = await tokenize_pieces(PROMPTS, LABELS, "\n\n", endpoint, store)
             return await search(
-                len(PROMPTS),
-                2,
+                Problem(len(PROMPTS), 2),
                 Scorer(endpoint, store, pieces, group_size=3),
                 rng=np.random.default_rng(0),
                 settings=SweepSettings(initial=4, demos=6, max_sweeps=6),

@@ -11,7 +11,7 @@ from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.decode import anneal_search
 from icm_client.coherence.fast import SweepSettings, search
-from icm_client.coherence.problem import UNLABELLED
+from icm_client.coherence.problem import UNLABELLED, Problem
 from icm_client.coherence.result import SearchResult
 from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Read
@@ -80,16 +80,20 @@ async def found(
     async def attempt(left_out: Collection[int]) -> SearchResult:
         chance = np.random.default_rng(seed)
         if isinstance(settings, SweepSettings):
-            return await search(N, 2, scorer, rng=chance, settings=settings, left_out=left_out)
+            return await search(
+                Problem(N, 2, items=np.setdiff1d(np.arange(N), list(left_out))),
+                scorer,
+                rng=chance,
+                settings=settings,
+            )
         assert isinstance(settings, AnnealSettings | OfficialSettings)
         return await anneal_search(
-            N,
-            2,
+            Problem(
+                N, 2, constraint=of.constraint, items=np.setdiff1d(np.arange(N), list(left_out))
+            ),
             scorer,
             rng=chance,
             settings=settings,
-            constraint=of.constraint,
-            left_out=left_out,
         )
 
     return await failures.searched(attempt, scorer), failures
@@ -186,10 +190,10 @@ async def test_without_failures_nothing_is_different(store: ScoreStore) -> None:
         chance = np.random.default_rng(0)
         scorer = Scorer(endpoint, store, pieces)
         if isinstance(settings, SweepSettings):
-            plain = await search(N, 2, scorer, rng=chance, settings=settings)
+            plain = await search(Problem(N, 2), scorer, rng=chance, settings=settings)
         else:
             plain = await anneal_search(
-                N, 2, scorer, rng=chance, settings=settings, constraint=of.constraint
+                Problem(N, 2, constraint=of.constraint), scorer, rng=chance, settings=settings
             )
         np.testing.assert_array_equal(result.labels, plain.labels)
         np.testing.assert_array_equal(result.log_probs, plain.log_probs)

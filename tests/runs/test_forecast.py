@@ -5,6 +5,7 @@ import pytest
 from planted_reviews import TASK, data, planted, reviews
 
 from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.problem import Problem
 from icm_client.data.job import Job
 from icm_client.endpoints import connect
 from icm_client.runs.presets import fit
@@ -28,8 +29,7 @@ async def test_a_run_stays_within_its_forecast(tmp_path: Path, n: int) -> None:
                 probed, before = endpoint.usage.requests, endpoint.usage.computed_tokens
                 assert probed <= 2 + sum(SHORT_READS.values())
                 await search(
-                    n,
-                    2,
+                    Problem(n, 2),
                     Scorer(endpoint, store, pieces),
                     rng=np.random.default_rng(0),
                     settings=settings,

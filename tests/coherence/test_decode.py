@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +22,11 @@ from icm_client.coherence.problem import (
     Constraint,
     FloatArray,
     IntArray,
+    Problem,
     Query,
     Score,
 )
-from icm_client.coherence.result import SearchResult, Step
+from icm_client.coherence.result import SearchResult, Watch
 from icm_client.errors import InputError
 
 SHORT = AnnealSettings(iterations=60)
@@ -44,14 +46,10 @@ async def found(
     prior: FloatArray | None = None,
 ) -> SearchResult:
     return await anneal_search(
-        n,
-        n_labels,
+        Problem(n, n_labels, constraint=constraint, prior=prior, start=start),
         score,
         rng=np.random.default_rng(seed),
         settings=settings,
-        constraint=constraint,
-        start=start,
-        prior=prior,
     )
 
 
@@ -195,13 +193,13 @@ def test_batches_are_a_partition_that_keeps_groups_whole(
 ) -> None:
     groups = tuple((i, i + 1, i + 2) for i in range(0, n - 2, 4))
     rule = SameAnswer(groups)
-    batches = split_batches(n, size, rule, np.random.default_rng(seed))
-    assert sorted(item for batch in batches for item in batch.items.tolist()) == list(range(n))
-    assert all(len(batch.items) <= (size or n) + 3 for batch in batches)
+    batches = split_batches(Problem(n, 2, rule), size, np.random.default_rng(seed))
+    assert sorted(item for batch in batches for item in batch.searched.tolist()) == list(range(n))
+    assert all(len(batch.searched) <= (size or n) + 3 for batch in batches)
     assert sorted(g for batch in batches for g in batch.constraint.groups) == sorted(groups)
     for batch in batches:
         for group in batch.constraint.groups:
-            assert set(group) <= set(batch.items.tolist())
+            assert set(group) <= set(batch.searched.tolist())
     if size is None or n <= size:
         assert len(batches) == 1
 
@@ -247,15 +245,13 @@ async def test_a_start_is_divided_among_batches() -> None:
 
 @pytest.mark.parametrize("settings", BOTH)
 async def test_the_observer_is_told_each_step(settings: AnnealSettings | OfficialSettings) -> None:
-    told: list[Step] = []
+    told: list[Any] = []
     result = await anneal_search(
-        12,
-        2,
+        Problem(12, 2, constraint=NO_CONSTRAINT),
         ConceptScore(planted_classes(12, 2), 2),
         rng=np.random.default_rng(0),
         settings=replace(settings, batch=6),
-        constraint=NO_CONSTRAINT,
-        observe=told.append,
+        watch=Watch(observe=told.append),
     )
     assert tuple(told) == result.steps
     assert len(told) == 120

@@ -2,6 +2,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +25,10 @@ from icm_client.coherence.problem import (
     Constraint,
     FloatArray,
     IntArray,
+    Problem,
     Query,
 )
-from icm_client.coherence.result import SearchResult, SweepRecord
+from icm_client.coherence.result import SearchResult, SweepRecord, Watch
 from icm_client.errors import InputError
 
 DEFAULT = SweepSettings()
@@ -47,14 +49,10 @@ async def found(
 ) -> SearchResult:
     score = score or ConceptScore(planted_classes(n, n_labels), n_labels)
     return await search(
-        n,
-        n_labels,
+        Problem(n, n_labels, constraint=constraint, prior=prior, start=start),
         score,
         rng=np.random.default_rng(seed),
         settings=settings,
-        prior=prior,
-        constraint=constraint,
-        start=start,
     )
 
 
@@ -157,11 +155,13 @@ def test_one_sweep_alone_would_leave_items_without_a_label() -> None:
 
 @pytest.mark.parametrize("n_labels", [2, 3])
 async def test_the_history_tells_what_happened(n_labels: int) -> None:
-    told: list[SweepRecord] = []
+    told: list[Any] = []
     score = ConceptScore(planted_classes(48, n_labels), n_labels)
     settings = replace(DEFAULT, restarts=2, coherent=np.inf)
     rng = np.random.default_rng(0)
-    result = await search(48, n_labels, score, rng=rng, settings=settings, observe=told.append)
+    result = await search(
+        Problem(48, n_labels), score, rng=rng, settings=settings, watch=Watch(observe=told.append)
+    )
     assert list(result.history) == told
     starts = restarts(result)
     assert [records[0].restart for records in starts] == [0, 1]

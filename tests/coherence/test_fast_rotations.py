@@ -7,12 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from concept_score import ConceptScore, agreement, planted_classes
-from icm_client.coherence.all_names import AVERAGED, MOST_NAMES, MOVING
 
 from icm_client.coherence.calibration import log_softmax
-from icm_client.coherence.fast import SweepSettings, search
-from icm_client.coherence.problem import UNLABELLED, FloatArray, Query
-from icm_client.coherence.result import SearchResult
+from icm_client.coherence.fast import (
+    MOST_ROTATIONS,
+    ROTATED_AVERAGED,
+    ROTATED_MOVING,
+    SweepSettings,
+    search,
+)
+from icm_client.coherence.problem import UNLABELLED, FloatArray, Problem, Query
+from icm_client.coherence.result import SearchResult, Watch
 
 DEFAULT = SweepSettings()
 ONE_NAME = replace(DEFAULT, all_names=0)
@@ -48,7 +53,11 @@ async def found(
         return asked == stop_after
 
     return await search(
-        len(score.prompts), 2, score, rng=np.random.default_rng(0), settings=settings, stop=stop
+        Problem(len(score.prompts), 2),
+        score,
+        rng=np.random.default_rng(0),
+        settings=settings,
+        watch=Watch(stop=stop),
     )
 
 
@@ -62,7 +71,7 @@ async def test_what_words_that_say_nothing_say_of_an_item_cancels() -> None:
     assert agreement(plain.labels, CLASSES, 2) < 0.97
     assert agreement(both.labels, CLASSES, 2) == 1
     assert both.sweep_scores is not None
-    assert both.sweep_scores.shape == (AVERAGED, N, 2)
+    assert both.sweep_scores.shape == (ROTATED_AVERAGED, N, 2)
 
 
 async def test_words_that_name_the_classes_are_read_once() -> None:
@@ -76,8 +85,8 @@ async def test_words_that_name_the_classes_are_read_once() -> None:
 async def test_labels_that_no_demos_teach_are_told_from_others() -> None:
     # Each context has noise of its own, and each item of its own: both are taken for a concept.
     nothing = ContextNoise(1, 0.3)
-    plain = await search(N, 2, nothing, rng=np.random.default_rng(0), settings=ONE_NAME)
-    every = await search(N, 2, nothing, rng=np.random.default_rng(0), settings=DEFAULT)
+    plain = await search(Problem(N, 2), nothing, rng=np.random.default_rng(0), settings=ONE_NAME)
+    every = await search(Problem(N, 2), nothing, rng=np.random.default_rng(0), settings=DEFAULT)
     assert plain.coherence > 0.4
     assert len(every.history) > len(plain.history)
     assert every.coherence < 0.05
@@ -90,8 +99,7 @@ async def test_of_more_labels_it_cancels_too(n_labels: int, noise: float) -> Non
     classes = planted_classes(n_items, n_labels)
     results = [
         await search(
-            n_items,
-            n_labels,
+            Problem(n_items, n_labels),
             ConceptScore(classes, n_labels, noise=noise),
             rng=np.random.default_rng(0),
             settings=settings,
@@ -106,19 +114,19 @@ async def test_of_more_labels_it_cancels_too(n_labels: int, noise: float) -> Non
 
 async def test_a_context_of_many_labels_is_read_under_a_few_names() -> None:
     plain, score = (ConceptScore(planted_classes(160, 8), 8) for _ in range(2))
-    before = await search(160, 8, plain, rng=np.random.default_rng(0), settings=ONE_NAME)
-    result = await search(160, 8, score, rng=np.random.default_rng(0), settings=DEFAULT)
+    before = await search(Problem(160, 8), plain, rng=np.random.default_rng(0), settings=ONE_NAME)
+    result = await search(Problem(160, 8), score, rng=np.random.default_rng(0), settings=DEFAULT)
     assert result.exchange.all_weak
     sweeps = len(result.history) - len(before.history)
     readings = [len(queries) for queries in score.calls[len(plain.calls) :] if len(queries) == 160]
-    assert len(readings) == MOST_NAMES - 1 + sweeps * MOST_NAMES
+    assert len(readings) == MOST_ROTATIONS - 1 + sweeps * MOST_ROTATIONS
 
 
 async def test_sweeps_go_on_while_labels_move() -> None:
     score = ConceptScore(planted_classes(96, 3), 3, noise=1.5)
-    result = await search(96, 3, score, rng=np.random.default_rng(0), settings=DEFAULT)
+    result = await search(Problem(96, 3), score, rng=np.random.default_rng(0), settings=DEFAULT)
     last = [record.moved for record in result.history[DEFAULT.min_sweeps :]]
-    assert last[0] > MOVING * 96 > last[-1] == 0
+    assert last[0] > ROTATED_MOVING * 96 > last[-1] == 0
     assert agreement(result.labels, planted_classes(96, 3), 3) == 1
 
 

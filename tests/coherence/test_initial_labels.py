@@ -16,18 +16,17 @@ from icm_client.coherence.constraints import (
 from icm_client.coherence.initial_labels import (
     Start,
     balanced_start,
-    check_start,
     closest_allowed,
     first_labels,
     random_start,
     zero_shot_start,
 )
 from icm_client.coherence.problem import (
-    NO_CONSTRAINT,
     UNLABELLED,
     Constraint,
     FloatArray,
     IntArray,
+    Problem,
     Query,
 )
 from icm_client.errors import InputError
@@ -41,13 +40,16 @@ ANSWERS = MutualExclusion(
 
 @given(st.integers(1, 30), st.integers(0, 40), st.integers(2, 4), SEEDS)
 def test_k_items_are_labelled_at_random(n: int, initial: int, n_labels: int, seed: int) -> None:
-    labels = random_start(n, n_labels, initial, np.random.default_rng(seed))
+    labels = random_start(Problem(n, n_labels), initial, np.random.default_rng(seed))
     assert (labels != UNLABELLED).sum() == min(initial, n)
     assert set(labels.tolist()) <= {UNLABELLED, *range(n_labels)}
 
 
 def test_random_labels_are_not_balanced() -> None:
-    ones = {int(random_start(9, 2, 8, np.random.default_rng(s)).clip(0).sum()) for s in range(60)}
+    ones = {
+        int(random_start(Problem(9, 2), 8, np.random.default_rng(s)).clip(0).sum())
+        for s in range(60)
+    }
     assert len(ones) > 4
 
 
@@ -55,7 +57,7 @@ def test_random_labels_are_not_balanced() -> None:
 def test_balanced_labels_are_each_as_often_as_the_others(
     n: int, n_labels: int, initial: int, seed: int
 ) -> None:
-    labels = balanced_start(n, n_labels, initial, np.random.default_rng(seed))
+    labels = balanced_start(Problem(n, n_labels), initial, np.random.default_rng(seed))
     assert labels.shape == (n,)
     counts = np.bincount(labels[labels != UNLABELLED], minlength=n_labels)
     assert len(counts) == n_labels
@@ -64,7 +66,7 @@ def test_balanced_labels_are_each_as_often_as_the_others(
 
 
 def test_which_items_and_which_labels_is_chance() -> None:
-    drawn = [balanced_start(20, 2, 8, np.random.default_rng(seed)) for seed in range(30)]
+    drawn = [balanced_start(Problem(20, 2), 8, np.random.default_rng(seed)) for seed in range(30)]
     assert len({labels.tobytes() for labels in drawn}) == 30
     assert {int(label) for labels in drawn for label in labels[:1]} == {UNLABELLED, 0, 1}
 
@@ -73,7 +75,7 @@ def test_which_items_and_which_labels_is_chance() -> None:
 def test_balanced_labels_stand_in_whole_groups_and_keep_the_rule(
     initial: int, seed: int, rule: Constraint
 ) -> None:
-    labels = balanced_start(24, 2, initial, np.random.default_rng(seed), rule)
+    labels = balanced_start(Problem(24, 2, rule), initial, np.random.default_rng(seed))
     assert inconsistent_pairs(labels, rule) == []
     size = len(rule.groups[0])
     assert (labels != UNLABELLED).sum() == max(initial // size * size, min(initial, size))
@@ -88,12 +90,10 @@ async def test_each_kind_keeps_the_rule(kind: Start) -> None:
         for seed in range(5):
             labels = await first_labels(
                 kind,
-                24,
-                3,
+                Problem(24, 3, rule),
                 ConceptScore(planted_classes(24, 3), 3, meaning=1.0),
                 K=8,
                 rng=np.random.default_rng(seed),
-                constraint=rule,
             )
             assert inconsistent_pairs(labels, rule) == []
             assert (labels != UNLABELLED).sum() == (24 if kind == "zero-shot" else 8)
@@ -103,15 +103,7 @@ async def test_kinds_differ_in_what_they_draw() -> None:
     async def drawn(kind: Start) -> list[IntArray]:
         score = ConceptScore(planted_classes(24, 2), 2)
         return [
-            await first_labels(
-                kind,
-                24,
-                2,
-                score,
-                K=8,
-                rng=np.random.default_rng(seed),
-                constraint=NO_CONSTRAINT,
-            )
+            await first_labels(kind, Problem(24, 2), score, K=8, rng=np.random.default_rng(seed))
             for seed in range(30)
         ]
 
@@ -129,7 +121,7 @@ async def test_zero_shot_labels_are_what_the_prompt_alone_does_not_favour() -> N
 
     classes = planted_classes(64, 2)
     score = Leaning(classes, 2, meaning=2.0)
-    labels = await zero_shot_start(64, 2, score, constraint=NO_CONSTRAINT)
+    labels = await zero_shot_start(Problem(64, 2), score)
     assert score.calls == [[Query((), i) for i in range(64)]]
     assert agreement(labels, classes, 2) > 0.8
     raw = (await score([Query((), i) for i in range(64)])).argmax(axis=1)
@@ -138,7 +130,7 @@ async def test_zero_shot_labels_are_what_the_prompt_alone_does_not_favour() -> N
 
 @given(st.lists(st.integers(UNLABELLED, 1), min_size=24, max_size=24).map(np.array), SEEDS)
 def test_as_few_labels_as_possible_are_changed(labels: IntArray, seed: int) -> None:
-    kept = closest_allowed(labels, 2, PAIRS, np.random.default_rng(seed))
+    kept = closest_allowed(labels, Problem(24, 2, PAIRS), np.random.default_rng(seed))
     assert inconsistent_pairs(kept, PAIRS) == []
     assert (kept != labels).sum() == len(inconsistent_pairs(labels, PAIRS))
     assert ((kept == UNLABELLED) == (labels == UNLABELLED)).all()
@@ -146,7 +138,9 @@ def test_as_few_labels_as_possible_are_changed(labels: IntArray, seed: int) -> N
 
 def test_which_of_two_labels_is_changed_is_chance() -> None:
     ones = np.ones(24, dtype=np.int64)
-    kept = [closest_allowed(ones, 2, PAIRS, np.random.default_rng(s))[0] for s in range(20)]
+    kept = [
+        closest_allowed(ones, Problem(24, 2, PAIRS), np.random.default_rng(s))[0] for s in range(20)
+    ]
     assert set(kept) == {0, 1}
 
 
@@ -161,5 +155,5 @@ def test_which_of_two_labels_is_changed_is_chance() -> None:
 )
 def test_what_is_no_start_is_refused(start: IntArray, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_start(start, 4, 2)
-    check_start(np.array([0, UNLABELLED, 1, 0]), 4, 2)
+        Problem(4, 2, start=start)
+    Problem(4, 2, start=np.array([0, UNLABELLED, 1, 0]))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from concept_score import ConceptScore, planted_classes
 
-from icm_client.coherence import naming
+from icm_client.coherence import fast
 from icm_client.coherence.fast import SweepSettings, search
 from icm_client.coherence.label_names import NameExchange, exchange_names_in_folds
-from icm_client.coherence.problem import UNLABELLED
-from icm_client.coherence.result import SearchResult
+from icm_client.coherence.problem import UNLABELLED, Problem
+from icm_client.coherence.result import SearchResult, Watch
 
 DEFAULT = SweepSettings()
 AS_READ = replace(DEFAULT, renamed=0)
@@ -33,13 +33,11 @@ async def from_wrong_names(
     classes = planted_classes(N, 4)
     score = ConceptScore(classes, 4, meaning=1.0, noise=noise)
     result = await search(
-        N,
-        4,
+        Problem(N, 4, start=np.array(WRONG)[classes]),
         score,
         rng=np.random.default_rng(0),
         settings=settings,
-        start=np.array(WRONG)[classes],
-        stop=stop,
+        watch=Watch(stop=stop),
     )
     return result, score
 
@@ -84,7 +82,7 @@ async def test_names_that_are_right_take_no_further_sweep() -> None:
     for settings in (DEFAULT, AS_READ):
         score = ConceptScore(classes, 4, meaning=1.0)
         rng = np.random.default_rng(0)
-        result = await search(N, 4, score, rng=rng, settings=settings, start=classes)
+        result = await search(Problem(N, 4, start=classes), score, rng=rng, settings=settings)
         assert not result.exchanged
         told.append((result.history, score.calls))
     assert told[0] == told[1]
@@ -103,10 +101,10 @@ async def test_names_of_more_labels_are_looked_at_again_once_some_were_exchanged
         looked.append(found)
         return found
 
-    monkeypatch.setattr(naming, "exchange_names_in_folds", look)
+    monkeypatch.setattr(fast, "exchange_names_in_folds", look)
     classes = planted_classes(150, 5)
     score = ConceptScore(classes, 5, strength=3.0, meaning=0.3)
-    result = await search(150, 5, score, rng=np.random.default_rng(3), settings=DEFAULT)
+    result = await search(Problem(150, 5), score, rng=np.random.default_rng(3), settings=DEFAULT)
     assert result.exchanged
     assert (result.labels == classes).all()
     turned, again = looked[-2:]

@@ -9,9 +9,10 @@ from concept_score import ConceptScore, planted_classes
 
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
-from icm_client.coherence.batches import Batch, Within, among_others, without
+from icm_client.coherence.batches import Within, split_batches, within
 from icm_client.coherence.calibration import pointwise_mutual_information
 from icm_client.coherence.constraints import Asymmetry, ExactlyOne
+from icm_client.coherence.contexts import ScoredFold
 from icm_client.coherence.decode import anneal_search
 from icm_client.coherence.fast import SweepSettings, search
 from icm_client.coherence.label_names import exchange_names
@@ -21,11 +22,11 @@ from icm_client.coherence.problem import (
     Constraint,
     Demo,
     FloatArray,
+    Problem,
     Query,
     Score,
-    never,
 )
-from icm_client.coherence.result import SearchResult, Step, SweepRecord
+from icm_client.coherence.result import SearchResult, Step, SweepRecord, Watch, never
 
 N = 40
 FAST = SweepSettings(coherent=np.inf, min_sweeps=6, max_sweeps=6)
@@ -49,26 +50,18 @@ async def found(
     chance = np.random.default_rng(0)
     if isinstance(settings, SweepSettings):
         return await search(
-            N,
-            2,
+            Problem(N, 2, constraint=constraint, items=np.setdiff1d(np.arange(N), list(left_out))),
             score,
             rng=chance,
             settings=settings,
-            constraint=constraint,
-            stop=stop,
-            left_out=left_out,
-            observe=observe,
+            watch=Watch(observe=observe, stop=stop),
         )
     return await anneal_search(
-        N,
-        2,
+        Problem(N, 2, constraint=constraint, items=np.setdiff1d(np.arange(N), list(left_out))),
         score,
         rng=chance,
         settings=settings,
-        constraint=constraint,
-        stop=stop,
-        left_out=left_out,
-        observe=observe,
+        watch=Watch(observe=observe, stop=stop),
     )
 
 
@@ -173,11 +166,16 @@ async def test_a_rule_holds_among_those_that_are_left(settings: AnySettings) -> 
 
 def test_a_rule_among_others_keeps_its_kind() -> None:
     rule = ExactlyOne(groups=((0, 1, 2), (3, 4)), true=1)
-    left = among_others({1, 3, 4}, Within(rule, rule.groups))
+    left = within(Within(rule, rule.groups), np.array([0, 2, 5]))
     assert left == Within(rule, ((0, 2),))
-    assert among_others({9}, rule) is rule
-    (batch,) = without({0, 1}, [Batch(np.array([2, 0, 1]), rule), Batch(np.array([0]), rule)])
-    assert batch.items.tolist() == [2]
+    assert within(rule, np.arange(5)) is rule
+
+
+def test_items_that_are_not_searched_are_in_no_batch() -> None:
+    problem = Problem(6, 2, items=np.array([2, 4]))
+    for size in (None, 1):
+        batches = split_batches(problem, size, np.random.default_rng(0))
+        assert sorted(i for batch in batches for i in batch.searched.tolist()) == [2, 4]
 
 
 def test_items_without_a_score_change_nothing_for_the_others() -> None:
@@ -198,9 +196,13 @@ async def test_names_are_compared_over_those_that_have_both_scores() -> None:
     labels = np.zeros(N, dtype=np.int64)
     labels[5] = UNLABELLED
     calibrated = np.log(np.full((4, 2), 0.5))
-    exchange = await exchange_names(context, targets, calibrated, labels, score)
+    exchange = await exchange_names(
+        [ScoredFold(context, targets, calibrated, np.ones(4))], labels, score
+    )
     assert np.isfinite([exchange.utility, exchange.exchanged_utility]).all()
     assert {query.target for query in score.calls[0]} == {2, 3, 4}
-    none = await exchange_names(context, targets[:1], calibrated[:1], labels, Holey({2}))
+    none = await exchange_names(
+        [ScoredFold(context, targets[:1], calibrated[:1], np.ones(1))], labels, Holey({2})
+    )
     assert none.ambiguous
     assert not none.better

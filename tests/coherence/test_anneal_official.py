@@ -9,12 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from icm_client.coherence.anneal import anneal
 from icm_client.coherence.anneal_official import (
     OfficialSettings,
-    accepts,
-    anneal_official,
-    batch_order,
-    first_of_batch,
     fix,
     mean_log_odds,
     temperature_after,
@@ -39,6 +36,7 @@ from icm_client.coherence.problem import (
     Constraint,
     FloatArray,
     IntArray,
+    Problem,
     Query,
 )
 from icm_client.errors import InputError
@@ -66,13 +64,11 @@ async def test_every_departure_by_hand() -> None:
     chance.permutation.side_effect = [np.arange(4), np.array([1, 1]), np.array([0])]
     chance.choice.side_effect = [2, 2, 1, 3]
     chance.random.side_effect = [0.999, 0.8, 0.87]
-    result = await anneal_official(
-        4,
-        2,
+    result = await anneal(
+        Problem(4, 2, constraint=ORDERS),
         Table(),
         rng=chance,
         settings=OfficialSettings(initial=1, alpha=2.0, iterations=4),
-        constraint=ORDERS,
     )
     # Log-odds of 1 over 0: +1.5, -0.4, -1.25, +0.25. The mean counts, signed by the labels.
     # The first of the batch is item 0, and its group with it: both 1, as scripted.
@@ -98,14 +94,11 @@ async def test_every_departure_by_hand() -> None:
 
 
 async def test_a_contradiction_counts_once() -> None:
-    result = await anneal_official(
-        4,
-        2,
+    result = await anneal(
+        Problem(4, 2, constraint=ORDERS, start=np.array([1, 1, 0, UNLABELLED])),
         Table(),
         rng=np.random.default_rng(0),
         settings=OfficialSettings(iterations=0, fixes=0),
-        constraint=ORDERS,
-        start=np.array([1, 1, 0, UNLABELLED]),
     )
     # (1.5 - 0.4 + 1.25) / 3 = 0.783333; one pair: 30 * 0.783333 - 1 = 22.5.
     assert result.utility == pytest.approx(22.5, abs=30 * NEARLY)
@@ -167,7 +160,8 @@ def test_temperature_falls_with_the_flips() -> None:
 def test_what_is_accepted(delta: float, draw: float, accepted: bool) -> None:
     chance = Mock(spec=np.random.Generator)
     chance.random.return_value = draw
-    assert accepts(delta, 2.0, chance) is accepted
+    policy = OfficialSettings().policy(Problem(1, 2), chance)
+    assert policy.accepts(delta, 2.0) is accepted
     chance.random.assert_called_once()  # also where U rises
 
 
@@ -191,7 +185,9 @@ async def fixed(
     chance = Mock(spec=np.random.Generator)
     chance.permutation.side_effect = lambda n: np.arange(n)[:: -1 if last_first else 1]
     evaluate = table(log_probs, constraint, 30.0)
-    return await fix(np.array(labels), 2, constraint, evaluate, M=M, rng=chance)
+    return await fix(
+        np.array(labels), Problem(len(labels), 2, constraint), evaluate, M=M, rng=chance
+    )
 
 
 async def test_the_first_way_out_is_taken_even_where_utility_falls() -> None:
@@ -225,7 +221,7 @@ async def test_a_later_way_out_of_equal_utility_is_taken() -> None:
 
     rule = Asymmetry(((0, 1), (2, 3)), true=1, false=0)
     rng = np.random.default_rng(0)
-    result = await fix(np.ones(4, dtype=np.int64), 2, rule, alike, M=10, rng=rng)
+    result = await fix(np.ones(4, dtype=np.int64), Problem(4, 2, rule), alike, M=10, rng=rng)
     assert inconsistent_pairs(result.labels, rule) == []
     assert len(result.changes) == 2
 
@@ -257,14 +253,11 @@ async def test_a_round_goes_on_to_the_next_pair_where_one_has_no_way_out_that_is
 async def test_of_the_first_labels_a_way_out_is_taken_only_where_utility_is_not_lower() -> None:
     # Log-odds +1.5 and +2: U(1, 1) = 51.5, as above; both ways out are lower.
     log_probs = np.array([[-2.0, -0.5], [-3.0, -1.0], [-0.5, -0.5], [-0.5, -0.5]])
-    result = await anneal_official(
-        4,
-        2,
+    result = await anneal(
+        Problem(4, 2, constraint=ORDERS, start=np.array([1, 1, UNLABELLED, UNLABELLED])),
         Table(log_probs),
         rng=np.random.default_rng(0),
         settings=OfficialSettings(iterations=0),
-        constraint=ORDERS,
-        start=np.array([1, 1, UNLABELLED, UNLABELLED]),
     )
     assert result.labels.tolist() == [1, 1, UNLABELLED, UNLABELLED]
 
@@ -305,15 +298,20 @@ def test_of_several_rules_the_one_that_is_broken_says_how_it_ends() -> None:
         assert set(ways_out(each, np.array([1, 1, 1]), 0, 2, 2)) == {(0, 1), (1, 0)}
 
 
+def order_of(rule: Constraint, seed: int) -> list[int]:
+    policy = OfficialSettings().policy(Problem(8, 2, rule), np.random.default_rng(seed))
+    return [int(item) for item in policy.order()]
+
+
 def test_a_batch_keeps_groups_whole_and_in_their_own_order() -> None:
     rule = SameAnswer(((0, 1, 2), (4, 5, 6)))
     for seed in range(20):
-        order = batch_order(np.arange(8), rule, np.random.default_rng(seed)).tolist()
+        order = order_of(rule, seed)
         assert sorted(order) == list(range(8))
         for group in rule.groups:
             at = order.index(group[0])
             assert tuple(order[at : at + 3]) == group
-    orders = {tuple(batch_order(np.arange(8), rule, np.random.default_rng(s))) for s in range(20)}
+    orders = {tuple(order_of(rule, seed)) for seed in range(20)}
     assert len(orders) > 10
 
 
@@ -322,14 +320,9 @@ def test_first_labels_are_balanced_over_the_first_whole_groups(
     n: int, initial: int, n_labels: int, seed: int
 ) -> None:
     groups = tuple((i, i + 2) for i in range(0, n - 2, 4))
-    labels = first_of_batch(
-        n,
-        n_labels,
-        initial,
-        order=np.arange(n),
-        constraint=SameAnswer(groups),
-        rng=np.random.default_rng(seed),
-    )
+    problem = Problem(n, n_labels, SameAnswer(groups))
+    policy = OfficialSettings(initial=initial).policy(problem, np.random.default_rng(seed))
+    labels = policy.first_labels(np.arange(n))
     there = np.flatnonzero(labels != UNLABELLED)
     assert min(initial, n) <= len(there) <= initial + 1
     counts = np.bincount(labels[there], minlength=n_labels)
@@ -343,13 +336,11 @@ def test_first_labels_are_balanced_over_the_first_whole_groups(
 
 async def test_the_result_is_a_function_of_the_seed() -> None:
     runs = [
-        await anneal_official(
-            4,
-            2,
+        await anneal(
+            Problem(4, 2, constraint=ORDERS),
             Table(),
             rng=np.random.default_rng(seed),
             settings=OfficialSettings(iterations=30, initial=2),
-            constraint=ORDERS,
         )
         for seed in (0, 0, 1)
     ]

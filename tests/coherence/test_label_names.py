@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from concept_score import ConceptScore, ScriptedScore, planted_classes
 
-from icm_client.coherence.calibration import log_softmax, pointwise_mutual_information
+from icm_client.coherence.calibration import log_softmax
 from icm_client.coherence.contexts import score_folds
 from icm_client.coherence.fast import SweepSettings, fold_contexts
 from icm_client.coherence.label_names import (
@@ -14,7 +14,7 @@ from icm_client.coherence.label_names import (
     exchange_names_in_folds,
     rotations,
 )
-from icm_client.coherence.problem import Demo, FloatArray, IntArray, Query
+from icm_client.coherence.problem import Demo, FloatArray, IntArray, Problem, Query
 
 N = 64
 
@@ -23,9 +23,7 @@ async def exchange(score: ConceptScore | ScriptedScore, labels: IntArray) -> Nam
     """Exchange names in a context of the first half, for targets of the second."""
     context = tuple(Demo(i, int(labels[i])) for i in range(N // 2))
     targets = np.arange(N // 2, N)
-    log_probs = await score([Query(context, int(i)) for i in targets])
-    calibrated = pointwise_mutual_information(log_probs)
-    return await exchange_names(context, targets, calibrated, labels, score)
+    return await exchange_names(await score_folds([(context, targets)], score), labels, score)
 
 
 @pytest.mark.parametrize("n_labels", [2, 3])
@@ -61,13 +59,14 @@ async def test_the_names_that_the_words_mean_are_found_whichever_they_are(
     score = ConceptScore(classes, 4, meaning=0.5)
     context = tuple(Demo(i, int(labels[i])) for i in range(N))
     targets = np.arange(N, 2 * N)
-    (fold,) = await score_folds([(context, targets)], score)
-    found = await exchange_names(context, targets, fold.calibrated, labels, score)
+    folds = await score_folds([(context, targets)], score)
+    found = await exchange_names(folds, labels, score)
     assert found.names == names
     assert found.better
     assert not found.ambiguous
     assert found.exchanged_utility > found.utility
     assert found.response == 1
+    (fold,) = folds
     by_new_name = found.renamed(fold.calibrated)
     right = (by_new_name.argmax(axis=1) == classes[targets]).mean()
     assert right > 0.9 > (fold.calibrated.argmax(axis=1) == classes[targets]).mean()
@@ -106,8 +105,8 @@ async def test_labels_that_two_names_share_do_not_follow_the_demos() -> None:
     score = ConceptScore(classes, 3, meaning=1)
     context = tuple(Demo(i, int(merged[i])) for i in range(N))
     targets = np.arange(N, 3 * N)
-    (fold,) = await score_folds([(context, targets)], score)
-    found = await exchange_names(context, targets, fold.calibrated, merged, score)
+    folds = await score_folds([(context, targets)], score)
+    found = await exchange_names(folds, merged, score)
     assert found.names == (0, 2, 1)
     assert found.response < 0.75
 
@@ -251,7 +250,12 @@ async def test_a_part_of_a_large_fold_is_asked_first(meaning: float, *, clear: b
     classes = planted_classes(700, 2)
     score = ConceptScore(classes, 2, meaning=meaning)
     contexts = fold_contexts(
-        2, classes, np.zeros((700, 2)), np.random.default_rng(0), SweepSettings()
+        2,
+        classes,
+        np.zeros((700, 2)),
+        Problem(700, 2),
+        settings=SweepSettings(),
+        rng=np.random.default_rng(0),
     )
     folds = await score_folds(contexts, score)
     score.calls.clear()
