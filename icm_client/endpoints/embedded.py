@@ -19,10 +19,10 @@ import anyio
 from anyio.abc import Process
 from pydantic import SecretStr, ValidationError
 
+from icm_client.cache import cache_folder
 from icm_client.child_process import stop_child
+from icm_client.cores import YIELDING, physical_cores
 from icm_client.endpoints import gemma
-from icm_client.endpoints.cache import cache_folder
-from icm_client.endpoints.cores import YIELDING, physical_cores
 from icm_client.endpoints.embedded_child import Orders, Report
 from icm_client.endpoints.gguf import check_gguf, sha256_of, state_of, trained_context_of
 from icm_client.endpoints.llama_cpp import KIND, LlamaCppEndpoint

@@ -14,7 +14,7 @@ from typing import Final
 
 from filelock import FileLock
 
-from icm_client.endpoints.cache import cache_folder
+from icm_client.cache import cache_folder
 from icm_client.endpoints.gguf import remember_sha256, sha256_of
 from icm_client.errors import SetupError
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from icm_client.endpoints.cache import cache_folder
+from icm_client.cache import cache_folder
 from icm_client.errors import SetupError
 
 # The type of a value (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md) -> its `struct`
