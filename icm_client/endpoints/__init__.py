@@ -6,21 +6,22 @@ of `transport` follows one request through its attempts, and names the file that
 
 To add a kind of server:
 
-1. Write a file beside `vllm.py`. Its class derives from `served.TokenPrompts` if the server takes
-   token ids (`sglang.py` is the shortest example), from `texts.TextPrompts` if it takes text
-   (`EchoEndpoint` in `prompt_logprobs.py`), or from `served.ServedEndpoint` if prefixes are cached
-   in lanes (`llama_cpp.py`). It has these methods:
-   `open`: asks who answers, fingerprints all that can change a log-prob, and calls `_guarded`;
-   `tokenize` and `_read` (token ids), or `find_label_token`, `read` and `_asked_again` (text);
-   `warm`: has a prefix prefilled; `read_sampled`, if sampling settings can be sent.
-   It sends with `transport.post(..., scoring=True)`, takes log-probs only through
-   `parsing.log_prob`, raises `LabelMissing` or `PromptTooLong` where an answer shows that, and
-   counts tokens with `_count`.
+1. Write a file beside `sglang.py`, the shortest. The class in it derives
+
+   * from `tokens.TokenPrompts` if the server takes token ids and schedules requests by itself. It
+     has `_kind` and `_server` (names), `_facts` (what else can change a log-prob), `_read` and
+     `warm` (the requests).
+   * from `texts.TextPrompts` if the server takes text, as `EchoEndpoint` in `prompt_logprobs.py`.
+     It has `open`, `find_label_token`, `read`, `_asked_again` and `warm`.
+   * from `served.ServedEndpoint` if its prefix caches are lanes, as `llama_cpp.py`.
+
+   It sends with `transport.post(..., scoring=True)`, parses with `parsing.parsed`, takes each
+   log-prob through `parsing.log_prob`, raises `LabelMissing` for a label that is not in the answer
+   and `PromptTooLong` for a prompt that was cut, and counts tokens with `_count`.
 2. In `connect.py`, add its name to `Kind`, how it is recognized to `_OWNERS` or `_ROUTES`, and
    its class to `_NATIVE` and `ServedModel`.
 3. In `tests/endpoints`, write tests with answers as the server gives them (`test_sglang.py`), and
-   add the kind to the test of `connect` in `test_vllm_llama_connect.py`. Describe it in
-   `docs/servers.md`.
+   add the kind to `test_connect.py`. Describe it in `docs/servers.md`.
 """
 
 from icm_client.endpoints.connect import KINDS, Kind, connect

@@ -1,23 +1,17 @@
 """What all endpoints on a `Transport` share: identity, usage, checks that the server is the same.
 
-A new kind of server derives from `TokenPrompts` here, or from `texts.TextPrompts` if it takes text.
+Prompts as token ids are in `tokens`, prompts as text in `texts`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, Self, TypeVar
 
 from icm_client.endpoints.identity_check import Evidence, nats_apart
-from icm_client.endpoints.models import (
-    MODELS,
-    ModelCard,
-    adapter_facts,
-    context_length_of,
-    models_in,
-)
+from icm_client.endpoints.models import ModelCard
 from icm_client.endpoints.parsing import Wire, listed, parsed
-from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
+from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, Usage
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     MalformedAnswer,
@@ -58,7 +52,7 @@ NO_ROUTE: Final = (404, 405, 501)
 """How a server or gateway answers a path that it does not have."""
 
 
-class ServedEndpoint:
+class ServedEndpoint(ABC):
     """A model that answers through a `Transport`; usable as an async context manager.
 
     Args:
@@ -156,37 +150,6 @@ class ServedEndpoint:
         self.usage.computed_tokens += max(0, prompt_tokens - cached_tokens)
 
 
-class TokenPrompts(ServedEndpoint, ABC):
-    """A server that takes token ids, several prompts a request; a subclass writes the request."""
-
-    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
-        """As `Endpoint.read`; all in one request, and vLLM takes at most 1,024 of them.
-
-        Raises:
-            ValueError: the reads do not want the same tokens.
-        """
-        del lane
-        wanted = reads[0].wanted
-        if any(read.wanted != wanted for read in reads):
-            raise ValueError("reads of one call must want the same tokens")
-        answers = await self._read([read.prompt for read in reads], wanted, {})
-        self._keep(reads, answers)
-        return answers
-
-    async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
-        """As `SampledEndpoint.read_sampled`."""
-        return (await self._read([read.prompt], read.wanted, sampling))[0]
-
-    async def _asked_again(self, read: Read) -> Answer:
-        return await self.read_sampled(read, {})
-
-    @abstractmethod
-    async def _read(
-        self, prompts: Sequence[TokenIds], wanted: TokenIds, sampling: Mapping[str, float]
-    ) -> list[Answer]:
-        """Answer every prompt, in one request; `sampling` goes into its body."""
-
-
 def served_model(
     transport: Transport,
     entries: Sequence[ModelCard],
@@ -209,30 +172,6 @@ def served_model(
         asked = "choose one with --model" if model is None else f"{model!r} is not served"
         raise ModelNotFound(f"{transport.url}: {asked}; the server has: {there or 'no model'}")
     return served[0]
-
-
-async def listed_model(
-    transport: Transport, model: str | None, *, server: str
-) -> tuple[ModelCard, int, dict[str, str | None]]:
-    """The model that the user means, as vLLM and SGLang list it.
-
-    Returns:
-        Its entry, the tokens of its context, and its `adapter_facts`.
-
-    Raises:
-        UnsupportedServer: `server` does not say how long a context it serves.
-        ModelNotFound: as `served_model`.
-        EndpointError: no answer.
-    """
-    models = await transport.get(MODELS, models_in)
-    entry = served_model(transport, models, model)
-    context_length = context_length_of(entry, models)
-    if context_length is None:
-        raise UnsupportedServer(
-            f"{transport.url}{MODELS}: no max_model_len for {transport.redacted(entry.id)}, nor "
-            f"for its base model; if a gateway stands before {server}, give the URL behind it"
-        )
-    return entry, context_length, adapter_facts(entry, models)
 
 
 async def native_answer(

@@ -8,16 +8,13 @@ similar numbers, but reads a label that is not there as probability 0: it is not
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Self
+from typing import ClassVar, Final
 
 from pydantic import RootModel
 
-from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
-from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
-from icm_client.endpoints.served import (
-    TokenPrompts,
-    listed_model,
-)
+from icm_client.endpoints.parsing import Wire, log_prob, parsed
+from icm_client.endpoints.protocol import Answer, Exactness, TokenIds
+from icm_client.endpoints.tokens import TokenPrompts
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     LabelMissing,
@@ -54,10 +51,6 @@ class _Generations(RootModel[list[_Generation]]):
     pass
 
 
-class _Tokens(Wire):
-    tokens: list[int]
-
-
 class _Info(Wire):
     model_path: str | None = None
     tokenizer_path: str | None = None
@@ -68,67 +61,21 @@ class _Info(Wire):
 class SglangEndpoint(TokenPrompts):
     """An SGLang server. `open` makes one. It schedules by itself: `lanes` is 0."""
 
-    def __init__(
-        self, transport: Transport, *, identity: ServerIdentity, adapter: str | None = None
-    ) -> None:
-        super().__init__(transport, identity=identity)
-        self._adapter = adapter
+    _kind: ClassVar[str] = KIND
+    _server: ClassVar[str] = "SGLang"
+    _tokenize_path: ClassVar[str] = "/v1/tokenize"
 
     @classmethod
-    async def open(cls, transport: Transport, *, model: str | None = None) -> Self:
-        """Ask the server who it is.
-
-        Args:
-            transport: the way to it; closed by `aclose`.
-            model: its name, or a LoRA adapter's; None takes the one model there is.
-
-        Raises:
-            EndpointError: no answer, or not SGLang's.
-            UnsupportedServer: it does not say how long a context it serves.
-            ModelNotFound: `model` is not served, or is None and several are.
-        """
-        identity, adapter = await cls._ask(transport, model)
-
-        async def again() -> ServerIdentity:
-            return (await cls._ask(transport, identity.model))[0]
-
-        endpoint = cls(transport, identity=identity, adapter=adapter)
-        return endpoint._guarded(again)
-
-    @classmethod
-    async def _ask(
-        cls, transport: Transport, model: str | None
-    ) -> tuple[ServerIdentity, str | None]:
-        """Who answers, and the LoRA adapter to name to `/generate`, which takes no model."""
-        entry, context_length, of_adapter = await listed_model(transport, model, server="SGLang")
+    async def _facts(cls, transport: Transport) -> dict[str, str | None]:
         # Both routes were renamed; the old names still work for a while.
         weights = await _info(transport, "/model_info", "/get_model_info")
         server = await _info(transport, "/server_info", "/get_server_info")
-        identity = ServerIdentity(
-            kind=KIND,
-            model=entry.id,
-            context_length=context_length,
-            fingerprint=fingerprint(
-                {
-                    "kind": KIND,
-                    "model": entry.id,
-                    "root": entry.root,
-                    "context_length": context_length,
-                    "path": weights.model_path,
-                    "tokenizer": weights.tokenizer_path,
-                    "weights": weights.weight_version,
-                    "version": server.version,
-                    **of_adapter,
-                }
-            ),
-        )
-        return identity, entry.id if entry.parent is not None else None
-
-    async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
-        """As `Endpoint.tokenize`."""
-        body = {"model": self.identity.model, "prompt": text, "add_special_tokens": add_special}
-        answer = await self._transport.post("/v1/tokenize", body, lambda raw: parsed(_Tokens, raw))
-        return tuple(answer.tokens)
+        return {
+            "path": weights.model_path,
+            "tokenizer": weights.tokenizer_path,
+            "weights": weights.weight_version,
+            "version": server.version,
+        }
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
         """As `Endpoint.warm`: a one-token request for the bare prefix."""

@@ -9,23 +9,18 @@ import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from typing import ClassVar, Final, Self, TypeVar
+from typing import ClassVar, Final, TypeVar
 
-from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.parsing import Wire, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
     Exactness,
     PrefixCache,
-    ServerIdentity,
     TokenIds,
     common_prefix,
 )
-from icm_client.endpoints.served import (
-    TokenPrompts,
-    TokenUsage,
-    listed_model,
-    native_answer,
-)
+from icm_client.endpoints.served import TokenUsage, native_answer
+from icm_client.endpoints.tokens import TokenPrompts
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     IcmError,
@@ -72,10 +67,6 @@ class _Completion(Wire):
     system_fingerprint: str | None = None
 
 
-class _Tokens(Wire):
-    tokens: list[int]
-
-
 class _Version(Wire):
     version: str
 
@@ -88,51 +79,14 @@ class VllmEndpoint(TokenPrompts):
     """
 
     _kind: ClassVar[str] = KIND
+    _server: ClassVar[str] = "vLLM"
     _takes_priority = True
     _cache: PrefixCache | None = None
 
     @classmethod
-    async def open(cls, transport: Transport, *, model: str | None = None) -> Self:
-        """Ask the server who it is.
-
-        Args:
-            transport: the way to it; closed by `aclose`.
-            model: its name; None takes the one model there is.
-
-        Raises:
-            EndpointError: no answer, or not vLLM's.
-            UnsupportedServer: it does not say how long a context it serves.
-            ModelNotFound: `model` is not served, or is None and several are.
-        """
-        identity = await cls._identity_of(transport, model)
-        endpoint = cls(transport, identity=identity)
-        return endpoint._guarded(lambda: cls._identity_of(transport, identity.model))
-
-    @classmethod
-    async def _identity_of(cls, transport: Transport, model: str | None) -> ServerIdentity:
-        entry, context_length, of_adapter = await listed_model(transport, model, server="vLLM")
-        version = await native_answer(transport, "/version", _Version, server="vLLM")
-        return ServerIdentity(
-            kind=cls._kind,
-            model=entry.id,
-            context_length=context_length,
-            fingerprint=fingerprint(
-                {
-                    "kind": cls._kind,
-                    "model": entry.id,
-                    "root": entry.root,
-                    "context_length": context_length,
-                    "version": version.version,
-                    **of_adapter,
-                }
-            ),
-        )
-
-    async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
-        """As `Endpoint.tokenize`."""
-        body = {"model": self._identity.model, "prompt": text, "add_special_tokens": add_special}
-        answer = await self._transport.post("/tokenize", body, lambda raw: parsed(_Tokens, raw))
-        return tuple(answer.tokens)
+    async def _facts(cls, transport: Transport) -> dict[str, str | None]:
+        answer = await native_answer(transport, "/version", _Version, server=cls._server)
+        return {"version": answer.version}
 
     async def neighbour_log_probs(self, prompt: TokenIds, *, top: int = 5) -> list[float | None]:
         """The answer to another user's plain `logprobs` request for `prompt`, unchecked.
