@@ -3,8 +3,8 @@
 `Gate` is what a request passes. `InFlightLimiter` decides for it, without sockets, clock or tasks.
 The limit doubles while that goes well, as a TCP connection's window does in slow start (RFC 5681,
 3.1), and grows by one a round afterwards. It is halved once an episode when the server answers 429
-or 503, and stays where it is while more requests only mean longer waits. Where refusals go on all
-the same, requests keep a distance too: see `icm_client.endpoints.pace`.
+or 503, and stays where it is while more requests only mean longer waits. If refusals continue,
+requests keep a distance too: see `icm_client.endpoints.pace`.
 
 A round is as many answers as the limit. Times are seconds on any monotonic clock, passed in.
 """
@@ -38,7 +38,7 @@ TOLERANCE: Final = 2.0
 """A round whose median latency is more than this many times the lowest is slower."""
 
 REMEMBERED_ROUNDS: Final = 32
-"""How far back the lowest latency is looked for: prompts get longer, and then all are slower."""
+"""The lowest latency is that of so many rounds: prompts get longer, and then all are slower."""
 
 _SOON: Final = 16
 """If a server refuses again within so many answers, fewer requests in flight do not help."""
@@ -138,9 +138,8 @@ class Gate:
 
     def _refuse_if_stopping(self) -> None:
         if self._settings.stopping():
-            raise RunStopped(
-                "stopped on request", goes_on=False
-            )  # a scorer knows whether it goes on
+            # The scorer knows whether the same command goes on.
+            raise RunStopped("stopped on request", goes_on=False)
 
     @contextmanager
     def _refusals(self, limiter: "InFlightLimiter", sent_at: float) -> Iterator[None]:
@@ -211,7 +210,7 @@ class InFlightLimiter:
         limit: requests that may be in flight.
 
     Raises:
-        ValueError: bounds that are none.
+        ValueError: bounds that are no range.
     """
 
     def __init__(

@@ -168,7 +168,7 @@ class LlamaCppEndpoint(ServedEndpoint):
         if meta is None or meta.n_vocab is None:
             raise UnsupportedServer(
                 f"{transport.url}{MODELS}: no `meta` for {transport.redacted(name)}: a model that "
-                "is not loaded, or a gateway before llama.cpp (then give the URL behind it)"
+                "is not loaded, or a gateway before llama.cpp (then give llama.cpp's own URL)"
             )
         props = await native_answer(transport, "/props", _Props, server="llama.cpp")
         adapters = await cls._adapters(transport)

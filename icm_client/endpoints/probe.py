@@ -79,7 +79,7 @@ class Observation:
 async def label_scores(endpoint: Endpoint, read: Read, labels: Sequence[str]) -> Observation:
     """Does each label come back with a log-prob, and how exact is it?"""
     (answer,) = await endpoint.read([read], lane=lane_of(endpoint))
-    told = ", ".join(
+    values = ", ".join(
         f"{label} {value:.2f}" for label, value in zip(labels, answer.log_probs, strict=True)
     )
     exact = answer.exactness is Exactness.EXACT
@@ -91,7 +91,7 @@ async def label_scores(endpoint: Endpoint, read: Read, labels: Sequence[str]) ->
     return Observation(
         "log-probs",
         Verdict.GOOD if exact else Verdict.NOTE,
-        f"every label came back ({told} nats; {mass:.1%} of the probability), "
+        f"every label came back ({values} nats; {mass:.1%} of the probability), "
         + ("exact" if exact else f"of exactness {answer.exactness.value!r}: rows are marked so"),
         figures,
     )
@@ -138,7 +138,7 @@ async def prompts_arrive(endpoint: Endpoint, short: Read, long: Read) -> Observa
         return Observation(
             "prompts",
             Verdict.BAD,
-            f"the server cut a prompt to {tokens[1]:,} tokens without a word: start it with a "
+            f"the server cut a prompt to {tokens[1]:,} tokens and did not say so: start it with a "
             "larger context",
             figures,
         )
@@ -314,7 +314,7 @@ async def throughput(
                 tasks.start_soon(work, worker)
         again = endpoint.usage.retries - retries
         rates[in_flight] = None if again else done / (time.monotonic() - started)
-    told = ", ".join(
+    measured = ", ".join(
         f"not measured at {in_flight}, since some had to be sent again"
         if rate is None
         else f"{rate:.1f} at {in_flight}"
@@ -324,7 +324,7 @@ async def throughput(
     return Observation(
         "throughput",
         Verdict.NOTE if None in rates.values() else Verdict.GOOD,
-        f"short requests a second, by how many in flight: {told}",
+        f"short requests a second, by how many in flight: {measured}",
         figures,
     )
 

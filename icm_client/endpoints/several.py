@@ -75,7 +75,7 @@ async def connect_several(
     kind: Kind | None = None,
     on_lost: Callable[[str, EndpointError], None] | None = None,
 ) -> "SeveralEndpoints":
-    """The servers behind `urls`, as one endpoint; see `connect`.
+    """One endpoint over the servers at `urls`; see `connect`.
 
     Args:
         urls: one a server, no two alike.
@@ -139,7 +139,7 @@ class Member:
         return missing + sum(len(prompt) - len(prefix) for prompt in prompts)
 
     def longest_prefix(self, prompt: TokenIds) -> TokenIds:
-        """The longest prefix that it was sent and `prompt` begins with; () if there is none."""
+        """The longest prefix that it was sent and that `prompt` begins with; () without one."""
         end = len(self._prefixes)
         begun = prompt
         while True:
@@ -231,7 +231,7 @@ class SeveralEndpoints:
                     f"{_described(first)} and {_described(member)}. Start them alike, from the "
                     "same weights and with the same version, or use one of them."
                 )
-        # Which member has a lane, and which of its own it is.
+        # For each lane the member that has it, and its number there.
         self._lanes = [
             (member, lane) for member in self._members for lane in range(member.endpoint.lanes)
         ]

@@ -61,8 +61,8 @@ class TokenPrompts(ServedEndpoint, ABC):
         if context_length is None:
             raise UnsupportedServer(
                 f"{transport.url}{MODELS}: no max_model_len for {transport.redacted(entry.id)}, "
-                f"nor for its base model; if a gateway stands before {cls._server}, give the URL "
-                "behind it"
+                f"nor for its base model; if a gateway stands before {cls._server}, give "
+                f"{cls._server}'s own URL"
             )
         facts = {
             "kind": cls._kind,

@@ -3,10 +3,10 @@
 Some cut a prompt that is too long, and answer with status 200 as if nothing had happened. A server
 that takes token ids says how many it read, and each answer is checked against that. The number of
 tokens in a text is not known here, so the server itself is asked: a text has as many as its two
-halves together. But a gateway may count the text as it was sent, and a server before it cuts. So
-the text is sent again with a few words replaced, near its beginning, in its middle and at its end:
-where the answer stays the same to the last digit, those words were not read. A cut of a few words
-in the middle is not found this way.
+halves together. But a gateway may count the text before the server cuts it. So the text is sent
+again with a few words replaced, near its beginning, in its middle and at its end: where the answer
+stays the same to the last digit, those words were not read. A cut of a few words in the middle is
+not found this way.
 """
 
 import math
