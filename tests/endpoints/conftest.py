@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from native_servers import LLAMA_MODELS, PROPS, SETTINGS, VLLM_MODELS
+from served_models import LLAMA_MODELS, PROPS, SETTINGS, VLLM_MODELS
 
 from icm_client.endpoints import EmbeddedEndpoint, LlamaCppEndpoint, Transport, VllmEndpoint
 

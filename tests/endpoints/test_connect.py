@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from native_servers import LLAMA_MODELS, PROPS, SETTINGS, VLLM_MODELS
+from served_models import LLAMA_MODELS, PROPS, SETTINGS, VLLM_MODELS
 
 from icm_client.endpoints import (
     LlamaCppEndpoint,

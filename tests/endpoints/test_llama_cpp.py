@@ -5,7 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
-from native_servers import LLAMA_MODELS, PROPS, READS, SETTINGS
+from served_models import LLAMA_MODELS, PROPS, READS, SETTINGS
 
 from icm_client.endpoints import (
     LlamaCppEndpoint,

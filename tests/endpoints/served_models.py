@@ -1,4 +1,4 @@
-"""What a vLLM and a llama.cpp server say of themselves."""
+"""What vLLM, llama.cpp and OpenAI say of themselves."""
 
 import json
 
@@ -21,3 +21,8 @@ PROPS = json.dumps(
         "build_info": "b1",
     }
 )
+OPENAI_MODELS = json.dumps({"object": "list", "data": [{"id": "davinci", "owned_by": "openai"}]})
+
+
+def ids(text: str) -> tuple[int, ...]:
+    return tuple(map(ord, text))
