@@ -173,26 +173,20 @@ class LlamaCppEndpoint(ServedEndpoint):
         props = await native_answer(transport, "/props", _Props, server="llama.cpp")
         adapters = await cls._adapters(transport)
         context_length = props.default_generation_settings.n_ctx
-        identity = ServerIdentity(
-            kind=KIND,
-            model=name,
-            context_length=context_length,
-            fingerprint=fingerprint(
-                {
-                    "kind": KIND,
-                    "model": name,
-                    "context_length": context_length,
-                    "n_params": meta.n_params,
-                    "size": meta.size,
-                    "n_vocab": meta.n_vocab,
-                    "ftype": meta.ftype or props.model_ftype,
-                    "path": props.model_path,
-                    "build": props.build_info,
-                    # Only where there are any, so that other fingerprints stay what they were.
-                    **({"adapters": adapters} if adapters else {}),
-                }
-            ),
-        )
+        facts = {
+            "kind": KIND,
+            "model": name,
+            "context_length": context_length,
+            "n_params": meta.n_params,
+            "size": meta.size,
+            "n_vocab": meta.n_vocab,
+            "ftype": meta.ftype or props.model_ftype,
+            "path": props.model_path,
+            "build": props.build_info,
+            # Only where there are any, so that other fingerprints stay what they were.
+            **({"adapters": adapters} if adapters else {}),
+        }
+        identity = ServerIdentity(KIND, name, context_length, fingerprint(facts))
         if props.total_slots < 1:
             raise MalformedAnswer(f"{transport.url}/props: the server has no slots")
         return identity, props.total_slots, meta.n_vocab

@@ -14,6 +14,7 @@ no log-prob is in `icm_client.endpoints.refusals`.
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Self, TypeVar
 
 import anyio
@@ -206,43 +207,28 @@ class OpenAITopKEndpoint(TextPrompts):
         """
         entry, characters = await text_model(transport, model, context_length)
 
-        def identity_of(entry: ModelCard, route: str, top: int) -> ServerIdentity:
-            return ServerIdentity(
-                kind=route,
-                model=entry.id,
-                context_length=characters,
-                fingerprint=fingerprint(
-                    {
-                        "kind": route,
-                        # Two services may call their models alike.
-                        "url": transport.url,
-                        "model": entry.id,
-                        "root": entry.root,
-                        "top": top,
-                        "floor": allow_floor,
-                    }
-                ),
-            )
+        def identity_of(entry: ModelCard, *, route: str, top: int) -> ServerIdentity:
+            facts = {
+                "kind": route,
+                "url": transport.url,  # two services may call their models alike
+                "model": entry.id,
+                "root": entry.root,
+                "top": top,
+                "floor": allow_floor,
+            }
+            return ServerIdentity(route, entry.id, characters, fingerprint(facts))
 
         refusals: list[Refusal] = []
         for route in (kind,) if kind else (COMPLETIONS, CHAT):
             for top in _TOPS:
-                identity = identity_of(entry, route, top)
+                identity = identity_of(entry, route=route, top=top)
                 endpoint = cls(transport, identity=identity, top=top, allow_floor=allow_floor)
                 refusal = await endpoint._refusal()
                 if refusal is not None and refusal.error is None:
                     # llama.cpp leaves them out if it draws a byte of a character.
                     refusal = await endpoint._refusal()
                 if refusal is None:
-
-                    async def again(route: str = route, top: int = top) -> ServerIdentity:
-                        is_listed = entry.root is not None
-                        now, _ = await text_model(
-                            transport, entry.id, context_length, is_listed=is_listed
-                        )
-                        return identity_of(now, route, top)
-
-                    return endpoint._guarded(again)
+                    return endpoint._guarded_as(entry, partial(identity_of, route=route, top=top))
                 refusals.append(refusal)
         raise unsupported(transport.url, entry.id, refusals)
 

@@ -113,20 +113,14 @@ class EchoEndpoint(TextPrompts):
             EndpointError: no answer.
             ModelNotFound: `model` is not served, or is None and several are.
         """
+        entry, characters = await text_model(transport, model, context_length)
 
-        def identity_of(entry: ModelCard, characters: int) -> ServerIdentity:
+        def identity_of(entry: ModelCard) -> ServerIdentity:
             facts = {"kind": ECHO, "url": transport.url, "model": entry.id, "root": entry.root}
             return ServerIdentity(ECHO, entry.id, characters, fingerprint(facts))
 
-        entry, characters = await text_model(transport, model, context_length)
-
-        async def again() -> ServerIdentity:
-            is_listed = entry.root is not None
-            now, _ = await text_model(transport, entry.id, context_length, is_listed=is_listed)
-            return identity_of(now, characters)
-
-        endpoint = cls(transport, identity=identity_of(entry, characters))
-        return endpoint._guarded(again)
+        endpoint = cls(transport, identity=identity_of(entry))
+        return endpoint._guarded_as(entry, identity_of)
 
     async def find_label_token(self, label: str, *, prompt: str, separator: str) -> LabelToken:
         """As `TextEndpoint.find_label_token`; nothing is asked: the whole label is scored."""

@@ -5,11 +5,11 @@ nothing has to be asked or remembered to turn them into text again. A label is o
 code points, a hash of its text, so that it is the same in every process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Self
 
 from icm_client.endpoints.models import MODELS, ModelCard, models_in
 from icm_client.endpoints.protocol import LabelToken, ServerIdentity, TokenIds
@@ -60,6 +60,18 @@ class TextPrompts(ServedEndpoint):
                 "number here, by chance: change one of them a little"
             )
         return number
+
+    def _guarded_as(
+        self, entry: ModelCard, identity_of: Callable[[ModelCard], ServerIdentity]
+    ) -> Self:
+        """As `_guarded`, for the model that the server lists as `entry`."""
+
+        async def again() -> ServerIdentity:
+            is_listed = entry.root is not None
+            now, _ = await text_model(self._transport, entry.id, None, is_listed=is_listed)
+            return identity_of(now)
+
+        return self._guarded(again)
 
     def _text_of(self, ids: TokenIds) -> str:
         return "".join(chr(one) if one < _FIRST_LABEL else self._labels[one].label for one in ids)
