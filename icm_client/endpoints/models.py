@@ -6,20 +6,30 @@ add to its entries. Together's list has no object around it
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
-    Field,
     ValidationError,
-    ValidationInfo,
     ValidatorFunctionWrapHandler,
-    field_validator,
+    WrapValidator,
     model_validator,
 )
 
 from icm_client.endpoints.parsing import Wire, parsed
 
 MODELS: Final = "/v1/models"
+
+
+def _or_absent(value: object, handler: ValidatorFunctionWrapHandler) -> Any:
+    """`value`, or None if it is of another type: another server may use the field otherwise."""
+    try:
+        return handler(value)
+    except ValidationError:
+        return None
+
+
+_T = TypeVar("_T")
+_Optional = Annotated[_T | None, WrapValidator(_or_absent)]
 
 
 class ModelMeta(Wire):
@@ -36,35 +46,14 @@ class ModelCard(Wire):
     """An entry of the list. Most servers give no more than the name."""
 
     id: str
-    owned_by: str | None = None
-    aliases: list[str] = Field(default_factory=list)  # llama.cpp
-    root: str | None = None  # vLLM, SGLang, and the next two
-    parent: str | None = None  # the base of a LoRA adapter
-    max_model_len: int | None = None  # absent for a LoRA adapter
-    context_length: int | None = None  # OpenRouter, Together
-    context_window: int | None = None  # Groq
-    meta: ModelMeta | None = None
-
-    @field_validator(
-        "owned_by",
-        "aliases",
-        "root",
-        "parent",
-        "max_model_len",
-        "context_length",
-        "context_window",
-        "meta",
-        mode="wrap",
-    )
-    @classmethod
-    def _absent_if_of_another_type(
-        cls, value: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
-    ) -> Any:
-        """One server's field is no reason to refuse the list of another that uses its name."""
-        try:
-            return handler(value)
-        except ValidationError:
-            return cls.model_fields[info.field_name or ""].get_default(call_default_factory=True)
+    owned_by: _Optional[str] = None
+    aliases: _Optional[list[str]] = None  # llama.cpp
+    root: _Optional[str] = None  # vLLM, SGLang, and the next two
+    parent: _Optional[str] = None  # the base of a LoRA adapter
+    max_model_len: _Optional[int] = None  # absent for a LoRA adapter
+    context_length: _Optional[int] = None  # OpenRouter, Together
+    context_window: _Optional[int] = None  # Groq
+    meta: _Optional[ModelMeta] = None
 
     @property
     def context_tokens(self) -> int | None:

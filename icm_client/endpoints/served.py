@@ -165,7 +165,7 @@ def served_model(
     Raises:
         ModelNotFound: `model` is not served, or is None and several are; the message lists them.
     """
-    served = [one for one in entries if model is None or model in (one.id, *one.aliases)]
+    served = [one for one in entries if model is None or model in (one.id, *(one.aliases or ()))]
     # LiteLLM lists a model twice that it has twice.
     if len({entry.id for entry in served}) != 1:
         there = listed([transport.redacted(entry.id) for entry in entries], like=model)

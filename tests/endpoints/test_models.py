@@ -35,7 +35,7 @@ def test_a_field_of_another_type_counts_as_absent() -> None:
         "m",
         None,
         None,
-        [],
+        None,
         None,
     )
 
