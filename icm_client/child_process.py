@@ -1,4 +1,4 @@
-"""A child process that ends when its stdin closes, and so with its parent, however that ends."""
+"""Stop a child process that ends when its stdin closes, as it does when its parent dies."""
 
 from contextlib import suppress
 
@@ -7,7 +7,7 @@ from anyio.abc import Process
 
 
 async def stop_child(process: Process) -> None:
-    """Close the child's stdin, which ends it, and wait; kill it if that does not help."""
+    """Close the child's stdin, which ends it, and wait 5 seconds; then kill it."""
     if process.stdin is not None:
         with suppress(OSError, anyio.BrokenResourceError):
             await process.stdin.aclose()

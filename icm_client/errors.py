@@ -3,36 +3,42 @@
     IcmError
     ├── InputError                  the user's own input; raised before anything is spent
     │   ├── RowError                rows of a data file
-    │   │   └── RowsTooLong         for the server's context; a PromptTooLong too
+    │   │   └── RowsTooLong           for the server's context; a PromptTooLong too
     │   ├── TaskError               template, labels or prior
     │   └── SetupError              a missing extra, model file or cache folder
     ├── EndpointError               the server, or the way to it
-    │   ├── EndpointUnreachable     * refused, reset, DNS
-    │   ├── EndpointUntrusted         its TLS certificate could not be verified
-    │   ├── EndpointTimeout         * no complete answer within the deadline
-    │   ├── EndpointOverloaded      ~ 429 or 503: back-pressure
-    │   ├── EndpointFault           * any other 5xx
-    │   ├── MalformedAnswer         * 200 with a body that is not the protocol's
-    │   ├── RequestRefused            4xx that a repetition cannot heal
-    │   │   ├── AuthenticationRefused 401, 403, or an account without credit
-    │   │   ├── ModelNotFound         404 for the model's name
-    │   │   └── PromptTooLong         longer than the server's context
-    │   ├── ModelChanged              another model answers behind the same name
-    │   ├── UnsupportedServer         answers, but not as any server known here
-    │   └── EmbeddedServerFailed      the llama.cpp child did not start, or died
-    ├── ScoreError                  an answer from which no score may be taken
-    │   ├── LabelMissing              a label's token is not among the log-probs
-    │   ├── ScoreNotFinite          * NaN, infinite, positive, or the -9999 padding
-    │   └── TooManyFailed             more rows without a score than the run allows
+    │   ├── EndpointUnreachable   * refused, reset, DNS
+    │   ├── EndpointUntrusted       its TLS certificate could not be verified
+    │   ├── EndpointTimeout       * no complete answer within the deadline
+    │   ├── EndpointOverloaded    ~ 429 or 503: back-pressure
+    │   ├── EndpointFault         * any other 5xx but 501
+    │   ├── MalformedAnswer       * status 200 with a body that is not the protocol's
+    │   ├── RequestRefused          4xx, 501 or a redirect: the same request fails again
+    │   │   ├── AuthenticationRefused   401, 402, 403, 407, or an account without credit
+    │   │   ├── ModelNotFound           the server does not serve this model
+    │   │   └── PromptTooLong           longer than the server's context
+    │   ├── ModelChanged            another model answers under the same name
+    │   ├── UnsupportedServer       the answers fit no kind of server known here
+    │   └── EmbeddedServerFailed    the llama.cpp child did not start, or died
+    ├── ScoreError                  the answer came, but no score may be taken from it
+    │   ├── LabelMissing            a label's token is not among the log-probs
+    │   ├── ScoreNotFinite        * NaN, infinite, positive, or the -9999 padding
+    │   └── TooManyFailed           more rows without a score than the run allows
     ├── StoreError                  the score store cannot be read or written
     ├── RunError                    a run's folder cannot be used
     ├── TrainingError               a model cannot be trained, or a fine-tuning job failed
     └── RunStopped                  the run was asked to stop, and did
 
-`IcmError.retry` says what a repetition is good for: an asterisk marks what is transient, a tilde
-back-pressure; the others are never repeated.
+`icm_client.serving.launch` adds `ServerFailed`, for the server that `icm-client serve` starts.
+
+`IcmError.retry` says whether a repetition of the request heals it. `*` marks what is transient: it
+is repeated a few times before it is raised. `~` marks back-pressure: it is repeated after the wait
+that the server asks for. All others are raised at once.
+
+The same command again never asks twice for what is in the score store.
 """
 
+import copyreg
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
@@ -41,16 +47,16 @@ if TYPE_CHECKING:
 
 
 class Retry(StrEnum):
-    """What a repetition of the request that failed is good for."""
+    """Whether a repetition of the failed request heals it."""
 
     NEVER = "never"
-    """It would fail again: input, configuration or server must change first."""
+    """No: input, configuration or server must change first."""
 
     TRANSIENT = "transient"
-    """It may well succeed: repeated after a short wait, a limited number of times."""
+    """Often: it is repeated a limited number of times, after short waits."""
 
     BACK_PRESSURE = "back-pressure"
-    """The server has too much to do: repeated after the wait it asks for, with fewer at a time."""
+    """Later: it is repeated after the wait the server asks for, with fewer requests in flight."""
 
 
 class IcmError(Exception):
@@ -59,32 +65,31 @@ class IcmError(Exception):
     retry: ClassVar[Retry] = Retry.NEVER
 
     goes_on: bool = False
-    """Whether scores were kept before it, and the same command may go on from there."""
+    """Whether scores were kept before it, so that the same command resumes from there."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Cross into another process as it is: what it was made from is not kept."""
-        return _as_it_was, (type(self), self.args, self.__dict__)
-
-
-def _as_it_was(kind: type[IcmError], args: tuple[object, ...], held: dict[str, object]) -> IcmError:
-    error = kind.__new__(kind)
-    error.args = args
-    error.__dict__.update(held)
-    return error
+        """Pickle message and attributes; calling the constructor again would need its arguments."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class InputError(IcmError):
-    """The user's input is wrong; nothing has been sent yet. The message says what to do."""
+    """The user's input is wrong; nothing has been sent yet.
+
+    No retry heals it. Correct the input as the message says.
+    """
 
 
 class RowError(InputError):
-    """A row cannot be used, or several. Carries where they stand.
+    """One or more rows cannot be used.
+
+    No retry heals it. Correct the rows, or leave them out with `--skip-bad-rows` (from Python
+    `skip_bad_rows=True`) where the error is `skippable`.
 
     Attributes:
-        path: the file as the user named it, or None for rows given from Python.
-        line: 1-based line of a text file, or 1-based row of a Parquet file or list; None where
-            the whole file is meant. Of several rows the first one's.
-        skippable: whether `skip_bad_rows`, `--skip-bad-rows`, leaves rows enough to go on with.
+        path: the file as the user named it; None for rows given from Python.
+        line: 1-based line of a text file, or 1-based row of a Parquet file or list, of the first
+            such row; None where the whole file is meant.
+        skippable: whether enough rows are left without them.
     """
 
     def __init__(
@@ -104,44 +109,61 @@ class RowError(InputError):
 
 
 class TaskError(InputError):
-    """The template, the labels or the prior cannot be used, or not with this model's tokenizer."""
+    """Template, labels or prior cannot be used, or not with this model's tokenizer.
+
+    No retry heals it. Change the task as the message says.
+    """
 
 
 class SetupError(InputError):
-    """Something that must be installed or present is not; the message has the command to run."""
+    """A package, a model file or a folder is missing.
+
+    No retry heals it. Run the command in the message.
+    """
 
 
 class EndpointError(IcmError):
-    """The server failed or refused, or could not be reached.
+    """The server failed, refused, or could not be reached.
 
     Attributes:
-        status: the answer's HTTP status; None where there was no answer, or the status was 2xx.
+        status: the answer's HTTP status; None where there was no answer, or it was 2xx.
     """
 
     status: int | None = None
 
 
 class EndpointUnreachable(EndpointError):
-    """No connection, or one that broke: the server may be starting or restarting."""
+    """The connection was refused, could not be made, or broke.
+
+    Transient: a server that restarts is waited for. Raised after the last attempt: check the URL
+    and whether the server runs, then give the same command again.
+    """
 
     retry = Retry.TRANSIENT
 
 
 class EndpointUntrusted(EndpointError):
-    """The server's TLS certificate could not be verified; nothing, and no key, has been sent.
+    """The server's TLS certificate could not be verified; neither prompt nor key has been sent.
 
-    The certificate of a private authority is trusted with SSL_CERT_FILE=authority.pem.
+    No retry heals it. Set SSL_CERT_FILE=authority.pem to trust a private authority.
     """
 
 
 class EndpointTimeout(EndpointError):
-    """No complete answer within the attempt's deadline."""
+    """No complete answer came within the attempt's deadline.
+
+    Transient. Raised after the last attempt: see whether the server is overloaded, or allow more
+    time (`attempt_timeout_s`).
+    """
 
     retry = Retry.TRANSIENT
 
 
 class EndpointOverloaded(EndpointError):
-    """429 or 503.
+    """The server answered 429 or 503: it has too much to do, or a quota is used up.
+
+    Back-pressure. Raised after the last attempt: give the same command again later, or lower
+    `max_in_flight`.
 
     Attributes:
         retry_after_s: the wait that the server asked for, in seconds, or None.
@@ -153,23 +175,29 @@ class EndpointOverloaded(EndpointError):
     def __init__(
         self, message: str, *, retry_after_s: float | None = None, status: int = 503
     ) -> None:
-        """Keep the wait and the status."""
+        """Set the wait and the status."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.status = status
 
 
 class EndpointFault(EndpointError):
-    """A 5xx other than 503."""
+    """The server answered 5xx, other than 501 and 503.
+
+    Transient. Raised after the last attempt: look at the server's log.
+    """
 
     retry = Retry.TRANSIENT
 
 
 class MalformedAnswer(EndpointError):
-    """Status 200, but not the protocol: HTML, cut-off JSON, fewer choices than prompts.
+    """The status is 200, the body not the protocol's: HTML, cut-off JSON, too few choices.
+
+    Transient. Raised after the last attempt: the message shows how the answer begins; a login page
+    or a proxy may stand before the server.
 
     Attributes:
-        is_json: whether it is JSON, of another shape.
+        is_json: whether the body is JSON, of another shape.
     """
 
     retry = Retry.TRANSIENT
@@ -178,65 +206,86 @@ class MalformedAnswer(EndpointError):
 
 
 class RequestRefused(EndpointError):
-    """A 4xx: the same request would be refused again."""
+    """The server answered 4xx, 501 or a redirect, which is not followed.
+
+    No retry heals it. The message has the server's reason, and the URL that a redirect points to.
+    """
 
 
 class AuthenticationRefused(RequestRefused):
-    """401 or 403: set ICM_API_KEY, or ask the server's owner. Or an account without credit."""
+    """The key is missing or refused (401, 403, 407), or the account has no credit (402, 429).
+
+    No retry heals it. Set ICM_API_KEY, ask the server's owner, or add credit.
+    """
 
 
 class ModelNotFound(RequestRefused):
-    """The server does not serve the model that was asked for; the message lists what it has."""
+    """The server does not serve the model that was asked for.
+
+    No retry heals it. Choose with `--model` one of those that the message lists.
+    """
 
 
 class PromptTooLong(RequestRefused):
-    """The prompt does not fit the server's context: fewer demos, shorter rows, a larger context.
+    """The prompt does not fit the server's context.
+
+    No retry heals it. Use fewer demos or shorter rows, or serve a longer context.
 
     Attributes:
-        cut: whether the server cut it and answered all the same. That says something of all its
-            answers, not of this prompt alone.
+        cut: whether the server silently cut the prompt and answered. Then none of its answers can
+            be relied on.
     """
 
     def __init__(self, message: str, *, cut: bool = False) -> None:
-        """Keep whether the server said nothing of it."""
+        """Set whether the server cut the prompt."""
         super().__init__(message)
         self.cut = cut
 
 
 class RowsTooLong(RowError, PromptTooLong):
-    """Rows do not fit the server's context with a demo of each label; no score has been asked."""
+    """Rows do not fit the server's context together with a demo of each label; nothing was asked.
+
+    No retry heals it. Shorten the rows, leave them out, or serve a longer context.
+    """
 
 
 class ModelChanged(EndpointError):
-    """Another model answers than when the run began, or than the one whose scores are stored.
+    """The server's model is not the one that the run began with, or whose scores are stored.
 
-    Log-probs of two models make no scores. Where the server says that it is another one, the same
-    command again begins with that; what the old one answered is kept, under its own fingerprint.
-    Where only its answers say so, `--accept-drift` does. Answers that came after
-    `last_confirmed_at` are no longer in the score store.
+    Log-probs of two models cannot be combined, so no retry heals it. Where the server names another
+    model, the same command again starts over with it, and the old model's scores are kept under
+    their own fingerprint. Where only the answers differ, add `--accept-drift`. Answers that came
+    after `last_confirmed_at` have been removed from the score store.
 
     Attributes:
-        last_confirmed_at: when the server was last known to be what it was, on the event loop's
-            clock; answers that came later may be the new model's. Infinite where none came.
+        last_confirmed_at: when the server was last known to be the same, in seconds on the event
+            loop's clock; later answers may be the new model's. Infinite where none came later.
         stored: the fingerprint under which the score store holds another model's answers; None
-            where it does not, as far as is known.
+            where none are known.
     """
 
     def __init__(
         self, message: str, *, last_confirmed_at: float, stored: str | None = None
     ) -> None:
-        """Keep since when there is doubt, and of which answers."""
+        """Set since when, and under which fingerprint, answers are in doubt."""
         super().__init__(message)
         self.last_confirmed_at = last_confirmed_at
         self.stored = stored
 
 
 class UnsupportedServer(EndpointError):
-    """The server's answers fit none of the servers known here."""
+    """The server's answers fit no kind of server known here, or it gives no log-probs.
+
+    No retry heals it. The message says what is missing; docs/servers.md lists what works.
+    """
 
 
 class EmbeddedServerFailed(EndpointError):
-    """The embedded llama.cpp server did not start or died; the message ends with its last words."""
+    """The embedded llama.cpp server did not start, or died.
+
+    A child that dies is restarted for the next request; raised where that does not help. The
+    message ends with the child's last output. If memory is short, use a smaller model or context.
+    """
 
 
 class ScoreError(IcmError):
@@ -244,48 +293,66 @@ class ScoreError(IcmError):
 
 
 class LabelMissing(ScoreError):
-    """A label's token is not among the returned log-probs; it is never read as probability 0."""
+    """A label's token is not among the returned log-probs; it is never taken as probability 0.
+
+    No retry heals it. The message says what the model writes instead, and what to change.
+    """
 
 
 class ScoreNotFinite(ScoreError):
-    """A log-prob is NaN, infinite, positive, or -9999.0 (vLLM's padding; its JSON has no -inf)."""
+    """A log-prob is NaN, infinite, positive, or -9999.0 (vLLM's padding; its JSON has no -inf).
+
+    Transient. Raised after the last attempt: the server computes wrongly, often in half precision.
+    """
 
     retry = Retry.TRANSIENT
 
 
 class TooManyFailed(ScoreError):
-    """More rows have no score than `--fail-on-error` allows; the message says why they have none.
+    """More rows have no score than `--fail-on-error` allows.
 
-    What was answered is kept; the same command again asks for the others once more.
+    The message says why they have none. What was answered is kept; the same command again asks for
+    the others once more.
     """
 
 
 class StoreError(IcmError):
-    """The score store cannot be opened, read or written (disk full, permissions, damage)."""
+    """The score store cannot be opened, read or written: disk full, permissions, damage.
+
+    No retry heals it. Free space or correct the permissions; `icm-client store check --repair`
+    drops what is damaged.
+    """
 
 
 class RunError(IcmError):
-    """A run's folder cannot be made, read or written, or another process is at work in it."""
+    """A run's folder cannot be made, read or written, or another process works in it.
+
+    No retry heals it. Wait for the other process, or name another folder.
+    """
 
 
 class TrainingError(IcmError):
-    """A model cannot be trained, or a fine-tuning job failed for good. The message says why."""
+    """A model cannot be trained, or a fine-tuning job failed.
+
+    The message says why. The same command again finds trainings that are finished, and resumes or
+    repeats the one that failed.
+    """
 
 
 class RunStopped(IcmError):
-    """The run was asked to stop: what was under way has been awaited and kept, no more was asked.
+    """The run was stopped on request: requests under way were awaited and kept, no more were sent.
 
-    The same command again goes on from there, if anything was kept (`goes_on`).
+    The same command again resumes from there if anything was kept (`goes_on`).
 
     Attributes:
-        labels: of a `label` call what it had found by then, `Labels.stopped` saying so; None where
-            it had no labels yet.
+        labels: what a `label` call had found by then, with `Labels.stopped` set; None where it had
+            no labels yet.
     """
 
     def __init__(
         self, message: str, *, labels: "Labels | None" = None, goes_on: bool = True
     ) -> None:
-        """Keep what was found."""
+        """Set what was found."""
         super().__init__(message)
         self.labels = labels
         self.goes_on = goes_on

@@ -1,4 +1,4 @@
-"""A task group whose failure is one typed error, as a caller of ours expects it."""
+"""A task group that raises one typed error where anyio raises a group of them."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,10 +13,10 @@ from icm_client.errors import IcmError
 async def open_task_group() -> AsyncIterator[TaskGroup]:
     """Return `anyio.create_task_group()`, with the first failure raised instead of a group.
 
-    The first failure cancels the other tasks. Several may fail before that takes effect; an
-    `IcmError` among them is raised, with the whole group as its `__cause__`. A single failure of
-    any other kind is raised bare. Groups that hold a `KeyboardInterrupt` or the like, and several
-    failures none of which is ours, are raised as they are.
+    The first failure cancels the other tasks, and several may fail before that takes effect. If one
+    of them is an `IcmError`, it is raised, with the whole group as its `__cause__`. A single
+    failure of another kind is raised without its group; several of another kind, and groups that
+    hold a `KeyboardInterrupt` or the like, are raised as groups.
 
     Raises:
         IcmError: a task raised it.

@@ -46,7 +46,8 @@ from icm_client.scoring import ScoreStore, tokenize_pieces
 from icm_client.scoring.assemble import Pieces, context_ids
 from icm_client.scoring.execute import Caller, execute
 from icm_client.scoring.label_trie import LabelTrie
-from icm_client.scoring.planner import optimal_tokens, plan
+from icm_client.scoring.planner import optimal_tokens
+from icm_client.scoring.prompts import Question
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LIMITS = {"llama.cpp": 1.10, "vllm": 1.20}
@@ -188,8 +189,8 @@ async def planned(reads: Sequence[Read], server: Endpoint) -> None:
 
     answered: list[int] = []
     await execute(
-        plan(reads),
-        reads,
+        [Question((), *read) for read in reads],
+        range(len(reads)),
         server,
         Caller(
             arrived=lambda indices, _: answered.extend(indices),

@@ -21,8 +21,7 @@ from rich.table import Table
 from icm_client import EmbeddedEndpoint, SweepSettings, label
 from icm_client.coherence.fast import search
 from icm_client.coherence.problem import FloatArray, Problem, Query
-from icm_client.experiments.salience import Salience, judge, read_salience
-from icm_client.experiments.salience_run import FEWEST, salience
+from icm_client.experiments.salience import FEWEST, Salience, judge, read_salience, salience
 from icm_client.testing import PlantedConcept
 
 BEATS_CHANCE = 0.75

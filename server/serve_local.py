@@ -1,4 +1,4 @@
-"""A standing llama.cpp server on this machine, for several runs: python server/serve_local.py.
+"""A llama.cpp server that stays up, for several runs: python server/serve_local.py.
 
 It is the server that `icm-client` embeds, on a fixed port. Ctrl-C ends it.
 """
@@ -21,11 +21,10 @@ except ModuleNotFoundError as missing:
 import click
 from pydantic import SecretStr
 
-from icm_client.cli.streams import prepare_streams
+from icm_client.cli.main import end_as_a_command
 from icm_client.cores import YIELDING, physical_cores
 from icm_client.endpoints import gemma
 from icm_client.endpoints.embedded_child import Orders, start
-from icm_client.errors import InputError
 from icm_client.serving.plan import check_port
 
 _ENDING = {signal.SIGINT, signal.SIGTERM}
@@ -41,7 +40,7 @@ def serve(gguf: Path | None, port: int, context: int) -> None:
     """Serve a base model on loopback; the key is ICM_API_KEY, or a new one that is printed."""
     key = os.environ.get("ICM_API_KEY") or secrets.token_urlsafe(32)
     check_port("127.0.0.1", port)
-    # Before the server's threads, which inherit it: the signal is then left for `sigwait`.
+    # The server's threads inherit the mask, so that the signals are left for `sigwait`.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     path = gguf or gemma.model_path()
     server = start(
@@ -61,10 +60,5 @@ def serve(gguf: Path | None, port: int, context: int) -> None:
 
 
 if __name__ == "__main__":
-    prepare_streams()
     os.environ.update(YIELDING | os.environ)  # before the server's library is loaded
-    try:
-        serve()
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+    end_as_a_command(serve)

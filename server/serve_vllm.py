@@ -1,6 +1,6 @@
-"""vLLM with what many short requests need: python server/serve_vllm.py MODEL (`--help`, `--print`).
+"""vLLM for many short requests: python server/serve_vllm.py MODEL (see `--help` and `--print`).
 
-The same as `icm-client serve MODEL`; docs/serving.md explains every flag.
+It is the same command as `icm-client serve MODEL`; docs/serving.md explains every flag.
 """
 
 import sys
@@ -14,30 +14,8 @@ except ModuleNotFoundError as missing:
     )
     sys.exit(2)
 
-import click
-
+from icm_client.cli.main import end_as_a_command
 from icm_client.cli.serve import serve_command
-from icm_client.cli.streams import prepare_streams
-from icm_client.errors import IcmError, InputError
-
-
-def main() -> None:
-    """Run the command; errors end as one line and a status, as on the command line."""
-    prepare_streams()
-    try:
-        sys.exit(serve_command(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    except IcmError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-
 
 if __name__ == "__main__":
-    main()
+    end_as_a_command(serve_command)

@@ -40,7 +40,7 @@ from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError
-from icm_client.experiments.ablation_run import some_rows
+from icm_client.experiments.comparison import some_rows
 
 SAMPLE: Final = Path(__file__).parent / "samples" / "pairs.json"
 USUAL_PAIRS: Final = 128

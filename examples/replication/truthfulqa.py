@@ -35,12 +35,12 @@ from icm_client import Task
 from icm_client.cli.eval import line_of
 from icm_client.cli.main import end_as_a_command
 from icm_client.data.job import Job
+from icm_client.data.rows import only
 from icm_client.endpoints import Endpoint
 from icm_client.errors import IcmError
 from icm_client.experiments.evaluation import Evaluation, Kind, plan_evaluation
+from icm_client.experiments.evaluation_results import Outcome, results
 from icm_client.experiments.evaluation_run import run_evaluation
-from icm_client.experiments.evaluation_table import Outcome, results
-from icm_client.runs.failures import only
 from icm_client.runs.run_cost import RunCost
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import open_store, tokenize_pieces

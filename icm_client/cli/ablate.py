@@ -29,15 +29,17 @@ from icm_client.experiments.ablation import (
     ABLATIONS,
     Ablation,
     Compared,
+    Ended,
     Outcome,
     Plan,
     Variant,
     compare,
     csv_text,
     plan_ablations,
+    run_ablations,
     table,
 )
-from icm_client.experiments.ablation_run import Ended, run_ablations, some_rows
+from icm_client.experiments.comparison import some_rows
 from icm_client.experiments.figures import draw_ablations
 from icm_client.record.folder import replace_file
 from icm_client.runs.labels_file import read_start

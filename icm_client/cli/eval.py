@@ -33,7 +33,7 @@ from icm_client.data.job import Job, task_for
 from icm_client.data.messages import did_you_mean, listed
 from icm_client.endpoints import ServerIdentity
 from icm_client.errors import IcmError, RunError, SetupError
-from icm_client.experiments.ablation_run import some_rows
+from icm_client.experiments.comparison import Spent, some_rows
 from icm_client.experiments.evaluation import (
     FIGURE_1,
     KINDS,
@@ -44,16 +44,16 @@ from icm_client.experiments.evaluation import (
     fewest_and_most_reads,
     plan_evaluation,
 )
-from icm_client.experiments.evaluation_bench import Moment, OnMoment
-from icm_client.experiments.evaluation_run import run_evaluation
-from icm_client.experiments.evaluation_table import (
+from icm_client.experiments.evaluation_results import (
+    Moment,
+    OnMoment,
     Outcome,
     Result,
-    Spent,
     csv_text,
     document,
     results,
 )
+from icm_client.experiments.evaluation_run import run_evaluation
 from icm_client.experiments.figures import draw_evaluation
 from icm_client.record.folder import replace_file
 from icm_client.runs.presets import InContextPreset, InContextSettings, preset_settings

@@ -27,7 +27,7 @@ from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import LocalSettings, Objective
 from icm_client.training.run_labels import RunLabels, read_labels
 from icm_client.training.served import ServedTrainer
-from icm_client.training.submission import ServedSettings
+from icm_client.training.served_job import ServedSettings
 
 Backend = Literal["local", "served"]
 

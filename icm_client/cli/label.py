@@ -34,10 +34,10 @@ from icm_client.data import (
     read_rows,
     unescape,
 )
-from icm_client.data.bad_rows import refused_rows
 from icm_client.data.csv_rows import Quote
 from icm_client.data.job import Job, named_task
-from icm_client.data.json_text import write_json
+from icm_client.data.rows import refused_rows
+from icm_client.data.values import write_json
 from icm_client.errors import IcmError, InputError, RowError, TaskError
 from icm_client.record.folder import DEFAULT_BASE, LABELS
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR

@@ -33,14 +33,17 @@ from icm_client.runs.trainer import TrainingProgress
 from icm_client.training.base_model import require_training
 from icm_client.training.local_settings import LocalSettings
 from icm_client.training.reward import (
-    LocalRewardTrainer,
+    FIRST,
     OnStep,
+    RewardPlan,
+    RewardSteps,
     Scored,
     Step,
+    plan_reward,
     reward_in_three_steps,
 )
-from icm_client.training.reward_plan import FIRST, RewardPlan, plan_reward
-from icm_client.training.reward_result import Accuracy, RewardSteps
+from icm_client.training.reward_model import LocalRewardTrainer
+from icm_client.training.reward_scores import Accuracy
 
 _LINES: Final = 10
 """That a training, or the scoring of many pairs, prints where there is no terminal."""

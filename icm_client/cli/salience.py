@@ -14,7 +14,7 @@ from icm_client.cli.options import server_options, task_option
 from icm_client.cli.signals import ended_at_once
 from icm_client.data import read_rows
 from icm_client.data.job import task_for
-from icm_client.experiments.salience_run import SalienceReport, salience
+from icm_client.experiments.salience import SalienceReport, salience
 from icm_client.runs.server import Server
 from icm_client.scoring import open_store
 

@@ -16,13 +16,13 @@ from icm_client.cli.terminal import print_notices
 from icm_client.data import FileFormat, Task, builtin_names, check_output, read_rows
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.csv_rows import Quote
-from icm_client.data.examples import example_row
 from icm_client.data.items import items_of, render_items
 from icm_client.data.job import named_task
-from icm_client.data.json_text import write_json
 from icm_client.data.loaders import loader_named
 from icm_client.data.messages import listed
 from icm_client.data.rows import Dataset
+from icm_client.data.task import example_row
+from icm_client.data.values import write_json
 from icm_client.errors import InputError
 
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s")

@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.coherence.result import Observed, PassRecord, Step, SweepRecord
-from icm_client.data.bad_rows import FailedRow
 from icm_client.data.job import Job
-from icm_client.data.json_text import write_json
+from icm_client.data.rows import FailedRow
+from icm_client.data.values import write_json
 from icm_client.record.folder import DEFAULT_BASE, REPORT
 from icm_client.runs.progress import OnProgress, Progress
 from icm_client.runs.result import Labels
@@ -346,7 +346,7 @@ def print_warnings(found: Labels) -> None:
     for finding in reversed(found.findings):  # the worst one last, where it is read
         kind = "Note" if finding.severity == "note" else "Warning"
         console.print(
-            Text(f"{kind}: {finding.message} {finding.advice}", _FINDING_STYLES[finding.severity]),
+            Text(f"{kind}: {finding.text}", _FINDING_STYLES[finding.severity]),
             soft_wrap=True,
         )
 

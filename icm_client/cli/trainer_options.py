@@ -151,7 +151,7 @@ def local_trainer(
 def _served(server: Server, train_from: str | None, epochs: int | None) -> Trainer:
     # Only what trains needs them.
     from icm_client.training.served import ServedTrainer  # noqa: PLC0415
-    from icm_client.training.submission import ServedSettings  # noqa: PLC0415
+    from icm_client.training.served_job import ServedSettings  # noqa: PLC0415
 
     environment = Environment()
     url = server.url or environment.endpoint

@@ -1,12 +1,12 @@
-"""Rows in, labels out, and the tasks between them."""
+"""Read rows, describe tasks, write labels."""
 
-from icm_client.data.examples import example_row
 from icm_client.data.formats import FileFormat
+from icm_client.data.items import duplicate_warning
 from icm_client.data.loaders import LOADERS, load, loaded
 from icm_client.data.outputs import LabelledRow, check_output, write_labels
 from icm_client.data.readers import read_rows
 from icm_client.data.rows import Dataset, Row, check_gold, rows_from, take_own_gold
-from icm_client.data.task import Task, builtin_names, duplicate_warning, find_beside, unescape
+from icm_client.data.task import Task, builtin_names, example_row, find_beside, unescape
 from icm_client.data.values import JsonValue
 
 __all__ = [

@@ -1,7 +1,7 @@
-r"""When two answers are the same answer, and two groups the same group.
+"""When two answers are the same answer, and which number a solution calls its answer.
 
-What is made equal is written down in `comparable`; nothing else is. An answer in words ("twelve")
-or in other units ("0.5 kg") stays what it is: who needs more writes it into the field.
+`comparable` lists all that counts as equal. An answer in words ("twelve") or in other
+units ("0.5 kg") stays as it is: users who need more normalise the field themselves.
 """
 
 import re
@@ -21,15 +21,19 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
+# "A: 18" (OpenAI's model solutions), "#### 18" (GSM8K's own), "The answer is 18."
+_MARKS = r"(?:^\s*A:|^\s*####|\bthe (?:final )?answer is\b:?)"
+_MARKED = re.compile(rf"{_MARKS}(.*?)(?={_MARKS}|$)", re.IGNORECASE | re.MULTILINE)
+_SENTENCE_END = re.compile(r"\.(?:\s|$)")
 
 
 def comparable(value: JsonValue) -> str | None:
     """Return an answer's text in the form in which answers are compared, or None if it is empty.
 
-    Equal become: forms of one character (Unicode NFKC), upper and lower case, any white space,
-    and of plain numbers thousands separators (`,`, a space, `'`, `_`), currency signs, a leading
-    `+` or zeros, zeros at a fraction's end and a final full stop: "$1,000.00", "1000" and the
-    number 1000.0 are one answer. "50%" is "50.0 %", but not "50". A comma is never a decimal
+    These become equal: forms of one character (Unicode NFKC), upper and lower case, any white
+    space, and of plain numbers thousands separators (`,`, a space, `'`, `_`), currency signs, a
+    leading `+` or zeros, zeros at a fraction's end and a final full stop: "$1,000.00", "1000" and
+    the number 1000.0 are one answer. "50%" is "50.0 %", but not "50". A comma is never a decimal
     point.
 
     Raises:
@@ -41,7 +45,7 @@ def comparable(value: JsonValue) -> str | None:
         return None
     if isinstance(value, float):
         value = format(Decimal(str(value)), "f")
-    text = " ".join(unicodedata.normalize("NFKC", str(value)).casefold().split())
+    text = _normalized(str(value))
     return _plain_number(text) or text or None
 
 
@@ -59,8 +63,27 @@ def exact(value: JsonValue) -> str | None:
     return text or None
 
 
+def final_answer(solution: str) -> str | None:
+    """Return the number that the solution calls its answer, in one spelling; None if none is clear.
+
+    `$1,500.00` and `1500` are one answer, and so are `50%` and `50`. A solution that gives no plain
+    number ("5 hours", "7/14"), or two different ones, has None rather than a guess: it excludes no
+    other solution.
+    """
+    sentences = (
+        _SENTENCE_END.split(match[1].strip(), maxsplit=1)[0] for match in _MARKED.finditer(solution)
+    )
+    numbers = (_plain_number(_normalized(sentence)) for sentence in sentences)
+    answers = {number.removesuffix("%") for number in numbers if number is not None}
+    return answers.pop() if len(answers) == 1 else None
+
+
+def _normalized(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 def _plain_number(text: str) -> str | None:
-    """Return a number without what makes no difference, or None if the text is no number."""
+    """Return a number without what makes no difference to it, or None if the text is no number."""
     bare = "".join(
         character
         for character in text.replace(_MINUS, "-")

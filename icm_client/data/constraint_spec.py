@@ -1,23 +1,27 @@
-"""How a person describes a constraint: the `[constraint]` of a task file, checked."""
+"""A constraint as the user describes it, in the `[constraint]` of a task file, and its checks."""
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 from pydantic import field_validator
 
-from icm_client.data.custom_rule import check_reference, is_reference
 from icm_client.data.messages import Described, did_you_mean, listed, shown
 from icm_client.errors import TaskError
 
 
 class _Settings(NamedTuple):
-    """What a kind of rule must be told, and what it may be told besides."""
+    """The settings that a kind of rule needs, and those that it may have besides."""
 
     needed: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
 
+    @property
+    def taken(self) -> tuple[str, ...]:
+        return self.needed + self.allowed
 
-_OWN = _Settings(needed=("group",))
+
+_OF_CUSTOM_RULE = _Settings(needed=("group",))
 KINDS = {
     "none": _Settings(),
     "asymmetry": _Settings(allowed=("group", "true", "false")),
@@ -27,6 +31,7 @@ KINDS = {
     "exactly-one": _Settings(needed=("group",), allowed=("true",)),
     "implication": _Settings(needed=("implies",), allowed=("true",)),
 }
+_REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _MEANINGS = {
     "group": "the field, or fields, whose values related rows share",
     "answer": "the field with the answer that a row gives",
@@ -38,7 +43,7 @@ class ConstraintSpec(Described):
     """Which labels may stand together.
 
     Attributes:
-        kind: one of `KINDS`, or `module:function` for a rule of the user's own.
+        kind: one of `KINDS`, or `module:function` for the user's own rule.
         group: the fields whose values rows must share to be related.
         answer: the field with a row's answer, compared as
             `icm_client.data.answer_text.comparable` says.
@@ -62,8 +67,8 @@ class ConstraintSpec(Described):
 
     @property
     def is_own(self) -> bool:
-        """Whether the rule is a function of the user's own."""
-        return is_reference(self.kind)
+        """Whether the rule is the user's own function."""
+        return ":" in self.kind
 
     def fields(self) -> tuple[tuple[str, str], ...]:
         """Return the fields of the rows that the rule reads, each after its setting's name."""
@@ -85,31 +90,35 @@ class ConstraintSpec(Described):
             labels: the task's labels.
             exchange: whether the task exchanges two fields to show a pair's second order.
         """
-        said = [
+        problems = [
             f"the constraint's `{setting}` is {shown(word)}, which is none of the labels "
             f"{listed(labels)}.{did_you_mean(word, labels)}"
             for setting, word in (("true", self.true), ("false", self.false))
             if word is not None and word not in labels
         ]
-        if not said and len(set(self.words(labels))) == 1:
-            said.append("the constraint's `true` and `false` are the same label")
+        if not problems and len(set(self.words(labels))) == 1:
+            problems.append("the constraint's `true` and `false` are the same label")
         if exchange and self.kind not in ("asymmetry", "none"):
-            said.append(
+            problems.append(
                 f"`exchange` shows each pair in both orders, whose rule is asymmetry (or none), "
                 f"not {shown(self.kind)}: leave out one of the two"
             )
         elif self.kind == "asymmetry" and exchange == bool(self.group):
-            said.append(
+            problems.append(
                 "asymmetry takes `exchange`, where a row is shown in both orders, or `group`, "
                 f"where the rows hold both orders: {'not both' if exchange else 'name one'}"
             )
-        return said
+        return problems
 
     @field_validator("kind")
     @classmethod
     def _kind_is_known(cls, kind: str) -> str:
-        if is_reference(kind):
-            check_reference(kind)
+        if ":" in kind:
+            if not _REFERENCE.fullmatch(kind):
+                raise ValueError(
+                    f"the constraint {shown(kind)} is no 'module:function': name a Python module, "
+                    "a colon and a function in it, such as 'rules:compatible' for a file rules.py"
+                )
         elif kind not in KINDS:
             raise ValueError(
                 f"no constraint is called {shown(kind)}; there are {listed(KINDS)}, and your own "
@@ -124,15 +133,15 @@ class ConstraintSpec(Described):
 
     def check(self) -> None:
         """Refuse settings that the kind lacks or does not take."""
-        settings = KINDS.get(self.kind, _OWN)
+        settings = KINDS.get(self.kind, _OF_CUSTOM_RULE)
         given = [name for name in type(self).model_fields if name != "kind" and getattr(self, name)]
         for name in settings.needed:
             if name not in given:
                 raise ValueError(
                     f"the constraint {shown(self.kind)} needs `{name}`: {_MEANINGS[name]}"
                 )
-        if strange := [name for name in given if name not in settings.needed + settings.allowed]:
-            takes = ", ".join(f"`{name}`" for name in settings.needed + settings.allowed)
+        if strange := [name for name in given if name not in settings.taken]:
+            takes = ", ".join(f"`{name}`" for name in settings.taken)
             raise ValueError(
                 f"the constraint {shown(self.kind)} takes no `{strange[0]}`; "
                 f"it takes {takes or 'no settings'}"
@@ -146,14 +155,14 @@ Rules = ConstraintSpec | Sequence[ConstraintSpec]
 
 
 def rules_of(kinds: Sequence[str], **settings: str | tuple[str, ...] | None) -> Rules:
-    """Return rules of these kinds; each of several has those of the settings that its kind takes.
+    """Return rules of these kinds; each of several gets those of the settings that it takes.
 
     Raises:
         TaskError: a kind is unknown, lacks a setting, or does not take one; or none of them does.
     """
     if len(kinds) == 1:
         return ConstraintSpec.model_validate({"kind": kinds[0], **settings})
-    taken = {kind: _takes(kind) for kind in kinds}
+    taken = {kind: KINDS.get(kind, _OF_CUSTOM_RULE).taken for kind in kinds}
     for name, value in settings.items():
         if value and not any(name in names for names in taken.values()):
             raise TaskError(f"none of the constraints {listed(kinds)} takes `{name}`: leave it out")
@@ -165,15 +174,10 @@ def rules_of(kinds: Sequence[str], **settings: str | tuple[str, ...] | None) -> 
     )
 
 
-def _takes(kind: str) -> tuple[str, ...]:
-    kept = KINDS.get(kind, _OWN)
-    return kept.needed + kept.allowed
-
-
 def rules_problems(rules: Sequence[ConstraintSpec]) -> list[str]:
-    """Return a sentence on each thing that keeps rules from holding at once."""
+    """Return a sentence on each reason why the rules cannot hold at once."""
     kinds = [rule.kind for rule in rules]
     if len(kinds) > 1 and "none" in kinds:
         return ["the constraint 'none' lets any labels stand together: name it alone"]
     twice = [rule.kind for number, rule in enumerate(rules) if rule in rules[:number]]
-    return [f"the constraint {shown(kind)} is there twice with the same fields" for kind in twice]
+    return [f"the constraint {shown(kind)} is given twice with the same fields" for kind in twice]

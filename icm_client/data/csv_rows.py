@@ -1,8 +1,8 @@
-"""Reads rows from CSV and TSV, and says where one is broken.
+"""Read rows from CSV and TSV, and say where one is broken.
 
 A double quote means two things. In CSV it opens a field in which commas and line breaks are text
-(RFC 4180). In TSV most programs write it as it stands, and a few quote fields as in CSV. Read the
-wrong way, one quote that opens a text swallows the rows up to the next one.
+(RFC 4180). In TSV most programs write it as a character, and a few quote fields as in CSV. Read the
+wrong way, one quote at the beginning of a text swallows the rows up to the next quote.
 """
 
 import csv
@@ -10,7 +10,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from icm_client.data.formats import delimiter_of
 from icm_client.data.messages import listed, named_lines, shown
@@ -21,26 +21,29 @@ Quote = Literal["auto", "none", "standard"]
 """What a double quote means: by the file (see `csv_rows`), a character, or as in RFC 4180."""
 
 _LONGEST_FIELD = 2**31 - 1
-_LONG_TEXT_LINES = 4
-"""A single column's text of fewer lines is taken as meant."""
 _CARRIAGE_RETURN = "a carriage return outside double quotes: end lines in \\n or \\r\\n"
 _SEP_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
-_NONE_BROKEN: Final[Mapping[int, str]] = {}
 _NUMBER = re.compile(r"\s*[-+]?[\d.,]+\s*")
+# A single column's text of fewer lines is taken as meant.
+_LONG_TEXT_LINES = 4
 
-_Lines = Iterator[tuple[int, str]]
+_Line = tuple[int, str]
 
 
 class _Record(NamedTuple):
-    """A row's cells, or why it has none; the line it starts on, and the lines that follow it.
+    """A row of the file.
 
-    `quoted`: a double quote opens its first field.
+    Attributes:
+        line: the line that it starts on.
+        cells: its cells, or why it has none.
+        further: the lines that follow its first.
+        quoted: whether a double quote opens its first field.
     """
 
     line: int
     cells: list[str] | Unusable
-    further: list[tuple[int, str]]
+    further: list[_Line]
     quoted: bool = False
 
 
@@ -54,8 +57,8 @@ def csv_rows(
     lines: Iterator[str],
     path: str,
     warnings: list[str],
-    quote: Quote = "auto",
-    broken: Mapping[int, str] = _NONE_BROKEN,
+    quote: Quote,
+    broken: Mapping[int, str],
 ) -> Iterator[tuple[int, object]]:
     """Yield each row with the line it starts on: its fields, `BLANK`, or why it has none.
 
@@ -69,13 +72,13 @@ def csv_rows(
         path: the file as the user named it.
         warnings: sentences that the user should see are added here.
         quote: what a double quote means.
-        broken: lines that are no text, with the reason; they are there when they have been read.
+        broken: lines that are not UTF-8, with the reason; each is there once it has been read.
 
     Raises:
         RowError: the header cannot be used; or a quote is never closed.
     """
-    # The module's limit, 128 KiB, is there for every reader in the process; a long text is no
-    # fault, and most often in a column that no template uses.
+    # The module's limit of 128 KiB is that of every reader in the process; a long text is no fault,
+    # and most often it is in a column that no template uses.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
     numbered = enumerate(lines, start=1)
     first = next(numbered, (1, ""))
@@ -89,10 +92,10 @@ def csv_rows(
         delimiter = _delimiter(first[1], path)
     every = chain([first], numbered)
     notes = _Notes()
-    if quote == "none":
-        records = _literal(every, delimiter)
-    elif quote == "auto" and delimiter == "\t":
+    if quote == "auto" and delimiter == "\t":
         records = _tabbed(every, path, notes)
+    elif quote == "none":
+        records = (_literal_record(line, ended, delimiter) for line, ended in every)
     else:
         records = _standard(every, path, delimiter)
     records = (_with_broken(record, broken) for record in records)
@@ -100,19 +103,41 @@ def csv_rows(
     warnings += notes.sentences()
 
 
+def _delimiter(header: str, path: str) -> str:
+    """The usual one for the file's name, or that of a spreadsheet in another language."""
+    usual = delimiter_of(path)
+    others = [other for other in (";", "\t", "|") if other in header]
+    return others[0] if usual not in header and len(others) == 1 else usual
+
+
 class _Notes:
-    """Lines on which quotes are perhaps not what they seem."""
+    """Lines on which quotes are perhaps not what they seem.
+
+    In a file of one column, each line of a quoted text would make a row. Such a text looks like
+    rows that a stray quote has swallowed where it is long, none of its lines is empty or has a
+    separator or a quote, and hardly another text of the file is in quotes: a program that puts
+    texts in quotes does so for each with a separator in it.
+    """
 
     def __init__(self) -> None:
         self.kept: list[int] = []
         self._swallowed: list[int] = []
-        self._one_column = _OneColumn()
+        self._in_one_column: list[int] = []
+        self._one_column_rows = 0
+        self._quoted_rows = 0
 
     def add(self, record: _Record, cells: list[str], delimiter: str) -> None:
-        if len(cells) == 1:
-            self._one_column.add(record, cells[0], delimiter)
-        elif record.further:
-            self._swallowed += _swallowed(cells, record.further, delimiter)
+        if len(cells) > 1:
+            if record.further:
+                self._swallowed += _swallowed(cells, record.further, delimiter)
+            return
+        self._one_column_rows += 1
+        self._quoted_rows += record.quoted
+        (text,) = cells
+        is_long = len(record.further) + 1 >= _LONG_TEXT_LINES
+        is_plain = delimiter not in text and '"' not in text
+        if is_long and is_plain and all(line.strip() for line in text.split("\n")):
+            self._in_one_column += [line for line, _ in record.further]
 
     def sentences(self) -> Iterator[str]:
         if self.kept:
@@ -120,7 +145,10 @@ class _Notes:
                 f"in {named_lines(self.kept)} a field begins with a double quote, which is read as "
                 "part of the text: if quotes enclose fields in this file, use --quote standard"
             )
-        if swallowed := self._swallowed or self._one_column.swallowed():
+        swallowed = self._swallowed
+        if not swallowed and (self._quoted_rows - 1) * 10 <= self._one_column_rows:
+            swallowed = self._in_one_column
+        if swallowed:
             one = len(swallowed) == 1
             yield (
                 f"{named_lines(swallowed)} would make {'a row' if one else 'rows'}, but "
@@ -130,41 +158,22 @@ class _Notes:
             )
 
 
-class _OneColumn:
-    """Tells texts of several lines that are meant from rows that a stray quote has swallowed.
+def _swallowed(cells: list[str], further: list[_Line], delimiter: str) -> list[int]:
+    """Return which further lines of a record look like rows: its columns, its numbers.
 
-    Each line of such a text would make a row of a single column. It looks swallowed where it is
-    long, none of its lines is empty or has a separator or quote, and hardly another text of the
-    file is in quotes: a program that puts texts in quotes does so for each with a separator in it.
+    The last line of a quoted first column has all columns in any case.
     """
-
-    def __init__(self) -> None:
-        self._rows = 0
-        self._quoted = 0
-        self._inside: list[int] = []
-
-    def add(self, record: _Record, text: str, delimiter: str) -> None:
-        self._rows += 1
-        self._quoted += record.quoted
-        is_long = len(record.further) + 1 >= _LONG_TEXT_LINES
-        is_plain = delimiter not in text and '"' not in text
-        if is_long and is_plain and all(line.strip() for line in text.split("\n")):
-            self._inside += [line for line, _ in record.further]
-
-    def swallowed(self) -> list[int]:
-        """Return the lines that look like rows, at the file's end."""
-        return self._inside if (self._quoted - 1) * 10 <= self._rows else []
-
-
-def _with_broken(record: _Record, broken: Mapping[int, str]) -> _Record:
-    """The record, without cells where one of its lines is no text."""
-    for line in (record.line, *(line for line, _ in record.further)):
-        if line in broken:
-            reason = broken[line]
-            if line != record.line:
-                reason = reason.replace("of the line", f"of line {line}", 1)
-            return record._replace(cells=Unusable(reason))
-    return record
+    quoted = next((place for place, cell in enumerate(cells) if "\n" in cell), 0)
+    looked_at = further if quoted else further[:-1]
+    found = []
+    for line, text in looked_at:
+        own = _parsed([(line, text)], delimiter) or []
+        if len(own) == len(cells) and all(
+            bool(_NUMBER.fullmatch(one)) == bool(_NUMBER.fullmatch(other))
+            for one, other in zip(own[:quoted], cells[:quoted], strict=True)
+        ):
+            found.append(line)
+    return found
 
 
 def _rows(
@@ -201,9 +210,40 @@ def _rows(
     yield from ((one.line, BLANK) for one in blank if one.cells)
 
 
-def _standard(lines: _Lines, path: str, delimiter: str) -> Iterator[_Record]:
+def _header(cells: list[str], path: str, line: int) -> list[str]:
+    if not any(cell.strip() for cell in cells):
+        reason = "the header is empty: the first line must name the columns"
+    elif "" in (names := [cell.strip() for cell in cells]):
+        reason = (
+            f"column {names.index('') + 1} has no name in the header (pandas writes one for its "
+            "index: use to_csv(..., index=False))"
+        )
+    elif repeated := repeated_names(cells):
+        reason = f"the header names {listed(repeated)} more than once: rename one"
+    else:
+        return cells
+    raise RowError(reason, path=path, line=line)
+
+
+def repeated_names(names: list[str]) -> list[str]:
+    """Return the names that are there more than once, sorted."""
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _with_broken(record: _Record, broken: Mapping[int, str]) -> _Record:
+    """Return the record, without cells where one of its lines is not UTF-8."""
+    for line in (record.line, *(line for line, _ in record.further)):
+        if line in broken:
+            reason = broken[line]
+            if line != record.line:
+                reason = reason.replace("of the line", f"of line {line}", 1)
+            return record._replace(cells=Unusable(reason))
+    return record
+
+
+def _standard(lines: Iterator[_Line], path: str, delimiter: str) -> Iterator[_Record]:
     """Yield records as RFC 4180 has them."""
-    taken: list[tuple[int, str]] = []
+    taken: list[_Line] = []
 
     def feed() -> Iterator[str]:
         for line in lines:
@@ -227,24 +267,25 @@ def _standard(lines: _Lines, path: str, delimiter: str) -> Iterator[_Record]:
                 )
             elif "new-line" in reason:
                 reason = _CARRIAGE_RETURN
-            if len(taken) > 1:  # where the next row begins cannot be told
+            if len(taken) > 1:  # it is not known where the next row begins
                 raise RowError(f"broken CSV: {reason}", path=path, line=start) from None
             yield _Record(start, Unusable(f"broken CSV: {reason}"), [])
         else:
             yield _Record(taken[0][0], cells, taken[1:], quoted=taken[0][1].startswith('"'))
 
 
-def _literal(lines: _Lines, delimiter: str) -> Iterator[_Record]:
-    """Yield a record a line, quotes and all."""
-    for line, ended in lines:
-        yield _literal_record(line, ended, delimiter)
+def _literal_record(line: int, ended: str, delimiter: str) -> _Record:
+    text = ended.rstrip("\r\n")
+    if "\r" in text:
+        return _Record(line, Unusable(f"broken CSV: {_CARRIAGE_RETURN}"), [])
+    return _Record(line, text.split(delimiter) if text else [], [])
 
 
-def _tabbed(lines: _Lines, path: str, notes: _Notes) -> Iterator[_Record]:
+def _tabbed(lines: Iterator[_Line], path: str, notes: _Notes) -> Iterator[_Record]:
     """Yield records of a tab-separated file, whose quotes are most often text."""
-    ahead: deque[tuple[int, str]] = deque()
+    ahead: deque[_Line] = deque()
 
-    def pull() -> tuple[int, str] | None:
+    def pull() -> _Line | None:
         return ahead.popleft() if ahead else next(lines, None)
 
     width = 0
@@ -261,7 +302,7 @@ def _tabbed(lines: _Lines, path: str, notes: _Notes) -> Iterator[_Record]:
             yield record
             continue
         further = _quoted_lines(now, width, pull, ahead)
-        if further or record.cells != cells or len(cells) != width:  # else it is a row as it stands
+        if further or record.cells != cells or len(cells) != width:  # else the line is a row
             found = _parsed([now, *further], "\t")
             if found is not None and len(found) == width:
                 yield _Record(line, found, further)
@@ -270,8 +311,7 @@ def _tabbed(lines: _Lines, path: str, notes: _Notes) -> Iterator[_Record]:
         if record.cells != cells:
             yield record
             continue
-        whole = all(map(_QUOTED.fullmatch, cells))
-        own = [_unquoted(cell) if whole or _is_quoted(cell) else cell for cell in cells]
+        own = _unquoted(cells)
         if any(
             cell.startswith('"') and cell == read for cell, read in zip(cells, own, strict=True)
         ):
@@ -279,18 +319,27 @@ def _tabbed(lines: _Lines, path: str, notes: _Notes) -> Iterator[_Record]:
         yield _Record(line, own, [])
 
 
+def _unquoted(cells: list[str]) -> list[str]:
+    """Return the cells; one that a program has quoted for a quote in it, or all, without quotes."""
+    quoted = [_QUOTED.fullmatch(cell) is not None for cell in cells]
+    return [
+        cell[1:-1].replace('""', '"') if is_quoted and (all(quoted) or '""' in cell[1:-1]) else cell
+        for cell, is_quoted in zip(cells, quoted, strict=True)
+    ]
+
+
 def _quoted_lines(
-    first: tuple[int, str],
+    first: _Line,
     width: int,
-    pull: Callable[[], tuple[int, str] | None],
-    ahead: deque[tuple[int, str]],
-) -> list[tuple[int, str]]:
+    pull: Callable[[], _Line | None],
+    ahead: deque[_Line],
+) -> list[_Line]:
     """Return the lines after the first that a record takes if quotes enclose its fields.
 
     None where one of them makes a row by itself; but the last may, after a first line that makes
     none: `"two<newline>lines"<tab>x`. What is not taken goes back to `ahead`.
     """
-    further: list[tuple[int, str]] = []
+    further: list[_Line] = []
     fits = first[1].count("\t") + 1 == width
     is_open = first[1].count('"') % 2 == 1
     while is_open and (following := pull()) is not None:
@@ -305,71 +354,10 @@ def _quoted_lines(
     return further
 
 
-def _parsed(lines: list[tuple[int, str]], delimiter: str) -> list[str] | None:
+def _parsed(lines: list[_Line], delimiter: str) -> list[str] | None:
     """Return the cells of one record in which quotes enclose fields, or None where it is none."""
     try:
         records = list(csv.reader((text for _, text in lines), delimiter=delimiter, strict=True))
     except csv.Error:
         return None
     return records[0] if len(records) == 1 else None
-
-
-def _literal_record(line: int, ended: str, delimiter: str) -> _Record:
-    text = ended.rstrip("\r\n")
-    if "\r" in text:
-        return _Record(line, Unusable(f"broken CSV: {_CARRIAGE_RETURN}"), [])
-    return _Record(line, text.split(delimiter) if text else [], [])
-
-
-def _is_quoted(cell: str) -> bool:
-    """Whether a program has quoted the field because of a quote in it."""
-    return '""' in cell[1:-1] and _QUOTED.fullmatch(cell) is not None
-
-
-def _unquoted(cell: str) -> str:
-    return cell[1:-1].replace('""', '"')
-
-
-def _swallowed(cells: list[str], further: list[tuple[int, str]], delimiter: str) -> list[int]:
-    """Return which further lines of a record look like rows: its columns, its numbers.
-
-    The last line of a quoted first column has all columns whatever it holds.
-    """
-    quoted = next((place for place, cell in enumerate(cells) if "\n" in cell), 0)
-    looked_at = further if quoted else further[:-1]
-    found = []
-    for line, text in looked_at:
-        own = _parsed([(line, text)], delimiter) or []
-        if len(own) == len(cells) and all(
-            bool(_NUMBER.fullmatch(one)) == bool(_NUMBER.fullmatch(other))
-            for one, other in zip(own[:quoted], cells[:quoted], strict=True)
-        ):
-            found.append(line)
-    return found
-
-
-def _delimiter(header: str, path: str) -> str:
-    """The name's own, or what a spreadsheet of another language writes in its place."""
-    usual = delimiter_of(path)
-    others = [other for other in (";", "\t", "|") if other in header]
-    return others[0] if usual not in header and len(others) == 1 else usual
-
-
-def _header(cells: list[str], path: str, line: int) -> list[str]:
-    if not any(cell.strip() for cell in cells):
-        reason = "the header is empty: the first line must name the columns"
-    elif "" in (names := [cell.strip() for cell in cells]):
-        reason = (
-            f"column {names.index('') + 1} has no name in the header (pandas writes one for its "
-            "index: use to_csv(..., index=False))"
-        )
-    elif repeated := repeated_names(cells):
-        reason = f"the header names {listed(repeated)} more than once: rename one"
-    else:
-        return cells
-    raise RowError(reason, path=path, line=line)
-
-
-def repeated_names(names: list[str]) -> list[str]:
-    """Return the names that are there more than once, sorted."""
-    return sorted({name for name in names if names.count(name) > 1})

@@ -1,13 +1,12 @@
-"""A rule of the user's own: a Python function that says which two labels may stand together.
+"""The user's own rule: a Python function that says which two labels may stand together.
 
     def may_stand_together(row_i, label_i, row_j, label_j) -> bool
 
-It is asked about two rows of one group at a time, and gets their fields without gold labels. It
-must give the same answer with the two exchanged, and the same answer every time.
+It is called with two rows of one group at a time, and gets their fields without gold labels. It
+must return the same with the two exchanged, and the same every time.
 """
 
 import importlib
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,23 +24,8 @@ from icm_client.errors import TaskError
 Fields: TypeAlias = Mapping[str, JsonValue]
 PairFunction: TypeAlias = Callable[[Fields, str, Fields, str], bool]
 
-_REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
-# Enough to meet most mistakes before a request is sent, and done in a second.
+# Calls made before a request is sent: enough to find most mistakes, and done in a second.
 _ASKED_AHEAD = 20_000
-
-
-def is_reference(kind: str) -> bool:
-    """Whether a constraint's kind is meant as `module:function`."""
-    return ":" in kind
-
-
-def check_reference(kind: str) -> None:
-    """Refuse what can be no `module:function`; raises ValueError."""
-    if not _REFERENCE.fullmatch(kind):
-        raise ValueError(
-            f"the constraint {shown(kind)} is no 'module:function': name a Python module, a colon "
-            "and a function in it, such as 'rules:compatible' for a file rules.py"
-        )
 
 
 def load_function(reference: str) -> PairFunction:
@@ -57,9 +41,10 @@ def load_function(reference: str) -> PairFunction:
     except Exception as problem:  # whatever the user's module does when it is run
         raise TaskError(
             f"the constraint {shown(reference)}: importing {shown(module_name)} raised "
-            f"{_named(problem)}. It is looked for in the current folder and among what is installed"
+            f"{_named(problem)}. Python looks for it in the current folder and among the "
+            "installed packages"
         ) from problem
-    function = getattr(module, name, None)
+    function: PairFunction | None = getattr(module, name, None)
     if not callable(function):
         what = "is no function" if hasattr(module, name) else "is not there"
         functions = [own for own, value in vars(module).items() if callable(value)]
@@ -67,25 +52,24 @@ def load_function(reference: str) -> PairFunction:
             f"the constraint {shown(reference)}: {shown(name)} {what} in {module.__file__}."
             f"{did_you_mean(name, functions)}"
         )
-    loaded: PairFunction = function
-    return loaded
+    return function
 
 
-class OwnRule(Constraint):
+class CustomRule(Constraint):
     """The user's function as a rule on items, each of which is one row.
 
-    Answers are kept, so that the function is asked once about two rows and two labels.
+    Answers are kept, so that the function is called once for two rows and two labels.
 
     Args:
-        reference: what the user called the function.
+        reference: the function as the user named it, `module:function`.
         function: the function.
         rows: shape `[N]`.
         labels: shape `[K]`, the label words in the order of the search's numbers.
         groups: disjoint groups of items.
 
     Raises:
-        TaskError: here or in a later question: the function raised, gave no bool, or another
-            answer with the two rows exchanged.
+        TaskError: here or in a later call: the function raised, returned no bool, or returned
+            something else with the two rows exchanged.
     """
 
     def __init__(

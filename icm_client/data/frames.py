@@ -1,8 +1,8 @@
-"""Tables of pandas, pyarrow and datasets as rows, without importing any of them."""
+"""Read tables of pandas, pyarrow and datasets as rows, without importing any of these."""
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,9 +11,7 @@ from icm_client.data.messages import listed
 from icm_client.data.values import Unusable, as_written
 
 _HUGGING_FACE: Final = b"huggingface"
-_UNKNOWN: Final = -1
-"""What datasets writes where a class is not known."""
-
+_UNKNOWN: Final = -1  # what datasets writes where a class is not known
 _SHORT_FLOATS: Final[Mapping[str, type[np.floating[Any]]]] = {
     "float32": np.float32,
     "float16": np.float16,
@@ -33,7 +31,7 @@ class ArrowTable(Protocol):
 
     @property
     def schema(self) -> Any:
-        """Return the columns' types, and what their writer says of them."""
+        """Return the columns' types, with the metadata that their writer added."""
         ...
 
 
@@ -84,8 +82,8 @@ class FrameRows(NamedTuple):
 def rows_of(frame: Frame) -> FrameRows:
     """Return a table's rows.
 
-    Classes of `datasets` have their names, not their numbers. The index of a data frame becomes
-    the rows' `id`, unless they have one; where it cannot, its levels are fields.
+    Classes of `datasets` are given by name, not by number. The index of a data frame becomes the
+    rows' `id`, unless they have one; where it cannot, its levels become fields.
 
     Raises:
         Unusable: two columns have one name.
@@ -99,7 +97,7 @@ def rows_of(frame: Frame) -> FrameRows:
 
 
 def features_of(schema: Any) -> Mapping[str, Any]:
-    """Return the columns' types as `datasets` writes them: what it has written, short floats."""
+    """Return the types that `datasets` wrote into the schema, and those of 16 and 32 bit floats."""
     floats = {
         field.name: {"_type": "Value", "dtype": _ARROWS_NAMES[str(field.type)]}
         for field in schema
@@ -114,71 +112,56 @@ def features_of(schema: Any) -> Mapping[str, Any]:
 
 
 def read_by(features: Mapping[str, Any] | None, rows: Iterable[Record]) -> Iterable[Record]:
-    """Return the rows with the names of classes, and with floats as short as their type is.
+    """Return the rows with the names of classes, and with floats as short as their type allows.
 
     Args:
-        features: the columns' types, as `datasets.Features.to_dict` has them; None changes nothing.
-        rows: with classes by number, and every float with as many digits as 64 bits take.
+        features: the columns' types, as `datasets.Features.to_dict` gives them; with None the rows
+            stay as they are.
+        rows: with classes by number, and every float with the digits of 64 bits.
     """
-    named = {name: _reader(feature) for name, feature in (features or {}).items()}
-    readers = {name: read for name, read in named.items() if read is not None}
-    if not readers:
-        return rows
-    return _read(rows, readers)
+    changing = {name: feature for name, feature in (features or {}).items() if _changes(feature)}
+    return (_read_fields(changing, row) for row in rows) if changing else rows
 
 
-_Read = Callable[[Any], Any]
+def _changes(feature: Any) -> bool:
+    """Whether values of the feature may be read as something else than they are."""
+    plain = isinstance(feature, Mapping) and feature.get("_type") == "Value"
+    return not plain or str(feature.get("dtype")) in _SHORT_FLOATS
 
 
-def _read(rows: Iterable[Record], readers: Mapping[str, _Read]) -> Iterator[Record]:
-    for row in rows:
-        yield {
-            name: readers[name](value) if name in readers else value for name, value in row.items()
-        }
+def _read_fields(features: Mapping[str, Any], row: Record) -> Record:
+    return {
+        name: _read(features[name], value) if name in features else value
+        for name, value in row.items()
+    }
 
 
-def _reader(feature: Any) -> _Read | None:
-    """Return what reads a value of the feature, or None where it is right as it stands."""
+def _read(feature: Any, value: Any) -> Any:
+    """Return the value with the names of classes and with short floats."""
     if isinstance(feature, list) and len(feature) == 1:
-        return _each(_reader(feature[0]))
+        feature = {"_type": "List", "feature": feature[0]}
     if not isinstance(feature, Mapping):
+        return value
+    match feature.get("_type"):
+        case None:
+            return _read_fields(feature, value) if isinstance(value, Mapping) else value
+        case "ClassLabel":
+            return _class_name(feature.get("names"), value)
+        case "Value":  # a float of 32 or 16 bits as it was written: 0.1, not 0.10000000149
+            short = _SHORT_FLOATS.get(str(feature.get("dtype")))
+            return as_written(short(value)) if short and isinstance(value, float) else value
+        case _ if "feature" in feature and isinstance(value, list):
+            return [_read(feature["feature"], one) for one in value]
+        case _:
+            return value
+
+
+def _class_name(names: Any, number: Any) -> Any:
+    if not isinstance(names, list):
+        return number
+    if number == _UNKNOWN:
         return None
-    kind = feature.get("_type")
-    if kind == "ClassLabel":
-        names = feature.get("names")
-        return _namer(names) if isinstance(names, list) else None
-    if kind is not None:
-        inner = _each(_reader(feature["feature"])) if "feature" in feature else None
-        return _shortened(feature.get("dtype")) if kind == "Value" else inner
-    named = {name: _reader(inner) for name, inner in feature.items()}
-    readers = {name: read for name, read in named.items() if read is not None}
-    if not readers:
-        return None
-    return lambda value: value if value is None else next(_read([value], readers))
-
-
-def _namer(names: Sequence[str]) -> _Read:
-    def read(number: Any) -> Any:
-        if number == _UNKNOWN:
-            return None
-        known = isinstance(number, int) and 0 <= number < len(names)
-        return names[number] if known else number
-
-    return read
-
-
-def _shortened(dtype: Any) -> _Read | None:
-    """Return what reads a float of 32 or 16 bits as it was written: 0.1, not 0.10000000149."""
-    short = _SHORT_FLOATS.get(str(dtype))
-    if short is None:
-        return None
-    return lambda value: as_written(short(value)) if isinstance(value, float) else value
-
-
-def _each(read: _Read | None) -> _Read | None:
-    if read is None:
-        return None
-    return lambda values: [read(value) for value in values] if isinstance(values, list) else values
+    return names[number] if isinstance(number, int) and 0 <= number < len(names) else number
 
 
 def _pandas_rows(frame: Any) -> FrameRows:
@@ -197,7 +180,7 @@ def _pandas_rows(frame: Any) -> FrameRows:
         if None not in ids and len(set(map(str, ids))) == len(ids):
             return FrameRows([{"id": name, **row} for name, row in zip(ids, rows, strict=True)])
     if index.nlevels == 1 and type(index).__name__ == "RangeIndex" and index.name is None:
-        return FrameRows(rows)  # it says no more than the order
+        return FrameRows(rows)  # the index is the order
     levels = {
         name: index.get_level_values(level).tolist()
         for level, name in enumerate(_level_names(index))
@@ -209,15 +192,15 @@ def _pandas_rows(frame: Any) -> FrameRows:
     ]
     if "id" in columns or not levels:
         return FrameRows(with_index)
-    said = (
-        "the data frame's index cannot be the rows' ids, which are numbers; it is kept in "
+    warning = (
+        "the data frame's index cannot be the rows' ids, so they are numbered; it is kept in "
         f"{listed(levels)}"
     )
-    return FrameRows(with_index, (said,))
+    return FrameRows(with_index, (warning,))
 
 
 def _id_of(value: object) -> object:
-    """Return the value as an id, or None where it can be none."""
+    """Return the value as an id, or None where it cannot be one."""
     if isinstance(value, dt.date):
         return value.isoformat()
     is_id = isinstance(value, str | int | np.integer) and not isinstance(value, bool)

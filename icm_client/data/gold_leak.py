@@ -1,7 +1,7 @@
 """Refuse constraints that are made from the gold labels.
 
 A rule may come only from the rows' own text or answers. A field that repeats the gold labels under
-another name would tell the search the answers, and every accuracy after it would be worthless.
+another name would give the search the answers, and every accuracy after it would be worthless.
 Gold is used here to refuse a run, never to change one.
 """
 
@@ -31,7 +31,7 @@ def refuse_gold_keys(task: Task, dataset: Dataset) -> None:
     Without gold labels nothing can be checked. With them, three signs are looked for in the
     `group` and `answer` fields; only rows with gold and a value count:
 
-    - `one_to_one`: each value stands with one gold label and no other, each label with one value.
+    - `one_to_one`: each value comes with one gold label and no other, each label with one value.
     - `single_labels`: values that come up again elsewhere always have the same gold label, which
       by chance would happen in fewer than 1 of 1,000 data sets. "Elsewhere" is another group; for
       a rule whose groups should mix the labels, it is another row of the group. Where an answer
@@ -41,36 +41,35 @@ def refuse_gold_keys(task: Task, dataset: Dataset) -> None:
 
     The last two do not apply to a field that the template shows: the model reads it as it is.
 
-    The doubt: they are signs. A rule without `answer` that joins rows of the same label is sound
-    when each value has one label, so single labels say nothing of it. Two or three groups can pair
+    These are signs, not proofs. A rule without `answer` that joins rows of the same label is sound
+    when each value has one label, so single labels mean nothing there. Two or three groups can pair
     off with the labels by coincidence. A field that gives gold away for most rows only, or together
-    with another, or that counts the labels anew in each group, shows none of the signs. Of a
-    function of the user's own, which sees whole rows, only the `group` fields are looked at.
+    with another, or that numbers the labels anew in each group, shows none of the signs. Of the
+    user's own function, which sees whole rows, only the `group` fields are looked at.
 
     Raises:
         TaskError: names the field, what was seen in it, and what to do.
     """
     for spec in task.rules:
-        _refuse_gold_keys(spec, task, dataset)
+        for setting, field in spec.fields():
+            if field in (dataset.gold_field, task.gold):
+                raise TaskError(
+                    f"the constraint's `{setting}`: `{field}` holds the gold labels; a rule made "
+                    "from them would give the search the answers. Name a field that comes from "
+                    "the rows' own text"
+                )
+        if dataset.gold is not None:
+            _refuse_signs(spec, task, dataset, dataset.gold)
 
 
-def _refuse_gold_keys(spec: ConstraintSpec, task: Task, dataset: Dataset) -> None:
-    for setting, field in spec.fields():
-        if field in (dataset.gold_field, task.gold):
-            raise TaskError(
-                f"the constraint's `{setting}`: `{field}` holds the gold labels; a rule made from "
-                "them would tell the search the answers. Name a field that comes from the rows' "
-                "own text"
-            )
-    if dataset.gold is None:
-        return
+def _refuse_signs(spec: ConstraintSpec, task: Task, dataset: Dataset, gold: Gold) -> None:
     columns = {
         (setting, field): keys_of(setting, field, dataset)
         for setting, field in spec.fields()
         if setting != "implies"
     }
     for (setting, field), keys in columns.items():
-        seen = one_to_one(keys, dataset.gold)
+        seen = one_to_one(keys, gold)
         if seen is None and field not in task.template_fields:
             outer = [
                 other
@@ -82,18 +81,54 @@ def _refuse_gold_keys(spec: ConstraintSpec, task: Task, dataset: Dataset) -> Non
         if seen is not None:
             raise TaskError(
                 f"the constraint's `{setting}`: `{field}` gives the gold labels away: {seen}. A "
-                "rule made from it would tell the search the answers. Name a field that comes "
+                "rule made from it would give the search the answers. Name a field that comes "
                 "from the rows' own text, such as the answer in it; if this one does, run without "
                 "gold labels, and compare afterwards"
             )
 
 
+def _sign(
+    spec: ConstraintSpec, task: Task, dataset: Dataset, keys: Keys, outer: Keys | None
+) -> str | None:
+    """Return the sign of gold in a field, given the groups that the other fields make."""
+    gold = dataset.gold or ()
+    if spec.is_own or spec.kind == "asymmetry":
+        return None
+    if outer is None and spec.kind != "same-answer":
+        seen = single_labels(keys, range(len(keys)), gold)
+        return seen and f"every value that several rows share has a single gold label ({seen})"
+    if outer is not None and (seen := single_labels(keys, outer, gold)):
+        return f"every value that comes up in several groups has a single gold label ({seen})"
+    true = spec.words(task.labels)[0] if spec.kind == "mutual-exclusion" else None
+    wider = [outer] if outer is not None else _wider_groups(dataset, keys)
+    return next((seen for groups in wider if (seen := same_split(keys, groups, gold, true))), None)
+
+
+def _wider_groups(dataset: Dataset, keys: Keys) -> list[Keys]:
+    """Return the rows' other fields whose values gather whole values of this one."""
+    wider: list[Keys] = []
+    for name in dict.fromkeys(name for row in dataset.rows for name in row.fields):
+        try:
+            values = keys_of("group", name, dataset)
+        except RowError:
+            continue  # lists and objects gather nothing
+        pairs = {(key, value) for key, value in zip(keys, values, strict=True) if key is not None}
+        n_keys = len({key for key, _ in pairs})
+        if len(pairs) == n_keys > len({value for _, value in pairs}):
+            wider.append(values)
+    return wider
+
+
 def one_to_one(keys: Keys, gold: Gold) -> str | None:
     """Return how values and gold labels pair off, or None if they do not.
 
-    Two values at least must have two rows at least.
+    At least two values must have at least two rows each.
     """
-    pairs = Counter(_known(keys, gold))
+    pairs = Counter(
+        (key, label)
+        for key, label in zip(keys, gold, strict=True)
+        if key is not None and label is not None
+    )
     values, labels = Counter(key for key, _ in pairs), Counter(label for _, label in pairs)
     often = sum(count >= _FEWEST_ROWS_A_VALUE for count in pairs.values())
     if often < _FEWEST_VALUES or max(values.values()) > 1 or max(labels.values()) > 1:
@@ -136,11 +171,11 @@ def single_labels(keys: Keys, units: Keys, gold: Gold) -> str | None:
 def same_split(keys: Keys, groups: Keys, gold: Gold, true: str | None) -> str | None:
     """Return in how many groups values and gold labels split the rows alike, or None.
 
-    All groups must be split alike, and ten of them tell something: they have two gold labels, and
-    rows that share a label though their values could have differed. Two right answers to one
+    All groups must be split alike, and ten of them must be informative: they have two gold labels,
+    and rows that share a label though their values could have differed. Two right answers to one
     question are the same answer, two wrong ones need not be.
 
-    A value that has different gold labels in different groups ("yes", "no") says that the field
+    A value that has different gold labels in different groups ("yes", "no") shows that the field
     does not depend on gold: None.
 
     Args:
@@ -158,57 +193,16 @@ def same_split(keys: Keys, groups: Keys, gold: Gold, true: str | None) -> str | 
             rows_of[group].append((key, label))
     if any(len(labels) > 1 for labels in labels_of.values()):
         return None
-    telling = 0
+    informative = 0
     for rows in rows_of.values():
         repeated = Counter(label for _, label in rows)
         if len({key for key, _ in rows}) != len(repeated):  # each value has one label
             return None
         several = [label for label, count in repeated.items() if count > 1 and label != true]
-        telling += len(repeated) > 1 and len(several) >= (1 if true is not None else 2)
-    if telling < _FEWEST_SPLITS:
+        informative += len(repeated) > 1 and len(several) >= (1 if true is not None else 2)
+    if informative < _FEWEST_SPLITS:
         return None
     return (
-        f"in every one of {telling:,} groups, rows share a value exactly where they share a gold "
-        "label"
+        f"in every one of {informative:,} groups, rows share a value exactly where they share a "
+        "gold label"
     )
-
-
-def _sign(
-    spec: ConstraintSpec, task: Task, dataset: Dataset, keys: Keys, outer: Keys | None
-) -> str | None:
-    """Return the sign of gold in a field, given the groups that the other fields make."""
-    gold = dataset.gold or ()
-    if spec.is_own or spec.kind == "asymmetry":
-        return None
-    if outer is None and spec.kind != "same-answer":
-        seen = single_labels(keys, range(len(keys)), gold)
-        return seen and f"every value that several rows share has a single gold label ({seen})"
-    if outer is not None and (seen := single_labels(keys, outer, gold)):
-        return f"every value that stands in several groups has a single gold label ({seen})"
-    true = spec.words(task.labels)[0] if spec.kind == "mutual-exclusion" else None
-    wider = [outer] if outer is not None else _wider_groups(dataset, keys)
-    return next((seen for groups in wider if (seen := same_split(keys, groups, gold, true))), None)
-
-
-def _wider_groups(dataset: Dataset, keys: Keys) -> list[Keys]:
-    """Return the rows' other fields whose values gather whole values of this one."""
-    wider: list[Keys] = []
-    for name in dict.fromkeys(name for row in dataset.rows for name in row.fields):
-        try:
-            values = keys_of("group", name, dataset)
-        except RowError:
-            continue  # lists and objects gather nothing
-        pairs = {(key, value) for key, value in zip(keys, values, strict=True) if key is not None}
-        n_keys = len({key for key, _ in pairs})
-        if len(pairs) == n_keys > len({value for _, value in pairs}):
-            wider.append(values)
-    return wider
-
-
-def _known(keys: Keys, gold: Gold) -> list[tuple[Hashable, str]]:
-    """Return value and label of the rows that have both."""
-    return [
-        (key, label)
-        for key, label in zip(keys, gold, strict=True)
-        if key is not None and label is not None
-    ]

@@ -1,14 +1,14 @@
 """Items: what the model is asked about. A row is one, or two where a pair is shown in both orders.
 
-Everything the search calls an item is one of these, by its number.
+The search knows an item by its number among these.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from icm_client.data.rows import Dataset, Row
-from icm_client.data.task import Task, duplicate_warning
+from icm_client.data.rows import Dataset
+from icm_client.data.task import Task
 
 _SPACES = " \t"
 
@@ -18,7 +18,7 @@ class Item(NamedTuple):
 
     Attributes:
         row: the row's number, from 0.
-        exchanged: whether the task's two exchanged fields stand in each other's place.
+        exchanged: whether the two fields that the task exchanges are exchanged in it.
     """
 
     row: int
@@ -26,30 +26,31 @@ class Item(NamedTuple):
 
 
 def items_of(task: Task, dataset: Dataset) -> tuple[Item, ...]:
-    """Return the items in the rows' order, a row as it stands before its exchanged order."""
+    """Return the items in the rows' order, a row's own order before the exchanged one."""
     orders = (False, True) if task.exchange else (False,)
     return tuple(Item(row, order) for row in range(len(dataset.rows)) for order in orders)
 
 
 def render_items(task: Task, dataset: Dataset, items: Sequence[Item]) -> tuple[str, ...]:
-    """Return every item's prompt, as a label's text follows it.
+    """Return every item's prompt, which a label's text may follow.
 
     Spaces and tabs at the end of a row's last text are left out, as `Task.label_texts` leaves out
-    the template's: a tokenizer would write them and the label's own space as another token.
+    the template's: a tokenizer would join them and the label's own space into another token.
 
     Raises:
         TaskError: the template uses the field that holds the gold labels.
         RowError: a row that the template does not fit.
     """
-    as_they_stand = task.render_all(dataset)
-    if task.exchange is None:
-        return tuple(as_they_stand[item.row].rstrip(_SPACES) for item in items)
-    one, other = task.exchange
-    rows = tuple(_exchanged(row, one, other) for row in dataset.rows)
-    exchanged = task.render_all(replace(dataset, rows=rows))
-    return tuple(
-        (exchanged if item.exchanged else as_they_stand)[item.row].rstrip(_SPACES) for item in items
-    )
+    prompts = {False: task.render_all(dataset)}
+    if task.exchange is not None:
+        one, other = task.exchange
+        rows = tuple(
+            # Both fields are there: the row's own order has been rendered.
+            replace(row, fields={**row.fields, one: row.fields[other], other: row.fields[one]})
+            for row in dataset.rows
+        )
+        prompts[True] = task.render_all(replace(dataset, rows=rows))
+    return tuple(prompts[item.exchanged][item.row].rstrip(_SPACES) for item in items)
 
 
 def prompt_warnings(items: Sequence[Item], prompts: Sequence[str]) -> tuple[str, ...]:
@@ -64,14 +65,20 @@ def prompt_warnings(items: Sequence[Item], prompts: Sequence[str]) -> tuple[str,
         for item, prompt in zip(items, prompts, strict=True)
         if not (item.exchanged and item.row in same)
     ]
-    said = [duplicate_warning(different)]
+    warnings = [duplicate_warning(different)]
     if same:
         rows = "1 row compares" if len(same) == 1 else f"{len(same)} rows compare"
-        said.append(f"{rows} a text with itself, so the label says nothing: leave such rows out")
-    return tuple(sentence for sentence in said if sentence)
+        warnings.append(f"{rows} a text with itself, so no label is right: leave such rows out")
+    return tuple(sentence for sentence in warnings if sentence)
 
 
-def _exchanged(row: Row, one: str, other: str) -> Row:
-    """Return the row with the two fields in each other's place; both are there: it was rendered."""
-    fields = {**row.fields, one: row.fields[other], other: row.fields[one]}
-    return replace(row, fields=fields)
+def duplicate_warning(prompts: Sequence[str]) -> str | None:
+    """Return a sentence on rows that have the same prompt as an earlier row, or None."""
+    twins = len(prompts) - len(set(prompts))
+    if not twins:
+        return None
+    rows = "1 row has" if twins == 1 else f"{twins} rows have"
+    return (
+        f"{rows} the same prompt as an earlier row; such a twin in the context gives a row's label "
+        "away. Remove the repeated rows, or let the template show how they differ"
+    )

@@ -1,4 +1,4 @@
-"""A label job, checked: everything that can be wrong with the user's input is found here."""
+"""A labelling job: rows, task and rule, checked and made ready to search."""
 
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -19,12 +19,11 @@ from icm_client.data import (
     rows_from,
     take_own_gold,
 )
-from icm_client.data.bad_rows import refused_rows
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.frames import Frame
 from icm_client.data.gold_leak import refuse_gold_keys
 from icm_client.data.items import Item, items_of, prompt_warnings, render_items
-from icm_client.data.rows import path_of, without_rows
+from icm_client.data.rows import path_of, refused_rows, without_rows
 from icm_client.data.rule import build_constraint, rule_notices
 from icm_client.errors import InputError, TaskError
 
@@ -33,18 +32,18 @@ Rows = Dataset | str | os.PathLike[str] | Iterable[Mapping[str, object] | str] |
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Rows and task, ready to be sent.
+    """Rows and task, ready to search.
 
     The search works on `labels`, the label words in alphabetical order, so that the order in which
     a user lists them changes nothing.
 
     Attributes:
         dataset: the rows; gold, where there is any, uses the task's label words.
-        task: what is asked.
-        items: what the search labels: a row each, or two where pairs are shown in both orders.
+        task: the question, with the options of the call in it.
+        items: what the search labels: one a row, or two where pairs are shown in both orders.
         prompts: one per item, the template filled in.
         labels: the label words, sorted.
-        label_texts: what follows a prompt, aligned with `labels`.
+        label_texts: the texts that follow a prompt, aligned with `labels`.
         prior: the labels' shares aligned with `labels`, shape `[K]`, or None.
         constraint: which labels of two items may stand together; label numbers as in `labels`.
         notices: sentences that the user should see.
@@ -103,12 +102,12 @@ class Job:
             task: a task, the name of a built-in one, or a task file's path.
             gold: the field with known labels; None takes the task's own, where the rows have it.
             prior: label -> share; None takes the task's own.
-            constraint: one rule or several; None takes the task's own; the kind "none" sets it
-                aside.
+            constraint: one rule or several; None takes the task's own; the kind "none" disables
+                it.
             skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
 
         Raises:
-            InputError: says what is wrong, where, and what to do.
+            InputError: the message names what is wrong, where, and what to do.
             RowError: names all rows that cannot be used.
         """
         task = task if isinstance(task, Task) else named_task(task)
@@ -144,8 +143,40 @@ class Job:
 
     @property
     def row_items(self) -> IntArray:
-        """For each row the item whose label is the row's: the row as it stands; shape `[rows]`."""
+        """For each row the item in its own order, whose label is the row's; shape `[rows]`."""
         return np.array([i for i, item in enumerate(self.items) if not item.exchanged])
+
+
+def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
+    """The rows that can be read, the others skipped; the caller refuses those where it must."""
+    if isinstance(rows, str | os.PathLike):
+        return read_rows(
+            rows,
+            gold=gold,
+            loader=task.loader,
+            template_fields=task.template_fields,
+            skip_bad_rows=True,
+        )
+    if not isinstance(rows, Dataset):
+        own = gold if task.loader is None else None  # a loader makes the field that holds gold
+        dataset = rows_from(rows, gold=own, skip_bad_rows=True)
+    elif gold in (None, rows.gold_field):
+        dataset = rows
+    else:
+        raise InputError(
+            f"the rows were read without the gold field {gold!r}; name it when they are read"
+        )
+    if task.loader is None:
+        return dataset
+    return loaded(dataset, task.loader, task.template_fields, gold=gold, skip_bad_rows=True)
+
+
+def _usable(dataset: Dataset, task: Task) -> Dataset:
+    """The rows whose gold is a label, and which the template fits; the others skipped."""
+    if task.gold is not None and dataset.gold is None:
+        dataset = take_own_gold(dataset, task.gold, skip_bad_rows=True)
+    dataset = check_gold(dataset, task.labels, skip_bad_rows=True)
+    return without_rows(dataset, task.misfits(dataset))
 
 
 def named_task(name: str | os.PathLike[str]) -> Task:
@@ -161,7 +192,7 @@ def named_task(name: str | os.PathLike[str]) -> Task:
 
 
 def task_for(data: str | os.PathLike[str], name: str | None) -> Task:
-    """Return the task of this name or file, or without one that which lies beside `data`.
+    """Return the task of this name or file, or else the one that lies beside `data`.
 
     Raises:
         TaskError: there is none, or the file describes no task.
@@ -172,36 +203,3 @@ def task_for(data: str | os.PathLike[str], name: str | None) -> Task:
     if beside is None:
         raise TaskError(f"no task: name one with --task, or put a task.toml beside {data}")
     return Task.from_toml(beside)
-
-
-def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
-    """The rows that can be read, the others skipped: whether they may be is asked afterwards."""
-    if isinstance(rows, Dataset):
-        if gold not in (None, rows.gold_field):
-            raise InputError(
-                f"the rows were read without the gold field {gold!r}; name it when they are read"
-            )
-        dataset = rows
-    elif isinstance(rows, str | os.PathLike):
-        return read_rows(
-            rows,
-            gold=gold,
-            loader=task.loader,
-            template_fields=task.template_fields,
-            skip_bad_rows=True,
-        )
-    elif task.loader is None:
-        return rows_from(rows, gold=gold, skip_bad_rows=True)
-    else:
-        dataset = rows_from(rows, skip_bad_rows=True)
-    if task.loader is None:
-        return dataset
-    return loaded(dataset, task.loader, task.template_fields, gold=gold, skip_bad_rows=True)
-
-
-def _usable(dataset: Dataset, task: Task) -> Dataset:
-    """The rows whose gold is a label, and which the template fits; the others skipped."""
-    if task.gold is not None and dataset.gold is None:
-        dataset = take_own_gold(dataset, task.gold, skip_bad_rows=True)
-    dataset = check_gold(dataset, task.labels, skip_bad_rows=True)
-    return without_rows(dataset, task.misfits(dataset))

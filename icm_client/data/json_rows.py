@@ -1,159 +1,51 @@
-"""Reads rows from JSON Lines, or from one JSON array, and says where one is broken."""
+"""Read rows from JSON Lines, or from one JSON array, and say where one is broken."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
 
 import orjson
 
-from icm_client.data.json_shapes import (
-    LISTS,
-    TEXTS,
-    Shape,
-    command_for,
-    into_lines,
-    line_command,
-    shape_of,
-)
-from icm_client.data.json_text import read_json
+from icm_client.data.json_shapes import LISTS, TEXTS, refusal, refuse_other_shapes
 from icm_client.data.messages import shown
-from icm_client.data.values import Unusable
+from icm_client.data.values import Unusable, read_json
 from icm_client.errors import RowError
 
-# Characters of a file that are read at once to see whether it is one object over several lines.
-_MOST_HELD = 2**26
 _NOT_JSON = ("NaN", "Infinity")
-# A string ends on its line: JSON has no line break inside one. A quote alone is one not closed.
+# A string ends on its line: JSON allows no line break in it. A lone quote is one not closed.
 _STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"|["\[\]{},]')
 
 
 def json_rows(
     lines: Iterable[str], path: str, template_fields: Sequence[str] = (), *, fewest: int = 2
 ) -> Iterator[tuple[int, object]]:
-    """Yield what the file holds, each with its line, or in an array with its number.
+    """Yield the file's values, each with its line, or in an array with its number.
 
-    A line or an element that is no JSON is an `Unusable`. An array is read line by line too and
-    never held as a whole; but one that stands on a single line is as long as that line, so a large
-    one is better kept as JSON Lines.
+    A line or an element that is no JSON is an `Unusable`. An array, too, is read line by line and
+    never kept in memory as a whole, unless it is on a single line: so large ones are better kept as
+    JSON Lines.
 
     Args:
         lines: the file's lines with their ends.
         path: the file as the user named it, for errors.
-        template_fields: what the template uses, to tell columns from rows.
+        template_fields: the fields of the template, which distinguish columns from rows.
         fewest: the rows that the file must hold.
 
     Raises:
-        RowError: the file is no rows, but perhaps columns; or an array is broken.
+        RowError: the file has another shape, such as columns; or an array is broken.
     """
     numbered = enumerate(lines, start=1)
     first = next(((line, text) for line, text in numbered if text.strip()), None)
     if first is None:
         return
-    every: Iterator[tuple[int, str]] = chain([first], numbered)
-    if first[1].lstrip().startswith(("[", '"')):
-        every = _not_bare_lines(every, path, template_fields)
+    every = refuse_other_shapes(chain([first], numbered), path, template_fields, fewest)
     if first[1].lstrip().startswith("["):
         yield from _array_rows(every, path)
         return
-    if first[1].lstrip().startswith("{"):
-        every = _not_one_object(every, path, template_fields, fewest)
     for line, ended in every:
         if ended.strip():
             yield line, _value_of_line(ended.rstrip("\r\n"))
-
-
-def _not_bare_lines(
-    lines: Iterator[tuple[int, str]], path: str, template_fields: Sequence[str]
-) -> Iterator[tuple[int, str]]:
-    """Return the lines, unless the first two are a list each, or a text.
-
-    Raises:
-        RowError: they are.
-    """
-    held = [next(lines)]
-    for more in lines:
-        held.append(more)
-        if more[1].strip():
-            break
-    line, first = held[0]
-    field = template_fields[0] if template_fields else "text"
-    command = line_command(first, held[-1][1], path, field) if len(held) > 1 else None
-    if command is not None:
-        with suppress(orjson.JSONDecodeError):  # an array over several lines, or a broken one
-            value = read_json(first)
-            what = "text" if isinstance(value, str) else "list"
-            if what == "text" or (value and not any(isinstance(one, dict) for one in value)):
-                raise RowError(
-                    f"each line is a {what}; one object a row is needed. This command makes them: "
-                    f"{command}",
-                    path=path,
-                    line=line,
-                )
-    return chain(held, lines)
-
-
-def _not_one_object(
-    lines: Iterator[tuple[int, str]], path: str, template_fields: Sequence[str], fewest: int
-) -> Iterator[tuple[int, str]]:
-    """Return the lines, unless all of them are one object, which is no rows.
-
-    Raises:
-        RowError: they are.
-    """
-    held = [next(lines)]
-    line, first = held[0]
-    try:
-        value = read_json(first)
-    except orjson.JSONDecodeError as problem:
-        if problem.pos >= len(first.rstrip()) - 1:  # cut off, not broken
-            held += _some(lines)
-            _refuse_one_object(held, path, template_fields)
-        return chain(held, lines)
-    for more in lines:
-        held.append(more)
-        if more[1].strip():
-            return chain(held, lines)
-    if fewest > 1 and (shape := shape_of(value, template_fields)) is not None:
-        raise _no_rows(shape, path)
-    return iter([(line, first)])
-
-
-def _some(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    size = 0
-    for line, text in lines:
-        yield line, text
-        size += len(text)
-        if size > _MOST_HELD:
-            return
-
-
-def _refuse_one_object(
-    lines: Sequence[tuple[int, str]], path: str, template_fields: Sequence[str]
-) -> None:
-    line, first = lines[0]
-    try:
-        value = read_json("".join(text for _, text in lines))
-    except orjson.JSONDecodeError:
-        if first.strip() != "{":
-            return
-        value = None  # several objects over several lines, perhaps
-    if (shape := shape_of(value, template_fields)) is not None:
-        raise _no_rows(shape, path)
-    reason = (
-        "an object over several lines; each must stand on one line. Convert the file: "
-        f"jq -c . {into_lines(path)}"
-    )
-    raise RowError(reason, path=path, line=line)
-
-
-def _no_rows(shape: Shape, path: str) -> RowError:
-    return RowError(
-        f"the file is {shape.what}; one object a row is needed. This command makes them: "
-        f"{command_for(shape, path)}",
-        path=path,
-    )
 
 
 def _value_of_line(text: str) -> object:
@@ -193,7 +85,7 @@ def _array_rows(lines: Iterator[tuple[int, str]], path: str) -> Iterator[tuple[i
             yield number, Unusable(_broken_json(element.text, problem, where, "element"))
         else:
             if number == 1 and isinstance(value, str | list):
-                raise _no_rows(TEXTS if isinstance(value, str) else LISTS, path)
+                raise refusal(TEXTS if isinstance(value, str) else LISTS, path)
             yield number, value
 
 
@@ -243,7 +135,7 @@ def _nothing_after(text: str, lines: Iterator[tuple[int, str]], path: str) -> No
     for rest in (text, *(ended for _, ended in lines)):
         if rest.strip():
             raise RowError(
-                f"something stands after the end of the array: {shown(rest.strip())}. "
+                f"there is text after the end of the array: {shown(rest.strip())}. "
                 "A file holds one array, or one object a line",
                 path=path,
             )

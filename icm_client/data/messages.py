@@ -1,6 +1,6 @@
-"""How pieces of a user's data stand in a message: short, on one line, with a way out.
+"""Messages to the user: how pieces of their data are shown, and mistakes in their settings.
 
-What pydantic finds wrong with a user's settings, said in sentences.
+A piece of data is shown short and on one line, with a suggestion where there is one.
 """
 
 import difflib
@@ -58,10 +58,10 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 
 class Described(BaseModel):
-    """Settings that a person writes; whatever is wrong with them is a `TaskError`.
+    """Settings that a person writes; a mistake in them is a `TaskError`.
 
-    The error has one sentence for each problem, with the file's name in front where validation
-    was given one as its context.
+    The error has one sentence for each mistake that pydantic or `check` finds, with the file's name
+    in front where validation was given one as its context.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,7 +77,7 @@ class Described(BaseModel):
         return self
 
     @model_validator(mode="wrap")
-    @classmethod  # stands after the other validators, so that it hears what they say
+    @classmethod  # placed after the other validators, so that their errors reach it
     def _in_sentences(
         cls, data: object, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
     ) -> Self:
@@ -85,12 +85,8 @@ class Described(BaseModel):
         try:
             return handler(data)
         except ValidationError as invalid:
-            sentences = cls._sentences(invalid.errors())
-            raise TaskError("\n".join(f"{where}{line}" for line in sentences)) from None
-
-    @classmethod
-    def _sentences(cls, problems: Iterable[ErrorDetails]) -> list[str]:
-        return [line for problem in problems for line in cls._sentence(problem).splitlines()]
+            lines = "\n".join(map(cls._sentence, invalid.errors())).splitlines()
+            raise TaskError("\n".join(f"{where}{line}" for line in lines)) from None
 
     @classmethod
     def _sentence(cls, problem: ErrorDetails) -> str:

@@ -1,4 +1,4 @@
-"""Writes the labels that were found beside the rows they belong to: JSON Lines, CSV or Parquet.
+"""Write the labels with the rows that they belong to: JSON Lines, CSV or Parquet.
 
 All three hold the same columns: `id`, `label`, `confidence`, one `log_prob_<label>` a label,
 `exactness`, `pinned` where some rows are, then the row's own fields.
@@ -21,9 +21,8 @@ from typing import BinaryIO
 import orjson
 
 from icm_client.data.formats import FileFormat, delimiter_of, format_of, require_pyarrow
-from icm_client.data.json_text import write_json
 from icm_client.data.rows import Row
-from icm_client.data.values import JsonValue
+from icm_client.data.values import JsonValue, write_json
 from icm_client.errors import InputError
 
 _NEEDS_QUOTES = re.compile(r'["\t\r\n]')
@@ -38,12 +37,11 @@ class LabelledRow:
     Attributes:
         row: the user's row.
         label: the label's word.
-        confidence: how likely the label is right, 0 to 1, as the search estimates it without gold
-            (`icm_client.coherence.confidence`); None in all rows where the verdict is "do not
-            trust".
+        confidence: how likely the label is right, 0 to 1, as the search estimates it without gold;
+            None in all rows where the verdict is "do not trust".
         log_probs: label word -> log-prob in nats, the same labels in the same order in every row.
-        exactness: the least reliable kind of log-prob behind them: exact, top-k or floor.
-        pinned: whether a person has said the label; confidence and log-probs are the model's.
+        exactness: the least reliable kind of log-prob that they come from: exact, top-k or floor.
+        pinned: whether a person gave the label; confidence and log-probs are the model's.
     """
 
     row: Row
@@ -82,13 +80,13 @@ def write_labels(
     """Write one record a row, in order; a file that is there is replaced in one step.
 
     The same rows give the same bytes. A field of the row that has one of our columns' names is
-    written as `row_<name>`. Where a format has no place for a list or object (CSV; Parquet
-    columns of mixed kinds), it is written as JSON text.
+    written as `row_<name>`. Where a format cannot hold a list or object (CSV; Parquet columns of
+    mixed kinds), it is written as JSON text.
 
     Args:
-        path: where to; its name says the format, and that of a `.json` file is one array.
+        path: the file; its name shows the format, and a `.json` file holds one array.
         labelled: the rows with their labels; at least one.
-        format: the format where the file's name does not say it.
+        format: the format where the file's name does not show it.
         gold: the rows' gold labels, written back under `gold_field` as the last column.
         gold_field: the name of that column.
 
@@ -115,7 +113,7 @@ def write_labels(
 
 
 def columns_before_fields(labels: Iterable[str]) -> tuple[str, ...]:
-    """Return the columns that stand before the rows' own fields; `pinned` may follow them."""
+    """Return the columns before the rows' own fields; `pinned` may stand between the two."""
     return ("id", "label", "confidence", *(f"log_prob_{label}" for label in labels), "exactness")
 
 
@@ -186,7 +184,7 @@ def _write_csv(
     file: BinaryIO, columns: Sequence[str], records: Iterable[_Record], delimiter: str
 ) -> None:
     lines = [[_cell(record.get(column)) for column in columns] for record in records]
-    # In TSV a quote is most often text: where some field needs quotes around it, all have them.
+    # In TSV a quote is most often text: where one field needs quotes around it, all get them.
     everywhere = delimiter == "\t" and any(map(_NEEDS_QUOTES.search, chain(columns, *lines)))
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     # Lines end in \r\n (RFC 4180): with \n alone, Python before 3.13 leaves a \r in a text
@@ -216,7 +214,7 @@ def _write_parquet(file: BinaryIO, columns: Sequence[str], records: Sequence[_Re
     def array(column: str, values: list[JsonValue]) -> object:
         if all(map(_is_flat, values)):
             try:
-                # Also where a run gives none, the column is one of numbers.
+                # The column is one of numbers also where a run gives no confidence.
                 typed = pa.array(values, pa.float64() if column == "confidence" else None)
             except (pa.ArrowException, OverflowError):
                 pass  # kinds that no one column type holds
@@ -230,7 +228,7 @@ def _write_parquet(file: BinaryIO, columns: Sequence[str], records: Sequence[_Re
 
 
 def _is_flat(value: JsonValue) -> bool:
-    """Whether Arrow keeps the value as it is; it would add to an object the keys of the others."""
+    """Whether Arrow keeps the value as it is; to an object it would add the keys of others."""
     if isinstance(value, list):
         return not any(isinstance(item, list | dict) for item in value)
     return not isinstance(value, dict)
@@ -238,7 +236,7 @@ def _is_flat(value: JsonValue) -> bool:
 
 @contextmanager
 def _replaced(name: str) -> Iterator[BinaryIO]:
-    """Give a file to write to; it takes the name's place when all of it is on the disk."""
+    """Give a file to write to, which takes the place of the one named once it is on the disk."""
     target = _target(name)
     with _input_errors(name):
         temporary, file = _create_beside(target)
@@ -256,7 +254,7 @@ def _replaced(name: str) -> Iterator[BinaryIO]:
 
 
 def _target(name: str) -> Path:
-    """Return the file that the name leads to, through links."""
+    """Return the file that the name leads to, links followed; refuse what cannot be written."""
     target = Path(os.path.realpath(name))
     if target.is_dir():
         raise InputError(f"{name}: this is a folder: name a file in it")

@@ -1,19 +1,14 @@
-"""Reads rows from JSON, CSV or Parquet, one at a time, and says where one is wrong."""
+"""Read rows from JSON, CSV or Parquet, one at a time, and say where one is wrong."""
 
 import os
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 
 from icm_client.data.csv_rows import Quote, check_quote, csv_rows, repeated_names
-from icm_client.data.formats import (
-    LONGEST_BEGINNING,
-    FileFormat,
-    format_of,
-    require_pyarrow,
-    what_it_is,
-)
+from icm_client.data.formats import FileFormat, format_of, require_pyarrow
 from icm_client.data.frames import features_of, read_by
 from icm_client.data.json_rows import json_rows
 from icm_client.data.loaders import made_rows
@@ -22,8 +17,32 @@ from icm_client.data.rows import FEWEST_ROWS, Dataset, collect
 from icm_client.data.values import Unusable
 from icm_client.errors import InputError, RowError
 
+_NOT_OPENED: Mapping[type[OSError], str] = {
+    FileNotFoundError: "no such file: check the path",
+    IsADirectoryError: "this is a folder: name one file in it",
+    PermissionError: "the file may not be read: check its permissions",
+}
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+# How files of a kind that is not read begin, and what to do with them.
+_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
+    (b"\x1f\x8b", "compressed with gzip: unpack it first, gunzip {path}"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first, unzstd {path}"),
+    (
+        b"PK\x03\x04",
+        "a zip archive, as workbooks are too: unpack it, or save the sheet as CSV (UTF-8)",
+    ),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook: save the sheet as CSV (UTF-8)"),
+    (b"SQLite format 3\0", "an SQLite database: export the table as CSV or JSON Lines"),
+    (b"%PDF-", "a PDF: text must be taken out of it first"),
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "a pointer of Git LFS in the place of the data: git lfs pull gets it",
+    ),
+    (b"PAR1", "a Parquet file: end its name in .parquet, or name the format"),
+)
+_LONGEST_BEGINNING = 64
+_WEB_PAGE = (b"<!doctype html", b"<html")
 
 
 def read_rows(
@@ -39,12 +58,12 @@ def read_rows(
 ) -> Dataset:
     """Return the rows of a file.
 
-    A file is read row by row. So is a JSON array; one that stands on a single line is held as text.
+    A file is read row by row. So is a JSON array, unless it is on a single line.
 
     Args:
         path: a .jsonl, .ndjson, .json, .csv, .tsv or .parquet file, UTF-8 where it is text. What
             begins with `[` is read as one JSON array, whatever it is called.
-        format: the file's format where its name does not say it.
+        format: the file's format where its name does not show it.
         gold: the field with the known labels, if any: it is taken out of the rows.
         loader: the task's loader, for a public file in its own format (`icm_client.data.loaders`).
         template_fields: the fields of the task's template; a row that has them needs no loader.
@@ -55,7 +74,7 @@ def read_rows(
     Raises:
         RowError: the file or some of its rows cannot be used; the message has file and line of
             each row, or for a JSON array the element's number.
-        InputError: neither the name nor `format` says which format it is.
+        InputError: neither the name nor `format` shows which format it is.
         TaskError: no loader has that name.
         SetupError: a Parquet file, but pyarrow is not installed.
     """
@@ -85,38 +104,35 @@ def read_rows(
                 numbered, path=name, gold=gold, fewest=fewest, skip_bad_rows=skip_bad_rows
             )
             return replace(dataset, warnings=(*warnings, *dataset.warnings))
-    except FileNotFoundError:
-        raise RowError("no such file: check the path", path=name) from None
-    except IsADirectoryError:
-        raise RowError("this is a folder: name one file in it", path=name) from None
-    except PermissionError:
-        raise RowError("the file may not be read: check its permissions", path=name) from None
     except OSError as problem:
-        raise RowError(f"the file cannot be read: {problem.strerror}", path=name) from None
+        reason = _NOT_OPENED.get(type(problem), f"the file cannot be read: {problem.strerror}")
+        raise RowError(reason, path=name) from None
 
 
 def _refuse_other_kinds(file: BufferedReader, path: str, asked: FileFormat | None) -> None:
-    """Raise `RowError` where the file is of a kind that holds no rows."""
+    """Raise `RowError` where the file begins like one of a kind that is not read."""
     try:
         kind = format_of(path, asked)
     except InputError:  # .jsonl.gz, perhaps
         kind = None
-    what = what_it_is(file.peek(1)[:LONGEST_BEGINNING], path, kind)
-    if what is not None:
-        raise RowError(f"the file is {what}", path=path)
+    beginning = file.peek(1)[:_LONGEST_BEGINNING]
+    if beginning.lstrip().lower().startswith(_WEB_PAGE):
+        raise RowError(
+            "the file is a web page, perhaps of a login or of the file's description: download "
+            "the file itself",
+            path=path,
+        )
+    for sign, what in _BEGINNINGS:
+        if beginning.startswith(sign) and not (sign == b"PAR1" and kind == "parquet"):
+            raise RowError(f"the file is {what.format(path=shlex.quote(path))}", path=path)
 
 
 def _text_lines(file: BufferedReader, path: str, broken: dict[int, str]) -> Iterator[str]:
     """Yield the file's lines with their ends, decoded one by one.
 
-    Args:
-        file: at its beginning.
-        path: as the user named it.
-        broken: lines that are no text are added, with the reason, before they are yielded with
-            U+FFFD where they are none. Whose rows they are part of cannot be used.
-
-    Raises:
-        RowError: a line of a JSON array is no text; or the file is UTF-16.
+    A line that is not UTF-8 is added to `broken`, with the reason, and then yielded with U+FFFD in
+    the place of what is not: the row that it is part of cannot be used. In a JSON array, and where
+    the file is UTF-16, it is a `RowError`.
     """
     is_array: bool | None = None
     for line, raw in enumerate(file, start=1):

@@ -4,17 +4,40 @@ The gold field, if there is one, is taken out of every row before a `Row` exists
 the rows, in `Dataset.gold`, where nothing that builds a prompt looks.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from icm_client.data.bad_rows import FailedRow, refused_rows
 from icm_client.data.frames import Frame, rows_of
 from icm_client.data.messages import did_you_mean, listed, named_lines, shown
 from icm_client.data.values import BLANK, JsonValue, Unusable, json_value, kind_of
 from icm_client.errors import RowError
 
-_FROM_PYTHON = "rows"
 FEWEST_ROWS = 2
+"""A search compares rows."""
+
+_FROM_PYTHON = "rows"
+_MOST_REASONS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRow:
+    """A row that has no label.
+
+    Attributes:
+        id: the row's, or its number where it has none.
+        line: its line in the file, as `Row.line`.
+        reason: what is wrong with it, or the server's message; fit to be shown.
+        has_id: whether the id is the row's own.
+    """
+
+    id: str | int
+    line: int
+    reason: str
+    has_id: bool = False
+
+    def summary(self) -> dict[str, str | int]:
+        """Return id, line and reason as JSON values."""
+        return {"id": self.id, "line": self.line, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +46,7 @@ class Row:
 
     Attributes:
         id: the row's own `id`, or its 1-based number among the rows.
-        fields: everything the row holds but the gold field, in the row's order.
+        fields: all fields of the row but the gold field, in the row's order.
         line: 1-based line where the row starts; for Parquet and Python, the row's number.
     """
 
@@ -69,7 +92,7 @@ def rows_from(
     Args:
         rows: dictionaries of JSON values; dates, decimals and NumPy scalars are converted. Or a
             data frame of pandas, whose index becomes the rows' ids; a table of pyarrow; a dataset
-            of `datasets`, whose classes have their names. What is missing there is None.
+            of `datasets`, whose classes have their names. Missing values become None.
         gold: the field with the known labels, if any: it is taken out of the rows.
         skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
 
@@ -78,7 +101,7 @@ def rows_from(
     """
     if isinstance(rows, Mapping) and any(isinstance(one, Frame) for one in rows.values()):
         raise RowError(
-            f"these are several tables ({listed(rows)}): name one, rows[{next(iter(rows))!r}]"
+            f"these are several tables ({listed(rows)}): choose one, rows[{next(iter(rows))!r}]"
         )
     if isinstance(rows, str | Mapping):
         raise RowError(f"a list of rows is needed, not one alone ({kind_of(rows)})")
@@ -104,7 +127,7 @@ def collect(
 ) -> Dataset:
     """Return the dataset of `(line, fields)` pairs; `path` is for its name and for errors.
 
-    In the fields' place there may be `BLANK`, or an `Unusable` that says why there are none.
+    In the fields' place there may be `BLANK`, or an `Unusable` with the reason why there are none.
 
     Raises:
         RowError: rows are no objects, hold what JSON cannot, lack the gold field, or have another
@@ -137,7 +160,10 @@ def collect(
     if bad and not (skip_bad_rows and len(rows) >= fewest):
         raise refused_rows(bad, path=path, usable=len(rows))
     if len(rows) < fewest:
-        raise RowError(_too_few(len(rows), fewest), path=path)
+        found = "only one row" if rows else "no rows"
+        needed = "at least 2 rows are needed: labels are found by comparing rows"
+        needed = "at least one is needed" if fewest == 1 else needed
+        raise RowError(f"{found}; {needed}", path=path)
     return Dataset(
         name=_FROM_PYTHON if path is None else path,
         rows=tuple(rows),
@@ -150,121 +176,6 @@ def collect(
         ),
         skipped=tuple(bad),
     )
-
-
-def _refuse_second(row_id: str | int, lines: dict[str, int], line: int, where: str) -> None:
-    # 7 and "7" are one id: a CSV file cannot tell them apart.
-    first = lines.setdefault(str(row_id), line)
-    if first != line:
-        raise Unusable(
-            f"the id {shown(row_id)} is already that of {where}:{first}; "
-            "ids must be unique (rows without one are numbered 1, 2, 3, ...)"
-        )
-
-
-def _blank_rows(lines: Sequence[int]) -> tuple[str, ...]:
-    if not lines:
-        return ()
-    rows = "1 row is" if len(lines) == 1 else f"{len(lines):,} rows are"
-    return (f"{rows} blank and left out ({named_lines(lines)}); the others keep their numbers",)
-
-
-def _other_ids(fields: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    """Tell of a field that is an id but for its case: ids are what pins and other runs go by."""
-    if "id" in fields:
-        return ()
-    return tuple(
-        f"The field {shown(name)} is not taken for the rows' ids, which are numbers then: call it "
-        "'id' if it names them."
-        for name in fields
-        if name.strip().casefold() == "id"
-    )
-
-
-def take_own_gold(dataset: Dataset, field: str, *, skip_bad_rows: bool = False) -> Dataset:
-    """Return the dataset with `field` taken out as its gold; as it is where no row has the field.
-
-    Raises:
-        RowError: some rows have the field and others do not, or it holds what is no label.
-    """
-    if not any(field in row.fields for row in dataset.rows):
-        return dataset
-    taken: list[Row] = []
-    golds: list[str | None] = []
-    problems: dict[int, str] = {}
-    for number, row in enumerate(dataset.rows):
-        fields = dict(row.fields)
-        try:
-            golds.append(_take_gold(fields, field))
-        except Unusable as problem:
-            problems[number] = str(problem)
-            golds.append(None)
-        taken.append(replace(row, fields=fields))
-    made = replace(dataset, rows=tuple(taken), gold=tuple(golds), gold_field=field)
-    made = without_rows(made, problems, skip_bad_rows=skip_bad_rows)
-    gaps = _gold_gaps(made.gold or (), field)
-    return replace(made, warnings=(*gaps, *made.warnings))
-
-
-def without_rows(
-    dataset: Dataset, problems: Mapping[int, str], *, skip_bad_rows: bool = True
-) -> Dataset:
-    """Return the dataset with the rows of `problems` skipped, by their numbers from 0.
-
-    Raises:
-        RowError: there are such rows and they are not to be skipped, or too few are left.
-    """
-    if not problems:
-        return dataset
-    found = [dataset.rows[number].failed(why) for number, why in problems.items()]
-    bad = sorted((*dataset.skipped, *found), key=lambda row: row.line)
-    kept = [number for number in range(len(dataset.rows)) if number not in problems]
-    if not skip_bad_rows or len(kept) < FEWEST_ROWS:
-        raise refused_rows(bad, path=path_of(dataset), usable=len(kept))
-    return replace(
-        dataset,
-        rows=tuple(dataset.rows[number] for number in kept),
-        gold=None if dataset.gold is None else tuple(dataset.gold[number] for number in kept),
-        skipped=tuple(bad),
-    )
-
-
-def check_gold(dataset: Dataset, labels: Sequence[str], *, skip_bad_rows: bool = False) -> Dataset:
-    """Return the dataset with its gold labels spelled as in `labels`.
-
-    Each is compared as it stands, then without regard to case and white space around it.
-
-    Raises:
-        RowError: gold labels are none of the labels, or could be more than one of them.
-    """
-    if dataset.gold is None:
-        return dataset
-    exact = frozenset(labels)
-    by_case: dict[str, list[str]] = {}
-    for label in labels:
-        by_case.setdefault(label.casefold(), []).append(label)
-    spelled: list[str | None] = []
-    problems: dict[int, str] = {}
-    for number, text in enumerate(dataset.gold):
-        if text is None or text in exact:
-            spelled.append(text)
-            continue
-        matches = by_case.get(text.strip().casefold(), [])
-        if len(matches) != 1:
-            reason = "could be any of" if matches else "is none of the labels"
-            hint = "" if matches else did_you_mean(text, labels)
-            problems[number] = (
-                f"the gold field {shown(dataset.gold_field)} holds {shown(text)}, which {reason} "
-                f"{listed(matches or labels)}.{hint}"
-            )
-        spelled.append(matches[0] if matches else None)
-    checked = replace(dataset, gold=tuple(spelled))
-    return without_rows(checked, problems, skip_bad_rows=skip_bad_rows)
-
-
-def path_of(dataset: Dataset) -> str | None:
-    """Return the dataset's file as the user named it, or None for rows given from Python."""
-    return None if dataset.name == _FROM_PYTHON else dataset.name
 
 
 def _fields(raw: object) -> dict[str, JsonValue]:
@@ -296,6 +207,16 @@ def _row_id(fields: Mapping[str, JsonValue], *, default: int) -> str | int:
     return row_id
 
 
+def _refuse_second(row_id: str | int, lines: dict[str, int], line: int, where: str) -> None:
+    # 7 and "7" are one id: a CSV file cannot tell them apart.
+    first = lines.setdefault(str(row_id), line)
+    if first != line:
+        raise Unusable(
+            f"the id {shown(row_id)} is already that of {where}:{first}; "
+            "ids must be unique (rows without one are numbered 1, 2, 3, ...)"
+        )
+
+
 def _take_gold(fields: dict[str, JsonValue], gold: str) -> str | None:
     if gold not in fields:
         raise Unusable(
@@ -311,6 +232,25 @@ def _take_gold(fields: dict[str, JsonValue], gold: str) -> str | None:
     return text if text.strip() else None
 
 
+def _blank_rows(lines: Sequence[int]) -> tuple[str, ...]:
+    if not lines:
+        return ()
+    rows = "1 row is" if len(lines) == 1 else f"{len(lines):,} rows are"
+    return (f"{rows} blank and left out ({named_lines(lines)}); the other rows keep their numbers",)
+
+
+def _other_ids(fields: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    """Warn of a field that is `id` but for its case: pins and other runs find rows by their ids."""
+    if "id" in fields:
+        return ()
+    return tuple(
+        f"The rows are numbered, since no field is called 'id': if {shown(name)} names them, call "
+        "it 'id'."
+        for name in fields
+        if name.strip().casefold() == "id"
+    )
+
+
 def _gold_gaps(golds: Sequence[str | None], gold: str) -> tuple[str, ...]:
     where = f"in the gold field {shown(gold)}"
     gaps = golds.count(None)
@@ -318,11 +258,130 @@ def _gold_gaps(golds: Sequence[str | None], gold: str) -> tuple[str, ...]:
         return ()
     if gaps == len(golds):
         return (f"no row has a label {where}: there is nothing to compare with",)
-    return (f"{gaps} of {len(golds)} rows have no label {where}: accuracy is without them",)
+    return (f"{gaps} of {len(golds)} rows have no label {where}: the accuracy leaves them out",)
 
 
-def _too_few(count: int, fewest: int) -> str:
-    if fewest == 1:
-        return "no rows; at least one is needed"
-    found = "only one row" if count else "no rows"
-    return f"{found}; at least 2 rows are needed: labels are found by comparing rows"
+def take_own_gold(dataset: Dataset, field: str, *, skip_bad_rows: bool = False) -> Dataset:
+    """Return the dataset with `field` taken out as its gold; unchanged where no row has the field.
+
+    Raises:
+        RowError: some rows have the field and others do not, or it holds a list or an object.
+    """
+    if not any(field in row.fields for row in dataset.rows):
+        return dataset
+    taken: list[Row] = []
+    golds: list[str | None] = []
+    problems: dict[int, str] = {}
+    for number, row in enumerate(dataset.rows):
+        fields = dict(row.fields)
+        try:
+            golds.append(_take_gold(fields, field))
+        except Unusable as problem:
+            problems[number] = str(problem)
+            golds.append(None)
+        taken.append(replace(row, fields=fields))
+    made = replace(dataset, rows=tuple(taken), gold=tuple(golds), gold_field=field)
+    made = without_rows(made, problems, skip_bad_rows=skip_bad_rows)
+    gaps = _gold_gaps(made.gold or (), field)
+    return replace(made, warnings=(*gaps, *made.warnings))
+
+
+def check_gold(dataset: Dataset, labels: Sequence[str], *, skip_bad_rows: bool = False) -> Dataset:
+    """Return the dataset with its gold labels spelled as in `labels`.
+
+    Each is compared as it is, then without regard to case and white space around it.
+
+    Raises:
+        RowError: gold labels are none of the labels, or could be more than one of them.
+    """
+    if dataset.gold is None:
+        return dataset
+    exact = frozenset(labels)
+    by_case: dict[str, list[str]] = {}
+    for label in labels:
+        by_case.setdefault(label.casefold(), []).append(label)
+    spelled: list[str | None] = []
+    problems: dict[int, str] = {}
+    for number, text in enumerate(dataset.gold):
+        if text is None or text in exact:
+            spelled.append(text)
+            continue
+        matches = by_case.get(text.strip().casefold(), [])
+        if len(matches) != 1:
+            reason = "could be any of" if matches else "is none of the labels"
+            hint = "" if matches else did_you_mean(text, labels)
+            problems[number] = (
+                f"the gold field {shown(dataset.gold_field)} holds {shown(text)}, which {reason} "
+                f"{listed(matches or labels)}.{hint}"
+            )
+        spelled.append(matches[0] if matches else None)
+    checked = replace(dataset, gold=tuple(spelled))
+    return without_rows(checked, problems, skip_bad_rows=skip_bad_rows)
+
+
+def without_rows(
+    dataset: Dataset, problems: Mapping[int, str], *, skip_bad_rows: bool = True
+) -> Dataset:
+    """Return the dataset with the rows of `problems` skipped, by their numbers from 0.
+
+    Raises:
+        RowError: there are such rows and they are not to be skipped, or too few are left.
+    """
+    if not problems:
+        return dataset
+    found = [dataset.rows[number].failed(why) for number, why in problems.items()]
+    bad = sorted((*dataset.skipped, *found), key=lambda row: row.line)
+    kept = [number for number in range(len(dataset.rows)) if number not in problems]
+    if not skip_bad_rows or len(kept) < FEWEST_ROWS:
+        raise refused_rows(bad, path=path_of(dataset), usable=len(kept))
+    return replace(only(dataset, kept), skipped=tuple(bad))
+
+
+def only(dataset: Dataset, rows: Collection[int]) -> Dataset:
+    """Return the dataset with some of its rows, by their numbers from 0, in the order of `rows`."""
+    if len(rows) == len(dataset.rows):
+        return dataset
+    gold = None if dataset.gold is None else tuple(dataset.gold[number] for number in rows)
+    return replace(dataset, rows=tuple(dataset.rows[number] for number in rows), gold=gold)
+
+
+def refused_rows(bad: Sequence[FailedRow], *, path: str | None, usable: int) -> RowError:
+    """Return the error that names all of these rows; rows with one reason are named together.
+
+    Args:
+        bad: at least one row.
+        path: their file, or None for rows given from Python.
+        usable: how many rows could be used without these.
+    """
+    alike: dict[str, list[FailedRow]] = {}
+    for row in bad:
+        alike.setdefault(row.reason, []).append(row)
+    lines = []
+    for reason, rows in list(alike.items())[:_MOST_REASONS]:
+        first, *others = rows
+        name = f" (id {shown(first.id)})" if first.has_id else ""
+        lines.append(f"{path or 'rows'}:{first.line}: {reason}{name}")
+        if others:
+            lines.append(f"  the same in {_places(others)}")
+    if unsaid := [row for rows in list(alike.values())[_MOST_REASONS:] for row in rows]:
+        lines.append(f"  and, for other reasons, {_places(unsaid)}")
+    if len(bad) > 1:
+        lines.append(f"{len(bad):,} rows cannot be used")
+    place = f"{path or 'rows'}:{bad[0].line}: "
+    return RowError(
+        "\n".join(lines).removeprefix(place),
+        path=path,
+        line=bad[0].line,
+        skippable=usable >= FEWEST_ROWS,
+    )
+
+
+def _places(rows: Sequence[FailedRow]) -> str:
+    return named_lines(
+        [f"{row.line} (id {shown(row.id)})" if row.has_id else row.line for row in rows]
+    )
+
+
+def path_of(dataset: Dataset) -> str | None:
+    """Return the dataset's file as the user named it, or None for rows given from Python."""
+    return None if dataset.name == _FROM_PYTHON else dataset.name

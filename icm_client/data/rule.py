@@ -1,11 +1,11 @@
-"""The rule on items that a task's constraint becomes for these rows.
+"""Build the constraint of a task on these rows: fields of the rows become groups of items.
 
-The method's own word for it is `c(x_i, y_i, x_j, y_j)`, in `icm_client.coherence.constraints`.
-Here fields of the user's rows become groups of items. Gold labels take no part: they are in no
-row, and `icm_client.data.gold_leak` refuses fields that repeat them.
+The method knows a constraint as `c(x_i, y_i, x_j, y_j)`, in `icm_client.coherence.constraints`.
+Gold labels take no part: no row has them, and `icm_client.data.gold_leak` refuses fields that
+repeat them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from icm_client.coherence.constraints import (
     AllOf,
@@ -20,23 +20,22 @@ from icm_client.coherence.constraints import (
 from icm_client.coherence.problem import Constraint, NoConstraint
 from icm_client.data.answer_text import comparable, exact
 from icm_client.data.constraint_spec import ConstraintSpec
-from icm_client.data.custom_rule import OwnRule, load_function
+from icm_client.data.custom_rule import CustomRule, load_function
 from icm_client.data.items import Item
-from icm_client.data.messages import did_you_mean, listed, shown
+from icm_client.data.messages import did_you_mean, listed, named_lines, shown
 from icm_client.data.rows import Dataset, Row, path_of
 from icm_client.data.task import Task
 from icm_client.data.values import JsonValue, Unusable
 from icm_client.errors import RowError, TaskError
 
-GroupKeys = tuple[tuple[str, ...] | None, ...]
 _BOTH_ORDERS = 2
 
 
 def build_constraint(task: Task, dataset: Dataset, items: Sequence[Item]) -> Constraint:
     """Return the task's rule on these items; label numbers are those of the labels sorted.
 
-    A row that lacks a field of the rule, or has it null or blank, stands in no group; nor does a
-    row that is alone with its value, even under "exactly one".
+    A row that lacks a field of the rule, or has it null or blank, is in no group; nor is a row that
+    is alone with its value, even under "exactly one".
 
     Args:
         task: its `rules` say what is wanted.
@@ -64,6 +63,32 @@ def _built(spec: ConstraintSpec, task: Task, dataset: Dataset, items: Sequence[I
     return _grouped(spec, dataset, labels, true)
 
 
+def _grouped(
+    spec: ConstraintSpec, dataset: Dataset, labels: Sequence[str], true: int
+) -> Constraint:
+    keys: Sequence[Hashable | None] = _group_keys(spec, dataset)
+    if spec.answer is not None:
+        answers = keys_of("answer", spec.answer, dataset)
+        answered = [
+            None if key is None or answer is None else (key, answer)
+            for key, answer in zip(keys, answers, strict=True)
+        ]
+        if spec.kind == "mutual-exclusion":
+            groups = groups_by_key([key and key[0] for key in answered])
+            return MutualExclusion(groups, answers, true)
+        keys = answered
+    groups = groups_by_key(keys)
+    match spec.kind:
+        case "same-answer":
+            return SameAnswer(groups)
+        case "at-most-one":
+            return AtMostOne(groups, true)
+        case "exactly-one":
+            return ExactlyOne(groups, true)
+        case _:
+            return CustomRule(spec.kind, load_function(spec.kind), dataset.rows, labels, groups)
+
+
 def rule_notices(
     task: Task, constraint: Constraint, dataset: Dataset, items: Sequence[Item]
 ) -> tuple[str, ...]:
@@ -88,10 +113,9 @@ def _joins(spec: ConstraintSpec, rule: Constraint, rows: int) -> str:
             f"are related by {names}"
         )
     joined = sum(len(group) for group in rule.groups)
-    plural = "group" if groups == 1 else "groups"
     return (
         f"the constraint {shown(spec.kind)} joins {joined:,} of {rows:,} rows in {groups:,} "
-        f"{plural}"
+        f"{'group' if groups == 1 else 'groups'}"
     )
 
 
@@ -109,48 +133,13 @@ def keys_of(setting: str, field: str, dataset: Dataset) -> tuple[str | None, ...
     """
     _check_field(setting, field, dataset)
     read = comparable if setting == "answer" else exact
-    return tuple(_read(read, row, field, dataset) for row in dataset.rows)
+    return tuple(_read(read, row.fields.get(field), row, field, dataset) for row in dataset.rows)
 
 
-def group_keys(spec: ConstraintSpec, dataset: Dataset) -> GroupKeys:
-    """Return for every row the values that name its group, or None where one is missing.
-
-    Raises:
-        TaskError: no row has one of the fields.
-        RowError: a field holds a list or an object.
-    """
+def _group_keys(spec: ConstraintSpec, dataset: Dataset) -> list[tuple[str | None, ...] | None]:
+    """Return for every row the values that name its group, or None where one is missing."""
     columns = [keys_of("group", field, dataset) for field in spec.group]
-    keys = (
-        tuple(value for value in key if value is not None) for key in zip(*columns, strict=True)
-    )
-    return tuple(key if len(key) == len(columns) else None for key in keys)
-
-
-def _grouped(
-    spec: ConstraintSpec, dataset: Dataset, labels: Sequence[str], true: int
-) -> Constraint:
-    groups = group_keys(spec, dataset)
-    if spec.answer is not None:
-        answers = keys_of("answer", spec.answer, dataset)
-        complete = [
-            None if answer is None else group for group, answer in zip(groups, answers, strict=True)
-        ]
-        if spec.kind == "mutual-exclusion":
-            return MutualExclusion(groups_by_key(complete), answers, true)
-        with_answer = zip(complete, answers, strict=True)
-        return SameAnswer(
-            groups_by_key([None if key is None else (key, answer) for key, answer in with_answer])
-        )
-    found = groups_by_key(groups)
-    match spec.kind:
-        case "same-answer":
-            return SameAnswer(found)
-        case "at-most-one":
-            return AtMostOne(found, true)
-        case "exactly-one":
-            return ExactlyOne(found, true)
-        case _:
-            return OwnRule(spec.kind, load_function(spec.kind), dataset.rows, labels, found)
+    return [None if None in key else key for key in zip(*columns, strict=True)]
 
 
 def _pairs(
@@ -159,33 +148,22 @@ def _pairs(
     """Return the two orders of each comparison, as items."""
     if not spec.group:
         return tuple((number - 1, number) for number, item in enumerate(items) if item.exchanged)
-    found: dict[tuple[str, ...], list[int]] = {}
-    for number, key in enumerate(group_keys(spec, dataset)):
+    found: dict[tuple[str | None, ...], list[int]] = {}
+    for number, key in enumerate(_group_keys(spec, dataset)):
         if key is not None:
             found.setdefault(key, []).append(number)
-    pairs = []
     for values, group in found.items():
         if len(group) != _BOTH_ORDERS:
-            raise _no_pair(spec, dataset, values, group)
-        pairs.append((group[0], group[1]))
-    return tuple(pairs)
-
-
-def _no_pair(
-    spec: ConstraintSpec, dataset: Dataset, values: Sequence[str], group: Sequence[int]
-) -> RowError:
-    lines = [str(dataset.rows[number].line) for number in group]
-    shown_lines = ", ".join(lines[:12]) + (", ..." if len(lines) > 12 else "")  # noqa: PLR2004
-    names = listed(spec.group)
-    rows = f"{len(group)} rows (lines {shown_lines}) have"
-    if len(group) == 1:
-        rows = "only this row has"
-    return RowError(
-        f"{rows} {listed(values)} in {names}; asymmetry needs exactly the two orders of one "
-        "comparison in a group",
-        path=path_of(dataset),
-        line=dataset.rows[group[0]].line,
-    )
+            lines = [dataset.rows[number].line for number in group]
+            rows = f"{len(group)} rows ({named_lines(lines)}) have"
+            raise RowError(
+                f"{'only this row has' if len(group) == 1 else rows} {listed(map(str, values))} in "
+                f"{listed(spec.group)}; asymmetry needs exactly the two orders of one comparison "
+                "in a group",
+                path=path_of(dataset),
+                line=lines[0],
+            )
+    return tuple((one, other) for one, other in found.values())
 
 
 def _implications(field: str, dataset: Dataset) -> frozenset[tuple[int, int]]:
@@ -196,24 +174,22 @@ def _implications(field: str, dataset: Dataset) -> frozenset[tuple[int, int]]:
     for number, row in enumerate(dataset.rows):
         value = row.fields.get(field)
         for named in value if isinstance(value, list) else [value]:
-            implied = _read(exact, row, field, dataset, named)
+            implied = _read(exact, named, row, field, dataset)
             if implied is None:
                 continue
             if numbers.get(implied, number) == number:
-                raise _no_other_row(field, implied, row, dataset, numbers)
+                reason = (
+                    "the row itself: name the other rows that it implies"
+                    if implied in numbers
+                    else f"which is no row's id.{did_you_mean(implied, numbers)}"
+                )
+                raise RowError(
+                    f"the field {shown(field)} names {shown(implied)}, {reason}",
+                    path=path_of(dataset),
+                    line=row.line,
+                )
             found.add((number, numbers[implied]))
     return frozenset(found)
-
-
-def _no_other_row(
-    field: str, implied: str, row: Row, dataset: Dataset, numbers: dict[str, int]
-) -> RowError:
-    reason = (
-        f"names {shown(implied)}, the row itself: name the other rows that it implies"
-        if implied in numbers
-        else f"names {shown(implied)}, which is no row's id.{did_you_mean(implied, numbers)}"
-    )
-    return RowError(f"the field {shown(field)} {reason}", path=path_of(dataset), line=row.line)
 
 
 def _check_field(setting: str, field: str, dataset: Dataset) -> None:
@@ -227,13 +203,13 @@ def _check_field(setting: str, field: str, dataset: Dataset) -> None:
 
 def _read(
     read: Callable[[JsonValue], str | None],
+    value: JsonValue,
     row: Row,
     field: str,
     dataset: Dataset,
-    *value: JsonValue,
 ) -> str | None:
     try:
-        return read(value[0] if value else row.fields.get(field))
+        return read(value)
     except Unusable as problem:
         raise RowError(
             f"the field {shown(field)}, which the constraint reads, is {problem}",

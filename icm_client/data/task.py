@@ -1,6 +1,6 @@
 """A task: the template that turns a row into a prompt, and the label words that may follow it.
 
-Templates: how a row becomes text. `{field}` is the row's field, `{{` and `}}` are braces.
+In a template `{field}` is the row's field, `{{` and `}}` are braces.
 """
 
 import os
@@ -8,105 +8,43 @@ import re
 import string
 import tomllib
 import unicodedata
-from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
 
+import orjson
 from pydantic import InstanceOf, field_validator
 
-from icm_client.data.bad_rows import refused_rows
 from icm_client.data.constraint_spec import ConstraintSpec, rules_problems
 from icm_client.data.messages import Described, did_you_mean, listed, shown
-from icm_client.data.rows import Dataset, Row, path_of
+from icm_client.data.rows import Dataset, Row, path_of, refused_rows
 from icm_client.data.values import Unusable, kind_of
 from icm_client.errors import RowError, TaskError
 
+_FEWEST_LABELS = 2
 _ESCAPE = re.compile(r"\\([nt\\])")
 _ESCAPED = {"n": "\n", "t": "\t", "\\": "\\"}
-
-
-class Piece(NamedTuple):
-    """Text as it stands, and the field that follows it; None after the last field."""
-
-    literal: str
-    field: str | None
-
-
-@lru_cache(maxsize=64)
-def parse_template(template: str) -> tuple[Piece, ...]:
-    """Return the template's pieces in order.
-
-    Raises:
-        TaskError: unbalanced braces, no field at all, or more in braces than a field's name.
-    """
-    try:
-        parsed = list(string.Formatter().parse(template))
-    except ValueError as problem:
-        raise TaskError(
-            f"the template's braces do not match ({problem}). Write {{field}} for a field, "
-            f"{{{{ and }}}} for braces: {shown(template)}"
-        ) from None
-    pieces = []
-    for literal, field, spec, conversion in parsed:
-        if field is not None:
-            _check_field(field, spec, conversion)
-        pieces.append(Piece(literal, field))
-    if all(piece.field is None for piece in pieces):
-        raise TaskError(
-            f"the template has no field, so every row would read the same: {shown(template)}. "
-            "Write {text} where the field 'text' belongs"
-        )
-    return tuple(pieces)
-
-
-def unescape(text: str) -> str:
-    r"""Return the text with `\n`, `\t` and `\\` turned into newline, tab and backslash.
-
-    For texts from a command line, where a newline is hard to type. Any other backslash stays.
-    """
-    return _ESCAPE.sub(lambda match: _ESCAPED[match[1]], text)
-
-
-def _check_field(field: str, spec: str | None, conversion: str | None) -> None:
-    if not field.strip():
-        raise TaskError("the template has {} without a name: write the field's name in the braces")
-    if spec or conversion:
-        raise TaskError(
-            f"the template may not format a field ({shown(field)} has ':' or '!'): write the "
-            "field's name alone, and change the data instead"
-        )
-    if "." in field or "[" in field:
-        raise TaskError(
-            f"the template may not reach into a field ({shown(field)}): make what it needs a "
-            "field of its own"
-        )
-
-
-_FEWEST_LABELS = 2
 _JOINERS = "\u200c\u200d"
 _PRIOR_TOLERANCE = 1e-6
 
 
 class Task(Described):
-    r"""What is asked about each row.
-
-    Whatever is wrong with it is a `TaskError`, however it is made.
+    """The question that is asked about each row; a faulty one is a `TaskError` however it is made.
 
     Attributes:
         template: the prompt, with `{field}` where a row's field belongs.
         labels: the words that may follow the prompt; at least two.
-        separator: what stands between two rows with their labels.
+        separator: the text between two rows with their labels.
         gold: the field with the known labels, where a run does not name another.
         prior: label -> expected share of the rows; labels left out share the rest equally.
-        name: what reports call the task.
-        description: a sentence for people.
+        name: the task's name in reports.
+        description: a sentence on the task, for people.
         constraint: which labels may stand together, one rule or several that hold at once; None
             where the task names none.
         exchange: two fields that change places to show a pair's second order.
-        loader: the name of what reads the rows from a public file's own format.
+        loader: the name of the loader that reads a public file's own format (`LOADERS`).
     """
 
     called: ClassVar[str] = "task"
@@ -180,7 +118,7 @@ class Task(Described):
 
     @property
     def label_texts(self) -> tuple[str, ...]:
-        """What follows a prompt, for each label: the word, with one space before it.
+        """The text that follows a prompt for each label: the word, with one space before it.
 
         The space belongs to the label because models have tokens like ` True`; a template that
         ends in spaces or tabs loses them for the same reason. After a newline no space is added.
@@ -190,9 +128,10 @@ class Task(Described):
 
     @property
     def rules(self) -> tuple[ConstraintSpec, ...]:
-        """The constraint's rules; where the task names none, asymmetry of exchanged pairs, or none.
+        """The constraint's rules, at least one.
 
-        At least one, which is of the kind "none" where any labels may stand together.
+        Where the task names none: asymmetry for exchanged pairs, otherwise the kind "none", under
+        which any labels may stand together.
         """
         if isinstance(self.constraint, ConstraintSpec):
             return (self.constraint,)
@@ -215,11 +154,11 @@ class Task(Described):
         return tuple(self.prior.get(label, share) for label in self.labels)
 
     def render(self, row: Row, *, path: str | None = None) -> str:
-        """Return the row's prompt, ready for a label text to follow.
+        """Return the row's prompt, which a label text may follow.
 
         Raises:
-            RowError: a field of the template is missing, empty, or a list or object; `path` is
-                the file it names.
+            RowError: a field of the template is missing, empty, or a list or object; the message
+                names the file `path`.
         """
         try:
             return self._prompt(row)
@@ -227,7 +166,7 @@ class Task(Described):
             raise RowError(str(problem), path=path, line=row.line) from None
 
     def render_all(self, dataset: Dataset) -> tuple[str, ...]:
-        """Return every row's prompt, in order; `duplicate_warning` says if some are the same.
+        """Return every row's prompt, in order.
 
         Raises:
             TaskError: the template uses the field that holds the gold labels.
@@ -288,9 +227,9 @@ class Task(Described):
             if label != label.strip():
                 raise ValueError(f"the label {shown(label)} has white space around it: remove it")
             if not _is_printable(label):
-                raise ValueError(f"the label {shown(label)} is no plain word: use printable text")
+                raise ValueError(f"the label {shown(label)} is not printable: use plain text")
             if labels.count(label) > 1:
-                raise ValueError(f"the label {shown(label)} is there twice")
+                raise ValueError(f"the label {shown(label)} is given twice")
         return labels
 
     @field_validator("constraint", mode="before")
@@ -331,7 +270,7 @@ class Task(Described):
 
     def _check_prior(self, prior: dict[str, float]) -> None:
         if not prior:
-            raise ValueError("the prior is empty: give a label's share, or leave the prior out")
+            raise ValueError("the prior is empty: give a label's share, or leave out the prior")
         for label, share in prior.items():
             if label not in self.labels:
                 raise ValueError(
@@ -353,40 +292,10 @@ class Task(Described):
             )
 
 
-def builtin_names() -> tuple[str, ...]:
-    """Return the names of the built-in tasks, sorted."""
-    files = (file.name for file in _builtin_folder().iterdir())
-    return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml")))
-
-
-def find_beside(data_path: str | os.PathLike[str]) -> Path | None:
-    """Return the task file that lies beside a data file, or None.
-
-    `reviews.task.toml` is looked for first beside `reviews.jsonl`, then `task.toml`.
-    """
-    data = Path(data_path)
-    for name in (f"{data.stem}.task.toml", "task.toml"):
-        if (beside := data.with_name(name)).is_file():
-            return beside
-    return None
-
-
-def duplicate_warning(prompts: Sequence[str]) -> str | None:
-    """Return a sentence on rows whose prompts are the same as an earlier row's, or None."""
-    twins = len(prompts) - len(set(prompts))
-    if not twins:
-        return None
-    rows = "1 row says" if twins == 1 else f"{twins} rows say"
-    return (
-        f"{rows} the same as an earlier row; a row's twin in the context gives its label away. "
-        "Remove the repetitions, or let the template show what tells the rows apart"
-    )
-
-
 def _is_printable(label: str) -> bool:
     """Whether a label is text that a model may have seen, whatever Unicode this Python knows.
 
-    An emoji newer than the interpreter has no category yet (Cn); one of a family or a flag holds
+    An emoji newer than the interpreter has no category yet (Cn). Emoji of families and flags hold
     joiners and tags, which `str.isprintable` refuses, as it does the non-joiners of Persian words.
     """
     return all(
@@ -402,8 +311,60 @@ def _is_no_character(code: int) -> bool:
     return code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF  # noqa: PLR2004 - Unicode's own
 
 
-def _builtin_folder() -> Traversable:
-    return resources.files("icm_client.data").joinpath("tasks")
+def _gives_gold_away(field: str | None) -> str:
+    return (
+        f"the template uses {shown(field)}, the field with the gold labels: the model would read "
+        "the answer. Take it out of the template"
+    )
+
+
+class Piece(NamedTuple):
+    """A literal text of a template, and the field that follows it; None after the last field."""
+
+    literal: str
+    field: str | None
+
+
+@lru_cache(maxsize=64)
+def parse_template(template: str) -> tuple[Piece, ...]:
+    """Return the template's pieces in order.
+
+    Raises:
+        TaskError: unbalanced braces, no field, or more than a field's name between braces.
+    """
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as problem:
+        raise TaskError(
+            f"the template's braces do not match ({problem}). Write {{field}} for a field, "
+            f"{{{{ and }}}} for braces: {shown(template)}"
+        ) from None
+    pieces = []
+    for literal, field, spec, conversion in parsed:
+        if field is not None:
+            _check_field(field, spec, conversion)
+        pieces.append(Piece(literal, field))
+    if all(piece.field is None for piece in pieces):
+        raise TaskError(
+            f"the template has no field, so all prompts would be the same: {shown(template)}. "
+            "Write {text} where the field 'text' belongs"
+        )
+    return tuple(pieces)
+
+
+def _check_field(field: str, spec: str | None, conversion: str | None) -> None:
+    if not field.strip():
+        raise TaskError("the template has {} without a name: write the field's name in the braces")
+    if spec or conversion:
+        raise TaskError(
+            f"the template may not format a field ({shown(field)} has ':' or '!'): write the "
+            "field's name alone, and change the data instead"
+        )
+    if "." in field or "[" in field:
+        raise TaskError(
+            f"the template may not reach into a field ({shown(field)}): make what it needs a "
+            "field of its own"
+        )
 
 
 def _field_text(row: Row, field: str) -> str:
@@ -426,8 +387,38 @@ def _field_text(row: Row, field: str) -> str:
     return text
 
 
-def _gives_gold_away(field: str | None) -> str:
-    return (
-        f"the template uses {shown(field)}, the field with the gold labels: the model would read "
-        "the answer. Take it out of the template"
-    )
+def unescape(text: str) -> str:
+    r"""Return the text with `\n`, `\t` and `\\` turned into newline, tab and backslash.
+
+    For texts from a command line, where a newline is hard to type. Any other backslash stays.
+    """
+    return _ESCAPE.sub(lambda match: _ESCAPED[match[1]], text)
+
+
+def builtin_names() -> tuple[str, ...]:
+    """Return the names of the built-in tasks, sorted."""
+    files = (file.name for file in _builtin_folder().iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml")))
+
+
+def _builtin_folder() -> Traversable:
+    return resources.files("icm_client.data").joinpath("tasks")
+
+
+def example_row(task_name: str) -> Row | None:
+    """Return the example of a built-in task; None for a task of another name."""
+    examples = orjson.loads(_builtin_folder().joinpath("examples.json").read_bytes())
+    fields = examples.get(task_name)
+    return None if fields is None else Row(id=1, fields=fields, line=1)
+
+
+def find_beside(data_path: str | os.PathLike[str]) -> Path | None:
+    """Return the task file that lies beside a data file, or None.
+
+    Beside `reviews.jsonl` it is `reviews.task.toml`, or else `task.toml`.
+    """
+    data = Path(data_path)
+    for name in (f"{data.stem}.task.toml", "task.toml"):
+        if (beside := data.with_name(name)).is_file():
+            return beside
+    return None

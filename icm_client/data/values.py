@@ -1,23 +1,32 @@
-"""What a field of a row may hold: JSON values, whichever file or program they came from."""
+"""JSON values: what a field of a row may hold, and JSON text with every digit of a whole number.
+
+orjson reads a whole number past 64 bits as a float and refuses to write one. Where a text may hold
+one, or a value does, the standard library does the work: exact, and slower.
+"""
 
 import datetime as dt
 import decimal
+import json
 import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import orjson
 
 from icm_client.data.messages import shown
 
 JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 
-# orjson writes at most 254 levels; what is read must be writable beside its label.
+# orjson writes at most 254 levels, and what is read must be writable beside its label.
 _DEEPEST = 200
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
-# No JSON parser here takes a larger one; nobody's data has one.
+# Neither JSON parser here accepts a larger number.
 _MOST_BITS = 1000
+# 2**63 has 19 digits: a number with fewer digits fits into 64 bits.
+_MAYBE_TOO_LONG = re.compile(r"\d{19}")
+_MAYBE_TOO_LONG_BYTES = re.compile(rb"\d{19}")
 _NOT_JSON = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _KINDS: Mapping[type, str] = {
     type(None): "null",
@@ -32,21 +41,21 @@ _KINDS: Mapping[type, str] = {
 
 
 class Unusable(Exception):
-    """Why a row's value cannot be used. Who knows the row's place makes it a `RowError`.
+    """Why a row's value cannot be used; code that knows the row's place makes it a `RowError`.
 
-    A reader that can go on after such a row yields it in the row's place.
+    A reader that can go on after such a row yields this error in the row's place.
     """
 
 
 BLANK: Final = object()
-"""What a reader yields for a table's empty row: it has a number, and is no row."""
+"""A reader yields it for a table's empty row, which has a number but is not read as a row."""
 
 
 def json_value(value: object, depth: int = 0) -> JsonValue:
     """Return the value as JSON has it: dates as ISO text, decimals as text, NumPy unwrapped.
 
     Raises:
-        Unusable: it has no place in JSON or UTF-8; the reason continues `field 'x' holds`.
+        Unusable: JSON or UTF-8 cannot hold it; the reason continues `field 'x' holds`.
     """
     if not isinstance(value, Mapping | list | tuple):
         return _scalar(value)
@@ -63,7 +72,7 @@ def kind_of(value: object) -> str:
 
 
 def as_written(number: np.floating[Any]) -> float:
-    """Return a short float as the number that its shortest digits name: 0.1 for 32 bits of it."""
+    """Return a short float as the number of its shortest decimal form: 0.1 for 32 bits of it."""
     return float(str(number))
 
 
@@ -112,3 +121,46 @@ def _number(number: float) -> int | float:
     if number.bit_length() > _MOST_BITS:
         raise Unusable("a whole number of more than 300 digits: write it as text")
     return int(number)
+
+
+def read_json(text: str | bytes) -> Any:
+    """Return the value; whole numbers are exact, whatever their size.
+
+    Raises:
+        orjson.JSONDecodeError: it is not JSON.
+    """
+    value = orjson.loads(text)
+    long = (
+        _MAYBE_TOO_LONG.search(text)
+        if isinstance(text, str)
+        else _MAYBE_TOO_LONG_BYTES.search(text)
+    )
+    if long is None:
+        return value
+    try:
+        return json.loads(text)
+    except RecursionError:  # nested deeper than any row may be
+        return value
+
+
+def write_json(value: object, option: int = 0) -> bytes:
+    """Return the value as UTF-8; of orjson's `option`s those for indent, keys and newline count.
+
+    Raises:
+        orjson.JSONEncodeError: it is no JSON value.
+    """
+    try:
+        return orjson.dumps(value, option=option)
+    except orjson.JSONEncodeError as problem:
+        if "64-bit" not in str(problem):
+            raise
+    indented = bool(option & orjson.OPT_INDENT_2)
+    text = json.dumps(
+        value,
+        ensure_ascii=False,
+        allow_nan=False,
+        indent=2 if indented else None,
+        separators=(",", ": ") if indented else (",", ":"),
+        sort_keys=bool(option & orjson.OPT_SORT_KEYS),
+    )
+    return text.encode() + (b"\n" if option & orjson.OPT_APPEND_NEWLINE else b"")

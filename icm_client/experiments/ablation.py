@@ -1,23 +1,33 @@
-"""What an ablation changes, one thing at a time: the variants that `icm-client ablate` compares.
+"""Ablations: run a base search, and again with one thing changed at a time, over several seeds.
 
-A base (a preset with its numbers, the task's rule, the search's own start) is run as it is and with
-one thing changed.
-
-What became of an ablation's variants: their runs, and the table of them.
+The base is a preset with its settings, the task's rule and the search's own start. Each finished
+run is one line of `results.jsonl`: the same command again takes the runs that are there, repeats
+those that failed or are missing, and asks the server nothing that any run has asked.
 """
 
-import csv
-import io
+import os
 import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+import numpy as np
+import orjson
 
 from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.initial_labels import Start
+from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
-from icm_client.errors import InputError
+from icm_client.data.values import write_json
+from icm_client.endpoints import Endpoint
+from icm_client.errors import IcmError, InputError, RunError
+from icm_client.experiments.comparison import FATAL, Record, counted, csv_of, rounded
+from icm_client.record.description import RunDescription
+from icm_client.record.folder import owned, replace_file
+from icm_client.record.journal import Journal, read
+from icm_client.runs.label import label
+from icm_client.runs.labels_file import read_start
 from icm_client.runs.presets import (
     InContextPreset,
     InContextSettings,
@@ -25,32 +35,37 @@ from icm_client.runs.presets import (
     TrainedSettings,
     preset_of,
     preset_settings,
+    run_settings,
 )
+from icm_client.runs.progress import OnProgress
+from icm_client.scoring import ScoreStore
 
 Ablation = Literal["constraint", "initial", "alpha", "init", "preset"]
-"""Named for the option of `icm-client label` that it changes."""
+"""Named after the option of `icm-client label` that it varies."""
 
-ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
+ABLATIONS: Final[tuple[Ablation, ...]] = get_args(Ablation)
 
 MadeStart = Literal["golden", "all-wrong", "random-labels"]
-"""First labels that are written to a file. `golden`, `all-wrong`: `K` rows with their gold label,
-or with another. `random-labels`: every row, labelled at random."""
+"""Starts that are written to a file. `golden`, `all-wrong`: `K` rows with their gold label, or with
+another one. `random-labels`: every row, labelled at random."""
 
-INITIAL = (0, 2, 8, 32)
-ALPHAS = (10.0, 20.0, 30.0, 50.0, 100.0)
-_OF_STEPS = ("iterations", "layout", "max_demos", "batch")
+INITIAL: Final = (0, 2, 8, 32)
+ALPHAS: Final = (10.0, 20.0, 30.0, 50.0, 100.0)
+RESULTS: Final = "results.jsonl"
+_RAN: Final = "ran"
+_OF_STEPS: Final = ("iterations", "layout", "max_demos", "batch")
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One thing to run, over all seeds.
+    """One search to run with every seed.
 
     Attributes:
-        ablation: what it is compared in.
-        name: within the ablation.
+        ablation: what it varies.
+        name: unique within the ablation.
         settings: of the search.
-        start: first labels, as of `label`; None leaves them to the search.
-        made: first labels that are made for this, in their place.
+        start: first labels, as in `label`; None leaves them to the search.
+        made: first labels to make and write to a file instead.
         rule: whether the task's constraint holds.
     """
 
@@ -63,7 +78,7 @@ class Variant:
 
     @property
     def runs_as(self) -> tuple[object, ...]:
-        """What is run: variants that agree in it are one run a seed."""
+        """What determines a run: variants that agree in it share one run a seed."""
         return self.settings, self.start, self.made, self.rule
 
 
@@ -81,7 +96,7 @@ class Plan:
 
     @property
     def distinct(self) -> int:
-        """Runs a seed: variants that say the same are run once."""
+        """Runs a seed; equal variants are run once."""
         return len({variant.runs_as for variant in self.variants})
 
 
@@ -92,21 +107,22 @@ def plan_ablations(
     start: str | None = None,
     only: Iterable[Ablation] = ABLATIONS,
 ) -> Plan:
-    """List what is to be run.
+    """List the variants to run.
 
     Args:
-        job: rows and task; says how many items there are, and whether there are gold and a rule.
-        base: what every variant has but for the one thing that it changes.
+        job: rows and task. How many items there are, and whether there are gold labels and a rule,
+            decides which variants there are.
+        base: the settings that every variant has, except for the one thing that it changes.
         start: the base's first labels.
         only: the ablations wanted.
 
     Raises:
-        InputError: the base trains models, of which no ablation is made.
+        InputError: the base trains models; ablations are of searches in context only.
     """
     if isinstance(base, TrainedSettings):
         raise InputError(
-            f"ablations are of searches in context, not of {preset_of(base)}: take --preset fast, "
-            "paper or official"
+            f"ablations compare searches in context, and {preset_of(base)} trains models: take "
+            "--preset fast, paper or official"
         )
     wanted = set(only)
     variants: list[Variant] = []
@@ -130,7 +146,7 @@ _Listed = tuple[list[Variant], str | None]
 
 def _constraint(job: Job, base: InContextSettings, start: str | None) -> _Listed:
     if not job.constraint.groups:
-        return [], "no ablation 'constraint': no rule binds these rows"
+        return [], "the ablation 'constraint' is left out: no rule joins these rows"
     return [
         Variant("constraint", " + ".join(rule.kind for rule in job.task.rules), base, start),
         Variant("constraint", "none", base, start, rule=False),
@@ -139,7 +155,7 @@ def _constraint(job: Job, base: InContextSettings, start: str | None) -> _Listed
 
 def _initial(job: Job, base: InContextSettings, start: str | None) -> _Listed:
     if start not in (None, "random", "balanced"):
-        return [], "no ablation 'initial': the first labels are given for more than K items"
+        return [], ("the ablation 'initial' is left out: the base's start labels more than K items")
     fewest, most = 0, len(job.prompts)
     if isinstance(base, SweepSettings):  # the first sweep needs a demo, and items left to score
         fewest, most = 1, most // 2
@@ -149,13 +165,13 @@ def _initial(job: Job, base: InContextSettings, start: str | None) -> _Listed:
 
 def _alpha(_: Job, base: InContextSettings, start: str | None) -> _Listed:
     if isinstance(base, SweepSettings):
-        return [], "no ablation 'alpha': the preset fast has none"
+        return [], "the ablation 'alpha' is left out: the preset fast has no alpha"
     own = [] if base.alpha in ALPHAS else [base.alpha]
     return [
         Variant(
             "alpha",
             "falling" if alpha is None else f"{alpha:g}",
-            replace(base, alpha=alpha),  # type: ignore[arg-type]  # None is a base's own
+            replace(base, alpha=alpha),  # type: ignore[arg-type]  # None can only be the base's own
             start,
         )
         for alpha in (*own, *ALPHAS)
@@ -172,19 +188,20 @@ def _init(job: Job, base: InContextSettings, start: str | None) -> _Listed:
     made: tuple[MadeStart, ...] = get_args(MadeStart)
     notice = None
     if not any(gold is not None for gold in job.dataset.gold or ()):
-        made, notice = ("random-labels",), "no golden and all-wrong starts: no row has gold"
+        made = ("random-labels",)
+        notice = "the starts 'golden' and 'all-wrong' are left out: no row has a gold label"
     return [*variants, *(Variant("init", kind, base, made=kind) for kind in made)], notice
 
 
 def _preset(_: Job, base: InContextSettings, start: str | None) -> _Listed:
     return [
-        Variant("preset", preset, settings_like(base, preset), start)
+        Variant("preset", preset, _settings_like(base, preset), start)
         for preset in get_args(InContextPreset)
     ], None
 
 
-def settings_like(base: InContextSettings, preset: InContextPreset) -> InContextSettings:
-    """The preset's numbers; steps and contexts as in `base`, where both have them."""
+def _settings_like(base: InContextSettings, preset: InContextPreset) -> InContextSettings:
+    """The preset's settings, with steps and contexts as in `base` where both have them."""
     if preset_of(base) == preset:
         return base
     own = preset_settings(preset)
@@ -199,16 +216,16 @@ class Outcome:
 
     Attributes:
         seed: of the run.
-        accuracy: share of the rows with gold that have their label; None where no row has gold,
-            or the run failed.
+        accuracy: the share of rows with gold whose label is gold; None where no row has gold, or
+            the run failed.
         coherence: of the labels found; None where the run failed.
-        findings: codes of what the diagnosis says.
+        findings: the diagnosis's codes.
         steps: of Algorithm 1, or sweeps.
-        accepted: steps that were; 0 for sweeps.
-        reads: log-probs that the search asked for, from the server or from the store. Equal for
-            the same run whatever ran before it.
-        computed_tokens: prompt tokens that the server prefilled for this run: what an earlier run
-            has asked comes from the store and takes none.
+        accepted: the steps that were accepted; 0 for sweeps.
+        reads: log-probs that the search needed, from the server or from the store: the same
+            whatever ran before it.
+        computed_tokens: prompt tokens that the server prefilled for this run; none for what an
+            earlier run has read.
         seconds: wall clock of this run; as above.
         error: why the run failed, or None.
     """
@@ -226,12 +243,203 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """One run of the plan that has ended.
+
+    Attributes:
+        number: from 1.
+        of: how many there are.
+        variant: what was run.
+        outcome: how it ended.
+        kept: whether the outcome is that of an earlier run.
+    """
+
+    number: int
+    of: int
+    variant: Variant
+    outcome: Outcome
+    kept: bool
+
+
+async def run_ablations(
+    job: Job,
+    plan: Plan,
+    *,
+    seeds: int,
+    endpoint: Endpoint,
+    folder: Path,
+    store: ScoreStore | str | os.PathLike[str] | None = None,
+    ended: Callable[[Ended], None] = lambda _: None,
+    progress: OnProgress | None = None,
+) -> dict[tuple[Variant, int], Outcome]:
+    """Run every variant with every seed; the failure of one is recorded, and the next one runs.
+
+    Args:
+        job: rows and task.
+        plan: the variants.
+        seeds: `0..seeds-1`.
+        endpoint: an open endpoint; it stays open.
+        folder: for results and first labels; created if it does not exist.
+        store: the score store's file, or an open store, for all runs; None stands for the user's
+            own.
+        ended: called with each run that has ended.
+        progress: called as a run advances.
+
+    Raises:
+        RunError: the folder cannot be used, or another process works in it.
+        StoreError: scores cannot be kept.
+        ModelChanged: another model answers.
+    """
+    outcomes: dict[tuple[Variant, int], Outcome] = {}
+    of = len(plan.variants) * seeds
+    with owned(folder), Journal.open(folder / RESULTS) as journal:
+        known = _read_outcomes(folder)
+        for variant in plan.variants:
+            ruled = job if variant.rule else _without_rule(job)
+            for seed in range(seeds):
+                start = _start(variant, job, seed, folder)
+                name = _run_name(variant, ruled, start, seed, endpoint)
+                kept = name in known
+                if not kept:
+                    known[name] = outcome = await _outcome(
+                        variant,
+                        ruled,
+                        start,
+                        seed,
+                        endpoint=endpoint,
+                        store=store,
+                        progress=progress,
+                    )
+                    journal.append(_RAN, run=name, **_line(variant, outcome))
+                outcomes[variant, seed] = known[name]
+                ended(Ended(len(outcomes), of, variant, known[name], kept))
+    return outcomes
+
+
+def _read_outcomes(folder: Path) -> dict[str, Outcome]:
+    """The outcomes of runs that did not fail, by the run's name."""
+    names = {field.name for field in fields(Outcome)}
+    found = {}
+    for event in read(folder / RESULTS):
+        if event["event"] != _RAN or event.get("error") is not None:
+            continue
+        try:
+            figures = {name: event[name] for name in names}
+            found[event["run"]] = Outcome(**{**figures, "findings": tuple(figures["findings"])})
+        except (KeyError, TypeError):
+            raise RunError(
+                f"{folder / RESULTS}: a line lacks figures of its run: the file is damaged, or was "
+                "written by another version. Name another folder."
+            ) from None
+    return found
+
+
+async def _outcome(
+    variant: Variant,
+    job: Job,
+    start: str | None,
+    seed: int,
+    *,
+    endpoint: Endpoint,
+    store: ScoreStore | str | os.PathLike[str] | None,
+    progress: OnProgress | None,
+) -> Outcome:
+    try:
+        found = await label(
+            job.dataset,
+            task=job.task,
+            endpoint=endpoint,
+            settings=variant.settings,
+            start=start,
+            seed=seed,
+            store=store,
+            progress=progress,
+        )
+    except FATAL:
+        raise
+    except IcmError as error:
+        return Outcome(seed, error=str(error))
+    return Outcome(
+        seed=found.seed,
+        accuracy=found.accuracy,
+        coherence=found.coherence,
+        findings=tuple(finding.code for finding in found.findings),
+        steps=len(found.steps) or len(found.history),
+        accepted=sum(step.accepted for step in found.steps),
+        reads=found.cost.from_server + found.cost.from_store,
+        computed_tokens=found.cost.computed_tokens,
+        seconds=round(found.cost.seconds, 3),
+    )
+
+
+def _line(variant: Variant, outcome: Outcome) -> Mapping[str, object]:
+    about = {"ablation": variant.ablation, "variant": variant.name}
+    start = variant.made or variant.start
+    how = {"settings": asdict(variant.settings), "start": start, "rule": variant.rule}
+    return {**about, **asdict(outcome), **how}
+
+
+def _run_name(variant: Variant, job: Job, start: str | None, seed: int, endpoint: Endpoint) -> str:
+    first = None if start is None else read_start(start, job)
+    settings = run_settings(variant.settings, first)
+    return RunDescription.of(job, settings, seed, endpoint.identity).name
+
+
+def _without_rule(job: Job) -> Job:
+    return Job.prepare(job.dataset, job.task, constraint=ConstraintSpec(kind="none"))
+
+
+def _start(variant: Variant, job: Job, seed: int, folder: Path) -> str | None:
+    """The `start` to pass to `label`; one that is made is written to the folder first."""
+    if variant.made is None:
+        return variant.start
+    labels = made_start(variant.made, job, seed, variant.settings.initial)
+    path = folder / "starts" / f"{variant.made}-{variant.settings.initial}-{seed}.jsonl"
+    lines = [
+        write_json({"id": row.id, "label": labels[place]}, orjson.OPT_APPEND_NEWLINE)
+        for place, row in enumerate(job.dataset.rows)
+        if place in labels
+    ]
+    try:
+        path.parent.mkdir(exist_ok=True)
+        replace_file(path, b"".join(lines))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+    return str(path)
+
+
+def made_start(kind: MadeStart, job: Job, seed: int, initial: int) -> dict[int, str]:
+    """Make first labels: from a row's number to its label word.
+
+    Args:
+        kind: `random-labels` labels every row; the others label `initial` random rows that have
+            gold, the same rows for both. Only here does a gold label become a first label, because
+            that is what is measured.
+        job: the rows.
+        seed: of the rows drawn, and of the labels drawn.
+        initial: `K`.
+    """
+    rng = np.random.default_rng((seed, 2))
+    words = np.array(job.labels)
+    if kind == "random-labels":
+        return dict(enumerate(rng.choice(words, size=len(job.dataset.rows)).tolist()))
+    gold = job.dataset.gold or ()
+    places = [place for place, word in enumerate(gold) if word is not None]
+    labels = {}
+    for place in rng.permutation(places)[:initial].tolist():
+        others = [word for word in job.labels if word != gold[place]]
+        wrong = str(rng.choice(others))
+        labels[place] = str(gold[place]) if kind == "golden" else wrong
+    return labels
+
+
+@dataclass(frozen=True, slots=True)
 class Compared:
     """A variant and its runs.
 
     Attributes:
         variant: what was run.
-        outcomes: one a seed that was run, failed ones included.
+        outcomes: one a seed, failed ones included.
     """
 
     variant: Variant
@@ -239,73 +447,42 @@ class Compared:
 
     @property
     def ended(self) -> tuple[Outcome, ...]:
-        """The runs that found labels."""
+        """The runs that did not fail."""
         return tuple(outcome for outcome in self.outcomes if outcome.error is None)
 
     def values(self, figure: Literal["accuracy", "coherence"]) -> list[float]:
-        """One number a run that has it."""
+        """The figure of each run that has it."""
         values: list[float | None] = [getattr(outcome, figure) for outcome in self.ended]
         return [value for value in values if value is not None]
 
 
 def compare(plan: Plan, outcomes: Mapping[tuple[Variant, int], Outcome]) -> tuple[Compared, ...]:
-    """Gather the outcomes of each variant, its seeds in their order."""
+    """Gather the outcomes of each variant, seed by seed."""
+    ordered = sorted(outcomes.items(), key=lambda pair: pair[0][1])
     return tuple(
-        Compared(
-            variant,
-            tuple(
-                outcome
-                for (ran, _), outcome in sorted(outcomes.items(), key=lambda pair: pair[0][1])
-                if ran == variant
-            ),
-        )
+        Compared(variant, tuple(outcome for (ran, _), outcome in ordered if ran == variant))
         for variant in plan.variants
     )
 
 
-COLUMNS = (
-    "ablation",
-    "variant",
-    "runs",
-    "failed",
-    "accuracy_mean",
-    "accuracy_least",
-    "accuracy_most",
-    "coherence_mean",
-    "coherence_least",
-    "coherence_most",
-    "steps_mean",
-    "accepted_mean",
-    "reads_mean",
-    "computed_tokens_sum",
-    "seconds_sum",
-    "findings",
-)
-
-
-def table(compared: Sequence[Compared]) -> list[dict[str, str | int | float | None]]:
-    """One record a variant, by `COLUMNS`; None where there is nothing to average."""
+def table(compared: Sequence[Compared]) -> list[Record]:
+    """One record a variant; None where there is nothing to average."""
     return [_record(one) for one in compared]
 
 
 def csv_text(compared: Sequence[Compared]) -> str:
-    """The table as CSV; an empty cell where there is nothing to average."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table(compared))
-    return text.getvalue()
+    """The table as CSV."""
+    return csv_of(table(compared))
 
 
-def _record(one: Compared) -> dict[str, str | int | float | None]:
+def _record(one: Compared) -> Record:
     ended = one.ended
-    codes = Counter(code for outcome in ended for code in outcome.findings)
-    spread: dict[str, float | None] = {}
+    spread: Record = {}
     for figure in ("accuracy", "coherence"):
         values = one.values(figure)
-        spread[f"{figure}_mean"] = round(statistics.mean(values), 4) if values else None
-        spread[f"{figure}_least"] = round(min(values), 4) if values else None
-        spread[f"{figure}_most"] = round(max(values), 4) if values else None
+        spread[f"{figure}_mean"] = _mean(values, 4)
+        spread[f"{figure}_least"] = rounded(min(values, default=None))
+        spread[f"{figure}_most"] = rounded(max(values, default=None))
     return {
         "ablation": one.variant.ablation,
         "variant": one.variant.name,
@@ -317,9 +494,9 @@ def _record(one: Compared) -> dict[str, str | int | float | None]:
         "reads_mean": _mean([outcome.reads for outcome in ended]),
         "computed_tokens_sum": sum(outcome.computed_tokens for outcome in ended),
         "seconds_sum": round(sum(outcome.seconds for outcome in ended), 1),
-        "findings": ", ".join(f"{code} ({times})" for code, times in sorted(codes.items())),
+        "findings": counted(code for outcome in ended for code in outcome.findings),
     }
 
 
-def _mean(values: Sequence[int]) -> float | None:
-    return round(statistics.mean(values), 1) if values else None
+def _mean(values: Sequence[float], digits: int = 1) -> float | None:
+    return round(statistics.mean(values), digits) if values else None

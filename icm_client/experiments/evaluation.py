@@ -1,8 +1,9 @@
 """What an evaluation compares: methods, seeds, and which rows are held out.
 
-The paper's Figures 1 and 3 on a user's own rows: what a model predicts for held-out rows behind
-train rows with ICM's labels, with gold ones, with people's, with random ones, and behind none; and
-what models predict that were fine-tuned on these labels.
+The paper's Figures 1 and 3 on a user's own rows: what a model predicts of held-out rows in context,
+given train rows with ICM's labels, with gold, human or random ones, and zero-shot; and what models
+predict that were fine-tuned on these labels. `evaluation_run` runs it, `evaluation_results` has the
+figures.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,9 +15,14 @@ import numpy as np
 from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.problem import IntArray
 from icm_client.data.job import Job
+from icm_client.data.rows import only
 from icm_client.errors import InputError
-from icm_client.experiments.baselines import Raters, longer_wins, rater_agreement, read_raters
-from icm_client.runs.failures import only
+from icm_client.experiments.baselines import (
+    HumanLabels,
+    annotator_agreement,
+    longer_wins,
+    read_human_labels,
+)
 from icm_client.runs.presets import Settings, preset_of
 
 Kind = Literal[
@@ -47,21 +53,21 @@ TAUGHT_BY: Final[Mapping[Kind, Kind]] = {
     "finetuned-human": "human",
     "finetuned-golden": "golden",
 }
-"""Those that train a model on train rows, and whose labels these bear."""
+"""Methods that train a model, and the method whose labels it is trained on."""
 
 UNTRAINED: Final[tuple[Kind, ...]] = tuple(kind for kind in KINDS if kind not in TAUGHT_BY)
-"""Those that ask the base model only."""
+"""Methods that ask the base model only."""
 
 LABEL_SETS: Final[tuple[Kind, ...]] = UNTRAINED[UNTRAINED.index("random") :]
-"""Those that label train rows first, and predict test rows behind these labels."""
+"""Methods that label train rows, and predict test rows in context, given these labels."""
 
 FIGURE_1: Final[tuple[Kind, ...]] = tuple(kind for kind in KINDS if kind not in LABEL_SETS)
-"""The paper's Figure 1: the base model by itself, and models fine-tuned on labels."""
+"""The paper's Figure 1: the base model zero-shot, and models fine-tuned on labels."""
 
 _SEARCHED: Final = ("icm", "same-accuracy", "finetuned-icm", "finetuned-same-accuracy")
 
 FEWEST_ROWS: Final = 8
-"""Train rows, and test rows: fewer say nothing."""
+"""The fewest train rows, and the fewest test rows, that are of any use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,8 @@ class Method:
     """One way to predict test rows.
 
     Attributes:
-        kind: which.
-        search: ICM's settings, for its labels and for random ones of their accuracy.
+        kind: which one.
+        search: settings of ICM, for methods that use its labels or their accuracy.
     """
 
     kind: Kind
@@ -78,17 +84,17 @@ class Method:
 
     @property
     def name(self) -> str:
-        """What tables and pictures call it; unique within an evaluation."""
+        """Its name in tables and pictures; unique within an evaluation."""
         return self.kind if self.search is None else f"{self.kind}-{preset_of(self.search)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """A seed's rows, by their numbers; what belongs together stands on one side.
+    """A seed's rows, as ascending row numbers; related rows are on the same side.
 
     Attributes:
-        train: rows that get labels, rising.
-        test: rows that are predicted, rising.
+        train: rows that get labels.
+        test: rows that are predicted.
     """
 
     train: IntArray
@@ -97,18 +103,18 @@ class Split:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """What is to be run.
+    """A plan: what is to be run.
 
     Attributes:
         job: the rows, all with gold, and the task.
         methods: in the order in which they are run and shown.
-        seeds: of all that is random; each has its own split.
+        seeds: each has its own split, and draws its own labels and contexts.
         splits: one a seed.
-        units: shape `[rows]`; rows of one number belong together.
-        raters: people's labels, where they were asked for.
-        chat_prompt: what stands in front of a row for `zero-shot-chat`.
-        demos: in a context in front of a test row, at most.
-        contexts: that a test row is scored behind, and averaged over.
+        units: shape `[rows]`; rows with the same number are related.
+        human: human labels, where they are compared.
+        chat_prompt: the text before a row for `zero-shot-chat`.
+        demos: the most in a context before a test row.
+        contexts: how many each test row is scored in; the scores are averaged.
         notices: what was left out, and why.
     """
 
@@ -117,7 +123,7 @@ class Evaluation:
     seeds: tuple[int, ...]
     splits: tuple[Split, ...]
     units: IntArray
-    raters: Raters | None
+    human: HumanLabels | None
     chat_prompt: str | None
     demos: int
     contexts: int
@@ -144,23 +150,23 @@ def plan_evaluation(
     demos: int = SweepSettings().demos,
     contexts: int = SweepSettings().averaged,
 ) -> Evaluation:
-    """Decide what is run; nothing is sent.
+    """Decide what is run; no request is sent.
 
     Args:
         job: rows with gold, and the task.
         kinds: the methods wanted.
-        searches: ICM's settings, one of each preset wanted.
+        searches: ICM's settings, one for each preset wanted.
         seeds: at least one, all different.
-        test: rows that are held out: a number of them, or under 1 a share.
-        human: the field with people's labels (`raters.read_raters`).
-        human_positive: the label that ratings above 0 stand for; None takes the task's first one.
-        chat_prompt: what stands in front of a row for `zero-shot-chat`; None leaves that out.
-        demos: in a context in front of a test row, at most.
-        contexts: that are averaged.
+        test: rows to hold out: a number of them, or a share if under 1.
+        human: the field with human labels (`baselines.read_human_labels`).
+        human_positive: the label that ratings above 0 stand for; None stands for the task's first.
+        chat_prompt: the text before a row for `zero-shot-chat`; None leaves that method out.
+        demos: the most in a context before a test row.
+        contexts: how many are averaged.
 
     Raises:
-        InputError: no row has gold, too few rows on a side, people's labels that cannot be read,
-            or no method is left.
+        InputError: no row has gold, a side has too few rows, the human labels cannot be read, or
+            no method is left.
     """
     kept = [row for row, word in enumerate(job.dataset.gold or ()) if word is not None]
     if not kept:
@@ -170,20 +176,20 @@ def plan_evaluation(
         )
     if len(kept) < len(job.dataset.rows):
         job = Job.prepare(only(job.dataset, kept), job.task)
-    raters = None if human is None else read_raters(job, human, human_positive)
+    annotated = None if human is None else read_human_labels(job, human, human_positive)
     wanted = set(kinds)
     methods, notices = [], list(job.notices)
     for kind in KINDS:
-        missing = _missing(kind, job, raters, chat_prompt)
+        missing = _missing(kind, job, annotated, chat_prompt)
         if kind in wanted and missing is not None:
-            notices.append(f"no {kind}: {missing}")
+            notices.append(f"{kind} is left out: {missing}")
         elif kind in wanted:
             searched = searches if kind in _SEARCHED else [None]
             methods += [Method(kind, search) for search in searched]
     if not methods:
         raise InputError(f"nothing to compare: {'; '.join(notices)}")
-    if raters is not None:
-        notices.append(_raters_notice(job, raters))
+    if annotated is not None:
+        notices.append(_agreement_notice(job, annotated))
     units = units_of(job)
     return Evaluation(
         job,
@@ -191,7 +197,7 @@ def plan_evaluation(
         tuple(seeds),
         tuple(split_rows(units, test, seed) for seed in seeds),
         units,
-        raters,
+        annotated,
         chat_prompt,
         demos,
         contexts,
@@ -199,62 +205,57 @@ def plan_evaluation(
     )
 
 
-def _missing(kind: Kind, job: Job, raters: Raters | None, chat_prompt: str | None) -> str | None:
+def _missing(kind: Kind, job: Job, human: HumanLabels | None, chat: str | None) -> str | None:
     """Why a method cannot be run, or None."""
-    if TAUGHT_BY.get(kind, kind) == "human" and raters is None:
-        return "no field with people's labels is named (--human)"
-    if kind == "zero-shot-chat" and chat_prompt is None:
-        return "no text to put in front of the rows is given (--chat-prompt)"
+    if TAUGHT_BY.get(kind, kind) == "human" and human is None:
+        return "name the field with human labels (--human)"
+    if kind == "zero-shot-chat" and chat is None:
+        return "give the text that stands before each row (--chat-prompt)"
     if kind == "longer" and longer_wins(job, (), np.random.default_rng()) is None:
-        return "the rows are no pairs shown in both orders"
+        return "the rows are not pairs shown in both orders"
     return None
 
 
-def _raters_notice(job: Job, raters: Raters) -> str:
-    agreement = rater_agreement(job, raters)
-    said = f"a single person's label agrees with gold in {agreement:.1%} of the rows"
+def _agreement_notice(job: Job, human: HumanLabels) -> str:
+    agreement = annotator_agreement(job, human)
+    notice = f"a single annotator agrees with gold in {agreement:.1%} of the rows"
     if agreement < 1 / len(job.labels):
-        said += (
-            ": less than chance. If they are ratings, say which label those above 0 stand for "
-            "with --human-positive"
+        notice += (
+            ", less than chance. If the labels are ratings, say with --human-positive which label "
+            "those above 0 stand for"
         )
-    return said
+    return notice
 
 
 def units_of(job: Job) -> IntArray:
-    """For each row a number that rows share which must not stand on both sides of a split.
+    """Number the rows so that related ones share a number, shape `[rows]`.
 
-    A rule's groups give their members' labels away, and so do rows that say the same.
+    Members of a rule's group give each other's labels away, and so do rows with the same prompt:
+    they must be on the same side of a split.
     """
-    unit = list(range(len(job.dataset.rows)))
-
-    def first(row: int) -> int:
-        while unit[row] != row:
-            unit[row] = unit[unit[row]]
-            row = unit[row]
-        return row
-
     same: dict[str, list[int]] = {}
     for prompt, item in zip(job.prompts, job.items, strict=True):
         same.setdefault(prompt, []).append(item.row)
-    related = [[job.items[item].row for item in group] for group in job.constraint.groups]
-    for rows in (*same.values(), *related):
-        for row in rows[1:]:
-            low, high = sorted((first(rows[0]), first(row)))
-            unit[high] = low
-    return np.array([first(row) for row in range(len(unit))], dtype=np.int64)
+    grouped = [[job.items[item].row for item in group] for group in job.constraint.groups]
+    units = np.arange(len(job.dataset.rows))
+    while True:
+        before = units.copy()
+        for rows in (*same.values(), *grouped):
+            units[rows] = units[rows].min()
+        if np.array_equal(units, before):
+            return units
 
 
 def split_rows(units: IntArray, test: float, seed: int) -> Split:
-    """Hold out rows at random, units whole; gold has no part in it.
+    """Hold out random rows, related ones together; gold labels play no part.
 
     Args:
         units: shape `[rows]`.
-        test: how many rows at most, or under 1 their share.
-        seed: decides which.
+        test: at most so many rows, or a share of them if under 1.
+        seed: of the draw.
 
     Raises:
-        InputError: fewer than `FEWEST_ROWS` on a side.
+        InputError: a side has fewer than `FEWEST_ROWS` rows.
     """
     n_rows = len(units)
     wanted = round(test * n_rows) if test < 1 else int(test)
@@ -269,36 +270,32 @@ def split_rows(units: IntArray, test: float, seed: int) -> Split:
     train = set(range(n_rows)) - set(held_out)
     if min(len(held_out), len(train)) < FEWEST_ROWS:
         raise InputError(
-            f"of {n_rows} rows with gold, {len(train)} to train on and {len(held_out)} held out "
-            f"(related rows stay together): at least {FEWEST_ROWS} are needed on each side. "
-            "Change --test, or take more rows"
+            f"at least {FEWEST_ROWS} rows are needed on each side of the split: change --test, or "
+            f"take more rows ({n_rows} rows with gold: {len(train)} to train on, {len(held_out)} "
+            "held out; related rows stay together)"
         )
     return Split(np.array(sorted(train)), np.array(sorted(held_out)))
 
 
 def fewest_and_most_reads(evaluation: Evaluation, method: Method) -> tuple[int, int] | None:
-    """Reads that a method takes in all seeds if nothing is stored; None where nobody knows before.
+    """Log-probs that a method reads over all seeds if nothing is stored; None where unknown.
 
-    Labels of several tokens take more. The two zero-shot methods ask the same, so the second one
-    finds it read; and ICM searches once, also where random labels of its accuracy are compared.
+    Labels of several tokens take more. Methods that share reads are counted as if each were run
+    alone, except that ICM searches once for all that use the same search.
     """
+    if method.kind in ("majority", "longer"):
+        return 0, 0
     first = next(one for one in evaluation.methods if one.search == method.search)
+    search = method.search if method == first else None
+    if search is not None and not isinstance(search, SweepSettings):
+        return None
+    orders = len(evaluation.job.items) // len(evaluation.job.dataset.rows)
     fewest = most = 0
-    pairs = len(evaluation.job.items) // len(evaluation.job.dataset.rows)
     for split in evaluation.splits:
-        behind = len(split.test) * evaluation.contexts
-        if method.kind in ("majority", "longer"):
-            continue
-        if method.kind not in LABEL_SETS:
-            behind = len(split.test)
-        low = high = 0
+        reads = len(split.test) * (evaluation.contexts if method.kind in LABEL_SETS else 1)
         if method.kind == "pseudo-labels":
-            low = high = len(split.train)
-        elif method.search is not None and method == first:
-            if not isinstance(method.search, SweepSettings):
-                return None
-            items = len(split.train) * pairs
-            low = items * method.search.min_sweeps
-            high = items * method.search.max_sweeps * method.search.restarts
-        fewest, most = fewest + behind + low, most + behind + high
+            reads += len(split.train)
+        sweep = len(split.train) * orders
+        fewest += reads + (sweep * search.min_sweeps if search else 0)
+        most += reads + (sweep * search.max_sweeps * search.restarts if search else 0)
     return fewest, most

@@ -1,16 +1,17 @@
-"""Pictures, drawn by matplotlib, which the extra `report` installs.
+"""Pictures of ablations and evaluations, by matplotlib, which the extra `report` installs.
 
-The evaluation as a picture, after Figures 1 and 3 of arXiv 2506.10139.
+Each has one line a variant or method, with the mean over seeds, the spread, and a dot for each
+seed. An evaluation looks like Figures 1 and 3 of arXiv 2506.10139.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from icm_client.errors import SetupError
 from icm_client.experiments.ablation import Compared
 from icm_client.experiments.evaluation import TAUGHT_BY, Kind
-from icm_client.experiments.evaluation_table import Result
+from icm_client.experiments.evaluation_results import Result
+from icm_client.report.run_figures import matplotlib_style, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,37 +27,21 @@ _TITLES = {
 }
 
 
-def require_matplotlib() -> None:
-    """Do nothing if pictures can be drawn.
-
-    Raises:
-        SetupError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401, PLC0415 - an optional extra, and slow to load
-    except ImportError:
-        raise SetupError("pictures need matplotlib: pip install 'icm-client[report]'") from None
-
-
 def draw_ablations(compared: Sequence[Compared], paths: Sequence[Path], title: str) -> None:
     """Draw accuracy (where there is gold) and coherence of every variant, ablation by ablation.
 
-    A bar is the mean over seeds, a line reaches from the least to the most, a dot is a run. The
-    same figures give the same bytes.
+    A bar is the mean over seeds, a line the range, a dot a run. The same figures give the same
+    bytes.
 
     Args:
-        compared: the variants; those without a run that ended stay empty.
-        paths: where to; each one's extension says in which format.
-        title: over the whole picture.
+        compared: the variants; those whose runs all failed stay empty.
+        paths: of the files to write; the extension sets the format.
+        title: above the whole picture.
 
     Raises:
         SetupError: matplotlib is not installed.
         OSError: a file cannot be written.
     """
-    require_matplotlib()
-    import matplotlib as mpl  # noqa: PLC0415 - an optional extra, and slow to load
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     figures: list[Literal["accuracy", "coherence"]] = ["accuracy", "coherence"]
     if not any(one.values("accuracy") for one in compared):
         figures.remove("accuracy")
@@ -67,8 +52,9 @@ def draw_ablations(compared: Sequence[Compared], paths: Sequence[Path], title: s
         name: min([0.0, *(v for one in compared for v in one.values(name))]) for name in figures
     }
     heights = [len(group) + 1.5 for group in groups.values()]
-    # Fixed names within the SVG and no date: the same figures are the same file.
-    with mpl.rc_context({"svg.hashsalt": "icm-client", "svg.fonttype": "none", "font.size": 9}):
+    with matplotlib_style(**{"font.size": 9}):
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an optional extra, and slow to load
+
         figure = Figure(
             figsize=(2.2 + 3.4 * len(figures), 1.0 + _INCHES_A_LINE * sum(heights)),
             layout="constrained",
@@ -92,8 +78,7 @@ def draw_ablations(compared: Sequence[Compared], paths: Sequence[Path], title: s
                 if line == len(groups) - 1:
                     axes.set_xlabel(name)
         for path in paths:
-            dated = {".svg": {"Date": None}, ".png": {"Software": None}}
-            figure.savefig(path, metadata=dated.get(path.suffix), dpi=150)
+            save_figure(figure, path, dpi=150)
 
 
 def _draw(axes: "Axes", group: Sequence[Compared], name: Literal["accuracy", "coherence"]) -> None:
@@ -112,62 +97,59 @@ def _draw(axes: "Axes", group: Sequence[Compared], name: Literal["accuracy", "co
     axes.spines[["top", "right"]].set_visible(False)
 
 
-Source = Literal["none", "gold", "people", "ICM"]
+Source = Literal["none", "gold", "human", "ICM"]
 
 _SOURCES: Final[dict[Kind, Source]] = {
     "majority": "gold",
     "same-accuracy": "gold",
     "golden": "gold",
-    "human": "people",
+    "human": "human",
     "icm": "ICM",
 }
-"""Whose labels a method has seen; the others have seen none."""
+"""Whose labels a method uses; those not listed use none."""
 
 _COLOURS: Final[dict[Source, str]] = {
     "none": "#b4c3cd",
     "gold": "#d9b84a",
-    "people": "#8fb593",
+    "human": "#8fb593",
     "ICM": "#4a90c2",
 }
-_SAID: Final[dict[Source, str]] = {
-    "none": "has seen no labels",
+_LEGEND: Final[dict[Source, str]] = {
+    "none": "no labels",
     "gold": "gold labels",
-    "people": "people's labels",
+    "human": "human labels",
     "ICM": "ICM's labels",
 }
 _GOLDEN_LINES: Final[dict[Kind, str]] = {"golden": "--", "finetuned-golden": ":"}
-_INK = "#22303a"
+_DARK = "#22303a"
 _INCHES_A_BAR = 0.32
 
 
 def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) -> None:
     """Draw each method's accuracy on the test rows.
 
-    A bar is the mean over seeds, a line the bootstrap's 95% interval, a dot a seed; the dashed line
-    is golden labels' mean, the dotted one that of models trained on them. The same figures give the
-    same bytes.
+    A bar is the mean over seeds, a line the bootstrap's 95% interval, a dot a seed. The dashed line
+    is the mean of golden labels, the dotted one that of models trained on them. The same figures
+    give the same bytes.
 
     Args:
         found: the methods; those that failed with every seed stay empty.
-        paths: where to; each one's extension says in which format.
-        title: over the picture.
+        paths: of the files to write; the extension sets the format.
+        title: above the picture.
 
     Raises:
         SetupError: matplotlib is not installed.
         OSError: a file cannot be written.
     """
-    require_matplotlib()
-    import matplotlib as mpl  # noqa: PLC0415 - an optional extra, and slow to load
-    from matplotlib.figure import Figure  # noqa: PLC0415
-    from matplotlib.patches import Patch  # noqa: PLC0415
+    with matplotlib_style(**{"font.size": 9}):
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an optional extra, and slow to load
+        from matplotlib.patches import Patch  # noqa: PLC0415
 
-    # Fixed names within the SVG and no date: the same figures are the same file.
-    with mpl.rc_context({"svg.hashsalt": "icm-client", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(6.6, 1.5 + _INCHES_A_BAR * len(found)), layout="constrained")
         axes = figure.subplots()
         for place, one in enumerate(found):
             if one.accuracy is None or one.interval is None:
-                axes.annotate("failed", (0.01, place), fontsize=8, va="center", color=_INK)
+                axes.annotate("failed", (0.01, place), fontsize=8, va="center", color=_DARK)
                 continue
             source = _source(one.method.kind)
             axes.barh(place, one.accuracy, height=0.66, color=_COLOURS[source])
@@ -176,7 +158,7 @@ def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) 
                 one.accuracy,
                 place,
                 xerr=[[max(one.accuracy - low, 0.0)], [max(high - one.accuracy, 0.0)]],
-                color=_INK,
+                color=_DARK,
                 linewidth=1.2,
                 capsize=3,
                 clip_on=False,
@@ -188,7 +170,7 @@ def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) 
                     [place] * len(seeds),
                     "o",
                     color="white",
-                    mec=_INK,
+                    mec=_DARK,
                     markersize=3.5,
                     clip_on=False,
                     zorder=3,
@@ -212,15 +194,14 @@ def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) 
         shown = dict.fromkeys(_source(one.method.kind) for one in found)
         figure.legend(
             [Patch(color=_COLOURS[source]) for source in _COLOURS if source in shown],
-            [_SAID[source] for source in _COLOURS if source in shown],
+            [_LEGEND[source] for source in _COLOURS if source in shown],
             loc="outside lower center",
             ncols=len(shown),
             frameon=False,
             fontsize=8,
         )
         for path in paths:
-            dated = {".svg": {"Date": None}, ".png": {"Software": None}}
-            figure.savefig(path, metadata=dated.get(path.suffix), dpi=150)
+            save_figure(figure, path, dpi=150)
 
 
 def _source(kind: Kind) -> Source:

@@ -1,8 +1,8 @@
-"""Models that are trained on labels of several origins, and tested zero-shot on held-out rows.
+"""Train models on labels of several origins, and test them zero-shot on held-out rows.
 
-Figure 1 of arXiv 2506.10139: fine-tuned on ICM's labels, on gold ones, on people's, on random ones.
-Who trains is the caller's business (`icm_client.runs.trainer`). Trainings that are finished are
-found by the trainer, answers by the score store: what was broken off goes on where it was.
+Figure 1 of arXiv 2506.10139: models fine-tuned on ICM's labels, on gold, human and random ones. The
+caller brings the trainer (`icm_client.runs.trainer`). The trainer finds models that it has trained
+before, and the score store answers, so that an interrupted comparison resumes where it was.
 """
 
 import time
@@ -10,23 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import anyio
+import numpy as np
 
-from icm_client.coherence.problem import UNLABELLED, IntArray, Query
-from icm_client.endpoints import Endpoint
-from icm_client.errors import (
-    IcmError,
-    ModelChanged,
-    RunError,
-    RunStopped,
-    SetupError,
-    StoreError,
-    TrainingError,
-)
-from icm_client.experiments.baselines import best_labels
+from icm_client.coherence.problem import UNLABELLED, IntArray
+from icm_client.data.job import Job
+from icm_client.errors import IcmError, RunStopped, TrainingError
+from icm_client.experiments.baselines import best_labels, zero_shot
+from icm_client.experiments.comparison import FATAL, Meter
 from icm_client.experiments.evaluation import Evaluation, Split
-from icm_client.experiments.evaluation_bench import LabelSet, Moment, OnMoment
-from icm_client.experiments.evaluation_table import Outcome, Spent
-from icm_client.runs.trainer import Example, Trained, Trainer, TrainingProgress
+from icm_client.experiments.evaluation_results import Moment, OnMoment, Outcome
+from icm_client.runs.trainer import Example, Trainer, TrainingProgress
 from icm_client.scoring import Scorer, ScoreStore, ScoringProgress, tokenize_pieces
 from icm_client.task_groups import open_task_group
 from icm_client.training.run_labels import task_examples
@@ -38,142 +31,126 @@ class Lesson:
 
     Attributes:
         split: the seed's rows.
-        made: the train rows' labels; None where they could not be found.
-        outcome: what the labels took, or why there are none; without predictions.
+        labels: of the train rows, shape `[rows]`; None where they could not be found.
+        outcome: what the labels cost, or why there are none; without predictions.
     """
 
     split: Split
-    made: LabelSet | None
+    labels: IntArray | None
     outcome: Outcome
 
 
-class FineTuning:
-    """Trains a model on each lesson, and has it predict the lesson's test rows.
+async def train_and_test(
+    lessons: Sequence[Lesson],
+    evaluation: Evaluation,
+    trainer: Trainer,
+    store: ScoreStore,
+    *,
+    ended: Callable[[Outcome], None] = lambda _: None,
+    progress: OnMoment | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> list[Outcome]:
+    """Train a model on each lesson, and have it predict the lesson's test rows.
+
+    The failure of a lesson is recorded in its outcome, and the others go on.
 
     Args:
+        lessons: any number; as many at once as the trainer allows.
         evaluation: the rows.
-        trainer: trains, and opens what came out.
-        store: open; the models' answers are kept in it, under their own fingerprints.
-        ended: told of each outcome.
-        progress: told of training and reads.
-        stopping: asked before a training or a request is begun.
+        trainer: trains the models, and opens them as endpoints.
+        store: open; keeps the models' answers, under their own fingerprints.
+        ended: called with each outcome.
+        progress: called during training and reading.
+        stopping: asked before each training and each request.
+
+    Raises:
+        RunStopped: `stopping` returned True; trainings that were under way have been awaited.
+        SetupError, StoreError, RunError, ModelChanged: no other lesson would fare better.
     """
+    found: dict[int, Outcome] = {}
+    places = anyio.Semaphore(trainer.parallel)
 
-    def __init__(
-        self,
-        evaluation: Evaluation,
-        trainer: Trainer,
-        store: ScoreStore,
-        *,
-        ended: Callable[[Outcome], None] = lambda _: None,
-        progress: OnMoment | None = None,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._evaluation, self._trainer, self._store = evaluation, trainer, store
-        self._ended, self._progress, self._stopping = ended, progress, stopping
-        self._room = anyio.Semaphore(trainer.parallel)
-
-    async def outcomes(self, lessons: Sequence[Lesson]) -> list[Outcome]:
-        """Train on each lesson and test; a lesson that fails is noted, and the others go on.
-
-        Raises:
-            RunStopped: it was to stop; trainings that were under way have been awaited.
-            SetupError, StoreError, RunError, ModelChanged: no other lesson would fare better.
-        """
-        found: dict[int, Outcome] = {}
-
-        async def one(number: int, lesson: Lesson) -> None:
-            async with self._room:
-                if self._stopping():
-                    return
-                try:
-                    found[number] = await self._outcome(lesson)
-                except RunStopped:  # raised here, it would cancel the trainings beside this one
-                    return
-                self._ended(found[number])
-
-        async with open_task_group() as tasks:
-            for number, lesson in enumerate(lessons):
-                tasks.start_soon(one, number, lesson)
-        if len(found) < len(lessons):
-            raise RunStopped("stopped on request")
-        return [found[number] for number in range(len(lessons))]
-
-    async def _outcome(self, lesson: Lesson) -> Outcome:
-        if lesson.made is None or lesson.outcome.error is not None:
-            return lesson.outcome
-        started = time.monotonic()
-        try:
-            trained = await self._trained(lesson, lesson.made.labels)
-            async with self._trainer.open(trained) as model:
-                self._store.record_server(model.identity)
-                predicted, asked = await self._predict(lesson, model)
-        except (StoreError, RunError, RunStopped, ModelChanged, SetupError):
-            raise
-        except IcmError as failed:
-            return replace(lesson.outcome, error=str(failed))
-        labelled = lesson.outcome.spent
-        return replace(
-            lesson.outcome,
-            correct=predicted == self._evaluation.gold[lesson.split.test],
-            model=trained.model,
-            spent=Spent(
-                labelled.reads + asked.reads,
-                labelled.requests + asked.requests,
-                labelled.computed_tokens + asked.computed_tokens,
-                round(labelled.seconds + time.monotonic() - started, 3),
-                round(trained.seconds, 3),
-            ),
-        )
-
-    async def _trained(self, lesson: Lesson, labels: IntArray) -> Trained:
-        method, seed = lesson.outcome.method, lesson.outcome.seed
-        return await self._trainer.train(
-            self._examples(method.name, labels),
-            name=method.name,
-            seed=seed,
-            progress=lambda at: self._tell(lesson, at),
-        )
-
-    def _examples(self, name: str, labels: IntArray) -> list[Example]:
-        """The labelled rows; a pair in both orders."""
-        job = self._evaluation.job
-        words = tuple(None if k == UNLABELLED else job.labels[k] for k in labels.tolist())
-        examples = task_examples(job.task, job.dataset, words)
-        given = {example.label for example in examples}
-        for word, text in zip(job.labels, job.label_texts, strict=True):
-            if text not in given:
-                raise TrainingError(
-                    f"{name}: none of the train rows' labels is {word!r}, and a model learns no "
-                    "label without examples: take more rows"
+    async def one(number: int, lesson: Lesson) -> None:
+        async with places:
+            if stopping():
+                return
+            try:
+                outcome = await _outcome(
+                    lesson, evaluation, trainer, store, progress=progress, stopping=stopping
                 )
-        return examples
+            except RunStopped:  # raised here, it would cancel the trainings beside this one
+                return
+            found[number] = outcome
+            ended(outcome)
 
-    async def _predict(self, lesson: Lesson, model: Endpoint) -> tuple[IntArray, Spent]:
-        """The likelier label of each test row behind nothing, and what that took."""
-        job, before = self._evaluation.job, replace(model.usage)
-        items = job.row_items[lesson.split.test].tolist()
-        pieces = await tokenize_pieces(
-            [job.prompts[item] for item in items],
-            job.label_texts,
-            job.task.separator,
-            model,
-            self._store,
-        )
-        scorer = Scorer(
-            model,
-            self._store,
-            pieces,
-            on_progress=lambda at: self._tell(lesson, at),
-            stopping=self._stopping,
-        )
-        log_probs = await scorer([Query((), number) for number in range(len(items))])
-        return best_labels(log_probs), Spent(
-            scorer.stats.asked + scorer.stats.from_store,
-            model.usage.requests - before.requests,
-            model.usage.computed_tokens - before.computed_tokens,
-        )
+    async with open_task_group() as tasks:
+        for number, lesson in enumerate(lessons):
+            tasks.start_soon(one, number, lesson)
+    if len(found) < len(lessons):
+        raise RunStopped("stopped on request")
+    return [found[number] for number in range(len(lessons))]
 
-    def _tell(self, lesson: Lesson, at: TrainingProgress | ScoringProgress) -> None:
-        if self._progress is not None:
-            self._progress(Moment(lesson.outcome.method, lesson.outcome.seed, at))
+
+async def _outcome(
+    lesson: Lesson,
+    evaluation: Evaluation,
+    trainer: Trainer,
+    store: ScoreStore,
+    *,
+    progress: OnMoment | None,
+    stopping: Callable[[], bool],
+) -> Outcome:
+    labelled, labels, job = lesson.outcome, lesson.labels, evaluation.job
+    if labels is None or labelled.error is not None:
+        return labelled
+    started = time.monotonic()
+
+    def report(at: TrainingProgress | ScoringProgress) -> None:
+        if progress is not None:
+            progress(Moment(labelled.method, labelled.seed, at))
+
+    try:
+        trained = await trainer.train(
+            _examples(job, labelled.method.name, labels),
+            name=labelled.method.name,
+            seed=labelled.seed,
+            progress=report,
+        )
+        async with trainer.open(trained) as model:
+            store.record_server(model.identity)
+            meter = Meter(model)
+            pieces = await tokenize_pieces(
+                [job.prompts[item] for item in job.row_items[lesson.split.test]],
+                job.label_texts,
+                job.task.separator,
+                model,
+                store,
+            )
+            score = Scorer(model, store, pieces, on_progress=report, stopping=stopping)
+            predicted = best_labels(await zero_shot(np.arange(len(lesson.split.test)), score))
+            spent = meter.spent(score.stats)
+    except FATAL:
+        raise
+    except IcmError as failed:
+        return replace(labelled, error=str(failed))
+    seconds = time.monotonic() - started
+    return replace(
+        labelled,
+        correct=predicted == evaluation.gold[lesson.split.test],
+        model=trained.model,
+        spent=labelled.spent + replace(spent, seconds=seconds, training_seconds=trained.seconds),
+    )
+
+
+def _examples(job: Job, name: str, labels: IntArray) -> list[Example]:
+    """The labelled rows; a pair in both orders."""
+    words = tuple(None if k == UNLABELLED else job.labels[k] for k in labels.tolist())
+    examples = task_examples(job.task, job.dataset, words)
+    given = {example.label for example in examples}
+    for word, text in zip(job.labels, job.label_texts, strict=True):
+        if text not in given:
+            raise TrainingError(
+                f"{name}: no train row has the label {word!r}, and a model learns no label without "
+                "examples: take more rows"
+            )
+    return examples

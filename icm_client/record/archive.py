@@ -1,4 +1,4 @@
-"""The runs in a base folder: which there are, how they ended, and how two of them differ."""
+"""The runs in a base folder: which ones exist, how they ended, and how two of them differ."""
 
 import os
 import secrets
@@ -14,31 +14,38 @@ import orjson
 from filelock import FileLock, Timeout
 
 from icm_client.data import Task
-from icm_client.data.json_text import read_json, write_json
 from icm_client.data.messages import did_you_mean, shown
 from icm_client.data.outputs import column_of
+from icm_client.data.values import read_json, write_json
 from icm_client.errors import InputError, RunError, TaskError
-from icm_client.record.folder import DEFAULT_BASE, FORMAT
+from icm_client.record.folder import (
+    DEFAULT_BASE,
+    FORMAT,
+    JOURNAL,
+    LABELS,
+    LOCK,
+    RECORD,
+    RESULT,
+)
 from icm_client.record.journal import read
 
 _KEYS = ("name", "created", "data", "rows", "task", "settings", "seed", "server", "versions")
-_LAST_WORDS = {"failed": "failed", "stopped": "stopped"}
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as its folder tells of it.
+    """A run, as its folder describes it.
 
     Attributes:
         name: of the run.
         path: of its folder.
         state: "running" while a process works on it, "done" once it has labels, "failed", or
             "stopped": interrupted, out of budget, or killed.
-        reason: why it failed or stopped; None where it did neither, or had no time to say.
+        reason: why it failed or stopped; None where it did neither, or was killed.
         created: UTC, ISO 8601.
         updated: when the last event happened; None where there is none.
         record: run.json.
-        result: the summary; None while there are no labels. Of a run that was stopped it says so.
+        result: the summary; None while there are no labels. It has `stopped` if the run was.
         events: how many the journal holds.
     """
 
@@ -80,8 +87,148 @@ class RunList:
     notes: tuple[str, ...]
 
 
+def list_runs(base: Path = DEFAULT_BASE) -> RunList:
+    """Return the runs in `base`; none if there is no such folder.
+
+    Raises:
+        RunError: `base` cannot be read.
+    """
+    try:
+        folders = sorted(entry for entry in base.iterdir() if not entry.name.startswith("."))
+    except FileNotFoundError:
+        return RunList((), ())
+    except OSError as error:
+        raise RunError(f"{base}: the runs cannot be read: {error.strerror}") from error
+    runs, notes = [], []
+    for folder in folders:
+        if not folder.is_dir():
+            continue
+        try:
+            runs.append(_read(folder))
+        except RunError as error:
+            notes.append(f"not listed: {error}")
+    return RunList(tuple(sorted(runs, key=lambda run: (run.created, run.name))[::-1]), tuple(notes))
+
+
+def read_run(name: str, base: Path = DEFAULT_BASE) -> Run:
+    """Return the run of this name, or the only one whose name begins with it.
+
+    Raises:
+        InputError: there is none, or more than one.
+        RunError: its folder cannot be read, or is no run's.
+    """
+    names = _names(base)
+    matching = [name] if name in names else [each for each in names if each.startswith(name)]
+    if len(matching) != 1 or not name:
+        what = "no run" if not matching or not name else "more than one run"
+        raise InputError(
+            f"{what} in {base} is called {shown(name)}: icm-client runs list shows them."
+            f"{did_you_mean(name, names)}"
+        )
+    return _read(base / matching[0])
+
+
+def find_run(name: str, base: Path = DEFAULT_BASE) -> Run:
+    """Return the run in the folder `name`, or else the one of this name: `read_run`.
+
+    Raises:
+        InputError: there is none, or more than one.
+        RunError: its folder cannot be read, or is no run's.
+    """
+    folder = Path(name)
+    if (folder / RECORD).is_file():
+        return _read(folder.resolve())
+    return read_run(name, base)
+
+
+def _names(base: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in base.iterdir() if (path / RECORD).is_file())
+    except OSError:
+        return []
+
+
+def _read(folder: Path) -> Run:
+    record = _document(folder / RECORD)
+    if record is None:
+        raise RunError(f"{folder} is no run's folder: it has no run.json")
+    missing = [key for key in _KEYS if key not in record]
+    if missing or record.get("icm_client_run") != FORMAT or record["name"] != folder.name:
+        raise RunError(f"{folder}: run.json describes no run of this name, or a newer version's")
+    result = _document(folder / RESULT)
+    events = read(folder / JOURNAL)
+    last = events[-1] if events else {}
+    if is_running(folder):
+        state, reason = "running", None
+    elif result is not None and result.get("stopped") is None:
+        state, reason = "done", None
+    else:
+        state = "failed" if last.get("event") == "failed" else "stopped"
+        reason = last.get("reason")
+    return Run(
+        name=folder.name,
+        path=folder,
+        state=state,
+        reason=None if reason is None else str(reason),
+        created=str(record["created"]),
+        updated=last.get("at"),
+        record=record,
+        result=result,
+        events=len(events),
+    )
+
+
+def _document(path: Path) -> dict[str, Any] | None:
+    try:
+        content = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+    except orjson.JSONDecodeError:
+        raise RunError(f"{path}: not JSON: the file was damaged") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: not a JSON object")
+    return content
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a living process works on the run in `folder`."""
+    lock_path = folder / LOCK
+    if not lock_path.exists() or not os.access(lock_path, os.W_OK):
+        return False  # in a folder that we cannot write, nobody can know
+    try:
+        with FileLock(lock_path, timeout=0, thread_local=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
+def remove_run(run: Run) -> None:
+    """Delete the run's folder; the score store keeps the answers.
+
+    Raises:
+        RunError: a process works on the run, or the folder cannot be deleted.
+    """
+    lock = FileLock(run.path / LOCK, timeout=0, thread_local=False)
+    try:
+        # It gets another name first: a folder that is half deleted must not look like a run.
+        with lock:
+            doomed = run.path.with_name(f".{run.name}.{secrets.token_hex(4)}.removed")
+            run.path.rename(doomed)
+        shutil.rmtree(doomed)
+    except Timeout:
+        raise RunError(
+            f"a process works on the run {run.name}: end it first (Ctrl-C), then remove the run"
+        ) from None
+    except OSError as error:
+        raise RunError(f"{run.path}: cannot be removed: {error.strerror}") from error
+
+
 class LabelledId(NamedTuple):
-    """A row of a run: its id there, and the label that the run gave it."""
+    """A row's id in a run, and the label that the run gave it."""
 
     id: str | int
     label: str
@@ -108,11 +255,11 @@ class RunDiff:
     """Where two runs differ.
 
     Attributes:
-        settings: `part.name` -> what it is in the one and in the other; None where it is absent.
+        settings: `part.name` -> its value in the first and in the second run, None if absent.
         labels: the rows labelled differently.
-        compared: rows that both runs labelled.
-        only_in_first: ids of rows that the other run did not label.
-        only_in_second: as `only_in_first`.
+        compared: how many rows both runs labelled.
+        only_in_first: ids of rows that the second run did not label.
+        only_in_second: ids of rows that the first run did not label.
     """
 
     settings: Mapping[str, tuple[Any, Any]]
@@ -122,127 +269,8 @@ class RunDiff:
     only_in_second: tuple[str | int, ...]
 
 
-def list_runs(base: Path = DEFAULT_BASE) -> RunList:
-    """Return the runs in `base`; none where there is no such folder.
-
-    Raises:
-        RunError: `base` cannot be read.
-    """
-    try:
-        folders = sorted(entry for entry in base.iterdir() if not entry.name.startswith("."))
-    except FileNotFoundError:
-        return RunList((), ())
-    except OSError as error:
-        raise RunError(f"{base}: the runs cannot be read: {error.strerror}") from error
-    runs, notes = [], []
-    for folder in folders:
-        if not folder.is_dir():
-            continue
-        try:
-            runs.append(_read(folder))
-        except RunError as error:
-            notes.append(f"left out: {error}")
-    return RunList(tuple(sorted(runs, key=lambda run: (run.created, run.name))[::-1]), tuple(notes))
-
-
-def read_run(name: str, base: Path = DEFAULT_BASE) -> Run:
-    """Return the run of this name, or the only one whose name begins so.
-
-    Raises:
-        InputError: there is none, or more than one.
-        RunError: its folder cannot be read, or is no run's.
-    """
-    names = _names(base)
-    matching = [name] if name in names else [each for each in names if each.startswith(name)]
-    if len(matching) != 1 or not name:
-        what = "no run" if not matching or not name else "more than one run"
-        raise InputError(
-            f"{what} in {base} is called {shown(name)}: icm-client runs list shows them."
-            f"{did_you_mean(name, names)}"
-        )
-    return _read(base / matching[0])
-
-
-def find_run(name: str, base: Path = DEFAULT_BASE) -> Run:
-    """Return the run whose folder `name` is, or that is called so: `read_run`.
-
-    Raises:
-        InputError: there is none, or more than one.
-        RunError: its folder cannot be read, or is no run's.
-    """
-    folder = Path(name)
-    if (folder / "run.json").is_file():
-        return _read(folder.resolve())
-    return read_run(name, base)
-
-
-def _names(base: Path) -> list[str]:
-    try:
-        return sorted(path.name for path in base.iterdir() if (path / "run.json").is_file())
-    except OSError:
-        return []
-
-
-def _read(folder: Path) -> Run:
-    record = _document(folder / "run.json")
-    if record is None:
-        raise RunError(f"{folder} is no run's folder: it has no run.json")
-    missing = [key for key in _KEYS if key not in record]
-    if missing or record.get("icm_client_run") != FORMAT or record["name"] != folder.name:
-        raise RunError(f"{folder}: run.json describes no run of this name, or a newer version's")
-    result = _document(folder / "result.json")
-    events = read(folder / "journal.jsonl")
-    last = events[-1] if events else {}
-    if is_running(folder):
-        state, reason = "running", None
-    elif result is not None and result.get("stopped") is None:
-        state, reason = "done", None
-    else:
-        state = _LAST_WORDS.get(str(last.get("event")), "stopped")
-        reason = last.get("reason")
-    return Run(
-        name=folder.name,
-        path=folder,
-        state=state,
-        reason=None if reason is None else str(reason),
-        created=str(record["created"]),
-        updated=last.get("at"),
-        record=record,
-        result=result,
-        events=len(events),
-    )
-
-
-def _document(path: Path) -> dict[str, Any] | None:
-    try:
-        content = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-    except orjson.JSONDecodeError:
-        raise RunError(f"{path}: not JSON; the file was damaged") from None
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: not a JSON object")
-    return content
-
-
-def is_running(folder: Path) -> bool:
-    """Whether a living process works on the run in `folder`."""
-    lock_path = folder / "lock"
-    if not lock_path.exists() or not os.access(lock_path, os.W_OK):
-        return False  # of a run in a folder that is not ours to write, nothing can be told
-    try:
-        with FileLock(lock_path, timeout=0, thread_local=False):
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        return False
-
-
 def diff_runs(first: Run, second: Run) -> RunDiff:
-    """Return where two runs differ in what they are and in the labels they found.
+    """Return where two runs differ, in their descriptions and in the labels they found.
 
     Raises:
         InputError: both have labels, and no row in common.
@@ -270,17 +298,17 @@ def diff_runs(first: Run, second: Run) -> RunDiff:
 
 
 def labels_by_row(runs: Sequence[Run]) -> list[dict[str, LabelledId]]:
-    """Return each run's labels under keys that are the same where two runs' rows are the same.
+    """Return each run's labels, with the same key where two runs' rows are the same.
 
-    The same row is one that holds the same in the fields that the runs' tasks read. Ids do not say
-    it, as the fourth row of another file has the id 4 too: they only tell apart rows that hold the
-    same. A run without labels has no rows.
+    Rows are the same if the fields that the runs' tasks read hold the same. Ids do not say so, for
+    the fourth row of another file has the id 4 too; they only tell rows of the same content apart.
+    A run without labels has no rows.
 
     Raises:
         InputError: two runs that have labels have no row in common.
         RunError: a labels file or a task cannot be read.
     """
-    tables = [_records(run) for run in runs]
+    tables = [label_records(run) for run in runs]
     there = [number for number, records in enumerate(tables) if records]
     tasks = {number: _task(runs[number]) for number in there}
     read = {field for task in tasks.values() for field in task.read_fields}
@@ -296,7 +324,7 @@ def labels_by_row(runs: Sequence[Run]) -> list[dict[str, LabelledId]]:
         for number in there
     }
     shared = [field for field in sorted(read) if all(field in own for own in columns.values())]
-    # All that one of the models was shown makes a row known; a part of it does not.
+    # A row is known by all that one of the models was shown, and not by a part of it.
     if not any(set(task.template_fields) <= set(shared) for task in tasks.values()):
         shared = []
     found: list[dict[str, LabelledId]] = [{} for _ in runs]
@@ -313,9 +341,9 @@ def labels_by_row(runs: Sequence[Run]) -> list[dict[str, LabelledId]]:
 
 
 def _keyed(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, LabelledId]:
-    """A run's labels by what its rows hold in the columns, in the order of the data.
+    """A run's labels by a digest of the columns' content, in the order of the data.
 
-    Rows that hold the same are numbered in the order of their ids.
+    Rows of the same content are numbered in the order of their ids.
     """
     alike: dict[str, list[str]] = {}
     held = []
@@ -333,13 +361,17 @@ def _keyed(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict
 
 
 def _as_text(value: Any) -> str:
-    """The value as a prompt has it, so that 5 is 5 whether a CSV or a JSON file held it."""
+    """The value as in a prompt: 5 is the same in a CSV and in a JSON file."""
     return write_json(value).decode() if isinstance(value, list | dict) else str(value)
 
 
-def _records(run: Run) -> list[dict[str, Any]]:
-    """The lines of a run's labels file, in the order of the data; none while it has none."""
-    path = run.path / "labels.jsonl"
+def label_records(run: Run) -> list[dict[str, Any]]:
+    """Return the lines of a run's labels file, in the order of the data; none if there is none.
+
+    Raises:
+        RunError: the file cannot be read, or is damaged.
+    """
+    path = run.path / LABELS
     try:
         records = [read_json(line) for line in path.read_bytes().splitlines()]
     except FileNotFoundError:
@@ -349,7 +381,7 @@ def _records(run: Run) -> list[dict[str, Any]]:
     except orjson.JSONDecodeError:
         records = [None]
     if not all(isinstance(record, dict) and {"id", "label"} <= record.keys() for record in records):
-        raise RunError(f"{path}: holds lines that are no labels; the file was damaged")
+        raise RunError(f"{path}: some lines hold no label: the file was damaged")
     return records
 
 
@@ -357,7 +389,7 @@ def _task(run: Run) -> Task:
     try:
         return Task.model_validate(run.record["task"])
     except TaskError as error:
-        raise RunError(f"{run.path / 'run.json'}: describes no task; {error}") from None
+        raise RunError(f"{run.path / RECORD}: describes no task: {error}") from None
 
 
 def _description(run: Run) -> dict[str, Any]:
@@ -371,24 +403,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _flat(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", item
-
-
-def remove_run(run: Run) -> None:
-    """Delete the run's folder; the score store keeps what was answered.
-
-    Raises:
-        RunError: a process works on the run, or the folder cannot be deleted.
-    """
-    lock = FileLock(run.path / "lock", timeout=0, thread_local=False)
-    try:
-        # Under another name first: what is half deleted must not look like a run.
-        with lock:
-            doomed = run.path.with_name(f".{run.name}.{secrets.token_hex(4)}.removed")
-            run.path.rename(doomed)
-        shutil.rmtree(doomed)
-    except Timeout:
-        raise RunError(
-            f"a process works on the run {run.name}: end it first (Ctrl-C), then remove the run"
-        ) from None
-    except OSError as error:
-        raise RunError(f"{run.path}: cannot be removed: {error.strerror}") from error

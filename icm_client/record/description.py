@@ -15,7 +15,7 @@ import orjson
 
 from icm_client.data import JsonValue
 from icm_client.data.job import Job
-from icm_client.data.json_text import write_json
+from icm_client.data.values import write_json
 from icm_client.endpoints import ServerIdentity
 from icm_client.scoring.prompts import PROTOCOL_VERSION
 
@@ -32,16 +32,16 @@ _SECRET_IN_URL = re.compile(f"^key$|{_SECRET.pattern}", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class RunDescription:
-    """What a run is. Gold labels have no part in it.
+    """What a run is. Gold labels are no part of it.
 
     Attributes:
-        data: the data set's name as the user gave it.
-        rows: how many there are.
+        data: the data set's name, as the user gave it.
+        rows: how many rows it has.
         rows_digest: hex, over ids, prompts and the fields that the constraint reads.
         task: the task's fields.
         settings: of the search.
-        seed: of all that is random.
-        server: who answers.
+        seed: of everything random.
+        server: which server answers.
     """
 
     data: str
@@ -56,12 +56,12 @@ class RunDescription:
     def of(
         cls, job: Job, settings: Mapping[str, JsonValue], seed: int, server: ServerIdentity
     ) -> Self:
-        """Describe the run of `job`; `settings` are all that can change the labels found."""
+        """Describe the run of `job`; `settings` are all settings that can change its labels."""
         digest = blake2b(digest_size=16, person=b"icm run rows")
         own = any(rule.is_own for rule in job.task.rules)
         names = job.task.rule_fields
         for row in job.dataset.rows:
-            # A function of the user's own is given whole rows.
+            # A rule that the user wrote in Python reads whole rows.
             read = row.fields if own else {name: row.fields.get(name) for name in names}
             digest.update(write_json([row.id, dict(read)]) + b"\n")
         for prompt in job.prompts:
@@ -115,7 +115,7 @@ def _stem(data: str) -> str:
 
 @cache
 def installed_versions() -> dict[str, str]:
-    """Return the versions of Python, of this package and of those that matter to a result."""
+    """Return the versions of Python, this package and the packages that matter to a result."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         try:
@@ -129,8 +129,8 @@ class KeptCommand(NamedTuple):
     """A command line without its secrets.
 
     Attributes:
-        arguments: what is left.
-        left_out: the options that are not there any more.
+        arguments: those that are kept.
+        left_out: the options that are not.
     """
 
     arguments: tuple[str, ...]

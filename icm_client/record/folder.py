@@ -2,13 +2,13 @@
 
     run.json       what the run is: frozen settings, versions, server, command
     journal.jsonl  what happened
-    labels.jsonl   the labels: of a run that was stopped those found so far
-    result.json    the summary, with `stopped` where there is more to be found
+    labels.jsonl   the labels; of a run that was stopped, those found so far
+    result.json    the summary, with `stopped` if the run can go on
     report.html    the report
-    lock           held by the process at work, so that a run under way is told from one that died
+    lock           held by the process at work: a run without that process has ended or died
 
-The name is the data file's, and a digest over everything that can change the labels: settings that
-differ are another run. The scores are not here but in the score store, which all runs share.
+NAME is the data file's name and a digest of everything that can change the labels: other settings
+are another run. The scores are in the score store, which all runs share.
 """
 
 import os
@@ -23,28 +23,27 @@ from typing import Any, Self
 import orjson
 from filelock import FileLock, Timeout
 
-from icm_client.data.json_text import write_json
+from icm_client.data.values import write_json
 from icm_client.errors import RunError, RunStopped
 from icm_client.record.description import RunDescription, installed_versions, without_secrets
 from icm_client.record.journal import Journal
 
 FORMAT = 1
-"""Of `run.json`."""
+"""The version of run.json."""
 
-REPORT = "report.html"
-
-LABELS = "labels.jsonl"
+RECORD, JOURNAL, LABELS = "run.json", "journal.jsonl", "labels.jsonl"
+RESULT, REPORT, LOCK = "result.json", "report.html", "lock"
 
 DEFAULT_BASE = Path("runs")
 
-_LOCK_TIMEOUT_S = 1.0  # somebody who only looks whether the run is under way holds it for less
+_LOCK_TIMEOUT_S = 1.0  # who only looks whether a run is under way holds the lock for less
 
 
 class RunFolder:
     """One run's folder, while this process works on it; made with `RunFolder.open`.
 
-    As a context manager it writes down how the run ended: an exception that leaves the block is
-    noted as `failed` (cancellation and Ctrl-C as `stopped`) before the lock is let go.
+    As a context manager it records how the run ended: an exception that leaves the block is
+    recorded as `failed` (cancellation and Ctrl-C as `stopped`) before the lock is released.
 
     Attributes:
         name: of the run.
@@ -70,46 +69,42 @@ class RunFolder:
         command: Sequence[str] | None = None,
         fresh: bool = False,
     ) -> Self:
-        """Open the run's folder; make it where the run is new.
+        """Open the run's folder, and make it if the run is new.
 
         Args:
-            description: what the run is; it gives the name.
+            description: what the run is; the name follows from it.
             base: the folder of all runs.
             command: the arguments that start the run again, without the program's name; options
-                that carry keys are left out of what is kept. None for a run from Python: what
-                an earlier process was started with stays.
-            fresh: drop journal, labels and result of an earlier process. The score store is not
-                touched: what was answered is not asked again.
+                that carry keys are not recorded. None for a run from Python, which keeps the
+                recorded command of an earlier process.
+            fresh: delete journal, labels and result of an earlier process. The score store keeps
+                its answers, so nothing is asked again.
 
         Raises:
             RunError: the folder cannot be made or written, another process works on the run, or
-                something else stands under its name.
+                something else has the run's name.
         """
         path = base / description.name
-        lock_path = path / "lock"
         with _explained(path):
             path.mkdir(parents=True, exist_ok=True)
-            lock_path.touch(exist_ok=True)
-        lock = _locked(path)
+            (path / LOCK).touch(exist_ok=True)
+        lock = _locked(
+            path,
+            f"another process works on the run {path.name} (in {path}): wait for it, or end it "
+            "and run the same command again",
+        )
         try:
             with _explained(path):
                 for torn in path.glob(".*.tmp"):  # of a process that was killed as it wrote
                     torn.unlink()
-                record_path, journal_path = path / "run.json", path / "journal.jsonl"
                 if fresh:
-                    for name in (
-                        "journal.jsonl",
-                        LABELS,
-                        REPORT,
-                        "result.json",
-                        "run.json",
-                    ):
+                    for name in (JOURNAL, LABELS, REPORT, RESULT, RECORD):
                         (path / name).unlink(missing_ok=True)
-                earlier = _earlier(record_path)
+                earlier = _earlier(path / RECORD)
                 record = _record(description, command, earlier)
-                replace_file(record_path, orjson.dumps(record, option=orjson.OPT_INDENT_2))
+                replace_file(path / RECORD, orjson.dumps(record, option=orjson.OPT_INDENT_2))
             resumed = earlier is not None
-            journal = Journal.open(journal_path)
+            journal = Journal.open(path / JOURNAL)
             event = "resumed" if resumed else "started"
             journal.append(event, process=os.getpid(), versions=installed_versions())
         except BaseException:
@@ -120,9 +115,9 @@ class RunFolder:
     def finish(
         self, summary: Mapping[str, object], write_labels: Callable[[Path], None] | None = None
     ) -> None:
-        """Keep what was found: the labels first, then the summary, which makes the run done.
+        """Write what was found: the labels first, then the summary, with which the run is done.
 
-        A summary that says that the run was stopped, `stopped`, leaves it to be gone on with.
+        A run whose summary has `stopped` can go on.
 
         Args:
             summary: JSON values, `Labels.summary()`.
@@ -135,22 +130,22 @@ class RunFolder:
             if write_labels is not None:
                 write_labels(self.path / LABELS)
             document = write_json(dict(summary), orjson.OPT_INDENT_2)
-            replace_file(self.path / "result.json", document)
+            replace_file(self.path / RESULT, document)
         if summary.get("stopped") is None:
             self._end("finished")
         else:
             self.stop(str(summary["stopped"]))
 
     def stop(self, reason: str) -> None:
-        """Write down that the run stopped before its end, and why; the same command goes on."""
+        """Record that the run stopped before its end, and why; the same command goes on."""
         self._end("stopped", reason=reason)
 
     def fail(self, error: BaseException) -> None:
-        """Write down that the run failed, and of what."""
+        """Record that the run failed, and with which error."""
         self._end("failed", error=type(error).__name__, reason=str(error))
 
     def close(self) -> None:
-        """Close the journal and let go of the lock; a second time does nothing."""
+        """Close the journal and release the lock; a second call does nothing."""
         try:
             self.journal.close()
         finally:
@@ -169,7 +164,7 @@ class RunFolder:
             if error is not None and not self._ended:
                 if isinstance(error, Exception) and not isinstance(error, RunStopped):
                     self.fail(error)
-                else:  # told to stop, KeyboardInterrupt, SystemExit, a cancelled task
+                else:  # stopped on request, KeyboardInterrupt, SystemExit, a cancelled task
                     self.stop("interrupted")
         finally:
             self.close()
@@ -182,21 +177,13 @@ class RunFolder:
 
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Hold the folder, made where it is not there, for this process.
+    """Keep other processes out of the folder within the block; the folder is made if needed.
 
     Raises:
         RunError: another process works in it, or it cannot be used.
     """
-    lock = FileLock(folder / "lock", timeout=_LOCK_TIMEOUT_S, thread_local=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise RunError(
-            f"another process works in {folder}: wait for it, or name another folder"
-        ) from None
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be used: {error.strerror}") from error
+    busy = f"another process works in {folder}: wait for it, or name another folder"
+    lock = _locked(folder, busy)
     try:
         yield
     finally:
@@ -204,7 +191,11 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write the file so that it is complete or the old one; raises OSError."""
+    """Write the file in one step: at any moment it is the old one or the new one, whole.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -217,37 +208,31 @@ def replace_file(path: Path, content: bytes) -> None:
         raise
 
 
-def _locked(path: Path) -> FileLock:
-    lock = FileLock(path / "lock", timeout=_LOCK_TIMEOUT_S, thread_local=False)
+def _locked(folder: Path, busy: str) -> FileLock:
+    """Return the folder's lock, held; `busy` is the message if another process holds it."""
+    lock = FileLock(folder / LOCK, timeout=_LOCK_TIMEOUT_S, thread_local=False)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise RunError(
-            f"another process works on the run {path.name} (in {path}): wait for it, or end it "
-            "and run the same command again"
-        ) from None
+        raise RunError(busy) from None
     except OSError as error:
-        raise RunError(f"{path}: the run cannot be locked: {error.strerror}") from error
+        raise RunError(f"{folder}: cannot be used: {error.strerror}") from error
     return lock
 
 
 def _earlier(path: Path) -> dict[str, Any] | None:
-    """Return what an earlier process wrote down; None where there was none.
-
-    Raises:
-        RunError: the file is no run's.
-    """
+    """The record of an earlier process; None where there was none."""
     try:
-        record = orjson.loads(path.read_bytes())
-        newer = record["icm_client_run"] > FORMAT
-        created = record["created"]
+        record: dict[str, Any] = orjson.loads(path.read_bytes())
+        newer, _ = record["icm_client_run"] > FORMAT, record["created"]
     except FileNotFoundError:
         return None
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise RunError(f"{path}: describes no run: move the folder away, or use --fresh") from None
     if newer:
         raise RunError(f"{path}: written by a newer icm-client: upgrade, or use --fresh")
-    return {**record, "created": created}
+    return record
 
 
 def _record(

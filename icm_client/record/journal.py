@@ -1,13 +1,12 @@
 """The journal of a run: what happened, one JSON object a line, appended and never changed.
 
-A line is written with one call and ends in a newline, so that a process that is killed leaves at
-most its last line torn. Such a line never happened: reading leaves it out, and opening cuts it off.
+A line is written with one call and ends in a newline, so a killed process leaves at most its last
+line torn. Such a line never happened: reading ignores it, and opening cuts it off.
 
-The labels after each sweep, as a run's journal keeps them: for looking at, not for searching.
-
-A sweep's event holds one word: the rows' labels, numbered as in the event's `counts`, -1 where a
-row has none, as little-endian 16-bit integers, deflated, in base64. Of 100,000 rows with two labels
-that is 26 kB, with five 52 kB. A pair's other order is left out: its label follows from the row's.
+A sweep's event holds the labels after it, for looking at and not for searching, as one word: the
+rows' labels, numbered as in the event's `counts`, -1 where a row has none, as little-endian 16-bit
+integers, deflated, in base64. 100,000 rows take 26 kB with two labels, 52 kB with five. A pair's
+other order is left out: its label follows from the row's.
 """
 
 import base64
@@ -28,7 +27,13 @@ from icm_client.errors import RunError
 
 __all__ = ["Journal", "RunError", "read"]
 
+SWEEP, PASS = "sweep", "pass"
+"""The events that hold labels."""
+
 _OURS = frozenset({"at", "event"})
+_NUMBERS = "<i2"
+_SAME = ("utility", "coherence", "moved")
+"""A sweep's event and the run's result agree in these, or belong to different searches."""
 
 
 class Journal:
@@ -41,10 +46,10 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the journal at `path` to append to it; make it if it is not there.
+        """Open the journal at `path` to append to it, and make it if needed.
 
         Raises:
-            RunError: the file cannot be opened, or its torn last line not be cut off.
+            RunError: the file cannot be opened, or its torn last line cannot be cut off.
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -61,18 +66,18 @@ class Journal:
     def append(self, event: str, /, **fields: object) -> None:
         """Write one line: the time (`at`, UTC), `event`, and `fields` in their order.
 
-        The line is with the operating system when this returns: a killed process loses nothing. A
-        power cut may take lines since the last `sync`.
+        The operating system has the line when this returns: a killed process loses nothing, a
+        power cut may lose the lines since the last `sync`.
 
         Args:
             event: what happened.
             fields: JSON values; NumPy's numbers and arrays are written as Python's.
 
         Raises:
-            ValueError: a number is not finite, a field is called `at` or `event`, or the journal
-                is closed.
-            TypeError: a value has no place in JSON.
-            RunError: the line cannot be written; nothing of it stays.
+            ValueError: a number is NaN or infinite, a field is called `at` or `event`, or the
+                journal is closed.
+            TypeError: a value cannot be written as JSON.
+            RunError: the line cannot be written; no part of it stays in the file.
         """
         if _OURS & fields.keys():
             raise ValueError("a journal's fields cannot be called 'at' or 'event'")
@@ -88,7 +93,7 @@ class Journal:
         line = text.encode() + b"\n"
         try:
             written = os.write(self._descriptor, line)
-            if written < len(line):  # the disk is full; the second call says so
+            if written < len(line):  # the disk is full, as the second call will say
                 os.write(self._descriptor, line[written:])
         except OSError as error:
             os.ftruncate(self._descriptor, self._size)
@@ -99,7 +104,7 @@ class Journal:
         self._size += len(line)
 
     def sync(self) -> None:
-        """Have every line on the disk; takes milliseconds. Raises `RunError` if it cannot be."""
+        """Force every line onto the disk, which takes milliseconds, or raise `RunError`."""
         if self._descriptor is not None:
             try:
                 os.fsync(self._descriptor)
@@ -107,7 +112,7 @@ class Journal:
                 raise RunError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """Sync and close; a second time does nothing."""
+        """Sync and close; a second call does nothing."""
         if self._descriptor is None:
             return
         try:
@@ -129,9 +134,7 @@ class Journal:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the events of a journal, in their order; a torn last line is left out.
-
-    Where there is no file yet, nothing has happened: the list is empty.
+    """Return the events of a journal in order, without a torn last line; none without a file.
 
     Raises:
         RunError: the file cannot be read, or a line before the last one is no event.
@@ -143,13 +146,13 @@ def read(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise RunError(f"{path}: the journal cannot be read: {error.strerror}") from error
     events = []
-    for number, line in enumerate(lines[:-1], start=1):  # behind the last newline: torn, or empty
+    for number, line in enumerate(lines[:-1], start=1):  # after the last newline: torn, or empty
         try:
             event = json.loads(line)
         except ValueError:
             event = None
         if not isinstance(event, Mapping) or not event.keys() >= _OURS:
-            raise RunError(f"{path}:{number}: no event of a journal: the file was damaged")
+            raise RunError(f"{path}:{number}: not an event of a journal: the file was damaged")
         events.append(dict(event))
     return events
 
@@ -159,22 +162,16 @@ def _plain(value: object) -> object:
         return value.tolist()
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"a {type(value).__name__} has no place in a journal")
-
-
-SWEEP, PASS = "sweep", "pass"
-
-_NUMBERS = "<i2"
-_SAME = ("utility", "coherence", "moved")
+    raise TypeError(f"a {type(value).__name__} cannot be written to a journal")
 
 
 def packed(labels: IntArray) -> str:
-    """Return the labels as one word."""
+    """Return a sweep's labels as one word."""
     return base64.b64encode(zlib.compress(labels.astype(_NUMBERS).tobytes())).decode()
 
 
 def unpacked(word: str) -> IntArray:
-    """Return the labels that `packed` was given; `ValueError` where it was given none."""
+    """Return the labels that `packed` was given, or raise `ValueError`."""
     try:
         content = zlib.decompress(base64.b64decode(word, validate=True))
         return np.frombuffer(content, _NUMBERS).astype(np.int64)
@@ -185,32 +182,32 @@ def unpacked(word: str) -> IntArray:
 def labels_by_sweep(
     journal: Path, sweeps: Sequence[Mapping[str, Any]], words: Sequence[str]
 ) -> list[IntArray | None]:
-    """Return the labels after each of a result's sweeps.
+    """Return the labels after each of a result's sweeps, or None where they are unknown.
 
-    A search that had to start again has told some sweeps twice, and an older version told no
-    labels: a sweep has labels where the journal's last word on it is the result's own.
+    A search that started again recorded some sweeps twice, and an older version recorded no
+    labels: they are known where the journal's last event of a sweep agrees with the result.
 
     Args:
         journal: of the run.
         sweeps: as the run's result lists them; those with `trained_on` are passes.
-        words: the labels that the rows' numbers are to stand for.
+        words: the labels that the numbers returned are to stand for.
 
     Returns:
-        One a sweep, over all rows of the data, numbers in `words`, -1 where a row has no label.
+        For each sweep all rows of the data, as numbers in `words`, -1 where a row has no label.
 
     Raises:
         RunError: the journal cannot be read.
     """
-    told: dict[object, Mapping[str, Any]] = {}
-    for line in read(journal):
-        if line["event"] in (SWEEP, PASS):
-            told[line["event"], line.get("restart"), line.get("sweep")] = line
+    last: dict[object, Mapping[str, Any]] = {}
+    for event in read(journal):
+        if event["event"] in (SWEEP, PASS):
+            last[event["event"], event.get("restart"), event.get("sweep")] = event
     found: list[IntArray | None] = []
     for sweep in sweeps:
         kind = PASS if "trained_on" in sweep else SWEEP
-        event = told.get((kind, sweep["restart"], sweep["sweep"]), {})
-        same = all(event.get(name) == sweep.get(name) for name in _SAME)
-        found.append(_labels(event, words, journal) if same and "labels" in event else None)
+        recorded = last.get((kind, sweep["restart"], sweep["sweep"]), {})
+        same = all(recorded.get(name) == sweep.get(name) for name in _SAME)
+        found.append(_labels(recorded, words, journal) if same and "labels" in recorded else None)
     return found
 
 

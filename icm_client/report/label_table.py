@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
-from icm_client.data.json_text import read_json, write_json
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.outputs import column_of, columns_before_fields
 from icm_client.data.task import parse_template
+from icm_client.data.values import write_json
 from icm_client.errors import InputError, RunError
-from icm_client.record.archive import Run
+from icm_client.record.archive import Run, label_records
+from icm_client.record.folder import LABELS
 
 NO_GOLD = -1
-"""Stands for the gold label of a row that has none."""
+"""The gold label of a row that has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +27,15 @@ class LabelTable:
     Attributes:
         words: the task's labels in its order, shape `[K]`.
         ids: of the rows, in the order of the data.
-        held: each row's label as a number in `words`, shape `[N]`.
+        held: each row's label, as a number in `words`, shape `[N]`.
         log_probs: nats, shape `[N, K]`.
         confidence: how likely each label is right, as the run estimated it, 0 to 1, shape `[N]`;
-            NaN in all rows where the run is not to be trusted.
-        exactness: the least reliable kind of log-prob behind each row.
-        fields: the row's fields that the model was shown.
+            NaN in all rows of a run that is not to be trusted.
+        exactness: the least reliable kind of log-prob that each row's label follows from.
+        fields: the fields of a row that the model was shown.
         texts: what each row holds in them, shape `[N, len(fields)]`.
-        gold: each row's gold label as a number in `words`, or `NO_GOLD`; None where no field
-            holds gold.
-        gold_field: the column of the labels file that holds it.
+        gold: each row's gold label, as a number in `words`, or `NO_GOLD`, shape `[N]`.
+        gold_field: the column of the labels file that holds gold; None where none does.
     """
 
     words: tuple[str, ...]
@@ -47,14 +46,14 @@ class LabelTable:
     exactness: tuple[str, ...]
     fields: tuple[str, ...]
     texts: tuple[tuple[str, ...], ...]
-    gold: IntArray | None
+    gold: IntArray
     gold_field: str | None
 
     @property
     def margins(self) -> FloatArray:
         """Log-prob of each row's label minus that of the likeliest other, nats, shape `[N]`.
 
-        Negative where a rule that binds rows has decided against the likeliest label.
+        It is negative where a rule that binds rows decided against the likeliest label.
         """
         rows = np.arange(len(self.held))
         others = self.log_probs.copy()
@@ -63,29 +62,14 @@ class LabelTable:
         return found
 
     @property
-    def least_certain_first(self) -> IntArray:
-        """Row numbers by rising confidence, or margin where there is none, shape `[N]`.
-
-        Those alike in the order of the data.
-        """
-        by = self.margins if np.isnan(self.confidence).any() else self.confidence
-        return np.argsort(by, kind="stable")
-
-    @property
     def judged(self) -> BoolArray:
         """Which rows have gold, shape `[N]`."""
-        if self.gold is None:
-            return np.zeros(len(self.held), dtype=bool)
-        known: BoolArray = self.gold != NO_GOLD
-        return known
+        return np.not_equal(self.gold, NO_GOLD)
 
     @property
     def right(self) -> BoolArray:
         """Which labels are the gold ones, shape `[N]`; False where there is no gold."""
-        found: BoolArray = self.judged & (
-            self.held == (NO_GOLD if self.gold is None else self.gold)
-        )
-        return found
+        return np.equal(self.held, self.gold)
 
 
 def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
@@ -93,20 +77,21 @@ def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
 
     Args:
         run: one that is done.
-        gold: the field of the rows that holds gold labels; None takes the one that the run was
-            told of, if it was.
+        gold: the field of the rows that holds gold labels; None for the one that the run knew.
 
     Raises:
         InputError: the run has no labels yet; no row has the gold field, or it holds no labels.
         RunError: the labels file cannot be read.
     """
-    path = run.path / "labels.jsonl"
+    path = run.path / LABELS
     if run.result is None or not path.is_file():
         raise InputError(
             f"the run {run.name} has no labels yet (it is {run.state}): "
             f"icm-client runs resume {run.name} goes on with it"
         )
-    records = _records(path)
+    records = label_records(run)
+    if not records:
+        raise RunError(f"{path}: holds no labels: the file was damaged")
     task = run.record["task"]
     words = tuple(map(str, task["labels"]))
     fields = tuple(
@@ -128,7 +113,7 @@ def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
         exactness = tuple(str(record["exactness"]) for record in records)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
-            f"{path}: a row lacks what a run writes ({error}); the file was damaged"
+            f"{path}: a row lacks what a run writes ({error}): the file was damaged"
         ) from None
     column = _gold_column(run, records, gold, words)
     return LabelTable(
@@ -140,22 +125,9 @@ def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
         exactness=exactness,
         fields=fields,
         texts=tuple(_texts(record, fields, words) for record in records),
-        gold=None if column is None else _gold(records, column, words, path),
+        gold=_gold(records, column, words, path),
         gold_field=column,
     )
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_bytes().splitlines()
-        records = [read_json(line) for line in lines]
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-    except orjson.JSONDecodeError:
-        raise RunError(f"{path}: holds lines that are not JSON; the file was damaged") from None
-    if not records or not all(isinstance(record, dict) for record in records):
-        raise RunError(f"{path}: holds no labels; the file was damaged")
-    return records
 
 
 def _texts(
@@ -171,9 +143,9 @@ def _gold_column(
     run: Run, records: Sequence[Mapping[str, Any]], field: str | None, words: Sequence[str]
 ) -> str | None:
     if field is None:
-        # `write_labels` puts gold last, in every row, where the run was told of any.
-        told = (run.result or {}).get("rows_with_gold")
-        return list(records[0])[-1] if told else None
+        # `write_labels` puts the gold that a run knew last, in every row.
+        known = (run.result or {}).get("rows_with_gold")
+        return list(records[0])[-1] if known else None
     column = column_of(field, records[0], words)
     if not any(column in record for record in records):
         ours = columns_before_fields(words)
@@ -186,11 +158,13 @@ def _gold_column(
 
 
 def _gold(
-    records: Sequence[Mapping[str, Any]], column: str, words: Sequence[str], path: Path
+    records: Sequence[Mapping[str, Any]], column: str | None, words: Sequence[str], path: Path
 ) -> IntArray:
+    found = np.full(len(records), NO_GOLD)
+    if column is None:
+        return found
     by_case = {word.casefold(): number for number, word in enumerate(words)}
     exact = {word: number for number, word in enumerate(words)}
-    found = np.full(len(records), NO_GOLD)
     for line, record in enumerate(records, start=1):
         value = record.get(column)
         text = "" if value is None else str(value)

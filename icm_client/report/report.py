@@ -1,18 +1,16 @@
-"""The report of a run: one HTML file that needs nothing else, and asks nothing of any network.
+"""The report of a run: one HTML file that needs nothing else and sends nothing anywhere.
 
-Style sheet, script and rows are within the page; its Content-Security-Policy allows exactly those
-two by their hashes and forbids every request. Texts are the user's and may hold anything: the
-template escapes what stands in the page, the rows go in as JSON in which `<`, `>` and `&` are
-escaped, and the script sets them as text only.
+Style sheet, script and rows are in the page. Its Content-Security-Policy allows exactly that style
+sheet and that script, by their hashes, and forbids every request. Texts are the user's and may hold
+anything: the template escapes what it prints, the rows are JSON in which `<`, `>` and `&` are
+escaped, and the script only ever sets them as text.
 """
 
 import base64
-from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jinja2
 import numpy as np
@@ -22,8 +20,9 @@ from markupsafe import Markup
 from icm_client.errors import RunError
 from icm_client.record.archive import Run
 from icm_client.record.folder import replace_file
-from icm_client.report.charts import Chart, charts_of, percent, series_class
+from icm_client.report.charts import charts_of
 from icm_client.report.report_data import MEANINGS, ReportData, page_rows, read_report
+from icm_client.report.svg import chart_svg, series_class
 from icm_client.verdict.findings import NO_CONFIDENCE
 
 _ASSETS = resources.files("icm_client.report").joinpath("report_page")
@@ -39,16 +38,16 @@ _ESCAPES = {
 
 
 def write_report(run: Run, path: Path, *, gold: str | None = None) -> None:
-    """Write the report of a run that is done; a file that is there is replaced in one step.
+    """Write the report of a run that is done; an old file is replaced in one step.
 
     Args:
-        run: as `icm_client.record.archive.read_run` gives it.
+        run: from `icm_client.record.archive.read_run`.
         path: of the HTML file.
-        gold: the rows' field with gold labels, where the run was not told of it.
+        gold: the rows' field with gold labels, if the run did not know it.
 
     Raises:
-        InputError: the run has no labels yet, or the gold field is not there or holds no labels.
-        RunError: a file of the run cannot be read, or the page not be written.
+        InputError: the run has no labels yet, or the gold field is missing or holds no labels.
+        RunError: a file of the run cannot be read, or the page cannot be written.
     """
     page = render_report(read_report(run, gold=gold))
     try:
@@ -60,8 +59,8 @@ def write_report(run: Run, path: Path, *, gold: str | None = None) -> None:
 
 
 def render_report(data: ReportData) -> str:
-    """Return the page; the same data give the same page."""
-    # Neither `</script>` nor `</style>` is in the two files: they are ours.
+    """Return the page, which follows from the data alone."""
+    # These two files are ours: they hold no `</script>` and no `</style>`.
     css, script = _asset("page.css"), _asset("page.js")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -72,7 +71,9 @@ def render_report(data: ReportData) -> str:
         css=Markup(css),  # noqa: S704 - ours
         script=Markup(script),  # noqa: S704 - ours
         rows_json=Markup(embedded_json(page_rows(data.table))),  # noqa: S704 - escaped there
-        charts=[_drawn(chart) for chart in charts_of(data)],
+        charts=charts_of(data),
+        drawn=lambda chart: Markup(chart_svg(chart)),  # noqa: S704 - its texts are escaped there
+        series_class=series_class,
         verdict_words=data.verdict.capitalize(),
         verdict_class=data.verdict.replace(" ", "-"),
         meaning=MEANINGS[data.verdict],
@@ -86,7 +87,7 @@ def render_report(data: ReportData) -> str:
 
 
 def embedded_json(value: object) -> str:
-    """Return JSON that can stand in a `<script>` element: nothing in it ends the element."""
+    """Return JSON for a `<script>` element: nothing in it ends the element."""
     text = orjson.dumps(value).decode()
     for character, escape in _ESCAPES.items():
         text = text.replace(character, escape)
@@ -107,17 +108,7 @@ def _policy(css: str, script: str) -> str:
     )
 
 
-def _drawn(chart: Chart) -> dict[str, object]:
-    return {
-        "title": chart.title,
-        "note": chart.note,
-        "svg": Markup(chart.svg),  # noqa: S704 - ours, its texts escaped there
-        "legend": [{"name": name, "css": css} for name, css in chart.legend],
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _Number:
+class _Number(NamedTuple):
     name: str
     value: str
     note: str = ""
@@ -125,9 +116,9 @@ class _Number:
 
 def _numbers(data: ReportData) -> list[_Number]:
     result, found = data.result, data.reliability
-    numbers = [_Number("Rows", f"{len(data.table.held):,}")]
-    if failed := result.get("failed"):
-        numbers[0] = _Number("Rows", f"{len(data.table.held):,}", f"{len(failed):,} have no label")
+    failed = result.get("failed")
+    unlabelled = f"{len(failed):,} have no label" if failed else ""
+    numbers = [_Number("Rows", f"{len(data.table.held):,}", unlabelled)]
     if isinstance(result.get("coherence"), int | float):
         note = f"U {result['utility']:+.3f} nats an item" if "utility" in result else ""
         numbers.append(_Number("Coherence", f"{result['coherence']:.0%}", note))
@@ -140,7 +131,13 @@ def _numbers(data: ReportData) -> list[_Number]:
     if found is not None:
         numbers.append(_Number("Calibration error", f"{found.error:.1%}", "expected (ECE)"))
     if cost := result.get("cost"):
-        numbers += _cost(cost)
+        computed, cached = cost["computed_tokens"], f"{cost['cached_tokens']:,} read from cache"
+        scores, stored = cost["from_server"] + cost["from_store"], cost["from_store"]
+        numbers += [
+            _Number("Tokens computed", f"{computed:,}", cached),
+            _Number("Scores", f"{scores:,}", f"{stored:,} from the store"),
+            _Number("Time", _duration(cost["seconds"]), f"{cost['requests']:,} requests"),
+        ]
     return numbers
 
 
@@ -152,19 +149,6 @@ def _confidence(data: ReportData) -> _Number:
     return _Number("Mean confidence", f"{confidence.mean():.0%}", few)
 
 
-def _cost(cost: Mapping[str, Any]) -> list[_Number]:
-    scores = cost["from_server"] + cost["from_store"]
-    return [
-        _Number(
-            "Tokens computed",
-            f"{cost['computed_tokens']:,}",
-            f"{cost['cached_tokens']:,} read from cache",
-        ),
-        _Number("Scores", f"{scores:,}", f"{cost['from_store']:,} from the store"),
-        _Number("Time", _duration(cost["seconds"]), f"{cost['requests']:,} requests"),
-    ]
-
-
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -174,20 +158,20 @@ def _duration(seconds: float) -> str:
 
 
 def _balance(data: ReportData) -> list[dict[str, str]]:
-    parts, x = [], 0.0
-    for number, (word, count, share) in enumerate(data.counts):
-        parts.append(
-            {
-                "word": word,
-                "count": f"{count:,}",
-                "share": percent(share),
-                "x": f"{x:.2f}",
-                "width": f"{1000 * share:.2f}",
-                "css": series_class(number),
-            }
+    starts = np.cumsum([0.0, *(share for _, _, share in data.counts)])
+    return [
+        {
+            "word": word,
+            "count": f"{count:,}",
+            "share": f"{share:.0%}",
+            "x": f"{1000 * start:.2f}",
+            "width": f"{1000 * share:.2f}",
+            "css": series_class(number),
+        }
+        for number, ((word, count, share), start) in enumerate(
+            zip(data.counts, starts, strict=False)
         )
-        x += 1000 * share
-    return parts
+    ]
 
 
 def _facts(data: ReportData) -> dict[str, object]:
@@ -195,7 +179,10 @@ def _facts(data: ReportData) -> dict[str, object]:
     task, server, settings = record["task"], record["server"], record["settings"]
     name = str(record["data"]).replace("\\", "/").rpartition("/")[2]
     preset = str(result.get("preset", settings.get("preset", "")))
-    told = [
+    command, steps = record.get("command"), ""
+    if result.get("steps"):
+        steps = f"{result['steps']:,}, {result.get('steps_accepted', 0):,} accepted"
+    facts = [
         ("run", data.run.name),
         ("data", f"{record['data']} ({record['rows']:,} rows)"),
         ("task", task.get("name") or ""),
@@ -214,9 +201,9 @@ def _facts(data: ReportData) -> dict[str, object]:
             ", ".join(f"{n:,} {kind}" for kind, n in result.get("exactness", {}).items()),
         ),
         ("gold", data.table.gold_field or ""),
-        ("steps", _steps(result)),
+        ("steps", steps),
         ("created", data.run.created),
-        ("command", _command(record.get("command"))),
+        ("command", " ".join(["icm-client", *map(str, command)]) if command else "(from Python)"),
         ("versions", ", ".join(f"{key} {value}" for key, value in record["versions"].items())),
     ]
     return {
@@ -225,16 +212,5 @@ def _facts(data: ReportData) -> dict[str, object]:
         f"{preset}, seed {record['seed']}, {str(data.run.created)[:10]}",
         "version": record["versions"].get("icm-client", ""),
         "long_ids": max(len(str(row)) for row in data.table.ids) > _LONG_ID,
-        "all": [(key, value) for key, value in told if value],
+        "all": [(key, value) for key, value in facts if value],
     }
-
-
-def _steps(result: Mapping[str, Any]) -> str:
-    steps = result.get("steps")
-    return f"{steps:,}, {result.get('steps_accepted', 0):,} accepted" if steps else ""
-
-
-def _command(command: object) -> str:
-    if not isinstance(command, list):
-        return "(from Python)"
-    return " ".join(["icm-client", *map(str, command)])

@@ -1,4 +1,4 @@
-"""What the report of a run shows, as plain data read from its folder; nothing is drawn here."""
+"""What the report of a run shows, as plain data read from the run's folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from icm_client.report.label_table import LabelTable, read_label_table
 from icm_client.report.run_course import Course, read_course
 from icm_client.stats.calibration_curve import Reliability, reliability
 from icm_client.verdict.findings import (
-    SEVERITIES,
     VERDICTS,
-    Severity,
+    Finding,
     Verdict,
-    recorded_severity,
+    recorded_finding,
     recorded_verdict,
+    worst_first,
 )
 
 MEANINGS: Mapping[Verdict, str] = {
@@ -26,38 +26,20 @@ MEANINGS: Mapping[Verdict, str] = {
     "do not trust": "These labels should not be used as they are.",
 }
 
-_MOST_CHARACTERS = 20_000
-"""Of a field that the page carries, ..."""
+_FEWEST_CHARACTERS, _MOST_CHARACTERS = 400, 20_000
+"""How much of a row's field the page holds; ..."""
 
 _MOST_OF_ALL = 24_000_000
-"""... and of all rows together, so that a browser opens it; ..."""
-
-_FEWEST_CHARACTERS = 400
-"""... but so many of each in any case."""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A finding, as a record holds it.
-
-    Attributes:
-        severity: how bad it is.
-        message: what was seen, with its figures.
-        advice: what to do.
-    """
-
-    severity: Severity
-    message: str
-    advice: str
+"""... less than the most where all rows together would be too much for a browser."""
 
 
 @dataclass(frozen=True, slots=True)
 class Starts:
-    """How far the starts of a search ended alike; `A` of them, at least two.
+    """How far the `A` starts of a search agree, at least two.
 
     Attributes:
         names: with the `U` that each ended at, shape `[A]`.
-        agreement: share of the items that two of them label alike, names aside, shape `[A, A]`.
+        agreement: share of the items that two starts label alike, names aside, shape `[A, A]`.
     """
 
     names: tuple[str, ...]
@@ -69,22 +51,22 @@ class ReportData:
     """Everything that the page shows.
 
     Attributes:
-        run: whose report it is.
-        verdict: what the findings add up to.
-        derived: whether the verdict was read off the findings, since the record holds none.
+        run: the run.
+        verdict: on its labels.
+        derived: whether the verdict was derived from the findings, for the record holds none.
         findings: the worst first.
         table: the rows.
         course: how the search went.
         reliability: of the confidences; None where no row has gold, or there are none.
         log_odds: what the histogram shows, nats, shape `[N]`: of two labels the first's log-odds,
             of more each row's margin. The threshold is 0.
-        starts: how far they ended alike; None where there was one, or the record tells of none.
+        starts: how far they agree; None where there was one, or the record does not say.
     """
 
     run: Run
     verdict: Verdict
     derived: bool
-    findings: tuple[Told, ...]
+    findings: tuple[Finding, ...]
     table: LabelTable
     course: Course
     reliability: Reliability | None
@@ -98,7 +80,7 @@ class ReportData:
 
     @property
     def counts(self) -> tuple[tuple[str, int, float], ...]:
-        """Of each label its word, its rows, and their share."""
+        """Each label's word, its number of rows, and their share."""
         n = len(self.table.held)
         counts = np.bincount(self.table.held, minlength=len(self.table.words)).tolist()
         return tuple((w, c, c / n) for w, c in zip(self.table.words, counts, strict=True))
@@ -109,10 +91,10 @@ def read_report(run: Run, *, gold: str | None = None) -> ReportData:
 
     Args:
         run: one that is done.
-        gold: the rows' field with gold labels, where the run was not told of it.
+        gold: the rows' field with gold labels, if the run did not know it.
 
     Raises:
-        InputError: the run has no labels yet, or the gold field is not there or holds no labels.
+        InputError: the run has no labels yet, or the gold field is missing or holds no labels.
         RunError: a file of the run cannot be read.
     """
     table = read_label_table(run, gold=gold)
@@ -122,7 +104,7 @@ def read_report(run: Run, *, gold: str | None = None) -> ReportData:
         run=run,
         verdict=recorded_verdict(result),
         derived=result.get("verdict") not in VERDICTS,
-        findings=_findings(result),
+        findings=worst_first(map(recorded_finding, result.get("findings", ()))),
         table=table,
         course=read_course(run, table),
         reliability=reliability(table.confidence[judged], table.right[judged])
@@ -136,22 +118,21 @@ def read_report(run: Run, *, gold: str | None = None) -> ReportData:
 
 
 def page_rows(table: LabelTable) -> dict[str, Any]:
-    """Return the rows as the page's script reads them: JSON values, texts cut to what it carries.
+    """Return the rows as the page's script reads them: JSON values, long texts cut.
 
-    A row is `[id, label, confidence, margin, gold, exactness, texts, left out]`: labels as numbers
-    in `words`, confidence null in a run that is not to be trusted, gold -1 where there is none,
-    `left out` the characters that were cut off.
+    A row is `[id, label, confidence, margin, gold, exactness, texts, cut]`: labels as numbers in
+    `words`, confidence null in a run that is not to be trusted, gold -1 where there is none, `cut`
+    the number of characters that were cut off.
     """
     limit = max(_FEWEST_CHARACTERS, min(_MOST_CHARACTERS, _MOST_OF_ALL // len(table.ids)))
     kinds = sorted(set(table.exactness))
-    golds = [-1] * len(table.ids) if table.gold is None else table.gold.tolist()
     rows = zip(
-        # JavaScript has whole numbers up to 2**53 only: 1234567890123456789 would end in ...800.
+        # JavaScript's whole numbers end at 2**53: of 1234567890123456789 it would make ...800.
         (name if isinstance(name, str) or abs(name) < 2**53 else str(name) for name in table.ids),
         table.held.tolist(),
         [None if np.isnan(one) else one for one in table.confidence.round(5).tolist()],
         table.margins.round(4).tolist(),
-        golds,
+        table.gold.tolist(),
         map(kinds.index, table.exactness),
         ([text[:limit] for text in texts] for texts in table.texts),
         (sum(max(0, len(text) - limit) for text in texts) for texts in table.texts),
@@ -161,23 +142,15 @@ def page_rows(table: LabelTable) -> dict[str, Any]:
         "words": list(table.words),
         "fields": list(table.fields),
         "exactness": kinds,
-        "gold": table.gold is not None,
+        "gold": table.gold_field is not None,
         "rows": list(rows),
     }
 
 
-def _findings(result: Mapping[str, Any]) -> tuple[Told, ...]:
-    found = (
-        Told(recorded_severity(finding), str(finding["message"]), str(finding["advice"]))
-        for finding in result.get("findings", ())
-    )
-    return tuple(sorted(found, key=lambda one: SEVERITIES.index(one.severity)))
-
-
-def _starts(told: Sequence[Mapping[str, Any]]) -> Starts | None:
-    if len(told) < 2:  # noqa: PLR2004 - one agrees with nothing
+def _starts(starts: Sequence[Mapping[str, Any]]) -> Starts | None:
+    if len(starts) < 2:  # noqa: PLR2004 - one agrees with nothing
         return None
     return Starts(
-        tuple(f"start {n} (U {one['utility']:+.2f})" for n, one in enumerate(told, start=1)),
-        tuple(tuple(map(float, one["agreement"])) for one in told),
+        tuple(f"start {n} (U {one['utility']:+.2f})" for n, one in enumerate(starts, start=1)),
+        tuple(tuple(map(float, one["agreement"])) for one in starts),
     )

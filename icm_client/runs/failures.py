@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Final, TypeVar
 
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.problem import UNLABELLED, Query, Score
 from icm_client.coherence.result import SearchResult
-from icm_client.data import Dataset
-from icm_client.data.bad_rows import FailedRow
 from icm_client.data.job import Job
+from icm_client.data.rows import FailedRow
 from icm_client.errors import InputError, TooManyFailed
 from icm_client.runs.presets import Settings
 from icm_client.scoring.call import FailedItem
@@ -143,11 +141,3 @@ def labelled_rows(job: Job, result: SearchResult) -> tuple[int, ...]:
     """Numbers of the rows that have a label."""
     held = result.labels[job.row_items]
     return tuple((held != UNLABELLED).nonzero()[0].tolist())
-
-
-def only(dataset: Dataset, rows: Collection[int]) -> Dataset:
-    """The data set with some of its rows, in the order of `rows`."""
-    if len(rows) == len(dataset.rows):
-        return dataset
-    gold = None if dataset.gold is None else tuple(dataset.gold[number] for number in rows)
-    return replace(dataset, rows=tuple(dataset.rows[number] for number in rows), gold=gold)

@@ -17,13 +17,14 @@ from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray, Score
 from icm_client.coherence.result import Observed, SearchResult, SweepRecord, Watch
 from icm_client.data import LabelledRow
 from icm_client.data.job import Job
+from icm_client.data.rows import only
 from icm_client.endpoints import Endpoint, Exactness, NoticingEndpoint, Waiting, WireEvent
 from icm_client.errors import IcmError, InputError, Retry, RunError, RunStopped
 from icm_client.record.archive import read_run
 from icm_client.record.description import RunDescription
 from icm_client.record.folder import REPORT, RunFolder
 from icm_client.report.report import write_report
-from icm_client.runs.failures import FailureBudget, labelled_rows, only
+from icm_client.runs.failures import FailureBudget, labelled_rows
 from icm_client.runs.fold_training import FoldTraining
 from icm_client.runs.labels_file import start_labels
 from icm_client.runs.presets import (

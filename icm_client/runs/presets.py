@@ -23,9 +23,8 @@ from icm_client.coherence.problem import IntArray, Problem, Score
 from icm_client.coherence.result import UNWATCHED, SearchResult, Watch
 from icm_client.coherence.trained import Train
 from icm_client.data import JsonValue
-from icm_client.data.bad_rows import refused_rows
 from icm_client.data.job import Job
-from icm_client.data.rows import FEWEST_ROWS, path_of
+from icm_client.data.rows import FEWEST_ROWS, path_of, refused_rows
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError, RowsTooLong
 from icm_client.runs.trainer import Trained, Trainer, TrainingProgress

@@ -9,7 +9,7 @@ from typing import Any
 
 from icm_client.coherence.result import Step, SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
-from icm_client.data.bad_rows import FailedRow
+from icm_client.data.rows import FailedRow
 from icm_client.endpoints import ServerIdentity
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost

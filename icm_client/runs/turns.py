@@ -30,7 +30,7 @@ from icm_client.endpoints.protocol import (
     Usage,
 )
 from icm_client.endpoints.served import ServedEndpoint
-from icm_client.scoring.planner import shared
+from icm_client.scoring.prompts import shared
 
 STINT_S: Final = 2.0
 """Seconds that a job may keep a lane which others wait for, while its prompts go on."""

@@ -5,14 +5,16 @@ Because pieces are joined as ids, two contexts that begin with the same demos be
 ids whatever follows, which a prefix cache needs; joined as text they might not.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from icm_client.coherence.problem import Context, Query
+from icm_client.endpoints.identity_check import described
 from icm_client.endpoints.protocol import Endpoint, LabelToken, TextEndpoint, TokenIds
-from icm_client.errors import TaskError
-from icm_client.scoring.drift import check_tokens
+from icm_client.errors import ModelChanged, TaskError
+from icm_client.scoring.drift import DRIFT_ADVICE
 from icm_client.scoring.store import ScoreStore
 from icm_client.task_groups import open_task_group
 
@@ -26,7 +28,7 @@ class Pieces:
             server takes text, and puts it there itself.
         prompts: one per item; never empty.
         labels: one per label, as it is written after a prompt.
-        separator: what stands between a demo's label and the next prompt.
+        separator: stands between a demo's label and the next prompt.
         label_texts: one per label, for messages; may be left empty.
     """
 
@@ -62,19 +64,19 @@ async def tokenize_pieces(
     concurrency: int = 16,
     merged: dict[int, str] | None = None,
 ) -> Pieces:
-    """Tokenize each piece once; what the store holds already is not asked again.
+    """Tokenize each piece once; token ids that are in the store are not asked for again.
 
     A label's ids are what its text adds to a prompt's ids, which must be the same after every
     prompt; a tokenizer may write a word differently on its own. It is asked once for each way in
     which prompts end: one where the template ends in text, up to one a row where it ends in a
     field. The separator's ids are found likewise, from what it adds after the labels, where that is
-    one answer.
+    the same after each.
 
     Args:
         prompts: one per item, the template filled in, without the label.
         label_texts: one per label, exactly as it follows a prompt (most often " word").
         separator: stands between a demo's label and the next demo.
-        endpoint: whose tokenizer is used.
+        endpoint: tokenizes.
         store: where token ids are kept.
         concurrency: requests in flight at most.
         merged: where it is given, items after whose prompts a label is written differently than
@@ -84,14 +86,14 @@ async def tokenize_pieces(
         TaskError: a prompt is empty, prompts and a label merge into one token, or (on a server
             that takes only text) two labels begin with the same token.
         LabelMissing: a server that takes only text does not know a label.
-        ModelChanged: the store holds other ids of a prompt than the server's tokenizer gives.
+        ModelChanged: the store has other ids of a prompt than the server's tokenizer gives.
         EndpointError: the server did not tokenize.
         StoreError: the store could not be read or written.
     """
     if isinstance(endpoint, TextEndpoint):
         fingerprint = endpoint.identity.fingerprint
         return await _text_pieces(
-            prompts, label_texts, separator, endpoint, store=store, fingerprint=fingerprint
+            prompts, label_texts, separator, endpoint, store, fingerprint=fingerprint
         )
     tokenizer = _Tokenizer(endpoint, store, concurrency)
     await tokenizer.check([*prompts[:1], *prompts[-1:]])
@@ -104,29 +106,27 @@ async def tokenize_pieces(
     for text in label_texts:
         wholes = await tokenizer.ids([prompts[items[0]] + text for items in endings])
         tails = [
-            _tail(whole, prompt_pieces[items[0]])
+            (items, _tail(whole, prompt_pieces[items[0]]))
             for items, whole in zip(endings, wholes, strict=True)
         ]
-        ids, odd = _label_ids(text, prompts, endings, tails)
-        labels.append(ids)
-        found = {**odd, **found}
+        usual = _usual(text, prompts, tails)
+        labels.append(usual)
+        odd = {item: tail for items, tail in tails if tail != usual for item in items}
+        found = {item: _odd(text, prompts[item], tail) for item, tail in odd.items()} | found
     if merged is not None:
         merged.update(found)
     elif found:
         item, reason = min(found.items())
         others = f" (and so for {len(found) - 1:,} more)" if len(found) > 1 else ""
         raise TaskError(f"prompt {item + 1}: {reason}{others}")
-    usual = next((item for item in range(len(prompts)) if item not in found), 0)
-    alone, *after_labels = await tokenizer.ids(
-        [separator, *(prompts[usual] + text + separator for text in label_texts)]
-        if prompts
-        else [separator]
-    )
-    separators = {
-        _tail(whole, prompt_pieces[usual] + label)
-        for whole, label in zip(after_labels, labels, strict=False)
+    sound = next((item for item in range(len(prompts)) if item not in found), 0)
+    joined = [prompts[sound] + text + separator for text in label_texts] if prompts else []
+    alone, *wholes = await tokenizer.ids([separator, *joined])
+    after = {
+        _tail(whole, prompt_pieces[sound] + label)
+        for whole, label in zip(wholes, labels, strict=False)
     }
-    tail = separators.pop() if len(separators) == 1 else None
+    tail = after.pop() if len(after) == 1 else None
     return Pieces(
         bos,
         tuple(prompt_pieces),
@@ -136,13 +136,134 @@ async def tokenize_pieces(
     )
 
 
+class _Tokenizer:
+    """Token ids by way of the store, each text asked once."""
+
+    def __init__(self, endpoint: Endpoint, store: ScoreStore, concurrency: int) -> None:
+        self._endpoint = endpoint
+        self._store = store
+        self._concurrency = concurrency
+        self._numbers: dict[int, int] = {}
+
+    async def check(self, texts: Sequence[str]) -> None:
+        """Raise `ModelChanged` where the store has other ids of these than the server."""
+        identity = self._endpoint.identity
+        if identity.of_weights:
+            return
+        stored = self._store.get_tokens(identity.fingerprint, texts, add_special=False)
+        for text, ids in zip(texts, stored, strict=True):
+            if ids is None or await self._endpoint.tokenize(text, add_special=False) == ids:
+                continue
+            raise ModelChanged(
+                f"the stored token ids are not of the tokenizer that {described(identity)} has "
+                f"now, though the server reports the same identity as then. {DRIFT_ADVICE}",
+                last_confirmed_at=math.inf,
+                stored=identity.fingerprint,
+            )
+
+    async def ids(self, texts: Sequence[str], *, add_special: bool = False) -> list[TokenIds]:
+        fingerprint = self._endpoint.identity.fingerprint
+        stored = self._store.get_tokens(fingerprint, texts, add_special=add_special)
+        known = {
+            text: self._interned(ids)
+            for text, ids in zip(texts, stored, strict=True)
+            if ids is not None
+        }
+        missing = iter([text for text in dict.fromkeys(texts) if text not in known])
+
+        async def work() -> None:
+            for text in missing:  # one iterator for all workers
+                ids = await self._endpoint.tokenize(text, add_special=add_special)
+                self._store.put_tokens(fingerprint, [text], [ids], add_special=add_special)
+                known[text] = self._interned(ids)
+
+        async with open_task_group() as tasks:
+            for _ in range(self._concurrency):
+                tasks.start_soon(work)
+        return [known[text] for text in texts]
+
+    def _interned(self, ids: TokenIds) -> TokenIds:
+        """Return the same ids, each number one object: this saves four fifths at 100,000 rows."""
+        return tuple(self._numbers.setdefault(number, number) for number in ids)
+
+
+def _refuse_empty(prompts: Sequence[TokenIds] | Sequence[str]) -> None:
+    for number, prompt in enumerate(prompts):
+        if not prompt:
+            raise TaskError(f"item {number} (counting from 0) makes an empty prompt.")
+
+
+def _endings(prompts: Sequence[str], ids: Sequence[TokenIds]) -> list[list[int]]:
+    """Return the prompts' numbers, those together after which a tokenizer writes labels alike.
+
+    Whether a label merges depends on the last token, and on the white space at the end: after a
+    line break, gemma's tokenizer merges a space with the label's own, after a word it may not.
+    """
+    alike: dict[tuple[int, str], list[int]] = {}
+    for number, (prompt, own) in enumerate(zip(prompts, ids, strict=True)):
+        alike.setdefault((own[-1], prompt[len(prompt.rstrip()) :]), []).append(number)
+    return list(alike.values())
+
+
+def _usual(
+    text: str, prompts: Sequence[str], tails: Sequence[tuple[Sequence[int], TokenIds | None]]
+) -> TokenIds:
+    """Return a label's ids after most prompts.
+
+    Args:
+        text: the label's.
+        prompts: of all items.
+        tails: the label's ids after each kind of prompts; None where it merges with them.
+
+    Raises:
+        TaskError: it is not written in one way after more than half of them.
+    """
+    counts = Counter[TokenIds | None]()
+    for items, tail in tails:
+        counts[tail] += len(items)
+    usual, count = counts.most_common(1)[0] if counts else ((), 0)
+    tie = 2 * count == len(prompts) and len(counts) > 1
+    if usual is not None and 2 * count >= len(prompts) and not tie:
+        return usual
+    first = {tail: prompts[items[0]][-20:] for items, tail in tails}
+    if None in first:
+        raise TaskError(
+            f"the label {text!r} merges with the end of the prompt ({first[None]!r}) in this "
+            "model's tokenizer, so it has no tokens of its own. Change the end of the template: "
+            "let it end in a mark such as ':' without a space after it, and let the label begin "
+            "with the space."
+        )
+    one, other = list(first.values())[:2]
+    raise TaskError(
+        f"this model's tokenizer writes the label {text!r} differently after {one!r} and after "
+        f"{other!r}. Let the template end in the same text for every item, such as 'Answer:'."
+    )
+
+
+def _odd(text: str, prompt: str, tail: TokenIds | None) -> str:
+    how = (
+        f"merges the label {text!r} with this prompt's end"
+        if tail is None
+        else f"writes the label {text!r} after this prompt's end"
+    )
+    return (
+        f"the model's tokenizer {how} ({prompt[-20:]!r}), unlike with the others: change how the "
+        "text ends, or let the template end in a mark such as ':'"
+    )
+
+
+def _tail(whole: TokenIds, head: TokenIds) -> TokenIds | None:
+    """Return what follows `head` in `whole`, or None where `whole` does not begin with it."""
+    return whole[len(head) :] if whole[: len(head)] == head else None
+
+
 async def _text_pieces(
     prompts: Sequence[str],
     label_texts: Sequence[str],
     separator: str,
     endpoint: TextEndpoint,
-    *,
     store: ScoreStore,
+    *,
     fingerprint: str,
 ) -> Pieces:
     """Return pieces whose ids are code points, and one id a label (`TextEndpoint`).
@@ -171,126 +292,3 @@ async def _text_pieces(
         labels.append((endpoint.name_label(found),))
     texts = [tuple(map(ord, prompt)) for prompt in prompts]
     return Pieces((), tuple(texts), tuple(labels), tuple(map(ord, separator)), tuple(label_texts))
-
-
-def _refuse_empty(prompts: Sequence[TokenIds] | Sequence[str]) -> None:
-    for number, prompt in enumerate(prompts):
-        if not prompt:
-            raise TaskError(f"item {number} (counting from 0) makes an empty prompt.")
-
-
-class _Tokenizer:
-    """Token ids by way of the store, each text asked once."""
-
-    def __init__(self, endpoint: Endpoint, store: ScoreStore, concurrency: int) -> None:
-        self._endpoint = endpoint
-        self._store = store
-        self._concurrency = concurrency
-        self._numbers: dict[int, int] = {}
-
-    async def check(self, texts: Sequence[str]) -> None:
-        """Raise `ModelChanged` where the store has other ids of these than the server."""
-        fingerprint = self._endpoint.identity.fingerprint
-        stored = self._store.get_tokens(fingerprint, texts, add_special=False)
-        found = zip(texts, stored, strict=True)
-        await check_tokens(self._endpoint, {text: ids for text, ids in found if ids is not None})
-
-    async def ids(self, texts: Sequence[str], *, add_special: bool = False) -> list[TokenIds]:
-        fingerprint = self._endpoint.identity.fingerprint
-        stored = self._store.get_tokens(fingerprint, texts, add_special=add_special)
-        known = {
-            text: self._shared(ids)
-            for text, ids in zip(texts, stored, strict=True)
-            if ids is not None
-        }
-        missing = iter([text for text in dict.fromkeys(texts) if text not in known])
-
-        async def work() -> None:
-            for text in missing:  # one iterator for all workers
-                ids = await self._endpoint.tokenize(text, add_special=add_special)
-                self._store.put_tokens(fingerprint, [text], [ids], add_special=add_special)
-                known[text] = self._shared(ids)
-
-        async with open_task_group() as tasks:
-            for _ in range(self._concurrency):
-                tasks.start_soon(work)
-        return [known[text] for text in texts]
-
-    def _shared(self, ids: TokenIds) -> TokenIds:
-        """Return the same ids, each number one object: four fifths of what 100,000 rows take."""
-        return tuple(self._numbers.setdefault(number, number) for number in ids)
-
-
-def _endings(prompts: Sequence[str], ids: Sequence[TokenIds]) -> list[list[int]]:
-    """Return the prompts' numbers, those together after which a tokenizer writes labels alike.
-
-    Whether a label merges depends on the last token, and on the white space at the end: after a
-    line break, gemma's tokenizer merges a space with the label's own, after a word it may not.
-    """
-    alike: dict[tuple[int, str], list[int]] = {}
-    for number, (prompt, own) in enumerate(zip(prompts, ids, strict=True)):
-        alike.setdefault((own[-1], prompt[len(prompt.rstrip()) :]), []).append(number)
-    return list(alike.values())
-
-
-def _label_ids(
-    text: str,
-    prompts: Sequence[str],
-    endings: Sequence[Sequence[int]],
-    tails: Sequence[TokenIds | None],
-) -> tuple[TokenIds, dict[int, str]]:
-    """Return a label's ids after most prompts, and the prompts after which it has others.
-
-    Raises:
-        TaskError: it is written in no one way after more than half of them.
-    """
-    counts = Counter[TokenIds | None]()
-    for items, tail in zip(endings, tails, strict=True):
-        counts[tail] += len(items)
-    usual, count = counts.most_common(1)[0] if counts else ((), 0)
-    if usual is None or 2 * count < len(prompts) or (2 * count == len(prompts) and len(counts) > 1):
-        raise TaskError(_no_one_way(text, prompts, endings, tails))
-    return usual, {
-        item: _odd(text, prompts[item], merges=tail is None)
-        for items, tail in zip(endings, tails, strict=True)
-        if tail != usual
-        for item in items
-    }
-
-
-def _odd(text: str, prompt: str, *, merges: bool) -> str:
-    how = (
-        f"merges the label {text!r} with this prompt's end"
-        if merges
-        else f"writes the label {text!r} after this prompt's end"
-    )
-    return (
-        f"the model's tokenizer {how} ({prompt[-20:]!r}), unlike with the others: change how the "
-        "text ends, or let the template end in a mark such as ':'"
-    )
-
-
-def _no_one_way(
-    text: str,
-    prompts: Sequence[str],
-    endings: Sequence[Sequence[int]],
-    tails: Sequence[TokenIds | None],
-) -> str:
-    first = {tail: prompts[items[0]][-20:] for items, tail in zip(endings, tails, strict=True)}
-    if None in first:
-        return (
-            f"the label {text!r} merges with the end of the prompt ({first[None]!r}) in this "
-            "model's tokenizer, so it has no tokens of its own. Change the end of the "
-            "template: let it end in a mark such as ':' without a space behind it, and let "
-            "the label begin with the space."
-        )
-    one, other = list(first.values())[:2]
-    return (
-        f"this model's tokenizer writes the label {text!r} differently after {one!r} and after "
-        f"{other!r}. Let the template end in the same text for every item, such as 'Answer:'."
-    )
-
-
-def _tail(whole: TokenIds, head: TokenIds) -> TokenIds | None:
-    """Return what follows `head` in `whole`, or None where `whole` does not begin with it."""
-    return whole[len(head) :] if whole[: len(head)] == head else None

@@ -1,4 +1,4 @@
-"""One call of a scorer: its reads, what becomes of them, and who is to blame where they fail.
+"""One call of a scorer: its questions, what became of them, and which items made them fail.
 
 A request that failed for good has been repeated by the endpoint for as long as that may help. If
 what it asked is to blame, the others go on: a group is split down to the reads that fail alone. If
@@ -25,40 +25,76 @@ from icm_client.errors import (
 )
 from icm_client.scoring.prompts import Question
 
-
-class ScoringProgress(NamedTuple):
-    """How far one call of a scorer is, in reads.
-
-    Attributes:
-        done: reads with an answer, those from the store included.
-        total: different reads that the call needs.
-        from_store: reads that the store had.
-    """
-
-    done: int
-    total: int
-    from_store: int
-
-
 IN_A_ROW: Final = 8
-"""Reads that failed alone, without an answer to any other between them, that raise the question
+"""So many reads that fail alone, without an answer to any other between them, raise the question
 whether the server is to blame."""
 
 SLOW_IN_A_ROW: Final = 3
-"""The same of requests that the server let fail for minutes, whatever their size."""
+"""So do so many requests, whatever their size, that the server let fail for minutes."""
 
 _OF_READS = (RequestRefused, MalformedAnswer, EndpointFault, EndpointTimeout, ScoreError)
 _OF_ALL = (AuthenticationRefused, ModelNotFound)
 _SLOW = (EndpointFault, EndpointTimeout)
 
+Failure = EndpointError | ScoreError
+
+
+@dataclass(slots=True)
+class ScorerStats:
+    """Running totals over a scorer's calls, in reads.
+
+    Attributes:
+        asked: answered by the server.
+        from_store: answered by the store.
+        checked: stored answers that were compared with the server's. The reads that this took do
+            not count as `asked`.
+    """
+
+    asked: int = 0
+    from_store: int = 0
+    checked: int = 0
+
+
+@dataclass(slots=True)
+class Call:
+    """Different questions, and what became of them.
+
+    Attributes:
+        questions: what is asked.
+        needed: for each query, the indices of its questions.
+        missing: the indices of those that are still to be asked.
+        known: the answers of others, by index.
+        failed: why others failed alone, by index.
+        from_store: how many answers the store had.
+        answered: whether the server answered any.
+        trusted: whether the server was found to answer what it answered before: only lone reads
+            count as failures from then on. Else groups that each hold a read that fails would
+            raise the same question for ever.
+        aside: whether it is asked to find out what failed, and does not count as progress.
+    """
+
+    questions: list[Question]
+    needed: list[list[int]]
+    missing: set[int]
+    known: dict[int, Answer] = field(default_factory=dict)
+    failed: dict[int, Failure] = field(default_factory=dict)
+    from_store: int = 0
+    answered: bool = False
+    trusted: bool = False
+    aside: bool = False
+
+    def failure(self, query: int) -> Failure | None:
+        """Return why one of the query's questions failed; None where none has."""
+        return next((self.failed[n] for n in self.needed[query] if n in self.failed), None)
+
 
 def is_about_reads(error: BaseException) -> bool:
     """Whether another request may fare better while this one fails.
 
-    A refusal (400, 422), an answer that is none or holds no score, a 5xx and a time-out may be
-    this prompt's. A server that is not there (`EndpointUnreachable`), is too busy
+    A refusal (400, 422), an answer that is malformed or holds no score, a 5xx and a time-out may be
+    due to this prompt. A server that is not there (`EndpointUnreachable`), is too busy
     (`EndpointOverloaded`), asks for a key, lacks the model, has another one or cuts prompts without
-    a word is so for all.
+    saying so fails for all.
     """
     if isinstance(error, PromptTooLong) and error.cut:
         return False
@@ -71,36 +107,20 @@ class Streak:
     def __init__(self) -> None:
         self._alone = 0
         self._slow = 0
-        self._trusted = False
-
-    def begin(self) -> None:
-        """Hear that other reads are asked now."""
-        self._trusted = False
-
-    def trust(self) -> None:
-        """Hear that the server answers what it answered before: only lone reads count from now on.
-
-        Else groups that each hold a read that fails would raise the same question for ever.
-        """
-        self._trusted = True
-        self.answered()
 
     def answered(self) -> None:
-        """Hear of an answer."""
+        """Record an answer."""
         self._alone = self._slow = 0
 
-    def failed(self, error: IcmError, n_reads: int) -> None:
-        """Hear of a request of so many reads that failed for good; 0 for a prefix sent ahead."""
+    def failed(self, error: IcmError, n_reads: int, *, trusted: bool) -> None:
+        """Record a request of so many reads (0: a prefix) that failed for good."""
         self._alone += n_reads == 1
-        self._slow += isinstance(error, _SLOW) and not self._trusted
+        self._slow += isinstance(error, _SLOW) and not trusted
 
     @property
     def is_suspicious(self) -> bool:
         """Whether so many failed in a row that the server may be to blame."""
         return self._alone >= IN_A_ROW or self._slow >= SLOW_IN_A_ROW
-
-
-Failure = EndpointError | ScoreError
 
 
 class FailedItem(NamedTuple):
@@ -121,13 +141,13 @@ async def find_blamed(
     failing: Sequence[tuple[Query, Failure]],
     alone: Callable[[Sequence[int]], Awaitable[Mapping[int, Failure | None]]],
 ) -> dict[int, FailedItem]:
-    """Return the items that made `failing` fail, from how each fares alone.
+    """Return the items that made `failing` fail, from how each fares zero-shot.
 
-    A target that fails alone is to blame; else the demos in front of it that fail alone; else the
-    target, which then fails behind these demos only.
+    A target that fails zero-shot is to blame; else those of its demos that fail zero-shot; else the
+    target, which then fails given these demos only.
 
     Args:
-        failing: queries that failed, and how; at least one.
+        failing: queries that failed, and why; at least one.
         alone: asks about items without a context; its answer holds None for those that have a
             score.
 
@@ -142,8 +162,9 @@ async def find_blamed(
         found |= await alone(sorted(demos))
     blamed: dict[int, FailedItem] = {}
     for query, error in failing:
-        behind = {demo.item: found.get(demo.item) for demo in query.context}
-        spoilt = {item: why for item, why in behind.items() if why is not None}
+        spoilt = {
+            demo.item: why for demo in query.context if (why := found.get(demo.item)) is not None
+        }
         if (own := found[query.target]) is not None:
             blamed.setdefault(query.target, FailedItem(own, alone=True, as_demo=False))
         elif not spoilt:
@@ -151,29 +172,3 @@ async def find_blamed(
         else:
             blamed |= {item: FailedItem(why, True, True) for item, why in spoilt.items()}
     return dict(sorted(blamed.items()))
-
-
-@dataclass(slots=True)
-class Call:
-    """Different reads, and what has become of them.
-
-    Attributes:
-        reads: what is asked.
-        known: their answers, by index.
-        failed: those that failed alone, by index.
-        from_store: how many the store had.
-        heard: whether the server answered any.
-        aside: whether it is asked to find out what failed, and no progress.
-    """
-
-    reads: list[Question]
-    known: dict[int, Answer]
-    from_store: int
-    failed: dict[int, Failure] = field(default_factory=dict)
-    heard: bool = False
-    aside: bool = False
-
-    @property
-    def missing(self) -> frozenset[int]:
-        """Those that are still to be asked."""
-        return frozenset(range(len(self.reads))) - self.known.keys() - self.failed.keys()

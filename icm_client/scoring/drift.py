@@ -1,12 +1,12 @@
-"""Answers that may be another model's: how they are found, and what is done about them.
+"""Find stored answers that are another model's, and withdraw answers that may be.
 
-What a server says of itself does not change where a path names the latest weights, an adapter is
-loaded anew, or a file is overwritten. What it computes does. So before stored answers are used, a
-few of them are asked again.
+A server reports the same identity where a path names the latest weights, an adapter is loaded anew,
+or a file is overwritten, but it computes other log-probs. So before stored answers are used, a few
+of them are asked again.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -18,27 +18,26 @@ from icm_client.endpoints.protocol import (
     Answer,
     Endpoint,
     SampledEndpoint,
-    TokenIds,
     lane_of,
 )
 from icm_client.errors import EndpointError, IcmError, ModelChanged, ScoreError
-from icm_client.scoring.call import Call, is_about_reads
-from icm_client.scoring.prompts import Question, written_out
+from icm_client.scoring.call import Call, ScorerStats, is_about_reads
+from icm_client.scoring.prompts import Question
 from icm_client.scoring.store import ScoreStore
 
 FIRST_CHECKED: Final = 3
-"""Stored answers that are asked again where a run first uses any, ..."""
+"""So many stored answers are asked again where a run first uses any."""
 
 MOST_CHECKED: Final = 8
-"""... and in all: one more in each later call that uses other contexts from the store."""
+"""A run asks at most so many again: one more in each later call with other stored contexts."""
 
 _BESIDE: Final = 2
-"""What is asked besides, before one answer that has changed is taken for another model's."""
+"""So many more are asked before one answer that has changed is taken for another model's."""
 
-_DRIFT_ADVICE: Final = (
+DRIFT_ADVICE: Final = (
     "To label with what is served now, from the start: `icm-client label --accept-drift`, which "
     "drops these scores. To keep them: name another file with --store. To drop them: `icm-client "
-    "store prune --model NAME --yes`"
+    "store prune --model NAME --yes`."
 )
 
 
@@ -50,10 +49,10 @@ class DriftCheck:
     a digest of its weights.
 
     Args:
-        endpoint: who is asked.
+        endpoint: answers again.
 
     Attributes:
-        reads: that the server has answered for it.
+        reads: how many the server has answered for it.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -63,110 +62,97 @@ class DriftCheck:
         self._contexts: set[int] = set()  # by hash: those that are known to be this model's
         self._asked_since = math.inf
 
-    def answered(self, reads: Sequence[Question]) -> None:
-        """Hear that the server has answered these reads, before they are stored."""
+    def answered(self, questions: Sequence[Question]) -> None:
+        """Record, before they are stored, that the server has answered these questions."""
         if self._endpoint.identity.of_weights:
             return
         self._asked_since = min(self._asked_since, anyio.current_time())
-        for head in {id(read.prompt.head): read.prompt.head for read in reads}.values():
+        for head in {id(question.head): question.head for question in questions}.values():
             self._contexts.add(hash(head))
 
-    async def check(self, call: Call) -> None:
-        """Compare some of the stored answers of `call`.
+    async def check(self, call: Call, stats: ScorerStats) -> None:
+        """Compare some of the stored answers of `call`; count the reads that this takes in `stats`.
 
         Raises:
             ModelChanged: they are another model's. They stay where they are; what this run has
                 been answered since it began is taken back.
             EndpointError, ScoreError: none of them was answered.
         """
-        most = FIRST_CHECKED if not self._checked else 1
+        most = 1 if self._checked else FIRST_CHECKED
         most = min(most, MOST_CHECKED - self._checked)
         if self._endpoint.identity.of_weights or most <= 0:
             return
-        heads = {id(call.reads[n].prompt.head): call.reads[n].prompt.head for n in call.known}
-        fresh = {place for place, head in heads.items() if hash(head) not in self._contexts}
-        stored = sorted(n for n in call.known if id(call.reads[n].prompt.head) in fresh)
+        heads = {id(head): head for head in (call.questions[n].head for n in call.known)}
+        new = {place for place, head in heads.items() if hash(head) not in self._contexts}
+        stored = sorted(n for n in call.known if id(call.questions[n].head) in new)
         if not stored:
             return
         most = min(most, len(stored))
         chosen = [stored[(2 * k + 1) * len(stored) // (2 * most)] for k in range(most)]
+        others = [n for n in stored if n not in chosen]
         self._checked += most
         failures: list[EndpointError | ScoreError] = []
+        compared = partial(self._apart, call=call, stats=stats, failures=failures)
         same = 0
         for number in chosen:
-            apart = await self._apart(call, number, failures)
+            apart = await compared(number)
             if apart:
-                beside = _beside(number, [n for n in stored if n not in chosen])
-                others = [await self._apart(call, n, failures) for n in beside]
-                if any(others) or not [other for other in others if other is not None]:
-                    raise self._change(max([apart, *filter(None, others)]))
+                beside = [await compared(n) for n in _nearest(number, others)]
+                if any(beside) or all(other is None for other in beside):
+                    raise self._changed(max([apart, *filter(None, beside)]))
             same += apart is not None
         if not same and failures:
             raise failures[0]
-        self._contexts |= {hash(heads[id(call.reads[n].prompt.head)]) for n in chosen}
+        self._contexts |= {hash(call.questions[n].head) for n in chosen}
 
     async def _apart(
-        self, call: Call, number: int, failures: list[EndpointError | ScoreError]
+        self,
+        number: int,
+        *,
+        call: Call,
+        stats: ScorerStats,
+        failures: list[EndpointError | ScoreError],
     ) -> float | None:
-        """By how much an answer has changed, 0 within noise; None where this one is not given."""
-        read, answer = call.reads[number], call.known[number]
+        """Return how far an answer has moved in nats, 0 within noise; None where it fails now."""
+
+        async def ask() -> Answer:
+            endpoint, read = self._endpoint, call.questions[number].read()
+            if isinstance(endpoint, SampledEndpoint):  # its `read` may ask more than once
+                answer = await endpoint.read_sampled(read, {})
+            else:
+                (answer,) = await endpoint.read([read], lane=lane_of(endpoint))
+            self.reads += 1
+            stats.checked += 1
+            return answer
+
         try:
-            return await nats_apart(answer, partial(self._ask, read))
+            return await nats_apart(call.known[number], ask)
         except (EndpointError, ScoreError) as error:
             if not is_about_reads(error):
                 raise
             failures.append(error)
             return None
 
-    async def _ask(self, read: Question) -> Answer:
-        endpoint, asked = self._endpoint, written_out(read)
-        if isinstance(endpoint, SampledEndpoint):  # it may look at a prompt more closely in `read`
-            answer = await endpoint.read_sampled(asked, {})
-        else:
-            (answer,) = await endpoint.read([asked], lane=lane_of(endpoint))
-        self.reads += 1
-        return answer
-
-    def _change(self, apart: float) -> ModelChanged:
+    def _changed(self, apart: float) -> ModelChanged:
         identity = self._endpoint.identity
         return ModelChanged(
-            f"the stored scores are not of the weights that {described(identity)} has now, though "
-            f"the server says of itself what it said then: asked again, its log-probs are up to "
-            f"{apart:.2f} nats away (up to {SAME_NATS:g} is noise). Nothing stored has been "
-            f"changed. {_DRIFT_ADVICE}",
+            f"the stored scores are not of the weights that {described(identity)} has now. "
+            f"{DRIFT_ADVICE} (Asked again, its log-probs are up to {apart:.2f} nats away, and up "
+            f"to {SAME_NATS:g} is noise. The server reports the same identity as then; nothing "
+            "stored has been changed.)",
             last_confirmed_at=self._asked_since,
             stored=identity.fingerprint,
         )
 
 
-async def check_tokens(endpoint: Endpoint, known: Mapping[str, TokenIds]) -> None:
-    """Compare stored token ids of texts with the server's tokenizer.
-
-    Raises:
-        ModelChanged: it writes one of them otherwise.
-        EndpointError: it did not tokenize.
-    """
-    identity = endpoint.identity
-    if identity.of_weights:
-        return
-    for text, ids in known.items():
-        if await endpoint.tokenize(text, add_special=False) != ids:
-            raise ModelChanged(
-                f"the stored token ids are not of the tokenizer that {described(identity)} has "
-                f"now, though the server says of itself what it said then. {_DRIFT_ADVICE}",
-                last_confirmed_at=math.inf,
-                stored=identity.fingerprint,
-            )
-
-
 def withdraw_doubtful(error: IcmError, store: ScoreStore, fingerprint: str) -> int:
-    """Take out of the store what came since the server was last known to be what it was.
+    """Drop from the store the answers since the server was last known to be unchanged.
 
     Args:
         error: why a call ended; only a `ModelChanged`, or a group of errors with one in it, casts
             doubt on anything.
         store: where the answers are.
-        fingerprint: whose they were taken for.
+        fingerprint: of the server that they are stored under.
 
     Returns:
         How many answers.
@@ -174,20 +160,19 @@ def withdraw_doubtful(error: IcmError, store: ScoreStore, fingerprint: str) -> i
     Raises:
         StoreError: the store cannot be written.
     """
-    changed = _change(error)
+    changed = _model_change(error)
     if changed is None or math.isinf(changed.last_confirmed_at):
         return 0
     ago_s = anyio.current_time() - changed.last_confirmed_at
     return store.withdraw(fingerprint, store.now() - ago_s)
 
 
-def _beside(number: int, others: Sequence[int]) -> list[int]:
-    """Those of `others` that are nearest to it."""
+def _nearest(number: int, others: Sequence[int]) -> list[int]:
     return sorted(others, key=lambda other: abs(other - number))[:_BESIDE]
 
 
-def _change(error: IcmError) -> ModelChanged | None:
-    """The change among what ended a call: of several failures, one was raised for all."""
+def _model_change(error: IcmError) -> ModelChanged | None:
+    """Return the change among what ended a call: of several failures, one was raised for all."""
     together = error.__cause__
     if isinstance(error, ModelChanged) or not isinstance(together, BaseExceptionGroup):
         return error if isinstance(error, ModelChanged) else None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from icm_client.endpoints.protocol import Answer, Exactness, Read, TokenIds, worst
 from icm_client.errors import TaskError
-from icm_client.scoring.prompts import Prompt, Question
+from icm_client.scoring.prompts import Question
 
 
 class LabelTokens(NamedTuple):
@@ -26,11 +26,11 @@ class LabelTrie:
 
     Args:
         labels: token ids of each label, K >= 1.
-        names: what each is called in messages and in `describe()`; its number if not given.
+        names: what each is called in messages and in `describe()`; by default its number.
 
     Raises:
-        TaskError: a label is empty, or is the beginning of another (or the same): after the
-            shorter one's tokens nothing tells which of the two is meant.
+        TaskError: a label is empty, or is the beginning of another (or the same): the shorter one's
+            tokens do not show which of the two is meant.
     """
 
     def __init__(self, labels: Sequence[TokenIds], names: Sequence[str] = ()) -> None:
@@ -57,11 +57,11 @@ class LabelTrie:
 
     def reads(self, prompt: TokenIds) -> tuple[Read, ...]:
         """Return the reads after `prompt`, one for each inner node, the root's first."""
-        return tuple(Read(prompt + node, wanted) for node, wanted in self._nodes.items())
+        return tuple(question.read() for question in self.questions((), prompt))
 
-    def questions(self, prompt: Prompt) -> tuple[Question, ...]:
-        """Return the same reads with their prompts in pieces."""
-        return tuple(Question(prompt + node, wanted) for node, wanted in self._nodes.items())
+    def questions(self, head: TokenIds, tail: TokenIds) -> tuple[Question, ...]:
+        """Return the same reads after `head + tail`, before they are written out."""
+        return tuple(Question(head, tail + node, wanted) for node, wanted in self._nodes.items())
 
     def log_probs(self, answers: Sequence[Answer]) -> list[float]:
         """Return `log P(label | prompt)` in nats, one per label, from the answers to `reads`."""
@@ -74,7 +74,7 @@ class LabelTrie:
         return worst(answer.exactness for answer in answers)
 
     def describe(self) -> tuple[LabelTokens, ...]:
-        """Return how the tokenizer writes each label, for a user to check."""
+        """Return how the tokenizer writes each label, so that a user can check it."""
         return self._labels
 
 

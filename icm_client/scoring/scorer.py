@@ -1,13 +1,12 @@
-"""The way out of the method: queries in, label log-probs back, each answer kept.
+"""The `icm_client.coherence.problem.Score` of a server: queries in, label log-probs out.
 
-`Scorer` turns queries into reads, looks them up in the score store, has the endpoint answer what
-is missing in the planner's order, and stores each answer before it is used. Its result depends on
-the queries and the store's contents, and not on the order in which answers arrive.
+`Scorer` turns queries into questions, looks them up in the score store, has the endpoint answer
+what is missing in the planner's order, and stores each answer before it is used. Its result depends
+on the queries and the store's contents, and not on the order in which answers arrive.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -27,13 +26,22 @@ from icm_client.errors import (
     ScoreNotFinite,
 )
 from icm_client.scoring.assemble import Pieces, context_ids
-from icm_client.scoring.call import Call, FailedItem, Failure, Streak, find_blamed, is_about_reads
+from icm_client.scoring.call import (
+    Call,
+    FailedItem,
+    Failure,
+    ScorerStats,
+    Streak,
+    find_blamed,
+    is_about_reads,
+)
 from icm_client.scoring.drift import DriftCheck, withdraw_doubtful
 from icm_client.scoring.execute import Caller, execute
 from icm_client.scoring.label_trie import LabelTrie
-from icm_client.scoring.planner import plan, prune
-from icm_client.scoring.prompts import Asked, Prompt, Question, score_keys
+from icm_client.scoring.prompts import Question, score_keys
 from icm_client.scoring.store import ScoreStore
+
+_CONTROLS = 3
 
 
 class ScoringProgress(NamedTuple):
@@ -50,43 +58,25 @@ class ScoringProgress(NamedTuple):
     from_store: int
 
 
-_CONTROLS = 3
-
 OnFailed = Callable[[Mapping[int, FailedItem]], None]
 """Called with the items that cannot be scored; what it raises ends the call."""
-
-
-@dataclass(slots=True)
-class ScorerStats:
-    """Running totals over a scorer's calls, in reads.
-
-    Attributes:
-        asked: answered by the server.
-        from_store: answered by the store.
-        checked: of those from the store, the server was asked again so many times, to see that
-            they are its own. They do not count as `asked`.
-    """
-
-    asked: int = 0
-    from_store: int = 0
-    checked: int = 0
 
 
 class Scorer:
     """The `icm_client.coherence.problem.Score` over one endpoint and one store.
 
     Args:
-        endpoint: who answers what the store does not hold.
+        endpoint: answers what the store does not hold.
         store: where answers are looked up and kept.
         pieces: the token ids of items and labels; queries index into them.
         group_size: reads that go in one request, on a server without lanes.
-        reads_in_flight: reads under way at a time, on a server without lanes; about as many as it
+        reads_in_flight: reads in flight at a time, on a server without lanes; about as many as it
             computes at once, so that prefixes are used before they are evicted.
         on_progress: called when the store has been looked up, and after each group of answers.
-        on_failed: told of items that cannot be scored once all else has been answered and stored,
-            or earlier, where one spoils a context; the rows without a score are then NaN. None
-            raises the first failure instead.
-        stopping: asked before a request is begun; once it says so, what is under way is awaited
+        on_failed: called with the items that cannot be scored once all else has been answered and
+            stored, or earlier, where one spoils a context; the rows without a score are then NaN.
+            None raises the first failure instead.
+        stopping: asked before a request is begun; once it says so, what is in flight is awaited
             and stored, and the call raises `RunStopped`.
         drift: compares stored answers with the server's; None takes one for this object alone.
         unusable: items that are known not to be scored: their rows are NaN, and nothing is asked.
@@ -95,7 +85,7 @@ class Scorer:
         stats: running totals.
         labels: the labels' tokens and the reads that score them.
         exactness: item -> the least reliable kind of log-prob that it was given in any call.
-        drift: what compares stored answers with the server's.
+        drift: compares stored answers with the server's.
 
     Raises:
         TaskError: the labels' tokens cannot be told apart.
@@ -134,8 +124,8 @@ class Scorer:
         """Return `log P(label | context, target)` in nats, shape `[len(queries), K]`.
 
         Cancelled or failed, it leaves every answer that had arrived in the store; the same call
-        again asks for the others. An item that failed without any demos is not asked about again
-        by this object.
+        again asks for the others. This object does not ask again about an item that failed
+        zero-shot.
 
         Raises:
             PromptTooLong: a prompt does not fit the server's context; nothing has been sent.
@@ -147,222 +137,193 @@ class Scorer:
         """
         await anyio.lowlevel.checkpoint()  # a replay awaits nothing else: let it be cancelled
         rows = np.full((len(queries), len(self._pieces.labels)), np.nan)
-        there = [n for n, query in enumerate(queries) if query.target not in self._given_up]
-        asked = [queries[n] for n in there]
+        usable = [n for n, query in enumerate(queries) if query.target not in self._given_up]
         try:
-            found = await self._answers(asked, self._reads(asked))
+            call = self._look_up([queries[n] for n in usable])
+            if not self._stopping():
+                await self.drift.check(call, self.stats)
+            blamed: set[int] = set()
+            over = False
+            while not over:
+                over = await self._ask(call)
+                failing = [
+                    (queries[n], error)
+                    for place, n in enumerate(usable)
+                    if (error := call.failure(place)) and queries[n].target not in blamed
+                ]
+                if failing:
+                    await self._blame(failing, call)
+                    blamed |= {query.target for query, _ in failing}
         except IcmError as error:
             withdraw_doubtful(error, self._store, self._endpoint.identity.fingerprint)
-            error.goes_on = self._goes_on(error)
+            may_succeed = error.retry is not Retry.NEVER or isinstance(error, RunStopped)
+            error.goes_on = may_succeed and self.stats.asked + self.stats.from_store > 0
             raise
-        for n, answers in zip(there, found, strict=True):
-            if answers is not None:
+        for n, needed in zip(usable, call.needed, strict=True):
+            if call.failed.keys().isdisjoint(needed):
+                answers = [call.known[index] for index in needed]
                 item = queries[n].target
                 before = self.exactness.get(item, Exactness.EXACT)
                 self.exactness[item] = worst((before, self.labels.exactness(answers)))
                 rows[n] = self.labels.log_probs(answers)
         return rows
 
-    def _goes_on(self, error: IcmError) -> bool:
-        """Whether the same call again may succeed, and finds what was answered until now."""
-        may_succeed = error.retry is not Retry.NEVER or isinstance(error, RunStopped)
-        return may_succeed and self.stats.asked + self.stats.from_store > 0
+    def _look_up(self, queries: Sequence[Query], *, aside: bool = False) -> Call:
+        """Return what `queries` ask, with the answers that the store has.
 
-    def _reads(self, queries: Sequence[Query]) -> list[tuple[Question, ...]]:
-        """Return each query's reads; all of them fit the server's context."""
+        Raises:
+            PromptTooLong: a prompt does not fit the server's context.
+        """
+        identity = self._endpoint.identity
+        room = identity.context_length - 1  # one for the token that is read
         contexts: dict[Context, TokenIds] = {}  # fold contexts are shared by many queries
-        room = self._endpoint.identity.context_length - 1  # one for the token that is read
-        reads = []
+        asked = []
         for query in queries:
             if query.context not in contexts:
                 contexts[query.context] = context_ids(self._pieces, query.context)
-            prompt = Prompt(contexts[query.context], self._pieces.prompts[query.target])
-            reads.append(self.labels.questions(prompt))
-            longest = max(len(read.prompt) for read in reads[-1])
+            prompt = self._pieces.prompts[query.target]
+            asked.append(self.labels.questions(contexts[query.context], prompt))
+            longest = max(map(len, asked[-1]))
             if longest > room:
                 raise PromptTooLong(
-                    f"item {query.target} (counting from 0) behind {len(query.context)} demos "
-                    f"makes a prompt of {longest} tokens; the server has room for {room}. "
-                    "Use fewer demos in a context, shorten or drop the longest rows, or start the "
-                    "server with a larger context."
+                    f"the prompt of item {query.target} (counting from 0) is longer than the "
+                    "server's context. Use fewer demos in a context, shorten or drop the longest "
+                    "rows, or start the server with a larger context. (The prompt with "
+                    f"{len(query.context)} demos has {longest} tokens; the server has room for "
+                    f"{room}.)"
                 )
-        return reads
-
-    async def _answers(
-        self, queries: Sequence[Query], asked: Sequence[Sequence[Question]]
-    ) -> list[list[Answer] | None]:
-        """Return the answers to each query's reads, None where one of them failed."""
-        reads, needed = different(asked, self._endpoint.identity.fingerprint)
-        call = self._looked_up(reads)
-        self._report(call)
-        await self._check_drift(call)
-        self._streak.begin()
-        blamed: set[int] = set()
-        over = False
-        while not over:
-            over = await self._asked(call, self._streak)
-            failing = [
-                (query, next(call.failed[index] for index in indices if index in call.failed))
-                for query, indices in zip(queries, needed, strict=True)
-                if not call.failed.keys().isdisjoint(indices) and query.target not in blamed
-            ]
-            if failing:
-                await self._blame(failing, call)
-                blamed |= {query.target for query, _ in failing}
-        return [
-            [call.known[index] for index in indices]
-            if call.failed.keys().isdisjoint(indices)
-            else None
-            for indices in needed
-        ]
-
-    async def _check_drift(self, call: Call) -> None:
-        if self._stopping():
-            return
-        before = self.drift.reads
-        try:
-            await self.drift.check(call)
-        finally:
-            self.stats.checked += self.drift.reads - before
-
-    def _looked_up(self, reads: list[Question], *, aside: bool = False) -> Call:
-        stored = self._store.get_many(self._endpoint.identity.fingerprint, reads)
-        known = {index: answer for index, answer in enumerate(stored) if answer is not None}
+        questions, needed = different(asked, identity.fingerprint)
+        stored = self._store.get_many(identity.fingerprint, questions)
+        known = {n: answer for n, answer in enumerate(stored) if answer is not None}
         self.stats.from_store += len(known)
-        return Call(reads, known, len(known), aside=aside)
+        missing = set(range(len(questions))) - known.keys()
+        call = Call(questions, needed, missing, known, from_store=len(known), aside=aside)
+        self._report(call)
+        return call
 
-    async def _asked(self, call: Call, streak: Streak | None) -> bool:
-        """Ask what is missing; False where too much failed in a row, though the server is there.
+    async def _ask(self, call: Call) -> bool:
+        """Ask what is missing; False where too much failed in a row, though the server answers.
 
-        With no `streak`, any number may fail.
+        Of what is asked aside, any number may fail.
         """
         if not call.missing:
             return True
         try:
-            # Planned over all reads and pruned afterwards: a run that goes on where another ended
-            # sends the same prefixes ahead.
             await execute(
-                prune(plan(call.reads), call.missing),
-                call.reads,
+                call.questions,
+                call.missing,
                 self._endpoint,
                 Caller(
                     arrived=partial(self._arrived, call),
-                    failed=partial(_failed, call, streak),
+                    failed=partial(self._failed, call),
                     stopping=self._stopping,
                 ),
                 group_size=self._group_size,
                 reads_in_flight=self._reads_in_flight,
             )
         except (EndpointError, ScoreError) as error:
-            if self._stopping():  # it may be of what was not repeated any more
+            if self._stopping():  # the error may only be there because nothing is repeated any more
                 raise RunStopped("stopped on request") from error
-            if streak is None or not is_about_reads(error) or not await self._server_answers(call):
+            if call.aside or not is_about_reads(error) or not await self._server_answers(call):
                 raise
-            streak.trust()
+            call.trusted = True
+            self._streak.answered()
             return False
         if call.missing or (call.failed and self._stopping()):
             raise RunStopped("stopped on request")
         return True
 
     def _arrived(self, call: Call, indices: Sequence[int], answers: Sequence[Answer]) -> None:
-        group = [call.reads[index] for index in indices]
+        """Store answers before anything uses them; an earlier answer of another run stands."""
+        group = [call.questions[index] for index in indices]
         check_answers(group, answers)
         self.drift.answered(group)
         standing = self._store.put_many(self._endpoint.identity.fingerprint, group, answers)
         call.known.update(zip(indices, standing, strict=True))
-        call.heard = True
+        call.missing.difference_update(indices)
+        call.answered = True
         self._streak.answered()
         self.stats.asked += len(group)
         self._report(call)
 
+    def _failed(self, call: Call, indices: Sequence[int], error: Failure) -> None:
+        """Record a request that failed for good; raise where others would fail like it."""
+        if not is_about_reads(error):
+            raise error
+        if len(indices) == 1:
+            call.failed[indices[0]] = error
+            call.missing.discard(indices[0])
+        if not call.aside:
+            self._streak.failed(error, len(indices), trusted=call.trusted)
+            if self._streak.is_suspicious:
+                raise error
+
     async def _server_answers(self, call: Call) -> bool:
-        """Ask once more what had an answer, or else about a few short items, without a context."""
-        known = [call.reads[index] for index in [*call.known][-1:]]
-        if not known:
-            prompts = self._pieces.prompts
+        """Ask again what was answered last, or else about the shortest items, zero-shot."""
+        if call.known:
+            controls = [call.questions[[*call.known][-1]]]
+        else:
+            bos, prompts = context_ids(self._pieces, ()), self._pieces.prompts
             short = sorted(range(len(prompts)), key=lambda item: len(prompts[item]))[:_CONTROLS]
-            known = [own[0] for own in self._reads([Query((), item) for item in short])]
-        again = Call(list(dict.fromkeys(known)), {}, 0, aside=True)
-        await self._asked(again, None)
-        call.heard |= again.heard
-        return again.heard
+            controls = [self.labels.questions(bos, prompts[item])[0] for item in short]
+        controls, needed = different([controls], self._endpoint.identity.fingerprint)
+        again = Call(controls, needed, set(range(len(controls))), aside=True)
+        await self._ask(again)
+        call.answered |= again.answered
+        return again.answered
 
     async def _blame(self, failing: Sequence[tuple[Query, Failure]], call: Call) -> None:
-        """Tell which items made queries fail; raise where that is not for items to be blamed."""
-        # In a replay what failed is all that is asked: who is to blame is not said by that.
-        if self._on_failed is None or not (call.heard or await self._server_answers(call)):
+        """Report the items that made queries fail; raise where no items are to blame."""
+        # A replay asks only for what failed before: that does not show that the server works.
+        if self._on_failed is None or not (call.answered or await self._server_answers(call)):
             raise failing[0][1]
         blamed = await find_blamed(failing, self._alone)
         self._streak.answered()
         self._given_up |= {item for item, one in blamed.items() if one.alone}
         self._on_failed(blamed)
 
-    async def _alone(self, items: Iterable[int]) -> dict[int, Failure | None]:
-        """How each item fares without a context."""
-        reads = {item: self._reads([Query((), item)])[0] for item in items}
-        different = dict.fromkeys(read for own in reads.values() for read in own)
-        call = self._looked_up(list(different), aside=True)
-        await self._asked(call, None)
-        failed = {call.reads[index]: error for index, error in call.failed.items()}
-        return {
-            item: next((failed[read] for read in own if read in failed), None)
-            for item, own in reads.items()
-        }
+    async def _alone(self, items: Sequence[int]) -> dict[int, Failure | None]:
+        """Return why each item fails zero-shot; None for those that do not."""
+        call = self._look_up([Query((), item) for item in items], aside=True)
+        await self._ask(call)
+        return {item: call.failure(place) for place, item in enumerate(items)}
 
     def _report(self, call: Call) -> None:
         if self._on_progress is not None and not call.aside:
             done = len(call.known) + len(call.failed)
-            self._on_progress(ScoringProgress(done, len(call.reads), call.from_store))
-
-
-def _failed(call: Call, streak: Streak | None, indices: Sequence[int], error: Failure) -> None:
-    """Note a request that failed for good; raise where it says something of all."""
-    if not is_about_reads(error):
-        raise error
-    if len(indices) == 1:
-        call.failed[indices[0]] = error
-    if streak is not None:
-        streak.failed(error, len(indices))
-        if streak.is_suspicious:
-            raise error
+            self._on_progress(ScoringProgress(done, len(call.questions), call.from_store))
 
 
 def different(
     asked: Sequence[Sequence[Question]], fingerprint: str
 ) -> tuple[list[Question], list[list[int]]]:
-    """Return the reads without repetitions, and which of them each of `asked` needs.
+    """Return the questions without repetitions, and which of them each of `asked` needs.
 
-    They are told apart by their keys in the store of the server `fingerprint`: a key takes a
-    context once, the hash of a prompt takes it for every prompt.
+    Questions are the same where their keys in the store of the server `fingerprint` are: a context
+    is digested once for its keys, and would be hashed again for every prompt.
     """
-    keys = iter(score_keys(fingerprint, [read for reads in asked for read in reads]))
-    position: dict[bytes, int] = {}
-    found: list[Question] = []
-    needed = []
-    for reads in asked:
-        own = []
-        for read in reads:
-            place = position.setdefault(next(keys), len(found))
-            if place == len(found):
-                found.append(read)
-            own.append(place)
-        needed.append(own)
-    return found, needed
+    keys = iter(score_keys(fingerprint, [question for own in asked for question in own]))
+    found: dict[bytes, tuple[int, Question]] = {}
+    needed = [
+        [found.setdefault(next(keys), (len(found), question))[0] for question in own]
+        for own in asked
+    ]
+    return [question for _, question in found.values()], needed
 
 
-def check_answers(reads: Sequence[Asked], answers: Sequence[Answer]) -> None:
+def check_answers(questions: Sequence[Question], answers: Sequence[Answer]) -> None:
     """Refuse what must not enter the store, whichever endpoint it came from.
 
     Raises:
-        MalformedAnswer: not as many answers as reads, or log-probs as tokens.
-        ScoreNotFinite: a log-prob that is none.
+        MalformedAnswer: not as many answers as questions, or log-probs as tokens.
+        ScoreNotFinite: a number that is no log-prob.
     """
-    if len(answers) != len(reads):
-        raise MalformedAnswer(f"{len(answers)} answers to {len(reads)} reads")
-    for read, answer in zip(reads, answers, strict=True):
-        if len(answer.log_probs) != len(read.wanted):
+    if len(answers) != len(questions):
+        raise MalformedAnswer(f"{len(answers)} answers to {len(questions)} reads")
+    for question, answer in zip(questions, answers, strict=True):
+        if len(answer.log_probs) != len(question.wanted):
             raise MalformedAnswer(
-                f"{len(answer.log_probs)} log-probs for {len(read.wanted)} tokens"
+                f"{len(answer.log_probs)} log-probs for {len(question.wanted)} tokens"
             )
         if not all(-math.inf < log_prob <= 0 for log_prob in answer.log_probs):
-            raise ScoreNotFinite(f"{answer.log_probs} as log-probs of tokens {read.wanted}")
+            raise ScoreNotFinite(f"{answer.log_probs} as log-probs of tokens {question.wanted}")

@@ -1,12 +1,12 @@
 """The score store: every answer of every server, in one SQLite file.
 
 It is the checkpoint of every search (a search repeated against a full store asks the server
-nothing), so three laws hold:
+nothing), so three rules hold:
 
 * A key covers everything that can change the answer: the server's fingerprint, the wanted ids and
   the prompt's ids.
-* The first answer stands. A server repeats itself only to about 0.06 nat, so where another process
-  stored an answer meanwhile, that one is used: what a run used is what a replay reads.
+* The first answer stands. A server's answers to one question differ by up to about 0.06 nat, so
+  where another process stored one meanwhile, that one is used: a replay reads what a run used.
 * A damaged row is a missing row. Each carries a checksum; a row that does not match it is asked
   again and replaced. A damaged file is set aside, and what can be read of it is kept.
 
@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 
 from icm_client.cache import cache_folder
@@ -72,7 +71,7 @@ class ScoreStore:
         self._monotonic_to_epoch_s = time.time() - time.monotonic()
         self.path = path
         self.answers = 0
-        """How many it has given or taken since it was opened."""
+        """How many answers it has returned or stored since it was opened."""
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -116,12 +115,7 @@ class ScoreStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def now(self) -> float:
@@ -133,16 +127,16 @@ class ScoreStore:
         return self._monotonic_to_epoch_s + time.monotonic()
 
     def record_server(self, identity: ServerIdentity) -> None:
-        """Note what the server is called, for those who look after the store."""
+        """Record the kind and the model of the server, for upkeep of the store."""
 
         def record() -> None:
-            with transaction(self._db):
-                self._db.execute(
-                    "UPDATE servers SET kind = ?, model = ? WHERE id = ?",
-                    [identity.kind, identity.model, server_number(self._db, identity.fingerprint)],
-                )
+            number = server_number(self._db, identity.fingerprint)
+            self._db.execute(
+                "UPDATE servers SET kind = ?, model = ? WHERE id = ?",
+                [identity.kind, identity.model, number],
+            )
 
-        self._done(record)
+        self._written(record)
 
     def get_many(self, fingerprint: str, reads: Sequence[Asked]) -> list[Answer | None]:
         """Return the stored answers of the server `fingerprint`, aligned with `reads`.
@@ -171,25 +165,18 @@ class ScoreStore:
 
         def put() -> list[Answer]:
             standing, rows = [], []
-            with transaction(self._db):
-                server, now = server_number(self._db, fingerprint), int(self.now())
-                stored = self._stored_answers(keys, reads)
-                for key, earlier, answer in zip(keys, stored, answers, strict=True):
-                    standing.append(answer if earlier is None else earlier)
-                    if earlier is None:
-                        blob = struct.pack(f"<{len(answer.log_probs)}d", *answer.log_probs)
-                        text = answer.exactness.value
-                        total = checksum((key, blob, text.encode()))
-                        rows.append((key, blob, text, total, server, now))
-                self._db.executemany(
-                    "INSERT OR REPLACE INTO scores "
-                    "(key, log_probs, exactness, checksum, server, stored_at) "
-                    "VALUES (?, ?, ?, ?, ?, ?)",
-                    rows,
-                )
+            server, now = server_number(self._db, fingerprint), int(self.now())
+            stored = self._stored_answers(keys, reads)
+            for key, earlier, answer in zip(keys, stored, answers, strict=True):
+                standing.append(answer if earlier is None else earlier)
+                if earlier is None:
+                    blob = struct.pack(f"<{len(answer.log_probs)}d", *answer.log_probs)
+                    cells = (key, blob, answer.exactness.value.encode())
+                    rows.append((*cells, checksum(cells), server, now))
+            self._db.executemany(SCORES.insert, rows)
             return standing
 
-        standing = self._done(put)
+        standing = self._written(put)
         self.answers += len(standing)
         return standing
 
@@ -199,7 +186,7 @@ class ScoreStore:
         Those of other processes too: they asked the same server.
 
         Args:
-            fingerprint: whose answers they were taken for.
+            fingerprint: of the server that the answers are stored under.
             since: seconds since the epoch, by this store's `now`; answers are dated to the
                 second, so those of the second in which it lies go too.
 
@@ -208,38 +195,34 @@ class ScoreStore:
         """
 
         def drop() -> int:
-            with transaction(self._db):
-                dropped = self._db.execute(
-                    "DELETE FROM scores WHERE server = ? AND stored_at >= ?",
-                    [server_number(self._db, fingerprint), math.floor(since)],
-                )
-                return dropped.rowcount
+            return self._db.execute(
+                "DELETE FROM scores WHERE server = ? AND stored_at >= ?",
+                [server_number(self._db, fingerprint), math.floor(since)],
+            ).rowcount
 
-        return self._done(drop)
+        return self._written(drop)
 
     def forget(self, fingerprints: Sequence[str]) -> int:
         """Drop the answers and token ids of the servers with these fingerprints.
 
-        Those of which it is not known whose they are (from a file of version 1) go too.
+        Those whose server is not known (from a file of version 1) go too.
 
         Returns:
             How many rows.
         """
 
         def drop() -> int:
-            with transaction(self._db):
-                dropped = 0
-                for name in fingerprints:
-                    server = server_number(self._db, name)
-                    for table in TABLES:
-                        gone = self._db.execute(
-                            f"DELETE FROM {table.name} WHERE server = ? OR server IS NULL",  # noqa: S608 - our own names
-                            [server],
-                        )
-                        dropped += gone.rowcount
-                return dropped
+            numbers = [server_number(self._db, name) for name in fingerprints]
+            return sum(
+                self._db.execute(
+                    f"DELETE FROM {table.name} WHERE server = ? OR server IS NULL",  # noqa: S608 - our own names
+                    [number],
+                ).rowcount
+                for number in numbers
+                for table in TABLES
+            )
 
-        return self._done(drop)
+        return self._written(drop)
 
     def get_tokens(
         self, fingerprint: str, texts: Sequence[str], *, add_special: bool
@@ -255,21 +238,15 @@ class ScoreStore:
     ) -> None:
         """Store the token ids of `texts`, aligned with them, in one transaction."""
         keys = token_keys(fingerprint, texts, add_special=add_special)
-        blobs = [pack_ids(one) for one in ids]
 
         def put() -> None:
-            with transaction(self._db):
-                server, now = server_number(self._db, fingerprint), int(self.now())
-                self._db.executemany(
-                    "INSERT OR REPLACE INTO tokens (key, ids, checksum, server, stored_at) "
-                    "VALUES (?, ?, ?, ?, ?)",
-                    [
-                        (key, blob, checksum((key, blob)), server, now)
-                        for key, blob in zip(keys, blobs, strict=True)
-                    ],
-                )
+            server, now = server_number(self._db, fingerprint), int(self.now())
+            rows = zip(keys, map(pack_ids, ids), strict=True)
+            self._db.executemany(
+                TOKENS.insert, [(*row, checksum(row), server, now) for row in rows]
+            )
 
-        self._done(put)
+        self._written(put)
 
     def _stored_answers(self, keys: Sequence[bytes], reads: Sequence[Asked]) -> list[Answer | None]:
         found = {row[0]: row for row in rows_of(self._db, SCORES, keys) if is_whole(row)}
@@ -277,6 +254,15 @@ class ScoreStore:
             None if (row := found.get(key)) is None else _unpack(row[1], row[2], read)
             for key, read in zip(keys, reads, strict=True)
         ]
+
+    def _written(self, work: Callable[[], _Found]) -> _Found:
+        """Return what `work` returns, all of it in one transaction."""
+
+        def in_transaction() -> _Found:
+            with transaction(self._db):
+                return work()
+
+        return self._done(in_transaction)
 
     def _done(self, work: Callable[[], _Found]) -> _Found:
         """Return what `work` returns; if the file is damaged, it works on a new one."""
@@ -313,7 +299,7 @@ def _fits(log_probs: Sequence[float], read: Asked) -> bool:
 
 @contextmanager
 def open_store(store: ScoreStore | str | os.PathLike[str] | None) -> Iterator[ScoreStore]:
-    """Open the store that a user named, None for the user's own; close only what was opened here.
+    """Open the store that a user named, or by default the user's own; close what was opened here.
 
     Raises:
         StoreError: it cannot be opened.

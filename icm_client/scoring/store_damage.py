@@ -1,10 +1,11 @@
-"""A damaged score store: it is set aside under another name, and what can be read of it is kept.
+"""Set a damaged score store aside under another name, and keep what can be read of it.
 
-Each row carries its own checksum, so that a row from a damaged file is as good as any other.
+Each row carries its own checksum, so a row from a damaged file is as good as any other.
 """
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
@@ -25,8 +26,7 @@ def may_be_set_aside(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(len(_HEADER))
     differing = sum(a != b for a, b in zip(start, _HEADER, strict=False))
-    whole = len(start) == len(_HEADER)
-    return whole and (differing <= _FLIPPED_AT_MOST or not any(start))
+    return len(start) == len(_HEADER) and (differing <= _FLIPPED_AT_MOST or not any(start))
 
 
 def set_aside(path: Path, inode: int) -> list[str]:
@@ -50,16 +50,17 @@ def set_aside(path: Path, inode: int) -> list[str]:
                 return []
             aside = _free_name(path)
             path.rename(aside)
-            # Behind it: SQLite drops the log of an empty database, should this be cut off here.
+            # After the file: SQLite drops the log of an empty database, if this is cut off here.
             for end in ("-wal", "-shm"):
                 log = path.with_name(path.name + end)
                 if log.exists():
                     log.rename(aside.with_name(aside.name + end))
             path.touch(0o600)
-            saved = _save(aside, path)
+            with closing(connect(path)) as fresh, closing(connect_to_read(aside)) as source:
+                saved = sum(merge(fresh, table, _readable(source, table)).added for table in TABLES)
     except OSError as error:
         raise StoreError(
-            f"the score store {path} is damaged, and cannot be set aside: {error}. Move it away, "
+            f"the score store {path} is damaged and cannot be set aside: {error}. Move it away, "
             "with the files beside it that end in -wal and -shm, and run again."
         ) from error
     notice = (
@@ -76,21 +77,8 @@ def _free_name(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def _save(damaged: Path, path: Path) -> int:
-    """Copy every whole row; return how many."""
-    fresh = connect(path)
-    try:
-        source = connect_to_read(damaged)
-        try:
-            return sum(merge(fresh, table, _readable(source, table)).added for table in TABLES)
-        finally:
-            source.close()
-    finally:
-        fresh.close()
-
-
 def _readable(source: sqlite3.Connection, table: Table) -> Iterator[StoredRow]:
-    """Yield what stands before the first damaged page, and what stands behind the last one."""
+    """Yield what stands before the first damaged page, then what stands after the last one."""
     for order in ("ASC", "DESC"):
         try:
             yield from stored_rows(source, table, order)

@@ -2,10 +2,9 @@
 
 A file of an older version is brought up to date when it is opened, one version after the other;
 no step changes a key, an answer or a checksum.
-
-Where a score store lies: SQLite's write-ahead log needs one computer and its memory.
 """
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,56 +14,6 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from icm_client.errors import StoreError
-
-_MOUNTS = Path("/proc/mounts")
-_NETWORK = frozenset(
-    (
-        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p"),
-        *("lustre", "ceph", "beegfs", "gpfs", "glusterfs", "davfs", "pvfs2", "orangefs"),
-        *("fuse.sshfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse"),
-    )
-)
-
-
-def network_warning(path: Path, mounts: Path = _MOUNTS) -> str | None:
-    """Return a sentence for the user where `path` lies on a network file system, else None.
-
-    Two computers that write there at once can lose answers or damage the file
-    (https://sqlite.org/wal.html). Only Linux tells, in `mounts`.
-    """
-    kind = _file_system(path, mounts)
-    if kind not in _NETWORK:
-        return None
-    return (
-        f"the score store {path} lies on a network file system ({kind}): if two computers write "
-        "to it at once, answers can be lost. Set ICM_CACHE_DIR to a folder on a local disk."
-    )
-
-
-def _file_system(path: Path, mounts: Path) -> str | None:
-    """Return the kind of file system that `path` lies on; None where nothing tells."""
-    try:
-        lines = mounts.read_text("utf-8", "surrogateescape").splitlines()
-    except OSError:
-        return None
-    place = path.resolve()
-    found: tuple[int, str | None] = (-1, None)
-    for line in lines:
-        _, _, rest = line.partition(" ")
-        point, _, rest = rest.partition(" ")
-        folder = Path(_unescaped(point))
-        # Of two on one folder, the later one hides the earlier.
-        if place.is_relative_to(folder) and len(folder.parts) >= found[0]:
-            found = (len(folder.parts), rest.partition(" ")[0])
-    return found[1]
-
-
-def _unescaped(point: str) -> str:
-    """Undo the octal escapes of spaces and the like (man 5 proc, man 3 getmntent)."""
-    for code, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
-        point = point.replace(code, character)
-    return point
-
 
 BUSY_TIMEOUT_S = 10.0
 KEYS_A_SELECT = 500  # below the 999 variables that older SQLite builds allow
@@ -84,8 +33,8 @@ _VERSIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID""",
     ),
     (
-        # Whose a row is and since when: for upkeep alone, so no checksum covers it. A row from
-        # before has no server, and counts as stored when the file was brought up to date ({now}).
+        # The server and the time of a row serve upkeep alone, so no checksum covers them. A row
+        # from before has no server, and counts as stored when the file was upgraded ({now}).
         """CREATE TABLE servers (
             id INTEGER PRIMARY KEY,
             fingerprint TEXT NOT NULL UNIQUE,
@@ -108,20 +57,26 @@ class Table(NamedTuple):
 
     Attributes:
         name: of the table.
-        parts: the columns that the checksum covers, besides the key.
+        columns: key, parts and checksum, as they stand in a SELECT.
+        insert: the statement that stores a row of `columns`, server and time; texts as bytes.
     """
 
     name: str
-    parts: tuple[str, ...]
-
-    @property
-    def columns(self) -> str:
-        """Key, parts and checksum, as they stand in a SELECT."""
-        return ", ".join(("key", *self.parts, "checksum"))
+    columns: str
+    insert: str
 
 
-SCORES = Table("scores", ("log_probs", "exactness"))
-TOKENS = Table("tokens", ("ids",))
+SCORES = Table(
+    "scores",
+    "key, log_probs, exactness, checksum",
+    "INSERT OR REPLACE INTO scores (key, log_probs, exactness, checksum, server, stored_at) "
+    "VALUES (?, ?, CAST(? AS TEXT), ?, ?, ?)",
+)
+TOKENS = Table(
+    "tokens",
+    "key, ids, checksum",
+    "INSERT OR REPLACE INTO tokens (key, ids, checksum, server, stored_at) VALUES (?, ?, ?, ?, ?)",
+)
 TABLES = (SCORES, TOKENS)
 
 BROKEN = (sqlite3.Error, UnicodeDecodeError)
@@ -158,19 +113,19 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Set the connection up and lay the schema, where another process is not just doing so."""
+    """Set up the connection and create the schema, unless another process is just doing so."""
     connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
     connection.text_factory = bytes  # a flipped byte in a TEXT must not raise a decoding error
-    # Before anything is changed: another program's database keeps its journal mode too. In one
-    # transaction, or the tables that another process is just laying look like a foreign file's.
+    # This comes before any change: another program's database keeps its journal mode too. It is
+    # one transaction, or tables that another process is just creating look like a foreign file's.
     connection.execute("BEGIN")
     _version(connection, path)
     connection.execute("COMMIT")
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
-            # Without an answer from the busy handler where two processes change a new file's
-            # journal at once, whatever the timeout (https://sqlite.org/c3ref/busy_handler.html).
+            # Where two processes change a new file's journal at once, SQLite does not wait for
+            # the busy timeout (https://sqlite.org/c3ref/busy_handler.html).
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
             break
         except sqlite3.OperationalError as error:
@@ -244,7 +199,7 @@ def is_whole(row: Sequence[Any]) -> bool:
 
 
 def checksum(parts: Iterable[bytes]) -> int:
-    """Return the CRC-32 over `parts`, one behind the other."""
+    """Return the CRC-32 over `parts`, one after the other."""
     total = 0
     for part in parts:
         total = crc32(part, total)
@@ -252,9 +207,9 @@ def checksum(parts: Iterable[bytes]) -> int:
 
 
 def server_number(connection: sqlite3.Connection, fingerprint: str) -> int | None:
-    """Return the number that stands for a server in a row; it is made where there is none.
+    """Return the number that stands for a server in a row; a new server gets a new one.
 
-    None where the table is damaged: whose a row is matters to upkeep alone.
+    None where the table is damaged: only upkeep needs to know a row's server.
     """
     connection.execute(
         "INSERT INTO servers (fingerprint) VALUES (?) ON CONFLICT DO NOTHING", [fingerprint]
@@ -281,7 +236,7 @@ def explained(path: Path) -> Iterator[None]:
 
 def is_damage(error: Exception) -> bool:
     """Whether the error says that the file itself is broken."""
-    # Of a schema that is no text any more, not even the error message can be decoded.
+    # If the schema's text is damaged, not even the error message can be decoded.
     if isinstance(error, UnicodeDecodeError):
         return True
     return isinstance(error, sqlite3.Error) and result_code(error) in (
@@ -299,9 +254,9 @@ def result_code(error: sqlite3.Error) -> int:
 _ROOM = "Make room on the disk, then run again: what was stored is kept."
 _ADVICE = {
     sqlite3.SQLITE_NOTADB: (
-        "It is no score store, or its first bytes are damaged: name another file, or move it away "
-        "and run again (its answers are asked again). The files beside it that end in -wal and "
-        "-shm belong to it."
+        "It is not a score store, or its first bytes are damaged: name another file, or move it "
+        "away and run again (its answers are asked again). The files beside it that end in -wal "
+        "and -shm belong to it."
     ),
     sqlite3.SQLITE_CORRUPT: (
         "The file is damaged: move it away and run again (its answers are asked again). The files "
@@ -311,5 +266,41 @@ _ADVICE = {
     # A quota that is used up, a limit on a file's size and a disk that is gone look alike here.
     sqlite3.SQLITE_IOERR: f"The disk may be full, over its quota, or gone. {_ROOM}",
     sqlite3.SQLITE_READONLY: "Make the file and its folder writable, or set ICM_CACHE_DIR.",
-    sqlite3.SQLITE_BUSY: "Another process has held it for too long: end that one, and run again.",
+    sqlite3.SQLITE_BUSY: "Another process has locked it for too long: end that one, and run again.",
 }
+
+
+_MOUNTS = Path("/proc/mounts")
+_NETWORK = frozenset(
+    (
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p"),
+        *("lustre", "ceph", "beegfs", "gpfs", "glusterfs", "davfs", "pvfs2", "orangefs"),
+        *("fuse.sshfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse"),
+    )
+)
+
+
+def network_warning(path: Path, mounts: Path = _MOUNTS) -> str | None:
+    """Return a sentence for the user where `path` lies on a network file system, else None.
+
+    Two computers that write there at once can lose answers or damage the file: SQLite's
+    write-ahead log needs shared memory (https://sqlite.org/wal.html). Only Linux has `mounts`.
+    """
+    try:
+        lines = mounts.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return None
+    place, deepest, kind = path.resolve(), -1, ""
+    for line in lines:
+        _, point, found, *_ = [*line.split(" "), "", "", ""]
+        # White space and the like are written as octal escapes (man 3 getmntent).
+        folder = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point))
+        # Of two mounts on one folder, the later one hides the earlier.
+        if place.is_relative_to(folder) and len(folder.parts) >= deepest:
+            deepest, kind = len(folder.parts), found
+    if kind not in _NETWORK:
+        return None
+    return (
+        f"the score store {path} lies on a network file system ({kind}): if two computers write "
+        "to it at once, answers can be lost. Set ICM_CACHE_DIR to a folder on a local disk."
+    )

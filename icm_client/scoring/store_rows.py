@@ -1,13 +1,22 @@
-"""Rows of a score store as they are copied from one file to another, with whose they are."""
+"""Copy rows into a score store: from a damaged file, from another store, from JSON Lines.
 
+Rows are read one by one in Python, though SQLite could `ATTACH` a file and `INSERT ... SELECT`:
+such a statement takes back all of its rows at the first damaged page, and it holds the write lock
+until its end, which a run beside it waits for no longer than `BUSY_TIMEOUT_S`.
+"""
+
+import math
 import sqlite3
+import struct
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
+from icm_client.scoring.prompts import DIGEST_BYTES
 from icm_client.scoring.store_file import (
     BROKEN,
+    SCORES,
     Table,
     is_damage,
     is_whole,
@@ -20,7 +29,7 @@ _ROWS_A_TRANSACTION = 5000
 
 
 class Server(NamedTuple):
-    """Whose a row is; None stands for what nobody has noted.
+    """The server that a row came from; None stands for what was not recorded.
 
     Attributes:
         fingerprint: the server's.
@@ -37,17 +46,70 @@ UNKNOWN = Server(None, None, None)
 
 
 class StoredRow(NamedTuple):
-    """A row, and whose it is.
+    """A row with its origin.
 
     Attributes:
-        row: key, parts and checksum, in the table's order.
-        server: whose; unknown in a file of version 1.
+        cells: key, parts and checksum, in the table's order.
+        server: unknown in a file of version 1.
         stored_at: seconds since 1970; None in a file of version 1.
     """
 
-    row: tuple[Any, ...]
+    cells: tuple[Any, ...]
     server: Server
     stored_at: int | None
+
+
+class Merged(NamedTuple):
+    """How many of the copied rows were new, were there already, or are damaged and left out."""
+
+    added: int
+    there: int
+    damaged: int
+
+
+def merge(connection: sqlite3.Connection, table: Table, rows: Iterable[StoredRow]) -> Merged:
+    """Add the sound ones of `rows`; a whole row that is there already stands.
+
+    Raises:
+        sqlite3.Error: the file cannot be written.
+    """
+    added = there = damaged = 0
+    source = iter(rows)
+    while some := list(islice(source, _ROWS_A_TRANSACTION)):
+        sound = [row for row in some if is_sound(table, row.cells)]
+        by_key = {row.cells[0]: row for row in sound}
+        damaged += len(some) - len(sound)
+        with transaction(connection):
+            known = {row[0] for row in rows_of(connection, table, list(by_key)) if is_whole(row)}
+            new = [row for key, row in by_key.items() if key not in known]
+            numbers = {server: _number(connection, server) for server in {r.server for r in new}}
+            now = int(time.time())
+            connection.executemany(
+                table.insert,
+                [
+                    (
+                        *row.cells,
+                        numbers[row.server],
+                        row.stored_at if isinstance(row.stored_at, int) else now,
+                    )
+                    for row in new
+                ],
+            )
+        added += len(new)
+        there += len(known)
+    return Merged(added, there, damaged)
+
+
+def is_sound(table: Table, cells: tuple[Any, ...]) -> bool:
+    """Whether the row is whole and its numbers are possible: a file from elsewhere may lie."""
+    if not is_whole(cells) or len(cells[0]) != DIGEST_BYTES:
+        return False
+    packed = cells[1]
+    if table is not SCORES:
+        return len(packed) % 4 == 0
+    if not packed or len(packed) % 8:
+        return False
+    return all(-math.inf < p <= 0 for (p,) in struct.iter_unpack("<d", packed))
 
 
 def stored_rows(
@@ -58,23 +120,20 @@ def stored_rows(
     Raises:
         sqlite3.Error: the file cannot be read any further.
     """
-    by_key = f"ORDER BY key {order}"
     (version,) = source.execute("PRAGMA user_version").fetchone()
-    if version == 1:
-        for row in source.execute(f"SELECT {table.columns} FROM {table.name} {by_key}"):  # noqa: S608 - our own names
-            yield StoredRow(row, UNKNOWN, None)
-        return
-    servers = known_servers(source)
-    columns = f"{table.columns}, server, stored_at"
-    for *row, server, stored_at in source.execute(f"SELECT {columns} FROM {table.name} {by_key}"):  # noqa: S608 - our own names
-        yield StoredRow(tuple(row), servers.get(server, UNKNOWN), stored_at)
+    origin = "NULL, NULL" if version == 1 else "server, stored_at"
+    servers = {} if version == 1 else known_servers(source)
+    for *cells, server, stored_at in source.execute(
+        f"SELECT {table.columns}, {origin} FROM {table.name} ORDER BY key {order}"  # noqa: S608 - our own names
+    ):
+        yield StoredRow(tuple(cells), servers.get(server, UNKNOWN), stored_at)
 
 
 def known_servers(source: sqlite3.Connection) -> dict[object, Server]:
     """Return the servers by the number that rows have; none where their table is damaged."""
     try:
         return {
-            number: Server(*map(_text, texts))
+            number: Server(*map(as_text, texts))
             for number, *texts in source.execute("SELECT id, fingerprint, kind, model FROM servers")
         }
     except BROKEN as error:
@@ -83,78 +142,17 @@ def known_servers(source: sqlite3.Connection) -> dict[object, Server]:
         return {}
 
 
-def _text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
+    """Return the text that SQLite gave as bytes; None for anything else."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else None
 
 
-class Merged(NamedTuple):
-    """What became of rows that were copied.
-
-    Attributes:
-        added: rows that were not there.
-        there: rows that had an answer already, which stands.
-        damaged: rows that do not match their checksum; left out.
-    """
-
-    added: int
-    there: int
-    damaged: int
-
-
-def merge(connection: sqlite3.Connection, table: Table, rows: Iterable[StoredRow]) -> Merged:
-    """Add the whole ones of `rows`; a row that is there, and whole, stands.
-
-    Raises:
-        sqlite3.Error: the file cannot be written.
-    """
-    added = there = damaged = 0
-    source = iter(rows)
-    while some := list(islice(source, _ROWS_A_TRANSACTION)):
-        whole = {stored.row[0]: stored for stored in some if is_whole(stored.row)}
-        damaged += sum(not is_whole(stored.row) for stored in some)
-        with transaction(connection):
-            known = {row[0] for row in rows_of(connection, table, list(whole)) if is_whole(row)}
-            new = [stored for key, stored in whole.items() if key not in known]
-            _insert(connection, table, new)
-        added += len(new)
-        there += len(known)
-    return Merged(added, there, damaged)
-
-
-def _insert(connection: sqlite3.Connection, table: Table, rows: list[StoredRow]) -> None:
-    now = int(time.time())
-    numbers: dict[Server, int | None] = {UNKNOWN: None}
-    for server in {stored.server for stored in rows} - numbers.keys():
-        if server.fingerprint is None:
-            numbers[server] = None
-            continue
-        numbers[server] = server_number(connection, server.fingerprint)
-        connection.execute(
-            "UPDATE servers SET kind = coalesce(kind, ?), model = coalesce(model, ?) WHERE id = ?",
-            [server.kind, server.model, numbers[server]],
-        )
-    marks = ", ".join("?" * (len(table.parts) + 4))
-    connection.executemany(
-        f"INSERT OR REPLACE INTO {table.name} ({table.columns}, server, stored_at) "  # noqa: S608 - our own names
-        f"VALUES ({marks})",
-        [
-            (
-                *_as_text(table, stored.row),
-                numbers[stored.server],
-                _moment(stored.stored_at, now),
-            )
-            for stored in rows
-        ],
+def _number(connection: sqlite3.Connection, server: Server) -> int | None:
+    if server.fingerprint is None:
+        return None
+    number = server_number(connection, server.fingerprint)
+    connection.execute(
+        "UPDATE servers SET kind = coalesce(kind, ?), model = coalesce(model, ?) WHERE id = ?",
+        [server.kind, server.model, number],
     )
-
-
-def _moment(stored_at: object, now: int) -> int:
-    return stored_at if isinstance(stored_at, int) else now
-
-
-def _as_text(table: Table, row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The row with `exactness` as the text that it is; connections read text as bytes."""
-    if "exactness" not in table.parts:
-        return row
-    key, log_probs, exactness, total = row
-    return key, log_probs, bytes(exactness).decode(), total
+    return number

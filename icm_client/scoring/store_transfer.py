@@ -1,4 +1,4 @@
-"""A score store as JSON Lines, and the way back; or from one store's file into another.
+"""Write a score store as JSON Lines; add such a file, or another store, to a store.
 
 The first line names the format; the others are rows:
 
@@ -11,10 +11,9 @@ Numbers come back bit for bit: JSON holds the shortest decimal that reads as the
 the checksum is over the bits.
 """
 
-import math
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +22,18 @@ from typing import Any
 import orjson
 
 from icm_client.errors import InputError
-from icm_client.scoring.prompts import DIGEST_BYTES, pack_ids, unpack_ids
+from icm_client.scoring.prompts import pack_ids, unpack_ids
 from icm_client.scoring.store import ScoreStore
 from icm_client.scoring.store_file import (
     SCHEMA_VERSION,
     SCORES,
+    TABLES,
     TOKENS,
     Table,
     connect_to_read,
     explained,
-    is_whole,
 )
-from icm_client.scoring.store_rows import Merged, Server, StoredRow, merge, stored_rows
+from icm_client.scoring.store_rows import Server, StoredRow, is_sound, merge, stored_rows
 from icm_client.scoring.store_upkeep import opened
 
 _FORMAT = "icm_client_store"
@@ -62,15 +61,15 @@ class Transfer:
 
 
 def export_store(path: Path, to: Path) -> Transfer:
-    """Write every whole row of the store at `path` as JSON Lines; `to` must not be there.
+    """Write every whole row of the store at `path` as JSON Lines; `to` must not exist.
 
-    The file can be read by its owner only, as the store.
+    Only the owner can read the file, as with the store.
 
     Raises:
-        InputError: there is no store at `path`, or `to` is there or cannot be written.
+        InputError: there is no store at `path`, or `to` exists or cannot be written.
         StoreError: the store cannot be read.
     """
-    counts, damaged = {SCORES.name: 0, TOKENS.name: 0}, 0
+    counts, damaged = {table.name: 0 for table in TABLES}, 0
     with opened(path) as connection:
         try:
             descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -79,13 +78,13 @@ def export_store(path: Path, to: Path) -> Transfer:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(orjson.dumps({_FORMAT: SCHEMA_VERSION}) + b"\n")
-                for table in (SCORES, TOKENS):
-                    for stored in stored_rows(connection, table):
-                        if not _is_sound(table, stored.row):
+                for table in TABLES:
+                    for row in stored_rows(connection, table):
+                        if is_sound(table, row.cells):
+                            counts[table.name] += 1
+                            file.write(orjson.dumps(_record(table, row)) + b"\n")
+                        else:
                             damaged += 1
-                            continue
-                        counts[table.name] += 1
-                        file.write(orjson.dumps(_record(table, stored)) + b"\n")
         except BaseException as error:
             to.unlink(missing_ok=True)
             if isinstance(error, OSError):
@@ -107,79 +106,61 @@ def import_store(path: Path, source: Path) -> Transfer:
         raise InputError(f"{source}: this is the store itself; name another file")
     try:
         with source.open("rb") as file:
-            is_store = file.read(len(_SQLITE)) == _SQLITE
+            first = file.readline(200)
     except OSError as error:
         raise InputError(f"{source}: cannot be read: {error.strerror}") from None
+    is_store = first.startswith(_SQLITE)
     if not is_store:
-        _check_format(source)
+        _check_format(source, first)
     ScoreStore.open(path).close()
     with opened(path) as connection:
-        found = {}
-        unsound = [0]
-        for table in (SCORES, TOKENS):
-            rows = _from_store(source, table) if is_store else _from_lines(source, table)
-            found[table.name] = merge(connection, table, _sound(table, rows, unsound))
-    total = Merged(*map(sum, zip(*found.values(), strict=True)))
+        scores, texts = (
+            merge(connection, table, (_from_store if is_store else _from_lines)(source, table))
+            for table in TABLES
+        )
     return Transfer(
         path=str(path),
-        scores=found[SCORES.name].added,
-        texts=found[TOKENS.name].added,
-        there=total.there,
-        damaged=total.damaged + unsound[0],
+        scores=scores.added,
+        texts=texts.added,
+        there=scores.there + texts.there,
+        damaged=scores.damaged + texts.damaged,
     )
 
 
-def _sound(table: Table, rows: Iterator[StoredRow], unsound: list[int]) -> Iterator[StoredRow]:
-    """Yield the rows that may be stored, and count the others."""
-    for stored in rows:
-        if _is_sound(table, stored.row):
-            yield stored
-        else:
-            unsound[0] += 1
-
-
-def _is_sound(table: Table, row: tuple[Any, ...]) -> bool:
-    """Whether the row is whole, and a score is one: a file from elsewhere can hold anything."""
-    if not is_whole(row) or len(row[0]) != DIGEST_BYTES:
-        return False
-    if table is not SCORES:
-        return len(row[1]) % 4 == 0
-    packed = row[1]
-    if not packed or len(packed) % 8:
-        return False
-    return all(-math.inf < p <= 0 for (p,) in struct.iter_unpack("<d", packed))
-
-
-def _record(table: Table, stored: StoredRow) -> dict[str, object]:
-    key, *parts, total = stored.row
-    record: dict[str, object] = {_NAMES[table.name]: key.hex()}
+def _record(table: Table, row: StoredRow) -> dict[str, object]:
+    key, packed, *_ = row.cells
     if table is SCORES:
-        packed, exactness = parts
-        record["log_probs"] = struct.unpack(f"<{len(packed) // 8}d", packed)
-        record["exactness"] = exactness.decode("utf-8", "replace")
+        parts: dict[str, object] = {
+            "log_probs": struct.unpack(f"<{len(packed) // 8}d", packed),
+            "exactness": row.cells[2].decode("utf-8", "replace"),
+        }
     else:
-        record["ids"] = unpack_ids(parts[0])
+        parts = {"ids": unpack_ids(packed)}
+    fingerprint, kind, model = row.server
     return {
-        **record,
-        "checksum": total,
-        "server": stored.server.fingerprint,
-        "kind": stored.server.kind,
-        "model": stored.server.model,
-        "stored_at": stored.stored_at,
+        _NAMES[table.name]: key.hex(),
+        **parts,
+        "checksum": row.cells[-1],
+        "server": fingerprint,
+        "kind": kind,
+        "model": model,
+        "stored_at": row.stored_at,
     }
 
 
-def _check_format(source: Path) -> None:
-    with source.open("rb") as file:
-        first = file.readline(200)
+def _check_format(source: Path, first: bytes) -> None:
     try:
         version = orjson.loads(first)[_FORMAT]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise InputError(
-            f"{source}: neither a score store nor what icm-client store export writes"
+            f"{source}: this is neither a score store nor a file that icm-client store export "
+            "wrote; name one of these"
         ) from None
     if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise InputError(f"{source}: written by a newer icm-client (schema {version}): upgrade")
+        raise InputError(
+            f"{source}: this was written by a newer icm-client; upgrade yours (schema {version}, "
+            f"this one knows {SCHEMA_VERSION})"
+        )
 
 
 def _from_store(source: Path, table: Table) -> Iterator[StoredRow]:
@@ -189,7 +170,6 @@ def _from_store(source: Path, table: Table) -> Iterator[StoredRow]:
 
 def _from_lines(source: Path, table: Table) -> Iterator[StoredRow]:
     name = _NAMES[table.name]
-    read: Callable[[dict[str, Any]], tuple[Any, ...]] = _score_of if table is SCORES else _text_of
     with source.open("rb") as file:
         next(file)
         for number, line in enumerate(file, start=2):
@@ -197,24 +177,20 @@ def _from_lines(source: Path, table: Table) -> Iterator[StoredRow]:
                 record = orjson.loads(line)
                 if name not in record:
                     continue
-                row = (bytes.fromhex(record[name]), *read(record), record["checksum"])
-                whose = map(_text_or_none, map(record.get, ("server", "kind", "model")))
-                stored = StoredRow(row, Server(*whose), record.get("stored_at"))
+                cells = (bytes.fromhex(record[name]), *_parts(table, record), record["checksum"])
+                origin = map(record.get, ("server", "kind", "model"))
+                server = Server(*(text if isinstance(text, str) else None for text in origin))
+                row = StoredRow(cells, server, record.get("stored_at"))
             except (ValueError, KeyError, TypeError, AttributeError, struct.error):
                 raise InputError(
-                    f"{source}:{number}: no row of a score store; the rows before it were added"
+                    f"{source}:{number}: this line is not a row of a score store; the rows before "
+                    "it have been added"
                 ) from None
-            yield stored
+            yield row
 
 
-def _score_of(record: dict[str, Any]) -> tuple[Any, ...]:
+def _parts(table: Table, record: dict[str, Any]) -> tuple[bytes, ...]:
+    if table is TOKENS:
+        return (pack_ids(tuple(record["ids"])),)
     log_probs = [float(p) for p in record["log_probs"]]
     return struct.pack(f"<{len(log_probs)}d", *log_probs), record["exactness"].encode()
-
-
-def _text_of(record: dict[str, Any]) -> tuple[Any, ...]:
-    return (pack_ids(tuple(record["ids"])),)
-
-
-def _text_or_none(value: object) -> str | None:
-    return value if isinstance(value, str) else None

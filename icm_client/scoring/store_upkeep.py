@@ -1,24 +1,21 @@
-"""Looking after a score store: what is in it, whether it is whole, and mending it.
+"""Look after a score store: what is in it, whether it is whole, and drop what is bad or old."""
 
-Dropping what is old, or another model's, from a score store.
-"""
-
-import os
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.errors import InputError, StoreError
 from icm_client.scoring.store_damage import set_aside
 from icm_client.scoring.store_file import (
     SCHEMA_VERSION,
+    SCORES,
     TABLES,
+    TOKENS,
     Table,
     connect,
     explained,
@@ -26,9 +23,8 @@ from icm_client.scoring.store_file import (
     is_whole,
     transaction,
 )
-from icm_client.scoring.store_rows import UNKNOWN, known_servers
+from icm_client.scoring.store_rows import UNKNOWN, as_text, known_servers
 
-_KEYS_A_DELETE = 500
 _PROBLEMS_AT_MOST = 20
 
 
@@ -37,9 +33,9 @@ class ServerShare:
     """What one server has in a store.
 
     Attributes:
-        fingerprint: of the server; None for rows from before servers were noted.
-        kind: "vllm" and the like; None where no run has noted it.
-        model: its model; None where no run has noted it.
+        fingerprint: of the server; None for rows from before servers were recorded.
+        kind: "vllm" and the like; None where no run has recorded it.
+        model: its model; None where no run has recorded it.
         scores: answers to reads.
         texts: texts with their token ids.
         oldest: UTC, ISO 8601; of scores and texts.
@@ -82,12 +78,12 @@ class StoreCheck:
 
     Attributes:
         path: of the file.
-        scores: answers that were looked at.
-        texts: texts that were looked at.
+        scores: answers that were checked.
+        texts: texts that were checked.
         bad_scores: answers that do not match their checksum; no run uses them.
         bad_texts: texts whose token ids do not match theirs; no run uses them.
         problems: what SQLite says of the file's structure; empty where it is whole.
-        repaired: whether what was bad is gone now.
+        repaired: whether the bad rows have been dropped.
         notice: which file was set aside, where one was.
     """
 
@@ -122,6 +118,20 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
+_SHARES = """
+    SELECT server, sum(scores), sum(texts),
+        strftime('%Y-%m-%dT%H:%M:%S+00:00', min(moment), 'unixepoch'),
+        strftime('%Y-%m-%dT%H:%M:%S+00:00', max(moment), 'unixepoch')
+    FROM (
+        SELECT server, 1 AS scores, 0 AS texts,
+            CASE typeof(stored_at) WHEN 'integer' THEN stored_at END AS moment FROM scores
+        UNION ALL
+        SELECT server, 0, 1, CASE typeof(stored_at) WHEN 'integer' THEN stored_at END FROM tokens
+    )
+    GROUP BY server
+"""
+
+
 def describe(path: Path) -> StoreInfo:
     """Return what is in the store at `path`.
 
@@ -130,57 +140,24 @@ def describe(path: Path) -> StoreInfo:
         StoreError: it cannot be read.
     """
     with opened(path) as connection:
-        scores, texts = (_by_server(connection, table) for table in TABLES)
         known = known_servers(connection)
-    servers = []
-    for number in scores.keys() | texts.keys():
-        own = [share for share in (scores.get(number), texts.get(number)) if share is not None]
-        fingerprint, kind, model = known.get(number, UNKNOWN)
-        servers.append(
-            ServerShare(
-                fingerprint=fingerprint,
-                kind=kind,
-                model=model,
-                scores=scores[number].rows if number in scores else 0,
-                texts=texts[number].rows if number in texts else 0,
-                oldest=_iso(min((s.oldest for s in own if s.oldest is not None), default=None)),
-                newest=_iso(max((s.newest for s in own if s.newest is not None), default=None)),
-            )
-        )
+        servers = [
+            ServerShare(*known.get(server, UNKNOWN), scores, texts, as_text(first), as_text(last))
+            for server, scores, texts, first, last in connection.execute(_SHARES)
+        ]
     log = path.with_name(f"{path.name}-wal")
     return StoreInfo(
         path=str(path),
         bytes=path.stat().st_size + (log.stat().st_size if log.exists() else 0),
         schema=SCHEMA_VERSION,
-        scores=sum(share.rows for share in scores.values()),
-        texts=sum(share.rows for share in texts.values()),
+        scores=sum(share.scores for share in servers),
+        texts=sum(share.texts for share in servers),
         servers=tuple(sorted(servers, key=lambda s: (-s.scores, s.fingerprint or ""))),
     )
 
 
-class _Share(NamedTuple):
-    rows: int
-    oldest: int | None
-    newest: int | None
-
-
-def _by_server(connection: sqlite3.Connection, table: Table) -> dict[object, _Share]:
-    moment = "CASE typeof(stored_at) WHEN 'integer' THEN stored_at END"
-    return {
-        number: _Share(*share)
-        for number, *share in connection.execute(
-            f"SELECT server, count(*), min({moment}), max({moment}) FROM {table.name} "  # noqa: S608 - our own names
-            "GROUP BY server"
-        )
-    }
-
-
-def _iso(seconds: int | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
-
-
 def check(path: Path, *, repair: bool = False) -> StoreCheck:
-    """Compare every row with its checksum, and look at the file's structure.
+    """Compare every row with its checksum, and check the file's structure.
 
     Args:
         path: of the store.
@@ -192,36 +169,39 @@ def check(path: Path, *, repair: bool = False) -> StoreCheck:
         StoreError: it cannot be read or written.
     """
     found = path.stat().st_ino if path.is_file() else 0
-    rows, bad, problems = {}, {}, []
+    rows, bad = {}, {}
+    problems, notices = [], []
     try:
         with opened(path) as connection:
             for table in TABLES:
-                rows[table.name], bad[table.name] = _bad_keys(connection, table)
+                rows[table], bad[table] = _bad_keys(connection, table)
             problems = [
                 line.decode("utf-8", "replace")
                 for (line,) in connection.execute(f"PRAGMA quick_check({_PROBLEMS_AT_MOST})")
                 if line != b"ok"
             ]
-            if repair and not problems:
-                for table in TABLES:
-                    _delete(connection, table, bad[table.name])
-                    if _bad_keys(connection, table)[1]:
-                        problems.append(f"{table.name}: rows that their own key does not find")
+            for table in TABLES if repair and not problems else ():
+                with transaction(connection):
+                    connection.executemany(
+                        f"DELETE FROM {table.name} WHERE key = ?",  # noqa: S608 - our own names
+                        [(key,) for key in bad[table]],
+                    )
+                if _bad_keys(connection, table)[1]:
+                    problems.append(f"{table.name}: rows that their own key does not find")
     except StoreError as error:
         cause = error.__cause__
         if not isinstance(cause, Exception) or not is_damage(cause):
             raise
         problems = [str(cause)]
-    notices = []
     if repair and problems:
         with explained(path):
             notices = set_aside(path, found)
     return StoreCheck(
         path=str(path),
-        scores=rows.get("scores", 0),
-        texts=rows.get("tokens", 0),
-        bad_scores=len(bad.get("scores", ())),
-        bad_texts=len(bad.get("tokens", ())),
+        scores=rows.get(SCORES, 0),
+        texts=rows.get(TOKENS, 0),
+        bad_scores=len(bad.get(SCORES, ())),
+        bad_texts=len(bad.get(TOKENS, ())),
         problems=tuple(problems),
         repaired=repair and bool(problems or any(bad.values())),
         notice=notices[0] if notices else None,
@@ -238,26 +218,16 @@ def _bad_keys(connection: sqlite3.Connection, table: Table) -> tuple[int, list[b
     return count, bad
 
 
-def _delete(connection: sqlite3.Connection, table: Table, keys: list[bytes]) -> None:
-    with transaction(connection):
-        for start in range(0, len(keys), _KEYS_A_DELETE):
-            some = keys[start : start + _KEYS_A_DELETE]
-            connection.execute(
-                f"DELETE FROM {table.name} WHERE key IN ({','.join('?' * len(some))})",  # noqa: S608 - our own names
-                some,
-            )
-
-
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was dropped, or would be.
+    """What was dropped, or would be dropped.
 
     Attributes:
         path: of the file.
         scores: answers to reads.
         texts: texts with their token ids.
         scores_left: answers that stay.
-        done: False where this only says what would be.
+        done: False for a dry run.
     """
 
     path: str
@@ -276,13 +246,13 @@ def prune(
 ) -> Pruned:
     """Drop what is older than `older_than`, and of `model`; where both are given, both must hold.
 
-    Rows from before their time was noted count from the day the file was brought up to date.
+    Rows from before their time was recorded count from the day the file was brought up to date.
 
     Args:
         path: of the store.
-        older_than: age of what goes.
-        model: whose answers go.
-        dry_run: change nothing; say what would go.
+        older_than: the age from which rows are dropped.
+        model: the one whose answers are dropped.
+        dry_run: change nothing, only count.
 
     Raises:
         ValueError: neither age nor model is given.
@@ -300,27 +270,24 @@ def prune(
             where.append(f"server IN ({','.join('?' * len(numbers))})")
             values += numbers
         if not where:
-            raise ValueError("say what goes: an age, a model, or both")
-        condition = " AND ".join(where)
-        counts = {}
-        for table in TABLES:
-            (counts[table.name],) = connection.execute(
-                f"SELECT count(*) FROM {table.name} WHERE {condition}",  # noqa: S608 - our own names
-                values,
-            ).fetchone()
-        if not dry_run:
+            raise ValueError("say what to drop: an age, a model, or both")
+        old = [f"FROM {table.name} WHERE {' AND '.join(where)}" for table in TABLES]
+        if dry_run:
+            counts = [
+                connection.execute(f"SELECT count(*) {rows}", values).fetchone()[0] for rows in old
+            ]
+        else:
             with transaction(connection):
-                for table in TABLES:
-                    connection.execute(f"DELETE FROM {table.name} WHERE {condition}", values)  # noqa: S608 - our own names
+                counts = [connection.execute(f"DELETE {rows}", values).rowcount for rows in old]
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         (left,) = connection.execute("SELECT count(*) FROM scores").fetchone()
-    gone = 0 if not dry_run else counts["scores"]
+    scores, texts = counts
     return Pruned(
-        path=os.fspath(path),
-        scores=counts["scores"],
-        texts=counts["tokens"],
-        scores_left=left - gone,
+        path=str(path),
+        scores=scores,
+        texts=texts,
+        scores_left=left - scores if dry_run else left,
         done=not dry_run,
     )
 
@@ -332,7 +299,7 @@ def _servers_of(connection: sqlite3.Connection, model: str) -> list[object]:
     numbers = [number for number, server in servers.items() if server.model == model]
     if not numbers:
         raise InputError(
-            f"nothing of a model {shown(model)} is in the store; there are "
+            f"the store has no answers of a model {shown(model)}; there are "
             f"{listed(models)}.{did_you_mean(model, models)}"
         )
     return numbers

@@ -1,8 +1,8 @@
-"""From a GGUF file to a folder that vLLM serves, once: `python -m icm_client.serving.dequantize`.
+"""Dequantize a GGUF file once, into a folder that vLLM serves.
 
-vLLM does not read the quantized file itself. transformers turns it into float32 weights that are,
-number for number, what the quantized ones stand for (the GGUF reader of transformers:
-https://huggingface.co/docs/transformers/gguf).
+vLLM does not read the quantized file itself. transformers turns it into float32 weights with
+exactly the values that the quantized ones represent
+(https://huggingface.co/docs/transformers/gguf).
 """
 
 import json
@@ -24,23 +24,23 @@ from icm_client.errors import SetupError
 
 NEEDED: Final = ("torch", "transformers", "gguf", "accelerate")
 GROWTH: Final = 8
-"""Bytes of float32 for a byte of the file, at most: a weight of 4 bits becomes one of 32."""
+"""Bytes of float32 for each byte of the file, at most: a weight of 4 bits becomes one of 32."""
 
 _ORIGIN: Final = "icm-client.json"
 _LAST_WORDS: Final = 300
 
 
 def dequantized(gguf: Path, say: Callable[[str], None]) -> Path:
-    """The folder with the weights of `gguf`, made if it is not there.
+    """The folder with the weights of `gguf`, which is made if it does not exist.
 
-    Any number of processes may call it at once. The folder appears under its name only when whole.
+    Any number of processes may call it at once. The folder gets its name only once it is complete.
 
     Args:
         gguf: the file.
-        say: told what takes the time, before it does.
+        say: called with a line before the conversion, which takes long.
 
     Raises:
-        SetupError: a package is missing, the disk is full or closed, or transformers does not
+        SetupError: a package is missing, the disk is full or read-only, or transformers does not
             know the file's architecture.
     """
     folder = folder_for(gguf)
@@ -67,7 +67,7 @@ def dequantized(gguf: Path, say: Callable[[str], None]) -> Path:
 
 
 def folder_for(gguf: Path) -> Path:
-    """Where the weights of `gguf` lie once they are dequantized; named after its content."""
+    """The folder for the dequantized weights of `gguf`; its name contains the file's digest."""
     return cache_folder() / "dequantized" / f"{gguf.stem}-{sha256_of(gguf)[:16]}"
 
 
@@ -75,13 +75,14 @@ def _check_room(gguf: Path, folder: Path) -> None:
     needed, free = gguf.stat().st_size * GROWTH, shutil.disk_usage(folder).free
     if free < needed:
         raise SetupError(
-            f"{gguf.name} may take {needed / 1e9:.1f} GB as float32, and {free / 1e9:.1f} GB are "
-            f"free in {folder}; free some, or set ICM_CACHE_DIR to a folder on another disk"
+            f"there is too little room to dequantize {gguf.name}: free some in {folder}, or set "
+            f"ICM_CACHE_DIR to a folder on another disk. ({needed / 1e9:.1f} GB may be needed, and "
+            f"{free / 1e9:.1f} GB are free.)"
         )
 
 
 def _make(gguf: Path, folder: Path) -> None:
-    # A child: torch and two copies of the weights are gone from memory when the server starts.
+    # In a child process, so that torch and two copies of the weights leave memory with it.
     unfinished = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -91,10 +92,10 @@ def _make(gguf: Path, folder: Path) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},  # the file holds all that is needed
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},  # the file holds everything that is needed
         )
         if done.returncode:
-            words = done.stdout.strip()[-_LAST_WORDS:].splitlines() or ["no word"]
+            words = done.stdout.strip()[-_LAST_WORDS:].splitlines() or ["it gave no reason"]
             raise SetupError(f"{gguf.name} could not be dequantized: {words[-1]}")
         origin = {"file": gguf.name, "sha256": sha256_of(gguf)}
         (unfinished / _ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
@@ -107,26 +108,26 @@ def _make(gguf: Path, folder: Path) -> None:
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write model and tokenizer of `gguf` to `folder`, as float32 safetensors."""
-    transformers = import_module("transformers")  # only the child pays for it
+    transformers = import_module("transformers")  # slow to import, and only the child needs it
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    # Versions that can keep the weights in their blocks must be told not to.
+    # Versions that can keep weights quantized must be asked to dequantize them.
     settings = getattr(transformers, "GgufConfig", None)
     dense = {"quantization_config": settings(dequantize=True)} if settings else {}
     model = transformers.AutoModelForCausalLM.from_pretrained(**source, **dense, dtype="float32")
     if (reader := getattr(model, "hf_quantizer", None)) is not None:
-        # Weights that were read from GGUF still count as quantized, and those are not written.
+        # Weights read from GGUF still count as quantized, and quantized ones are not written.
         reader.remove_quantization_config(model)
     model.save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
     if (begins := _begins_with_bos(gguf)) is not None:
-        # It is not read from the file, and a model without the BOS that it was trained with is
-        # another model.
+        # transformers does not read it from the file, and without the BOS that it was trained with
+        # the model answers differently.
         tokenizer.add_bos_token = begins
     tokenizer.save_pretrained(folder)
 
 
 def _begins_with_bos(gguf: Path) -> bool | None:
-    """What the file says; None where it says nothing."""
+    """Whether the file says that prompts begin with BOS; None where it does not say."""
     field = import_module("gguf").GGUFReader(gguf).get_field("tokenizer.ggml.add_bos_token")
     return None if field is None else bool(field.contents())
 

@@ -1,4 +1,4 @@
-"""Which vLLM is installed, and which one this machine wants."""
+"""Which vLLM is installed, and which one this machine needs."""
 
 import re
 import sys
@@ -19,7 +19,9 @@ INSTALL: Final[dict[Device, str]] = {
     "cpu": "server/install-vllm cpu, then use .venv-vllm/bin/python (by hand: docs/serving.md)",
 }
 OLDEST: Final = (0, 32)
-"""The first version whose flags and answers were tried here."""
+"""The first version whose flags and answers were tested here."""
+
+_NAMES: Final[dict[Device, str]] = {"cuda": "a GPU", "cpu": "the CPU"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,9 @@ class Engine:
     version: str
 
     def command(self, model: str) -> list[str]:
-        """The words that start its OpenAI server on `model`, without flags."""
+        """The command that starts its OpenAI server on `model`, without flags."""
         if self.device == "cpu":
-            # The `vllm` command asks for the version of a distribution named vllm, and fails.
+            # The `vllm` command looks up a distribution named vllm, and fails.
             return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
         return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model]
 
@@ -50,33 +52,36 @@ def choose(
     hardware: Hardware,
     version_of: Callable[[str], str | None] = installed_version,
 ) -> Engine:
-    """The vLLM to start: on the GPUs where there are some, else on the CPU.
+    """The vLLM to start: on the GPUs of this machine, or on the CPU where it has none.
 
     Args:
-        device: None takes what is there.
+        device: the device to serve on; None chooses it so.
         hardware: of this machine.
-        version_of: an installed distribution's version, or None.
+        version_of: gives an installed distribution's version, or None.
 
     Raises:
-        SetupError: a GPU is asked for and none is there; or the vLLM for this device is not
-            installed, or too old. The message has the line that installs it.
+        SetupError: a GPU is asked for and there is none; or the vLLM for this device is not
+            installed, or too old. The message has the command that installs it.
     """
     if device == "cuda" and not hardware.gpus:
         raise SetupError(
-            "no GPU here: nvidia-smi lists none (or CUDA_VISIBLE_DEVICES hides them); use --device "
-            "cpu, or start it on a machine with one"
+            "no GPU here: use --device cpu, or serve on a machine with a GPU. (nvidia-smi lists "
+            "none, or CUDA_VISIBLE_DEVICES hides them.)"
         )
     wanted: Device = device or ("cuda" if hardware.gpus else "cpu")
     version = version_of(DISTRIBUTIONS[wanted])
     if version is None:
         other: Device = "cpu" if wanted == "cuda" else "cuda"
         there = version_of(DISTRIBUTIONS[other])
-        why = (
-            f"{DISTRIBUTIONS[other]} {there} is installed, which serves on {_NAMES[other]}, but "
-            f"{_found(hardware)}"
-            if there
-            else f"vLLM is not installed for {sys.executable}; {_found(hardware)}"
+        gpu = (
+            f"there is a GPU here ({hardware.gpus[0].name})"
+            if hardware.gpus
+            else "nvidia-smi lists no GPU"
         )
+        why = f"vLLM is not installed for {sys.executable}; {gpu}"
+        if there:
+            serves = f"{DISTRIBUTIONS[other]} {there} is installed, which serves on {_NAMES[other]}"
+            why = f"{serves}, but {gpu}"
         raise SetupError(f"{why}. Run: {INSTALL[wanted]}")
     if _numbers(version) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
@@ -85,15 +90,6 @@ def choose(
             f"Run: {INSTALL[wanted]}"
         )
     return Engine(wanted, version)
-
-
-_NAMES: Final[dict[Device, str]] = {"cuda": "a GPU", "cpu": "the CPU"}
-
-
-def _found(hardware: Hardware) -> str:
-    if not hardware.gpus:
-        return "nvidia-smi lists no GPU"
-    return f"there is a GPU here ({hardware.gpus[0].name})"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -13,57 +13,60 @@ from icm_client.serving.engine import Engine
 from icm_client.serving.hardware import Hardware, Parallel
 
 REASONS: Final = {
-    "--served-model-name": "What clients call the model, whatever folder it lies in.",
-    "--host": "Loopback, unless you open the server to others; then a key is required.",
-    "--port": "Where it listens.",
-    "--enable-prefix-caching": "A context is computed once for all the rows behind it. Without "
-    "it every read computes the context again.",
+    "--served-model-name": "The name that clients use, wherever the model's files are.",
+    "--host": "Only this machine, unless you open the server to others; a key is then required.",
+    "--port": "The port it listens on.",
+    "--enable-prefix-caching": "A context is computed once for all the rows that follow it. "
+    "Without it every read computes the context again.",
     "--block-size": "The prefix cache keeps whole blocks. The CPU's default of 128 tokens throws "
-    "away up to 127 at every fork: 60% more prefill here. On a GPU the attention kernels choose, "
-    "and choose the smallest they run well with (16 for most).",
-    "--max-logprobs": "At most 20 label tokens a read by default; 128 is the most that vLLM takes. "
-    "It bounds `prompt_logprobs` as well.",
-    "--logprobs-mode": "Of the model itself, before temperature and penalties.",
-    "--generation-config": "A model's own generation_config.json may set a temperature, a top-k or "
-    "a length; none of it may touch a read.",
-    "--enable-prompt-tokens-details": "Answers say how many prompt tokens came from the cache; "
-    "without it a run cannot tell what it cost.",
-    "--enable-server-load-tracking": "`GET /load` tells how many requests are inside.",
-    "--max-num-queued-reqs": "The queue is endless by default. Above this many prompts inside, "
-    "new ones are answered 503, and clients slow down.",
+    "away up to 127 at every fork: 60% more prefill here. On a GPU the attention kernels choose "
+    "the smallest size that they run well with (16 for most).",
+    "--max-logprobs": "vLLM returns at most 20 label tokens a read by default, and 128 if asked. "
+    "The limit holds for `prompt_logprobs` as well.",
+    "--logprobs-mode": "Log-probs are the model's own, before temperature and penalties.",
+    "--generation-config": "A model's generation_config.json may set a temperature, a top-k or a "
+    "length; none of it may change a read.",
+    "--enable-prompt-tokens-details": "Answers report how many prompt tokens came from the cache; "
+    "without it a run cannot report its cost.",
+    "--enable-server-load-tracking": "`GET /load` reports how many requests the server holds.",
+    "--max-num-queued-reqs": "The queue is unlimited by default. Above this many prompts in the "
+    "server, new ones are answered 503, and clients slow down.",
     "--scheduling-policy": "A client that wants to spare others sends a lower priority, and the "
-    "server heeds it; among equals it is first come, first served.",
+    "server honours it; requests of one priority are served in order of arrival.",
     "--disable-uvicorn-access-log": "A run is thousands of short requests; a line for each costs "
     "time and disk.",
-    "--max-model-len": "A prompt holds demos and a row. Less than the model's own length leaves "
-    "more of the KV cache for prefixes.",
-    "--dtype": "float32 is five times faster than bfloat16 on a CPU without AMX. On a "
-    "GPU the model's own.",
+    "--max-model-len": "A prompt holds demos and a row. A limit below the model's own length "
+    "leaves more of the KV cache for prefixes.",
+    "--dtype": "float32 is five times faster than bfloat16 on a CPU without AMX. A GPU uses the "
+    "model's own.",
     "--enforce-eager": "On a CPU compiling takes longer than it saves here.",
-    "--kv-cache-memory-bytes": "On a CPU vLLM would take most of the memory; prefixes of a run fit "
-    "in far less.",
-    "--tensor-parallel-size": "GPUs that hold one replica together: as few as the weights fit in.",
+    "--kv-cache-memory-bytes": "On a CPU vLLM would take most of the memory; the prefixes of a run "
+    "fit in far less.",
+    "--tensor-parallel-size": "GPUs that share one replica: as few as its weights fit on.",
     "--data-parallel-size": "Replicas that share the requests. Each has a prefix cache of its own.",
-    "--enable-lora": "Adapters on the same base, loaded while the server runs.",
+    "--enable-lora": "Clients load adapters of the same base while the server runs.",
     "--max-loras": "Adapters in one batch.",
-    "--max-lora-rank": "The largest rank of an adapter; memory is kept free for it.",
+    "--max-lora-rank": "The largest rank of an adapter; memory is reserved for it.",
 }
-"""flag -> why it is there."""
+"""flag -> why it is set, in the order of the command."""
 
 VARIABLE_REASONS: Final = {
-    "VLLM_NO_USAGE_STATS": "Nothing is reported to anybody.",
-    "VLLM_CPU_OMP_THREADS_BIND": "Threads pinned to cores stand still where a container has only a "
-    "share of them.",
-    "OMP_NUM_THREADS": "As many as there are cores for this process, less those that other "
-    "programs use as it starts: all threads wait for one that has no core.",
-    "GOMP_SPINCOUNT": "Waiting threads leave their core to others after a short spin. Without it a "
-    "program that comes later makes the server nearly stand still.",
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "POST /v1/load_lora_adapter, for fold adapters.",
+    "VLLM_NO_USAGE_STATS": "No usage statistics are sent to anyone.",
+    "VLLM_CPU_OMP_THREADS_BIND": "Threads pinned to cores stall where a container has only a "
+    "share of those cores.",
+    "OMP_NUM_THREADS": "As many as this process has cores, less those that other programs use as "
+    "it starts: all threads wait for one that has no core.",
+    "GOMP_SPINCOUNT": "Waiting threads yield their core after a short spin. Without it a program "
+    "that starts later makes the server nearly stop.",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "Allows POST /v1/load_lora_adapter, for fold adapters.",
 }
 """environment variable -> why it is set."""
 
 KEY_VARIABLE: Final = "VLLM_API_KEY"
-"""vLLM reads its key here; it never stands in a command that `ps` shows."""
+"""vLLM reads its key here, so that it never appears in a command that `ps` shows."""
+
+LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM 0.32 accepts for `--max-lora-rank`."""
 
 _CPU_BLOCK: Final = 16
 _MOST_LOGPROBS: Final = 128
@@ -78,17 +81,13 @@ class Flag(NamedTuple):
 
     @property
     def words(self) -> list[str]:
-        """As they stand in a command."""
+        """The flag as it appears in a command."""
         return [self.name, self.value] if self.value else [self.name]
-
-
-LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM 0.32 takes for `--max-lora-rank`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What the operator says; None takes what fits.
+    """What the operator sets; None chooses what suits the machine and the model.
 
     Attributes:
         host: the address to listen at.
@@ -97,11 +96,11 @@ class ServeOptions:
         context: tokens of the longest prompt; None takes the model's own.
         dtype: of weights and activations.
         block: tokens of a block of the prefix cache.
-        queue: prompts inside the server, waiting and running, above which it answers 503.
+        queue: prompts in the server, waiting and running, above which it answers 503.
         kv_cache_gib: size of the KV cache on a CPU, in GiB.
         lora_rank: the largest rank of adapters that may be loaded, of `LORA_RANKS`; None serves
             none.
-        extra: flags of vLLM's own; they win over those here.
+        extra: vLLM's own flags; they override those chosen here.
     """
 
     host: str = "127.0.0.1"
@@ -115,6 +114,15 @@ class ServeOptions:
     lora_rank: int | None = None
     extra: tuple[str, ...] = ()
 
+    def cpu_dtype(self, hardware: Hardware) -> str:
+        """Of weights and activations on a CPU."""
+        return self.dtype or ("bfloat16" if hardware.amx else "float32")
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """Size of the KV cache on a CPU."""
+        return int(self.kv_cache_gib * 1024**3)
+
 
 def flags_for(
     options: ServeOptions, name: str, engine: Engine, hardware: Hardware, parallel: Parallel | None
@@ -126,38 +134,41 @@ def flags_for(
     """
     if any(_is_flag(word, "--api-key") for word in options.extra):
         raise InputError(
-            f"--api-key would be seen by everybody who can list processes: set {KEY_VARIABLE}"
+            f"set {KEY_VARIABLE} instead of --api-key: everybody who can list processes would see "
+            "the key"
         )
-    flags = [
-        Flag("--served-model-name", options.name or name),
-        Flag("--host", options.host),
-        Flag("--port", str(options.port)),
-        Flag("--enable-prefix-caching"),
-        Flag("--max-logprobs", str(_MOST_LOGPROBS)),
-        Flag("--logprobs-mode", "raw_logprobs"),
-        Flag("--generation-config", "vllm"),
-        Flag("--enable-prompt-tokens-details"),
-        Flag("--enable-server-load-tracking"),
-        Flag("--max-num-queued-reqs", str(options.queue)),
-        Flag("--scheduling-policy", "priority"),
-        Flag("--disable-uvicorn-access-log"),
+    on_cpu, lora = engine.device == "cpu", options.lora_rank is not None
+    tensor, data = (parallel.tensor, parallel.data) if parallel is not None else (1, 1)
+    # True is a flag without a value; None and False leave it out.
+    values: dict[str, str | int | bool | None] = {
+        "--served-model-name": options.name or name,
+        "--host": options.host,
+        "--port": options.port,
+        "--enable-prefix-caching": True,
+        "--block-size": options.block or (_CPU_BLOCK if on_cpu else None),
+        "--max-logprobs": _MOST_LOGPROBS,
+        "--logprobs-mode": "raw_logprobs",
+        "--generation-config": "vllm",
+        "--enable-prompt-tokens-details": True,
+        "--enable-server-load-tracking": True,
+        "--max-num-queued-reqs": options.queue,
+        "--scheduling-policy": "priority",
+        "--disable-uvicorn-access-log": True,
+        "--max-model-len": options.context,
+        "--dtype": options.cpu_dtype(hardware) if on_cpu else options.dtype or "auto",
+        "--enforce-eager": on_cpu,
+        "--kv-cache-memory-bytes": options.kv_cache_bytes if on_cpu else None,
+        "--tensor-parallel-size": tensor if tensor > 1 else None,
+        "--data-parallel-size": data if data > 1 else None,
+        "--enable-lora": lora,
+        "--max-loras": _MOST_LORAS if lora else None,
+        "--max-lora-rank": options.lora_rank,
+    }
+    return [
+        Flag(flag, "" if value is True else str(value))
+        for flag, value in values.items()
+        if value is not None and value is not False and not is_set_by(options.extra, flag)
     ]
-    if options.context is not None:
-        flags.append(Flag("--max-model-len", str(options.context)))
-    flags += _cpu_flags(options, hardware) if engine.device == "cpu" else _gpu_flags(options)
-    if parallel is not None and parallel.tensor > 1:
-        flags.append(Flag("--tensor-parallel-size", str(parallel.tensor)))
-    if parallel is not None and parallel.data > 1:
-        flags.append(Flag("--data-parallel-size", str(parallel.data)))
-    if options.lora_rank is not None:
-        flags += [
-            Flag("--enable-lora"),
-            Flag("--max-loras", str(_MOST_LORAS)),
-            Flag("--max-lora-rank", str(options.lora_rank)),
-        ]
-    order = list(REASONS)
-    kept = [flag for flag in flags if not is_set_by(options.extra, flag.name)]
-    return sorted(kept, key=lambda flag: order.index(flag.name))
 
 
 def variables_for(options: ServeOptions, engine: Engine, hardware: Hardware) -> dict[str, str]:
@@ -172,22 +183,6 @@ def variables_for(options: ServeOptions, engine: Engine, hardware: Hardware) -> 
     return variables
 
 
-def _cpu_flags(options: ServeOptions, hardware: Hardware) -> list[Flag]:
-    return [
-        Flag("--block-size", str(options.block or _CPU_BLOCK)),
-        Flag("--dtype", options.dtype or ("bfloat16" if hardware.amx else "float32")),
-        Flag("--enforce-eager"),
-        Flag("--kv-cache-memory-bytes", str(int(options.kv_cache_gib * 1024**3))),
-    ]
-
-
-def _gpu_flags(options: ServeOptions) -> list[Flag]:
-    flags = [Flag("--dtype", options.dtype or "auto")]
-    if options.block is not None:
-        flags.append(Flag("--block-size", str(options.block)))
-    return flags
-
-
 def is_set_by(extra: Sequence[str], name: str) -> bool:
     """Whether the flag, or its opposite, is among flags of vLLM's own."""
     opposite = f"--no-{name.removeprefix('--')}"
@@ -195,5 +190,5 @@ def is_set_by(extra: Sequence[str], name: str) -> bool:
 
 
 def _is_flag(word: str, name: str) -> bool:
-    """Whether `word` is this flag, in any spelling that vLLM takes."""
+    """Whether `word` is this flag, in any spelling that vLLM accepts."""
     return word.partition("=")[0].replace("_", "-") == name

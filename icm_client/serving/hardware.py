@@ -1,13 +1,13 @@
-"""What this machine has to serve with: GPUs, memory, cores. Asked without importing torch.
+"""What this machine has (GPUs, memory, cores), and how a model is laid over its GPUs.
 
-How a model is laid over the GPUs of one machine.
+Found without importing torch.
 """
 
 import math
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,17 @@ from typing import Final
 from icm_client.cores import busy_cores, physical_cores
 from icm_client.errors import InputError
 
+ROOM: Final = 0.6
+"""The share of a GPU's memory that weights may take; the KV cache and the activations need the
+rest. vLLM itself takes 0.9 of it in all."""
+
 _QUERY_TIMEOUT_S: Final = 30.0
 _MIB: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One CUDA device that this process may use; `memory` in bytes, None for a MIG slice."""
+    """A CUDA device that this process may use; `memory` in bytes, None for a MIG slice."""
 
     name: str
     memory: int | None
@@ -30,13 +34,13 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What is there.
+    """What this machine has.
 
     Attributes:
         gpus: CUDA devices, without those that CUDA_VISIBLE_DEVICES hides.
-        memory: bytes of main memory that can still be taken; None where unknown.
-        cores: physical ones that this process may use.
-        amx: the CPU multiplies bfloat16 in hardware; without, float32 is faster.
+        memory: bytes of main memory that a new process can take; None where unknown.
+        cores: physical cores that this process may use.
+        amx: the CPU multiplies bfloat16 in hardware; without AMX, float32 is faster.
         busy: cores' worth of time that other programs use now.
     """
 
@@ -48,7 +52,7 @@ class Hardware:
 
 
 def detect() -> Hardware:
-    """Look at this machine; takes the second that `nvidia-smi` takes, and a look at the CPU."""
+    """Inspect this machine; `nvidia-smi` takes a second, and the CPU's load a third of one."""
     return Hardware(
         gpus=visible(_listed_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")),
         memory=available_memory(),
@@ -62,28 +66,25 @@ def visible(listed: Mapping[str, Gpu], chosen: str | None) -> tuple[Gpu, ...]:
     """The GPUs that CUDA shows to a process.
 
     Args:
-        listed: index or UUID -> GPU; both names of a device may be there.
+        listed: GPU under its index and under its UUID.
         chosen: CUDA_VISIBLE_DEVICES: indices or beginnings of UUIDs; None shows all. As in CUDA,
-            the first entry that names nothing ends the list.
+            the first entry that names no device ends the list.
     """
     if chosen is None:
         return tuple(gpu for name, gpu in listed.items() if name.isdigit())
-    return tuple(_chosen(listed, chosen.split(",")))
-
-
-def _chosen(listed: Mapping[str, Gpu], entries: Sequence[str]) -> Iterator[Gpu]:
-    for entry in (entry.strip() for entry in entries):
+    found: list[Gpu] = []
+    for entry in map(str.strip, chosen.split(",")):
         if entry.startswith("MIG-"):
-            yield Gpu(entry, None)
-            continue
-        found = listed.get(entry) or next(
-            (gpu for name, gpu in listed.items() if entry and not entry.isdigit()
-             and name.startswith(entry)),
-            None,
-        )  # fmt: skip
-        if found is None:
-            return
-        yield found
+            found.append(Gpu(entry, None))
+        elif entry in listed:
+            found.append(listed[entry])
+        elif uuids := [
+            name for name in listed if entry.startswith("GPU-") and name.startswith(entry)
+        ]:
+            found.append(listed[uuids[0]])
+        else:
+            break
+    return tuple(found)
 
 
 def _listed_gpus() -> dict[str, Gpu]:
@@ -99,7 +100,7 @@ def _listed_gpus() -> dict[str, Gpu]:
             timeout=_QUERY_TIMEOUT_S,
         )
     except (OSError, subprocess.SubprocessError):
-        return {}  # a driver that does not answer serves nothing either
+        return {}  # a driver that does not answer cannot serve either
     return parsed_gpus(asked.stdout)
 
 
@@ -116,7 +117,7 @@ def parsed_gpus(table: str) -> dict[str, Gpu]:
 def available_memory(
     meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
 ) -> int | None:
-    """Bytes that a new process can take: what is free here, and no more than a container's limit.
+    """Bytes that a new process can take: what is free, within the container's limit if it has one.
 
     Args:
         meminfo: https://docs.kernel.org/filesystems/proc.html, in kB.
@@ -127,30 +128,21 @@ def available_memory(
         lines = meminfo.read_text("ascii").splitlines()
         words = next(line.split() for line in lines if line.startswith("MemAvailable:"))
         limits.append(int(words[1]) * 1024)
-    with suppress(OSError, ValueError):  # "max" is no number: no limit
+    with suppress(OSError, ValueError):  # "max" is not a number: there is no limit
         limit = int((cgroup / "memory.max").read_text("ascii"))
         limits.append(limit - int((cgroup / "memory.current").read_text("ascii")))
     return max(0, min(limits)) if limits else None
 
 
 def _has_amx(cpuinfo: Path) -> bool:
-    try:
-        flags = next(
-            line for line in cpuinfo.read_text("ascii").splitlines() if line.startswith("flags")
-        )
-    except (OSError, StopIteration, ValueError):
-        return False
-    return "amx_bf16" in flags.split()
-
-
-ROOM: Final = 0.6
-"""The share of a GPU's memory that weights may take; the KV cache and the activations need the
-rest. vLLM itself takes 0.9 of it in all."""
+    with suppress(OSError, ValueError):
+        return " amx_bf16 " in cpuinfo.read_text("ascii").replace("\n", " ")
+    return False
 
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """`tensor` GPUs hold one replica, `data` replicas share the requests; and why so."""
+    """`tensor` GPUs share one replica, `data` replicas share the requests; and the reason."""
 
     tensor: int
     data: int
@@ -160,17 +152,17 @@ class Parallel:
 def parallel_over(
     gpus: Sequence[Gpu], weights: int | None, *, tensor: int | None = None, data: int | None = None
 ) -> Parallel:
-    """As many replicas as fit: each over the fewest GPUs (1, 2, 4, ...) that hold the weights.
+    """As many replicas as fit, each on the fewest GPUs (1, 2, 4, ...) that the weights fit on.
 
     Args:
         gpus: at least one.
         weights: bytes, as they are served; None where the model is not on this machine yet: one
-            replica over all GPUs is then the layout that fits most.
-        tensor: GPUs a replica, where the operator says so.
-        data: replicas, where the operator says so.
+            replica on all GPUs is then the layout that takes the largest model.
+        tensor: GPUs a replica, where the operator sets it.
+        data: replicas, where the operator sets it.
 
     Raises:
-        InputError: more GPUs are asked for than are there, or the weights fit in no layout.
+        InputError: more GPUs are asked for than there are, or the weights fit in no layout.
     """
     if tensor is None and weights is not None:
         tensor = _fewest(gpus, weights, most=len(gpus) // (data or 1))
@@ -183,8 +175,9 @@ def parallel_over(
     data = data or max(1, len(gpus) // max(tensor, 1))
     if tensor < 1 or tensor * data > len(gpus):
         raise InputError(
-            f"{max(tensor, 1)} GPUs for each of {data} replicas are asked for, and {len(gpus)} "
-            "are there: lower --tensor-parallel or --data-parallel"
+            "there are too few GPUs: lower --tensor-parallel or --data-parallel. ("
+            f"{max(tensor, 1)} for each of {data} replicas are asked for, and there are "
+            f"{len(gpus)}.)"
         )
     return Parallel(tensor, data, reason)
 
@@ -197,9 +190,9 @@ def _fewest(gpus: Sequence[Gpu], weights: int, *, most: int) -> int:
     fewest = 1 << max(0, math.ceil(math.log2(weights / room)))
     if fewest > most:
         raise InputError(
-            f"too little GPU memory: {weights / 1e9:.1f} GB of weights on {len(gpus)} GPU(s) of "
-            f"{min(sizes) / 1e9:.0f} GB, {ROOM:.0%} of which may hold weights; take a smaller or "
-            "quantized model, or say --tensor-parallel to try nevertheless"
+            "too little GPU memory: choose a smaller or quantized model, or set --tensor-parallel "
+            f"to try nevertheless. ({weights / 1e9:.1f} GB of weights, {len(gpus)} GPU(s) of "
+            f"{min(sizes) / 1e9:.0f} GB, of which weights may take {ROOM:.0%}.)"
         )
     return fewest
 

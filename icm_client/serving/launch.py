@@ -1,7 +1,8 @@
 """Start a server, wait until it answers, and stay with it until it ends.
 
-The server runs in a session of its own, so that Ctrl-C reaches it once and through here. Whatever
-happens, no process of it is left: not after a signal, a crash, or a kill -9 of this process.
+The server runs in a session of its own, so that Ctrl-C reaches it once, through this process.
+Whatever happens, none of its processes is left: not after a signal, a crash, or a SIGKILL of this
+process.
 """
 
 import http.client
@@ -12,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import urlsplit
@@ -31,53 +31,43 @@ from icm_client.serving.processes import (
 )
 
 GRACE_S: Final = 30.0
-"""For the server to end in order after a signal; requests under way are not waited for."""
+"""Time for the server to shut down after a signal; it does not finish the requests under way."""
 LEFTOVER_GRACE_S: Final = 3.0
-"""For each of SIGTERM and SIGKILL, to what the server left behind."""
+"""Time for processes that the server left behind to end, after each of SIGTERM and SIGKILL."""
 
 _LOOK_S: Final = 0.2
 _HEALTH_TIMEOUT_S: Final = 2.0
 _LINE_EVERY_S: Final = 15.0
 _TAIL: Final = 200_000
-"""Bytes of the log's end in which the reason is looked for."""
+"""Bytes at the log's end that are searched for the reason."""
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ServerFailed(IcmError):
     """The server did not start, or ended though nobody asked it to.
 
-    The message says why, as far as that is known, and where its log is.
+    The message says why, as far as that is known, and where its log is. `status` is what the server
+    exited with (128 + N after signal N), or 1 where that is 0.
     """
 
     def __init__(self, message: str, *, status: int) -> None:
-        """Keep what the server exited with (128 + N after signal N), or 1 where that is 0."""
         super().__init__(message)
         self.status = status or 1
 
 
-@dataclass(slots=True)
-class _Signals:
-    """Those that came; a handler may do no more than note them."""
-
-    came: list[int] = field(default_factory=list)
-
-    def note(self, number: int, _: object) -> None:
-        self.came.append(number)
-
-
 class Launch:
-    """One server from start to end. `run` is all there is to do.
+    """One server from start to end; call `run`.
 
-    Must be called from the main thread of a process of its own: signals are handled, and every
-    descendant of this process is ended at the end.
+    It must be used in the main thread of a process of its own: signals are handled, and every
+    descendant of this process is ended.
 
     Args:
         command: the words that start the server.
         environment: of its process.
         url: where it answers `/health` with 200 once it is ready.
-        log: its output goes there; None leaves it on this process's own.
-        start_timeout_s: it must be ready by then, in seconds.
-        grace_s: it has this long to end after a signal, in seconds.
+        log: the file for its output; None leaves the output on this process's own.
+        start_timeout_s: the time within which it must be ready, in seconds.
+        grace_s: the time that it has to end after a signal, in seconds.
     """
 
     def __init__(
@@ -96,19 +86,20 @@ class Launch:
         self._log = log
         self._start_timeout_s = start_timeout_s
         self._grace_s = grace_s
-        self._signals = _Signals()
+        self._came: list[int] = []
+        """Signals; a handler may do no more than note them."""
         self._forwarded = 0
         self._ends_by: float | None = None
 
     def run(self, ready: Sequence[str]) -> int:
-        """Start, print `ready` when it answers, wait for the end; return the exit status.
+        """Start it, print `ready` when it answers, wait for its end; return its exit status.
 
-        128 + N where signal N ended it.
+        The status is 128 + N where signal N ended it.
 
         Raises:
             SetupError: the log cannot be written, or the program cannot be started.
-            ServerFailed: it did not answer in time, or failed, was killed or ended by itself, then
-                or later.
+            ServerFailed: it did not answer in time, or it failed, was killed or ended by itself, at
+                its start or later.
         """
         adopt_orphans()
         with self._output() as output, self._handled():
@@ -117,10 +108,10 @@ class Launch:
                 self._wait_until_ready(process, ready)
                 while self._is_running(process):
                     time.sleep(_LOOK_S)
-                self._check_asked_to_end(process)
+                self._check_asked_to_end(process, "ended")
             finally:
                 self._end(process)
-        return _status(process.returncode)
+        return _status(process)
 
     def _started(self, output: IO[bytes] | None) -> subprocess.Popen[bytes]:
         try:
@@ -131,7 +122,7 @@ class Launch:
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
                 start_new_session=True,
-                # This process has one thread, so that nothing can be locked at the fork.
+                # This process has one thread, so no lock can be held at the fork.
                 preexec_fn=dying_with_parent,  # noqa: PLW1509
             )
         except OSError as error:
@@ -142,7 +133,7 @@ class Launch:
         progress = _ProgressLine(self._log)
         while self._is_running(process):
             elapsed_s = time.monotonic() - begun
-            if not self._signals.came and _is_healthy(self._url):
+            if not self._came and _is_healthy(self._url):
                 progress.end()
                 click.echo(f"Ready after {elapsed_s:.0f} s.", err=True)
                 for line in ready:
@@ -159,27 +150,26 @@ class Launch:
             progress.show(elapsed_s)
             time.sleep(_LOOK_S)
         progress.end()
-        if not self._signals.came:
-            status = _status(process.returncode)
-            raise ServerFailed(
-                f"{self._reason(status, 'did not start')}{self._where()}", status=status
-            )
+        self._check_asked_to_end(process, "did not start")
 
-    def _check_asked_to_end(self, process: subprocess.Popen[bytes]) -> None:
-        if self._signals.came:
+    def _check_asked_to_end(self, process: subprocess.Popen[bytes], what: str) -> None:
+        """Raise `ServerFailed` if no signal came; `what` it did is "ended" or "did not start"."""
+        if self._came:
             return
-        status = _status(process.returncode)
-        reason = (
-            self._reason(status, "ended")
-            if status
-            else "the server ended by itself, with exit status 0 though nobody asked it to"
-        )
-        raise ServerFailed(f"{reason}{self._where()}", status=status)
+        status, log = _status(process), _end_of(self._log, _TAIL)
+        reason = reason_in(log)
+        if number := signal_of(status) or signal_in(log):
+            words = f"{what}: {_killed_by(number)}{f' ({reason})' if reason else ''}"
+        elif what == "ended" and status == 0:
+            words = "ended by itself, with exit status 0 though nobody asked it to"
+        else:
+            words = f"{what}: {reason or f'exit status {status}'}"
+        raise ServerFailed(f"the server {words}{self._where()}", status=status)
 
     def _is_running(self, process: subprocess.Popen[bytes]) -> bool:
-        """Whether it runs still; hands on the signals that came, and kills it when it is late."""
-        while self._forwarded < len(self._signals.came):
-            number = self._signals.came[self._forwarded]
+        """Whether it still runs; passes on the signals that came, and kills it when it is late."""
+        while self._forwarded < len(self._came):
+            number = self._came[self._forwarded]
             self._forwarded += 1
             if self._forwarded == 1:
                 click.echo("\nEnding the server (again: at once) ...", err=True)
@@ -192,7 +182,7 @@ class Launch:
         return process.poll() is None
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """The leader first, so that its own status is known; then whatever it left."""
+        """End the main process first, so that its own status is known, then all that it left."""
         if process.poll() is None:
             process.terminate() if self._ends_by is None else process.kill()
             try:
@@ -201,19 +191,6 @@ class Launch:
                 process.kill()
                 process.wait()
         end_all(process.pid, grace_s=LEFTOVER_GRACE_S)
-
-    def _reason(self, status: int, what: str) -> str:
-        """What became of a server that `what`, in words."""
-        log = ""
-        if self._log is not None:
-            with self._log.open("rb") as file:
-                file.seek(max(0, self._log.stat().st_size - _TAIL))
-                log = file.read().decode("utf-8", "replace")
-        reason = reason_in(log)
-        number = signal_of(status) or signal_in(log)
-        if number is not None:
-            return f"the server {what}: {_killed_by(number)}{f' ({reason})' if reason else ''}"
-        return f"the server {what}: {reason or f'exit status {status}'}"
 
     def _where(self) -> str:
         return f"; its log: {self._log}" if self._log is not None else ""
@@ -229,14 +206,17 @@ class Launch:
         except OSError as error:
             raise SetupError(
                 f"cannot write {self._log} ({error.strerror}); set ICM_CACHE_DIR to a folder that "
-                "can be written, or take --show-log"
+                "can be written, or use --show-log"
             ) from error
         with file:
             yield file
 
     @contextmanager
     def _handled(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._signals.note) for number in _FORWARDED}
+        before = {
+            number: signal.signal(number, lambda came, _: self._came.append(came))
+            for number in _FORWARDED
+        }
         try:
             yield
         finally:
@@ -245,19 +225,19 @@ class Launch:
 
 
 class _ProgressLine:
-    """Seconds so far and the log's last words: one line on a terminal, else now and then one."""
+    """The seconds so far and the log's last line: redrawn on a terminal, else printed at times."""
 
     def __init__(self, log: Path | None) -> None:
         self._log = log
         self._terminal = log is not None and sys.stderr.isatty()
-        self._told_s = 0.0
+        self._shown_s = 0.0
 
     def show(self, elapsed_s: float) -> None:
         if self._terminal:
             width = shutil.get_terminal_size().columns
             click.echo(f"\r\033[K{self._line(elapsed_s)[: width - 1]}", nl=False, err=True)
-        elif self._log is not None and elapsed_s - self._told_s >= _LINE_EVERY_S:
-            self._told_s = elapsed_s
+        elif self._log is not None and elapsed_s - self._shown_s >= _LINE_EVERY_S:
+            self._shown_s = elapsed_s
             click.echo(self._line(elapsed_s), err=True)
 
     def end(self) -> None:
@@ -268,13 +248,18 @@ class _ProgressLine:
         return f"Starting, {elapsed_s:.0f} s: {self._last_words()}"
 
     def _last_words(self) -> str:
-        if self._log is None:
-            return ""
-        with self._log.open("rb") as file:
-            file.seek(max(0, self._log.stat().st_size - 2000))
-            lines = file.read().decode("utf-8", "replace").split("\n")
+        lines = _end_of(self._log, 2000).split("\n")
         words = [without_prefix(line.split("\r")[-1]).strip() for line in lines]
         return next((line for line in reversed(words) if line), "...")[:120]
+
+
+def _end_of(log: Path | None, size: int) -> str:
+    """The last `size` bytes of the log as text, "" where there is none."""
+    if log is None:
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - size))
+        return file.read().decode("utf-8", "replace")
 
 
 def _is_healthy(url: str) -> bool:
@@ -292,17 +277,11 @@ def _is_healthy(url: str) -> bool:
 
 
 def _killed_by(number: int) -> str:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
-    if number == signal.SIGKILL:
-        return f"it was killed by {name}: out of memory? (`dmesg` tells)"
-    return f"it was killed by {name}"
+    names = {one.value: one.name for one in signal.Signals}
+    hint = " (out of memory? see `dmesg`)" if number == signal.SIGKILL else ""
+    return f"it was killed by {names.get(number, f'signal {number}')}{hint}"
 
 
-def _status(returncode: int | None) -> int:
-    """As a shell gives it."""
-    if returncode is None:
-        raise AssertionError
-    return returncode if returncode >= 0 else 128 - returncode
+def _status(process: subprocess.Popen[bytes]) -> int:
+    """The exit status of an ended process as a shell reports it: 128 + N after signal N."""
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode

@@ -1,4 +1,4 @@
-"""vLLM's `/metrics`: how full the server is, and how much its prefix cache saves.
+"""vLLM's `/metrics`: how busy the server is, and how much its prefix cache saves.
 
 Source: https://docs.vllm.ai/en/latest/usage/metrics.html; the text format is Prometheus'
 (https://prometheus.io/docs/instrumenting/exposition_formats).
@@ -6,7 +6,6 @@ Source: https://docs.vllm.ai/en/latest/usage/metrics.html; the text format is Pr
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,20 +16,23 @@ _SAMPLE: Final = re.compile(
     r'^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?\s+(?P<value>\S+)'
 )
 
-RUNNING: Final = "vllm:num_requests_running"
-WAITING: Final = "vllm:num_requests_waiting"
-KV_USE: Final = "vllm:kv_cache_usage_perc"
-QUERIED: Final = "vllm:prefix_cache_queries_total"
-HIT: Final = "vllm:prefix_cache_hits_total"
-PROMPT: Final = "vllm:prompt_tokens_total"
-GENERATED: Final = "vllm:generation_tokens_total"
-FINISHED: Final = "vllm:request_success_total"
-REJECTED: Final = "vllm:admission_rejections_total"
-PREEMPTED: Final = "vllm:num_preemptions_total"
+_METRICS: Final = {
+    "running": "vllm:num_requests_running",
+    "waiting": "vllm:num_requests_waiting",
+    "queried": "vllm:prefix_cache_queries_total",
+    "hit": "vllm:prefix_cache_hits_total",
+    "prompt": "vllm:prompt_tokens_total",
+    "generated": "vllm:generation_tokens_total",
+    "finished": "vllm:request_success_total",
+    "rejected": "vllm:admission_rejections_total",
+    "preempted": "vllm:num_preemptions_total",
+}
+"""Field of a snapshot -> the metric whose samples it adds up, over replicas and reasons."""
+_KV_USE: Final = "vllm:kv_cache_usage_perc"
 
 
 def samples_in(text: str) -> dict[str, list[float]]:
-    """Every sample's values under its name, one for each set of labels (replicas, reasons)."""
+    """Name -> the values of its samples, one for each set of labels (replicas, reasons)."""
     samples: dict[str, list[float]] = {}
     for line in text.splitlines():
         match = _SAMPLE.match(line)
@@ -46,20 +48,20 @@ def samples_in(text: str) -> dict[str, list[float]]:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the server said at one moment; over all its replicas.
+    """What the server reports at one moment, over all its replicas; counts are since its start.
 
     Attributes:
         running: prompts being computed.
         waiting: prompts in the queue.
-        kv_use: share of the KV cache that prompts under way hold, 0 to 1, of the fullest replica.
-            What is kept for later prompts does not count: it is given up when room is needed.
-        queried: prompt tokens looked up in the prefix cache, ever.
-        hit: of them found there.
-        prompt: prompt tokens of all prompts, ever; cached ones among them.
-        generated: tokens generated, ever.
-        finished: prompts answered, ever.
-        rejected: prompts answered 503 because the queue was full, ever.
-        preempted: prompts thrown out of a full KV cache and begun again, ever.
+        kv_use: share of the KV cache that prompts under way use, 0 to 1, on the fullest replica.
+            Prefixes kept for later prompts do not count: they are evicted when room is needed.
+        queried: prompt tokens looked up in the prefix cache.
+        hit: those of them found there.
+        prompt: prompt tokens of all prompts, cached ones included.
+        generated: tokens generated.
+        finished: prompts answered.
+        rejected: prompts answered 503 because the queue was full.
+        preempted: prompts evicted from a full KV cache and begun again.
     """
 
     running: float
@@ -81,34 +83,26 @@ class Snapshot:
             MalformedAnswer: it has none of vLLM's samples.
         """
         samples = samples_in(body.decode("utf-8", "replace"))
-        if RUNNING not in samples:
-            raise MalformedAnswer(f"no {RUNNING} among the metrics: not vLLM's")
-        return cls(
-            running=_total(samples, RUNNING),
-            waiting=_total(samples, WAITING),
-            kv_use=max(samples.get(KV_USE, [math.nan])),
-            queried=_total(samples, QUERIED),
-            hit=_total(samples, HIT),
-            prompt=_total(samples, PROMPT),
-            generated=_total(samples, GENERATED),
-            finished=_total(samples, FINISHED),
-            rejected=_total(samples, REJECTED),
-            preempted=_total(samples, PREEMPTED),
-        )
+        if _METRICS["running"] not in samples:
+            raise MalformedAnswer(
+                f"these are not vLLM's metrics: {_METRICS['running']} is not among them"
+            )
+        totals = {field: sum(samples.get(name, [])) for field, name in _METRICS.items()}
+        return cls(kv_use=max(samples.get(_KV_USE, [math.nan])), **totals)
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Between two snapshots.
+    """What happened between two snapshots.
 
     Attributes:
         hit_rate: share of looked-up prompt tokens found in the prefix cache; None where none was
             looked up.
-        prompt_tokens: a second, cached ones among them.
+        prompt_tokens: prompt tokens a second, cached ones included.
         computed_tokens: prompt tokens a second that were not cached.
-        prompts: answered a second.
-        rejected: prompts answered 503 in between.
-        preempted: prompts begun again in between.
+        prompts: prompts answered a second.
+        rejected: prompts answered 503.
+        preempted: prompts begun again.
     """
 
     hit_rate: float | None
@@ -120,12 +114,12 @@ class Rates:
 
 
 def rates_between(before: Snapshot, now: Snapshot, seconds: float) -> Rates:
-    """What happened in `seconds`; since the start where the server was started anew in between."""
-    anew = now.queried < before.queried or now.finished < before.finished
+    """What happened in `seconds`; since its start where the server was restarted in between."""
+    restarted = now.queried < before.queried or now.finished < before.finished
 
     def grown(name: str) -> float:
         value: float = getattr(now, name)
-        return value if anew else value - float(getattr(before, name))
+        return value if restarted else value - float(getattr(before, name))
 
     queried, hit, prompt = grown("queried"), grown("hit"), grown("prompt")
     return Rates(
@@ -136,7 +130,3 @@ def rates_between(before: Snapshot, now: Snapshot, seconds: float) -> Rates:
         rejected=grown("rejected"),
         preempted=grown("preempted"),
     )
-
-
-def _total(samples: Mapping[str, list[float]], name: str) -> float:
-    return sum(samples.get(name, []))

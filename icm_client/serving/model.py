@@ -1,4 +1,4 @@
-"""What `MODEL` names: a folder, a GGUF file, the bundled gemma, or a name on a hub."""
+"""What `MODEL` refers to: a folder, a GGUF file, the bundled gemma, or a name on a hub."""
 
 import os
 import re
@@ -20,10 +20,10 @@ class Model:
     """A model to serve.
 
     Attributes:
-        source: what vLLM is given, once a GGUF file has been dequantized.
-        name: what clients call it.
+        source: what vLLM is given; for a GGUF file, the dequantized folder takes its place.
+        name: what clients call the model.
         gguf: the file that must be dequantized first, or None.
-        weights: bytes of the weights as they lie here; None where they are not here yet.
+        weights: bytes of the weights as stored here; None where they are not on this machine yet.
     """
 
     source: str
@@ -33,10 +33,10 @@ class Model:
 
 
 def find(model: str) -> Model:
-    """Look where `model` is, without loading it.
+    """Find `model` without loading it.
 
     Raises:
-        InputError: a path that does not exist, or a folder without a model in it.
+        InputError: the path does not exist, or the folder holds no model.
         SetupError: the bundled model is not installed.
     """
     if model == BUNDLED and not Path(model).exists():
@@ -46,42 +46,34 @@ def find(model: str) -> Model:
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise InputError(
-                f"{model}: a file that is not GGUF; give the folder that holds config.json and the "
+                f"{model}: a file that is not GGUF; name the folder that holds config.json and the "
                 "safetensors files"
             )
         return Model(str(path), path.stem, path, None)
     if path.is_dir():
-        return _of_folder(model, path)
-    if _looks_like_a_path(model) or not _HUB_NAME.fullmatch(model):
+        if not (path / "config.json").is_file():
+            raise InputError(f"{model}: no config.json in this folder; name a folder with a model")
+        weights = _weights_of(path)
+        if not weights:
+            raise InputError(f"{model}: no *.safetensors or *.bin file in this folder")
+        return Model(str(path), path.resolve().name, None, weights)
+    is_path = model.startswith((".", "/", "~")) or model.lower().endswith(".gguf")
+    if is_path or not _HUB_NAME.fullmatch(model):
         raise InputError(f"{model}: no such file or folder (a hub's model is named OWNER/NAME)")
     return Model(model, model, None, _weights_of(_hub_snapshot(model)))
-
-
-def _of_folder(model: str, path: Path) -> Model:
-    if not (path / "config.json").is_file():
-        raise InputError(f"{model}: no config.json in this folder, so that it holds no model")
-    weights = _weights_of(path)
-    if not weights:
-        raise InputError(f"{model}: no *.safetensors or *.bin file in this folder")
-    return Model(str(path), path.resolve().name, None, weights)
-
-
-def _looks_like_a_path(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or model.lower().endswith(".gguf")
 
 
 def _weights_of(folder: Path | None) -> int | None:
     if folder is None:
         return None
     for pattern in ("*.safetensors", "*.bin"):
-        sizes = [file.stat().st_size for file in folder.glob(pattern)]
-        if sizes:
+        if sizes := [file.stat().st_size for file in folder.glob(pattern)]:
             return sum(sizes)
     return None
 
 
 def _hub_snapshot(name: str) -> Path | None:
-    """Where an earlier download of a hub's model lies, if there was one."""
+    """The folder of a hub's model that was downloaded earlier, or None."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     snapshots = hub / f"models--{name.replace('/', '--')}" / "snapshots"

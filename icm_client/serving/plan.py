@@ -1,10 +1,10 @@
-"""From what the operator says and what is here to the command that is started."""
+"""Check the operator's options against this machine, and make the command that is started."""
 
 import ipaddress
 import os
 import shlex
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,10 +30,9 @@ from icm_client.serving.hardware import Hardware, Parallel, parallel_over
 from icm_client.serving.model import Model, find
 
 OVERHEAD: Final = 1_500_000_000
-"""Bytes that vLLM on a CPU takes beside weights and KV cache, measured on gemma-3-270m."""
+"""Bytes that vLLM on a CPU takes besides weights and KV cache, measured on gemma-3-270m."""
 
 _LAYOUT: Final = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
-_TWO_BYTES: Final = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +41,15 @@ class Plan:
 
     Attributes:
         engine: the vLLM that serves.
-        command: with every flag, and without a key.
-        flags: those of ours among them, for `explained`.
-        variables: set in its environment beside the operator's own; no key among them.
-        key: whether the environment holds one.
+        command: the command with every flag and without a key.
+        flags: the flags in it that were chosen here, for `explained`.
+        variables: set in its environment unless the operator has set them; no key among them.
+        key: whether the environment holds a key.
         name: what clients call the model.
-        url: where it will be met from this machine.
-        open_at: where others will meet it, or None where it listens on loopback.
-        parallel: over the GPUs, or None on a CPU.
-        cores: that a server on the CPU may use.
-        busy: cores' worth of time that others used when it was planned.
+        url: the server's address on this machine.
+        open_at: its address for other machines, or None where it listens on loopback.
+        parallel: its layout over the GPUs, or None on a CPU.
+        hardware: of this machine, when this was planned.
     """
 
     engine: Engine
@@ -63,24 +61,21 @@ class Plan:
     url: str
     open_at: str | None
     parallel: Parallel | None
-    cores: int
-    busy: float
+    hardware: Hardware
 
     @property
     def threads(self) -> str:
         """How many threads compute, and why no more, in words."""
-        number = dict(self._set())["OMP_NUM_THREADS"]
-        words = f"threads: {number}, cores: {self.cores}"
+        cores, busy = self.hardware.cores, self.hardware.busy
+        words = f"threads: {self._set()['OMP_NUM_THREADS']}, cores: {cores}"
         if "OMP_NUM_THREADS" in os.environ:
             return f"{words}; set by OMP_NUM_THREADS"
-        if threads_beside(self.cores, self.busy) == self.cores:
+        if threads_beside(cores, busy) == cores:
             return words
-        return (
-            f"{words}, of which others use {self.busy:.1f} now; OMP_NUM_THREADS sets another number"
-        )
+        return f"{words}, of which others use {busy:.1f} now; OMP_NUM_THREADS sets another number"
 
     def environment(self) -> dict[str, str]:
-        """Of the server's process; the operator's own settings win over ours."""
+        """The environment of the server's process; the operator's own settings come first."""
         environment = {**self.variables, **os.environ}
         if key := key_from(os.environ):
             environment[KEY_VARIABLE] = key
@@ -88,21 +83,16 @@ class Plan:
 
     def explained(self) -> list[tuple[str, str]]:
         """Every flag and variable as it is set, with its reason."""
-        rows = [(f"{name}={value}", VARIABLE_REASONS[name]) for name, value in self._set()]
+        rows = [(f"{name}={value}", VARIABLE_REASONS[name]) for name, value in self._set().items()]
         return rows + [(" ".join(flag.words), REASONS[flag.name]) for flag in self.flags]
 
     def shown(self) -> str:
         """The command as it could be typed, with its variables."""
-        words = [f"{name}={value}" for name, value in self._set()]
+        words = [f"{name}={value}" for name, value in self._set().items()]
         return " ".join([*words, shlex.join(self.command)])
 
-    def _set(self) -> list[tuple[str, str]]:
-        return [(name, os.environ.get(name, value)) for name, value in self.variables.items()]
-
-
-def _is_laid_out(extra: Sequence[str]) -> bool:
-    """Whether vLLM's own flags say over which GPUs the model is laid."""
-    return any(is_set_by(extra, flag) for flag in _LAYOUT)
+    def _set(self) -> dict[str, str]:
+        return {name: os.environ.get(name, value) for name, value in self.variables.items()}
 
 
 def key_from(environment: Mapping[str, str]) -> str | None:
@@ -121,26 +111,27 @@ def plan_server(
     data: int | None = None,
     dry: bool = False,
 ) -> Plan:
-    """Check all that can be checked before anything is started, and make the command.
+    """Check everything that can be checked before a server is started, and make its command.
 
     Args:
         model: a folder, a GGUF file, "gemma-3-270m", or a hub's OWNER/NAME.
-        options: what the operator says.
+        options: what the operator sets.
         hardware: of this machine.
-        say: told what takes the time, before it does.
+        say: called with a line before a step that takes long.
         device: None takes a GPU where there is one.
-        tensor: GPUs a replica; None takes the fewest that hold the weights.
+        tensor: GPUs a replica; None takes the fewest that the weights fit on.
         data: replicas; None takes as many as fit.
-        dry: dequantize nothing, and let a port be taken: for `--print`.
+        dry: for `--print`: dequantize nothing, and accept a port that is in use.
 
     Raises:
-        InputError: a model, a flag, a port or an address that cannot be used, or too little memory.
+        InputError: the model, a flag, the port or the address cannot be used, or there is too
+            little memory.
         SetupError: no vLLM for this device, or no room for the dequantized weights.
     """
     if not is_loopback(options.host) and key_from(os.environ) is None:
         raise InputError(
             f"--host {options.host} opens the server to others: set {KEY_VARIABLE} (or "
-            "ICM_API_KEY) to a key that clients must show"
+            "ICM_API_KEY) to a key that clients must send"
         )
     found = find(model)
     try:
@@ -154,12 +145,14 @@ def plan_server(
         weights = find(str(folder)).weights if folder.exists() else None
         found = replace(found, source=str(folder), weights=weights)
     parallel = None
-    if _is_laid_out(options.extra):
-        pass  # over more machines than this one, or in a way of the operator's own
+    if any(is_set_by(options.extra, flag) for flag in _LAYOUT):
+        pass  # the operator lays the model over the GPUs, perhaps those of several machines
     elif engine.device == "cuda" and hardware.gpus:
         parallel = parallel_over(hardware.gpus, found.weights, tensor=tensor, data=data)
     elif tensor is not None or data is not None:
-        raise InputError("--tensor-parallel and --data-parallel are for GPUs; a CPU serves one")
+        raise InputError(
+            "--tensor-parallel and --data-parallel are for GPUs: leave them out on a CPU"
+        )
     if not dry:
         check_port(options.host, options.port)
         if engine.device == "cpu":
@@ -181,8 +174,7 @@ def plan_server(
         if is_loopback(options.host)
         else f"http://{socket.gethostname()}:{options.port}",
         parallel=parallel,
-        cores=hardware.cores,
-        busy=hardware.busy,
+        hardware=hardware,
     )
 
 
@@ -196,7 +188,7 @@ def is_loopback(host: str) -> bool:
 
 
 def url_of(host: str, port: int) -> str:
-    """Where a client on this machine meets a server that listens at `host`."""
+    """The URL that a client on this machine uses for a server that listens at `host`."""
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
         if address.is_unspecified:
@@ -207,38 +199,39 @@ def url_of(host: str, port: int) -> str:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raise `InputError` where nothing can listen at this address."""
+    """Raise `InputError` where no server can listen at this address."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         with socket.socket(family, kind, protocol) as tried:
-            # As the server itself will: a port in TIME_WAIT is free.
+            # The server sets it too: a port in TIME_WAIT is free.
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind(address)
     except OSError as error:
         raise InputError(
             f"cannot listen at {host}:{port}: {error.strerror or error}; choose another --port, or "
-            "end what listens there"
+            "end the program that uses it"
         ) from None
 
 
 def check_memory(model: Model, options: ServeOptions, hardware: Hardware) -> None:
-    """Raise `InputError` where a CPU server would not fit into what is free.
+    """Raise `InputError` where a server on the CPU would not fit into the free memory.
 
-    Without, the kernel kills it after a minute of loading, without a word.
+    Otherwise the kernel kills it after a minute of loading, without a message.
     """
     if hardware.memory is None or model.weights is None:
         return
-    wide = (options.dtype or ("bfloat16" if hardware.amx else "float32")) == "float32"
-    weights = model.weights * (2 if wide and _stored_dtype(Path(model.source)) in _TWO_BYTES else 1)
-    cache = int(options.kv_cache_gib * 1024**3)
-    needed = weights + cache + OVERHEAD
-    if needed > hardware.memory:
+    doubles = options.cpu_dtype(hardware) == "float32" and _stored_dtype(Path(model.source)) in (
+        "float16",
+        "bfloat16",
+    )
+    weights, cache = model.weights * (2 if doubles else 1), options.kv_cache_bytes
+    if weights + cache + OVERHEAD > hardware.memory:
         raise InputError(
-            f"too little memory: {weights / 1e9:.1f} GB of weights, {cache / 1e9:.1f} GB of KV "
-            f"cache and about {OVERHEAD / 1e9:.1f} GB beside them, and {hardware.memory / 1e9:.1f} "
-            "GB are free; lower --kv-cache-gib, or take a smaller model"
+            "too little memory: lower --kv-cache-gib, or choose a smaller model. ("
+            f"{weights / 1e9:.1f} GB of weights, {cache / 1e9:.1f} GB of KV cache and about "
+            f"{OVERHEAD / 1e9:.1f} GB besides; {hardware.memory / 1e9:.1f} GB are free.)"
         )
 
 

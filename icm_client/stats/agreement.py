@@ -1,14 +1,14 @@
-"""Whether runs agree: over seeds, models and endpoints.
+"""How far two runs agree, over seeds, models and endpoints.
 
-Labels that another seed, or another model, finds too are in the rows; labels that only one run
-finds may be in the run. Agreement is counted over the rows that two runs both labelled, and Cohen's
-kappa (Cohen, "A coefficient of agreement for nominal scales", 1960) takes off what chance gives:
+Labels that another seed or model finds too come from the rows; labels that one run alone finds may
+come from that run. Agreement is counted over the rows that two runs both labelled, and Cohen's
+kappa ("A coefficient of agreement for nominal scales", 1960) corrects it for chance:
 
     kappa = (p_o - p_e) / (1 - p_e),   p_e = sum_k share_A(k) * share_B(k)
 
-1 is the same labels, 0 what two runs with these balances would share by chance. Where the labels'
-names say nothing, two runs can find the same classes the other way round: the exchange of names
-under which the two agree most, of all there are, is reported too.
+1 means the same labels, 0 what two runs with these balances would share by chance. Where label
+words have no meaning, two runs can find the same classes under other names: the exchange of names
+under which they agree most, of all exchanges, is reported too.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from icm_client.coherence.matching import best_permutation
 from icm_client.errors import InputError
 
 Labelling = Mapping[str, str]
-"""What a row is known by (its id, or a key of `labels_by_row`) -> label."""
+"""A row's key (its id, or a key of `labels_by_row`) -> label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,13 @@ class Agreement:
     """How far two labellings agree.
 
     Attributes:
-        rows: that both labelled.
-        share: of them with the same label, 0 to 1.
-        kappa: Cohen's; None where both gave all rows the same one label, and chance explains all.
-        names: the exchange of the second one's names that agrees best: its label -> ours; empty
-            where none is better than the names as they stand.
-        exchanged_share: `share` under that exchange; `share` where `names` is empty.
-        exchanged_kappa: `kappa` under it.
+        rows: how many rows both labelled.
+        share: of these rows the share with the same label, 0 to 1.
+        kappa: Cohen's; None where both gave all rows the same one label: chance explains that.
+        names: the exchange of the second one's names that agrees best, its label -> the first
+            one's; empty where no exchange agrees better than the names as they are.
+        exchanged_share: `share` under that exchange, or without one where `names` is empty.
+        exchanged_kappa: `kappa` likewise.
     """
 
     rows: int
@@ -48,7 +48,7 @@ class Agreement:
 
 
 def agreement(first: Labelling, second: Labelling) -> Agreement:
-    """Return how far two labellings agree over the rows that both hold.
+    """Return how far two labellings agree over the rows of both.
 
     Raises:
         InputError: they have no row in common.
@@ -62,13 +62,13 @@ def agreement(first: Labelling, second: Labelling) -> Agreement:
 
 
 def agreements(labellings: Sequence[Labelling]) -> dict[tuple[int, int], Agreement]:
-    """Return the agreement of every two of them, by their places, the lower first.
+    """Return the agreement of every two labellings, by their places, the lower one first.
 
     Raises:
         InputError: fewer than two, or two without a row in common.
     """
     if len(labellings) < 2:  # noqa: PLR2004 - to compare takes two
-        raise InputError("name two runs at least")
+        raise InputError("name at least two runs")
     return {
         (one, other): agreement(labellings[one], labellings[other])
         for one, other in combinations(range(len(labellings)), 2)
@@ -94,7 +94,7 @@ def _agreement(
 
 
 def _best_names(pairs: Mapping[tuple[str, str], int]) -> dict[str, str]:
-    """Of the exchange of names that agrees most: their name -> ours, where they differ."""
+    """The exchange of names that agrees most: their name -> ours, where the two differ."""
     words = sorted({word for pair in pairs for word in pair})
     place = {word: number for number, word in enumerate(words)}
     alike = np.zeros((len(words), len(words)))

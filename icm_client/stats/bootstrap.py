@@ -1,9 +1,9 @@
-"""How far an accuracy may lie from what other test rows and other seeds would have given.
+"""Bootstrap intervals: what accuracy would other test rows and other seeds have given?
 
-The bootstrap of Efron and Tibshirani (1993, chapter 13): test rows and seeds are drawn anew, with
-replacement, and the middle 95% of what comes out is the interval. Rows that belong together are
-drawn together. A row keeps its weight in all seeds, and a draw is the same for all methods, so
-that a difference between two methods is taken within each draw.
+After Efron and Tibshirani (1993, chapter 13): test rows and seeds are drawn again and again, with
+replacement, and the middle 95% of the accuracies is the interval. Rows that belong together are
+drawn together. A row has the same weight in all seeds, and all methods see the same draws, so the
+difference between two methods is taken within each draw.
 """
 
 from typing import Final, NamedTuple
@@ -38,8 +38,8 @@ def bootstrap_interval(correct: FloatArray, units: IntArray, *, seed: int = 0) -
     """Return the interval of `mean_over_seeds`.
 
     Args:
-        correct: as there.
-        units: shape `[rows]`; rows of one number are drawn together.
+        correct: as for `mean_over_seeds`.
+        units: shape `[rows]`; rows with the same number are drawn together.
         seed: of the draws.
     """
     return _interval(_draws(correct, units, seed))
@@ -53,7 +53,7 @@ def paired_interval(
     Args:
         correct: shape `[seeds, rows]`, of one method.
         other: of another, with the same seeds and test rows.
-        units: shape `[rows]`; rows of one number are drawn together.
+        units: shape `[rows]`; rows with the same number are drawn together.
         seed: of the draws, which are the same for both.
     """
     return _interval(_draws(correct, units, seed) - _draws(other, units, seed))
@@ -63,7 +63,7 @@ def _draws(correct: FloatArray, units: IntArray, seed: int) -> FloatArray:
     """The mean in each draw, `[DRAWS]`; NaN where no test row of any drawn seed was drawn."""
     rng = np.random.default_rng(seed)
     tested = ~np.isnan(correct)
-    drawn_from = np.unique(units[tested.any(axis=0)])  # a unit without a test row says nothing
+    drawn_from = np.unique(units[tested.any(axis=0)])  # units that have a test row
     place = np.searchsorted(drawn_from, units)
     right = np.nan_to_num(correct)
     n_seeds, n_units = len(correct), len(drawn_from)
@@ -71,7 +71,7 @@ def _draws(correct: FloatArray, units: IntArray, seed: int) -> FloatArray:
     for begin in range(0, DRAWS, _AT_A_TIME):
         count = min(_AT_A_TIME, DRAWS - begin)
         times = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=count)
-        # Rows of no unit here are tested by no seed: which weight they get changes nothing.
+        # Rows of other units are tested by no seed, so their weight changes nothing.
         weights = times[:, np.minimum(place, n_units - 1)].astype(np.float64)
         seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=count)
         rows = weights @ tested.T.astype(np.float64)

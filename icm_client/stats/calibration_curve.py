@@ -1,4 +1,4 @@
-r"""Whether a confidence means what it says: of the labels given with 80%, 80% should be right.
+"""Does a confidence mean what it says? Of the labels given with 80%, 80% should be right.
 
 The curve and its summary are those of Guo et al., "On Calibration of Modern Neural Networks"
 (ICML 2017, arXiv 1706.04599), section 2. With bins `B_1..B_M` of the `n` rows by confidence,
@@ -7,9 +7,9 @@ The curve and its summary are those of Guo et al., "On Calibration of Modern Neu
     conf(B_m) = mean of its confidences
     ECE       = sum_m |B_m| / n * |acc(B_m) - conf(B_m)|
 
-Theirs are bins of equal width; ours hold equally many rows each. Confidences crowd near 1, and most
-bins of equal width would be empty or hold a row or two. Rows of the same confidence are never
-parted, so the order of the rows changes nothing.
+Their bins have equal width; ours hold equally many rows. Confidences crowd near 1, and most bins of
+equal width would be empty or hold a row or two. Rows of the same confidence share a bin, so the
+order of the rows does not matter.
 """
 
 import math
@@ -22,18 +22,18 @@ from icm_client.coherence.problem import BoolArray, FloatArray
 BINS = 10
 
 FEWEST_ROWS_A_BIN = 15
-"""Chance alone parts confidence and accuracy in smaller ones, and the error says so."""
+"""In smaller bins chance alone makes accuracy differ from confidence, and the error large."""
 
 _NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Rows of like confidence.
+    """Rows of similar confidence.
 
     Attributes:
-        rows: how many, at least 1.
-        confidence: their mean, `conf(B_m)`.
+        rows: how many rows, at least 1.
+        confidence: their mean confidence, `conf(B_m)`.
         accuracy: share of their labels that are right, `acc(B_m)`.
         low: lower end of the accuracy's 95% interval (Wilson 1927).
         high: its upper end.
@@ -51,11 +51,11 @@ class Reliability:
     """The reliability curve.
 
     Attributes:
-        bins: by rising confidence; never empty.
+        bins: by rising confidence, at least one.
         error: expected calibration error, 0 to 1.
-        rows: those with gold.
-        accuracy: over all of them.
-        confidence: their mean.
+        rows: how many rows have gold.
+        accuracy: share of their labels that are right.
+        confidence: their mean confidence.
     """
 
     bins: tuple[Bin, ...]
@@ -73,8 +73,8 @@ def reliability(
     Args:
         confidence: shape `[n]`, 0 to 1.
         right: shape `[n]`, whether the label is the gold one.
-        bins: `M`, the most bins; there are fewer where confidences are the same. None takes
-            `BINS`, or as many as have `FEWEST_ROWS_A_BIN` rows.
+        bins: at most so many, `M`; fewer where rows have the same confidence. None for `BINS`, or
+            as many as have `FEWEST_ROWS_A_BIN` rows.
 
     Raises:
         ValueError: no rows, shapes that differ, or no bins.
@@ -103,7 +103,7 @@ def _bin(confidence: FloatArray, right: BoolArray) -> Bin:
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """Return the 95% interval of a share of `n` rows; it stays within 0 and 1.
+    """Return the 95% interval of a share of `n` rows, within 0 and 1.
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """

@@ -1,15 +1,15 @@
-r"""For tests of your own: a served model without a model, whose answers are a written-down formula.
+r"""For your own tests: an endpoint without a model, whose log-probs a formula gives.
 
-task = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
-data = rows_from(["great", "awful", "lovely", "dull"])
-planted = dict(zip(task.render_all(data), [0, 1, 0, 1], strict=True))
-concept = PlantedConcept(planted, task.label_texts)
-found = await label(data, task=task, endpoint=concept)
+    task = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
+    data = rows_from(["great", "awful", "lovely", "dull"])
+    planted = dict(zip(task.render_all(data), [0, 1, 0, 1], strict=True))
+    concept = PlantedConcept(planted, task.label_texts)
+    found = await label(data, task=task, endpoint=concept)
 
-With HTTP between, and a server that fails as its script says (`icm_client.testing.faults`):
+The same over HTTP, with faults by script (`icm_client.testing.faults`):
 
-async with PlantedServer(concept, faults=[status(503), None, reset()]) as server:
-    found = await label(data, task=task, endpoint=server.url)
+    async with PlantedServer(concept, faults=[status(503), None, reset()]) as server:
+        found = await label(data, task=task, endpoint=server.url)
 """
 
 from icm_client.testing.faults import (
@@ -32,11 +32,10 @@ from icm_client.testing.faults import (
     with_log_prob,
     without_label,
 )
-from icm_client.testing.finetuning import FineTuningServer
+from icm_client.testing.finetuning import Fate, FineTuningServer
 from icm_client.testing.planted import PlantedConcept
 from icm_client.testing.server import PlantedServer, RateLimit, Received
 from icm_client.testing.trainer import PlantedTrainer
-from icm_client.testing.tuning_jobs import Fate
 
 __all__ = [
     "Asked",

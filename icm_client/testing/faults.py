@@ -1,7 +1,7 @@
-"""What can go wrong between a server and its client, each as an answer to one request.
+"""Faults between a server and its client, each an answer to one request.
 
-A `Fault` answers instead of the server. A script says which request meets which: a list, one entry
-a request and None for an honest answer, or a function of the request's number.
+A `Fault` answers in place of the server. A script assigns faults to requests: it is a list with one
+entry a request, None for an honest answer, or a function of the request's number.
 """
 
 import random
@@ -18,12 +18,12 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that is to be answered.
+    """A request to be answered.
 
     Attributes:
         request: as it came.
         body: its JSON; empty where it has none.
-        honest: what the server would say to a body; raises `web.HTTPException` where it refuses.
+        honest: gives the server's answer to a body; raises `web.HTTPException` where it refuses.
     """
 
     request: web.Request
@@ -33,16 +33,16 @@ class Asked:
 
 Fault = Callable[[Asked], Awaitable[web.StreamResponse]]
 Script = Callable[[int], Fault | None]
-"""From a request's number, counted from 0, to what it meets."""
+"""From a request's number, counted from 0, to its fault, or None for an honest answer."""
 
 
 def scripted(faults: Sequence[Fault | None]) -> Script:
-    """One fault a request in this order; honest answers (None) are entries too, and follow."""
+    """One entry a request, in this order: a fault, or None. All later answers are honest."""
     return lambda number: faults[number] if number < len(faults) else None
 
 
 def after(requests: int, fault: Fault) -> Script:
-    """Honest answers to so many requests, and the fault for ever after."""
+    """Honest answers to so many requests, and the fault to all later ones."""
     return lambda number: fault if number >= requests else None
 
 
@@ -77,7 +77,7 @@ def redirect(to: str, code: int = 307) -> Fault:
 
 
 def changed(change: Callable[[Json], None], *, raw: Callable[[bytes], bytes] = bytes) -> Fault:
-    """The honest answer, after `change` has been at it in place, and `raw` at its bytes."""
+    """The honest answer, changed in place by `change`, and its bytes by `raw`."""
 
     async def fault(asked: Asked) -> web.StreamResponse:
         answer = await asked.honest(asked.body)
@@ -89,7 +89,7 @@ def changed(change: Callable[[Json], None], *, raw: Callable[[bytes], bytes] = b
 
 
 def with_log_prob(written: str) -> Fault:
-    """Every log-prob as `written` in the JSON: `NaN`, `null`, `-9999.0`, `"high"`, `0.5`."""
+    """Every log-prob written as `written` in JSON: `NaN`, `null`, `-9999.0`, `"high"`, `0.5`."""
     mark = -0.123456789
 
     def change(answer: Json) -> None:
@@ -100,7 +100,7 @@ def with_log_prob(written: str) -> Fault:
 
 
 def without_label() -> Fault:
-    """The first wanted token's log-prob is not among those in the answer."""
+    """The log-prob of the first wanted token is missing from the answer."""
 
     def change(answer: Json) -> None:
         for found in _top_log_probs(answer):
@@ -110,7 +110,7 @@ def without_label() -> Fault:
 
 
 def truncating(tokens: int) -> Fault:
-    """Prompts are cut to their last `tokens` without a word, as some servers do."""
+    """Prompts are silently cut to their last `tokens`, as by some servers."""
 
     async def fault(asked: Asked) -> web.StreamResponse:
         cut = [prompt[-tokens:] for prompt in asked.body["prompt"]]
@@ -125,9 +125,7 @@ def reset(*, after_bytes: int = 0) -> Fault:
     async def fault(asked: Asked) -> web.StreamResponse:
         if after_bytes == 0:
             return _aborted(asked)
-        body = orjson.dumps(await asked.honest(asked.body))
-        response = web.StreamResponse(headers={"Content-Length": str(len(body))})
-        await response.prepare(asked.request)
+        response, body = await _begun(asked)
         await response.write(body[:after_bytes])
         _aborted(asked)
         return response
@@ -136,12 +134,10 @@ def reset(*, after_bytes: int = 0) -> Fault:
 
 
 def short_body(sent_bytes: int) -> Fault:
-    """The connection is closed in good order after so many bytes of a body that promised more."""
+    """The connection is closed properly after so many bytes of a body that announced more."""
 
     async def fault(asked: Asked) -> web.StreamResponse:
-        body = orjson.dumps(await asked.honest(asked.body))
-        response = web.StreamResponse(headers={"Content-Length": str(len(body))})
-        await response.prepare(asked.request)
+        response, body = await _begun(asked)
         await response.write(body[:sent_bytes])
         if asked.request.transport is not None:
             asked.request.transport.close()
@@ -161,18 +157,24 @@ def hang() -> Fault:
 
 
 def drip(interval_s: float) -> Fault:
-    """The honest answer, one byte each `interval_s` seconds: every read succeeds."""
+    """The honest answer, one byte every `interval_s` seconds: each read of the socket succeeds."""
 
     async def fault(asked: Asked) -> web.StreamResponse:
-        body = orjson.dumps(await asked.honest(asked.body))
-        response = web.StreamResponse(headers={"Content-Length": str(len(body))})
-        await response.prepare(asked.request)
+        response, body = await _begun(asked)
         for position in range(len(body)):
             await response.write(body[position : position + 1])
             await anyio.sleep(interval_s)
         return response
 
     return fault
+
+
+async def _begun(asked: Asked) -> tuple[web.StreamResponse, bytes]:
+    """The honest answer with its headers sent, and the body to send."""
+    body = orjson.dumps(await asked.honest(asked.body))
+    response = web.StreamResponse(headers={"Content-Length": str(len(body))})
+    await response.prepare(asked.request)
+    return response, body
 
 
 def _top_log_probs(answer: Json) -> list[dict[str, float]]:

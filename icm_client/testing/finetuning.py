@@ -1,19 +1,20 @@
 r"""A fine-tuning service without a GPU: OpenAI's files, jobs and events, with faults by script.
 
-def learnt(examples):  # what a model knows that was trained on these
-    return PlantedConcept(planted, task.label_texts, strength=0, meaning=6)
+    def learnt(examples):  # what a model knows that was trained on these
+        return PlantedConcept(planted, task.label_texts, strength=0, meaning=6)
 
-fates = [Fate("failed", error="no GPU is free"), Fate()]
-async with FineTuningServer(concept, learnt, fates=fates) as server:
-    trainer = ServedTrainer(server.url, server.base, folder=folder)
-    ...
+    fates = [Fate("failed", error="no GPU is free"), Fate()]
+    async with FineTuningServer(concept, learnt, fates=fates) as server:
+        trainer = ServedTrainer(server.url, server.base, folder=folder)
+        ...
 
-The trained models are served beside the base model, as `PlantedServer` serves it.
+The trained models are served beside the base model.
 Source of routes and bodies: https://platform.openai.com/docs/api-reference/fine-tuning.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 import orjson
 from aiohttp import web
@@ -21,13 +22,34 @@ from aiohttp import web
 from icm_client.runs.trainer import Example
 from icm_client.testing.faults import Asked, Fault, Json, Script, scripted
 from icm_client.testing.planted import PlantedConcept
-from icm_client.testing.server import PlantedServer, Received
-from icm_client.testing.tuning_jobs import BEGAN, Fate, Job, page_of, refusal
+from icm_client.testing.server import PlantedServer, refused
 
+_BEGAN: Final = 1_700_000_000
+"""The service's clock, seconds since 1970; it advances a minute a job."""
+
+_MINUTE: Final = 60
+_PAGE: Final = 20
 _FEWEST: Final = 10
 
 Learnt = Callable[[tuple[Example, ...]], PlantedConcept]
-"""From what a model was trained on to what it then knows."""
+"""From a model's training examples to what it knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """How a job ends.
+
+    Attributes:
+        end: its last status; "vanished" if the service no longer knows the job.
+        looks: how many requests for its status find it running before that.
+        error: why it failed.
+        serving_looks: how many requests for the list of models do not find the trained one yet.
+    """
+
+    end: Literal["succeeded", "failed", "cancelled", "vanished"] = "succeeded"
+    looks: int = 2
+    error: str | None = None
+    serving_looks: int = 0
 
 
 class FineTuningServer(PlantedServer):
@@ -37,17 +59,17 @@ class FineTuningServer(PlantedServer):
         concept: what the base model knows.
         learnt: what a trained model knows.
         base: the base model's name.
-        fates: what becomes of the jobs, in the order of their submission; then they succeed.
-        faults: what requests to `/v1/files` and `/v1/fine_tuning` meet. An answer that is lost
-            (`reset(after_bytes=1)`) is of a request that was acted upon.
-        fewest: examples that a file must hold; OpenAI's least is 10.
-        keeps_metadata: whether jobs are told with metadata and suffix; some services do not.
+        fates: of the jobs, in the order of their submission; all later ones succeed.
+        faults: for requests to `/v1/files` and `/v1/fine_tuning`. A request whose answer is lost
+            (`reset(after_bytes=1)`) has been acted upon.
+        fewest: the fewest examples of a file; OpenAI requires 10.
+        keeps_metadata: whether jobs are shown with metadata and suffix; some services omit them.
         api_key: as for `PlantedServer`.
 
     Attributes:
         base: as given.
         files: content of every file, by id.
-        tuning_script: from the number of such a request to what it meets.
+        tuning_script: from the number of such a request to its fault, or None.
     """
 
     def __init__(
@@ -81,7 +103,7 @@ class FineTuningServer(PlantedServer):
         return [job.document for job in self._jobs.values()]
 
     def cancel(self, job: str) -> None:
-        """End the job of this id, as its owner may in the service's console."""
+        """Cancel the job of this id, as its owner may in the service's console."""
         self._jobs[job].document["status"] = "cancelled"
 
     def _add_routes(self, router: web.UrlDispatcher) -> None:
@@ -97,18 +119,11 @@ class FineTuningServer(PlantedServer):
     def _met(
         self, honest: Callable[[web.Request], Awaitable[Json]]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """The route, and before it what the script has for the request."""
+        """The route, unless the script has a fault for the request."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
             number, self._tunings = self._tunings, self._tunings + 1
-            is_json = request.content_type == "application/json" and request.can_read_body
-            body = orjson.loads(await request.read()) if is_json else {}
-            self.received.append(Received(request.path, body, request.headers))
-            if request.path in self._refused:
-                raise refusal(404, "Not Found")
-            given = request.headers.get("Authorization")
-            if self._api_key and given != f"Bearer {self._api_key}":
-                raise refusal(401, "Incorrect API key provided")
+            body = await self._note(request)
             fault = self.tuning_script(number)
             if fault is not None:
                 return await fault(Asked(request, body, lambda _: honest(request)))
@@ -117,13 +132,13 @@ class FineTuningServer(PlantedServer):
         return answer
 
     async def _list_files(self, request: web.Request) -> Json:
-        return page_of(list(self._stored.values()), request)
+        return _page_of(list(self._stored.values()), request)
 
     async def _upload(self, request: web.Request) -> Json:
         form = await request.post()
         file = form.get("file")
         if not isinstance(file, web.FileField) or form.get("purpose") != "fine-tune":
-            raise refusal(400, "a file and the purpose fine-tune are needed")
+            raise refused(400, "a file and the purpose fine-tune are needed")
         content = file.file.read()
         name = f"file-{len(self.files) + 1}"
         self.files[name] = content
@@ -131,7 +146,7 @@ class FineTuningServer(PlantedServer):
             "id": name,
             "object": "file",
             "bytes": len(content),
-            "created_at": BEGAN,
+            "created_at": _BEGAN,
             "filename": file.filename,
             "purpose": "fine-tune",
             "status": "processed",
@@ -142,10 +157,10 @@ class FineTuningServer(PlantedServer):
         body = orjson.loads(await request.read())
         if body["model"] != self.base:
             words = f"Model {body['model']} is not available for fine-tuning or does not exist."
-            raise refusal(400, words)
+            raise refused(400, words)
         content = self.files.get(body["training_file"])
         if content is None:
-            raise refusal(400, f"invalid training_file: {body['training_file']}")
+            raise refused(400, f"invalid training_file: {body['training_file']}")
         number = len(self._jobs)
         fate = self._fates[number] if number < len(self._fates) else Fate()
         job = Job.submitted(body, content, number, fate, self._fewest)
@@ -156,7 +171,7 @@ class FineTuningServer(PlantedServer):
 
     async def _list_jobs(self, request: web.Request) -> Json:
         there = [job.document for job in self._jobs.values() if not job.has_vanished]
-        return page_of(there[::-1], request)
+        return _page_of(there[::-1], request)
 
     async def _show_job(self, request: web.Request) -> Json:
         job = self._job(request)
@@ -165,15 +180,15 @@ class FineTuningServer(PlantedServer):
         model = job.document["fine_tuned_model"]
         if model and model not in self._trained:
             self._trained[model] = _TrainedModel(self._learnt(job.examples), model, job.fate)
-        return self._job(request).document  # it may have vanished now
+        return self._job(request).document  # which may have vanished now
 
     async def _list_events(self, request: web.Request) -> Json:
-        return page_of(self._job(request).events(), request)
+        return _page_of(self._job(request).events(), request)
 
-    def _job(self, request: web.Request) -> Job:
+    def _job(self, request: web.Request) -> "Job":
         name = request.match_info["job"]
         if name not in self._jobs or self._jobs[name].has_vanished:
-            raise refusal(404, f"Could not find fine tune: {name}")
+            raise refused(404, f"Could not find fine tune: {name}")
         return self._jobs[name]
 
     async def _models(self, request: web.Request) -> web.Response:
@@ -188,14 +203,14 @@ class FineTuningServer(PlantedServer):
 
 
 class _TrainedModel(PlantedServer):
-    """A trained model, which answers by way of the server that trained it."""
+    """A trained model, served by the server that trained it."""
 
     def __init__(self, concept: PlantedConcept, model: str, fate: Fate) -> None:
         super().__init__(concept, model=model)
         self._looks_left = fate.serving_looks
 
     def card(self, base: Json) -> Json | None:
-        """Its entry in the list of models, after the base model's; None while it is not served."""
+        """Its entry in the list of models, from the base model's; None while it is not served."""
         if self._looks_left > 0:
             self._looks_left -= 1
             return None
@@ -204,3 +219,113 @@ class _TrainedModel(PlantedServer):
     async def answer(self, body: Json) -> Json:
         """As the server answers for its own model."""
         return await self._answer_to(body)
+
+
+@dataclass(slots=True)
+class Job:
+    """A job that was submitted.
+
+    Attributes:
+        number: from 0, in the order of submission.
+        document: as the service shows it.
+        suffix: part of its model's name.
+        fate: how it ends.
+        examples: what it is trained on.
+        looked: how often its status was requested.
+    """
+
+    number: int
+    document: Json
+    suffix: str
+    fate: Fate
+    examples: tuple[Example, ...]
+    looked: int = 0
+
+    @classmethod
+    def submitted(cls, body: Json, content: bytes, number: int, fate: Fate, fewest: int) -> "Job":
+        """The job that a request submits, with its training file's content."""
+        document = {
+            "id": f"ftjob-{number + 1}",
+            "object": "fine_tuning.job",
+            "created_at": _BEGAN + _MINUTE * number,
+            "finished_at": None,
+            "fine_tuned_model": None,
+            "model": body["model"],
+            "training_file": body["training_file"],
+            "status": "validating_files",
+            "error": {},
+            "seed": body.get("seed"),
+            "method": body.get("method"),
+            "metadata": body.get("metadata"),
+            "user_provided_suffix": body.get("suffix"),
+        }
+        examples: tuple[Example, ...] = ()
+        try:
+            examples = tuple(map(_example, content.splitlines()))
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            fate = Fate("failed", error="the file is no JSON Lines of examples")
+        else:
+            if len(examples) < fewest:
+                words = f"the file has {len(examples)} example(s), but must have {fewest}"
+                fate = Fate("failed", error=words)
+        return cls(number, document, body.get("suffix", ""), fate, examples)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, other than by vanishing."""
+        return self.document["status"] not in ("validating_files", "running")
+
+    def go_on(self) -> None:
+        """Update the document to how often the job's status was requested."""
+        if self.is_over or self.fate.end == "vanished":
+            return
+        if self.looked <= self.fate.looks:
+            self.document["status"] = "running" if self.looked else "validating_files"
+            return
+        self.document["status"] = self.fate.end
+        self.document["finished_at"] = self.document["created_at"] + _MINUTE
+        if self.fate.end == "failed":
+            error = {"code": "job_failed", "message": self.fate.error, "param": None}
+            self.document["error"] = error
+        if self.fate.end == "succeeded":
+            name = f"ft:{self.document['model']}:{self.suffix}:{self.number + 1}"
+            self.document["fine_tuned_model"] = name
+
+    @property
+    def has_vanished(self) -> bool:
+        """Whether the service no longer knows it."""
+        return self.fate.end == "vanished" and self.looked > self.fate.looks
+
+    def events(self) -> list[Json]:
+        """One step for each request of the status, the newest first."""
+        steps = max(self.fate.looks, 1)
+        return [
+            {
+                "id": f"ftevent-{self.number}-{step}",
+                "object": "fine_tuning.job.event",
+                "created_at": self.document["created_at"] + step,
+                "level": "info",
+                "message": f"Step {step}/{steps}",
+                "type": "metrics",
+                "data": {"step": step, "total_steps": steps, "train_loss": 1 / (1 + step)},
+            }
+            for step in range(min(self.looked, steps), 0, -1)
+        ]
+
+
+def _page_of(entries: Sequence[Json], request: web.Request) -> Json:
+    """The entries after the request's `after`, at most `limit` of them."""
+    names = [entry["id"] for entry in entries]
+    after = request.query.get("after")
+    begin = names.index(after) + 1 if after in names else 0
+    end = begin + int(request.query.get("limit", _PAGE))
+    return {"object": "list", "data": entries[begin:end], "has_more": end < len(entries)}
+
+
+def _example(line: bytes) -> Example:
+    """A line of either format."""
+    row = orjson.loads(line)
+    if "messages" in row:
+        asked, answered = row["messages"]
+        return Example(asked["content"], answered["content"])
+    return Example(row["prompt"], row["completion"])

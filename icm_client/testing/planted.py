@@ -1,4 +1,4 @@
-"""A served model without a model: one concept, and a written-down formula for its log-probs."""
+"""An endpoint without a model: it knows one concept, and a formula gives its log-probs."""
 
 import math
 import re
@@ -10,43 +10,45 @@ import anyio.lowlevel
 from icm_client.endpoints.parsing import fingerprint
 from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds, Usage
 from icm_client.errors import PromptTooLong
+from icm_client.scoring.prompts import shared
 
 _BOS = 1
-_ELSEWHERE = math.log(1e-9)  # a token that goes on with no label
+_ELSEWHERE = math.log(1e-9)  # of a token that no label continues with
 _TOKEN = re.compile(r" ?\S+|\s")
 
 
 class PlantedConcept:
-    """An `Endpoint` that has learnt one concept, and follows the labels in its context.
+    """An `Endpoint` that knows one concept, and follows the labels in its context.
 
-    The score of label `k` for a target of class `c` behind `n` demos `(c_j, l_j)`, in nats, is
+    The score of label `k` for a target of class `c` given `n` demos `(c_j, l_j)` is, in nats,
 
         bias[k] + strength / 2 * mean_j a_j(k, c) + meaning * [k = c] + noise * e(target, k)
 
-    where `a_j(k, c)` is 1 if demo `j` speaks for naming class `c` with label `k` (both `c_j = c`
-    and `l_j = k`, or neither) and -1 if against (one of the two), and `e` is uniform in -1..1, a
-    hash of target, label and seed. A softmax over the labels makes log-probs. For two labels the
-    log-odds without bias and noise are `strength` times the demos' agreement with the planted
-    classes, from -1 (all names exchanged) to 1, towards the planted class, plus `meaning`.
+    where `a_j(k, c)` is 1 if demo `j` is evidence that class `c` is named `k` (both `c_j = c` and
+    `l_j = k`, or neither), and -1 if it is evidence against that (one of the two). `e` is uniform
+    in -1..1, a hash of target, label and seed. A softmax over the labels gives the log-probs. For
+    two labels the log-odds towards the planted class, without bias and noise, are `meaning` plus
+    `strength` times the demos' agreement with the planted classes, from -1 (all names exchanged)
+    to 1.
 
     A token is a word with the space before it, or other white space; its id is a hash, the same in
-    every process. What a prompt shares with the one before it on its lane counts as cached.
+    every process. The prefix that a prompt shares with the last one on its lane counts as cached.
 
     Args:
         planted: prompt (the template filled in, as `Task.render_all` gives it) -> class.
         labels: label texts as they follow a prompt, shape `[K]` (`Task.label_texts`); label `k`
-            is the name of class `k`.
+            names class `k`.
         strength: how far a context in which all demos agree moves the log-odds, nats.
-        meaning: what the labels' words say without any context, nats; 0 for names that say
-            nothing, as ` A` and ` B`: both ways round are then equally coherent.
-        bias: the model's own taste, one number a label, nats; None is none.
-        noise: the largest size of an item's own deviation, nats.
+        meaning: the zero-shot effect of the label words, nats; 0 for words without a meaning such
+            as ` A` and ` B`, which are equally coherent when exchanged.
+        bias: label bias, one number a label, nats; None stands for none.
+        noise: the largest deviation of an item, nats.
         seed: of the deviations.
         lanes: prefix caches, at least 1.
-        context_length: tokens that a prompt may hold.
+        context_length: the most tokens of a prompt.
 
     Raises:
-        ValueError: a class that is no label's, a bias of another length, or no lanes.
+        ValueError: a class has no label, `bias` has another length, or there is no lane.
     """
 
     def __init__(
@@ -69,28 +71,28 @@ class PlantedConcept:
             raise ValueError("one bias a label and at least one lane are needed")
         self._planted = dict(planted)
         self._prompts = {_ids(prompt): prompt for prompt in planted}
-        self._lengths: dict[TokenIds, dict[int, None]] = {}  # of prompts that begin so, falling
+        self._lengths: dict[TokenIds, dict[int, None]] = {}  # of prompts that begin so, descending
         for ids in sorted(self._prompts, key=len, reverse=True):
             self._lengths.setdefault(ids[:1], {})[len(ids)] = None
         self._labels = [_ids(label) for label in labels]
         self._strength, self._meaning, self._bias = strength, meaning, bias
         self._noise, self._seed = noise, seed
-        # How the last prompt began, up to its target, and the demos in it.
+        # The last prompt up to its target, and the demos in it.
         self._context: tuple[TokenIds, list[tuple[str, int]]] = ((), [])
-        self._sent: list[TokenIds] = [()] * lanes  # last, on each lane
+        self._sent: list[TokenIds] = [()] * lanes  # the last prompt of each lane
         self._usage = Usage()
-        told = repr((self._planted, list(labels), strength, meaning, bias, noise, seed))
+        described = repr((self._planted, list(labels), strength, meaning, bias, noise, seed))
         self._identity = ServerIdentity(
             "planted",
             "planted-concept",
             context_length,
-            fingerprint({"told": told}),
+            fingerprint({"told": described}),
             of_weights=True,
         )
 
     @property
     def identity(self) -> ServerIdentity:
-        """Who answers; everything that the formula takes is in the fingerprint."""
+        """The fingerprint covers everything that the formula depends on."""
         return self._identity
 
     @property
@@ -114,17 +116,17 @@ class PlantedConcept:
             )
             agreement = self._strength / 2 * votes / max(len(demos), 1)
             means = self._meaning * (k == asked)
-            scores.append(bias + agreement + means + self._noise * self._deviation(target, k))
-        total = _log_sum_exp(scores)
-        return [min(score - total, 0.0) for score in scores]
+            deviation = uniform(target, k, self._seed)
+            scores.append(bias + agreement + means + self._noise * deviation)
+        return log_softmax(scores)
 
     async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
-        """As `Endpoint.tokenize`: one id a word."""
+        """As `Endpoint.tokenize`; one id a word."""
         await anyio.lowlevel.checkpoint()
         return (_BOS, *_ids(text)) if add_special else _ids(text)
 
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
-        """As `Endpoint.read`; a `ValueError` where a prompt does not end in a planted one."""
+        """As `Endpoint.read`; raises `ValueError` if a prompt does not end in a planted one."""
         await anyio.lowlevel.checkpoint()
         for read in reads:
             self._count(read.prompt, lane or 0)
@@ -146,20 +148,20 @@ class PlantedConcept:
         return Answer(tuple(min(one - before, 0.0) for one in after), Exactness.EXACT)
 
     def _beginning_with(self, begun: TokenIds, log_probs: Sequence[float]) -> float:
-        """Log-prob of all labels that begin so; never -inf, which no server may answer."""
+        """Log-prob of all labels that begin so; never -inf, which no server answers."""
         pairs = zip(self._labels, log_probs, strict=True)
         found = [log_prob for ids, log_prob in pairs if ids[: len(begun)] == begun]
         return _log_sum_exp(found) if found else _ELSEWHERE
 
     def _parse(self, ids: TokenIds) -> tuple[list[tuple[str, int]], str, TokenIds]:
-        """Return the demos, the target, and what of a label follows it."""
+        """Return the demos, the target, and the beginning of a label after it."""
         begins, before = self._context
         demos, position = (before.copy(), len(begins)) if _begins_with(ids, begins) else ([], 0)
         while position < len(ids):
             lengths = self._lengths.get(ids[position : position + 1], {})
             slices = (ids[position : position + length] for length in lengths)
             prompt = next((some for some in slices if some in self._prompts), None)
-            if prompt is None:  # BOS, or a part of the separator
+            if prompt is None:  # BOS, or part of the separator
                 position += 1
                 continue
             position += len(prompt)
@@ -169,7 +171,7 @@ class PlantedConcept:
                     position += len(label)
                     break
             else:
-                # A fold's targets come one after the other behind the same demos.
+                # A fold's targets come one after the other, given the same demos.
                 self._context = (ids[: position - len(prompt)], demos.copy())
                 return demos, self._prompts[prompt], ids[position:]
         raise ValueError("the prompt does not end in a planted one")
@@ -178,16 +180,23 @@ class PlantedConcept:
         if len(prompt) >= self._identity.context_length:
             raise PromptTooLong(f"{len(prompt)} of {self._identity.context_length} tokens")
         before, self._sent[lane] = self._sent[lane], prompt
-        cached = min(
-            _shared(before, prompt), max(len(prompt) - 1, 0)
-        )  # the last token is computed in any case
+        # The last token is computed in any case.
+        cached = min(shared(before, prompt), max(len(prompt) - 1, 0))
         self._usage.requests += 1
         self._usage.cached_tokens += cached
         self._usage.computed_tokens += len(prompt) - cached
 
-    def _deviation(self, target: str, label: int) -> float:
-        told = repr((target, label, self._seed)).encode()
-        return 2 * int.from_bytes(blake2b(told, digest_size=6).digest()) / 2**48 - 1
+
+def uniform(*what: object) -> float:
+    """A number in -1..1 that is a hash of its arguments."""
+    digest = blake2b(repr(what).encode(), digest_size=6).digest()
+    return 2 * int.from_bytes(digest) / 2**48 - 1
+
+
+def log_softmax(scores: Sequence[float]) -> list[float]:
+    """Log-probs in proportion to `exp(scores)`, none above 0."""
+    total = _log_sum_exp(scores)
+    return [min(score - total, 0.0) for score in scores]
 
 
 def _ids(text: str) -> TokenIds:
@@ -198,18 +207,6 @@ def _ids(text: str) -> TokenIds:
 
 def _begins_with(ids: TokenIds, begins: TokenIds) -> bool:
     return ids[: len(begins)] == begins
-
-
-def _shared(one: TokenIds, other: TokenIds) -> int:
-    """Length of the longest common prefix, by halves: slices are compared in C."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _log_sum_exp(scores: Sequence[float]) -> float:

@@ -1,10 +1,10 @@
-"""A planted concept behind HTTP, as vLLM would serve it: a real socket, and faults by script.
+"""A planted concept served over HTTP, as vLLM would: a real socket, and faults by script.
 
 Routes and bodies are those that `icm_client.endpoints.vllm` uses; see
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 import anyio
@@ -21,12 +21,12 @@ COMPLETIONS = "/v1/completions"
 
 
 class RateLimit:
-    """What a gateway lets through: so many requests a second, as nginx's `limit_req` counts them.
+    """How many requests a gateway lets through, counted as by nginx's `limit_req`.
 
     Args:
         a_second: requests a second, of all routes together.
         burst: how many more may come at once.
-        status: what the others are answered.
+        status: of the answer to the others.
     """
 
     def __init__(self, a_second: float, *, burst: int = 0, status: int = 503) -> None:
@@ -36,7 +36,7 @@ class RateLimit:
         self._last_at: float | None = None
 
     def lets_through(self, now: float) -> bool:
-        """Whether a request that comes at `now` (seconds) is let through; then it counts."""
+        """Whether a request that comes at `now` (seconds) is let through; if so, it is counted."""
         excess = 0.0
         if self._last_at is not None:
             excess = max(0.0, self._excess - self._a_second * (now - self._last_at) + 1)
@@ -58,27 +58,26 @@ class PlantedServer:
     """An OpenAI-compatible server on a port of this machine. An async context manager.
 
     Args:
-        concept: what it has learnt, and how long a context it takes.
-        faults: what requests to `/v1/completions` meet: one entry a request, or a function of its
-            number; `script` may be set later too.
+        concept: what the served model knows, and its context length.
+        faults: for requests to `/v1/completions`: one entry a request, or a function of the
+            request's number; `script` may also be set later.
         model: the model's name.
-        api_key: what `/v1` asks for; None takes everybody.
-        slots: requests that it computes at a time; None is any number. Others queue.
+        api_key: the key that `/v1` requires; None requires none.
+        slots: requests computed at a time; None for any number. Others queue.
         latency_s: how long each is computed, in seconds.
-        max_queue: more waiting requests than this are answered 503; None queues for ever.
-        rate_limit: what a gateway before it lets through; None is everything.
-        priorities: whether it was started with `--scheduling-policy priority`; else a request with
-            another `priority` than 0 is refused. All are served in the order they come.
-        root: the path that it names as the model's; None names the concept it serves. With a path
-            of its own it says the same of itself whatever it serves, as for ".../latest".
+        max_queue: more waiting requests than this are answered 503; None for an endless queue.
+        rate_limit: of a gateway before the server; None for no limit.
+        priorities: whether it was started with `--scheduling-policy priority`; if not, a request
+            with a `priority` other than 0 is refused. All are served in the order they come.
+        root: the path given as the model's; None names the concept served. With a path such as
+            ".../latest" the server's description of itself does not change with the concept.
 
     Attributes:
         url: the server's root, while it runs.
-        script: from the number of a request to `/v1/completions` to what it meets.
-        received: every request, in the order of arrival; those that `rate_limit` refused are not
-            among them.
+        script: from the number of a request to `/v1/completions` to its fault, or None.
+        received: every request, in the order of arrival, except those that `rate_limit` refused.
         refused: how many `rate_limit` refused.
-        most_in_flight: requests to `/v1/completions` that were open at a time, at most.
+        most_in_flight: the most requests to `/v1/completions` that were open at a time.
     """
 
     def __init__(
@@ -124,22 +123,22 @@ class PlantedServer:
 
     @property
     def open_connections(self) -> int:
-        """Connections that a client holds open."""
+        """Connections that clients keep open."""
         server = self._runner.server if self._runner else None
         return len(server.connections) if server else 0
 
     async def all_closed(self) -> None:
-        """Wait until no client holds a connection open."""
-        while self.open_connections:  # noqa: ASYNC110 - aiohttp tells nobody
+        """Wait until no client keeps a connection open."""
+        while self.open_connections:  # noqa: ASYNC110 - aiohttp has no such event
             await anyio.sleep(0.01)
 
     @property
     def waiting(self) -> int:
-        """Requests in its queue, as `/metrics` tells."""
+        """Requests in its queue, as in `/metrics`."""
         return self._slots.statistics().tasks_waiting
 
     def refuse(self, path: str) -> None:
-        """Answer this path with 404 from now on, as a server without it does."""
+        """Answer this path with 404 from now on, as a server that lacks it does."""
         self._refused.add(path)
 
     def swap(self, concept: PlantedConcept) -> None:
@@ -147,7 +146,7 @@ class PlantedServer:
         self._concept = concept
 
     async def restart(self, *, down_s: float = 0.0) -> None:
-        """Break every connection, be away, and come back on the same port with an empty cache."""
+        """Break every connection, stay down, and come back on the same port with an empty cache."""
         await self._close()
         await anyio.sleep(down_s)
         await self._listen()
@@ -155,7 +154,7 @@ class PlantedServer:
     async def _listen(self) -> None:
         app = web.Application(client_max_size=2**30, middlewares=[self._limited])
         self._add_routes(app.router)
-        # Cancelled with its connection: a request that hangs must not outlive its client.
+        # A request that hangs is cancelled with its connection: it must not outlive its client.
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", self._port).start()
@@ -229,25 +228,24 @@ class PlantedServer:
             fault = self.script(number)
             if fault is not None:
                 return await fault(Asked(request, body, self._answer_to))
-            return await self._in_turn(body, self._answer_to)
+            return await self._in_turn(body)
         finally:
             self._in_flight -= 1
 
-    async def _in_turn(self, body: Json, answer: Callable[[Json], Awaitable[Json]]) -> web.Response:
+    async def _in_turn(self, body: Json) -> web.Response:
         if self._max_queue is not None and self.waiting >= self._max_queue:
-            return _refusal(503, "ServiceUnavailableError", "the queue is full")
+            raise refused(503, "the queue is full", "ServiceUnavailableError")
         async with self._slots:
             await anyio.sleep(self._latency_s)
-            return web.Response(
-                body=orjson.dumps(await answer(body)), content_type="application/json"
-            )
+            content = orjson.dumps(await self._answer_to(body))
+            return web.Response(body=content, content_type="application/json")
 
     async def _answer_to(self, body: Json) -> Json:
         if body.get("model") not in (None, self._model):
-            raise _http(404, "NotFoundError", f"The model `{body['model']}` does not exist.")
+            raise refused(404, f"The model `{body['model']}` does not exist.", "NotFoundError")
         if body.get("priority") and not self._priorities:
             words = f"Got priority {body['priority']} but Priority scheduling is not enabled."
-            raise _http(400, "BadRequestError", words)
+            raise refused(400, words, "BadRequestError")
         prompts = [tuple(prompt) for prompt in body["prompt"]]
         wanted = tuple(body.get("logprob_token_ids") or ())
         choices, cached = [], 0
@@ -255,7 +253,7 @@ class PlantedServer:
         for index, prompt in enumerate(prompts):
             before = usage.cached_tokens
             choices.append(await self._choice(index, prompt, wanted))
-            cached = usage.cached_tokens - before  # vLLM tells those of the last prompt
+            cached = usage.cached_tokens - before  # vLLM reports those of the last prompt
         tokens = sum(map(len, prompts))
         return {
             "id": f"cmpl-{self._numbered}",
@@ -279,30 +277,34 @@ class PlantedServer:
         except PromptTooLong:
             most = self._concept.identity.context_length
             words = f"This model's maximum context length is {most} tokens; {len(prompt)} were sent"
-            raise _http(400, "BadRequestError", words) from None
-        except ValueError as error:  # it is none of the concept's prompts: a mistake of the test's
-            raise _http(400, "BadRequestError", f"{error}") from None
+            raise refused(400, words, "BadRequestError") from None
+        except ValueError as error:  # not one of the concept's prompts: the test is wrong
+            raise refused(400, f"{error}", "BadRequestError") from None
         found = {f"token_id:{token}": p for token, p in zip(wanted, answer.log_probs, strict=True)}
         logprobs = {"top_logprobs": [found]}
         return {"index": index, "text": "", "logprobs": logprobs, "finish_reason": "length"}
 
     async def _note(self, request: web.Request) -> Json:
-        body = orjson.loads(await request.read()) if request.can_read_body else {}
+        """Record the request and return its JSON, unless its path or its key is refused."""
+        is_json = request.can_read_body and not request.content_type.startswith("multipart/")
+        body = orjson.loads(await request.read()) if is_json else {}
         self.received.append(Received(request.path, body, request.headers))
         if request.path in self._refused:
-            raise _http(404, "NotFoundError", "Not Found")
+            raise refused(404, "Not Found", "NotFoundError")
         given = request.headers.get("Authorization")
         if self._api_key and request.path.startswith("/v1/") and given != f"Bearer {self._api_key}":
-            raise _http(401, "AuthenticationError", "Unauthorized")
+            raise refused(401, "Unauthorized", "AuthenticationError")
         return body
 
 
-def _refusal(code: int, kind: str, words: str) -> web.Response:
-    return web.json_response({"error": {"message": words, "type": kind, "code": code}}, status=code)
-
-
-def _http(code: int, kind: str, words: str) -> web.HTTPException:
-    """The refusal as an exception, which aiohttp sends as it is."""
-    text = orjson.dumps({"error": {"message": words, "type": kind, "code": code}}).decode()
-    kinds = {400: web.HTTPBadRequest, 401: web.HTTPUnauthorized, 404: web.HTTPNotFound}
-    return kinds[code](text=text, content_type="application/json")
+def refused(status: int, words: str, kind: str | None = None) -> web.HTTPException:
+    """A refusal that aiohttp sends: in vLLM's shape where it has a kind, else in OpenAI's."""
+    error = {"message": words, "type": kind or "invalid_request_error"}
+    body = {"error": {**error, "code": status if kind else None}}
+    kinds = {
+        400: web.HTTPBadRequest,
+        401: web.HTTPUnauthorized,
+        404: web.HTTPNotFound,
+        503: web.HTTPServiceUnavailable,
+    }
+    return kinds[status](text=orjson.dumps(body).decode(), content_type="application/json")

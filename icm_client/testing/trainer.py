@@ -1,4 +1,4 @@
-"""A trainer without training: what the planted models say follows a written-down formula."""
+"""A trainer without training: a formula gives the log-probs of its models."""
 
 import math
 from collections import Counter
@@ -16,41 +16,42 @@ from icm_client.endpoints.parsing import fingerprint
 from icm_client.endpoints.protocol import Endpoint
 from icm_client.errors import TrainingError
 from icm_client.runs.trainer import Example, OnTraining, Trained, TrainingProgress
-from icm_client.testing.planted import PlantedConcept
+from icm_client.testing.planted import PlantedConcept, log_softmax, uniform
 
 _STEPS = 3
 
 
 class PlantedTrainer:
-    """A `Trainer` whose models have learnt one concept as far as their examples taught it.
+    """A `Trainer` whose models know one concept as well as their examples teach it.
 
-    Of `n` examples, `n_k` of them with label `k`, a share `r` bears the label of its planted class.
-    Without demos the score of label `k` for a target of class `c` is, in nats,
+    Of `n` examples, `n_k` have label `k`, and a share `r` has the label of its planted class. The
+    zero-shot score of label `k` for a target of class `c` is, in nats,
 
         strength * n / (n + half) * (K * r - 1) / (K - 1) * [k = c] + log((n_k + 1) / (n + K))
             + noise * e(target, k) + wavering * f(target, k, model)
 
-    where `e` and `f` are uniform in -1..1, hashes of what they are of and the seed: how hard an
-    item is does not depend on who is asked, and every model has whims besides. A softmax over the
-    labels makes log-probs. So a model trained on chance labels knows nothing, one trained on
-    exchanged labels (`K = 2`) says the opposite, all prefer the labels that they were taught more
-    of, and wrong examples make a model less sure of everything.
+    where `e` and `f` are uniform in -1..1, hashes of their arguments and the seed: how hard an item
+    is does not depend on the model, and each model deviates besides. A softmax over the labels
+    gives the log-probs. So a model trained on random labels knows nothing, one trained on exchanged
+    labels (`K = 2`) predicts the opposite, all prefer the labels that were more frequent in their
+    examples, and wrong examples make a model less sure of everything.
 
     Args:
         planted: prompt -> class, as for `PlantedConcept`.
         labels: label texts as they follow a prompt, shape `[K]`; label `k` names class `k`.
-        strength: log-odds towards an item's class that right labels without end teach, nats.
-        half: examples that teach half of it.
-        noise: the largest size of an item's own deviation, nats.
-        wavering: the largest size of a model's own deviation on an item, nats.
+        strength: the limit of the log-odds towards an item's class, for ever more right labels,
+            nats.
+        half: the number of right examples that teach half of it.
+        noise: the largest deviation of an item, nats.
+        wavering: the largest deviation of a model on an item, nats.
         seed: of the deviations.
-        parallel: as of a `Trainer`.
-        folder: where finished trainings are noted, so that another process finds them; None keeps
-            them in this object.
+        parallel: as in `Trainer`.
+        folder: where finished trainings are recorded, so that another process finds them; None
+            keeps them in this object.
 
     Attributes:
-        trained: names of the trainings that were done and not found, in the order they ended.
-        most_at_a_time: trainings that have been under way at once.
+        trained: names of the trainings that were run rather than found, in the order they ended.
+        most_at_a_time: the most trainings that have been under way at once.
     """
 
     def __init__(
@@ -79,16 +80,16 @@ class PlantedTrainer:
 
     @property
     def parallel(self) -> int:
-        """As of a `Trainer`."""
+        """As in `Trainer`."""
         return self._parallel
 
     def tastes(self, examples: Sequence[Example]) -> list[float]:
-        """What examples teach: the weight of an item's class, then of each label, in nats.
+        """What the examples teach, in nats: the weight of an item's class, then each label's bias.
 
         Raises:
             TrainingError: a label has no example.
-            KeyError: an example is none of the planted prompts.
-            ValueError: an example's label is none of the texts.
+            KeyError: an example is not a planted prompt.
+            ValueError: an example's label is not among the label texts.
         """
         n, n_labels = len(examples), len(self._labels)
         given = [self._labels.index(example.label) for example in examples]
@@ -104,7 +105,7 @@ class PlantedTrainer:
         return [self._strength * skill, *shares]
 
     def model(self, tastes: Sequence[float], name: str) -> PlantedConcept:
-        """A model of this name that was taught so; it reads no demos."""
+        """A model of this name with these weights; it ignores demos."""
         return _Taught(
             self._planted,
             self._labels,
@@ -117,7 +118,7 @@ class PlantedTrainer:
 
     @property
     def described(self) -> Mapping[str, JsonValue]:
-        """What of it, besides examples and seed, can change what its models say."""
+        """What determines its models, besides examples and seed."""
         return {
             "strength": self._strength,
             "half": self._half,
@@ -134,9 +135,11 @@ class PlantedTrainer:
         seed: int,
         progress: OnTraining | None = None,
     ) -> Trained:
-        """As `Trainer.train`; takes as long as three turns of the event loop."""
-        told = orjson.dumps([name, seed, self._strength, self._half, list(map(tuple, examples))])
-        model = f"{name}-{blake2b(told, digest_size=6).hexdigest()}"
+        """As `Trainer.train`; takes three turns of the event loop."""
+        described = orjson.dumps(
+            [name, seed, self._strength, self._half, list(map(tuple, examples))]
+        )
+        model = f"{name}-{blake2b(described, digest_size=6).hexdigest()}"
         if self._found(model) is None:
             self._now += 1
             self.most_at_a_time = max(self.most_at_a_time, self._now)
@@ -158,7 +161,7 @@ class PlantedTrainer:
         """As `Trainer.open`.
 
         Raises:
-            TrainingError: it was not trained here.
+            TrainingError: the model was not trained here.
         """
         tastes = self._found(trained.model)
         if tastes is None:
@@ -180,7 +183,7 @@ class PlantedTrainer:
 
 
 class _Taught(PlantedConcept):
-    """A planted model that knows what it was taught, and reads no demos."""
+    """A planted model that knows what it was trained on, and ignores demos."""
 
     def __init__(
         self,
@@ -200,21 +203,18 @@ class _Taught(PlantedConcept):
         self._wavering = wavering
         self._name = name
         before = self._identity
-        told = fingerprint({"base": before.fingerprint, "wavering": wavering, "model": name})
-        self._identity = replace(before, model=name, fingerprint=told)
+        fingerprinted = fingerprint(
+            {"base": before.fingerprint, "wavering": wavering, "model": name}
+        )
+        self._identity = replace(before, model=name, fingerprint=fingerprinted)
 
     def label_log_probs(self, demos: Sequence[tuple[str, int]], target: str) -> list[float]:
         """As `PlantedConcept.label_log_probs`, whatever the demos."""
         del demos
         log_probs = super().label_log_probs([], target)
-        scores = [
-            log_prob + self._wavering * self._whim(target, k)
-            for k, log_prob in enumerate(log_probs)
-        ]
-        largest = max(scores)
-        total = largest + math.log(sum(math.exp(score - largest) for score in scores))
-        return [min(score - total, 0.0) for score in scores]
-
-    def _whim(self, target: str, label: int) -> float:
-        told = repr((target, label, self._name, self._seed)).encode()
-        return 2 * int.from_bytes(blake2b(told, digest_size=6).digest()) / 2**48 - 1
+        return log_softmax(
+            [
+                log_prob + self._wavering * uniform(target, k, self._name, self._seed)
+                for k, log_prob in enumerate(log_probs)
+            ]
+        )

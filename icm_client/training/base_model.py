@@ -15,19 +15,22 @@ from icm_client.serving.model import BUNDLED, find
 
 NEEDED: Final = ("torch", "transformers", "peft", "trl", "accelerate")
 
+FACTS: Final = "icm-client.json"
+"""The file in a trained model's folder that says from what, on what and how it was trained."""
+
 _WEIGHTS: Final = (".safetensors", ".bin")
-_READ: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-_OURS: Final = "icm-client.json"
+_OTHERS: Final = (".json", ".model", ".txt", ".jinja")
+_FETCHED: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A model on this machine's disk, ready for transformers to load.
+    """A model on this machine's disk that transformers can load.
 
     Attributes:
-        name: what the user calls it.
-        folder: config.json, weights and tokenizer.
-        digest: hex, over all of them.
+        name: as the user gave it.
+        folder: of config.json, weights and tokenizer.
+        digest: hex, over these files.
     """
 
     name: str
@@ -49,15 +52,15 @@ def require_training() -> None:
 
 
 def find_base(model: str = BUNDLED, say: Callable[[str], None] = lambda _: None) -> BaseModel:
-    """Find the model, and fetch or dequantize it where that has not been done.
+    """Find the model; fetch or dequantize it the first time.
 
     Args:
         model: a folder, a GGUF file, a hub's OWNER/NAME, or `gemma-3-270m` for the one of the
             `local` extra.
-        say: told what takes the time, before it does.
+        say: called with what takes time, before it does.
 
     Raises:
-        InputError: no such file or folder, or none with a model in it.
+        InputError: there is no such file or folder, or it holds no model.
         SetupError: a package is missing, or the model cannot be fetched or dequantized.
     """
     require_training()
@@ -72,18 +75,18 @@ def find_base(model: str = BUNDLED, say: Callable[[str], None] = lambda _: None)
 
 
 def digest_of(folder: Path) -> str:
-    """Return a hex digest over a model's or an adapter's files; the weights' are remembered.
+    """Return a hex digest over a model's or an adapter's files; those of weights are cached.
 
     Raises:
         SetupError: a file cannot be read.
     """
     whole = hashlib.sha256()
     try:
-        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _OURS)
+        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != FACTS)
         for path in files:
             if path.suffix in _WEIGHTS:
                 digest = sha256_of(path)
-            elif path.suffix in (".json", ".model", ".txt", ".jinja"):
+            elif path.suffix in _OTHERS:
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
             else:
                 continue
@@ -97,10 +100,10 @@ def _fetched(name: str, say: Callable[[str], None]) -> Path:
     hub = import_module("huggingface_hub")  # comes with transformers
     say(f"Fetching {name} ...")
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=list(_READ)))
+        return Path(hub.snapshot_download(name, allow_patterns=list(_FETCHED)))
     except (OSError, ValueError) as error:  # the hub's own errors are OSErrors
         words = " ".join(str(error).split())[:300]
         raise SetupError(
-            f"{name} could not be fetched ({type(error).__name__}: {words}); give a folder or a "
-            "GGUF file, or set HF_TOKEN where the model asks for one"
+            f"{name} could not be fetched ({type(error).__name__}: {words}). Give a folder or a "
+            "GGUF file, or set HF_TOKEN if the model needs one"
         ) from error

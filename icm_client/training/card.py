@@ -1,6 +1,6 @@
-"""The card beside exported labels: how they were made, and whether to believe them.
+"""The card beside exported labels: how they were made, and whether to trust them.
 
-The head of a dataset card is YAML: https://huggingface.co/docs/hub/datasets-cards.
+A dataset card begins with YAML: https://huggingface.co/docs/hub/datasets-cards.
 """
 
 import re
@@ -16,24 +16,25 @@ from icm_client.data import Task
 from icm_client.record.archive import Run
 from icm_client.verdict.findings import Verdict, recorded_severity
 
-_SAYS: Final[dict[Verdict, str]] = {
+_MEANINGS: Final[dict[Verdict, str]] = {
     "trust": "Nothing was found that speaks against these labels.",
-    "check": "Something was found that a person should look at before these labels are used.",
-    "do not trust": "**DO NOT TRUST THESE LABELS.** What is trained on them learns what is wrong "
-    "with them.",
+    "check": "Look at the findings before you use these labels.",
+    "do not trust": "**DO NOT TRUST THESE LABELS.** A model that is trained on them learns their "
+    "errors.",
 }
 _FORMATS: Final = {
     "sft": "JSON Lines: `prompt`, and the `completion` that follows it (trl's prompt-completion)",
     "chat": "JSON Lines: `messages`, a user's and the assistant's (OpenAI, axolotl, trl)",
     "dpo": "JSON Lines: `prompt`, `chosen`, `rejected` (trl's preference)",
     "reward": "JSON Lines: `prompt`, `chosen`, `rejected` (trl's preference, for reward models)",
-    "csv": "CSV, a line a row",
-    "parquet": "Parquet, a line a row",
+    "csv": "CSV, one line for each row",
+    "parquet": "Parquet",
     "hf": "a dataset folder: `datasets.load_dataset(FOLDER)`",
 }
 _LICENCE: Final = (
-    "The rows' licence is that of the data they came from; labels that a model made may fall under "
-    "the model's licence. Look at both before you publish this or what is trained on it."
+    "The rows have the licence of the data that they came from. Labels that a model made may fall "
+    "under the model's licence. Check both before you publish this file or a model that is trained "
+    "on it."
 )
 _SIZES: Final = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
 _LARGE: Final = "100K<n<1M"
@@ -41,18 +42,18 @@ _LARGE: Final = "100K<n<1M"
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """What a card tells.
+    """What a card says.
 
     Attributes:
-        run: whose labels they are.
+        run: the run that found the labels.
         to: the format.
         task: the run's.
-        found: label -> rows, of the run.
-        exported: label -> rows, of the export.
-        records: lines or table rows.
+        found: label -> number of rows in the run.
+        exported: label -> number of rows in the export.
+        records: number of lines or table rows.
         left_out: why rows of the run are missing, and how many.
-        min_confidence: what was asked for.
-        with_gold: whether gold labels are in it.
+        min_confidence: as requested.
+        with_gold: whether gold labels are in the export.
         verdict: on the labels.
     """
 
@@ -74,7 +75,7 @@ class CardFacts:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """What the worst findings say."""
+        """The messages of the worst findings."""
         findings = self.result.get("findings", ())
         worst = [one for one in findings if recorded_severity(one) == "fatal"]
         return tuple(str(one["message"]) for one in worst or findings)
@@ -92,8 +93,8 @@ def export_card(facts: CardFacts) -> str:
         "by": f"icm-client {record['versions'].get('icm-client', '')}, run `{facts.run.name}`",
         "when": facts.run.created,
         "data": f"{PurePath(str(record['data'])).name}, {record['rows']} rows",
-        "method": "Internal Coherence Maximization (arXiv 2506.10139), which asks no person",
-        "begun from": _begun(record["settings"].get("start")),
+        "method": "Internal Coherence Maximization (arXiv 2506.10139), which needs no human labels",
+        "initial labels": _initial(record["settings"].get("start")),
         "preset": preset,
         "settings": ", ".join(f"{name} {value}" for name, value in settings.items()),
         "seed": record["seed"],
@@ -101,7 +102,9 @@ def export_card(facts: CardFacts) -> str:
         "server's fingerprint": server.get("fingerprint"),
         "coherence": _share(result.get("coherence")),
         "utility, nats a row": _number(result.get("utility")),
-        "log-probs, rows": ", ".join(f"{k} {v}" for k, v in result.get("exactness", {}).items()),
+        "rows by kind of log-prob": ", ".join(
+            f"{k} {v}" for k, v in result.get("exactness", {}).items()
+        ),
         "ended early by": result.get("stopped"),
     }
     if facts.with_gold:
@@ -114,9 +117,9 @@ def export_card(facts: CardFacts) -> str:
         _counts(facts),
         "## How the labels were made",
         _table(("", ""), [(key, value) for key, value in made.items() if value not in (None, "")]),
-        "The prompt of a row, a row's fields in braces:",
+        "The prompt template, with the row's fields in braces:",
         _fenced(task.template),
-        "What follows it: "
+        "One of these follows it: "
         + ", ".join(f"`{_plain(repr(text))}`" for text in task.label_texts)
         + ".",
         *_notices(result),
@@ -154,14 +157,14 @@ def dataset_card(facts: CardFacts, data_file: str) -> str:
     return "\n".join(head) + "\n\n" + export_card(facts)
 
 
-def _begun(start: object) -> str:
-    """What the search began with: labels of a kind, or some that the user gave (a digest)."""
+def _initial(start: object) -> str:
+    """The search's initial labels: of a named kind, or the user's own (recorded as a digest)."""
     kinds = get_args(Start)
-    return f"{start} labels" if start in kinds else "labels that were given" if start else ""
+    return str(start) if start in kinds else "given by the user" if start else ""
 
 
 def _verdict(facts: CardFacts) -> str:
-    lines = [f"**Verdict: {facts.verdict}.** {_SAYS[facts.verdict]}"]
+    lines = [f"**Verdict: {facts.verdict}.** {_MEANINGS[facts.verdict]}"]
     for finding in facts.result.get("findings", ()):
         message, advice = _plain(str(finding["message"])), _plain(str(finding.get("advice", "")))
         lines.append(f"- {recorded_severity(finding)}: {message} {advice}".rstrip())
@@ -169,39 +172,37 @@ def _verdict(facts: CardFacts) -> str:
 
 
 def _contents(facts: CardFacts) -> str:
-    said = [f"{facts.records:,} records: {_FORMATS[facts.to]}."]
+    sentences = [f"{facts.records:,} records: {_FORMATS[facts.to]}."]
     if facts.task.exchange and facts.to in ("sft", "chat"):
-        said.append("Each pair is there in both orders, with opposite labels.")
+        sentences.append("Each pair is there in both orders, with opposite labels.")
     if facts.to == "dpo" and not facts.task.exchange:
-        said.append(
-            "`chosen` is the text of the row's label, `rejected` that of another label: a record "
-            "for each other label."
+        sentences.append(
+            "`chosen` is the text of the row's label, and `rejected` that of another label; there "
+            "is a record for each other label."
         )
     if facts.task.exchange and facts.to in ("dpo", "reward"):
-        said.append(
-            "`chosen` is the response that the label prefers. `prompt` is the template's other "
-            "fields, a line each."
+        sentences.append(
+            "`chosen` is the response that the label prefers. `prompt` holds the template's other "
+            "fields, one on each line."
         )
     if facts.min_confidence is not None:
-        said.append(
-            f"Only rows whose label has a confidence of at least {facts.min_confidence:g}: the "
-            "easy ones are over-represented."
+        sentences.append(
+            f"Only rows whose label has a confidence of at least {facts.min_confidence:g} are in "
+            "it, so easy rows are over-represented."
         )
-    said.extend(f"Left out, {reason}: {count} rows." for reason, count in facts.left_out.items())
+    sentences += [f"Left out, {reason}: {count} rows." for reason, count in facts.left_out.items()]
     if failed := len(facts.result.get("failed", ())):
-        said.append(f"{failed} rows of the data have no label, since they could not be scored.")
-    said.append(
-        "Gold labels are in it." if facts.with_gold else "Gold labels, were there any, are not."
-    )
-    return " ".join(said)
+        sentences.append(f"{failed} rows of the data could not be scored and have no label.")
+    sentences.append(f"It holds {'' if facts.with_gold else 'no '}gold labels.")
+    return " ".join(sentences)
 
 
 def _counts(facts: CardFacts) -> str:
     total = sum(facts.exported.values())
     rows = [
-        (label, facts.found.get(label, 0), facts.exported.get(label, 0), _share(share))
+        (label, facts.found.get(label, 0), here, _share(here / max(total, 1)))
         for label in facts.task.labels
-        for share in [facts.exported.get(label, 0) / max(total, 1)]
+        for here in [facts.exported.get(label, 0)]
     ]
     return _table(("label", "rows found", "rows here", "share here"), rows)
 
@@ -217,7 +218,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """On one line, and no end of a table's cell."""
+    """The text on one line, with `|` escaped for a table's cell."""
     return re.sub(r"\s+", " ", text).replace("|", "\\|")
 
 

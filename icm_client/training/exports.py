@@ -1,10 +1,8 @@
-"""A run's labels as files that other programs train on, each with a card that says what they are.
+"""A run's labels as files that other programs train on, each with a card that describes it.
 
 Formats: trl's prompt-completion and preference types
 (https://huggingface.co/docs/trl/dataset_formats), OpenAI's chat examples, which axolotl reads too
 (https://platform.openai.com/docs/guides/supervised-fine-tuning), tables, and a dataset folder.
-
-A run's labelled rows as records of the formats that are trained on.
 """
 
 import os
@@ -12,229 +10,47 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import orjson
 
-from icm_client.data import Dataset, FileFormat, LabelledRow, Row, Task, check_output, write_labels
+from icm_client.data import FileFormat, LabelledRow, Row, check_output, write_labels
 from icm_client.data.formats import format_of, require_pyarrow
-from icm_client.data.json_text import write_json
+from icm_client.data.values import write_json
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run
 from icm_client.record.folder import replace_file
 from icm_client.training.card import CardFacts, dataset_card, export_card
-from icm_client.training.run_labels import read_labels, task_examples, task_pairs
+from icm_client.training.run_labels import (
+    OUR_COLUMNS,
+    RunLabels,
+    chat_messages,
+    read_labels,
+    task_examples,
+    task_pairs,
+)
 from icm_client.verdict.findings import Verdict, recorded_verdict
 
 LineFormat = Literal["sft", "chat", "dpo", "reward"]
 """`sft`: prompt and completion. `chat`: messages. `dpo`, `reward`: prompt, chosen and rejected."""
 
-_OURS: Final = ("id", "label", "confidence", "exactness")
-_LOG_PROB: Final = "log_prob_"
-
-Record = dict[str, Any]
-"""A JSON object."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledRun:
-    """A run's labels with what the run's file says of them beside, all aligned.
-
-    Attributes:
-        task: the run's.
-        dataset: the rows.
-        labels: their label words.
-        records: the lines of labels.jsonl.
-        gold: the columns that hold gold labels, what the run was compared with first.
-    """
-
-    task: Task
-    dataset: Dataset
-    labels: tuple[str, ...]
-    records: tuple[Mapping[str, Any], ...]
-    gold: tuple[str, ...]
-
-    def only(self, numbers: Sequence[int]) -> "LabelledRun":
-        """Return those rows alone, by their numbers from 0."""
-        rows = tuple(self.dataset.rows[n] for n in numbers)
-        return replace(
-            self,
-            dataset=replace(self.dataset, rows=rows),
-            labels=tuple(self.labels[n] for n in numbers),
-            records=tuple(self.records[n] for n in numbers),
-        )
-
-
-def read_run_labels(run: Run) -> LabelledRun:
-    """Return what a finished run found.
-
-    Raises:
-        InputError: it has no labels.
-        RunError: its files are damaged.
-    """
-    if run.result is None:
-        raise InputError(
-            f"the run {run.name} has no labels yet (it is {run.state}): icm-client runs resume "
-            f"{run.name} goes on with it"
-        )
-    found = read_labels(run.path)
-    records = found.records
-    if not records or not all(
-        isinstance(one.get("confidence", ""), float | int | None) for one in records
-    ):
-        raise RunError(
-            f"{run.path / 'labels.jsonl'}: holds lines without confidence; the file was damaged"
-        )
-    gold = _gold_columns(run.result, found.task, records[0])
-    return LabelledRun(found.task, found.dataset, found.labels, records, gold)
-
-
-def _gold_columns(
-    result: Mapping[str, Any], task: Task, record: Mapping[str, Any]
-) -> tuple[str, ...]:
-    """The columns of gold labels: the run's own, which is written last, and the task's."""
-    ours = {*_OURS, *(f"{_LOG_PROB}{label}" for label in task.labels)}
-    named = [name for name in (result.get("gold_field"), task.gold) if name is not None]
-    columns = [f"row_{name}" if name in ours else name for name in named]
-    if result.get("rows_with_gold"):
-        columns.insert(0, list(record)[-1])
-    there = (name for name in columns if name in record and name not in task.template_fields)
-    return tuple(dict.fromkeys(there))
-
-
-def confident(
-    found: LabelledRun, least: float | None, verdict: Verdict
-) -> tuple[LabelledRun, dict[str, int]]:
-    """Leave out rows of less confidence; return how many and why.
-
-    Raises:
-        InputError: none is left, or the labels are not to be trusted: their confidence says
-            nothing, and runs from before have one all the same.
-    """
-    if least is None:
-        return found, {}
-    if verdict == "do not trust":
-        raise InputError(
-            'the verdict on these labels is "do not trust": no row can be kept for its confidence. '
-            "Without --min-confidence all rows are exported"
-        )
-    numbers = [n for n, record in enumerate(found.records) if record["confidence"] >= least]
-    if not numbers:
-        most = max(record["confidence"] for record in found.records)
-        raise InputError(
-            f"no row's label has a confidence of {least:g}: the most confident one has {most:.3f}"
-        )
-    missing = len(found.records) - len(numbers)
-    return found.only(numbers), ({f"confidence under {least:g}": missing} if missing else {})
-
-
-def comparable(kept: LabelledRun) -> tuple[LabelledRun, dict[str, int]]:
-    """Leave out pairs that prefer nothing; return how many and why.
-
-    All rows of a task that compares no two fields stay.
-    """
-    if kept.task.exchange is None:
-        return kept, {}
-    one, other = kept.task.exchange
-    words = kept.task.holds_words
-    numbers = [
-        number
-        for number, (row, label) in enumerate(zip(kept.dataset.rows, kept.labels, strict=True))
-        if label in words and row.fields.get(one) != row.fields.get(other)
-    ]
-    missing = len(kept.labels) - len(numbers)
-    why = "two responses that are the same, or a label that prefers neither"
-    return kept.only(numbers), ({why: missing} if missing else {})
-
-
-def lines_of(kept: LabelledRun, to: LineFormat) -> list[Record]:
-    """Return the lines of a format that is trained on, in the order of the rows.
-
-    Raises:
-        RowError: a row lacks a field of the template.
-    """
-    task = kept.task
-    if to in ("dpo", "reward") and task.exchange is not None:
-        return [pair._asdict() for pair in task_pairs(task, kept.dataset, kept.labels)]
-    examples = task_examples(task, kept.dataset, kept.labels)
-    if to == "dpo":
-        return [
-            {"prompt": example.prompt, "chosen": example.label, "rejected": other}
-            for example in examples
-            for other in task.label_texts
-            if other != example.label
-        ]
-    if to == "chat":
-        return [
-            {
-                "messages": [
-                    {"role": "user", "content": example.prompt},
-                    {"role": "assistant", "content": example.label},
-                ]
-            }
-            for example in examples
-        ]
-    return [{"prompt": example.prompt, "completion": example.label} for example in examples]
-
-
-def table_of(kept: LabelledRun) -> list[LabelledRow]:
-    """Return every row with its prompt, as it stands, and its label's text before its own fields.
-
-    Raises:
-        RowError: a row lacks a field of the template.
-    """
-    task = kept.task
-    texts = dict(zip(task.labels, task.label_texts, strict=True))
-    prompts = task.render_all(kept.dataset)
-    ours = {*_OURS, *kept.gold, *(f"{_LOG_PROB}{label}" for label in task.labels)}
-    rows = []
-    for row, label, record, prompt in zip(
-        kept.dataset.rows, kept.labels, kept.records, prompts, strict=True
-    ):
-        fields: Record = {"prompt": prompt, "completion": texts[label]}
-        for name, value in record.items():
-            if name not in ours:
-                fields[_unused(name, fields, record)] = value
-        log_probs = {
-            name.removeprefix(_LOG_PROB): record[name]
-            for name in record
-            if name.startswith(_LOG_PROB) and name.removeprefix(_LOG_PROB) in texts
-        }
-        rows.append(
-            LabelledRow(
-                row=Row(row.id, fields, row.line),
-                label=label,
-                confidence=record["confidence"],
-                log_probs=log_probs,
-                exactness=record["exactness"],
-            )
-        )
-    return rows
-
-
-def _unused(name: str, taken: Record, record: Mapping[str, Any]) -> str:
-    """The column for a row's field: its name, behind `row_` where the export has that one."""
-    column = name
-    while column in taken or (column != name and column in record):
-        column = f"row_{column}"
-    return column
-
-
 TableFormat = Literal["csv", "parquet", "hf"]
-"""All that is known of a row; `hf` is a dataset folder."""
+"""All columns of a row; `hf` is a dataset folder."""
 
 ExportFormat = LineFormat | TableFormat
 
 EXPORT_FORMATS: Final[tuple[ExportFormat, ...]] = (*get_args(LineFormat), *get_args(TableFormat))
 
 OPENAI_FEWEST: Final = 10
-"""Examples without which OpenAI's fine-tuning API does not begin."""
+"""OpenAI's fine-tuning API accepts no fewer examples."""
 
 _TABLES: Final[Mapping[str, FileFormat]] = {"csv": "csv", "parquet": "parquet", "hf": "parquet"}
 _DATA_FILE: Final = "data/train.parquet"
+_LOG_PROB: Final = "log_prob_"
 
+_Record = dict[str, Any]
 _Write = Callable[[Path], None]
 
 
@@ -245,7 +61,7 @@ class Export:
     Attributes:
         path: the file, or the folder of `hf`.
         card: the Markdown file that says how the labels were made.
-        format: what was asked for.
+        format: as requested.
         rows: of the run that are in it.
         records: lines or table rows; more than `rows` where a row makes several.
         left_out: why rows are missing, and how many.
@@ -284,38 +100,40 @@ def export_run(
     min_confidence: float | None = None,
     with_gold: bool = False,
 ) -> Export:
-    """Write a finished run's labels, and a card beside them; a file there is replaced in one step.
+    """Write a finished run's labels and a card beside them; an existing file is replaced at once.
 
     Args:
-        run: as `icm_client.record.archive.read_run` gives it.
+        run: from `icm_client.record.archive.read_run`.
         to: the format.
-        path: where to; for `hf` a folder that is not there yet, or is empty.
-        min_confidence: leaves out rows whose label has less confidence (`LabelledRow`).
-        with_gold: write the gold labels that the run was compared with as a column too.
+        path: where to; for `hf` a new or empty folder.
+        min_confidence: leave out rows whose label has less confidence (`LabelledRow`).
+        with_gold: also write the gold labels that the run was compared with, as a column.
 
     Raises:
-        InputError: the run has no labels; no row is confident enough, or labels that are not to be
-            trusted were asked for by confidence; `reward` of a task that compares no two fields;
-            gold where the format has no place for it or the run knows none; a path that cannot be
-            written. Nothing has been written then.
-        SetupError: Parquet, but pyarrow is not installed.
+        InputError: the run has no labels; no row is confident enough; rows were requested by
+            confidence although the labels are not to be trusted; `reward` of a task that compares
+            no two fields; gold where the format has no place for it or the run knows none; or a
+            path that cannot be written. Nothing has been written then.
+        SetupError: the format is Parquet, and pyarrow is not installed.
         RunError: the run's files are damaged.
     """
     name = os.fspath(path)
-    found = read_run_labels(run)
-    _check_request(run, found, to, name, min_confidence=min_confidence, with_gold=with_gold)
+    found = _labels_of(run)
+    gold = _gold_columns(run.result or {}, found)
+    _check_request(found, to, name, min_confidence=min_confidence, gold=gold if with_gold else None)
     verdict = recorded_verdict(run.result or {})
-    kept, left_out = confident(found, min_confidence, verdict)
-    if to == "dpo" or to == "reward":  # noqa: PLR1714 - mypy does not narrow `in`
-        kept, same = comparable(kept)
+    kept, left_out = _confident(found, min_confidence, verdict)
+    if to in ("dpo", "reward"):
+        kept, same = _comparable(kept)
         left_out |= same
     if not kept.labels:
-        raise InputError(f"the run {run.name}: no row is left to export ({_said(left_out)})")
-    if to == "csv" or to == "parquet" or to == "hf":  # noqa: PLR1714
-        rows = table_of(kept)
-        write, records = _table_writer(to, rows, kept, with_gold=with_gold), len(rows)
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
+        raise InputError(f"the run {run.name}: no row is left to export ({reasons})")
+    if to == "csv" or to == "parquet" or to == "hf":  # noqa: PLR1714 - mypy does not narrow `in`
+        rows = _table(kept, gold)
+        write, records = _table_writer(to, rows, kept, gold[0] if with_gold else None), len(rows)
     else:
-        lines = lines_of(kept, to)
+        lines = _lines(kept, to)
         write, records = _lines_writer(lines), len(lines)
     facts = CardFacts(
         run=run,
@@ -329,50 +147,76 @@ def export_run(
         with_gold=with_gold,
         verdict=verdict,
     )
-    card = _written(name, to, facts, write)
     return Export(
         path=Path(name),
-        card=card,
+        card=_written(name, to, facts, write),
         format=to,
         rows=len(kept.labels),
         records=records,
         left_out=left_out,
         verdict=verdict,
-        warnings=_warnings(run, facts),
+        warnings=_warnings(facts),
     )
 
 
+def _labels_of(run: Run) -> RunLabels:
+    if run.result is None:
+        raise InputError(
+            f"the run {run.name} has no labels yet (it is {run.state}). Continue it: icm-client "
+            f"runs resume {run.name}"
+        )
+    found = read_labels(run.path)
+    confidences = [record.get("confidence", "") for record in found.records]
+    if not confidences or not all(isinstance(one, float | int | None) for one in confidences):
+        raise RunError(f"{run.path / 'labels.jsonl'} is damaged: it has lines without a confidence")
+    return found
+
+
+def _gold_columns(result: Mapping[str, Any], found: RunLabels) -> tuple[str, ...]:
+    """The columns of gold labels: the run's own first, which is written last, then the task's."""
+    task, record = found.task, found.records[0]
+    named = [name for name in (result.get("gold_field"), task.gold) if name is not None]
+    columns = [f"row_{name}" if name in _our_columns(found) else name for name in named]
+    if result.get("rows_with_gold"):
+        columns.insert(0, list(record)[-1])
+    there = (name for name in columns if name in record and name not in task.template_fields)
+    return tuple(dict.fromkeys(there))
+
+
+def _our_columns(found: RunLabels) -> set[str]:
+    return {"id", *OUR_COLUMNS, *(f"{_LOG_PROB}{label}" for label in found.task.labels)}
+
+
 def _check_request(
-    run: Run,
-    found: LabelledRun,
+    found: RunLabels,
     to: ExportFormat,
     name: str,
     *,
     min_confidence: float | None,
-    with_gold: bool,
+    gold: tuple[str, ...] | None,
 ) -> None:
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise InputError(f"a confidence lies between 0 and 1: {min_confidence:g} does not")
     if to == "reward" and found.task.exchange is None:
         raise InputError(
-            f"the run {run.name}: a reward model is trained on pairs of responses, and this run's "
-            "task compares none (no `exchange`). --to dpo takes the label as chosen and the other "
-            "labels as rejected"
+            f"the run {found.name}: a reward model is trained on pairs of responses, and this "
+            "run's task compares none (no `exchange`). --to dpo takes the label as chosen and the "
+            "other labels as rejected"
         )
-    if with_gold and to not in _TABLES:
+    if gold is not None and to not in _TABLES:
         raise InputError(f"--to {to} has no place for gold labels: csv, parquet and hf have")
-    if with_gold and not found.gold:
-        raise InputError(f"the run {run.name} was compared with no gold labels: there are none")
+    if gold == ():
+        raise InputError(f"the run {found.name} has no gold labels to write")
     if to == "hf":
         _check_folder(Path(name))
         return
     wanted = _TABLES.get(to, "jsonl")
     try:
-        told = format_of(name, None)
+        named = format_of(name, None)
     except InputError:
-        told = wanted  # a name that says nothing is the user's business
-    if told != wanted:
-        raise InputError(f"{name}: --to {to} writes {wanted}, which the name says it is not")
+        named = wanted  # a name without a known ending suits every format
+    if named != wanted:
+        raise InputError(f"{name}: --to {to} writes {wanted}, but the name says {named}")
     check_output(name, wanted)
     check_output(f"{name}.md", "jsonl")
 
@@ -381,14 +225,118 @@ def _check_folder(folder: Path) -> None:
     require_pyarrow(str(folder))
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"{folder} is there already: name a new folder, or remove it")
-    # An empty folder is replaced, which its parent must allow as for a new one.
+    # An empty folder is replaced, so its parent must be writable, as for a new one.
     check_output(folder.with_name(f"{folder.name}.tmp") if folder.is_dir() else folder, "parquet")
 
 
+def _confident(
+    found: RunLabels, least: float | None, verdict: Verdict
+) -> tuple[RunLabels, dict[str, int]]:
+    """Leave out rows of less confidence; return how many, and why.
+
+    Labels that are not to be trusted have no meaningful confidence; older runs have one all the
+    same.
+    """
+    if least is None:
+        return found, {}
+    if verdict == "do not trust":
+        raise InputError(
+            'the verdict on these labels is "do not trust": no row can be kept for its confidence. '
+            "Without --min-confidence all rows are exported"
+        )
+    numbers = [n for n, record in enumerate(found.records) if record["confidence"] >= least]
+    if not numbers:
+        most = max(record["confidence"] for record in found.records)
+        raise InputError(
+            f"no row's label has a confidence of {least:g}: the most confident one has {most:.3f}"
+        )
+    missing = len(found.records) - len(numbers)
+    return found.only(numbers), ({f"confidence under {least:g}": missing} if missing else {})
+
+
+def _comparable(kept: RunLabels) -> tuple[RunLabels, dict[str, int]]:
+    """Leave out pairs without a preference; return how many, and why.
+
+    All rows of a task that compares no two fields stay.
+    """
+    if kept.task.exchange is None:
+        return kept, {}
+    one, other = kept.task.exchange
+    words = kept.task.holds_words
+    numbers = [
+        number
+        for number, (row, label) in enumerate(zip(kept.dataset.rows, kept.labels, strict=True))
+        if label in words and row.fields.get(one) != row.fields.get(other)
+    ]
+    missing = len(kept.labels) - len(numbers)
+    why = "two responses that are the same, or a label that prefers neither"
+    return kept.only(numbers), ({why: missing} if missing else {})
+
+
+def _lines(kept: RunLabels, to: LineFormat) -> Sequence[_Record]:
+    task = kept.task
+    if to in ("dpo", "reward") and task.exchange is not None:
+        return [pair._asdict() for pair in task_pairs(task, kept.dataset, kept.labels)]
+    examples = task_examples(task, kept.dataset, kept.labels)
+    if to == "dpo":
+        return [
+            {"prompt": example.prompt, "chosen": example.label, "rejected": other}
+            for example in examples
+            for other in task.label_texts
+            if other != example.label
+        ]
+    if to == "chat":
+        return list(map(chat_messages, examples))
+    return [{"prompt": example.prompt, "completion": example.label} for example in examples]
+
+
+def _lines_writer(lines: Sequence[_Record]) -> _Write:
+    content = b"".join(write_json(line, orjson.OPT_APPEND_NEWLINE) for line in lines)
+    return lambda path: replace_file(path, content)
+
+
+def _table(kept: RunLabels, gold: Sequence[str]) -> list[LabelledRow]:
+    """Each row with its prompt, as it stands, and its label's text, then its own fields."""
+    task = kept.task
+    texts = dict(zip(task.labels, task.label_texts, strict=True))
+    prompts = task.render_all(kept.dataset)
+    ours = {*_our_columns(kept), *gold}
+    rows = []
+    for row, label, record, prompt in zip(
+        kept.dataset.rows, kept.labels, kept.records, prompts, strict=True
+    ):
+        fields: _Record = {"prompt": prompt, "completion": texts[label]}
+        for name, value in record.items():
+            if name not in ours:
+                fields[_unused(name, fields, record)] = value
+        log_probs = {
+            label: record[f"{_LOG_PROB}{label}"]
+            for label in task.labels
+            if f"{_LOG_PROB}{label}" in record
+        }
+        rows.append(
+            LabelledRow(
+                row=Row(row.id, fields, row.line),
+                label=label,
+                confidence=record["confidence"],
+                log_probs=log_probs,
+                exactness=record["exactness"],
+            )
+        )
+    return rows
+
+
+def _unused(name: str, taken: _Record, record: Mapping[str, Any]) -> str:
+    """The column for a row's field: its name, or `row_<name>` where that column is taken."""
+    column = name
+    while column in taken or (column != name and column in record):
+        column = f"row_{column}"
+    return column
+
+
 def _table_writer(
-    to: TableFormat, rows: Sequence[LabelledRow], kept: LabelledRun, *, with_gold: bool
+    to: TableFormat, rows: Sequence[LabelledRow], kept: RunLabels, column: str | None
 ) -> _Write:
-    column = kept.gold[0] if with_gold else None
     gold = None if column is None else [record.get(column) for record in kept.records]
 
     def write(path: Path) -> None:
@@ -397,30 +345,24 @@ def _table_writer(
     return write
 
 
-def _lines_writer(lines: Sequence[Record]) -> _Write:
-    content = b"".join(write_json(line, orjson.OPT_APPEND_NEWLINE) for line in lines)
-    return lambda path: replace_file(path, content)
-
-
 def _written(name: str, to: ExportFormat, facts: CardFacts, write: _Write) -> Path:
-    """Write the card, then the data, so that there are no labels without one."""
+    """Write the card, then the data: labels never lie there without a card."""
     try:
         if to == "hf":
             return _write_folder(Path(name), facts, write)
-        target = Path(os.path.realpath(name))
         card = Path(f"{name}.md")
         replace_file(card, export_card(facts).encode("utf-8", "replace"))
-        write(target)
+        write(Path(os.path.realpath(name)))
     except OSError as error:
         raise InputError(
-            f"{name}: cannot be written ({error.strerror}): name a place where you may write and "
+            f"{name} cannot be written ({error.strerror}): name a place where you may write and "
             "there is space"
         ) from None
     return card
 
 
 def _write_folder(folder: Path, facts: CardFacts, write: _Write) -> Path:
-    """The folder is whole or not there: it is moved into place when it has been written."""
+    """The folder is complete or missing: it is moved into place once it has been written."""
     temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     try:
         (temporary / _DATA_FILE).parent.mkdir(parents=True)
@@ -434,22 +376,18 @@ def _write_folder(folder: Path, facts: CardFacts, write: _Write) -> Path:
     return folder / "README.md"
 
 
-def _warnings(run: Run, facts: CardFacts) -> tuple[str, ...]:
-    said = []
+def _warnings(facts: CardFacts) -> tuple[str, ...]:
+    found = []
     if facts.verdict == "do not trust":
         why = " ".join(facts.reasons) or "The run's report says why."
-        said.append(f"DO NOT TRUST THESE LABELS. {why} What is trained on them learns that too.")
+        found.append(f"DO NOT TRUST THESE LABELS. {why} What is trained on them learns that too.")
     elif facts.verdict == "check":
-        said.append(f"check these labels before you train on them. {' '.join(facts.reasons)}")
-    if stopped := (run.result or {}).get("stopped"):
-        said.append(f"the search was stopped by {stopped}: the labels are the best so far")
+        found.append(f"check these labels before you train on them. {' '.join(facts.reasons)}")
+    if stopped := facts.result.get("stopped"):
+        found.append(f"the search was stopped by {stopped}: these are the best labels until then")
     if len(facts.exported) == 1:
         (label,) = facts.exported
-        said.append(f"every row that is exported has the label {label!r}: nothing can be learnt")
+        found.append(f"every exported row has the label {label!r}: nothing can be learned from it")
     if facts.to == "chat" and facts.records < OPENAI_FEWEST:
-        said.append(f"OpenAI's fine-tuning API takes no fewer than {OPENAI_FEWEST} examples")
-    return tuple(said)
-
-
-def _said(left_out: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
+        found.append(f"OpenAI's fine-tuning API takes no fewer than {OPENAI_FEWEST} examples")
+    return tuple(found)

@@ -1,6 +1,6 @@
-"""From a run's labels to a trained model, and what it makes of rows that it was not trained on.
+"""From a run's labels to a trained model, and its accuracy on rows that it was not trained on.
 
-How a model classifies rows that it was not trained on: zero-shot, by the labels' log-probs.
+The model classifies zero-shot, by the labels' log-probs.
 """
 
 import os
@@ -12,26 +12,32 @@ import numpy as np
 from icm_client.coherence.calibration import pointwise_mutual_information
 from icm_client.coherence.problem import FloatArray, IntArray, Query
 from icm_client.data.job import Job
-from icm_client.data.messages import shown
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError
 from icm_client.runs.trainer import OnTraining, Trained, Trainer
 from icm_client.scoring import Scorer, ScoreStore, open_store, tokenize_pieces
 from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import Objective
-from icm_client.training.reward_model import RewardModel, train_reward_model
-from icm_client.training.run_labels import Pair, RunLabels, examples_of, pairs_of, task_pairs
+from icm_client.training.reward_model import LocalRewardTrainer
+from icm_client.training.run_labels import (
+    RunLabels,
+    examples_of,
+    gold_pairs,
+    pairs_of,
+    refuse_trained_on,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What a model made of the rows whose gold label is known.
+    """A model's accuracy on the rows whose gold label is known.
 
     Attributes:
         rows: their number.
         accuracy: share of rows whose most probable label is the gold one.
-        calibrated: the same after each label's mean probability over the rows is divided out,
-            which takes out a taste for one label, gold unseen; where the labels' shares are even.
+        calibrated: the same after each label's mean probability over the rows is divided out. This
+            removes label bias without gold (as in Batch Calibration, arXiv 2309.17249), and assumes
+            that the labels are about equally frequent.
         log_prob: of the gold label, mean over rows, in nats.
     """
 
@@ -53,12 +59,12 @@ class HeldOut:
 async def measure(
     endpoint: Endpoint, job: Job, *, store: ScoreStore | str | os.PathLike[str] | None = None
 ) -> HeldOut:
-    """Have the model label the job's rows without any demos, and compare with gold.
+    """Have the model label the job's rows zero-shot, and compare with gold.
 
     Args:
         endpoint: the model.
         job: rows, task and gold.
-        store: where scores are kept; None is the user's own.
+        store: where scores are kept; None takes the user's own.
 
     Raises:
         InputError: no row has a gold label.
@@ -92,10 +98,9 @@ class FineTuned:
     Attributes:
         trained: the model.
         objective: what it was trained to do.
-        before: what the base made of the test rows; None without test rows, or where it was not
-            asked.
-        after: what the trained model makes of them.
-        pairs: of a reward model: the test pairs.
+        before: the base model on the test rows; None without test rows, or if trained by a service.
+        after: the trained model on the test rows.
+        pairs: number of a reward model's test pairs.
         pair_accuracy: share of them whose preferred response scores higher.
     """
 
@@ -128,24 +133,24 @@ async def fine_tune(
     store: ScoreStore | str | os.PathLike[str] | None = None,
     progress: OnTraining | None = None,
 ) -> FineTuned:
-    """Train on a run's labels; where there are test rows, compare the model with their gold.
+    """Train on a run's labels; with test rows, measure the model's accuracy on them.
 
     Args:
         found: the run's labels.
-        trainer: who trains.
+        trainer: what trains.
         seed: of the training.
-        objective: the label behind its prompt, or a reward model for pairs.
+        objective: learn the label after its prompt, or a reward model for pairs.
         test: rows with gold that the run did not label.
-        store: where the test rows' scores are kept; None is the user's own.
-        progress: told of every step.
+        store: where the test rows' scores are kept; None takes the user's own.
+        progress: called after every step.
 
     Raises:
-        InputError: a reward model was asked for a task without pairs or of a service; test rows
-            without gold, or some that the model was trained on.
+        InputError: a reward model was requested for a task without pairs or of a service; test
+            rows have no gold, or the model was trained on some.
         TrainingError, SetupError, EndpointError: as `Trainer.train`.
     """
     if test is not None:
-        _refuse_trained_on(found, test)
+        refuse_trained_on(test, [example.prompt for example in examples_of(found)])
     if objective == "reward":
         return await _reward(found, trainer, seed, test, progress)
     trained = await trainer.train(examples_of(found), name=found.name, seed=seed, progress=progress)
@@ -166,29 +171,11 @@ async def _reward(
     if not isinstance(trainer, LocalTrainer):
         raise InputError("a reward model is trained on this machine only: use --backend local")
     pairs = pairs_of(found)
-    held_out: list[Pair] = []
-    if test is not None:
-        gold = test.dataset.gold or (None,) * len(test.dataset.rows)
-        held_out = task_pairs(test.task, test.dataset, gold)
-        if not held_out:
-            raise InputError(f"{test.dataset.name}: no pair has a gold label")
-    trained = await train_reward_model(
-        trainer, pairs, name=found.name, seed=seed, progress=progress
-    )
+    held_out = [] if test is None else gold_pairs(test)
+    by = LocalRewardTrainer(trainer)
+    trained = await by.train(pairs, name=found.name, seed=seed, progress=progress)
     if not held_out:
         return FineTuned(trained, "reward")
-    model = await RewardModel.open(await trainer.base(), trained)
-    accuracy = await model.accuracy(held_out)
+    async with by.open(trained) as model:
+        accuracy = await model.accuracy(held_out)
     return FineTuned(trained, "reward", pairs=len(held_out), pair_accuracy=accuracy)
-
-
-def _refuse_trained_on(found: RunLabels, test: Job) -> None:
-    """An accuracy on rows that were trained on says nothing of others."""
-    trained_on = {example.prompt for example in examples_of(found)}
-    seen = [number for number, prompt in enumerate(test.prompts) if prompt in trained_on]
-    if seen:
-        raise InputError(
-            f"{test.dataset.name}: {len(seen)} of its {len(test.prompts)} prompts are among those "
-            f"that the run {found.name} labelled, such as {shown(test.prompts[seen[0]][:60])}: "
-            "test on rows that the model was not trained on"
-        )

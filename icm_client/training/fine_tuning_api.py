@@ -1,15 +1,20 @@
-"""OpenAI's fine-tuning API: files, jobs, events. One method a route, over the package's transport.
+"""OpenAI's fine-tuning API: files, jobs and events, over the package's transport.
 
-Source: https://platform.openai.com/docs/api-reference/files and .../fine-tuning. Of an answer only
-what is needed here is read, and most of that may be missing: services differ in the rest.
+Source: https://platform.openai.com/docs/api-reference/files and .../fine-tuning. Services differ in
+what they answer, so only what is needed here is read, and most of it may be missing.
+
+The SDK's own `files` and `fine_tuning.jobs` are not used: they accept an answer of any shape, and
+would miss the transport's retries, deadlines, size limit and redaction.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Generic, TypeVar
 
+import httpx2
 from pydantic import BaseModel, Field, ValidationError
 
-from icm_client.endpoints.exchange import Body
+from icm_client.endpoints.exchange import NO_HEADERS, Body
 from icm_client.endpoints.parsing import Wire, parsed
 from icm_client.endpoints.transport import Transport
 
@@ -18,7 +23,6 @@ JOBS: Final = "/v1/fine_tuning/jobs"
 
 _PURPOSE: Final = "fine-tune"
 _PAGE: Final = 100
-_DEAD: Final = ("failed", "cancelled")
 
 
 class StoredFile(Wire):
@@ -26,8 +30,6 @@ class StoredFile(Wire):
 
     id: str
     filename: str | None = None
-    bytes: int | None = None
-    purpose: str | None = None
 
 
 class JobFailure(Wire):
@@ -57,12 +59,12 @@ class TuningJob(Wire):
 
     @property
     def is_dead(self) -> bool:
-        """Whether it ended without one, for good. An unknown status is one that goes on."""
-        return self.status in _DEAD
+        """Whether it ended without a model. A job of unknown status is still running."""
+        return self.status in ("failed", "cancelled")
 
 
 class Metrics(BaseModel):
-    """What an event tells of the training; services send more."""
+    """The figures of the training in an event; services send more."""
 
     step: int
     total_steps: int | None = None
@@ -72,7 +74,6 @@ class Metrics(BaseModel):
 class JobEvent(Wire):
     """Something that happened to a job."""
 
-    id: str
     created_at: float = Field(default=0.0, strict=False)
     level: str | None = None
     message: str = ""
@@ -87,11 +88,11 @@ class JobEvent(Wire):
             return None
 
 
-_Listed = TypeVar("_Listed", StoredFile, TuningJob)
+_Entry = TypeVar("_Entry", StoredFile, TuningJob)
 
 
-class _Page(Wire, Generic[_Listed]):
-    data: list[_Listed]
+class _Page(Wire, Generic[_Entry]):
+    data: list[_Entry]
     has_more: bool | None = None
 
 
@@ -100,82 +101,89 @@ class _Events(Wire):
 
 
 class FineTuningApi:
-    """The routes of one service.
-
-    Every method raises `EndpointError` as `Transport.post` does.
+    """The routes of one service; every method raises `EndpointError` as `Transport.post` does.
 
     Args:
-        transport: the way to it; not closed here.
+        transport: connects to the service; not closed here.
     """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        # A poll is not a first look at a server: it outlasts a restart, as every request does.
+        # As many as for a POST: a service that restarts in mid-training must not end it.
         self._attempts = transport.settings.retry.attempts
 
-    async def files(self) -> Sequence[StoredFile]:
-        """Return all training files; asked once, for it is part of an attempt to upload one."""
-        return await self._listed(f"{FILES}?purpose={_PURPOSE}&", _Page[StoredFile], attempts=1)
+    async def upload(self, name: str, content: bytes) -> StoredFile:
+        """Upload JSON Lines as a training file, unless the service has a file of this name."""
 
-    async def upload(
-        self, name: str, content: bytes, *, first: Callable[[], Awaitable[None]]
-    ) -> StoredFile:
-        """Upload JSON Lines as a training file of this name.
+        async def earlier() -> StoredFile | None:
+            # Asked once, since it is part of an attempt.
+            files = await self._listed(f"{FILES}?purpose={_PURPOSE}&", _Page[StoredFile], 1)
+            return next((file for file in files if file.filename == name), None)
 
-        `first` is awaited ahead of every attempt, and may raise to end them.
-        """
-        boundary = "icm-client-training-file"
-        form = _form(name, content, boundary)
-
-        async def body() -> Body:
-            await first()
-            return form
-
-        # The SDK wants to write a form itself where it knows the media type; its case says nothing
-        # to a server (RFC 9110, 8.3.1).
-        headers = {"Content-Type": f"Multipart/Form-Data; boundary={boundary}"}
-        return await self._transport.post(
-            FILES, body, lambda raw: parsed(StoredFile, raw), headers=headers
+        form = httpx2.Request(
+            "POST",
+            self._transport.url,
+            data={"purpose": _PURPOSE},
+            files={"file": (name, content, "application/jsonl")},
         )
+        # The SDK would write a form of its own if it knew the media type; servers ignore its case
+        # (RFC 9110, 8.3.1).
+        kind = form.headers["Content-Type"].replace("multipart/form-data", "Multipart/Form-Data")
+        return await self._created(
+            FILES, form.read(), StoredFile, earlier, headers={"Content-Type": kind}
+        )
+
+    async def submit(
+        self, job: Body, earlier: Callable[[], Awaitable[TuningJob | None]]
+    ) -> TuningJob:
+        """Submit a job, unless `earlier`, which is awaited before every attempt, finds one."""
+        return await self._created(JOBS, job, TuningJob, earlier)
 
     async def jobs(self, *, attempts: int | None = None) -> Sequence[TuningJob]:
         """Return all jobs; `attempts` as for `Transport.post`."""
-        return await self._listed(f"{JOBS}?", _Page[TuningJob], attempts=attempts or self._attempts)
-
-    async def create(self, submission: Body, *, first: Callable[[], Awaitable[None]]) -> TuningJob:
-        """Submit a job; `first` as for `upload`."""
-
-        async def body() -> Body:
-            await first()
-            return submission
-
-        return await self._transport.post(JOBS, body, lambda raw: parsed(TuningJob, raw))
+        return await self._listed(f"{JOBS}?", _Page[TuningJob], attempts or self._attempts)
 
     async def job(self, job: str) -> TuningJob:
         """Return the job of this id."""
         return await self._transport.get(
-            f"{JOBS}/{job}", lambda body: parsed(TuningJob, body), attempts=self._attempts
+            f"{JOBS}/{job}", partial(parsed, TuningJob), attempts=self._attempts
         )
 
     async def events(self, job: str) -> Sequence[JobEvent]:
-        """Return the latest events of a job, the oldest first; asked once, for they are aside."""
+        """Return the latest events of a job, the oldest first; asked once."""
         found = await self._transport.get(
-            f"{JOBS}/{job}/events?limit={_PAGE}",
-            lambda body: parsed(_Events, body).data,
-            attempts=1,
+            f"{JOBS}/{job}/events?limit={_PAGE}", partial(parsed, _Events), attempts=1
         )
-        return sorted(found, key=lambda event: event.created_at)
+        return sorted(found.data, key=lambda event: event.created_at)
 
-    async def _listed(
-        self, path: str, kind: type[_Page[_Listed]], *, attempts: int
-    ) -> list[_Listed]:
-        found: dict[str, _Listed] = {}
+    async def _created(
+        self,
+        path: str,
+        body: Body,
+        kind: type[_Entry],
+        earlier: Callable[[], Awaitable[_Entry | None]],
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> _Entry:
+        """Post the body, unless an earlier attempt got through though its answer was lost."""
+
+        async def unless_there() -> Body:
+            if (entry := await earlier()) is not None:
+                raise _AlreadyThere(entry)
+            return body
+
+        try:
+            return await self._transport.post(
+                path, unless_there, partial(parsed, kind), headers=headers
+            )
+        except _AlreadyThere as found:
+            return kind.model_validate(found.entry)
+
+    async def _listed(self, path: str, kind: type[_Page[_Entry]], attempts: int) -> list[_Entry]:
+        found: dict[str, _Entry] = {}
         after = ""
         while True:
             page = await self._transport.get(
-                f"{path}limit={_PAGE}{after}",
-                lambda body: parsed(kind, body),
-                attempts=attempts,
+                f"{path}limit={_PAGE}{after}", partial(parsed, kind), attempts=attempts
             )
             fresh = [entry for entry in page.data if entry.id not in found]
             found.update((entry.id, entry) for entry in fresh)
@@ -185,11 +193,9 @@ class FineTuningApi:
             after = f"&after={page.data[-1].id}"
 
 
-def _form(name: str, content: bytes, boundary: str) -> bytes:
-    """RFC 7578; a line of JSON Lines begins with `{`, so that the boundary is in none."""
-    head = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\n{_PURPOSE}\r\n'
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
-        "Content-Type: application/jsonl\r\n\r\n"
-    )
-    return head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+class _AlreadyThere(Exception):
+    """Ends the attempts to create something: it exists."""
+
+    def __init__(self, entry: StoredFile | TuningJob) -> None:
+        super().__init__(entry.id)
+        self.entry = entry

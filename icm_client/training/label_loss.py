@@ -1,13 +1,11 @@
-"""Supervised fine-tuning on labels: the loss is that of the label's tokens, and of nothing else.
+"""What is trained on, in tokens, and the loss: that of the label's tokens alone.
 
-transformers' Trainer with a loss of our own, not trl's SFTTrainer: without Triton that one puts
-every position through the head, over a vocabulary of 262,144 in Gemma's case, to keep one. Here
-batches are padded on the left, so that all labels end at the last position, and the model is asked
-for the logits of those few positions only (`logits_to_keep`).
+transformers' Trainer with a loss of our own, not trl's SFTTrainer: without Triton, that one
+computes logits at every position, over Gemma's vocabulary of 262,144, and uses one. Here batches
+are padded on the left, so that all labels end at the last position, and the model computes the
+logits of those few positions only (`logits_to_keep`).
 
-Imported in the process that trains, since torch and transformers take seconds to load.
-
-The tokens of a response as a reward model reads them, in training and after.
+Imported where torch is loaded already: torch and transformers take seconds to load.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,14 +19,14 @@ from icm_client.errors import TrainingError
 from icm_client.runs.trainer import Example
 
 IGNORED = -100
-"""Stands in `labels` where no loss is taken."""
+"""Marks the positions in `labels` that have no loss."""
 
 
 class EncodedExample(NamedTuple):
     """An example in tokens.
 
     Attributes:
-        prompt: BOS, where the model has one, and the prompt's ids.
+        prompt: BOS, if the model has one, and the prompt's ids.
         label: the label's ids.
     """
 
@@ -37,7 +35,7 @@ class EncodedExample(NamedTuple):
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return what the model wants in front of every prompt: its BOS, or nothing."""
+    """Return what every prompt of the model begins with: its BOS, or nothing."""
     ids = tokenizer("").input_ids
     return (tokenizer.bos_token_id,) if tokenizer.bos_token_id in ids else ()
 
@@ -59,8 +57,8 @@ def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> l
         if not prompt or not label or whole[: len(prompt)] != prompt:
             raise TrainingError(
                 f"example {number} (counting from 0): the label {examples[number].label!r} has no "
-                f"tokens of its own behind the prompt's end {prompts[number][-20:]!r}. Let the "
-                "template end in a mark such as ':', and the label begin with the space."
+                f"tokens of its own after the prompt's end {prompts[number][-20:]!r}. Let the "
+                "template end with a mark such as ':', and the label begin with the space."
             )
         encoded.append(EncodedExample((*begins, *prompt), label))
     return encoded
@@ -71,9 +69,9 @@ def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple
 
 
 def collate(batch: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
-    """Return tensors of shape `[B, T]`, padded on the left; `labels` only where a label stands.
+    """Return tensors of shape `[B, T]`, padded on the left; `labels` is `IGNORED` but at labels.
 
-    The padding id is never seen: it is masked, and positions count without it.
+    The padding is masked, and positions are counted without it.
     """
     longest = max(len(one.prompt) + len(one.label) for one in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
@@ -114,14 +112,14 @@ class LabelTrainer(Trainer):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        # The loss takes `num_items_in_batch`, which here counts examples over all forward passes
-        # of a step: accumulation changes nothing, also where the last pass is a smaller one.
+        # So the loss is given `num_items_in_batch`, here the number of examples over all forward
+        # passes of a step: accumulation changes nothing, even if the last pass is smaller.
         self.model_accepts_loss_kwargs = True
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | int | None]:
-        """Return the forward passes of the next step, and their examples' number."""
+        """Return the forward passes of the next step, and their number of examples."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         return batches, torch.tensor(sum(len(batch["labels"]) for batch in batches), device=device)
 
@@ -140,7 +138,7 @@ class LabelTrainer(Trainer):
 
 
 def reward_ids(prompt: str, response: str, tokenizer: Any) -> list[int]:
-    """Return BOS, prompt and response, and the end-of-text token whose state is scored."""
+    """Return BOS, prompt, response and the end-of-text token, at which a reward model scores."""
     ids = tokenizer(prompt + response, add_special_tokens=False).input_ids
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return [*beginning(tokenizer), *ids, *end]

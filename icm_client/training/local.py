@@ -1,8 +1,8 @@
-"""Training on this machine: torch in a process of its own, one at a time on a CPU, one a GPU.
+"""Training on this machine: torch in a process of its own, one on a CPU or one for each GPU.
 
 A trained model is a folder named by a digest over base, examples, settings and seed. It is written
-beside its place and moved there when it is whole, so that the same call finds it, or goes on from
-the last checkpoint of a process that was killed.
+beside its final place and moved there when it is complete. So the same call finds the model, or
+continues from the last checkpoint of a process that was killed.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -28,16 +28,13 @@ from icm_client.errors import TrainingError
 from icm_client.runs.trainer import Example, OnTraining, Trained
 from icm_client.serving.hardware import detect
 from icm_client.serving.model import BUNDLED
-from icm_client.training.base_model import BaseModel, find_base, require_training
-from icm_client.training.local_child import Orders
+from icm_client.training.base_model import FACTS, BaseModel, find_base, require_training
 from icm_client.training.local_process import train_in_child
-from icm_client.training.local_settings import LocalSettings, Objective
+from icm_client.training.local_settings import LocalSettings, Objective, Orders
+from icm_client.training.run_labels import check_examples
 
 FORMAT: Final = 1
-"""Raised when a change here trains other weights from the same call."""
-
-FACTS: Final = "icm-client.json"
-"""In a trained model's folder: what it was trained from, on and how."""
+"""Increased when a change here trains different weights from the same call."""
 
 _DIGEST_LENGTH: Final = 12
 _NAME_LENGTH: Final = 60
@@ -45,7 +42,7 @@ _NAME_LENGTH: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class _Training:
-    """A training, and where its model will lie."""
+    """A training, and the folder of its model."""
 
     base: BaseModel
     objective: Objective
@@ -79,14 +76,13 @@ class LocalTrainer:
     """Trains with torch on this machine's GPUs, or its CPU; a `Trainer`.
 
     Args:
-        model: what to train from: a folder, a GGUF file, a hub's OWNER/NAME, or `gemma-3-270m`
-            for the one of the `local` extra.
+        model: the base model: a folder, a GGUF file, a hub's OWNER/NAME, or `gemma-3-270m` for the
+            one of the `local` extra.
         folder: where trained models go; None takes the user's cache folder.
         settings: of the training.
-        threads: of the CPU, a training; None takes the physical cores.
-        checkpoint_s: seconds between checkpoints; on a GPU or CPU that may be taken away at any
-            moment, what is lost at most.
-        say: told what takes time before training begins, such as a model that must be fetched.
+        threads: CPU threads of one training; None takes the physical cores.
+        checkpoint_s: seconds between checkpoints: a machine that is taken away loses no more.
+        say: called with what takes time before training begins, such as a download.
     """
 
     def __init__(
@@ -122,12 +118,7 @@ class LocalTrainer:
         return {"base": self._model, **asdict(self.settings)}
 
     async def base(self) -> BaseModel:
-        """Return the model that is trained from; fetched or dequantized the first time.
-
-        Raises:
-            InputError: there is none.
-            SetupError: a package is missing, or it cannot be fetched or dequantized.
-        """
+        """Return the base model; fetched or dequantized the first time. Raises as `find_base`."""
         async with self._finding:
             if self._base is None:
                 self._base = await anyio.to_thread.run_sync(find_base, self._model, self._say)
@@ -145,16 +136,12 @@ class LocalTrainer:
 
         Raises:
             TrainingError: fewer than two different labels, a label that merges with its prompt,
-                too little memory, a folder that cannot be written, or another process that is at
-                this very training.
-            InputError: there is no such model to train from.
+                too little memory, a folder that cannot be written, or another process works on the
+                same training.
+            InputError: there is no such base model.
             SetupError: a package is missing.
         """
-        if len({example.label for example in examples}) < 2:  # noqa: PLR2004
-            raise TrainingError(
-                f"{name}: the {len(examples)} examples bear fewer than two different labels, from "
-                "which there is nothing to learn"
-            )
+        check_examples(examples, name)
         rows = [list(example) for example in examples]
         return await self.fit("sft", rows, name=name, seed=seed, progress=progress)
 
@@ -167,7 +154,7 @@ class LocalTrainer:
         seed: int,
         progress: OnTraining | None = None,
     ) -> Trained:
-        """Train on rows that are in order, with either objective; see `train`."""
+        """Train on rows (prompt, label) or (prompt, chosen, rejected), unchecked; see `train`."""
         require_training()
         training = _Training(
             base=await self.base(),
@@ -181,27 +168,22 @@ class LocalTrainer:
         if (found := _kept(training)) is not None:
             return found
         async with self._room:
-            with _ours(training.folder):
+            with _locked(training.folder):
                 return _kept(training) or await self._trained(training, progress)
 
-    @asynccontextmanager
-    async def open(self, trained: Trained) -> AsyncIterator[Endpoint]:
+    def open(self, trained: Trained) -> AbstractAsyncContextManager[Endpoint]:
         """Open the trained model, in this process."""
-        from icm_client.training.torch_endpoint import TorchEndpoint  # noqa: PLC0415 - torch
+        return self._opened(Path(trained.model))
 
-        base = await self.base()
-        endpoint = await TorchEndpoint.open(base, Path(trained.model))
-        try:
-            yield endpoint
-        finally:
-            await endpoint.aclose()
+    def open_base(self) -> AbstractAsyncContextManager[Endpoint]:
+        """Open the base model, in this process."""
+        return self._opened(None)
 
     @asynccontextmanager
-    async def open_base(self) -> AsyncIterator[Endpoint]:
-        """Open the model as it was before training, in this process."""
+    async def _opened(self, trained: Path | None) -> AsyncIterator[Endpoint]:
         from icm_client.training.torch_endpoint import TorchEndpoint  # noqa: PLC0415 - torch
 
-        endpoint = await TorchEndpoint.open(await self.base())
+        endpoint = await TorchEndpoint.open(await self.base(), trained)
         try:
             yield endpoint
         finally:
@@ -210,7 +192,7 @@ class LocalTrainer:
     async def _trained(self, training: _Training, progress: OnTraining | None) -> Trained:
         folder = training.folder
         work = folder.with_name(f"{folder.name}.partial")
-        with _explained(work):
+        with _writing(work):
             work.mkdir(parents=True, exist_ok=True)
             (work / "examples.json").write_bytes(orjson.dumps(training.rows))
         gpu = self._free.pop()
@@ -238,19 +220,19 @@ class LocalTrainer:
             "loss": report.loss,
             "seconds": round(report.seconds, 1),
         }
-        with _explained(work):
+        with _writing(work):
             (work / "model" / FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
             share_like(work / "model" / FACTS)
             (work / "model").replace(folder)
             shutil.rmtree(work)
         found = _kept(training)
         if found is None:
-            raise TrainingError(f"{folder}: the trained model has gone")
+            raise TrainingError(f"{folder}: the trained model has been deleted")
         return found
 
 
 def _kept(training: _Training) -> Trained | None:
-    """Return the model if an earlier call has trained it."""
+    """The model, if an earlier call has trained it."""
     path = training.folder / FACTS
     try:
         facts = json.loads(path.read_bytes())
@@ -266,15 +248,14 @@ def _kept(training: _Training) -> Trained | None:
         return None
     except (OSError, ValueError, KeyError) as error:
         raise TrainingError(
-            f"{path}: not what a training left there ({error}); move the folder away, and the same "
-            "command trains again"
+            f"{path} is damaged ({error}). Move the folder away, and the same command trains again"
         ) from error
 
 
 @contextmanager
-def _ours(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=1.0, thread_local=False)
-    with _explained(folder):
+    with _writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
@@ -290,7 +271,7 @@ def _ours(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -300,7 +281,7 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def _gpus() -> tuple[str, ...]:
-    """Return what CUDA_VISIBLE_DEVICES must be for a child to see one GPU, for each of them."""
+    """For each GPU, the CUDA_VISIBLE_DEVICES with which a child sees that one alone."""
     found = len(detect().gpus)
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = map(str, range(found)) if chosen is None else chosen.split(",")

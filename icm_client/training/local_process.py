@@ -1,7 +1,15 @@
-"""Starts the process that trains, listens to it, and says why it ended."""
+"""The process that trains: started and listened to here, and its first lines (`main`).
+
+A process of its own, because training sets torch's threads, seeds and warnings for the whole
+process, and because its memory is freed when it ends. It reads one JSON line (`Orders`) from stdin,
+writes one (`Report`) to stdout for each optimizer step, and logs to stderr. When its parent ends,
+even by kill -9, its stdin closes and it ends too. The same orders then continue from the last
+complete checkpoint.
+"""
 
 import os
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from subprocess import PIPE
@@ -15,10 +23,10 @@ from icm_client.child_process import stop_child
 from icm_client.cores import YIELDING
 from icm_client.errors import TrainingError
 from icm_client.runs.trainer import OnTraining, TrainingProgress
-from icm_client.training.local_child import Orders, Report
+from icm_client.training.local_settings import Orders, Report
 
-_LAST_WORDS: Final = 2000
-"""Bytes of the log that an error message ends with."""
+_LOG_TAIL_BYTES: Final = 2000
+"""An error message quotes the last bytes of the log."""
 
 _LONGEST_LINE: Final = 65_536
 _KILLED: Final = -9
@@ -33,16 +41,16 @@ _CLOSED: Final = (
 async def train_in_child(
     orders: Orders, *, name: str, gpu: str | None, progress: OnTraining | None
 ) -> Report:
-    """Train as ordered; return the last report. Cancelled, it ends the child first.
+    """Train as ordered; return the last report. When cancelled, it ends the child first.
 
     Args:
         orders: what to train.
-        name: of the training, for progress.
-        gpu: the one that the child sees; None where there is none.
-        progress: told of every step.
+        name: of the training, for progress and errors.
+        gpu: the one that the child sees; None hides all GPUs.
+        progress: called after every step.
 
     Raises:
-        TrainingError: it cannot be done, or the child died; its log stays beside the checkpoints.
+        TrainingError: the training failed, or its process died; the log stays in the work folder.
     """
     log = orders.work / "log.txt"
     try:
@@ -50,9 +58,9 @@ async def train_in_child(
     except OSError as error:
         raise TrainingError(f"{log} cannot be written ({error.strerror})") from error
     with file:
-        # A session of its own: Ctrl-C in the terminal goes to the parent only, which ends it.
+        # In a session of its own: Ctrl-C in the terminal goes to the parent only, which ends it.
         process = await anyio.open_process(
-            [sys.executable, "-P", "-m", "icm_client.training.local_child"],
+            [sys.executable, "-P", "-m", __name__],
             stdin=PIPE,
             stdout=PIPE,
             stderr=file,
@@ -60,19 +68,18 @@ async def train_in_child(
             start_new_session=True,
         )
     try:
-        last = await _listened(process, orders, name, progress)
+        last = await _last_report(process, orders, name, progress)
         if not last.done:
-            raise TrainingError(_ended(name, await process.wait(), log))
+            raise TrainingError(_why_it_ended(name, await process.wait(), log))
         return last
     finally:
         with anyio.CancelScope(shield=True):
             await stop_child(process)
 
 
-async def _listened(
+async def _last_report(
     process: Process, orders: Orders, name: str, progress: OnTraining | None
 ) -> Report:
-    """Hand the orders over, pass on every step, and return the last report."""
     if process.stdin is None or process.stdout is None:
         raise AssertionError
     last = Report()
@@ -93,21 +100,47 @@ async def _listened(
 def _environment(gpu: str | None) -> dict[str, str]:
     settings = {
         "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",  # the model is on the disk; nothing else is wanted of a hub
+        "HF_HUB_OFFLINE": "1",  # the model is on the disk already
         **YIELDING,
     }
     return {**settings, **os.environ, "CUDA_VISIBLE_DEVICES": "" if gpu is None else gpu}
 
 
-def _ended(name: str, status: int, log: Path) -> str:
+def _why_it_ended(name: str, status: int, log: Path) -> str:
     if status == _KILLED:
         return (
             f"{name}: the training's process was killed, most often because memory ran out: take a "
-            "smaller batch and accumulate as many more, or LoRA. The same command goes on from "
+            "smaller batch and accumulate as many more, or LoRA. The same command continues from "
             "the last checkpoint."
         )
     try:
-        words = log.read_bytes()[-_LAST_WORDS:].decode("utf-8", "replace").strip()
+        words = log.read_bytes()[-_LOG_TAIL_BYTES:].decode("utf-8", "replace").strip()
     except OSError:
         words = ""
     return f"{name}: the training ended with status {status}; its log, {log}, ends with:\n{words}"
+
+
+def main() -> None:
+    """In the child: train until done, or until stdin closes."""
+    with open(0, "rb", buffering=0, closefd=False) as pipe:
+        orders = Orders.model_validate_json(pipe.readline())
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    reports = os.dup(1)
+    os.dup2(2, 1)  # a library that prints must not write between our lines
+
+    def report(one: Report) -> None:
+        os.write(reports, one.model_dump_json().encode() + b"\n")
+
+    from icm_client.training.local_run import run  # noqa: PLC0415 - torch; the parent goes without
+
+    report(run(orders, report))
+
+
+def _exit_with_parent() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(1)  # whatever torch is doing: an incomplete checkpoint is never used
+
+
+if __name__ == "__main__":
+    main()

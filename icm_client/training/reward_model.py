@@ -1,54 +1,67 @@
 """A reward model: one score for a response, such that the preferred one of two scores higher.
 
-`await train_reward_model(trainer, pairs, ...)` trains it from labels on pairs; `RewardModel.open`
-scores with it, so that labels on a few pairs label many.
+`LocalRewardTrainer` trains it on pairs and opens it: so labels on a few pairs label many.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 import anyio
 
 from icm_client.errors import TrainingError
 from icm_client.runs.trainer import OnTraining, Trained
 from icm_client.training.base_model import BaseModel
+from icm_client.training.local import LocalTrainer
 from icm_client.training.run_labels import Pair
-
-if TYPE_CHECKING:
-    from icm_client.training.local import LocalTrainer
 
 _BATCH: Final = 16
 
 
-async def train_reward_model(
-    trainer: "LocalTrainer",
-    pairs: Sequence[Pair],
-    *,
-    name: str,
-    seed: int,
-    progress: OnTraining | None = None,
-) -> Trained:
-    """Train with trl's RewardTrainer on `-log sigmoid(r(chosen) - r(rejected))`.
+class LocalRewardTrainer:
+    """Trains reward models with torch on this machine; a `RewardTrainer`.
 
-    `Trained.loss` is in nats a pair; `log 2` is chance. The same call again finds what is there.
-
-    Raises:
-        TrainingError, InputError, SetupError: as `LocalTrainer.train`.
+    Args:
+        trainer: base model, settings, and the folder for trained models.
     """
-    same = [number for number, pair in enumerate(pairs) if pair.chosen == pair.rejected]
-    if not pairs or same:
-        raise TrainingError(
-            f"{name}: pair {same[0]} (counting from 0) holds the same response twice"
-            if same
-            else f"{name}: there are no pairs to learn from"
-        )
-    rows = [list(pair) for pair in pairs]
-    return await trainer.fit("reward", rows, name=name, seed=seed, progress=progress)
+
+    def __init__(self, trainer: LocalTrainer) -> None:
+        self._trainer = trainer
+
+    async def train(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        name: str,
+        seed: int,
+        progress: OnTraining | None = None,
+    ) -> Trained:
+        """Train with trl's RewardTrainer on `-log sigmoid(r(chosen) - r(rejected))`.
+
+        `Trained.loss` is in nats a pair; `log 2` is chance. The same call again finds the model.
+
+        Raises:
+            TrainingError: a pair holds the same response twice, or as `LocalTrainer.train`.
+            InputError, SetupError: as `LocalTrainer.train`.
+        """
+        if not pairs:
+            raise TrainingError(f"{name}: there are no pairs to learn from")
+        for number, pair in enumerate(pairs):
+            if pair.chosen == pair.rejected:
+                raise TrainingError(
+                    f"{name}: pair {number} (counting from 0) holds the same response twice"
+                )
+        return await self._trainer.fit("reward", pairs, name=name, seed=seed, progress=progress)
+
+    @asynccontextmanager
+    async def open(self, trained: Trained) -> AsyncIterator["RewardModel"]:
+        """Load it into this process."""
+        yield await RewardModel.open(await self._trainer.base(), trained)
 
 
 class RewardModel:
-    """A trained reward model in this process; made with `RewardModel.open`."""
+    """A trained reward model in this process; opened by `LocalRewardTrainer.open`."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model = model
@@ -68,13 +81,13 @@ class RewardModel:
 
         model = load(AutoModelForSequenceClassification, base, trained, num_labels=1)
         tokenizer = tokenizer_of(base)
-        # Where a padded text ends is found by the padding's id.
+        # The model finds a padded text's end by the id of the padding.
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         return cls(model, tokenizer)
 
     async def scores(self, responses: Sequence[tuple[str, str]]) -> list[float]:
-        """Return the score of each (prompt, response); only differences mean something."""
+        """Return the score of each (prompt, response); only differences have a meaning."""
         found: list[float] = []
         for start in range(0, len(responses), _BATCH):
             batch = responses[start : start + _BATCH]

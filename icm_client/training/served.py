@@ -1,17 +1,8 @@
-"""Training by a service with OpenAI's fine-tuning API; a crash anywhere costs no second job.
+"""A `Trainer` over a service with OpenAI's fine-tuning API; a crash never leads to a second job."""
 
-Which training it is, a digest over examples, base, name, seed and settings says. It is the uploaded
-file's name and in the job's metadata and suffix. A process that does not know whether its request
-got through looks for the digest among what the service holds, and goes on from there.
-"""
-
-import re
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
-from hashlib import blake2b
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
 
 import anyio
 from pydantic import SecretStr
@@ -21,31 +12,36 @@ from icm_client.endpoints import Endpoint, Kind, Transport, TransportSettings, c
 from icm_client.endpoints.connect import ServedModel
 from icm_client.endpoints.openai_top_k import CHAT
 from icm_client.endpoints.parsing import without_credentials
-from icm_client.errors import AuthenticationRefused, ModelNotFound, RequestRefused, TrainingError
+from icm_client.errors import ModelNotFound, TrainingError
 from icm_client.runs.trainer import Example, OnTraining, Trained
 from icm_client.training.fine_tuning_api import FineTuningApi
-from icm_client.training.served_job import ServedJob, StateFile, TrainingState
-from icm_client.training.submission import WAIT_GROWTH, ServedSettings, Submission
-
-_STEM: Final = re.compile(r"[^A-Za-z0-9_-]+")
+from icm_client.training.served_job import (
+    WAIT_GROWTH,
+    ServedJob,
+    ServedSettings,
+    StateFile,
+    Submission,
+)
 
 
 class ServedTrainer:
-    """A `Trainer` over a service with OpenAI's fine-tuning API.
+    """Has a service train, and opens its models by the names that the service gives them.
 
-    A job goes on when the process that awaits it ends; the same call finds it again. One that
-    failed, was cancelled or vanished is a `TrainingError`; the same call then submits a new one.
+    A job goes on when the process that waits for it ends; the same call finds it again. If the job
+    failed, was cancelled or vanished, `train` raises `TrainingError`, and the same call then
+    submits a new one.
 
     Args:
         url: the service's root, or its OpenAI root (`.../v1`).
-        base: the model that is trained from, as the service calls it.
-        folder: where the state of trainings is kept; made where it is not there.
+        base: the service's name of the model that is trained from.
+        folder: where the state of trainings is kept; made if missing.
         api_key: the service's key.
         settings: of training and waiting.
         transport: deadlines and retries of every request.
-        kind: how the trained model is read; None asks the server, or takes the chat of a model that
+        kind: how the trained model is read; None asks the server, or takes chat for a model that
             was trained on chat.
-        allow_floor: as for `connect`; trained models leave improbable labels out of a top 5 soon.
+        allow_floor: as for `connect`; a trained model soon leaves improbable labels out of its
+            five most probable tokens.
 
     Attributes:
         base: as given.
@@ -101,18 +97,27 @@ class ServedTrainer:
             InputError: the URL is no http or https one.
             TrainingError: fewer than two different labels; the job failed, was cancelled, vanished
                 or takes longer than `ServedSettings.deadline_s`; the service refuses it, or has no
-                such API; another process is at this very training.
+                such API; another process works on the same training.
             AuthenticationRefused: the key is missing or wrong.
             EndpointError: the service does not answer, retries included.
         """
         submission = Submission.of(examples, self.base, name, seed, self.settings)
         async with Transport(self._url, api_key=self._key, settings=self._transport) as transport:
-            with self._noted(submission, transport.url) as noted:
+            with StateFile.locked(self._folder, submission, transport.url) as noted:
                 if noted.state.stage != "succeeded":
                     api = FineTuningApi(transport)
-                    job = ServedJob(api, submission, noted, self.settings, progress)
-                    await _finished(job, transport.url, self.base)
-                return _trained(noted.state, len(examples))
+                    await ServedJob(api, submission, noted, self.settings, progress).finish()
+        state = noted.state
+        if state.model is None:
+            raise TrainingError(f"{noted.path}: the training succeeded, but no model is named")
+        return Trained(
+            name=state.name,
+            model=state.model,
+            base=state.base,
+            examples=len(examples),
+            loss=state.loss,
+            seconds=state.seconds or 0.0,
+        )
 
     @asynccontextmanager
     async def open(self, trained: Trained) -> AsyncIterator[Endpoint]:
@@ -147,40 +152,3 @@ class ServedTrainer:
                     raise
             await anyio.sleep(wait)
             wait = min(wait * WAIT_GROWTH, self.settings.longest_poll_s)
-
-    def _noted(self, submission: Submission, url: str) -> AbstractContextManager[StateFile]:
-        stem = _STEM.sub("_", submission.name).strip("_-")[:40] or "training"
-        place = blake2b(f"{url} {submission.digest}".encode(), digest_size=8).hexdigest()
-        new = TrainingState(
-            name=submission.name,
-            url=url,
-            base=self.base,
-            digest=submission.digest,
-            began=time.time(),
-        )
-        return StateFile.locked(self._folder / f"{stem}-{place}.json", new)
-
-
-async def _finished(job: ServedJob, url: str, base: str) -> None:
-    try:
-        await job.finish()
-    except AuthenticationRefused:
-        raise
-    except RequestRefused as error:
-        raise TrainingError(
-            f"{url} does not take the training: {error}. It needs OpenAI's fine-tuning API "
-            f"(/v1/files, /v1/fine_tuning/jobs), and {base} a model that may be fine-tuned there"
-        ) from None
-
-
-def _trained(state: TrainingState, examples: int) -> Trained:
-    if state.model is None:
-        raise TrainingError(f"the training {state.name} has no model")
-    return Trained(
-        name=state.name,
-        model=state.model,
-        base=state.base,
-        examples=examples,
-        loss=state.loss,
-        seconds=state.seconds or 0.0,
-    )

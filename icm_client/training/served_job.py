@@ -1,31 +1,176 @@
-"""One training by a service: from examples to a job, and from a job to a model.
+"""One training by a service: what is submitted, how far it is, and the way to a model.
 
-Each step looks first at what the service holds already, and notes what it is about to do, so that
-a process which dies between any two of them is followed by one that goes on.
-
-What is known of a served training between two processes: one small JSON file each.
+A digest over examples, base model, name, seed and settings identifies the training. It is the
+uploaded file's name, and stands in the job's metadata and suffix. Each step first looks for the
+digest at the service, and records what it is about to do, so that a process that dies between any
+two steps is followed by one that continues.
 """
 
+import json
+import random
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final, Literal, Self
 
 import anyio
+import orjson
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from icm_client.endpoints.exchange import Body
 from icm_client.errors import (
     AuthenticationRefused,
     EndpointError,
+    InputError,
     RequestRefused,
     TrainingError,
 )
 from icm_client.record.folder import replace_file
-from icm_client.runs.trainer import OnTraining, TrainingProgress
+from icm_client.runs.trainer import Example, OnTraining, TrainingProgress
 from icm_client.training.fine_tuning_api import FineTuningApi, JobEvent, TuningJob
-from icm_client.training.submission import WAIT_GROWTH, ServedSettings, Submission
+from icm_client.training.run_labels import chat_messages, check_examples
+
+METADATA_KEY: Final = "icm_client"
+"""The key of the digest in a job's metadata."""
+
+WAIT_GROWTH: Final = 1.5
+"""Each wait for a job is this many times the one before."""
+
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedSettings:
+    """What a user may set about a training by a service.
+
+    Attributes:
+        epochs: passes over the examples; None leaves it to the service.
+        learning_rate_multiplier: as the service understands it; None leaves it to the service.
+        batch_size: examples a step; None leaves it to the service.
+        format: how examples are written: `completion`, a prompt and what follows it, as the scorer
+            reads a model; or `chat`, a message and its answer, the only format that chat models
+            accept.
+        parallel: trainings that may run at the same time.
+        first_poll_s: seconds until a job is looked at again; each wait is half as long again.
+        longest_poll_s: the longest wait, in seconds.
+        deadline_s: how long one call waits for a job, in seconds; the job itself continues.
+        missing_polls: after this many looks in a row that do not find the job, it is given up.
+        served_within_s: how long `open` waits for a trained model to be served, in seconds.
+
+    Raises:
+        InputError: a number is not over 0.
+    """
+
+    epochs: int | None = 3
+    learning_rate_multiplier: float | None = None
+    batch_size: int | None = None
+    format: Literal["completion", "chat"] = "completion"
+    parallel: int = 4
+    first_poll_s: float = 2.0
+    longest_poll_s: float = 60.0
+    deadline_s: float = 24 * 3600.0
+    missing_polls: int = 5
+    served_within_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers with which nothing could be trained or awaited."""
+        for name, value in asdict(self).items():
+            if isinstance(value, int | float) and not value > 0:
+                raise InputError(f"{name} must be over 0, not {value}")
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """What is sent to the service, under its names."""
+        given = {
+            "n_epochs": self.epochs,
+            "learning_rate_multiplier": self.learning_rate_multiplier,
+            "batch_size": self.batch_size,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A training as it is submitted to a service.
+
+    Attributes:
+        name: as the caller gave it.
+        base: the model that is trained from.
+        content: the training file.
+        digest: hex; identifies the training.
+        seed: of the service's own randomness.
+        hyperparameters: under the service's names.
+    """
+
+    name: str
+    base: str
+    content: bytes
+    digest: str
+    seed: int
+    hyperparameters: dict[str, float]
+
+    @classmethod
+    def of(
+        cls, examples: Sequence[Example], base: str, name: str, seed: int, settings: ServedSettings
+    ) -> Self:
+        """Write the examples as a training file, in an order drawn from `seed`.
+
+        Raises:
+            TrainingError: they have fewer than two different labels.
+        """
+        check_examples(examples, name)
+        ordered = list(examples)
+        random.Random(seed).shuffle(ordered)  # noqa: S311 - an order, not a secret
+        lines = (
+            chat_messages(one)
+            if settings.format == "chat"
+            else {"prompt": one.prompt, "completion": one.label}
+            for one in ordered
+        )
+        content = b"".join(orjson.dumps(line) + b"\n" for line in lines)
+        given = settings.hyperparameters
+        facts = {"base": base, "name": name, "seed": seed, "hyperparameters": given}
+        packed = json.dumps(facts, sort_keys=True).encode()
+        digest = blake2b(packed + b"\n" + content, digest_size=16, person=b"icm training")
+        return cls(name, base, content, digest.hexdigest(), seed, given)
+
+    @property
+    def file_name(self) -> str:
+        """The uploaded file's name."""
+        return f"icm-{self.digest}.jsonl"
+
+    @property
+    def suffix(self) -> str:
+        """Part of the model's name; the shortest limit that services have is 18 characters."""
+        return f"icm-{self.digest[:12]}"
+
+    def body(self, file: str) -> Body:
+        """Return the request that submits the job, for the uploaded file of this id."""
+        return {
+            "model": self.base,
+            "training_file": file,
+            "seed": self.seed % 2**31,
+            "suffix": self.suffix,
+            "metadata": {METADATA_KEY: self.digest},
+            "method": {
+                "type": "supervised",
+                "supervised": {"hyperparameters": self.hyperparameters},
+            },
+        }
+
+    def owns(self, job: TuningJob, file: str | None) -> bool:
+        """Whether the job is this training; services differ in what of it they repeat."""
+        return (
+            (job.metadata or {}).get(METADATA_KEY) == self.digest
+            or self.suffix in (job.suffix, job.user_provided_suffix)
+            or (file is not None and job.training_file == file)
+        )
+
 
 Stage = Literal["uploading", "uploaded", "submitting", "submitted", "succeeded", "failed"]
 """How far a training is. `uploading` and `submitting` are written before the request is sent."""
@@ -39,14 +184,14 @@ class TrainingState(BaseModel):
         name: of the training.
         url: of the service.
         base: the model that is trained from.
-        digest: hex, over examples, base, name, seed and settings: which training it is.
+        digest: as of `Submission`.
         began: when it was first begun, seconds since 1970.
         stage: how far it is.
         file: id of the uploaded file.
         job: id of the job.
-        model: what the service calls the model.
-        loss: the last training loss told, nats.
-        seconds: what the training took.
+        model: the trained model's name at the service.
+        loss: the last training loss that the service reported, nats.
+        seconds: duration of the training.
         reason: why it failed.
     """
 
@@ -68,7 +213,7 @@ class TrainingState(BaseModel):
 
 
 class StateFile:
-    """The state of one training, on the disk before and after every request; made with `locked`."""
+    """One training's state, written before and after every request; made with `locked`."""
 
     def __init__(self, path: Path, state: TrainingState) -> None:
         self.path = path
@@ -76,30 +221,40 @@ class StateFile:
 
     @classmethod
     @contextmanager
-    def locked(cls, path: Path, new: TrainingState) -> Iterator[Self]:
-        """Give the state in `path`, or `new` where there is none, while nobody else has it.
+    def locked(cls, folder: Path, submission: Submission, url: str) -> Iterator[Self]:
+        """Yield the state of the training at the service of this URL, a new one if there is none.
 
         Raises:
-            TrainingError: another process or task has it, or it cannot be read or written.
+            TrainingError: another process or task holds it, or it cannot be read or written.
         """
+        stem = _UNSAFE.sub("_", submission.name).strip("_-")[:40] or "training"
+        place = blake2b(f"{url} {submission.digest}".encode(), digest_size=8).hexdigest()
+        path = folder / f"{stem}-{place}.json"
         lock = FileLock(f"{path}.lock", timeout=0, thread_local=False)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
             raise TrainingError(
-                f"the training {new.name} is under way in another process (state: {path}): wait "
-                "for it, or end it and make the same call again"
+                f"the training {submission.name} is under way in another process: wait for it, or "
+                f"end it and make the same call again (state: {path})"
             ) from None
         except OSError as error:
-            raise TrainingError(f"{path.parent}: cannot be written: {error.strerror}") from error
+            raise TrainingError(f"{folder}: cannot be written: {error.strerror}") from error
+        new = TrainingState(
+            name=submission.name,
+            url=url,
+            base=submission.base,
+            digest=submission.digest,
+            began=time.time(),
+        )
         try:
             yield cls(path, _read(path) or new)
         finally:
             lock.release()
 
     def note(self, stage: Stage, **facts: str | float | None) -> None:
-        """Write down how far the training is.
+        """Record how far the training is.
 
         Raises:
             TrainingError: the file cannot be written.
@@ -122,23 +277,12 @@ def _read(path: Path) -> TrainingState | None:
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError:
-        # Outside the handler: pydantic's error holds the whole file.
-        reason = "no state of a training, or a newer version's"
+        # Raised below, outside the handler: pydantic's error holds the whole file.
+        reason = "not the state of a training, or a newer version's"
     raise TrainingError(
         f"{path}: {reason}. Delete the file: the service's list of jobs is searched for this "
         "training before another one is submitted"
     )
-
-
-_SAME_CALL: Final = "the same call submits it anew"
-
-
-class _AlreadyThere(Exception):
-    """Ends the attempts to upload or submit: an earlier one got through."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.id = name
 
 
 class ServedJob:
@@ -148,8 +292,8 @@ class ServedJob:
         api: the service.
         submission: what is trained.
         noted: how far it is; kept up to date.
-        settings: how long is waited.
-        progress: told at every look at the job.
+        settings: how long to wait.
+        progress: called after every look at the job.
     """
 
     def __init__(
@@ -165,64 +309,55 @@ class ServedJob:
         self._noted = noted
         self._settings = settings
         self._progress = progress
-        self._where = f"{noted.state.url}: the training {submission.name} of {submission.base}"
 
     async def finish(self) -> None:
-        """Return once there is a model, as the state then says.
+        """Return once there is a model; the state then names it.
 
         Raises:
-            TrainingError: it failed, was cancelled, vanished, or takes too long.
-            EndpointError: the service does not answer, or refuses.
+            TrainingError: it failed, was cancelled, vanished or takes too long; or the service
+                refuses it or has no such API.
+            EndpointError: the service does not answer, or refuses the key.
         """
         state = self._noted.state
-        if state.stage == "submitted" and state.job is not None:
-            job_id = state.job
-        else:
-            job_id = await self._submitted(await self._uploaded())
-            self._noted.note("submitted", job=job_id)
-        await self._await(job_id)
+        try:
+            if state.stage == "submitted" and state.job is not None:
+                await self._wait_for(state.job)
+            else:
+                await self._wait_for(await self._submitted(await self._uploaded()))
+        except AuthenticationRefused:
+            raise
+        except RequestRefused as error:
+            raise TrainingError(
+                f"{state.url} does not accept the training: {error}. It needs OpenAI's fine-tuning "
+                f"API (/v1/files, /v1/fine_tuning/jobs), and {state.base} must be a model that may "
+                "be fine-tuned there"
+            ) from None
 
     async def _uploaded(self) -> str:
-        """The training file's id, whoever uploaded it."""
-        submission = self._submission
-        if self._noted.state.stage == "failed":  # an earlier job, which is done with
+        """The training file's id, by whichever process it was uploaded."""
+        if self._noted.state.stage == "failed":  # an earlier job, which is over
             self._noted.note("uploading", job=None, reason=None, began=time.time())
         else:
             self._noted.note("uploading")
-        try:
-            file = (
-                await self._api.upload(
-                    submission.file_name, submission.content, first=self._look_for_file
-                )
-            ).id
-        except _AlreadyThere as found:
-            file = found.id
-        self._noted.note("uploaded", file=file)
-        return file
-
-    async def _look_for_file(self) -> None:
-        for one in await self._api.files():
-            if one.filename == self._submission.file_name:
-                raise _AlreadyThere(one.id)
+        file = await self._api.upload(self._submission.file_name, self._submission.content)
+        self._noted.note("uploaded", file=file.id)
+        return file.id
 
     async def _submitted(self, file: str) -> str:
-        """The job's id, whoever submitted it."""
-
-        async def look_for_job() -> None:
-            # Once: what fails here is an attempt to submit that failed.
-            if (job := await self._found(file, attempts=1)) is not None:
-                raise _AlreadyThere(job.id)
-
+        """The job's id, by whichever process it was submitted."""
         self._noted.note("submitting")
-        try:
-            return (await self._api.create(self._submission.body(file), first=look_for_job)).id
-        except _AlreadyThere as found:
-            return found.id
+        job = await self._api.submit(
+            self._submission.body(file),
+            # Once: a look that fails is an attempt to submit that failed.
+            lambda: self._found(file, attempts=1),
+        )
+        self._noted.note("submitted", job=job.id)
+        return job.id
 
     async def _found(
         self, file: str | None, *, but: str | None = None, attempts: int | None = None
     ) -> TuningJob | None:
-        """The job of this submission that is alive or has a model; the oldest, were there two."""
+        """This submission's job that runs or has a model; of two, the older one."""
         jobs = [
             job
             for job in await self._api.jobs(attempts=attempts)
@@ -230,7 +365,7 @@ class ServedJob:
         ]
         return min(jobs, key=lambda job: (job.created_at or 0.0, job.id), default=None)
 
-    async def _await(self, job_id: str) -> None:
+    async def _wait_for(self, job_id: str) -> None:
         settings = self._settings
         ends = anyio.current_time() + settings.deadline_s
         wait, missing = settings.first_poll_s, 0
@@ -241,39 +376,40 @@ class ServedJob:
                 raise
             except RequestRefused as error:
                 missing += 1
-                job_id = await self._missed(job_id, missing, error)
+                job_id = await self._missing(job_id, missing, error)
             else:
                 missing = 0
                 if job.succeeded or job.is_dead:
                     await self._end(job)
                     return
-                await self._tell(job)
+                if self._progress is not None:
+                    self._progress(self._progress_of(await self._events(job)))
             if anyio.current_time() + wait > ends:
                 raise TrainingError(
-                    f"{self._where} is not done after {settings.deadline_s:,.0f} s; the job "
-                    f"{job_id} goes on. The same call awaits it further; cancel it at the service "
-                    "if it is not wanted any more"
+                    f"{self._title} is not done after {settings.deadline_s:,.0f} s, and the job "
+                    f"{job_id} goes on. Make the same call again to wait for it, or cancel it at "
+                    "the service"
                 )
             await anyio.sleep(wait)
             wait = min(wait * WAIT_GROWTH, settings.longest_poll_s)
 
-    async def _missed(self, job_id: str, times: int, error: RequestRefused) -> str:
-        """The id to look for next, when the service has no job of this one."""
+    async def _missing(self, job_id: str, times: int, error: RequestRefused) -> str:
+        """The id to look for next when the service does not find this one."""
         other = await self._found(self._noted.state.file, but=job_id)
         if other is not None:
             self._noted.note("submitted", job=other.id)
             return other.id
-        if times < self._settings.missing_polls:  # a job that is new may not be everywhere yet
+        if times < self._settings.missing_polls:  # a new job may not be known everywhere yet
             return job_id
         raise self._failed(f"the job {job_id} has vanished: {error}")
 
     async def _end(self, job: TuningJob) -> None:
         events = await self._events(job)
         if job.is_dead:
-            told = (job.error and job.error.message) or _last_words(events)
-            raise self._failed(
-                f"the job {job.id} {_ENDED[job.status]}{f': {told}' if told else ''}"
-            )
+            errors = [one.message for one in events if one.level == "error" and one.message]
+            why = (job.error and job.error.message) or (errors[-1] if errors else "")
+            how = "was cancelled" if job.status == "cancelled" else job.status
+            raise self._failed(f"the job {job.id} {how}{f': {why}' if why else ''}")
         if not job.fine_tuned_model:
             raise self._failed(f"the job {job.id} succeeded, but the service names no model")
         took = (
@@ -285,29 +421,30 @@ class ServedJob:
             "succeeded",
             job=job.id,
             model=job.fine_tuned_model,
-            loss=self._moment(events).loss,
+            loss=self._progress_of(events).loss,
             seconds=max(took, 0.0),
         )
 
     def _failed(self, reason: str) -> TrainingError:
-        """The error, noted as the training's end: what comes after it begins anew."""
+        """The error; the state records that the next call begins anew."""
         self._noted.note("failed", reason=reason)
-        return TrainingError(f"{self._where}: {reason}; {_SAME_CALL}")
+        return TrainingError(f"{self._title}: {reason}; the same call submits it anew")
 
-    async def _tell(self, job: TuningJob) -> None:
-        if self._progress is not None:
-            self._progress(self._moment(await self._events(job)))
+    @property
+    def _title(self) -> str:
+        state = self._noted.state
+        return f"{state.url}: the training {state.name} of {state.base}"
 
     async def _events(self, job: TuningJob) -> Sequence[JobEvent]:
-        """None where the service has no events to tell, or not now: they decide nothing."""
+        """None where the service gives no events now: nothing depends on them."""
         try:
             return await self._api.events(job.id)
         except EndpointError:
             return ()
 
-    def _moment(self, events: Sequence[JobEvent]) -> TrainingProgress:
-        told = [metrics for event in events if (metrics := event.metrics) is not None]
-        latest = max(told, key=lambda metrics: metrics.step, default=None)
+    def _progress_of(self, events: Sequence[JobEvent]) -> TrainingProgress:
+        found = [metrics for event in events if (metrics := event.metrics) is not None]
+        latest = max(found, key=lambda metrics: metrics.step, default=None)
         return TrainingProgress(
             name=self._submission.name,
             step=latest.step if latest else 0,
@@ -315,12 +452,3 @@ class ServedJob:
             loss=latest.train_loss if latest else None,
             seconds=max(time.time() - self._noted.state.began, 0.0),
         )
-
-
-_ENDED: Final = {"failed": "failed", "cancelled": "was cancelled"}
-
-
-def _last_words(events: Sequence[JobEvent]) -> str:
-    """The latest message that says what went wrong, or nothing."""
-    said = [event.message for event in events if event.level == "error" and event.message]
-    return said[-1] if said else ""

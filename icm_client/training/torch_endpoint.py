@@ -1,8 +1,7 @@
-"""A model in this process, asked as any server is: exact log-probs from transformers and torch.
+"""A model in this process as an endpoint: exact log-probs from transformers and torch.
 
-For what was just trained here. A server (vLLM, llama.cpp) is faster where there is one.
-
-Loads what was trained here, in this process: a whole model, or an adapter on its base.
+It reads what was just trained here: a whole model, or an adapter on its base. A server (vLLM,
+llama.cpp) is faster where there is one.
 """
 
 import copy
@@ -11,7 +10,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -33,19 +32,28 @@ from icm_client.errors import EndpointFault
 from icm_client.training.base_model import BaseModel, digest_of
 from icm_client.training.label_loss import beginning
 
-_logging: Any = logging  # without types
+T = TypeVar("T")
 
+KIND: Final = "torch"
+
+FEWEST_SHARED: Final = 32
+"""A prefix that reads share is kept, with its keys and values, from this many tokens on."""
+
+_KEPT_PREFIXES: Final = 4
+_LARGEST_BATCH: Final = 16
 _ADAPTER: Final = "adapter_config.json"
+
+_logging: Any = logging  # without types
 
 
 def load(kind: Any, base: BaseModel, trained: Path | None = None, **more: Any) -> Any:
     """Return the model on its device: float32 on a CPU, bfloat16 on a GPU.
 
-    On a CPU an adapter is merged into the weights; in bfloat16 that would round it.
+    On a CPU an adapter is merged into the weights; in bfloat16, merging would round it.
 
     Args:
         kind: one of transformers' AutoModel classes.
-        base: what was trained from.
+        base: the base model.
         trained: an adapter's folder or a whole model's; None for the base itself.
         more: settings of the model's configuration.
     """
@@ -65,19 +73,19 @@ def load(kind: Any, base: BaseModel, trained: Path | None = None, **more: Any) -
 
 
 def tokenizer_of(base: BaseModel) -> Any:
-    """Return the base's tokenizer."""
+    """Return the base model's tokenizer."""
     return AutoTokenizer.from_pretrained(base.folder)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bar, and no report on weights that an adapter is about to bring."""
+    """Show no progress bar, and no warning about weights that an adapter is about to bring."""
     shown, verbosity = _logging.is_progress_bar_enabled(), _logging.get_verbosity()
     _logging.disable_progress_bar()
     _logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
-            # peft 0.21 asks for it by the name that transformers 5.2x has for older programs.
+            # peft 0.21 uses a name that transformers 5.2x has deprecated.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             yield
     finally:
@@ -86,24 +94,13 @@ def _quiet() -> Iterator[None]:
             _logging.enable_progress_bar()
 
 
-T = TypeVar("T")
-
-KIND: Final = "torch"
-
-FEWEST_SHARED: Final = 32
-"""Tokens that reads must share for their keys and values to be kept and used again."""
-
-_KEPT_PREFIXES: Final = 4
-_LARGEST_BATCH: Final = 16
-
-
 class TorchEndpoint:
     """One model of this process; made with `TorchEndpoint.open`.
 
     Args:
         model: for causal language modelling, on its device.
         tokenizer: its own.
-        identity: who answers.
+        identity: what it reports about itself.
     """
 
     def __init__(self, model: Any, tokenizer: Any, identity: ServerIdentity) -> None:
@@ -114,9 +111,9 @@ class TorchEndpoint:
         self._begins = beginning(tokenizer)
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of peft's
         takes = inspect.signature(inner.forward).parameters
-        # transformers renamed it; older versions know the second name only.
+        # transformers renamed the parameter; older versions have only the second name.
         self._cache = "cache" if "cache" in takes else "past_key_values"
-        # Logits over a vocabulary of every position would take most of the time and memory.
+        # Logits at every position would take most of the time and memory.
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         self._prefixes: OrderedDict[TokenIds, Any] = OrderedDict()
         # One forward pass at a time: two would only share the same cores, or the same GPU.
@@ -124,10 +121,7 @@ class TorchEndpoint:
 
     @classmethod
     async def open(cls, base: BaseModel, trained: Path | None = None) -> Self:
-        """Load the base, or what was trained from it: an adapter's folder or a whole model's.
-
-        Float32 on a CPU, where an adapter is merged into the weights; bfloat16 on a GPU.
-        """
+        """Load the base, or what was trained from it: an adapter's folder or a whole model's."""
         return await anyio.to_thread.run_sync(cls._opened, base, trained)
 
     @classmethod
@@ -154,12 +148,12 @@ class TorchEndpoint:
 
     @property
     def identity(self) -> ServerIdentity:
-        """Who answers; the fingerprint is over base and trained weights."""
+        """The model; its fingerprint is over base and trained weights."""
         return self._identity
 
     @property
     def lanes(self) -> int:
-        """None: reads come in batches, and the prefixes they share are kept."""
+        """None: reads come in batches, and the prefixes that they share are kept."""
         return 0
 
     @property
@@ -201,7 +195,7 @@ class TorchEndpoint:
             await self._in_turn(lambda: self._state(prefix))
 
     async def aclose(self) -> None:
-        """Let go of the model."""
+        """Free the model."""
         self._prefixes.clear()
         self._model = None
 
@@ -220,8 +214,8 @@ class TorchEndpoint:
         prefix = self._known_prefix(reads)
         found: dict[int, list[float]] = {}
         state = self._state(prefix) if prefix else None
-        # Behind a kept prefix only tails of one length go together: padding between the two would
-        # push the prefix out of a sliding window too early.
+        # After a kept prefix, only tails of equal length are read together: padding between prefix
+        # and tail would push the prefix out of a sliding window too early.
         key = (lambda n: len(reads[n].prompt)) if prefix else (lambda _: 0)
         for _, same in groupby(sorted(range(len(reads)), key=key), key=key):
             group = list(same)
@@ -234,21 +228,18 @@ class TorchEndpoint:
         return [found[n] for n in range(len(reads))]
 
     def _known_prefix(self, reads: Sequence[Read]) -> TokenIds:
-        """Return the tokens that come from a kept prefix, or are worth being kept; () if none."""
-        first, last = min(read.prompt for read in reads), max(read.prompt for read in reads)
-        common = next(
-            (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
-            min(len(first), len(last)),
-        )
-        common = min(common, min(len(read.prompt) for read in reads) - 1)  # a token must be left
-        shared = first[:common]
+        """The tokens of a kept prefix, or of one that is worth keeping; () if there is none."""
+        # The last token is left out of each: its log-probs must be computed in any case.
+        ends = [read.prompt[:-1] for read in reads]
+        same = takewhile(lambda two: two[0] == two[1], zip(min(ends), max(ends), strict=False))
+        shared = tuple(token for token, _ in same)
         kept = [known for known in self._prefixes if shared[: len(known)] == known]
         if kept:
             return max(kept, key=len)
-        return shared if common >= FEWEST_SHARED and len(reads) > 1 else ()
+        return shared if len(shared) >= FEWEST_SHARED and len(reads) > 1 else ()
 
     def _state(self, prefix: TokenIds) -> Any:
-        """Return the keys and values behind `prefix`; they must be copied before they are used."""
+        """The keys and values of `prefix`; they must be copied before they are used."""
         if prefix in self._prefixes:
             self._prefixes.move_to_end(prefix)
             return self._prefixes[prefix]
@@ -262,7 +253,7 @@ class TorchEndpoint:
         return state
 
     def _last_log_probs(self, tails: Sequence[TokenIds], known: int, state: Any) -> torch.Tensor:
-        """Return the next token's log-probs behind each tail, float32, shape `[B, V]`."""
+        """The next token's log-probs after each tail, float32, shape `[B, V]`."""
         longest = max(map(len, tails))
         ids = torch.zeros(len(tails), longest, dtype=torch.long)
         mask = torch.zeros(len(tails), known + longest, dtype=torch.long)

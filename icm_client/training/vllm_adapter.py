@@ -1,13 +1,12 @@
-"""A trained adapter on a served vLLM: loaded beside the base model, and asked as any model is.
+"""A trained adapter on a served vLLM: loaded beside the base model, and read as any model is.
 
-vLLM keeps what it loaded under a name, and the prefixes that it computed with it. So each version
-of an adapter gets a name of its own, which a digest over its files ends.
+vLLM keeps an adapter under its name, and the prefixes that it computed with it. So each version of
+an adapter is loaded under a name of its own, which ends with a digest over its files.
 
 Source: https://docs.vllm.ai/en/latest/features/lora.html (dynamic serving of adapters), and vLLM
-0.32 for what its refusals say.
+0.32 for the words of its refusals.
 """
 
-import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -27,15 +26,17 @@ from icm_client.errors import (
     EndpointOverloaded,
     EndpointTimeout,
     RequestRefused,
+    SetupError,
     TrainingError,
 )
 from icm_client.runs.trainer import Example, OnTraining, Trained, Trainer
+from icm_client.training.base_model import digest_of
 
 LOAD: Final = "/v1/load_lora_adapter"
 UNLOAD: Final = "/v1/unload_lora_adapter"
 
 CONFIG: Final = "adapter_config.json"
-"""PEFT's description of an adapter; the folder of a model that was trained whole has none."""
+"""PEFT's description of an adapter; a model whose weights were all trained has none."""
 
 START: Final = (
     "`icm-client serve MODEL --lora`, which is vLLM's --enable-lora with "
@@ -47,47 +48,43 @@ _NOT_ENABLED: Final = "lora is not enabled"
 _RANK: Final = "max_lora_rank"
 _NO_ADAPTER: Final = "no adapter found"
 _MORE_TRIES: Final = 4
-"""After a 500: one that never ends looks like one that does, and is told within seconds."""
+"""After a 500, which may be temporary or permanent: an error is raised within seconds."""
 _UNLOAD_S: Final = 30.0
+_DIGEST_LENGTH: Final = 12
 _STEM: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 def adapter_name(folder: Path, name: str) -> str:
-    """Return what a server calls this version of an adapter: `name`, and a digest over its files.
+    """Return a name for this version of an adapter: `name`, and a digest over its files.
 
     Raises:
         TrainingError: the folder holds no adapter, or cannot be read.
     """
     if not (folder / CONFIG).is_file():
         raise TrainingError(
-            f"{folder} holds no adapter (no {CONFIG}): a model that was trained whole is not "
-            "loaded into a running server; start one for it with icm-client serve"
+            f"{folder} holds no adapter (no {CONFIG}). If all weights were trained, the model "
+            "cannot be loaded into a running server: start one for it with icm-client serve"
         )
-    digest = hashlib.blake2b(digest_size=6)
     try:
-        for path in sorted(folder.glob("adapter_*")):
-            digest.update(path.name.encode() + path.stat().st_size.to_bytes(8))
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-    except OSError as error:
-        raise TrainingError(f"{folder}: the adapter cannot be read: {error.strerror}") from error
-    return f"{_STEM.sub('_', name).strip('_-') or 'adapter'}-{digest.hexdigest()}"
+        digest = digest_of(folder)[:_DIGEST_LENGTH]
+    except SetupError as error:
+        raise TrainingError(str(error)) from error
+    return f"{_STEM.sub('_', name).strip('_-') or 'adapter'}-{digest}"
 
 
 async def load_adapter(transport: Transport, folder: Path, name: str) -> bool:
-    """Have vLLM load the adapter under this name; return whether it did not have it before.
+    """Have vLLM load the adapter under this name; return False if it had it before.
 
     Args:
-        transport: the way to the server.
+        transport: connects to the server.
         folder: the adapter, an absolute path at which the server's machine finds it too.
         name: of this version alone (`adapter_name`).
 
     Raises:
         TrainingError: the server was not started for adapters or for one of this rank, cannot
-            read the folder, or cannot use what lies there; the message has its words and what to
+            read the folder, or cannot use what lies there; the message quotes it and says what to
             do.
-        EndpointTimeout: it has not answered an attempt in time (`RetryPolicy.attempt_timeout_s`).
+        EndpointTimeout: it does not answer an attempt in time (`RetryPolicy.attempt_timeout_s`).
         EndpointError: it cannot be reached, or stays overloaded.
     """
     body = {"lora_name": name, "lora_path": str(folder)}
@@ -95,7 +92,7 @@ async def load_adapter(transport: Transport, folder: Path, name: str) -> bool:
         try:
             await transport.post(LOAD, body, bytes, attempts=1)
         except (EndpointFault, EndpointOverloaded) as error:
-            # vLLM answers 500 to what it will never do, and to what it cannot do now.
+            # vLLM answers 500 both to what it will never do and to what it cannot do now.
             if any(sign in str(error).lower() for sign in (_NOT_ENABLED, _RANK)):
                 raise
             await transport.post(LOAD, body, bytes, attempts=_MORE_TRIES)
@@ -103,9 +100,8 @@ async def load_adapter(transport: Transport, folder: Path, name: str) -> bool:
         raise
     except EndpointTimeout as error:
         raise EndpointTimeout(
-            f"{error}: the server neither loads {folder} nor refuses it; its log says what it is "
-            "at. If it was only slow, the same command again finds the adapter there; if it "
-            "hangs, restart it"
+            f"{error}: the server neither loads {folder} nor refuses it; its log says why. If it "
+            "was only slow, run the same command again; if it hangs, restart it"
         ) from None
     except (RequestRefused, EndpointFault) as error:
         if _BY_NAME in str(error):
@@ -115,10 +111,10 @@ async def load_adapter(transport: Transport, folder: Path, name: str) -> bool:
 
 
 async def unload_adapter(transport: Transport, name: str) -> None:
-    """Have vLLM forget the adapter; one that it does not have is forgotten already.
+    """Have vLLM unload the adapter; do nothing if it does not have it.
 
     Raises:
-        EndpointError: no answer, retries included.
+        EndpointError: it does not answer, retries included.
     """
     try:
         await transport.post(UNLOAD, {"lora_name": name}, bytes)
@@ -137,14 +133,14 @@ async def open_adapter(
     api_key: str | SecretStr | None = None,
     settings: TransportSettings | None = None,
 ) -> AsyncIterator[Endpoint]:
-    """Load an adapter into a served vLLM, give it as an endpoint, and unload it at the end.
+    """Load an adapter into a served vLLM, yield it as an endpoint, and unload it at the end.
 
-    Where somebody else has loaded this version it is used, and left to them.
+    If somebody else has loaded this version, it is used and not unloaded.
 
     Args:
         url: the server's root or its OpenAI root.
         folder: the adapter; the server must find it at the same path.
-        name: what it is called there, before the digest of its version.
+        name: its name there, before the digest of its version.
         api_key: the server's key, if it has one.
         settings: deadlines and retries of every request.
 
@@ -164,17 +160,17 @@ async def open_adapter(
                 yield endpoint
         finally:
             if ours:
-                # A server that is away has forgotten it; nothing is gained by waiting for it.
+                # Waiting longer gains nothing: a server that restarts forgets the adapter.
                 with anyio.move_on_after(_UNLOAD_S, shield=True), suppress(EndpointError):
                     await unload_adapter(transport, version)
 
 
 class VllmAdapterTrainer:
-    """A `Trainer` that trains by way of another one, and opens what it trained on a served vLLM.
+    """A `Trainer` that trains with another one, and opens the adapters on a served vLLM.
 
     Args:
         trainer: trains adapters into folders (`LocalTrainer` with LoRA).
-        url: a vLLM that serves the same base model, and finds those folders at the same paths.
+        url: a vLLM that serves the same base model and finds those folders at the same paths.
         api_key: the server's key, if it has one.
         settings: deadlines and retries of every request.
     """
@@ -194,12 +190,12 @@ class VllmAdapterTrainer:
 
     @property
     def parallel(self) -> int:
-        """As of the trainer that it trains by."""
+        """As of the trainer that it trains with."""
         return self._trainer.parallel
 
     @property
     def described(self) -> Mapping[str, JsonValue]:
-        """As `Trainer.described`, of the trainer whose adapters these are."""
+        """As `Trainer.described`, of the trainer that it trains with."""
         return self._trainer.described
 
     async def train(
@@ -230,15 +226,13 @@ def _refused(url: str, folder: Path, error: Exception) -> TrainingError:
         advice = f"start the server with a larger --lora-rank: {START}"
     elif _NO_ADAPTER in words:
         advice = (
-            f"the server does not find {folder}: it must run on this machine, or see the folder at "
-            "the same path"
+            f"the server does not find {folder}: it must run on this machine, or have the folder "
+            "at the same path"
         )
     elif _NOT_ENABLED in words or "404" in words:
         advice = f"the server was not started for adapters: {START}"
     elif isinstance(error, EndpointFault):
-        advice = (
-            f"the server cannot read {folder}, or has no use for what it holds; its log says more"
-        )
+        advice = f"the server cannot read {folder}, or cannot use what it holds; its log says more"
     else:
         advice = f"it must be a vLLM that was started for adapters: {START}"
     return TrainingError(

@@ -1,1 +1,1 @@
-"""Whether labels can be trusted: findings about a search, and the verdict they add up to."""
+"""Whether labels can be trusted. Start with `diagnosis.py`: it makes every verdict."""

@@ -1,6 +1,6 @@
-"""What a diagnosis is made of: findings, and the verdict that they add up to."""
+"""What a finding is, and the verdict that findings add up to. `diagnosis.py` collects them."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -9,7 +9,7 @@ Severity = Literal["fatal", "check", "note"]
 some. `note`: good to know."""
 
 Verdict = Literal["trust", "check", "do not trust"]
-"""What all findings together say of the labels."""
+"""What all findings of a run say about its labels."""
 
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """The worst first."""
@@ -17,12 +17,17 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 """The best first."""
 
-
 NO_CONFIDENCE = (
     'No confidence is given: the verdict is "do not trust", and how likely each label is right is '
     "estimated from the labels themselves."
 )
-"""Why the labels of a run have none, in a sentence."""
+"""Why the labels of such a run have no confidence."""
+
+TRY_ANOTHER_QUESTION = (
+    "Try a larger base model, label words that say what is meant, or a template that asks the "
+    "question more plainly."
+)
+"""Advice where the model does not see the concept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +36,27 @@ class Finding:
 
     Attributes:
         code: a stable name for programs.
-        message: what was seen, with its figures.
+        message: what was found, in a plain sentence.
         advice: what to do.
         severity: how bad it is.
+        figures: what was measured, and where it helps what is needed; empty for nothing.
     """
 
     code: str
     message: str
     advice: str
     severity: Severity
+    figures: str = ""
 
     @property
     def fatal(self) -> bool:
         """The labels are not to be trusted."""
         return self.severity == "fatal"
+
+    @property
+    def text(self) -> str:
+        """Message, advice and figures in one paragraph."""
+        return f"{self.message} {self.advice}{f' ({self.figures}.)' if self.figures else ''}"
 
     def summary(self) -> dict[str, Any]:
         """Return the same as JSON values."""
@@ -52,31 +64,36 @@ class Finding:
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings by severity; those of one severity as they came."""
+    """Sort findings by severity; those of one severity stay in their order."""
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 def verdict_of(findings: Iterable[Finding]) -> Verdict:
-    """What the findings add up to: the worst of them decides."""
-    return _verdict({finding.severity for finding in findings})
+    """Return the verdict: the worst finding decides."""
+    severities = {finding.severity for finding in findings}
+    if "fatal" in severities:
+        return "do not trust"
+    return "check" if "check" in severities else "trust"
 
 
 def recorded_severity(finding: Mapping[str, Any]) -> Severity:
-    """Of a finding in a run's record; one from before severities is fatal or to be looked at."""
+    """Return a recorded finding's severity: one from before severities is fatal or `check`."""
     older: Severity = "fatal" if finding.get("fatal") else "check"
     return next((one for one in SEVERITIES if one == finding.get("severity")), older)
 
 
+def recorded_finding(finding: Mapping[str, Any]) -> Finding:
+    """Return a finding of a run's record; an older version recorded less."""
+    code, message, advice, figures = (
+        str(finding.get(name, "")) for name in ("code", "message", "advice", "figures")
+    )
+    return Finding(code, message, advice, recorded_severity(finding), figures)
+
+
 def recorded_verdict(result: Mapping[str, Any]) -> Verdict:
-    """Of a run's record; of one without a verdict what its findings add up to."""
-    told = next((one for one in VERDICTS if one == result.get("verdict")), None)
-    return told or _verdict({recorded_severity(one) for one in result.get("findings", ())})
-
-
-def _verdict(severities: Collection[Severity]) -> Verdict:
-    if "fatal" in severities:
-        return "do not trust"
-    return "check" if "check" in severities else "trust"
+    """Return the verdict in a run's record; of one without a verdict, that of its findings."""
+    recorded = next((one for one in VERDICTS if one == result.get("verdict")), None)
+    return recorded or verdict_of(recorded_finding(one) for one in result.get("findings", ()))
 
 
 def many(count: int, word: str) -> str:

@@ -1,8 +1,7 @@
-"""Whether something as shallow as length explains the labels.
+"""Do shortcut features, such as length or a single word, explain the labels?
 
-A model can agree with itself on "the longer one" as well as on what was meant. So a small model of
-cheap features of the rows' texts is asked to predict the labels found, on rows that it has not
-seen. It sees texts and labels found, no gold.
+A model can agree with itself on "the longer one" as well as on what was meant. So a small model
+predicts the labels found from cheap features of the rows' texts, on rows that it was not fitted to.
 """
 
 import re
@@ -16,16 +15,16 @@ from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
 from icm_client.verdict.findings import Finding
 
 EXPLAINS = 0.95
-"""Balanced accuracy of one feature from which on it, and nothing else, may be what was found."""
+"""`surface-feature` is found from this balanced accuracy of one feature on."""
 
 TOGETHER = 0.85
-"""Balanced accuracy of all features together that is worth a note. Words such as "good" and "bad"
-rightly tell a part of many concepts."""
+"""`surface-features` is found from this balanced accuracy of all features together on. It is only a
+note, for words such as "good" and "bad" rightly tell a part of many concepts."""
 
 ROWS_READ = 1000
-"""The most rows that are looked at: a seeded sample."""
+"""Of more rows a seeded sample is read."""
 
-_FEWEST = 10  # of a label: fewer are explained by something or other
+_FEWEST = 10  # rows of a label: something or other explains fewer
 _KEYWORDS = 50
 _FOLDS = 5
 _SHUFFLES = 20
@@ -65,59 +64,55 @@ class Explained:
     together_by_chance: float
 
 
-def surface_findings(
+def shortcut_findings(
     texts: Sequence[tuple[str, ...]], held: IntArray, labels: Sequence[str]
 ) -> list[Finding]:
-    """Return what is to be said of features that explain the labels: one finding at most.
+    """Do shortcut features explain a label? One finding at most.
 
     Args:
         texts: a row's text, or the two of a pair; shape `[rows]`.
-        held: the labels found, shape `[rows]`, all of them labels.
-        labels: the words, shape `[K]`.
+        held: the labels found, shape `[rows]`, no row without one.
+        labels: the label words, shape `[K]`.
     """
     found = explained(texts, held, len(labels))
     if not found:
         return []
     best = max(found, key=lambda one: one.alone)
     if best.alone >= EXPLAINS and best.alone > best.alone_by_chance:
-        return [
-            Finding(
-                "surface-feature",
-                f"One surface feature, {best.feature}, tells {labels[best.label]!r} from the rest "
-                f"for {best.alone:.0%} of unseen rows (balanced; shuffled labels: at most "
-                f"{best.alone_by_chance:.0%}), so it may be all that was found.",
-                "Look at rows where the feature and the label you would give part ways. If it is "
-                "not what you mean, balance the rows over it, or use words that say what is meant.",
-                "check",
-            )
-        ]
+        message = (
+            f"One shortcut feature, {best.feature}, tells {labels[best.label]!r} from the rest: it "
+            "may be all that was found."
+        )
+        advice = (
+            "Look at rows where the feature and the label you would give differ. If it is not what "
+            "you mean, balance the rows over it, or use label words that say what is meant."
+        )
+        figures = (
+            f"Balanced accuracy {best.alone:.0%} on unseen rows; with shuffled labels at most "
+            f"{best.alone_by_chance:.0%}"
+        )
+        return [Finding("surface-feature", message, advice, "check", figures)]
     best = max(found, key=lambda one: one.together)
     if best.together >= TOGETHER and best.together > best.together_by_chance:
-        return [
-            Finding(
-                "surface-features",
-                f"Length, punctuation and frequent words together tell {labels[best.label]!r} from "
-                f"the rest for {best.together:.0%} of unseen rows (balanced; shuffled labels: at "
-                f"most {best.together_by_chance:.0%}; best alone: {best.feature}, "
-                f"{best.alone:.0%}).",
-                "Nothing, where such words are a part of what is meant.",
-                "note",
-            )
-        ]
+        message = (
+            f"Length, punctuation and frequent words together tell {labels[best.label]!r} from the "
+            "rest."
+        )
+        advice = "Nothing needs to be done if such words are a part of what is meant."
+        figures = (
+            f"Balanced accuracy {best.together:.0%} on unseen rows; with shuffled labels at most "
+            f"{best.together_by_chance:.0%}; the best alone, {best.feature}: {best.alone:.0%}"
+        )
+        return [Finding("surface-features", message, advice, "note", figures)]
     return []
 
 
 def explained(
     texts: Sequence[tuple[str, ...]], held: IntArray, n_labels: int
 ) -> tuple[Explained, ...]:
-    """How well each label is explained; those of too few rows, or by nothing, are left out.
+    """Return how well features explain each label; labels of too few rows are left out.
 
-    Chance is only looked at where there is something to explain away.
-
-    Args:
-        texts: as for `surface_findings`.
-        held: as for `surface_findings`.
-        n_labels: `K`.
+    Shuffled labels are only tried where there is something to explain away.
     """
     rng = np.random.default_rng(0)
     if len(held) > ROWS_READ:
@@ -151,12 +146,9 @@ def explained(
 
 
 def features(texts: Sequence[tuple[str, ...]]) -> tuple[FloatArray, list[str]]:
-    """Return cheap features, `[rows, p]`, and their names; those alike in all rows are left out.
+    """Return cheap features, `[rows, p]`, and their names, without those alike in all rows.
 
-    Of a pair they are the first text's less the second's: above 0 where the first is the longer.
-
-    Args:
-        texts: one or two a row, the same number for all.
+    The features of a pair are the first text's less the second's.
     """
     pair = len(texts[0]) == 2  # noqa: PLR2004
     words = [[frozenset(_WORD.findall(text.casefold())) for text in row] for row in texts]

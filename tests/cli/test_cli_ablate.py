@@ -20,14 +20,6 @@ TASK = Task(template="Review: {text}\nSentiment:", labels=WORDS)
 CHEAP = ("--steps", "3", "--initial", "4", "--seeds", "2")
 
 
-@pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """20 rows with gold, and a task beside them."""
@@ -66,7 +58,9 @@ def test_a_dry_run_counts_the_runs_and_sends_nothing(
     lines = ended.stdout.splitlines()
     assert lines[0].split(maxsplit=1) == ["initial", "0, 2, 8, 20"]
     assert lines[-1] == "16 variants (3 of 19 variants are another one's runs), 3 seeds: 48 runs"
-    assert ended.stderr == "Note: no ablation 'constraint': no rule binds these rows.\n"
+    assert (
+        ended.stderr == "Note: the ablation 'constraint' is left out: no rule joins these rows.\n"
+    )
     told = orjson.loads(ablate(rows, "--dry-run", "--json", "--only", "preset").stdout)
     assert told["runs"] == 9
     assert [variant["variant"] for variant in told["variants"]] == ["fast", "paper", "official"]
@@ -80,6 +74,7 @@ def test_rows_steps_and_seeds_keep_it_affordable(rows: Path) -> None:
     assert told["runs"] == 10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("endpoint")
 def test_table_and_picture_are_written_and_each_run_is_told(rows: Path) -> None:
     ended = ablate(rows, "--out", "out", "--only", "preset,init", *CHEAP)
@@ -100,6 +95,7 @@ def test_table_and_picture_are_written_and_each_run_is_told(rows: Path) -> None:
         assert said in ended.stdout
 
 
+@pytest.mark.slow
 def test_the_same_command_again_asks_nothing(rows: Path, endpoint: PlantedConcept) -> None:
     first = ablate(rows, "--out", "out", "--only", "preset", "--json", *CHEAP)
     asked = endpoint.usage.requests
@@ -168,7 +164,7 @@ def test_what_cannot_be_used_is_told_before_anything_is_sent(
     assert "Missing option '--out'" in ablate(rows).stderr
     nothing = ablate(rows, "--dry-run", "--only", "constraint").exception
     assert isinstance(nothing, InputError)
-    assert "no rule binds these rows" in str(nothing)
+    assert "no rule joins these rows" in str(nothing)
     assert isinstance(ablate(rows, "--dry-run", "--init", "none.jsonl").exception, InputError)
     Path("task.toml").unlink()
     assert isinstance(ablate(rows, "--dry-run").exception, TaskError)

@@ -141,11 +141,7 @@ Check = Callable[..., Result]
 
 @pytest.fixture
 def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str) -> Check:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "reviews.toml").write_text(TASK)
 
     def run(*options: str) -> Result:
@@ -230,6 +226,7 @@ def test_a_prompt_that_is_cut_without_a_word_is_found(check: Check, behaviour: B
     assert "cuts prompts without saying so" in observed(result)["prompts"]["says"]
 
 
+@pytest.mark.slow
 def test_a_missing_cache_is_told_and_makes_a_run_dearer(check: Check, behaviour: Behaviour) -> None:
     cached = json.loads(check("--json").stdout)["run"]["computed_tokens"]
     behaviour.caches = False
@@ -293,6 +290,7 @@ def test_what_was_sent_again_is_not_taken_for_a_speed(check: Check, behaviour: B
     assert run["computed_tokens"][1] < 100_000  # the server tells of cached tokens: it caches
 
 
+@pytest.mark.slow
 def test_what_a_run_uploads_is_said(check: Check) -> None:
     result = check("--json", "--rows", "1000")
     prompts = observed(result)["prompts"]
@@ -316,10 +314,7 @@ def test_parts_are_left_out_where_time_is_short(
     assert json.loads(result.stdout)["run"]["minutes"] is None
 
 
-async def test_a_check_that_is_stopped_says_what_it_has_seen(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path))
+async def test_a_check_that_is_stopped_says_what_it_has_seen(url: str, tmp_path: Path) -> None:
     (tmp_path / "reviews.toml").write_text(TASK)
     steps: list[str] = []
     report = await run_check(

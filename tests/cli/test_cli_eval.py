@@ -19,14 +19,6 @@ TASK = Task(template="Review: {text}\nSentiment:", labels=WORDS)
 FILES = ["out/eval.json", "out/eval.csv", "out/eval.svg", "out/eval.png"]
 
 
-@pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-
-
 def label_of(number: int) -> int:
     return number * 7 % 5 % 2
 
@@ -77,7 +69,7 @@ def test_a_dry_run_says_what_would_be_read_and_sends_nothing(rows: Path) -> None
     assert ["golden", "200", "reads"] in lines
     assert ["icm-paper", "nobody", "knows", "before", "reads"] in lines
     assert ended.stdout.endswith("2 seeds, 20 rows to train on and 20 held out\n")
-    assert "no zero-shot-chat: no text" in ended.stderr
+    assert "zero-shot-chat is left out: give the text" in ended.stderr
     told = orjson.loads(evaluate(rows, "--dry-run", "--json", "--rows", "30").stdout)
     assert told["train"] == told["test"] == [15, 15, 15]
     assert told["reads"]["zero-shot"] == [45, 45]
@@ -187,10 +179,10 @@ def test_wrong_options_are_told_before_anything_is_sent(
 @pytest.mark.usefixtures("nothing_sent")
 def test_rows_that_cannot_be_used_are_told_before_anything_is_sent(rows: Path) -> None:
     for arguments, message in (
-        (("--test", "39"), "1 to train on and 39 held out"),
-        (("--rows", "10"), "at least 8 are needed"),
+        (("--test", "39"), "1 to train on, 39 held out"),
+        (("--rows", "10"), "at least 8 rows are needed"),
         (("--human", "rating"), "Did you mean 'ratings'?"),
-        (("--human", "text"), "the model would read people's labels"),
+        (("--human", "text"), "the model would read the human labels"),
         (("--human", "ratings", "--human-positive", "good"), "none of the labels"),
         (("--gold", "golden"), "no gold field 'golden'"),
     ):

@@ -18,21 +18,13 @@ from icm_client.errors import SetupError
 from icm_client.runs.trainer import Example
 from icm_client.testing import PlantedConcept, PlantedTrainer
 from icm_client.testing.finetuning import FineTuningServer
-from icm_client.training.submission import ServedSettings
+from icm_client.training.served_job import ServedSettings
 
 WORDS = ("negative", "positive")
 TASK = Task(template="Review: {text}\nSentiment:", labels=WORDS)
 ROWS = 60
 PLANTED = {TASK.template.replace("{text}", f"words of row {i}"): i * 7 % 5 % 2 for i in range(ROWS)}
 FINETUNE = ("--finetune", "--human", "ratings", "--seeds", "0")
-
-
-@pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -185,12 +177,13 @@ class Quick(ServedSettings):
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FineTuningServer]:
     """A fine-tuning API whose jobs are asked after without a wait."""
-    monkeypatch.setattr("icm_client.training.submission.ServedSettings", Quick)
+    monkeypatch.setattr("icm_client.training.served_job.ServedSettings", Quick)
     server = FineTuningServer(concept(), learnt)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(server):
         yield server
 
 
+@pytest.mark.slow
 def test_a_service_trains_what_it_serves(rows: Path, service: FineTuningServer) -> None:
     command = (rows, *FINETUNE, "--trainer", "served", "-e", service.url, "-m", service.base)
     ended = evaluate(*command, "--json")

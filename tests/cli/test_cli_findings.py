@@ -26,9 +26,6 @@ ASKED = (
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """60 rows whose concept the model has, and a model that would rather say `positive`."""
-    monkeypatch.delenv("ICM_ENDPOINT", raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
     planted = {prompt: number * 7 % 5 % 2 for number, prompt in enumerate(PROMPTS)}
     concept = PlantedConcept(planted, TASK.label_texts, strength=3, meaning=2, bias=[0, 5])
     monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", lambda: concept)
@@ -37,6 +34,7 @@ def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_collapse_of_the_paper_preset_without_rules_is_found_and_shown(rows: Path) -> None:
     options = ("--preset", "paper", "--steps", "400", "-o", "out.jsonl")
     ended = CliRunner().invoke(cli, ["label", str(rows), *ASKED, *options])
@@ -65,6 +63,7 @@ def test_the_verdict_is_the_first_line_of_the_result(rows: Path) -> None:
     assert "verdict" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_verdict_that_is_not_trust_is_said_before_its_reasons(rows: Path) -> None:
     options = ("--preset", "paper", "--steps", "400", "-o", "out.jsonl")
     ended = CliRunner().invoke(cli, ["label", str(rows), *ASKED, *options])
@@ -74,6 +73,7 @@ def test_a_verdict_that_is_not_trust_is_said_before_its_reasons(rows: Path) -> N
     assert warnings[1].startswith("Warning: No confidence is given: the verdict is")
 
 
+@pytest.mark.slow
 def test_json_has_verdict_severities_and_where_starts_ended(rows: Path) -> None:
     command = ["label", str(rows), *ASKED, "-o", "out.jsonl", "--json", "--preset", "paper"]
     told = orjson.loads(CliRunner().invoke(cli, [*command, "--steps", "400"]).stdout)

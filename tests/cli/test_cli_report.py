@@ -40,8 +40,7 @@ def find(base: Path, seed: int, *, gold: bool = True, reversed_names: bool = Fal
 
 
 @pytest.fixture(autouse=True)
-def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.chdir(tmp_path)
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "runs").mkdir()
     return tmp_path
 

@@ -51,8 +51,7 @@ def write_run(seed: int, command: list[str] | None = None, *, done: bool = True)
 
 
 @pytest.fixture(autouse=True)
-def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.chdir(tmp_path)
+def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
@@ -150,9 +149,6 @@ def test_a_run_of_the_program_is_resumed_to_the_same_labels(
     planted = {prompt: n * 7 % 5 % 2 for n, prompt in enumerate(TASK.render_all(dataset))}
     endpoint = PlantedConcept(planted, TASK.label_texts, strength=3.0)
     monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", lambda: endpoint)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(folder / "cache"))
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
     asked = ["--template", r"Review: {text}\nSentiment:", "--labels", "positive,negative"]
     command = ["label", "rows.jsonl", "-o", "labels.jsonl", *asked]
     first = CliRunner().invoke(cli, command, obj=tuple(command), catch_exceptions=False)

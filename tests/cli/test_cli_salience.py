@@ -23,11 +23,7 @@ def classes(n_rows: int) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "task.toml").write_text(
         'template = "Review: {text}\\nSentiment:"\nlabels = ["positive", "negative"]\n'
         'gold = "gold"\n',
@@ -68,8 +64,8 @@ def test_a_salient_concept_is_likely_in_words_and_figures(
     assert lines[-1].startswith("This probe: 24 of 60 rows, ")
     told = ended.stderr.splitlines()
     assert told[0].startswith("Sample: 24 of 60 rows, about ")
-    assert "more than 5%: fewer than 24 rows tell nothing" in told[0]
-    assert told[-1].startswith("Reading behind labels and behind the same exchanged, 2 of 2")
+    assert "more than 5%, because fewer than 24 rows tell nothing" in told[0]
+    assert told[-1].startswith("Reading the rows given labels, and given these exchanged, 2 of 2")
 
 
 def test_noise_is_unlikely_and_the_exit_status_is_0(

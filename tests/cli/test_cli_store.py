@@ -19,9 +19,8 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def path() -> Path:
     """The user's own store, with 40 answers."""
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
     with ScoreStore.open(default_path()) as store:
         store.record_server(ServerIdentity("vllm", "base-model", 100, "0123456789abcdef"))
         store.put_many("0123456789abcdef", READS, [ANSWER] * len(READS))

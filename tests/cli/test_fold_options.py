@@ -68,10 +68,7 @@ def test_a_search_that_trains_nothing_has_no_trainer_and_no_options_for_one() ->
         of(SweepSettings(), Server(), epochs=1)
 
 
-def test_this_machine_trains_what_the_embedded_server_serves(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv("ICM_ENDPOINT", raising=False)
+def test_this_machine_trains_what_the_embedded_server_serves(tmp_path: Path) -> None:
     trainer = of(FoldSettings(), Server(), epochs=2)
     assert isinstance(trainer, LocalTrainer)
     assert trainer.settings.epochs == 2
@@ -87,12 +84,7 @@ def test_the_weights_of_a_served_model_must_be_named() -> None:
     assert of(FoldSettings(), Server(url=("http://127.0.0.1:9",)), train_from="owner/name")
 
 
-def test_a_service_trains_the_model_that_it_serves(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path))
-    monkeypatch.delenv("ICM_ENDPOINT", raising=False)
-    monkeypatch.delenv("ICM_MODEL", raising=False)
+def test_a_service_trains_the_model_that_it_serves() -> None:
     one = Server(url=("http://127.0.0.1:9",), model="base")
     trainer = of(FoldSettings(), one, "served", epochs=1)
     assert isinstance(trainer, ServedTrainer)

@@ -23,7 +23,10 @@ from icm_client.scoring import ScoreStore, default_path
 from icm_client.testing import PlantedConcept, PlantedServer
 from icm_client.testing.server import COMPLETIONS
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signals in an event loop")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="no signals in an event loop"),
+]
 
 N = 32
 TASK = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))

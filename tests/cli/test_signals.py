@@ -16,7 +16,10 @@ from icm_client.scoring.drift import FIRST_CHECKED
 from icm_client.testing import PlantedConcept, PlantedServer
 from icm_client.testing.server import COMPLETIONS
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signals in an event loop")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="no signals in an event loop"),
+]
 
 RUN = """
 import sys

@@ -14,7 +14,10 @@ import pytest
 from icm_client import Task
 from icm_client.testing import PlantedConcept, PlantedServer
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX"),
+]
 
 N = 24
 TASK = Task(template="Review: {text}\nSentiment:", labels=("好", "ärgerlich"))

@@ -35,6 +35,7 @@ class Scripted:
         return [both[training.targets] for training in trainings]
 
 
+@pytest.mark.slow
 async def test_ten_thousand_items_with_a_quarter_of_the_first_labels_wrong() -> None:
     n_items = 10_000
     classes = planted_classes(n_items, 2)
@@ -196,6 +197,7 @@ async def test_one_label_about_to_take_all_ends_it_instead_of_training_on_nothin
     assert found.coherence < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.2, 0.8])
 @pytest.mark.parametrize("seed", [3, 4, 5])
 async def test_calibrated_scores_find_uneven_labels_that_the_models_own_miss(

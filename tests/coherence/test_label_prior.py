@@ -171,6 +171,7 @@ def test_two_labels_are_not_taken_for_one_of_three() -> None:
     assert np.bincount(labelled, minlength=3).min() > 0
 
 
+@pytest.mark.slow
 def test_one_mode_alone_is_hardly_ever_taken_for_two() -> None:
     sources = [estimate_prior(two_modes(0.0, gap=0.0, seed=s), None).source for s in range(100)]
     assert sources.count("mixture") <= 8

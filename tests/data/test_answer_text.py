@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.data.answer_text import comparable, exact
+from icm_client.data.answer_text import comparable, exact, final_answer
 from icm_client.data.values import JsonValue, Unusable
 
 
@@ -82,3 +82,41 @@ def test_numbers_are_the_same_answer_exactly_when_they_are_equal(number: object)
     written, grouped = f"{number:f}", f"${number:,f}"
     assert comparable(written) == comparable(grouped)
     assert comparable(written) != comparable(f"{number:f}1")
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        ("3 * 4 = <<3*4=12>>12\nA: 12", "12"),
+        ("3 * 4 = 12.\n#### 12", "12"),
+        ("So the answer is 12.", "12"),
+        ("The final answer is: 12", "12"),
+        ("The answer is $1,234.50.", "1234.5"),
+        ("the answer is 1234.50", "1234.5"),
+        ("A: 012.00", "12"),
+        ("A: -5", "-5"),
+        ("A: -$5", "-5"),
+        ("A: 50%", "50"),
+        ("A: .5", "0.5"),
+        ("A: 12\nA: 12.0", "12"),
+        ("The answer is 5 x 8 = 40. The answer is 40.", "40"),
+        ("A: 12\nA: 13", None),
+        ("The answer is 5. The answer is 6.", None),
+        ("A: 5 hours", None),
+        ("A: 7/14", None),
+        ("A: -1.8 billion", None),
+        ("A: ", None),
+        ("Plan A: 12 pieces", None),
+        ("So she has 12 left.", None),
+        ("", None),
+    ],
+)
+def test_final_answers(solution: str, answer: str | None) -> None:
+    assert final_answer(solution) == answer
+
+
+@given(st.decimals(-(10**9), 10**9, places=2))
+def test_every_spelling_of_a_number_is_one_answer(number: object) -> None:
+    plain, grouped = f"{number:.2f}", f"{number:,.2f}"
+    assert final_answer(f"A: {plain}") is not None
+    assert final_answer(f"A: {plain}") == final_answer(f"The answer is {grouped}.")

@@ -178,8 +178,12 @@ def test_the_page_has_every_task_with_its_labels_and_rule() -> None:
         assert ", ".join(f"`{label}`" for label in task.labels) in rows[name]
         assert task.rules[0].kind.replace("-", " ") in rows[name]
         assert ("both orders" in rows[name]) == (task.exchange is not None)
+
+
+def test_the_page_on_rows_has_every_kind_of_constraint() -> None:
+    page = (ROOT / "docs" / "rows.md").read_text("utf-8")
     for kind in (*KINDS, "module:function"):
-        assert re.search(rf"^\| .*`{kind}`.* \|", page, re.MULTILINE)
+        assert re.search(rf"^\| `{kind}` \|", page, re.MULTILINE)
 
 
 def test_the_page_has_the_papers_prompts() -> None:
@@ -197,15 +201,12 @@ def test_the_pages_own_tasks_are_tasks(tmp_path: Path) -> None:
     assert kinds == ["mutual-exclusion", "asymmetry"]
 
 
-def test_the_pages_python_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_pages_python_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "TruthfulQA.csv").write_text(
         "Question,Best Answer,Correct Answers,Incorrect Answers\n"
         "What is ice?,Water,Water; Solid water,Glass\n",
         "utf-8",
     )
-    monkeypatch.chdir(tmp_path)
     (code,) = blocks("python")
     exec(compile(code, "tasks.md", "exec"), {})  # noqa: S102 - our own documentation
     assert capsys.readouterr().out.splitlines()[-2:] == [

@@ -104,7 +104,7 @@ def test_classes_of_datasets_have_their_names(made: str, tmp_path: Path) -> None
 def test_a_split_must_be_named() -> None:
     both = datasets.DatasetDict({"train": hub_dataset(), "test": hub_dataset()})
     with pytest.raises(
-        RowError, match=r"several tables \('train', 'test'\): name one, rows\['train'\]"
+        RowError, match=r"several tables \('train', 'test'\): choose one, rows\['train'\]"
     ):
         rows_from(both)
 
@@ -163,7 +163,7 @@ def test_an_index_that_is_no_id_is_kept_in_fields_and_said(
     assert [row.id for row in rows.rows] == [1, 2, 3]
     assert rows.rows[0].fields == {**fields, "text": "a"}
     (said,) = rows.warnings
-    assert said.startswith("the data frame's index cannot be the rows' ids, which are numbers")
+    assert said.startswith("the data frame's index cannot be the rows' ids, so they are numbered")
 
 
 def test_a_column_of_texts_is_rows_with_its_index() -> None:

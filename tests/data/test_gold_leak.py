@@ -73,7 +73,7 @@ def with_key(rows: Rows, key: Callable[[dict[str, object]], object]) -> Rows:
     ],
 )
 def test_the_gold_field_is_refused(constraint: dict[str, object]) -> None:
-    said = "`label` holds the gold labels; a rule made from them would tell the search the answers"
+    said = "`label` holds the gold labels; a rule made from them would give the search the answers"
     assert said in refused(made_claims(), **constraint)
 
 
@@ -187,7 +187,7 @@ def test_values_that_are_always_right_or_always_wrong_are_refused() -> None:
         {"kind": "mutual-exclusion", "group": "question", "answer": "key"},
         {"kind": "same-answer", "group": ["question", "key"]},
     ):
-        said = "every value that stands in several groups has a single gold label (10 of 10)"
+        said = "every value that comes up in several groups has a single gold label (10 of 10)"
         assert said in refused(rows, **constraint)
     said = "every value that several rows share has a single gold label (10 of 10)"
     assert said in refused(rows, kind="at-most-one", group="key")

@@ -111,7 +111,7 @@ def test_a_text_compared_with_itself_is_warned_about() -> None:
 def test_rows_that_hold_both_orders_already_are_warned_about() -> None:
     rows = [*COMPARISONS, {"q": "sum", "one": "5", "two": "4"}]
     (said, _) = Job.prepare(rows, PAIRS).notices
-    assert said.startswith("2 rows say the same as an earlier row")
+    assert said.startswith("2 rows have the same prompt as an earlier row")
 
 
 @pytest.mark.parametrize(
@@ -230,10 +230,8 @@ def test_gold_changes_nothing_that_the_search_gets(
     constraint: Mapping[str, object] | None,
     how: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "own_rule_for_poison.py").write_text(OWN_RULE)
-    monkeypatch.chdir(tmp_path)
     task, rows = claim_task(constraint), claims()
     other = poisoned(rows, how)
     assert other != rows

@@ -67,7 +67,7 @@ def test_gold_labels_are_text_and_empty_ones_are_absent() -> None:
     dataset = with_gold(True, False, 3, 0.5, "word", None, "", "  ")
     assert dataset.gold == ("True", "False", "3", "0.5", "word", None, None, None)
     assert dataset.warnings == (
-        "3 of 8 rows have no label in the gold field 'label': accuracy is without them",
+        "3 of 8 rows have no label in the gold field 'label': the accuracy leaves them out",
     )
 
 

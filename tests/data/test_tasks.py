@@ -65,12 +65,12 @@ def test_every_way_to_make_a_task_raises_task_errors() -> None:
     ("settings", "said"),
     [
         ({"labels": []}, "at least 2 labels are needed, not 0"),
-        ({"labels": ["a", "a"]}, "the label 'a' is there twice"),
+        ({"labels": ["a", "a"]}, "the label 'a' is given twice"),
         ({"labels": ["a", ""]}, "a label is empty"),
         ({"labels": ["a", " "]}, "a label is empty"),
         ({"labels": ["a", " b"]}, "the label ' b' has white space around it: remove it"),
         ({"labels": ["a", "b\n"]}, "the label 'b\\n' has white space around it: remove it"),
-        ({"labels": ["a", "b\tc"]}, "the label 'b\\tc' is no plain word: use printable text"),
+        ({"labels": ["a", "b\tc"]}, "the label 'b\\tc' is not printable: use plain text"),
         ({"labels": ["a", 1]}, "`labels.1` should be a valid string, not 1"),
         ({"labels": "ab"}, "`labels` should be a valid list, not 'ab'"),
         ({"lables": ["a", "b"]}, "no setting is called 'lables'. Did you mean 'labels'?"),
@@ -103,7 +103,7 @@ def test_emoji_and_words_with_joiners_are_labels(label: str) -> None:
 
 @pytest.mark.parametrize("bad", ["a\u200bb", "a\ufffe", "a\u2028b", "a\x07", "a\u202eb", "a\ue000"])
 def test_a_label_that_nobody_can_see_is_refused(bad: str) -> None:
-    assert "is no plain word" in refused(labels=["x", bad])
+    assert "is not printable" in refused(labels=["x", bad])
 
 
 # templates
@@ -112,8 +112,8 @@ def test_a_label_that_nobody_can_see_is_refused(bad: str) -> None:
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("", "the template has no field, so every row would read the same: ''"),
-        ("Text:", "the template has no field, so every row would read the same: 'Text:'"),
+        ("", "the template has no field, so all prompts would be the same: ''"),
+        ("Text:", "the template has no field, so all prompts would be the same: 'Text:'"),
         ("{{text}}", "the template has no field"),
         ("{text", "the template's braces do not match"),
         ("text}", "the template's braces do not match"),
@@ -228,9 +228,11 @@ def test_the_gold_field_never_enters_a_prompt() -> None:
 
 def test_rows_that_read_the_same_are_warned_about() -> None:
     assert duplicate_warning(("a", "b")) is None
-    assert str(duplicate_warning(("a", "b", "a"))).startswith("1 row says the same as an earlier")
+    assert str(duplicate_warning(("a", "b", "a"))).startswith(
+        "1 row has the same prompt as an earlier"
+    )
     assert str(duplicate_warning(("a", "b", "a", "a", "b"))).startswith(
-        "3 rows say the same as an earlier row; a row's twin in the context gives its label away"
+        "3 rows have the same prompt as an earlier row; such a twin in the context gives"
     )
 
 
@@ -417,10 +419,7 @@ def test_the_task_beside_the_data(tmp_path: Path) -> None:
     assert find_beside(data) == tmp_path / "reviews.task.toml"
 
 
-def test_the_task_beside_data_in_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_task_beside_data_in_the_current_folder(tmp_path: Path) -> None:
     (tmp_path / "task.toml").touch()
     beside = find_beside("reviews.csv")
     assert beside is not None

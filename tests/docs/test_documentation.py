@@ -33,7 +33,7 @@ def commands(page: Path) -> list[str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Path:
     """A folder with the files that the documentation's commands name."""
     (tmp_path / "reviews.csv").write_text("text\ngood\nbad\n", "utf-8")
     (tmp_path / "broken.jsonl").write_text(
@@ -46,7 +46,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     toml = "".join(blocks(ROOT / "docs" / "rows.md", "toml"))
     (tmp_path / "sentiment.toml").write_text(toml, "utf-8")
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -81,6 +80,7 @@ def test_nothing_is_left_to_fill_in_and_no_link_is_dead(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cli", "api"])
 def test_a_written_page_is_what_its_script_prints(name: str) -> None:
     page = (ROOT / "docs" / f"{name}.md").read_text("utf-8")
@@ -91,7 +91,6 @@ def test_a_written_page_is_what_its_script_prints(name: str) -> None:
 
 
 def test_the_readme_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path))
     (code,) = blocks(ROOT / "README.md", "python")
     data = "examples/movie_reviews/movie_reviews.jsonl"
     dataset = icm_client.read_rows(ROOT / data, gold="label")
@@ -106,7 +105,6 @@ def test_the_readme_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         )
 
     monkeypatch.setattr("icm_client.runs.server.connect", connect)
-    monkeypatch.chdir(tmp_path)
     run(code.replace('"examples/', f'"{ROOT}/examples/'))
     assert len(icm_client.read_rows(tmp_path / "labels.parquet").rows) == len(prompts)
 
@@ -118,10 +116,8 @@ def test_the_tasks_page_reads_a_public_file(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.endswith("4 claims, 2 true\n")
 
 
-def test_the_python_page_runs_on_the_embedded_server(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path))
+@pytest.mark.usefixtures("embedded_model")
+def test_the_python_page_runs_on_the_embedded_server(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = blocks(ROOT / "docs" / "python.md", "python")
     run(code)
     lines = capsys.readouterr().out.splitlines()

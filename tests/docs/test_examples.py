@@ -18,13 +18,7 @@ ROOT = Path(__file__).parents[2]
 ENDED = re.compile(r"(\d+) positive, (\d+) negative; (\d+)% as the raters; \d+ s")
 
 
-@pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-
-
+@pytest.mark.usefixtures("embedded_model")
 def test_three_data_sets_are_labelled_at_once_on_the_embedded_server(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,7 +43,7 @@ def test_three_data_sets_are_labelled_at_once_on_the_embedded_server(
 
 
 async def test_the_snippets_of_the_python_page_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = named_task("sentiment")
     planted: dict[str, int] = {}
@@ -61,7 +55,6 @@ async def test_the_snippets_of_the_python_page_run(
     page = (ROOT / "docs" / "python.md").read_text("utf-8")
     snippets = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert len(snippets) == 2
-    monkeypatch.chdir(tmp_path)
     concept = PlantedConcept(planted, task.label_texts, meaning=2.0)
     async with PlantedServer(concept, model="gemma-3-27b") as server:
         for snippet in snippets:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +76,6 @@ async def llama(server: Any, say: Any) -> AsyncIterator[LlamaCppEndpoint]:
 
 
 @pytest.fixture(scope="module")
-async def embedded() -> AsyncIterator[EmbeddedEndpoint]:
-    async with EmbeddedEndpoint(context_length=2048) as endpoint:
+async def embedded(users_model: Path) -> AsyncIterator[EmbeddedEndpoint]:
+    async with EmbeddedEndpoint(users_model, context_length=2048) as endpoint:
         yield endpoint

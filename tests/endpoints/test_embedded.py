@@ -87,6 +87,7 @@ async def test_log_probs_do_not_depend_on_what_was_cached(
         assert warm == cold, f"differs when {new} tokens are new"
 
 
+@pytest.mark.usefixtures("embedded_model")
 async def test_log_probs_do_not_depend_on_order_or_threads(
     embedded: EmbeddedEndpoint, prompt: TokenIds, labels: TokenIds
 ) -> None:
@@ -110,6 +111,7 @@ async def test_log_probs_do_not_depend_on_a_read_that_was_cancelled(
     assert await embedded.read([Read(prompt, labels)]) == [cold]
 
 
+@pytest.mark.usefixtures("embedded_model")
 async def test_a_cancelled_close_ends_the_child() -> None:
     endpoint = EmbeddedEndpoint(context_length=512)
     await endpoint.tokenize("x", add_special=True)
@@ -203,6 +205,7 @@ async def test_special_tokens_come_from_us_and_never_from_text(embedded: Embedde
     assert 1 not in without
 
 
+@pytest.mark.usefixtures("embedded_model")
 async def test_a_killed_child_is_replaced_and_the_read_repeated(
     prompt: TokenIds, labels: TokenIds
 ) -> None:
@@ -232,6 +235,7 @@ async def test_what_is_no_model_fails_with_the_logs_last_words(tmp_path: Path) -
     endpoint._log.unlink()
 
 
+@pytest.mark.usefixtures("embedded_model")
 async def test_a_model_that_never_loads_is_given_up() -> None:
     async with EmbeddedEndpoint(start_timeout_s=0.01) as endpoint:
         with pytest.raises(EmbeddedServerFailed, match=r"not ready in 0\.01 s"):
@@ -240,6 +244,7 @@ async def test_a_model_that_never_loads_is_given_up() -> None:
     endpoint._log.unlink()
 
 
+@pytest.mark.usefixtures("embedded_model")
 def test_the_child_dies_with_a_parent_that_is_killed() -> None:
     program = """
 import anyio
@@ -262,10 +267,7 @@ anyio.run(main)
     assert not is_alive(child)
 
 
-def test_another_file_is_another_fingerprint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
+def test_another_file_is_another_fingerprint(tmp_path: Path) -> None:
     model = tmp_path / "m.gguf"
     model.write_bytes(b"one")
     first = EmbeddedEndpoint(model).identity.fingerprint
@@ -275,11 +277,8 @@ def test_another_file_is_another_fingerprint(
     assert EmbeddedEndpoint(model).identity.fingerprint != first
 
 
-def test_a_file_of_the_same_size_and_time_is_another_fingerprint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_the_same_size_and_time_is_another_fingerprint(tmp_path: Path) -> None:
     """As a copy that keeps times makes it: `cp -p`, `rsync -t`."""
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
     model = tmp_path / "m.gguf"
     model.write_bytes(b"one")
     os.utime(model, ns=(1, 1))
@@ -289,10 +288,7 @@ def test_a_file_of_the_same_size_and_time_is_another_fingerprint(
     assert EmbeddedEndpoint(model).identity.fingerprint != first
 
 
-async def test_a_file_that_is_overwritten_in_mid_run_ends_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
+async def test_a_file_that_is_overwritten_in_mid_run_ends_it(tmp_path: Path) -> None:
     model = tmp_path / "m.gguf"
     model.write_bytes(b"one")
     async with EmbeddedEndpoint(model) as endpoint:
@@ -368,10 +364,7 @@ GGUF_HEADER = gguf_header(
 )
 
 
-def test_a_shorter_trained_context_is_known_without_a_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
+def test_a_shorter_trained_context_is_known_without_a_start(tmp_path: Path) -> None:
     model = tmp_path / "m.gguf"
     model.write_bytes(GGUF_HEADER)
     assert EmbeddedEndpoint(model).identity.context_length == 2048
@@ -397,6 +390,7 @@ def test_an_odd_header_tells_nothing(tmp_path: Path, header: bytes) -> None:
     assert trained_context_of(model) is None
 
 
+@pytest.mark.usefixtures("embedded_model")
 async def test_the_default_models_trained_context_is_that_of_its_file(
     embedded: EmbeddedEndpoint,
 ) -> None:

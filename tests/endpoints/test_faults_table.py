@@ -579,6 +579,7 @@ anyio.run(main, sys.argv[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
 async def test_10000_queued_and_256_descriptors() -> None:
     async with PlantedServer(concept()) as server:

@@ -31,6 +31,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return parts
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_get_one_whole_file(cache: Path) -> None:
     program = "from icm_client.endpoints.gemma import model_path; print(model_path())"
     racers = [

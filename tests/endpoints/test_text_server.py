@@ -42,6 +42,7 @@ def n_stored(folder: Path) -> int:
     return int(count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", ["all", "uncached", "sent", "none"])
 async def test_a_server_that_reads_whole_prompts_is_not_accused(
     tmp_path: Path, counts: Any
@@ -53,6 +54,7 @@ async def test_a_server_that_reads_whole_prompts_is_not_accused(
         assert len(server.prompts) < 1.25 * found.cost.from_server + 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", ["all", "sent", "none"])
 @pytest.mark.parametrize("keeps", ["first", "last", "both ends"])
 async def test_a_text_server_that_cuts_prompts(tmp_path: Path, keeps: Any, counts: Any) -> None:
@@ -95,6 +97,7 @@ async def test_two_tokens_of_one_name_in_a_list(tmp_path: Path) -> None:
         assert "are written as the label ' positive' begins" in notice
 
 
+@pytest.mark.slow
 async def test_a_text_server_with_other_weights_in_the_next_run(tmp_path: Path) -> None:
     async with serving() as server:
         first = await labelled(server, tmp_path)

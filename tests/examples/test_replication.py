@@ -30,12 +30,8 @@ Serve = Callable[..., PlantedServer]
 
 
 @pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
+def own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -99,6 +95,7 @@ def planted_claims(*templates: str) -> dict[str, int]:
 SMALL = ("--train", "24", "--test", "12")
 
 
+@pytest.mark.slow
 def test_truthfulqa_has_four_bars_beside_the_papers(serve: Serve, tmp_path: Path) -> None:
     truthfulqa = script("truthfulqa")
     server = serve(planted_claims(truthfulqa.ASKED.template), meaning=1.0, bias=(2.5, 0.0))
@@ -121,6 +118,7 @@ def test_truthfulqa_has_four_bars_beside_the_papers(serve: Serve, tmp_path: Path
     assert re.search(r"Forecast for all seeds together\. A run over 36 rows: [\d,]+ to", told)
 
 
+@pytest.mark.slow
 def test_truthfulqa_goes_on_from_the_store(serve: Serve) -> None:
     truthfulqa = script("truthfulqa")
     server = serve(planted_claims(truthfulqa.ASKED.template))
@@ -197,6 +195,7 @@ def planted_job(job: Job) -> dict[str, int]:
     return {job.prompts[n]: int(gold[item.row] == "False") for n, item in enumerate(job.items)}
 
 
+@pytest.mark.slow
 def test_without_the_rule_one_label_takes_all(serve: Serve, tmp_path: Path) -> None:
     ablation = script("consistency_ablation")
     job = ablation.both_orders(ablation.SAMPLE, 10)
@@ -230,6 +229,7 @@ def test_pairs_stand_in_both_orders_with_opposite_gold() -> None:
     assert len(job.constraint.groups) == 6
 
 
+@pytest.mark.slow
 def test_the_sun_is_not_found_and_the_mood_is(serve: Serve) -> None:
     preference = script("arbitrary_preference")
     pairs = preference.pairs_made(32)

@@ -10,14 +10,14 @@ from icm_client.coherence.problem import UNLABELLED, FloatArray, Query
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.experiments.baselines import (
-    behind_labels,
     calibrated,
     confident_labels,
+    in_context,
     item_labels,
     longer_wins,
     majority,
     random_labels,
-    spoilt,
+    with_errors,
 )
 
 PAIRS = Task(
@@ -36,13 +36,13 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def test_spoilt_gold_has_as_many_errors_as_asked_for_and_true_labels_elsewhere() -> None:
+def test_gold_with_errors_has_as_many_errors_as_asked_for_and_true_labels_elsewhere() -> None:
     gold = np.array([0, 1, 2] * 20)
     for wrong in (0, 7, 60):
-        labels = spoilt(gold, wrong, 3, rng())
+        labels = with_errors(gold, wrong, 3, rng())
         assert (labels != gold).sum() == wrong
         assert set(labels.tolist()) <= {0, 1, 2}
-    assert not np.array_equal(spoilt(gold, 7, 3, rng(1)), spoilt(gold, 7, 3, rng(2)))
+    assert not np.array_equal(with_errors(gold, 7, 3, rng(1)), with_errors(gold, 7, 3, rng(2)))
 
 
 def test_random_labels_have_every_label() -> None:
@@ -91,11 +91,11 @@ def test_without_a_rule_nothing_says_what_agrees() -> None:
     assert item_labels(job, np.array([TRUE, FALSE])).tolist() == [TRUE, -1, FALSE, -1]
 
 
-def test_calibration_divides_the_models_own_taste_out() -> None:
-    taste = np.log([[0.9, 0.1], [0.8, 0.2]])
-    assert taste.argmax(axis=1).tolist() == [0, 0]
-    assert calibrated(taste, None).argmax(axis=1).tolist() == [0, 1]
-    shares = np.exp(calibrated(taste, np.array([0.95, 0.05])))
+def test_calibration_removes_label_bias() -> None:
+    biased = np.log([[0.9, 0.1], [0.8, 0.2]])
+    assert biased.argmax(axis=1).tolist() == [0, 0]
+    assert calibrated(biased, None).argmax(axis=1).tolist() == [0, 1]
+    shares = np.exp(calibrated(biased, np.array([0.95, 0.05])))
     assert shares.argmax(axis=1).tolist() == [0, 0]
 
 
@@ -110,7 +110,7 @@ async def test_contexts_are_balanced_and_hold_labelled_items_only() -> None:
         odds = np.where([query.target == 10 for query in queries], -2.0, 2.0)
         return np.column_stack([-np.logaddexp(0, -odds), -np.logaddexp(0, odds)])
 
-    scores = await behind_labels(
+    scores = await in_context(
         labels,
         targets,
         score,
@@ -133,7 +133,7 @@ async def test_a_target_that_has_a_label_is_a_mistake() -> None:
         raise AssertionError(queries)
 
     with pytest.raises(ValueError, match="stand in its own context"):
-        await behind_labels(
+        await in_context(
             np.array([0, 1]),
             np.array([1]),
             score,

@@ -49,11 +49,11 @@ def test_everything_is_run_that_can_be_and_the_rest_is_said() -> None:
         *("majority", "zero-shot", "zero-shot-calibrated", "zero-shot-chat", "random"),
         *("pseudo-labels", "icm-fast", "same-accuracy-fast", "human", "golden"),
     ]
-    assert plan.notices[0] == "no longer: the rows are no pairs shown in both orders"
+    assert plan.notices[0] == "longer is left out: the rows are not pairs shown in both orders"
     bare = plan_evaluation(job_of())
     assert not {"human", "zero-shot-chat", "longer"} & {method.kind for method in bare.methods}
-    assert [notice.split(":")[0] for notice in bare.notices] == [
-        *("no longer", "no zero-shot-chat", "no human"),
+    assert [notice.split()[0] for notice in bare.notices] == [
+        *("longer", "zero-shot-chat", "human"),
     ]
 
 
@@ -75,14 +75,14 @@ def test_pairs_have_a_longer_one() -> None:
     assert "longer" in names(plan)
 
 
-def test_raters_who_contradict_gold_are_told_what_to_say() -> None:
+def test_annotators_who_contradict_gold_raise_a_notice() -> None:
     rows = [{**row, "who": 1 if row["gold"] == "positive" else -1} for row in rows_of()]
     job = Job.prepare(rows, TASK, gold="gold")
     (notice,) = plan_evaluation(job, kinds=["human"], human="who").notices
-    assert notice.startswith("a single person's label agrees with gold in 0.0%")  # first: negative
+    assert notice.startswith("a single annotator agrees with gold in 0.0%")  # first: negative
     assert "--human-positive" in notice
     (right,) = plan_evaluation(job, kinds=["human"], human="who", human_positive="positive").notices
-    assert right == "a single person's label agrees with gold in 100.0% of the rows"
+    assert right == "a single annotator agrees with gold in 100.0% of the rows"
 
 
 def test_rows_are_held_out_at_random_and_all_are_used() -> None:
@@ -146,7 +146,7 @@ def test_rows_without_any_gold_are_refused() -> None:
 
 
 def test_nothing_to_compare_is_refused() -> None:
-    with pytest.raises(InputError, match="nothing to compare: no human"):
+    with pytest.raises(InputError, match="nothing to compare: human is left out"):
         plan_evaluation(job_of(), kinds=["human"])
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from icm_client import EmbeddedEndpoint, SweepSettings, Task, read_rows
 from icm_client.data.job import Job
+from icm_client.data.rows import only
 from icm_client.experiments.evaluation import plan_evaluation
+from icm_client.experiments.evaluation_results import results, table
 from icm_client.experiments.evaluation_run import run_evaluation
-from icm_client.experiments.evaluation_table import results, table
-from icm_client.runs.failures import only
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "movie_reviews"
 
@@ -20,6 +20,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.mark.usefixtures("embedded_model")
 async def test_every_method_on_movie_reviews_and_a_replay_without_a_server(tmp_path: Path) -> None:
     rows = only(read_rows(EXAMPLE / "movie_reviews.jsonl", gold="label"), range(48))
     plan = plan_evaluation(

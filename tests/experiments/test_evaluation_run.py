@@ -16,9 +16,8 @@ from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Read, TokenIds
 from icm_client.errors import EndpointFault, RunStopped, StoreError
 from icm_client.experiments.evaluation import Evaluation, Kind, plan_evaluation
-from icm_client.experiments.evaluation_bench import Moment
+from icm_client.experiments.evaluation_results import Moment, Outcome
 from icm_client.experiments.evaluation_run import run_evaluation
-from icm_client.experiments.evaluation_table import Outcome
 from icm_client.runs.progress import Progress
 from icm_client.scoring import ScoringProgress
 from icm_client.testing import PlantedConcept
@@ -297,7 +296,7 @@ async def test_people_who_labelled_no_train_row_are_an_error_of_that_method(tmp_
     job = job_of()
     plan = plan_of(job, kinds=["human", "golden"])
     nobody = tuple(() for _ in job.dataset.rows)
-    outcomes = await ran(replace(plan, raters=nobody), tmp_path)
+    outcomes = await ran(replace(plan, human=nobody), tmp_path)
     assert outcomes["human", 0].error == "no train row has a label"
     assert outcomes["golden", 0].error is None
 

@@ -21,9 +21,8 @@ from icm_client.experiments.evaluation import (
     fewest_and_most_reads,
     plan_evaluation,
 )
-from icm_client.experiments.evaluation_bench import Moment
+from icm_client.experiments.evaluation_results import Moment, Outcome, document, results, table
 from icm_client.experiments.evaluation_run import run_evaluation
-from icm_client.experiments.evaluation_table import Outcome, document, results, table
 from icm_client.experiments.figures import draw_evaluation
 from icm_client.runs.trainer import Example, OnTraining, Trained, TrainingProgress
 from icm_client.testing import PlantedConcept, PlantedTrainer
@@ -195,7 +194,7 @@ async def test_the_picture_has_their_bars_in_the_colours_of_their_labels(tmp_pat
     drawn = (tmp_path / "a.svg").read_text()
     for said in ("finetuned-icm-fast", "finetuned-golden", "ICM", "gold labels"):
         assert said in drawn
-    for said in ("ICM's labels", "people's labels"):
+    for said in ("ICM's labels", "human labels"):
         assert said in drawn or said.replace("'", "&#x27;") in drawn
 
 
@@ -345,11 +344,11 @@ async def test_progress_tells_of_training_and_of_reads(tmp_path: Path) -> None:
 async def test_labels_that_are_all_the_same_teach_nothing(tmp_path: Path) -> None:
     job = job_of(60)
     plan = plan_of(job, ["finetuned-human", "finetuned-golden"], seeds=(0,))
-    one_sided = replace(plan, raters=tuple((1,) for _ in job.dataset.rows))
+    one_sided = replace(plan, human=tuple((1,) for _ in job.dataset.rows))
     outcomes = await ran(one_sided, tmp_path, Listens(job))
     human = outcomes["finetuned-human", 0]
     assert human.error is not None
-    assert "none of the train rows' labels is 'negative'" in human.error
+    assert "no train row has the label 'negative'" in human.error
     assert outcomes["finetuned-golden", 0].error is None
 
 
@@ -379,6 +378,6 @@ async def test_pairs_are_learned_in_both_orders(tmp_path: Path) -> None:
 async def test_methods_that_train_need_a_trainer(tmp_path: Path) -> None:
     plan = plan_of(job_of(60), ["finetuned-golden"])
     endpoint = base(plan.job)
-    with pytest.raises(InputError, match="nothing to train with"):
+    with pytest.raises(InputError, match="need a trainer"):
         await run_evaluation(plan, endpoint=endpoint, store=str(tmp_path / "scores.sqlite3"))
     assert endpoint.usage.requests == 0

@@ -11,6 +11,9 @@ from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.problem import FloatArray, Query
 from icm_client.errors import InputError
 from icm_client.experiments.salience import (
+    FEWEST,
+    MOST,
+    SHARE,
     STEPS,
     Features,
     Readings,
@@ -19,8 +22,9 @@ from icm_client.experiments.salience import (
     log_odds_of,
     read_salience,
     rows_read,
+    sample,
+    sample_size,
 )
-from icm_client.experiments.salience_run import FEWEST, MOST, SHARE, sample, sample_size
 from icm_client.testing import PlantedConcept
 
 N = 24
@@ -173,5 +177,5 @@ def test_a_sample_is_seeded_and_too_few_rows_are_refused() -> None:
     items = np.arange(0, 200, 2)
     assert sample(items, 24, 1) == sample(items, 24, 1) != sample(items, 24, 2)
     assert set(sample(items, 24, 1)) <= set(items.tolist())
-    with pytest.raises(InputError, match="23 rows are too few for a probe, which takes 24"):
+    with pytest.raises(InputError, match="23 rows are too few for a probe, which reads 24"):
         sample_size(23, 23)

@@ -6,11 +6,12 @@ import pytest
 
 from icm_client.data import read_rows
 from icm_client.endpoints import EmbeddedEndpoint
-from icm_client.experiments.salience_run import salience
+from icm_client.experiments.salience import salience
 
 MOVIES = Path(__file__).parents[2] / "examples" / "movie_reviews"
 
 
+@pytest.mark.usefixtures("embedded_model")
 async def test_movie_reviews_are_likely_and_asked_once(tmp_path: Path) -> None:
     store = tmp_path / "scores.sqlite3"
     rows = read_rows(MOVIES / "movie_reviews.jsonl")

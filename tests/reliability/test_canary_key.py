@@ -10,6 +10,8 @@ import pytest
 from icm_client import Task, rows_from
 from icm_client.testing import Fault, PlantedConcept, PlantedServer, after, redirect, status
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-canary-2718281828459045"
 SHORT_KEY = "k3y-2bz"
 TASK = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))

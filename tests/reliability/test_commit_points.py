@@ -15,6 +15,8 @@ from icm_client.record.archive import Run, list_runs
 from icm_client.record.journal import read
 from icm_client.scoring.store_upkeep import check
 
+pytestmark = pytest.mark.slow
+
 CHILD = Path(__file__).with_name("commit_points.py")
 LIVES = -1
 

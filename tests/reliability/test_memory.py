@@ -4,9 +4,13 @@ import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from icm_client.coherence.problem import Demo, Query
 from icm_client.endpoints import Answer, Exactness, Read, ServerIdentity, TokenIds, Usage
 from icm_client.scoring import Pieces, Scorer, ScoreStore
+
+pytestmark = pytest.mark.slow
 
 ITEMS, DEMOS, ITEM_IDS = 2000, 60, 50
 CONTEXT_BYTES = 8 * DEMOS * (ITEM_IDS + 2)

@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import anyio
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -36,6 +37,8 @@ from icm_client.testing import (
     with_log_prob,
     without_label,
 )
+
+pytestmark = pytest.mark.slow
 
 TASK = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
 TEXTS = [f"words of row {i}" for i in range(8)]

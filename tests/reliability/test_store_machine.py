@@ -24,6 +24,8 @@ from icm_client.scoring.prompts import score_keys
 from icm_client.scoring.store import ScoreStore
 from icm_client.scoring.store_upkeep import check
 
+pytestmark = pytest.mark.slow
+
 DAY_S = 86_400
 READS = [Read((1, 2, number), (5, 7)) for number in range(12)]
 SERVERS = ("one", "other")

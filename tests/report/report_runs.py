@@ -32,6 +32,7 @@ FINDINGS = [
         "code": "uneven-shares",
         "message": "The labels may be uneven.",
         "advice": "Say so with --prior.",
+        "figures": "90% interval: 20% to 90%",
         "severity": "check",
         "fatal": False,
     },

@@ -52,6 +52,15 @@ def test_steps_and_three_labels_have_their_own(tmp_path: Path) -> None:
     assert names == {"margins"}
 
 
+def test_a_label_word_is_text_and_no_formula(tmp_path: Path) -> None:
+    task = Task(template="Price: {text}\nBand:", labels=("$5 to $9", "_more"))
+    run = write_run(tmp_path, [{"text": f"row {i}"} for i in range(30)], task=task)
+    draw_run(read_report(run), tmp_path)
+    shown = texts(tmp_path / "balance.svg")
+    assert "$5 to $9" in shown
+    assert "_more" in shown
+
+
 def test_a_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
     data = read_report(write_run(tmp_path / "runs", reviews(8)))
     (tmp_path / "file").touch()

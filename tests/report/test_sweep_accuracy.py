@@ -20,7 +20,7 @@ from icm_client.record.journal import packed
 from icm_client.report.label_table import read_label_table
 from icm_client.report.report import render_report
 from icm_client.report.report_data import read_report
-from icm_client.report.run_course import Course, names_of_the_end, read_course
+from icm_client.report.run_course import Course, final_names, read_course
 from icm_client.report.run_figures import draw_run
 from icm_client.testing import PlantedConcept, PlantedTrainer
 
@@ -126,7 +126,7 @@ async def test_names_exchanged_at_the_end_are_so_in_the_whole_line(
     assert course.renamed
     assert kept.points[-1][1] == pytest.approx(found.accuracy)
     assert min(y for _, y in kept.points) > 0.5
-    assert "Names are those of the end" in render_report(read_report(run))
+    assert "Label names are the final ones" in render_report(read_report(run))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ async def test_it_is_drawn(tmp_path: Path) -> None:
     data = read_report(run)
     text = render_report(data)
     assert "Accuracy by sweep" in text
-    assert "Names are those of the end" not in text
+    assert "Label names are the final ones" not in text
     assert tmp_path / "accuracy.svg" in draw_run(data, tmp_path)
 
 
@@ -280,7 +280,7 @@ def test_gold_named_later_has_a_line_too(tmp_path: Path) -> None:
 
 def test_names_of_the_end_are_an_exchange_only_where_it_agrees_better() -> None:
     ended = np.array([0, 1, 2, 0, 1, 2, -1])
-    assert names_of_the_end(ended, ended, 3) == (0, 1, 2)
+    assert final_names(ended, ended, 3) == (0, 1, 2)
     exchanged = np.array([0, 2, 1, 0, 2, 1, -1])
-    assert names_of_the_end(exchanged, ended, 3) == (0, 2, 1)
-    assert names_of_the_end(np.full(7, -1), ended, 3) == (0, 1, 2)
+    assert final_names(exchanged, ended, 3) == (0, 2, 1)
+    assert final_names(np.full(7, -1), ended, 3) == (0, 1, 2)

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from icm_client.coherence.fast import SweepSettings
 from icm_client.endpoints import EmbeddedEndpoint
 from icm_client.runs.check import check
 
 
+@pytest.mark.usefixtures("embedded_model")
 async def test_the_embedded_server_is_ready_cached_and_without_noise(tmp_path: Path) -> None:
     steps: list[str] = []
     async with EmbeddedEndpoint(context_length=2048) as server:

@@ -24,13 +24,6 @@ from icm_client.testing import PlantedConcept, PlantedServer
 from icm_client.testing.faults import status
 
 
-@pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "scores.sqlite3"

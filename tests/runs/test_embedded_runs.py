@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from icm_client import EmbeddedEndpoint, SweepSettings, Task, label
-from icm_client.endpoints import gemma
 from icm_client.scoring import ScoreStore, tokenize_pieces
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "movie_reviews"
@@ -55,12 +54,6 @@ def stored_scores(cache: Path) -> int:
     return 0
 
 
-@pytest.fixture(scope="module")
-def model() -> Path:
-    """The joined model, where the user has it."""
-    return gemma.model_path()
-
-
 def new_cache(folder: Path, model: Path) -> Path:
     """A cache folder of its own that spares joining the model again."""
     (folder / "models").mkdir(parents=True)
@@ -78,11 +71,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    tmp_path_factory: pytest.TempPathFactory, model: Path, rows: Path
+    tmp_path_factory: pytest.TempPathFactory, users_model: Path, rows: Path
 ) -> tuple[Path, bytes, int]:
     """A run from start to end: its cache folder, what it wrote, the reads it took."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    cache = new_cache(folder / "cache", model)
+    cache = new_cache(folder / "cache", users_model)
     output = folder / "labels.jsonl"
     from_server, from_store = reads_of(child(rows, output, cache))
     assert from_server > 60
@@ -112,10 +105,10 @@ async def test_a_replay_writes_the_same_and_starts_no_server(
 
 
 def test_kill_9_in_mid_run_loses_nothing(
-    undisturbed: tuple[Path, bytes, int], model: Path, rows: Path, tmp_path: Path
+    undisturbed: tuple[Path, bytes, int], users_model: Path, rows: Path, tmp_path: Path
 ) -> None:
     _, written, reads = undisturbed
-    cache = new_cache(tmp_path / "cache", model)
+    cache = new_cache(tmp_path / "cache", users_model)
     output = tmp_path / "labels.jsonl"
     with child(rows, output, cache) as process:
         deadline = time.monotonic() + 120
@@ -132,6 +125,7 @@ def test_kill_9_in_mid_run_loses_nothing(
     assert output.read_bytes() == written
 
 
+@pytest.mark.usefixtures("embedded_model")
 async def test_labels_follow_every_prompt_as_in_the_whole_text_or_the_row_is_named(
     tmp_path: Path,
 ) -> None:

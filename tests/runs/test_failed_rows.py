@@ -14,9 +14,10 @@ from icm_client.coherence.fast import SweepSettings, search
 from icm_client.coherence.problem import UNLABELLED, Problem
 from icm_client.coherence.result import SearchResult
 from icm_client.data.job import Job
+from icm_client.data.rows import only
 from icm_client.endpoints import Answer, Read
 from icm_client.errors import EndpointFault, InputError, RequestRefused, TooManyFailed
-from icm_client.runs.failures import FailureBudget, labelled_rows, only
+from icm_client.runs.failures import FailureBudget, labelled_rows
 from icm_client.runs.presets import Settings
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.testing import PlantedConcept

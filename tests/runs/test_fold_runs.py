@@ -171,6 +171,7 @@ anyio.run(here.found_in, Path(sys.argv[2]), settings)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["folds", "iterate"])
 @pytest.mark.parametrize(("trainings", "moment"), [(0, "before"), (1, "after"), (2, "before")])
 async def test_a_killed_run_goes_on_to_the_labels_of_one_that_was_left_alone(

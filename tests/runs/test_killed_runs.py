@@ -12,6 +12,8 @@ from icm_client import Labels, label
 from icm_client.record.archive import list_runs
 from icm_client.record.journal import read
 
+pytestmark = pytest.mark.slow
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

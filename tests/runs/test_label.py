@@ -40,13 +40,6 @@ from icm_client.settings import Environment
 from icm_client.testing import PlantedServer, after, status
 
 
-@pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "scores.sqlite3"
@@ -399,10 +392,7 @@ async def test_a_tasks_own_gold_is_not_demanded_of_rows_without_it(store: Path) 
     assert [row.label for row in labelled.rows] == [row.label for row in found.rows]
 
 
-async def test_a_model_without_a_server_is_refused(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ICM_ENDPOINT", raising=False)
+async def test_a_model_without_a_server_is_refused(store: Path) -> None:
     with pytest.raises(InputError, match="was asked for, but no server"):
         await label(
             reviews(4), task=TASK, endpoint=Server(model="meta-llama/Llama-3.1-8B"), store=store

@@ -70,6 +70,7 @@ async def test_labels_are_the_same_bytes_whatever_gold_says(
     assert written[0] == written[1]
 
 
+@pytest.mark.slow
 @EVERY_PRESET
 async def test_no_question_ends_with_two_different_true_answers(
     settings: Settings, tmp_path: Path

@@ -9,7 +9,16 @@ from recorded_runs import RECORDED, all_cases, outcome
 
 @pytest.mark.parametrize(
     ("preset", "name", "seed"),
-    [pytest.param(*case, id=f"{case[0]}, {case[1]}, seed {case[2]}") for case in all_cases()],
+    [
+        pytest.param(
+            preset,
+            name,
+            seed,
+            id=f"{preset}, {name}, seed {seed}",
+            marks=[pytest.mark.slow] if seed else [],
+        )
+        for preset, name, seed in all_cases()
+    ],
 )
 async def test_a_run_is_as_it_was_recorded(
     preset: str, name: str, seed: int, tmp_path: Path

@@ -109,7 +109,7 @@ class Dummy(TableEndpoint):
         return await super().tokenize(f" {text}" if text else "", add_special=add_special)
 
 
-async def test_a_separator_is_written_as_it_stands_behind_a_label(store: ScoreStore) -> None:
+async def test_a_separator_is_written_as_it_stands_after_a_label(store: ScoreStore) -> None:
     endpoint = Dummy()
     pieces = await tokenize_pieces(["a:"], [" yes"], "\n", endpoint, store)
     assert pieces.separator == (endpoint.words["\n"],)

@@ -169,7 +169,7 @@ async def test_a_run_that_is_to_stop_asks_nothing_again(store: ScoreStore) -> No
     assert endpoint.asked == []
 
 
-async def test_another_tokenizer_behind_the_same_name(store: ScoreStore) -> None:
+async def test_another_tokenizer_under_the_same_name(store: ScoreStore) -> None:
     """No score need be stored: the prompts of all new ones would be wrong."""
 
     class Other(Served):

@@ -11,7 +11,8 @@ from icm_client.endpoints.protocol import Answer, CachingEndpoint, PrefixCache, 
 from icm_client.endpoints.vllm import vllm_prefix_cache
 from icm_client.errors import EndpointError, EndpointFault, ScoreError
 from icm_client.scoring.execute import Caller, execute
-from icm_client.scoring.planner import optimal_tokens, plan
+from icm_client.scoring.planner import optimal_tokens
+from icm_client.scoring.prompts import Question
 
 BLOCK = 16
 
@@ -61,8 +62,8 @@ async def executed(
     found: list[int] = []
     failed: list[EndpointError | ScoreError] = []
     await execute(
-        plan(reads),
-        reads,
+        [Question((), *read) for read in reads],
+        range(len(reads)),
         server,
         Caller(
             arrived=lambda indices, _: found.extend(indices),
@@ -83,13 +84,13 @@ def tree(depth: int, demo: int, begins: TokenIds = (1,)) -> list[Read]:
     return [read for ids in demos for read in tree(depth - 1, demo, (*begins, *ids))]
 
 
-def test_a_block_server_is_one_that_tells_of_its_cache() -> None:
+def test_a_block_server_is_one_that_reports_its_cache() -> None:
     assert isinstance(BlockServer(PrefixCache()), CachingEndpoint)
     assert not isinstance(TableEndpoint(), CachingEndpoint)
 
 
 @pytest.mark.parametrize("demo", [47, 48, 49, 70])
-async def test_prefixes_sent_ahead_are_whole_blocks_and_cost_a_token_each(demo: int) -> None:
+async def test_warmed_prefixes_are_whole_blocks_and_cost_a_token_each(demo: int) -> None:
     reads = tree(4, demo)
     server = BlockServer(PrefixCache(BLOCK))
     assert sorted(await executed(server, reads)) == list(range(len(reads)))
@@ -177,5 +178,5 @@ INFO = 'vllm:cache_config_info{block_size="16",%scache_dtype="auto",num_gpu_bloc
         (INFO.replace('"100"', '"None"') % "", PrefixCache(16, None)),
     ],
 )
-def test_what_vllm_tells_of_its_cache(metrics: str, found: PrefixCache) -> None:
+def test_what_vllm_reports_of_its_cache(metrics: str, found: PrefixCache) -> None:
     assert vllm_prefix_cache(metrics.encode()) == found

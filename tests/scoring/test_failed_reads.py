@@ -1,6 +1,6 @@
 """Reads that fail for good, among others that do not."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import anyio
@@ -80,24 +80,17 @@ def ending_in(*items: int) -> Callable[[TokenIds], bool]:
     )
 
 
-class Told(dict[int, FailedItem]):
-    """What a scorer tells of failed items."""
-
-    def hear(self, failed: Mapping[int, FailedItem]) -> None:
-        self.update(failed)
-
-
 async def test_items_that_fail_cost_nobody_else_the_score(store: ScoreStore, lanes: int) -> None:
     endpoint = Poisoned(ending_in(3, 7), lanes=lanes)
-    told = Told()
-    scores = await Scorer(endpoint, store, PIECES, group_size=4, on_failed=told.hear)(QUERIES)
+    reported: dict[int, FailedItem] = {}
+    scores = await Scorer(endpoint, store, PIECES, group_size=4, on_failed=reported.update)(QUERIES)
     bad = [query.target in (3, 7) for query in QUERIES]
     assert np.isnan(scores[bad]).all()
     np.testing.assert_array_equal(scores[~np.array(bad)], expected()[~np.array(bad)])
-    assert told.keys() == {3, 7}
-    assert str(told[3].error) == "400 poison"
-    assert told[3].alone
-    assert not told[3].as_demo
+    assert reported.keys() == {3, 7}
+    assert str(reported[3].error) == "400 poison"
+    assert reported[3].alone
+    assert not reported[3].as_demo
     assert len(endpoint.asked) == len(set(endpoint.asked)) == 40
 
 
@@ -107,14 +100,14 @@ async def test_items_that_fail_cost_nobody_else_the_score(store: ScoreStore, lan
 async def test_it_matters_not_how_an_item_fails(
     store: ScoreStore, error: type[EndpointError]
 ) -> None:
-    told = Told()
+    reported: dict[int, FailedItem] = {}
     endpoint = Poisoned(ending_in(3), error=error)
-    scores = await Scorer(endpoint, store, PIECES, on_failed=told.hear)(QUERIES)
+    scores = await Scorer(endpoint, store, PIECES, on_failed=reported.update)(QUERIES)
     assert np.isnan(scores).any(axis=1).sum() == 2
-    assert isinstance(told[3].error, error)
+    assert isinstance(reported[3].error, error)
 
 
-async def test_without_an_ear_the_failure_is_raised_when_all_else_is_stored(
+async def test_without_a_callback_the_failure_is_raised_when_all_else_is_stored(
     store: ScoreStore, lanes: int
 ) -> None:
     with pytest.raises(RequestRefused, match="poison"):
@@ -126,7 +119,7 @@ async def test_an_item_that_failed_alone_is_asked_again_by_the_next_run_only(
     store: ScoreStore,
 ) -> None:
     endpoint = Poisoned(ending_in(3))
-    scorer = Scorer(endpoint, store, PIECES, on_failed=Told().hear)
+    scorer = Scorer(endpoint, store, PIECES, on_failed=dict[int, FailedItem]().update)
     first = await scorer(QUERIES)
     tried = endpoint.tried
     np.testing.assert_array_equal(await scorer(QUERIES), first)
@@ -136,35 +129,35 @@ async def test_an_item_that_failed_alone_is_asked_again_by_the_next_run_only(
     assert len(healed.asked) == 4
 
 
-async def test_a_demo_is_blamed_for_all_that_fail_behind_it(store: ScoreStore, lanes: int) -> None:
+async def test_a_demo_is_blamed_for_all_that_fail_given_it(store: ScoreStore, lanes: int) -> None:
     # Item 0 is a demo of all odd targets. More fail in a row than a working server explains.
-    told = Told()
-    behind = [Query(FOLDS[0], item) for item in range(1, 12, 2)]
-    scorer = Scorer(Poisoned(holding(0), lanes=lanes), store, PIECES, on_failed=told.hear)
-    scores = await scorer([*behind, *(Query((), item) for item in range(1, 12, 2))])
+    reported: dict[int, FailedItem] = {}
+    given_it = [Query(FOLDS[0], item) for item in range(1, 12, 2)]
+    scorer = Scorer(Poisoned(holding(0), lanes=lanes), store, PIECES, on_failed=reported.update)
+    scores = await scorer([*given_it, *(Query((), item) for item in range(1, 12, 2))])
     assert np.isnan(scores[:6]).all()
     assert not np.isnan(scores[6:]).any()
-    assert {item: one.as_demo for item, one in told.items()} == {0: True}
+    assert {item: one.as_demo for item, one in reported.items()} == {0: True}
 
 
 async def test_a_demo_is_blamed_even_where_nothing_was_answered_before(store: ScoreStore) -> None:
-    told = Told()
-    scorer = Scorer(Poisoned(holding(0)), store, PIECES, on_failed=told.hear)
+    reported: dict[int, FailedItem] = {}
+    scorer = Scorer(Poisoned(holding(0)), store, PIECES, on_failed=reported.update)
     scores = await scorer([Query(FOLDS[0], item) for item in range(1, 12, 2)])
     assert np.isnan(scores).all()
-    assert {item: one.as_demo for item, one in told.items()} == {0: True}
+    assert {item: one.as_demo for item, one in reported.items()} == {0: True}
 
 
-async def test_what_fails_only_behind_its_demos_is_asked_again_behind_others(
+async def test_what_fails_only_given_its_demos_is_asked_again_with_others(
     store: ScoreStore,
 ) -> None:
     endpoint = Poisoned(lambda prompt: len(prompt) > 60 and ending_in(3)(prompt))
-    told = Told()
-    scorer = Scorer(endpoint, store, PIECES, on_failed=told.hear)
+    reported: dict[int, FailedItem] = {}
+    scorer = Scorer(endpoint, store, PIECES, on_failed=reported.update)
     scores = await scorer(QUERIES)
     assert np.isnan(scores).any(axis=1).sum() == 1
-    assert told.keys() == {3}
-    assert not told[3].alone
+    assert reported.keys() == {3}
+    assert not reported[3].alone
     assert not np.isnan(await scorer([Query(FOLDS[0][:1], 3)])).any()
 
 
@@ -172,11 +165,13 @@ async def test_where_everything_is_refused_the_server_is_to_blame(
     store: ScoreStore, lanes: int
 ) -> None:
     endpoint = Poisoned(lambda _: True, lanes=lanes)
-    told = Told()
-    scorer = Scorer(endpoint, store, PIECES, group_size=4, reads_in_flight=8, on_failed=told.hear)
+    reported: dict[int, FailedItem] = {}
+    scorer = Scorer(
+        endpoint, store, PIECES, group_size=4, reads_in_flight=8, on_failed=reported.update
+    )
     with pytest.raises(RequestRefused):
         await scorer(QUERIES)
-    assert not told
+    assert not reported
     assert endpoint.tried < 30
 
 
@@ -185,27 +180,29 @@ async def test_a_server_that_fails_for_ever_is_not_asked_down_to_single_reads(
 ) -> None:
     endpoint = Poisoned(lambda _: True, error=EndpointFault)
     with pytest.raises(EndpointFault):
-        await Scorer(endpoint, store, PIECES, group_size=4, on_failed=Told().hear)(QUERIES)
+        await Scorer(
+            endpoint, store, PIECES, group_size=4, on_failed=dict[int, FailedItem]().update
+        )(QUERIES)
     assert endpoint.tried <= 16  # those that were under way
 
 
-async def test_a_server_that_dies_is_told_from_items_that_fail(
+async def test_a_server_that_dies_is_distinguished_from_items_that_fail(
     store: ScoreStore, lanes: int
 ) -> None:
     endpoint = TableEndpoint(lanes=lanes, fail_after=20)
-    told = Told()
+    reported: dict[int, FailedItem] = {}
     with pytest.raises(EndpointFault):
-        await Scorer(endpoint, store, PIECES, group_size=4, on_failed=told.hear)(QUERIES)
-    assert not told
+        await Scorer(endpoint, store, PIECES, group_size=4, on_failed=reported.update)(QUERIES)
+    assert not reported
 
 
 async def test_many_that_fail_in_a_row_are_no_dead_server(store: ScoreStore) -> None:
     some = range(1, 10)
     assert len(some) > IN_A_ROW
-    told = Told()
+    reported: dict[int, FailedItem] = {}
     endpoint = Poisoned(ending_in(*some), lanes=1)
-    scores = await Scorer(endpoint, store, PIECES, on_failed=told.hear)(QUERIES)
-    assert told.keys() == set(some)
+    scores = await Scorer(endpoint, store, PIECES, on_failed=reported.update)(QUERIES)
+    assert reported.keys() == set(some)
     assert np.isnan(scores).any(axis=1).sum() == 2 * len(some)
 
 
@@ -238,11 +235,13 @@ async def test_what_is_about_the_server_is_not_split(
 ) -> None:
     endpoint = Poisoned(lambda _: True, lanes=lanes, error=error)
     with pytest.raises(error):
-        await Scorer(endpoint, store, PIECES, group_size=48, on_failed=Told().hear)(QUERIES)
+        await Scorer(
+            endpoint, store, PIECES, group_size=48, on_failed=dict[int, FailedItem]().update
+        )(QUERIES)
     assert endpoint.tried <= 4
 
 
-async def test_told_to_stop_it_keeps_what_is_under_way(store: ScoreStore, lanes: int) -> None:
+async def test_stopped_on_request_it_keeps_what_is_in_flight(store: ScoreStore, lanes: int) -> None:
     endpoint = TableEndpoint(lanes=lanes)
     scorer = Scorer(
         endpoint,
@@ -262,7 +261,7 @@ async def test_told_to_stop_it_keeps_what_is_under_way(store: ScoreStore, lanes:
     assert len(again.asked) == 48 - begun
 
 
-async def test_told_to_stop_a_replay_still_answers(store: ScoreStore) -> None:
+async def test_stopped_on_request_a_replay_still_answers(store: ScoreStore) -> None:
     await Scorer(TableEndpoint(), store, PIECES)(QUERIES)
     scorer = Scorer(TableEndpoint(), store, PIECES, stopping=lambda: True)
     np.testing.assert_array_equal(await scorer(QUERIES), expected())
@@ -298,9 +297,11 @@ async def test_answers_that_may_be_another_models_leave_the_store(
 
 async def test_groups_that_each_hold_a_read_that_fails_come_to_an_end(store: ScoreStore) -> None:
     # All requests under way fail at once and slowly, again and again, while others would not.
-    told = Told()
+    reported: dict[int, FailedItem] = {}
     endpoint = Poisoned(ending_in(0, 3, 4, 7, 8, 11), error=EndpointTimeout)
     with anyio.fail_after(10):
-        scores = await Scorer(endpoint, store, PIECES, group_size=24, on_failed=told.hear)(QUERIES)
-    assert told.keys() == {0, 3, 4, 7, 8, 11}
+        scores = await Scorer(endpoint, store, PIECES, group_size=24, on_failed=reported.update)(
+            QUERIES
+        )
+    assert reported.keys() == {0, 3, 4, 7, 8, 11}
     assert np.isnan(scores).any(axis=1).sum() == 12

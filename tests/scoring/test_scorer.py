@@ -186,7 +186,7 @@ async def test_an_answer_stored_meanwhile_by_another_run_is_used(
     np.testing.assert_array_equal(await Scorer(TableEndpoint(), store, PIECES)(QUERIES), scores)
 
 
-async def test_prefixes_are_sent_ahead_of_their_followers(store: ScoreStore) -> None:
+async def test_prefixes_are_warmed_before_their_followers(store: ScoreStore) -> None:
     endpoint = TableEndpoint()
     await Scorer(endpoint, store, PIECES, group_size=4)(QUERIES)
     warmed = [prefix for kind, prefix in endpoint.events if kind == "warm"]
@@ -208,7 +208,7 @@ async def test_a_first_token_is_asked_before_the_rest_of_its_label(
             assert place[Read(read.prompt[:-1], (5, 7))] < number
 
 
-async def test_a_resumed_run_sends_the_same_prefixes_ahead(store: ScoreStore) -> None:
+async def test_a_resumed_run_warms_the_same_prefixes(store: ScoreStore) -> None:
     fresh = TableEndpoint()
     scorer = Scorer(fresh, store, PIECES)
     await scorer(QUERIES)
@@ -224,7 +224,7 @@ async def test_a_resumed_run_sends_the_same_prefixes_ahead(store: ScoreStore) ->
     assert [prefix for kind, prefix in resumed.events if kind == "warm"] == owed
 
 
-async def test_few_reads_are_under_way_at_a_time(store: ScoreStore) -> None:
+async def test_few_reads_are_in_flight_at_a_time(store: ScoreStore) -> None:
     class Counting(TableEndpoint):
         now = most = 0
 
@@ -257,7 +257,7 @@ async def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_sent(
     endpoint = TableEndpoint()
     long = Query(FOLDS[0] * 12, 3)
     # 12 * (96 prompt + 9 label and separator ids) + BOS + target + the label's first token
-    with pytest.raises(PromptTooLong, match=r"item 3 .* behind 72 demos .* fewer demos") as caught:
+    with pytest.raises(PromptTooLong, match=r"item 3 .* fewer demos .* with 72 demos") as caught:
         await Scorer(endpoint, store, PIECES)([*QUERIES, long])
     assert f"{len(prompt_ids(PIECES, long)) + 1} tokens" in str(caught.value)
     assert "room for 999" in str(caught.value)
@@ -293,7 +293,7 @@ async def test_too_few_answers_are_refused(store: ScoreStore) -> None:
         await Scorer(Short(), store, PIECES)(QUERIES)
 
 
-async def test_a_prefix_that_cannot_be_sent_ahead_costs_nobody_the_score(
+async def test_a_prefix_that_cannot_be_warmed_costs_no_score(
     store: ScoreStore,
 ) -> None:
     class Cold(TableEndpoint):

@@ -122,6 +122,7 @@ def test_threads_that_make_and_fill_one_file(path: Path) -> None:
         assert store.get_many("f", READS[:400]) == [table_answer(read) for read in READS[:400]]
 
 
+@pytest.mark.slow
 def test_processes_that_make_and_fill_one_file(path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
@@ -147,7 +148,7 @@ def test_processes_that_make_and_fill_one_file(path: Path) -> None:
 def test_a_file_that_never_was_a_database_stays_where_it_is(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b'{"text": "my rows"}' * 100)
-    with pytest.raises(StoreError, match=r"scores\.sqlite3 failed: .*no score store"):
+    with pytest.raises(StoreError, match=r"scores\.sqlite3 failed: .*not a score store"):
         ScoreStore.open(path)
     assert path.read_bytes() == b'{"text": "my rows"}' * 100
 

@@ -162,7 +162,7 @@ def test_every_flipped_answer_is_found_by_the_check_and_dropped_by_the_repair(pa
     assert (left.scores, left.texts) == (3993, 0)
 
 
-def test_a_damaged_structure_is_told_and_repaired(path: Path) -> None:
+def test_a_damaged_structure_is_reported_and_repaired(path: Path) -> None:
     fill(path)
     overwrite(path, PAGE * (path.stat().st_size // PAGE // 2), b"\xff" * PAGE)
     assert check(path).problems

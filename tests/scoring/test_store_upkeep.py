@@ -57,7 +57,7 @@ def rows(path: Path) -> list[list[tuple[object, ...]]]:
         connection.close()
 
 
-def test_the_store_tells_whose_its_answers_are_and_how_old(full: Path) -> None:
+def test_info_has_the_server_and_the_age_of_the_answers(full: Path) -> None:
     found = describe(full)
     assert (found.scores, found.texts) == (1400, 2)
     assert found.bytes >= full.stat().st_size
@@ -104,10 +104,10 @@ def test_pruning_says_what_it_will_drop_and_drops_that(
     assert check(full).whole
 
 
-def test_a_model_that_is_not_there_is_told(full: Path) -> None:
+def test_a_model_that_is_not_there_is_refused(full: Path) -> None:
     with pytest.raises(InputError, match=r"there are 'new', 'old'. Did you mean 'new'"):
         prune(full, model="nww")
-    with pytest.raises(ValueError, match="say what goes"):
+    with pytest.raises(ValueError, match="say what to drop"):
         prune(full)
 
 
@@ -201,7 +201,7 @@ def test_a_row_that_was_changed_on_the_way_is_left_out(
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("no number", "lines.jsonl:2: no row of a score store"),
+        ("no number", "lines.jsonl:2: this line is not a row of a score store"),
         ("no lines", "neither a score store nor"),
         ("newer", "written by a newer icm-client"),
     ],

@@ -77,7 +77,7 @@ def test_a_file_of_version_1_keeps_every_answer(path: Path) -> None:
         assert store.get_many("f", [new]) == [table_answer(new)]
 
 
-def test_what_version_1_did_not_note_is_told_as_unknown(path: Path) -> None:
+def test_what_version_1_did_not_record_is_unknown(path: Path) -> None:
     write_version_1(path)
     before = int(time.time())
     with ScoreStore.open(path) as store:

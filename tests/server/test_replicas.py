@@ -50,23 +50,23 @@ def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def started(tmp_path: Path) -> dict[int, str]:
-    """Process -> its GPU and its arguments, once all three have told."""
+    """Process -> its GPU and its arguments, once all three have written them."""
     folder = tmp_path / "started"
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        told = {int(file.name.rpartition("-")[2]): file.read_text() for file in folder.iterdir()}
-        if len(told) == 3 and all(told.values()):
-            return told
+        lines = {int(file.name.rpartition("-")[2]): file.read_text() for file in folder.iterdir()}
+        if len(lines) == 3 and all(lines.values()):
+            return lines
         time.sleep(0.05)
-    pytest.fail(f"not all were started: {told}")
+    pytest.fail(f"not all were started: {lines}")
 
 
 def test_a_server_a_gpu_and_a_router_that_keeps_sessions(
     running: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    told = dict(line.split("|", 1) for line in started(tmp_path).values())
-    assert sorted(told) == ["", "0", "1"]
-    router, first, second = told[""], told["0"], told["1"]
+    lines = dict(line.split("|", 1) for line in started(tmp_path).values())
+    assert sorted(lines) == ["", "0", "1"]
+    router, first, second = lines[""], lines["0"], lines["1"]
     assert "server/serve_vllm.py OWNER/MODEL --device cuda --port 8001" in first
     assert "--port 8002" in second
     assert "--policy consistent_hash" in router

@@ -13,15 +13,10 @@ import pytest
 from icm_client.endpoints import Answer, Read, connect
 from icm_client.errors import AuthenticationRefused
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "server" / "serve_local.py"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 async def ask(url: str, key: str, answers: list[Answer]) -> None:
@@ -34,10 +29,10 @@ async def ask(url: str, key: str, answers: list[Answer]) -> None:
         await endpoint.aclose()
 
 
-def test_two_clients_get_the_same_answer_and_ctrl_c_ends_it() -> None:
-    port = free_port()
+@pytest.mark.usefixtures("embedded_model")
+def test_two_clients_get_the_same_answer_and_ctrl_c_ends_it(free_tcp_port: int) -> None:
     with subprocess.Popen(
-        [sys.executable, SCRIPT, "--port", str(port), "--context", "1024"],
+        [sys.executable, SCRIPT, "--port", str(free_tcp_port), "--context", "1024"],
         env={**os.environ, "ICM_API_KEY": "s3cret"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -46,7 +41,7 @@ def test_two_clients_get_the_same_answer_and_ctrl_c_ends_it() -> None:
         try:
             assert server.stdout is not None
             url = server.stdout.readline().rpartition("--endpoint ")[2].strip()
-            assert url == f"http://127.0.0.1:{port}"
+            assert url == f"http://127.0.0.1:{free_tcp_port}"
 
             async def both() -> list[Answer]:
                 answers: list[Answer] = []

@@ -13,8 +13,7 @@ from icm_client.serving.dequantize import dequantized, folder_for
 
 
 @pytest.fixture
-def gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
+def gguf(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.gguf"
     path.write_bytes(b"GGUF and so on")
     return path
@@ -99,11 +98,11 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_disk_that_is_full_is_told_before_a_minute_of_work(
+def test_a_disk_that_is_full_is_reported_before_a_minute_of_work(
     gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = child(monkeypatch, status=0)
     monkeypatch.setattr(dequantize, "GROWTH", 10**15)
-    with pytest.raises(SetupError, match=r"are free in .*another disk"):
+    with pytest.raises(SetupError, match=r"too little room .*another disk"):
         dequantized(gguf, lambda _: None)
     assert not made

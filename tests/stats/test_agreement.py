@@ -5,7 +5,7 @@ from string import ascii_lowercase
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.errors import InputError
@@ -62,7 +62,6 @@ def test_of_many_names_only_those_move_that_are_exchanged() -> None:
     assert found.names == {"a": "b", "b": "a"}
 
 
-@settings(deadline=None)
 @given(st.integers(2, 5), st.integers(1, 12), st.integers(0, 2**32 - 1))
 def test_of_few_names_the_exchange_is_the_first_of_the_best(
     n_labels: int, rows: int, seed: int

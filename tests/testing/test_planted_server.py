@@ -119,10 +119,7 @@ def test_scripts_say_which_request_meets_what() -> None:
     assert 200 < sum(script(number) is fault for number in range(1000)) < 300
 
 
-async def test_the_example_of_the_page_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path))
+async def test_the_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "faults.md").read_text("utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     block = compile(code, "faults.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

@@ -88,8 +88,8 @@ class PlantedRewardTrainer:
         progress: OnTraining | None = None,
     ) -> Trained:
         self.pairs[name] = list(pairs)
-        told = orjson.dumps([name, seed, list(map(list, pairs))])
-        path = self._folder / f"{name}-{blake2b(told, digest_size=6).hexdigest()}"
+        packed = orjson.dumps([name, seed, list(map(list, pairs))])
+        path = self._folder / f"{name}-{blake2b(packed, digest_size=6).hexdigest()}"
         if not path.exists():
             right = sum(quality(pair.chosen) > quality(pair.rejected) for pair in pairs)
             more = 2 * right - len(pairs)
@@ -107,8 +107,8 @@ class PlantedRewardTrainer:
         yield self._Model(self, skill, Path(trained.model).name)
 
     def score(self, response: str, skill: float, name: str) -> float:
-        told = blake2b(f"{name} {response}".encode(), digest_size=6).digest()
-        whim = 2 * int.from_bytes(told) / 2**48 - 1
+        packed = blake2b(f"{name} {response}".encode(), digest_size=6).digest()
+        whim = 2 * int.from_bytes(packed) / 2**48 - 1
         return skill * quality(response) / 1000 + self._noise * whim
 
     class _Model:

@@ -11,6 +11,8 @@ import icm_client.runs.server
 from icm_client.cli.main import cli
 from icm_client.testing import PlantedConcept
 
+pytestmark = pytest.mark.slow
+
 LABELS = ("negative", "positive")
 
 
@@ -29,8 +31,6 @@ def test_real_models_are_trained_tested_and_found_again(
     planted = {one.prompt: LABELS.index(one.label.strip()) for one in examples}
     concept = PlantedConcept(planted, tuple(f" {word}" for word in LABELS), meaning=2.0)
     monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", lambda: concept)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("ICM_ENDPOINT", raising=False)
     model = make_tiny_model(tmp_path / "tiny")
     command = [
         *("eval", str(tmp_path / "rows.jsonl"), "--gold", "gold", "--seeds", "0", "--test", "12"),
@@ -39,15 +39,15 @@ def test_real_models_are_trained_tested_and_found_again(
     ]
     ended = CliRunner().invoke(cli, command)
     assert ended.exit_code == 0, ended.exception
-    told = orjson.loads(ended.stdout)
-    accuracy = {one["method"]: one["accuracy"] for one in told["methods"]}
+    printed = orjson.loads(ended.stdout)
+    accuracy = {one["method"]: one["accuracy"] for one in printed["methods"]}
     assert accuracy["finetuned-golden"] > 0.9
     assert accuracy["finetuned-icm-fast"] > 0.9
     assert accuracy["finetuned-random"] < 0.8
-    for one in told["methods"]:
+    for one in printed["methods"]:
         assert one["training_seconds"] > 0
         assert Path(one["by_seed"][0]["model"]).is_dir()
     again = orjson.loads(CliRunner().invoke(cli, command).stdout)
-    for before, after in zip(told["methods"], again["methods"], strict=True):
+    for before, after in zip(printed["methods"], again["methods"], strict=True):
         assert after["by_seed"] == before["by_seed"]
         assert after["requests"] == 0

@@ -15,8 +15,7 @@ from icm_client.record.archive import Run
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.chdir(tmp_path)
+def run(tmp_path: Path) -> Run:
     return reviews_run(tmp_path)
 
 
@@ -38,8 +37,8 @@ def test_a_run_is_named_by_its_beginning_or_its_folder(run: Run, name: str) -> N
     said = run.name[:6] if name == "beginning" else str(run.path.relative_to(Path.cwd()))
     done = export(said, "--to", "chat", "-o", "train.jsonl", "--json")
     assert done.exit_code == 0, done.output
-    told: dict[str, Any] = orjson.loads(done.stdout)
-    assert (told["format"], told["rows"], told["records"]) == ("chat", 16, 16)
+    printed: dict[str, Any] = orjson.loads(done.stdout)
+    assert (printed["format"], printed["rows"], printed["records"]) == ("chat", 16, 16)
 
 
 def test_labels_that_are_not_to_be_trusted_are_written_with_a_loud_warning(run: Run) -> None:
@@ -48,9 +47,9 @@ def test_labels_that_are_not_to_be_trusted_are_written_with_a_loud_warning(run: 
     done = export(run.name, "--to", "sft", "-o", "train.jsonl", "--json")
     assert done.exit_code == 0
     assert "WARNING: DO NOT TRUST THESE LABELS. They hardly predict each other." in done.stderr
-    told = orjson.loads(done.stdout)
-    assert told["verdict"] == "do not trust"
-    assert told["warnings"][0] in done.stderr
+    printed = orjson.loads(done.stdout)
+    assert printed["verdict"] == "do not trust"
+    assert printed["warnings"][0] in done.stderr
     assert Path("train.jsonl").exists()
 
 
@@ -68,7 +67,7 @@ def test_labels_that_are_not_to_be_trusted_have_no_most_confident_rows(run: Run)
     assert not Path("sure.csv").exists()
 
 
-def test_an_unknown_run_is_the_users_to_correct(run: Run) -> None:
+def test_an_unknown_run_is_an_input_error(run: Run) -> None:
     done = export(f"{run.name}x", "--to", "sft", "-o", "train.jsonl")
     assert isinstance(done.exception, InputError)
     assert "Did you mean" in str(done.exception)

@@ -56,9 +56,7 @@ def loaded(module: Any, tmp_path: Path, kind: str, **options: Any) -> Any:
     return module.load_dataset(kind, split="train", cache_dir=str(tmp_path / "cache"), **options)
 
 
-def test_sft_is_what_the_scorer_asked_with_the_label_that_was_found(
-    reviews: Run, tmp_path: Path
-) -> None:
+def test_sft_has_the_searchs_prompts_and_the_found_labels(reviews: Run, tmp_path: Path) -> None:
     done = export_run(reviews, "sft", tmp_path / "train.jsonl")
     prompts = REVIEWS.render_all(rows_from(review_rows(), gold="gold"))
     labels = [record["label"] for record in found_in(reviews)]
@@ -69,7 +67,7 @@ def test_sft_is_what_the_scorer_asked_with_the_label_that_was_found(
     assert (done.rows, done.records, done.left_out) == (16, 16, {})
 
 
-def test_a_pair_is_learnt_in_both_orders_with_opposite_labels(pairs: Run, tmp_path: Path) -> None:
+def test_sft_has_a_pair_in_both_orders_with_opposite_labels(pairs: Run, tmp_path: Path) -> None:
     done = export_run(pairs, "sft", tmp_path / "train.jsonl")
     data = rows_from(pair_rows())
     items = items_of(PAIRS, data)
@@ -125,7 +123,7 @@ def test_dpo_of_a_classification_rejects_the_other_labels(reviews: Run, tmp_path
         assert {line["chosen"], line["rejected"]} == set(REVIEWS.label_texts)
 
 
-def test_trl_takes_the_formats_for_what_they_are(
+def test_trl_recognizes_the_formats(
     reviews: Run, pairs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = datasets(monkeypatch, tmp_path)
@@ -144,7 +142,7 @@ def test_trl_takes_the_formats_for_what_they_are(
 
 
 @pytest.mark.parametrize("to", ["csv", "parquet"])
-def test_tables_hold_all_that_is_known_of_a_row_but_gold(
+def test_tables_hold_all_columns_of_a_row_but_gold(
     reviews: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
 ) -> None:
     module = datasets(monkeypatch, tmp_path)
@@ -179,7 +177,7 @@ def test_a_field_that_is_called_prompt_keeps_a_column(pairs: Run, tmp_path: Path
     assert len(rows) == 13
 
 
-def test_a_dataset_folder_is_loaded_by_its_path_and_has_a_card_with_a_head(
+def test_a_dataset_folder_is_loaded_by_its_path_and_its_card_has_metadata(
     reviews: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = datasets(monkeypatch, tmp_path)
@@ -189,15 +187,15 @@ def test_a_dataset_folder_is_loaded_by_its_path_and_has_a_card_with_a_head(
     assert {"prompt", "completion", "label"} <= set(data.column_names)
     assert sorted(path.name for path in done.path.iterdir()) == ["README.md", "data"]
     _, head, body = (done.path / "README.md").read_text("utf-8").split("---\n", 2)
-    told = yaml.safe_load(head)
+    facts = yaml.safe_load(head)
     files = [{"split": "train", "path": "data/train.parquet"}]
-    assert told["configs"] == [{"config_name": "default", "data_files": files}]
-    assert (told["license"], told["size_categories"]) == ("unknown", ["n<1K"])
+    assert facts["configs"] == [{"config_name": "default", "data_files": files}]
+    assert (facts["license"], facts["size_categories"]) == ("unknown", ["n<1K"])
     assert body.strip().startswith("# Labels of")
 
 
 @pytest.mark.parametrize("to", EXPORT_FORMATS)
-def test_gold_is_in_no_export_that_does_not_ask_for_it(
+def test_gold_is_not_exported_by_default(
     reviews: Run, pairs: Run, tmp_path: Path, to: ExportFormat
 ) -> None:
     run = pairs if to == "reward" else reviews
@@ -205,11 +203,11 @@ def test_gold_is_in_no_export_that_does_not_ask_for_it(
     data = done.path / "data" / "train.parquet" if to == "hf" else done.path
     assert b"gold" not in data.read_bytes()
     card = done.card.read_text("utf-8")
-    assert GOLD.findall(card.replace("Gold labels, were there any, are not.", "")) == []
+    assert GOLD.findall(card.replace("It holds no gold labels.", "")) == []
 
 
 @pytest.mark.parametrize("to", ["csv", "parquet", "hf"])
-def test_gold_is_a_column_where_it_is_asked_for(
+def test_gold_is_a_column_on_request(
     reviews: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: ExportFormat
 ) -> None:
     module = datasets(monkeypatch, tmp_path)
@@ -220,7 +218,7 @@ def test_gold_is_a_column_where_it_is_asked_for(
     assert data.column_names[-1] == "gold"
     card = done.card.read_text("utf-8")
     assert "accuracy against gold" in card
-    assert "Gold labels are in it." in card
+    assert "It holds gold labels." in card
 
 
 def test_uncertain_rows_are_left_out_and_the_card_says_so(reviews: Run, tmp_path: Path) -> None:
@@ -233,13 +231,13 @@ def test_uncertain_rows_are_left_out_and_the_card_says_so(reviews: Run, tmp_path
     assert done.left_out == {f"confidence under {least:g}": 6}
     card = done.card.read_text("utf-8")
     assert f"Left out, confidence under {least:g}: 6 rows." in card
-    assert "the easy ones are over-represented" in card
+    assert "easy rows are over-represented" in card
 
 
 def test_the_card_says_how_the_labels_were_made(reviews: Run, tmp_path: Path) -> None:
     card = export_run(reviews, "sft", tmp_path / "train.jsonl").card.read_text("utf-8")
     result = reviews.result or {}
-    for told in (
+    for facts in (
         reviews.name,
         "preset | fast",
         "planted-concept (planted)",
@@ -253,26 +251,26 @@ def test_the_card_says_how_the_labels_were_made(reviews: Run, tmp_path: Path) ->
         "Verdict: ",
         "## Licence",
     ):
-        assert told in card, told
+        assert facts in card, facts
     assert str(Path.cwd()) not in card
     assert str(reviews.path.parent) not in card
 
 
 @pytest.mark.parametrize(
-    ("start", "words"), [("random", "random labels"), ("0a1b2c3d", "labels that were given")]
+    ("start", "words"), [("random", "random"), ("0a1b2c3d", "given by the user")]
 )
-def test_the_card_says_what_the_search_began_with(tmp_path: Path, start: str, words: str) -> None:
+def test_the_card_names_the_initial_labels(tmp_path: Path, start: str, words: str) -> None:
     run = reviews_run(tmp_path)
     path = run.path / "run.json"
     record = orjson.loads(path.read_bytes())
     record["settings"]["start"] = start
     path.write_bytes(orjson.dumps(record))
     done = export_run(read_run(run.name, run.path.parent), "sft", tmp_path / "a.jsonl")
-    assert f"| begun from | {words} |" in done.card.read_text("utf-8")
+    assert f"| initial labels | {words} |" in done.card.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
-    ("told", "verdict"),
+    ("facts", "verdict"),
     [
         ({"verdict": "do not trust", "findings": []}, "do not trust"),
         ({"verdict": "check", "findings": [{"severity": "check"}]}, "check"),
@@ -284,15 +282,15 @@ def test_the_card_says_what_the_search_began_with(tmp_path: Path, start: str, wo
         ({"findings": []}, "trust"),
     ],
 )
-def test_the_verdict_is_the_runs_or_what_its_findings_come_to(
-    tmp_path: Path, told: dict[str, Any], verdict: str
+def test_the_verdict_is_the_runs_or_follows_from_its_findings(
+    tmp_path: Path, facts: dict[str, Any], verdict: str
 ) -> None:
-    for finding in told["findings"]:
+    for finding in facts["findings"]:
         finding |= {"code": "seen", "message": "Seen | this.", "advice": "Do that."}
 
     def change(result: dict[str, Any]) -> None:
         result.pop("verdict", None)
-        result |= told
+        result |= facts
 
     run = with_result(reviews_run(tmp_path), change)
     done = export_run(run, "sft", tmp_path / "train.jsonl")
@@ -300,7 +298,7 @@ def test_the_verdict_is_the_runs_or_what_its_findings_come_to(
     assert done.records == 16, "nothing is refused"
     card = done.card.read_text("utf-8")
     assert f"Verdict: {verdict}." in card
-    assert card.count("Seen \\| this. Do that.") == len(told["findings"])
+    assert card.count("Seen \\| this. Do that.") == len(facts["findings"])
     loud = [warning for warning in done.warnings if warning.startswith("DO NOT TRUST")]
     assert len(loud) == (verdict == "do not trust")
     assert ("DO NOT TRUST THESE LABELS" in card) == (verdict == "do not trust")
@@ -320,7 +318,7 @@ WRONG: dict[str, tuple[str, ExportFormat, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_is_refused_before_anything_is_written(
+def test_an_impossible_request_is_refused_before_anything_is_written(
     reviews: Run, tmp_path: Path, case: str
 ) -> None:
     name, to, options, words = WRONG[case]
@@ -355,7 +353,7 @@ def test_gold_that_the_run_never_saw_cannot_be_written(pairs: Run, tmp_path: Pat
         export_run(pairs, "csv", tmp_path / "a.csv", with_gold=True)
 
 
-def test_a_run_without_labels_yet_is_told_how_to_go_on(tmp_path: Path) -> None:
+def test_the_error_of_a_run_without_labels_says_how_to_continue(tmp_path: Path) -> None:
     run = reviews_run(tmp_path)
     (run.path / "result.json").unlink()
     with pytest.raises(InputError, match="icm-client runs resume"):

@@ -15,6 +15,8 @@ from icm_client.cli.main import cli
 from icm_client.data import LabelledRow, Row, Task, write_labels
 from icm_client.training.run_labels import examples_of, read_labels
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TASK = Task(
     template="Review: the {text}\nSentiment:", labels=("positive", "negative"), gold="label"
@@ -24,14 +26,6 @@ PAIRS = Task(
     labels=("positive", "negative"),
     exchange=("one", "two"),
 )
-
-
-@pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +59,7 @@ def review_run(folder: Path) -> Path:
     return run_folder(folder, TASK, rows, labels)
 
 
-def test_a_rows_own_field_survives_the_name_of_a_column_of_ours(tmp_path: Path) -> None:
+def test_a_rows_field_may_have_the_name_of_our_column(tmp_path: Path) -> None:
     task = Task(template="{label} {confidence} {text}:", labels=("yes", "no"))
     rows = [{"text": f"t{n}", "label": f"shelf {n}", "confidence": n} for n in range(2)]
     found = read_labels(run_folder(tmp_path / "run", task, rows, ["yes", "no"]))
@@ -133,7 +127,7 @@ def test_rows_that_were_trained_on_are_no_test(tiny: Path, tmp_path: Path) -> No
     result = CliRunner().invoke(
         cli, ["finetune", "reviews-1", "--model", str(tiny), "--test", str(test)]
     )
-    assert "1 of its 2 prompts are among those" in str(result.exception)
+    assert "1 of its 2 rows are among those" in str(result.exception)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +140,9 @@ def test_rows_that_were_trained_on_are_no_test(tiny: Path, tmp_path: Path) -> No
         (["--objective", "reward"], "exchange = "),
     ],
 )
-def test_what_cannot_be_is_said(options: list[str], said: str, tiny: Path, tmp_path: Path) -> None:
+def test_impossible_options_are_refused(
+    options: list[str], said: str, tiny: Path, tmp_path: Path
+) -> None:
     review_run(tmp_path / "runs" / "reviews-1")
     model = [] if "--backend" in options else ["--model", str(tiny)]
     result = CliRunner().invoke(cli, ["finetune", "reviews-1", *model, *options])
@@ -154,7 +150,7 @@ def test_what_cannot_be_is_said(options: list[str], said: str, tiny: Path, tmp_p
     assert said in f"{result.output} {result.exception}"
 
 
-def test_a_run_without_labels_is_said_to_have_none(tmp_path: Path) -> None:
+def test_a_run_without_labels_is_refused(tmp_path: Path) -> None:
     run = review_run(tmp_path / "runs" / "reviews-1")
     (run / "labels.jsonl").unlink()
     result = CliRunner().invoke(cli, ["finetune", str(run)])

@@ -1,4 +1,4 @@
-"""What is learned from: the label's tokens, each behind its own prompt, and nothing else."""
+"""The loss: that of the label's tokens, each after its own prompt, and of nothing else."""
 
 import copy
 from typing import Any
@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from icm_client.errors import TrainingError
 from icm_client.runs.trainer import Example
 from icm_client.training.label_loss import IGNORED, collate, encode, summed_loss
+
+pytestmark = pytest.mark.slow
 
 BOS = 1
 
@@ -35,7 +37,7 @@ def test_a_loss_is_taken_at_the_label_and_nowhere_else(
     assert words == [example.label.strip() for example in tiny_examples()[:12]]
 
 
-def test_the_loss_is_the_labels_log_prob_behind_the_unpadded_prompt(
+def test_the_loss_is_the_labels_log_prob_after_the_unpadded_prompt(
     loaded: tuple[Any, Any], batch: dict[str, torch.Tensor]
 ) -> None:
     model, tokenizer = loaded

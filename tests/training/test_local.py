@@ -24,6 +24,8 @@ from icm_client.training import base_model, local
 from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import LocalSettings, rate_for
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = tiny_examples()
 SETTINGS = LocalSettings(epochs=4, rate=1e-2, batch=8)
 STEPS = 24
@@ -101,7 +103,7 @@ def test_the_same_call_finds_what_is_there(
     assert train(trainer_of(tiny, Path(trained.model).parent)) == trained
 
 
-def test_a_seed_says_all_and_another_one_trains_another_model(
+def test_the_same_seed_trains_the_same_weights_and_another_seed_others(
     tiny: Path, trained: Trained, tmp_path: Path
 ) -> None:
     trainer = trainer_of(tiny, tmp_path)
@@ -174,21 +176,19 @@ def children() -> list[int]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if parent == str(os.getpid()) and state != "Z" and b"local_child" in command:
+            if parent == str(os.getpid()) and state != "Z" and b"local_process" in command:
                 found.append(int(entry.name))
     return found
 
 
-def test_a_child_that_is_killed_is_said_to_be_and_the_checkpoint_stays(
-    tiny: Path, tmp_path: Path
-) -> None:
+def test_a_killed_child_is_reported_and_the_checkpoint_stays(tiny: Path, tmp_path: Path) -> None:
     def kill(moment: TrainingProgress) -> None:
         if moment.step == 5:
             for child in children():
                 os.kill(child, signal.SIGKILL)
 
     trainer = trainer_of(tiny, tmp_path, checkpoint_s=0.0)
-    with pytest.raises(TrainingError, match=r"killed, most often because memory ran out.*goes on"):
+    with pytest.raises(TrainingError, match=r"was killed.*memory ran out.*continues"):
         train(trainer, progress=kill)
     (work,) = tmp_path.glob("*.partial")
     assert list(work.glob("checkpoint-*"))
@@ -232,20 +232,20 @@ def test_labels_that_are_all_the_same_teach_nothing(tiny: Path, tmp_path: Path) 
         train(trainer_of(tiny, tmp_path), [Example("a", " positive"), Example("b", " positive")])
 
 
-def test_the_childs_own_error_comes_back(tiny: Path, tmp_path: Path) -> None:
+def test_the_childs_error_is_raised_in_the_parent(tiny: Path, tmp_path: Path) -> None:
     examples = [Example("Review: film", "good"), Example("Review: film", " bad")]
     with pytest.raises(TrainingError, match=r"tiny: example 0 .*no tokens of its own"):
         train(trainer_of(tiny, tmp_path), examples)
 
 
-def test_a_training_that_diverges_says_so(tiny: Path, tmp_path: Path) -> None:
+def test_a_training_that_diverges_is_reported(tiny: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(tiny, broken)
     tensors = load_file(broken / "model.safetensors")
     key = "model.layers.0.mlp.down_proj.weight"
     tensors[key] = torch.full_like(tensors[key], torch.inf)
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(TrainingError, match="no number any more after step 1: take a lower"):
+    with pytest.raises(TrainingError, match="became NaN or infinite after step 1: take a lower"):
         train(trainer_of(broken, tmp_path))
 
 
@@ -255,7 +255,7 @@ def test_a_training_under_way_elsewhere_is_left_alone(tiny: Path, tmp_path: Path
             (lock,) = tmp_path.glob("*.lock")
             folder = Path(str(lock).removesuffix(".lock"))
             said = pytest.raises(TrainingError, match="is being trained by another process")
-            with said, local._ours(folder):
+            with said, local._locked(folder):
                 pass
 
     train(trainer_of(tiny, tmp_path, settings=LocalSettings(epochs=1)), progress=other)
@@ -291,6 +291,6 @@ def test_rates_are_the_papers_and_grow_as_models_shrink() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"rate": 1.5}, {"method": "half"}])
-def test_settings_without_sense_are_refused(wrong: dict[str, Any]) -> None:
+def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         LocalSettings(**wrong)

@@ -20,10 +20,17 @@ from icm_client.data.job import Job
 from icm_client.errors import InputError, RunError, RunStopped, TrainingError
 from icm_client.runs.trainer import Trained, TrainingProgress
 from icm_client.testing import PlantedConcept
-from icm_client.training.reward import LabelFew, OnStep, Scored, Step, reward_in_three_steps
-from icm_client.training.reward_plan import RewardPlan, plan_reward
-from icm_client.training.reward_result import RewardSteps, measured
-from icm_client.training.reward_scores import BATCH, ScoreFile, Scores
+from icm_client.training.reward import (
+    LabelFew,
+    OnStep,
+    RewardPlan,
+    RewardSteps,
+    Scored,
+    Step,
+    plan_reward,
+    reward_in_three_steps,
+)
+from icm_client.training.reward_scores import BATCH, ScoreFile, Scores, measured
 from icm_client.training.run_labels import Pair
 
 N, FIRST, TESTED = 400, 40, 200
@@ -61,10 +68,10 @@ async def ran(
     )
 
 
-async def test_what_a_few_labels_teach_becomes_a_better_model_on_many(tmp_path: Path) -> None:
+async def test_the_final_model_is_better_than_the_first(tmp_path: Path) -> None:
     plan, trainer = plan_of(), PlantedRewardTrainer(tmp_path / "models")
-    told: list[tuple[Step, TrainingProgress | Scored]] = []
-    done = await ran(plan, tmp_path, trainer, progress=lambda step, at: told.append((step, at)))
+    reported: list[tuple[Step, TrainingProgress | Scored]] = []
+    done = await ran(plan, tmp_path, trainer, progress=lambda step, at: reported.append((step, at)))
     assert trainer.trained == ["reward-first", "reward-final"]
     assert (len(trainer.pairs["reward-first"]), len(trainer.pairs["reward-final"])) == (FIRST, N)
     assert (len(done.few), len(done.many), done.ties) == (FIRST, N, 0)
@@ -81,8 +88,8 @@ async def test_what_a_few_labels_teach_becomes_a_better_model_on_many(tmp_path: 
     assert 0.4 < done.test.longer.share < 0.6
     low, high = done.test.final.interval
     assert low < done.test.final.share < high
-    assert list(dict.fromkeys(step for step, _ in told)) == ["first", "scores", "final", "test"]
-    assert [at for step, at in told if step == "scores"][-1] == Scored(N, N)
+    assert list(dict.fromkeys(step for step, _ in reported)) == ["first", "scores", "final", "test"]
+    assert [at for step, at in reported if step == "scores"][-1] == Scored(N, N)
 
 
 async def test_pairs_are_those_of_the_labels(tmp_path: Path) -> None:
@@ -127,7 +134,7 @@ def test_the_sample_is_the_seeds_and_the_first_pairs_are_among_the_many() -> Non
     assert plan_of().many == tuple(range(N))
 
 
-async def test_the_same_again_asks_trains_and_scores_nothing(tmp_path: Path) -> None:
+async def test_the_same_call_again_reads_trains_and_scores_nothing(tmp_path: Path) -> None:
     plan = plan_of()
     first = await ran(plan, tmp_path)
     silent, later = concept(plan.job), PlantedRewardTrainer(tmp_path / "models")
@@ -155,7 +162,8 @@ anyio.run(main)
 """
 
 
-async def test_killed_while_it_scores_it_goes_on_from_there(tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_killed_while_scoring_it_continues_from_there(tmp_path: Path) -> None:
     plan = plan_of()
     undisturbed = await ran(plan, tmp_path / "whole")
     folder = tmp_path / "killed"
@@ -173,7 +181,7 @@ async def test_killed_while_it_scores_it_goes_on_from_there(tmp_path: Path) -> N
     assert done.test == undisturbed.test
 
 
-async def test_told_to_stop_it_keeps_what_it_has(tmp_path: Path) -> None:
+async def test_stopped_on_request_it_keeps_what_it_has(tmp_path: Path) -> None:
     plan = plan_of()
     trainer = PlantedRewardTrainer(tmp_path / "models")
     with pytest.raises(RunStopped):
@@ -191,7 +199,7 @@ async def test_told_to_stop_it_keeps_what_it_has(tmp_path: Path) -> None:
     assert later.scored == 2 * (N - 2 * BATCH) + 2 * 2 * TESTED
 
 
-async def test_a_folder_is_one_processs_at_a_time(tmp_path: Path) -> None:
+async def test_only_one_process_works_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with (
         FileLock(tmp_path / "out" / "lock", thread_local=False),
@@ -234,22 +242,22 @@ async def test_pairs_that_are_scored_alike_have_no_label(tmp_path: Path) -> None
     assert len(trainer.pairs["reward-final"]) == N - len(alike)
 
 
-async def test_a_model_that_tells_nothing_apart_ends_it(tmp_path: Path) -> None:
+async def test_a_first_model_that_scores_all_alike_is_an_error(tmp_path: Path) -> None:
     trainer = Alike(tmp_path / "models")
     trainer.least = 10_000.0
     with pytest.raises(TrainingError, match=r"alike in all but 0 of 400.*learned nothing"):
         await ran(plan_of(), tmp_path, trainer)
 
 
-async def test_scores_that_are_no_numbers_are_never_taken(tmp_path: Path) -> None:
+async def test_scores_that_are_nan_are_never_used(tmp_path: Path) -> None:
     trainer = Alike(tmp_path / "models")
     trainer.least, trainer.instead = 900.0, float("nan")
-    with pytest.raises(TrainingError, match="scores that are no numbers"):
+    with pytest.raises(TrainingError, match="scores that are NaN or infinite"):
         await ran(plan_of(), tmp_path, trainer)
     assert not list((tmp_path / "out").glob("scores-*"))
 
 
-async def test_labels_that_are_all_the_same_end_it_before_a_training(tmp_path: Path) -> None:
+async def test_equal_labels_are_an_error_before_a_training(tmp_path: Path) -> None:
     better_first = [
         {**row, "one": row["two"], "two": row["one"], "better": "True"}
         if row["better"] == "False"
@@ -263,7 +271,7 @@ async def test_labels_that_are_all_the_same_end_it_before_a_training(tmp_path: P
     assert trainer.trained == []
 
 
-async def test_too_few_labels_end_it_before_a_training(tmp_path: Path) -> None:
+async def test_too_few_labels_are_an_error_before_a_training(tmp_path: Path) -> None:
     plan = plan_of()
 
     async def label_few(rows: Dataset) -> Labels:
@@ -276,7 +284,7 @@ async def test_too_few_labels_end_it_before_a_training(tmp_path: Path) -> None:
     assert trainer.trained == []
 
 
-def test_a_pair_that_holds_the_same_twice_is_left_out_and_told() -> None:
+def test_a_pair_that_holds_the_same_twice_is_left_out_with_a_notice() -> None:
     rows = rows_of(30)
     rows[4]["two"] = rows[4]["one"]
     plan = plan_reward(Job.prepare(rows, TASK), first=8)
@@ -294,29 +302,29 @@ def test_a_pair_that_holds_the_same_twice_is_left_out_and_told() -> None:
         ({"many": 401}, "there are 400 pairs that can be used"),
     ],
 )
-def test_too_few_pairs_are_told(options: dict[str, int], message: str) -> None:
+def test_too_few_pairs_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         plan_of(**options)
 
 
-def test_a_task_without_pairs_is_told_what_it_needs() -> None:
+def test_the_error_of_a_task_without_pairs_says_what_it_needs() -> None:
     task = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
     job = Job.prepare([f"text {n}" for n in range(40)], task)
     with pytest.raises(InputError, match=r"exchange = .*pairwise-preference"):
         plan_reward(job, first=8)
 
 
-def test_test_pairs_must_have_gold_and_be_others() -> None:
+def test_test_pairs_must_have_gold_and_differ_from_those_trained_on() -> None:
     job = Job.prepare(rows_of(N), TASK)
     with pytest.raises(InputError, match="no pair has a gold label"):
         plan_reward(job, first=8, test=Job.prepare(rows_of(20, seed=1, gold=False), TASK))
     exchanged = [{**row, "one": row["two"], "two": row["one"]} for row in rows_of(3)]
     mixed = [*rows_of(20, seed=1), *exchanged]
-    with pytest.raises(InputError, match="3 of its 23 pairs are among those to train on"):
+    with pytest.raises(InputError, match="3 of its 23 rows are among those to train on"):
         plan_reward(job, first=8, test=Job.prepare(mixed, TASK))
 
 
-def test_accuracies_are_reckoned_by_hand() -> None:
+def test_accuracies_computed_by_hand() -> None:
     pairs = [
         Pair("", "longer", "short"),
         Pair("", "a", "bb"),
@@ -332,7 +340,7 @@ def test_accuracies_are_reckoned_by_hand() -> None:
     assert found.summary()["gained_interval"][0] >= 0.0
 
 
-def test_scores_of_another_list_or_model_are_not_taken(tmp_path: Path) -> None:
+def test_scores_of_another_list_or_model_are_not_used(tmp_path: Path) -> None:
     pairs = [Pair("", "a", "b"), Pair("", "c", "d")]
     trained = Trained("m", "/models/m-123", "base", 2, None, 1.0)
     file = ScoreFile(tmp_path, trained, pairs)
@@ -366,8 +374,6 @@ async def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "task.toml").write_text("\n".join(lines), "utf-8")
     endpoint = concept(plan_of().job)
     monkeypatch.setattr("icm_client.runs.server.EmbeddedEndpoint", lambda: endpoint)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("ICM_ENDPOINT", raising=False)
     trainer = PlantedRewardTrainer(tmp_path / "models")
     names["LocalRewardTrainer"] = lambda _: trainer
     done = await names["reward"](

@@ -16,7 +16,7 @@ from icm_client.data import JsonValue, Task
 from icm_client.data.job import Job
 from icm_client.errors import InputError, SetupError, TaskError
 from icm_client.testing import PlantedConcept
-from icm_client.training.reward_plan import plan_reward
+from icm_client.training.reward import plan_reward
 
 TASK = Task(
     template="{thing}\n{one}\n{two}\nThe first is better:",
@@ -38,14 +38,6 @@ def rows() -> list[dict[str, JsonValue]]:
         for n, (prompt, good, bad) in enumerate(tiny_pairs())
         for one, two in [(good, bad) if n % 2 else (bad, good)]
     ]
-
-
-@pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ICM_ENDPOINT", "ICM_MODEL", "ICM_API_KEY", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ICM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -98,8 +90,8 @@ def test_pairs_become_a_reward_model_and_the_same_command_finds_it(
         "Testing: 9 of 9 pairs",
     ):
         assert said in ended.stderr
-    told = orjson.loads(Path("out/reward.json").read_bytes())
-    assert told["plan"] == {
+    printed = orjson.loads(Path("out/reward.json").read_bytes())
+    assert printed["plan"] == {
         "pairs": 27,
         "first": 18,
         "many": 27,
@@ -107,12 +99,12 @@ def test_pairs_become_a_reward_model_and_the_same_command_finds_it(
         "seed": 0,
         "notices": ["each of 27 pairs is shown in both orders: 54 prompts"],
     }
-    assert (told["first"]["pairs"], told["final"]["pairs"]) == (18, 27)
-    assert told["first"]["label_accuracy"] is None, "the pairs have no gold"
-    assert told["verdict"] in ("trust", "check", "do not trust")
-    assert told["test"]["final"] > 0.8
-    assert told["test"]["pairs"] == 9
-    assert Path(told["final"]["model"]).parent.resolve() == (tmp_path / "out/models").resolve()
+    assert (printed["first"]["pairs"], printed["final"]["pairs"]) == (18, 27)
+    assert printed["first"]["label_accuracy"] is None, "the pairs have no gold"
+    assert printed["verdict"] in ("trust", "check", "do not trust")
+    assert printed["test"]["final"] > 0.8
+    assert printed["test"]["pairs"] == 9
+    assert Path(printed["final"]["model"]).parent.resolve() == (tmp_path / "out/models").resolve()
     lines = [orjson.loads(line) for line in Path("out/labels.jsonl").read_bytes().splitlines()]
     assert [line["id"] for line in lines] == list(range(1, 28))
     assert sum(line["icm_label"] is not None for line in lines) == 18
@@ -121,7 +113,7 @@ def test_pairs_become_a_reward_model_and_the_same_command_finds_it(
     (run,) = Path("out/runs").iterdir()
     assert (run / "labels.jsonl").exists(), "a run like any other: report, export, runs show"
 
-    asked, before = endpoint.usage.requests, told
+    asked, before = endpoint.usage.requests, printed
     again = orjson.loads(reward(*command, "--json").stdout)
     assert endpoint.usage.requests == asked
     assert again["files"] == ["out/reward.json", "out/labels.jsonl"]
@@ -138,8 +130,8 @@ def test_a_dry_run_says_what_would_be_done_and_sends_nothing(tmp_path: Path) -> 
         "3. The final reward model sees those 3 times\n"
         "Both are tested on 9 pairs\n"
     )
-    told = orjson.loads(reward("--first", "10", "--many", "20", "--dry-run", "--json").stdout)
-    assert (told["first"], told["many"], told["test"]) == (10, 20, 0)
+    printed = orjson.loads(reward("--first", "10", "--many", "20", "--dry-run", "--json").stdout)
+    assert (printed["first"], printed["many"], printed["test"]) == (10, 20, 0)
     assert not (tmp_path / "out").exists()
 
 
@@ -157,7 +149,7 @@ def test_a_dry_run_says_what_would_be_done_and_sends_nothing(tmp_path: Path) -> 
         (("--out", "out", "-t", "sentiment"), 1, "text"),
     ],
 )
-def test_what_cannot_be_is_told_before_anything_is_sent(
+def test_impossible_options_are_refused_before_anything_is_sent(
     arguments: tuple[str, ...], status: int, message: str
 ) -> None:
     ended = reward(*arguments)

@@ -1,4 +1,4 @@
-"""A reward model learns from pairs which response is preferred, and says it of other pairs."""
+"""A reward model learns from pairs which response is preferred, also of other pairs."""
 
 import math
 from functools import partial
@@ -13,8 +13,10 @@ from icm_client.errors import InputError, TrainingError
 from icm_client.runs.trainer import Trained
 from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import LocalSettings
-from icm_client.training.reward_model import RewardModel, train_reward_model
+from icm_client.training.reward_model import LocalRewardTrainer
 from icm_client.training.run_labels import Pair, task_examples, task_pairs
+
+pytestmark = pytest.mark.slow
 
 PAIRS = Task(
     template="Prompt: {prompt}\nA: {one}\nB: {two}\nClaim: A is better.\nI think this claim is",
@@ -32,19 +34,21 @@ def test_it_prefers_what_was_preferred_in_pairs_it_has_not_seen(
     assert not set(seen) & set(unseen)
     settings = LocalSettings(method, 5, 1e-2, 9)  # type: ignore[arg-type]
     model = make_tiny_model(tmp_path / "tiny")
-    trainer = LocalTrainer(str(model), folder=tmp_path / "models", settings=settings, threads=2)
+    trainer = LocalRewardTrainer(
+        LocalTrainer(str(model), folder=tmp_path / "models", settings=settings, threads=2)
+    )
 
     async def both() -> tuple[Trained, float, float, list[bool]]:
-        done = await train_reward_model(trainer, seen, name="pairs", seed=0)
-        assert await train_reward_model(trainer, seen, name="pairs", seed=0) == done
-        reward = await RewardModel.open(await trainer.base(), done)
+        done = await trainer.train(seen, name="pairs", seed=0)
+        assert await trainer.train(seen, name="pairs", seed=0) == done
         exchanged = [(pair.prompt, pair.rejected, pair.chosen) for pair in unseen]
-        return (
-            done,
-            await reward.accuracy(seen),
-            await reward.accuracy(unseen),
-            await reward.prefers_first(exchanged),
-        )
+        async with trainer.open(done) as reward:
+            return (
+                done,
+                await reward.accuracy(seen),
+                await reward.accuracy(unseen),
+                await reward.prefers_first(exchanged),
+            )
 
     done, on_seen, on_unseen, exchanged = anyio.run(both)
     assert done.loss is not None
@@ -55,12 +59,12 @@ def test_it_prefers_what_was_preferred_in_pairs_it_has_not_seen(
 
 
 def test_a_pair_that_prefers_nothing_is_refused(tmp_path: Path) -> None:
-    trainer = LocalTrainer(str(tmp_path), folder=tmp_path)
+    trainer = LocalRewardTrainer(LocalTrainer(str(tmp_path), folder=tmp_path))
     pairs = [Pair("p", " a", " b"), Pair("p", " a", " a")]
     with pytest.raises(TrainingError, match=r"pair 1 .*the same response twice"):
-        anyio.run(partial(train_reward_model, trainer, pairs, name="pairs", seed=0))
+        anyio.run(partial(trainer.train, pairs, name="pairs", seed=0))
     with pytest.raises(TrainingError, match="no pairs"):
-        anyio.run(partial(train_reward_model, trainer, [], name="pairs", seed=0))
+        anyio.run(partial(trainer.train, [], name="pairs", seed=0))
 
 
 def test_labels_on_pairs_say_which_response_is_chosen() -> None:

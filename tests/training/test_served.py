@@ -33,10 +33,9 @@ from icm_client.errors import (
 from icm_client.runs.trainer import Example, Trained, TrainingProgress
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.testing import Fault, after, reset, sometimes, status
-from icm_client.testing.finetuning import FineTuningServer
-from icm_client.testing.tuning_jobs import Fate, Job
+from icm_client.testing.finetuning import Fate, FineTuningServer, Job
 from icm_client.training.served import ServedTrainer
-from icm_client.training.submission import METADATA_KEY, ServedSettings
+from icm_client.training.served_job import METADATA_KEY, ServedSettings
 
 
 async def train(by: ServedTrainer, name: str = "reviews", **options: Any) -> Trained:
@@ -54,7 +53,7 @@ def state_in(folder: Path) -> Path:
     return path
 
 
-async def test_a_trained_model_is_scored_by_the_scorer_as_any_other(tmp_path: Path) -> None:
+async def test_the_scorer_reads_a_trained_model(tmp_path: Path) -> None:
     async with service(fates=[Fate(serving_looks=2)]) as server:
         by = trainer(server.url, tmp_path / "state")
         trained = await train(by)
@@ -109,26 +108,26 @@ async def test_the_service_gets_the_examples_and_settings_as_openai_documents_th
     assert job["status"] == "succeeded"
 
 
-async def test_progress_is_told_while_the_job_runs(tmp_path: Path) -> None:
-    told: list[TrainingProgress] = []
+async def test_progress_is_reported_while_the_job_runs(tmp_path: Path) -> None:
+    reported: list[TrainingProgress] = []
     async with service(fates=[Fate(looks=3)]) as server:
-        await train(trainer(server.url, tmp_path), progress=told.append)
-    assert [(one.name, one.step, one.steps) for one in told] == [
+        await train(trainer(server.url, tmp_path), progress=reported.append)
+    assert [(one.name, one.step, one.steps) for one in reported] == [
         ("reviews", step, 3) for step in (1, 2, 3)
     ]
-    assert [one.loss for one in told] == [1 / 2, 1 / 3, 1 / 4]
+    assert [one.loss for one in reported] == [1 / 2, 1 / 3, 1 / 4]
 
 
 async def test_a_service_without_events_trains_all_the_same(tmp_path: Path) -> None:
-    told: list[TrainingProgress] = []
+    reported: list[TrainingProgress] = []
     async with service() as server:
         server.refuse("/v1/fine_tuning/jobs/ftjob-1/events")
-        trained = await train(trainer(server.url, tmp_path), progress=told.append)
+        trained = await train(trainer(server.url, tmp_path), progress=reported.append)
     assert trained.loss is None
-    assert {(one.step, one.steps, one.loss) for one in told} == {(0, None, None)}
+    assert {(one.step, one.steps, one.loss) for one in reported} == {(0, None, None)}
 
 
-async def test_the_same_call_again_asks_the_service_for_nothing(tmp_path: Path) -> None:
+async def test_the_same_call_again_sends_the_service_nothing(tmp_path: Path) -> None:
     async with service() as server:
         first = await train(trainer(server.url, tmp_path))
         asked = len(server.received)
@@ -137,7 +136,7 @@ async def test_the_same_call_again_asks_the_service_for_nothing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("keeps_metadata", [True, False])
-async def test_submitted_twice_is_one_job_though_nothing_is_known_here(
+async def test_submitted_twice_is_one_job_even_without_the_state_file(
     tmp_path: Path, keeps_metadata: bool
 ) -> None:
     async with service(keeps_metadata=keeps_metadata) as server:
@@ -185,7 +184,7 @@ async def test_more_jobs_than_a_page_are_all_looked_through(tmp_path: Path) -> N
         (Fate("vanished"), "ftjob-1 has vanished"),
     ],
 )
-async def test_a_job_that_comes_to_nothing_is_an_error_and_the_next_call_submits_another(
+async def test_a_failed_job_is_an_error_and_the_next_call_submits_another(
     tmp_path: Path, fate: Fate, words: str
 ) -> None:
     async with service(fates=[fate]) as server:
@@ -198,7 +197,7 @@ async def test_a_job_that_comes_to_nothing_is_an_error_and_the_next_call_submits
         assert len(server.files) == 1
 
 
-async def test_a_job_that_vanishes_while_another_of_it_is_there_ends_with_that_one(
+async def test_a_job_that_vanishes_is_replaced_by_another_of_the_same_training(
     tmp_path: Path,
 ) -> None:
     async with service(fates=[Fate("vanished", looks=4)]) as server:
@@ -218,7 +217,7 @@ async def test_a_job_that_vanishes_while_another_of_it_is_there_ends_with_that_o
         assert len(sent(server)) == 1
 
 
-async def test_too_few_examples_for_the_service_is_its_own_word(tmp_path: Path) -> None:
+async def test_too_few_examples_for_the_service_is_its_error(tmp_path: Path) -> None:
     async with service(fewest=50) as server:
         with pytest.raises(TrainingError, match="24 example"):
             await train(trainer(server.url, tmp_path))
@@ -253,7 +252,7 @@ async def test_500_for_a_while_is_waited_out_wherever_it_begins(tmp_path: Path) 
             assert (len(server.jobs), len(server.files)) == (1, 1)
 
 
-async def test_a_service_that_answers_500_for_ever_is_given_up_and_gone_on_with_later(
+async def test_a_service_that_keeps_answering_500_is_given_up_and_a_later_call_continues(
     tmp_path: Path,
 ) -> None:
     async with service(faults=after(4, status(500))) as server:
@@ -266,7 +265,7 @@ async def test_a_service_that_answers_500_for_ever_is_given_up_and_gone_on_with_
         assert trained.model == job["fine_tuned_model"]
 
 
-async def test_a_job_that_takes_too_long_goes_on_and_is_awaited_by_the_next_call(
+async def test_the_next_call_waits_for_a_job_that_takes_too_long(
     tmp_path: Path,
 ) -> None:
     async with service(fates=[Fate(looks=30)]) as server:
@@ -303,7 +302,9 @@ async def test_several_trainings_run_side_by_side(tmp_path: Path) -> None:
         assert len({job["fine_tuned_model"] for job in server.jobs}) == 4
 
 
-async def test_a_model_that_is_never_served_is_named_with_what_is_there(tmp_path: Path) -> None:
+async def test_the_error_of_a_model_that_is_never_served_lists_the_served_ones(
+    tmp_path: Path,
+) -> None:
     async with service(fates=[Fate(serving_looks=10**6)]) as server:
         by = trainer(server.url, tmp_path, settings=replace(QUICK, served_within_s=0.1))
         trained = await train(by)
@@ -312,7 +313,7 @@ async def test_a_model_that_is_never_served_is_named_with_what_is_there(tmp_path
                 pass
 
 
-async def test_a_wrong_key_is_told_at_once_and_shown_nowhere(tmp_path: Path) -> None:
+async def test_a_wrong_key_is_an_error_at_once_and_shown_nowhere(tmp_path: Path) -> None:
     async with service(api_key="right") as server:
         with pytest.raises(AuthenticationRefused) as raised:
             await train(trainer(server.url, tmp_path, api_key="wrong-key"))
@@ -323,21 +324,21 @@ async def test_a_wrong_key_is_told_at_once_and_shown_nowhere(tmp_path: Path) -> 
     assert b"right" not in state_in(tmp_path).read_bytes()
 
 
-async def test_a_server_without_the_api_is_told_apart_from_a_failed_job(tmp_path: Path) -> None:
+async def test_a_server_without_the_api_is_an_error_of_its_own(tmp_path: Path) -> None:
     async with service() as server:
         server.refuse("/v1/files")
         with pytest.raises(TrainingError, match="needs OpenAI's fine-tuning API"):
             await train(trainer(server.url, tmp_path))
 
 
-async def test_a_base_that_may_not_be_trained_is_the_services_word(tmp_path: Path) -> None:
+async def test_a_base_that_may_not_be_trained_is_the_services_error(tmp_path: Path) -> None:
     async with service(base="another") as server:
         with pytest.raises(TrainingError, match="planted is not available for fine-tuning"):
             await train(trainer(server.url, tmp_path))
         assert not server.jobs
 
 
-async def test_labels_that_teach_nothing_are_refused_before_anything_is_sent(
+async def test_equal_labels_are_refused_before_anything_is_sent(
     tmp_path: Path,
 ) -> None:
     async with service() as server:
@@ -348,7 +349,7 @@ async def test_labels_that_teach_nothing_are_refused_before_anything_is_sent(
         assert not server.received
 
 
-async def test_a_damaged_state_is_told_and_can_be_deleted(tmp_path: Path) -> None:
+async def test_a_damaged_state_is_an_error_and_can_be_deleted(tmp_path: Path) -> None:
     async with service() as server:
         first = await train(trainer(server.url, tmp_path))
         path = state_in(tmp_path)
@@ -361,7 +362,7 @@ async def test_a_damaged_state_is_told_and_can_be_deleted(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("wrong", ["epochs", "deadline_s", "first_poll_s", "parallel"])
-def test_settings_that_cannot_be_are_refused(wrong: str) -> None:
+def test_impossible_settings_are_refused(wrong: str) -> None:
     with pytest.raises(InputError, match=wrong):
         ServedSettings(**{wrong: 0})  # type: ignore[arg-type]
 

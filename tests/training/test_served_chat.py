@@ -22,7 +22,7 @@ from icm_client.coherence.problem import Query
 from icm_client.endpoints import Exactness
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.testing.finetuning import FineTuningServer
-from icm_client.training.submission import ServedSettings
+from icm_client.training.served_job import ServedSettings
 
 
 class ChatServer(FineTuningServer):

@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 import anyio
+import pytest
 from tuned_reviews import EXAMPLES, service, trainer
+
+pytestmark = pytest.mark.slow
 
 KILLED = """
 import os, signal, sys
@@ -25,7 +28,7 @@ def reach(moment):
     print(moment, flush=True)
     passed += 1
 
-def around(owner, name, told):
+def around(owner, name, kind):
     work = getattr(owner, name)
     def noted(self, stage, **facts):
         reach(f"before {stage}")
@@ -36,7 +39,7 @@ def around(owner, name, told):
         found = await work(self, path, *arguments, **options)
         reach(f"after {name} {path.partition('?')[0]}")
         return found
-    setattr(owner, name, noted if told == "state" else asked)
+    setattr(owner, name, noted if kind == "state" else asked)
 
 around(StateFile, "note", "state")
 around(Transport, "get", "request")

@@ -1,4 +1,4 @@
-"""A model in this process answers as a server does: exactly, in batches, behind kept prefixes."""
+"""A model in this process answers as a server does: exactly, in batches, from kept prefixes."""
 
 import shutil
 from pathlib import Path
@@ -17,6 +17,8 @@ from icm_client.scoring import Scorer, ScoreStore, prompt_ids, tokenize_pieces
 from icm_client.training.base_model import BaseModel, find_base
 from icm_client.training.label_loss import encode
 from icm_client.training.torch_endpoint import FEWEST_SHARED, TorchEndpoint
+
+pytestmark = pytest.mark.slow
 
 LABELS = (" positive", " negative")
 
@@ -108,7 +110,7 @@ async def test_every_model_has_its_own_fingerprint(base: BaseModel, tmp_path: Pa
     assert len(set(found)) == 3
 
 
-async def test_no_number_is_made_up_where_the_model_gives_none(base: BaseModel) -> None:
+async def test_nan_from_the_model_is_an_error(base: BaseModel) -> None:
     endpoint = await TorchEndpoint.open(base)
     reads = await reads_of(endpoint)
     with torch.no_grad():
@@ -117,7 +119,7 @@ async def test_no_number_is_made_up_where_the_model_gives_none(base: BaseModel) 
         await endpoint.read(reads)
 
 
-async def test_what_torch_cannot_compute_is_an_error_of_ours(base: BaseModel) -> None:
+async def test_torchs_error_is_an_endpoint_fault(base: BaseModel) -> None:
     endpoint = await TorchEndpoint.open(base)
 
     def out_of_memory(**_: object) -> None:

@@ -1,4 +1,4 @@
-"""What the pages on exports and on services show runs."""
+"""The Python code of the pages on exports and on services runs."""
 
 import ast
 import inspect
@@ -24,10 +24,7 @@ async def run(code: str, **names: Any) -> None:
         await running
 
 
-async def test_the_page_on_services_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+async def test_the_page_on_services_runs(capsys: pytest.CaptureFixture[str]) -> None:
     code = blocks("finetuning-served.md")[0]
     assert "ServedSettings(epochs=3)" in code
     async with service(base="base-model") as server:
@@ -38,10 +35,7 @@ async def test_the_page_on_services_runs(
     assert "TrainingProgress(name='reviews', step=1, steps=2" in capsys.readouterr().out
 
 
-def test_the_page_on_exports_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_page_on_exports_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = reviews_run(tmp_path)
     (code,) = blocks("exports.md")
     exec(compile(code.replace("reviews-3f2a", found.name), "page", "exec"), {})  # noqa: S102 - our own page

@@ -1,4 +1,4 @@
-"""Adapters on a served vLLM: named by their contents, loaded, scored, unloaded; refusals told.
+"""Adapters on a served vLLM: named by their contents, loaded, scored, unloaded; refusals.
 
 The refusals' words are those of vLLM 0.32 (`vllm.entrypoints.openai.models.serving`).
 """
@@ -162,10 +162,12 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-async def test_a_refusal_says_what_the_server_was_not_started_with(folder: Path, case: str) -> None:
-    code, words, told = REFUSALS[case]
+async def test_a_refusal_names_what_the_server_was_not_started_with(
+    folder: Path, case: str
+) -> None:
+    code, words, advice = REFUSALS[case]
     async with LoraServer(refusals=[refusing(code, words)] * 3) as server:
-        with pytest.raises(TrainingError, match=told) as raised, anyio.fail_after(10):
+        with pytest.raises(TrainingError, match=advice) as raised, anyio.fail_after(10):
             async with open_adapter(server.url, folder, settings=quick()):
                 pass
         assert words in str(raised.value)
@@ -173,7 +175,7 @@ async def test_a_refusal_says_what_the_server_was_not_started_with(folder: Path,
         assert asked == ["/v1/load_lora_adapter"], "what will never work is asked once"
 
 
-async def test_a_server_in_trouble_for_a_while_loads_it_all_the_same(folder: Path) -> None:
+async def test_a_server_in_trouble_for_a_while_still_loads_it(folder: Path) -> None:
     for trouble in ([500, 503, 500], [503, 503, 500]):
         async with (
             LoraServer(refusals=[status(code) for code in trouble]) as server,
@@ -182,10 +184,10 @@ async def test_a_server_in_trouble_for_a_while_loads_it_all_the_same(folder: Pat
             assert len(server.loaded) == 1
 
 
-async def test_a_server_that_never_takes_it_is_left_after_five_tries(folder: Path) -> None:
+async def test_a_server_that_always_refuses_is_given_up_after_five_attempts(folder: Path) -> None:
     words = "While loading /a, expected target modules in {'q_proj'} but received ['head']."
     async with LoraServer(refusals=[refusing(500, words)] * 9) as server:
-        with pytest.raises(TrainingError, match="no use for what it holds") as raised:
+        with pytest.raises(TrainingError, match="cannot use what it holds") as raised:
             async with open_adapter(server.url, folder, settings=quick()):
                 pass
         assert words in str(raised.value)
@@ -198,7 +200,7 @@ async def test_a_server_that_never_takes_it_is_left_after_five_tries(folder: Pat
 
 
 @pytest.mark.parametrize("before", [[], [status(500)]])
-async def test_a_server_that_never_answers_is_told_after_the_deadline_of_an_attempt(
+async def test_a_server_that_never_answers_is_an_error_after_an_attempts_deadline(
     folder: Path, before: list[Fault]
 ) -> None:
     hurried = quick(attempt_timeout_s=0.2, item_timeout_s=0.5)
@@ -212,7 +214,7 @@ async def test_a_server_that_never_answers_is_told_after_the_deadline_of_an_atte
         assert {one.path for one in server.received} == {"/v1/load_lora_adapter"}
 
 
-async def test_a_server_that_is_not_there_is_told_at_once(folder: Path) -> None:
+async def test_an_unreachable_server_is_an_error_at_once(folder: Path) -> None:
     async with LoraServer() as server:
         gone = server.url
     with pytest.raises(EndpointUnreachable), anyio.fail_after(5):
@@ -220,7 +222,7 @@ async def test_a_server_that_is_not_there_is_told_at_once(folder: Path) -> None:
             pass
 
 
-async def test_an_unloading_that_is_never_answered_does_not_hold_up_what_is_done(
+async def test_an_unanswered_unloading_is_not_waited_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_adapter, "_UNLOAD_S", 0.2)
@@ -232,14 +234,14 @@ async def test_an_unloading_that_is_never_answered_does_not_hold_up_what_is_done
         assert len(server.loaded) == 1
 
 
-async def test_a_wrong_key_is_one(folder: Path) -> None:
+async def test_a_wrong_key_is_refused(folder: Path) -> None:
     async with LoraServer(api_key="right") as server:
         with pytest.raises(AuthenticationRefused):
             async with open_adapter(server.url, folder, api_key="wrong", settings=quick()):
                 pass
 
 
-async def test_a_model_that_was_trained_whole_is_refused_before_anything_is_sent(
+async def test_a_whole_model_is_refused_before_anything_is_sent(
     tmp_path: Path,
 ) -> None:
     async with LoraServer() as server:

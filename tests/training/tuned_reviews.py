@@ -9,7 +9,7 @@ from icm_client.runs.trainer import Example
 from icm_client.testing import PlantedConcept
 from icm_client.testing.finetuning import FineTuningServer
 from icm_client.training.served import ServedTrainer
-from icm_client.training.submission import ServedSettings
+from icm_client.training.served_job import ServedSettings
 
 TASK = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
 PROMPTS = TASK.render_all(rows_from([f"words of row {n}" for n in range(40)]))

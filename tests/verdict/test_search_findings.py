@@ -41,8 +41,8 @@ def test_starts_that_found_something_else_are_told_with_figures() -> None:
     (finding,) = search_findings(ended((HALVES, 0.1), (CROSSED, 0.2), best=1), 2)
     assert finding.code == "starts-disagree"
     assert finding.severity == "check"
-    assert "start 1: 50% alike, U = +0.100" in finding.message
-    assert "start 2, which was taken: U = +0.200" in finding.message
+    assert "start 1: 50% alike, U = +0.100" in finding.figures
+    assert "Start 2, which was taken: U = +0.200" in finding.figures
 
 
 def test_starts_that_agree_or_found_nothing_are_no_finding() -> None:
@@ -72,8 +72,8 @@ def test_a_late_jump_to_something_less_coherent_is_to_be_looked_at() -> None:
     assert (finding.code, finding.severity) == ("late-jump", "check")
     (noted,) = search_findings(swept(*steady, (26, 0.02), (3, 0.015)), 2, clear=True)
     assert noted.severity == "note", "it ended in clear groups all the same"
-    assert "sweep 8 changed 26 labels of 64" in finding.message
-    assert "from +0.161 to +0.015" in finding.message
+    assert "Sweep 8 changed 26 labels of 64" in finding.figures
+    assert "from +0.161 to +0.015" in finding.figures
     assert search_findings(swept(*steady), 2) == []
     assert search_findings(swept(*steady, (26, 0.1), (2, 0.3)), 2) == [], "it found more"
     assert search_findings(swept(*steady, (round(64 * JUMP) - 1, 0.02)), 2) == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from icm_client.coherence.problem import IntArray
-from icm_client.verdict.shortcuts import EXPLAINS, ROWS_READ, explained, features, surface_findings
+from icm_client.verdict.shortcuts import EXPLAINS, ROWS_READ, explained, features, shortcut_findings
 
 WORDS = ("no", "yes")
 VOCABULARY = "tree road blue old cup of and stone light rain dog night".split()  # noqa: SIM905
@@ -24,24 +24,24 @@ def classes(n: int, seed: int = 1) -> IntArray:
 def test_length_that_explains_the_labels_is_told_with_its_figures() -> None:
     texts = notes(120)
     lengths = np.array([len(text) for (text,) in texts])
-    (finding,) = surface_findings(texts, (lengths > np.median(lengths)).astype(np.int64), WORDS)
+    (finding,) = shortcut_findings(texts, (lengths > np.median(lengths)).astype(np.int64), WORDS)
     assert finding.code == "surface-feature"
     assert finding.severity == "check"
-    assert "One surface feature, length," in finding.message
-    assert "shuffled labels: at most" in finding.message
+    assert "One shortcut feature, length," in finding.message
+    assert "with shuffled labels at most" in finding.figures
 
 
 def test_a_keyword_is_told() -> None:
     texts = notes(120)
     held = np.array(["blue" in text.split() for (text,) in texts], dtype=np.int64)
-    (finding,) = surface_findings(texts, held, WORDS)
+    (finding,) = shortcut_findings(texts, held, WORDS)
     assert "the word 'blue'" in finding.message
 
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("n", [24, 60, 200])
 def test_chance_is_not_blamed(n: int, seed: int) -> None:
-    assert surface_findings(notes(n, seed), classes(n, seed + 50), WORDS) == []
+    assert shortcut_findings(notes(n, seed), classes(n, seed + 50), WORDS) == []
 
 
 def test_words_that_tell_a_part_are_no_finding_and_many_together_a_note() -> None:
@@ -53,18 +53,18 @@ def test_words_that_tell_a_part_are_no_finding_and_many_together_a_note() -> Non
         drawn = [chance.choice(telling)] if chance.random() < 0.5 else []
         texts.append((" ".join(chance.choices(VOCABULARY, k=8) + drawn),))
         held.append(kind)
-    assert surface_findings(texts, np.array(held), WORDS) == []
+    assert shortcut_findings(texts, np.array(held), WORDS) == []
     for row, kind in enumerate(held):
         telling = ["bad", "dull", "poor"] if kind == 0 else ["good", "fine", "great"]
         texts[row] = (f"{texts[row][0]} {chance.choice(telling)}",)
-    (finding,) = surface_findings(texts, np.array(held), WORDS)
+    (finding,) = shortcut_findings(texts, np.array(held), WORDS)
     assert (finding.code, finding.severity) == ("surface-features", "note")
 
 
 def test_of_a_pair_the_longer_one_is_seen() -> None:
     texts = [(one, other) for (one,), (other,) in zip(notes(100), notes(100, 9), strict=True)]
     held = np.array([len(one) > len(other) for one, other in texts], dtype=np.int64)
-    (finding,) = surface_findings(texts, held, WORDS)
+    (finding,) = shortcut_findings(texts, held, WORDS)
     assert "which of the two has the greater length" in finding.message
 
 
@@ -75,7 +75,7 @@ def test_of_three_labels_the_explained_one_is_named() -> None:
         if text.startswith(("tree", "road", "blue")):
             texts[row] = (text + " 1234567",)
             held[row] = 2
-    (finding,) = surface_findings(texts, held, ("red", "green", "dark"))
+    (finding,) = shortcut_findings(texts, held, ("red", "green", "dark"))
     assert "tells 'dark' from the rest" in finding.message
     assert "digits" in finding.message or "1234567" in finding.message
 

@@ -12,7 +12,7 @@
   const signed = (nats) => `${nats < 0 ? "\u2212" : "+"}${Math.abs(nats).toFixed(2)}`;
   const many = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
 
-  // Control characters cannot be seen: their codes stand for them.
+  // Control characters cannot be seen, so their codes are shown.
   const visible = (text) =>
     text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]/g, (c) =>
       `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`);
@@ -23,7 +23,7 @@
     return made;
   };
 
-  // Kept in the browser, where it lets a page keep anything.
+  // Kept in the browser, if it lets a page keep anything.
   const kept = {
     read(name) {
       try { return localStorage.getItem(`icm-client ${name}`); } catch { return null; }
@@ -52,7 +52,7 @@
     kept.write("theme", theme.value === "system" ? null : theme.value);
   });
 
-  // ---- what a person has said: row number -> label number
+  // ---- a person's answers: row number -> label number
   const checks = new Map();
   const place = new Map(rows.map((row, n) => [JSON.stringify(row[ID]), n]));
   try {
@@ -64,9 +64,9 @@
   const check = (n, label) => {
     if (label === null) checks.delete(n);
     else checks.set(n, label);
-    const told = Object.fromEntries(
+    const answers = Object.fromEntries(
       [...checks].map(([row, k]) => [JSON.stringify(rows[row][ID]), words[k]]));
-    kept.write(`checks ${run}`, checks.size ? JSON.stringify(told) : null);
+    kept.write(`checks ${run}`, checks.size ? JSON.stringify(answers) : null);
     showChecks();
     showCard();
     const line = byId("rows").querySelector(`tr[data-row="${n}"]`);

@@ -27,7 +27,7 @@ tmpfs {home}/hidden tmpfs rw 0 0
         ("..", None),
     ],
 )
-def test_a_store_on_a_network_file_system_is_told_of(
+def test_a_store_on_a_network_file_system_is_warned_of(
     tmp_path: Path, folder: str, kind: str | None
 ) -> None:
     home = tmp_path.resolve() / "home"
@@ -51,7 +51,7 @@ def test_a_link_leads_to_where_the_store_really_is(tmp_path: Path) -> None:
     assert network_warning(tmp_path / "link" / "scores.sqlite3", mounts) is not None
 
 
-def test_where_nothing_tells_nothing_is_told(tmp_path: Path) -> None:
+def test_without_a_readable_list_of_mounts_there_is_no_warning(tmp_path: Path) -> None:
     assert network_warning(tmp_path, tmp_path / "no such file") is None
     mounts = tmp_path / "mounts"
     mounts.write_bytes(b"\xff\xfe garbage\n\n")

@@ -1,0 +1,119 @@
+"""What comparisons share: a sample of the rows, the cost, the errors that end all, the table."""
+
+import csv
+import io
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from icm_client.coherence.contexts import in_units
+from icm_client.data import Dataset
+from icm_client.data.job import Job
+from icm_client.endpoints import Endpoint
+from icm_client.errors import (
+    InputError,
+    ModelChanged,
+    RunError,
+    RunStopped,
+    SetupError,
+    StoreError,
+)
+from icm_client.scoring import ScorerStats
+
+FATAL: Final = (ModelChanged, RunError, RunStopped, SetupError, StoreError)
+"""Errors after which no other run would fare better. All others are recorded as a run's outcome."""
+
+Record = dict[str, str | int | float | None]
+"""A line of a table, by column; None where there is no figure."""
+
+
+def some_rows(job: Job, count: int) -> Dataset:
+    """Draw a seeded sample of at most `count` rows, in their order; a rule's groups stay whole.
+
+    Raises:
+        InputError: fewer than two rows would be left.
+    """
+    units = in_units(np.random.default_rng(0).permutation(len(job.items)), job.constraint.groups)
+    chosen: set[int] = set()
+    for unit in units:
+        rows = {job.items[item].row for item in unit} - chosen
+        if len(chosen) + len(rows) <= count:
+            chosen |= rows
+    if len(chosen) < 2:  # noqa: PLR2004
+        raise InputError(
+            f"{len(chosen)} of the rows, in whole groups, fit into {count}: ask for more"
+        )
+    data = job.dataset
+    kept = sorted(chosen)
+    return replace(
+        data,
+        rows=tuple(data.rows[row] for row in kept),
+        gold=None if data.gold is None else tuple(data.gold[row] for row in kept),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a method or a probe cost.
+
+    Attributes:
+        reads: log-probs that it needed, from the server or from the store: the same whatever ran
+            before it.
+        requests: sent for it; none for what an earlier method has read.
+        computed_tokens: prompt tokens that the server prefilled for it; as above.
+        seconds: wall clock; as above.
+        training_seconds: of training its model, whenever that was, in all processes together.
+    """
+
+    reads: int = 0
+    requests: int = 0
+    computed_tokens: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        """The sum of each figure; seconds to the millisecond."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Spent(*(round(one + two, 3) for one, two in pairs))
+
+
+class Meter:
+    """Measures what is spent on an endpoint from now on."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._before = replace(endpoint.usage)
+        self._started = time.monotonic()
+
+    def spent(self, *stats: ScorerStats) -> Spent:
+        """What was spent since then, `stats` being those of the scorers that read."""
+        usage = self._endpoint.usage
+        return Spent(
+            sum(one.asked + one.from_store for one in stats),
+            usage.requests - self._before.requests,
+            usage.computed_tokens - self._before.computed_tokens,
+            round(time.monotonic() - self._started, 3),
+        )
+
+
+def csv_of(records: Sequence[Record]) -> str:
+    """A table as CSV; a cell is empty where there is no figure."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, records[0] if records else (), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def counted(words: Iterable[str]) -> str:
+    """Each word with how often it occurs: `one-label (2), weak (1)`."""
+    return ", ".join(f"{word} ({times})" for word, times in sorted(Counter(words).items()))
+
+
+def rounded(figure: float | None) -> float | None:
+    """The figure to four digits, or None."""
+    return None if figure is None else round(figure, 4)

@@ -1,0 +1,21 @@
+"""The rooms of the package import one another in one direction: docs/architecture.md."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+CONTRACTS = [
+    contract["id"]
+    for contract in tomllib.loads(PYPROJECT.read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+]
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+def test_the_contract_is_kept(contract: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status = lint_imports(
+        config_filename=str(PYPROJECT), limit_to_contracts=(contract,), no_cache=True
+    )
+    assert status == 0, capsys.readouterr().out
