@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from icm_client.coherence.anneal import AnnealSettings
     from icm_client.coherence.anneal_official import OfficialSettings
-    from icm_client.coherence.fast import SweepSettings
     from icm_client.coherence.folds import FoldSettings
     from icm_client.coherence.iterate import IterateSettings
     from icm_client.coherence.result import Step, SweepRecord
+    from icm_client.coherence.settings import SweepSettings
     from icm_client.data import Dataset, LabelledRow, Row, Task, read_rows, rows_from
     from icm_client.data.constraint_spec import ConstraintSpec
     from icm_client.endpoints import EmbeddedEndpoint, TransportSettings, connect
@@ -70,7 +70,7 @@ __all__ = [
 _HOMES = {
     "coherence.anneal": ("AnnealSettings",),
     "coherence.anneal_official": ("OfficialSettings",),
-    "coherence.fast": ("SweepSettings",),
+    "coherence.settings": ("SweepSettings",),
     "coherence.folds": ("FoldSettings",),
     "coherence.iterate": ("IterateSettings",),
     "coherence.result": ("Step", "SweepRecord"),

@@ -35,9 +35,10 @@ from rich.console import Console
 from rich.table import Table
 
 from icm_client import EmbeddedEndpoint
-from icm_client.coherence.fast import SweepSettings, fold_contexts
+from icm_client.coherence.contexts import fold_contexts
 from icm_client.coherence.leave_one_out import queries
 from icm_client.coherence.problem import Problem, Query
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint, connect
 from icm_client.endpoints.protocol import CachingEndpoint, PrefixCache, Read

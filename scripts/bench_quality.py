@@ -24,8 +24,7 @@ from rich.table import Table
 import icm_client
 from icm_client import EmbeddedEndpoint, SweepSettings
 from icm_client.coherence.calibration import pointwise_mutual_information
-from icm_client.coherence.contexts import ScoredFold, score_folds
-from icm_client.coherence.fast import fold_contexts
+from icm_client.coherence.contexts import ScoredFold, fold_contexts, score_folds
 from icm_client.coherence.label_prior import estimate_prior
 from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
 from icm_client.data.job import Job

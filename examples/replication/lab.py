@@ -14,7 +14,7 @@ import orjson
 from icm_client.cli.options import server_options
 from icm_client.cli.terminal import progress_display
 from icm_client.coherence.anneal import AnnealSettings
-from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
 from icm_client.endpoints import EmbeddedEndpoint, Endpoint
 from icm_client.record.archive import read_run

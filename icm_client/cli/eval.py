@@ -26,7 +26,7 @@ from icm_client.cli.trainer_options import (
 )
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
-from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data import unescape
 from icm_client.data.job import Job, task_for
 from icm_client.data.messages import listed

@@ -9,10 +9,10 @@ from typing import Any, TypeVar, get_args
 import click
 
 from icm_client.coherence.anneal import AnnealSettings
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.leave_one_out import Layout
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data.constraint_spec import KINDS, Rules, rules_of
 from icm_client.data.csv_rows import Quote
 from icm_client.data.messages import did_you_mean, listed

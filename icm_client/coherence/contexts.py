@@ -8,15 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icm_client.coherence.calibration import pointwise_mutual_information
+from icm_client.coherence.calibration import certainty, pointwise_mutual_information
 from icm_client.coherence.problem import (
+    UNLABELLED,
     Context,
     Demo,
     FloatArray,
     IntArray,
+    Problem,
     Query,
     Score,
 )
+from icm_client.coherence.settings import SweepSettings
 
 
 def split_folds(
@@ -64,6 +67,59 @@ def in_units(order: IntArray, groups: Sequence[Sequence[int]]) -> list[list[int]
         if number is not None:
             unit_of[number] = units[-1]
     return units
+
+
+def fold_contexts(
+    sweep: int,
+    labels: IntArray,
+    averaged: FloatArray,
+    problem: Problem,
+    *,
+    settings: SweepSettings,
+    rng: np.random.Generator,
+) -> list[tuple[Context, IntArray]]:
+    """Each fold's context and targets; groups stand in one fold.
+
+    Demos are drawn from the most certain items, of which pinned ones are the first.
+
+    The first sweep has one context of all first labels where they are at most
+    `settings.initial`; more of them are drawn from for folds, as in all other sweeps.
+
+    Args:
+        sweep: its number, from 0.
+        labels: shape `[N]`, from which demos are drawn.
+        averaged: shape `[N, K]`, nats: how certain they are.
+        problem: its rule's groups and its pins.
+        settings: how many demos, folds and first labels.
+        rng: draws folds and demos.
+    """
+    groups, everything = problem.constraint.groups, np.arange(problem.n_items)
+    if sweep == 0:
+        first = np.flatnonzero(labels != UNLABELLED)
+        there = set(first.tolist())
+        related = [item for group in groups if not there.isdisjoint(group) for item in group]
+        targets = np.setdiff1d(everything, np.concatenate([first, np.array(related, np.int64)]))
+        if len(first) <= settings.initial and len(targets):
+            shown = rng.permutation(first)
+            return [(tuple(Demo(int(i), int(labels[i])) for i in shown), targets)]
+    # Nothing is known of how certain first labels are: in the first sweep all are drawn from.
+    keep = settings.keep if sweep else 1.0
+    certain = certainty(averaged, problem.pinned)
+    return [
+        (
+            draw_demos(
+                labels,
+                np.setdiff1d(everything, targets),
+                certain,
+                size=settings.second_demos if sweep == 1 else settings.demos,
+                keep=keep,
+                n_labels=problem.n_labels,
+                rng=rng,
+            ),
+            targets,
+        )
+        for targets in split_folds(problem.n_items, settings.folds, rng, groups)
+    ]
 
 
 def draw_demos(

@@ -29,7 +29,6 @@ from icm_client.coherence.calibration import (
 )
 from icm_client.coherence.constraints import inconsistent_pairs
 from icm_client.coherence.contexts import draw_demos, last_asked, score_folds, split_folds
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.label_names import NameExchange, exchange_names
 from icm_client.coherence.label_prior import PriorEstimate, estimate_prior
 from icm_client.coherence.leave_one_out import queries
@@ -44,6 +43,7 @@ from icm_client.coherence.problem import (
     Score,
 )
 from icm_client.coherence.result import UNWATCHED, Observed, SearchResult, Step, Watch
+from icm_client.coherence.settings import SweepSettings
 
 
 async def anneal_search(

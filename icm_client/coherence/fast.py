@@ -38,7 +38,6 @@ import numpy as np
 
 from icm_client.coherence.assignment import JointAssignment, prepared
 from icm_client.coherence.calibration import (
-    certainty,
     coherence,
     label_counts,
     log_softmax,
@@ -47,12 +46,11 @@ from icm_client.coherence.calibration import (
 )
 from icm_client.coherence.contexts import (
     ScoredFold,
-    draw_demos,
+    fold_contexts,
     joined,
     last_asked,
     mean_of_scored,
     score_folds,
-    split_folds,
 )
 from icm_client.coherence.initial_labels import balanced_start
 from icm_client.coherence.label_names import (
@@ -65,8 +63,6 @@ from icm_client.coherence.label_names import (
 from icm_client.coherence.label_prior import PriorEstimate, estimate_prior
 from icm_client.coherence.problem import (
     UNLABELLED,
-    Context,
-    Demo,
     FloatArray,
     IntArray,
     Problem,
@@ -79,7 +75,7 @@ from icm_client.coherence.result import (
     SweepRecord,
     Watch,
 )
-from icm_client.errors import InputError
+from icm_client.coherence.settings import SweepSettings
 
 MOST_ROTATIONS = 6
 """Ways to name the demos that a context is read under at the end, whatever the number of labels."""
@@ -89,76 +85,6 @@ ROTATED_MOVING = 0.05
 
 ROTATED_AVERAGED = 2
 """Sweeps over all rotations whose scores are averaged; earlier labels followed the words more."""
-
-
-@dataclass(frozen=True, slots=True)
-class SweepSettings:
-    """The numbers of the search. docs/search.md has the figures that decided the defaults.
-
-    Attributes:
-        initial: `K` of the paper: items labelled at random to start from.
-        folds: `F`, parts that are scored in contexts of the other parts' demos.
-        demos: `C`, the most demos in a context.
-        second_demos: the most demos in the second sweep, whose labels come from one context of
-            random labels and are not worth more tokens yet.
-        keep: the share of a label's items, the most certain ones, that demos are drawn from.
-        averaged: `M`, the sweeps whose scores are averaged.
-        temperature: `T_1` in nats; halved each sweep, and 0 from `cold_after` sweeps on.
-        cold_after: sweeps after which labels are no longer sampled.
-        min_sweeps: sweeps before the search may stop.
-        max_sweeps: sweeps after which it stops anyway.
-        moving: the share of labels that may still move when the search stops.
-        climb: nats by which `U` must rise to count as climbing.
-        ripe: the share of the present coherence that all averaged sweeps must have, those with
-            sampled labels left out, before a coherent search stops.
-        restarts: `R`, the most searches from new random starts.
-        coherent: the share of the labels' entropy that `U` must reach for the search to be
-            content: it then stops although labels still move, and makes no further restart.
-        all_names: the most sweeps over all rotations of the label names with which a coherent
-            search ends where the words say little, its last plain one among them. 0 disables it.
-        renamed: further sweeps of a coherent search whose names were exchanged, where there were
-            none over all rotations. 0 disables it.
-    """
-
-    initial: int = 8
-    folds: int = 2
-    demos: int = 64
-    second_demos: int = 16
-    keep: float = 0.7
-    averaged: int = 5
-    temperature: float = 0.5
-    cold_after: int = 2
-    min_sweeps: int = 5
-    max_sweeps: int = 10
-    moving: float = 0.01
-    climb: float = 0.04
-    ripe: float = 0.6
-    restarts: int = 2
-    coherent: float = 0.25
-    all_names: int = 5
-    renamed: int = 2
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that no search can work with; raises `InputError`."""
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        if not 0 < self.keep <= 1:
-            raise InputError(f"keep must be over 0 and at most 1, not {self.keep}")
-
-
-_LEAST = {
-    "initial": 1,
-    "folds": 2,
-    "demos": 2,
-    "second_demos": 2,
-    "averaged": 1,
-    "min_sweeps": 2,  # the first leaves the items that it starts from without a score
-    "max_sweeps": 2,
-    "restarts": 1,
-    "all_names": 0,
-    "renamed": 0,
-}
 
 
 async def search(
@@ -543,56 +469,3 @@ class _Search:
 def _utility_of_taught(taught: FloatArray, labels: IntArray) -> float:
     """Calibrated `U` of a model that says of an item what the demos teach, nats an item."""
     return utility_of(pointwise_mutual_information(log_softmax(taught)), labels)
-
-
-def fold_contexts(
-    sweep: int,
-    labels: IntArray,
-    averaged: FloatArray,
-    problem: Problem,
-    *,
-    settings: SweepSettings,
-    rng: np.random.Generator,
-) -> list[tuple[Context, IntArray]]:
-    """Each fold's context and targets; groups stand in one fold.
-
-    Demos are drawn from the most certain items, of which pinned ones are the first.
-
-    The first sweep has one context of all first labels where they are at most
-    `settings.initial`; more of them are drawn from for folds, as in all other sweeps.
-
-    Args:
-        sweep: its number, from 0.
-        labels: shape `[N]`, from which demos are drawn.
-        averaged: shape `[N, K]`, nats: how certain they are.
-        problem: its rule's groups and its pins.
-        settings: how many demos, folds and first labels.
-        rng: draws folds and demos.
-    """
-    groups, everything = problem.constraint.groups, np.arange(problem.n_items)
-    if sweep == 0:
-        first = np.flatnonzero(labels != UNLABELLED)
-        there = set(first.tolist())
-        related = [item for group in groups if not there.isdisjoint(group) for item in group]
-        targets = np.setdiff1d(everything, np.concatenate([first, np.array(related, np.int64)]))
-        if len(first) <= settings.initial and len(targets):
-            shown = rng.permutation(first)
-            return [(tuple(Demo(int(i), int(labels[i])) for i in shown), targets)]
-    # Nothing is known of how certain first labels are: in the first sweep all are drawn from.
-    keep = settings.keep if sweep else 1.0
-    certain = certainty(averaged, problem.pinned)
-    return [
-        (
-            draw_demos(
-                labels,
-                np.setdiff1d(everything, targets),
-                certain,
-                size=settings.second_demos if sweep == 1 else settings.demos,
-                keep=keep,
-                n_labels=problem.n_labels,
-                rng=rng,
-            ),
-            targets,
-        )
-        for targets in split_folds(problem.n_items, settings.folds, rng, groups)
-    ]

@@ -28,7 +28,7 @@ import numpy as np
 
 from icm_client.coherence.assignment import JointAssignment, prepared
 from icm_client.coherence.calibration import coherence, label_counts, log_softmax, utility_of
-from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.fast import search
 from icm_client.coherence.problem import UNLABELLED, IntArray, Problem, Score
 from icm_client.coherence.result import (
     UNWATCHED,
@@ -38,6 +38,7 @@ from icm_client.coherence.result import (
     SweepRecord,
     Watch,
 )
+from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.trained import (
     Decided,
     TrainFolds,

@@ -21,7 +21,7 @@ import numpy as np
 from icm_client.coherence.assignment import prepared
 from icm_client.coherence.batches import split_batches
 from icm_client.coherence.calibration import coherence, label_counts, log_softmax
-from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.fast import search
 from icm_client.coherence.problem import (
     NO_CONSTRAINT,
     UNLABELLED,
@@ -41,6 +41,7 @@ from icm_client.coherence.result import (
     SweepRecord,
     Watch,
 )
+from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.trained import (
     Training,
     TrainModel,

@@ -13,7 +13,6 @@ import numpy as np
 
 from icm_client.coherence.calibration import certainty, pointwise_mutual_information
 from icm_client.coherence.contexts import draw_demos, last_asked, score_folds, split_folds
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.label_names import NameExchange, exchange_names
 from icm_client.coherence.label_prior import PriorEstimate, estimate_prior
 from icm_client.coherence.problem import (
@@ -26,6 +25,7 @@ from icm_client.coherence.problem import (
     Query,
     Score,
 )
+from icm_client.coherence.settings import SweepSettings
 
 NAMED_ITEMS = 256
 """The most items whose names are tried by exchanging them."""

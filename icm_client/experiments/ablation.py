@@ -15,8 +15,8 @@ from typing import Final, Literal, get_args
 import numpy as np
 import orjson
 
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.initial_labels import Start
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.data.values import write_json

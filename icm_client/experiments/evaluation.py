@@ -12,8 +12,8 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.problem import IntArray
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
 from icm_client.data.rows import only
 from icm_client.errors import InputError

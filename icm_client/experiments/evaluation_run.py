@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.problem import UNLABELLED, BoolArray, IntArray
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data import Task
 from icm_client.data.rows import only
 from icm_client.endpoints import Endpoint

@@ -27,8 +27,8 @@ import numpy as np
 
 from icm_client.coherence.calibration import pointwise_mutual_information
 from icm_client.coherence.contexts import score_folds
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Query, Score
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data import Task
 from icm_client.data.job import Job, Rows
 from icm_client.endpoints import Endpoint, TextEndpoint

@@ -10,8 +10,8 @@ from typing import Final
 import anyio
 import numpy as np
 
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.problem import Demo, Query
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data import Task, rows_from
 from icm_client.data.job import Job, Rows, named_task
 from icm_client.endpoints import (

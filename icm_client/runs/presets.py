@@ -10,12 +10,13 @@ import numpy as np
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.decode import anneal_search
-from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.fast import search
 from icm_client.coherence.folds import FoldSettings, fold_search
 from icm_client.coherence.initial_labels import Start
 from icm_client.coherence.iterate import IterateSettings, iterative_search
 from icm_client.coherence.problem import IntArray, Problem, Score
 from icm_client.coherence.result import UNWATCHED, SearchResult, Watch
+from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.trained import Train
 from icm_client.data import JsonValue
 from icm_client.data.job import Job

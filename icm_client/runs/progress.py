@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.result import Observed, SweepRecord
+from icm_client.coherence.settings import SweepSettings
 from icm_client.endpoints import (
     Endpoint,
     LimitChange,

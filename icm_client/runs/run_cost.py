@@ -7,9 +7,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from icm_client.coherence.fast import MOST_ROTATIONS, SweepSettings
+from icm_client.coherence.fast import MOST_ROTATIONS
 from icm_client.coherence.label_names import asked_first
 from icm_client.coherence.problem import Demo, Query
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint, Read, TextEndpoint
 from icm_client.endpoints.probe import number_of, prefix_cache, ratio, throughput

@@ -5,9 +5,9 @@ import pytest
 
 from icm_client.cli.options import settings_of
 from icm_client.cli.trainer_options import trainer_of
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
+from icm_client.coherence.settings import SweepSettings
 from icm_client.errors import InputError
 from icm_client.runs.presets import Preset
 from icm_client.runs.server import Server

@@ -27,7 +27,8 @@ from pathlib import Path
 import anyio, numpy as np
 from icm_client import Task, rows_from
 from icm_client.cli.signals import Interrupted, draining
-from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.fast import search
+from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.problem import Problem
 from icm_client.endpoints import connect
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from icm_client.coherence.constraints import SameAnswer
 from icm_client.coherence.contexts import draw_demos, split_folds
-from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.fast import search
 from icm_client.coherence.problem import UNLABELLED, Context, IntArray, Problem
+from icm_client.coherence.settings import SweepSettings
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -18,7 +18,7 @@ from icm_client.coherence.constraints import (
     inconsistent_pairs,
 )
 from icm_client.coherence.contexts import REPEATED
-from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.fast import search
 from icm_client.coherence.problem import (
     NO_CONSTRAINT,
     UNLABELLED,
@@ -29,6 +29,7 @@ from icm_client.coherence.problem import (
     Query,
 )
 from icm_client.coherence.result import SearchResult, SweepRecord, Watch
+from icm_client.coherence.settings import SweepSettings
 from icm_client.errors import InputError
 
 DEFAULT = SweepSettings()

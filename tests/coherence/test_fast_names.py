@@ -8,10 +8,11 @@ import pytest
 from concept_score import ConceptScore, planted_classes
 
 from icm_client.coherence import fast
-from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.fast import search
 from icm_client.coherence.label_names import NameExchange, exchange_names_in_folds
 from icm_client.coherence.problem import UNLABELLED, Problem
 from icm_client.coherence.result import SearchResult, Watch
+from icm_client.coherence.settings import SweepSettings
 
 DEFAULT = SweepSettings()
 AS_READ = replace(DEFAULT, renamed=0)

@@ -9,15 +9,10 @@ import pytest
 from concept_score import ConceptScore, agreement, planted_classes
 
 from icm_client.coherence.calibration import log_softmax
-from icm_client.coherence.fast import (
-    MOST_ROTATIONS,
-    ROTATED_AVERAGED,
-    ROTATED_MOVING,
-    SweepSettings,
-    search,
-)
+from icm_client.coherence.fast import MOST_ROTATIONS, ROTATED_AVERAGED, ROTATED_MOVING, search
 from icm_client.coherence.problem import UNLABELLED, FloatArray, Problem, Query
 from icm_client.coherence.result import SearchResult, Watch
+from icm_client.coherence.settings import SweepSettings
 
 DEFAULT = SweepSettings()
 ONE_NAME = replace(DEFAULT, all_names=0)

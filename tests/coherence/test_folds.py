@@ -7,10 +7,11 @@ from concept_score import ConceptScore, planted_classes
 from taught import Taught, noisy
 
 from icm_client.coherence.constraints import AtMostOne, SameAnswer, inconsistent_pairs
-from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.fast import search
 from icm_client.coherence.folds import FoldSettings, MostConfident, fold_search
 from icm_client.coherence.problem import UNLABELLED, Constraint, FloatArray, IntArray, Problem
 from icm_client.coherence.result import PassRecord, Watch
+from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.trained import Training, fold_trainings
 from icm_client.errors import InputError, TrainingError
 

@@ -5,8 +5,7 @@ import pytest
 from concept_score import ConceptScore, ScriptedScore, planted_classes
 
 from icm_client.coherence.calibration import log_softmax
-from icm_client.coherence.contexts import score_folds
-from icm_client.coherence.fast import SweepSettings, fold_contexts
+from icm_client.coherence.contexts import fold_contexts, score_folds
 from icm_client.coherence.label_names import (
     NameExchange,
     asked_first,
@@ -15,6 +14,7 @@ from icm_client.coherence.label_names import (
     rotations,
 )
 from icm_client.coherence.problem import Demo, FloatArray, IntArray, Problem, Query
+from icm_client.coherence.settings import SweepSettings
 
 N = 64
 

@@ -24,8 +24,9 @@ from icm_client.coherence.constraints import (
     Implication,
     inconsistent_pairs,
 )
+from icm_client.coherence.contexts import fold_contexts
 from icm_client.coherence.decode import anneal_search
-from icm_client.coherence.fast import SweepSettings, fold_contexts, search
+from icm_client.coherence.fast import search
 from icm_client.coherence.folds import FoldSettings, MostConfident, fold_search
 from icm_client.coherence.initial_labels import pinned_start
 from icm_client.coherence.iterate import IterateSettings, iterative_search
@@ -41,6 +42,7 @@ from icm_client.coherence.problem import (
     Score,
 )
 from icm_client.coherence.result import SearchResult
+from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.trained import Train, Training
 from icm_client.errors import InputError
 

@@ -22,10 +22,11 @@ from icm_client.coherence.constraints import (
     inconsistent_pairs,
 )
 from icm_client.coherence.decode import anneal_search
-from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.fast import search
 from icm_client.coherence.leave_one_out import Layout
 from icm_client.coherence.problem import Constraint, IntArray, Problem
 from icm_client.coherence.result import SearchResult
+from icm_client.coherence.settings import SweepSettings
 
 Preset = Callable[[int, int, ConceptScore, int, Constraint], SearchResult]
 

@@ -14,7 +14,7 @@ from icm_client.coherence.calibration import pointwise_mutual_information
 from icm_client.coherence.constraints import Asymmetry, ExactlyOne
 from icm_client.coherence.contexts import ScoredFold
 from icm_client.coherence.decode import anneal_search
-from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.fast import search
 from icm_client.coherence.label_names import exchange_names
 from icm_client.coherence.problem import (
     NO_CONSTRAINT,
@@ -27,6 +27,7 @@ from icm_client.coherence.problem import (
     Score,
 )
 from icm_client.coherence.result import SearchResult, Step, SweepRecord, Watch, never
+from icm_client.coherence.settings import SweepSettings
 
 N = 40
 FAST = SweepSettings(coherent=np.inf, min_sweeps=6, max_sweeps=6)

@@ -28,8 +28,9 @@ from planted_run import (
     settings,
 )
 
-from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.fast import search
 from icm_client.coherence.problem import Problem
+from icm_client.coherence.settings import SweepSettings
 from icm_client.endpoints import Answer, Read
 from icm_client.endpoints.protocol import TokenIds
 from icm_client.endpoints.settings import GoodNeighbour, TransportSettings, Waiting

@@ -8,7 +8,7 @@ import pytest
 
 from icm_client import Task
 from icm_client.coherence.anneal import AnnealSettings
-from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data import JsonValue
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job

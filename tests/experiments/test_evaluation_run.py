@@ -10,7 +10,7 @@ import pytest
 
 from icm_client import Task
 from icm_client.coherence.anneal import AnnealSettings
-from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data import JsonValue
 from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Read, TokenIds

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.problem import FloatArray, Query
+from icm_client.coherence.settings import SweepSettings
 from icm_client.errors import InputError
 from icm_client.experiments.salience import (
     FEWEST,

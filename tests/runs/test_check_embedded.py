@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.settings import SweepSettings
 from icm_client.endpoints import EmbeddedEndpoint
 from icm_client.runs.check import check
 

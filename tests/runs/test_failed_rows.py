@@ -9,9 +9,9 @@ from planted_reviews import TASK, _of, data, reviews
 
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.result import SearchResult
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
 from icm_client.data.rows import only
 from icm_client.endpoints import Answer, Read

@@ -15,11 +15,11 @@ import pytest
 from planted_reviews import TASK, planted, reviews
 
 from icm_client import Labels, Progress, label
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.problem import Demo, Query
 from icm_client.coherence.result import PassRecord
+from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.trained import Training
 from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Endpoint, Read

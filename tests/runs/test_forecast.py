@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from planted_reviews import TASK, data, planted, reviews
 
-from icm_client.coherence.fast import SweepSettings, search
+from icm_client.coherence.fast import search
 from icm_client.coherence.problem import Problem
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
 from icm_client.endpoints import connect
 from icm_client.runs.presets import fit

@@ -10,9 +10,9 @@ from planted_reviews import TASK, planted, reviews
 from test_fold_runs import trainer
 
 from icm_client import Client, Labels, Task, label, read_rows
-from icm_client.coherence.fast import SweepSettings
 from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.errors import InputError, RunStopped

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from icm_client import Task, label, rows_from
-from icm_client.coherence.fast import SweepSettings
+from icm_client.coherence.settings import SweepSettings
 from icm_client.endpoints import Read, RetryPolicy, TransportSettings, connect
 from icm_client.errors import PromptTooLong, RequestRefused
 from icm_client.testing import (
