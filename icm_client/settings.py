@@ -28,7 +28,7 @@ class Environment(BaseSettings):
             (`ICM_API_KEY_FILE`). It is read at once, unless `ICM_API_KEY` is set.
 
     `ICM_CACHE_DIR`, the folder of the score store, models and logs, is read elsewhere
-    (`icm_client.endpoints.cache`).
+    (`icm_client.cache`).
 
     Raises:
         InputError: the key's file cannot be used.

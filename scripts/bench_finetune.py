@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from icm_client import EmbeddedEndpoint, label
+from icm_client.cache import cache_folder
 from icm_client.data.job import Job
-from icm_client.endpoints.cache import cache_folder
 from icm_client.runs.trainer import TrainingProgress
 from icm_client.scoring import default_path
 from icm_client.training.fine_tune import HeldOut, measure

@@ -40,8 +40,7 @@ from icm_client.coherence.leave_one_out import queries
 from icm_client.coherence.problem import Problem, Query
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint, connect
-from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
-from icm_client.endpoints.protocol import Read
+from icm_client.endpoints.protocol import CachingEndpoint, PrefixCache, Read
 from icm_client.errors import EndpointError, ScoreError
 from icm_client.scoring import ScoreStore, tokenize_pieces
 from icm_client.scoring.assemble import Pieces, context_ids

@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from icm_client.endpoints.cache import cache_folder
+from icm_client.cache import cache_folder
 from icm_client.serving.engine import DEVICES, Device
 from icm_client.serving.flags import LORA_RANKS, ServeOptions
 from icm_client.serving.hardware import detect

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import click
 
-from icm_client.endpoints.cache import cache_folder
+from icm_client.cache import cache_folder
 from icm_client.errors import InputError
 from icm_client.runs.presets import Settings, TrainedSettings
 from icm_client.runs.server import Server

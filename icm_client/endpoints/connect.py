@@ -1,13 +1,14 @@
-"""Which server is it? Asked of the server itself, once."""
+"""Which kind of server is it? The server itself is asked, once."""
 
+from collections.abc import Sequence
 from typing import Final, Literal, get_args
 
 from pydantic import SecretStr
 
 from icm_client.endpoints import llama_cpp, openai_top_k, prompt_logprobs, sglang, vllm
 from icm_client.endpoints.llama_cpp import LlamaCppEndpoint
+from icm_client.endpoints.models import MODELS, ModelCard, models_in
 from icm_client.endpoints.openai_top_k import OpenAITopKEndpoint
-from icm_client.endpoints.parsing import ModelList, Wire, parsed
 from icm_client.endpoints.prompt_logprobs import EchoEndpoint, PromptLogProbsEndpoint
 from icm_client.endpoints.served import NO_ROUTE
 from icm_client.endpoints.settings import TransportSettings
@@ -42,21 +43,12 @@ _OWNERS: Final[dict[str, Kind]] = {
     "sglang": sglang.KIND,
 }
 
-# Behind a gateway that rewrites the list of models, the native routes still tell.
+# A gateway may rewrite the list of models; the routes that only one kind has still show it.
 _ROUTES: Final[tuple[tuple[str, str, Kind], ...]] = (
     ("/props", "total_slots", llama_cpp.KIND),
     ("/get_model_info", "model_path", sglang.KIND),
     ("/version", "version", vllm.KIND),
 )
-
-
-class _Entry(Wire):
-    id: str
-    owned_by: str | None = None
-
-
-class _Models(ModelList):
-    data: list[_Entry] | None  # Ollama, without a model
 
 
 async def connect(
@@ -69,18 +61,18 @@ async def connect(
     allow_floor: bool = False,
     context_length: int | None = None,
 ) -> ServedModel:
-    """The endpoint behind `url`, with its model known.
+    """The endpoint at `url`, its model known.
 
     Args:
         url: the server's root or its OpenAI root: `http://localhost:8000` or `.../v1`.
         model: which of its models; None takes the only one.
         api_key: the server's key, if it has one.
         settings: deadlines and limits of every request.
-        kind: how to read it; None asks the server what it is, and takes the most probable tokens
-            of OpenAI's protocol where it is none known here.
+        kind: how to read it; None asks the server, and reads one of an unknown kind through
+            OpenAI's protocol, by its most probable tokens.
         allow_floor: with the most probable tokens only, take an upper bound for a label that is
             not among them. Its rows are marked.
-        context_length: tokens, for a server that takes only text and does not tell.
+        context_length: tokens, for a server that takes only text and does not say.
 
     Raises:
         InputError: `url` is not an http or https URL, or an argument is not for this kind.
@@ -123,7 +115,7 @@ async def _opened(
         return await EchoEndpoint.open(transport, model=model, context_length=context_length)
     if context_length is not None:
         raise InputError(
-            f"{transport.url} is read as {found}, which tells how long a context it serves: leave "
+            f"{transport.url} is read as {found}, which says how long a context it serves: leave "
             "--context-length out"
         )
     return await _NATIVE[found].open(transport, model=model)
@@ -137,10 +129,10 @@ _NATIVE: Final[dict[str, type[VllmEndpoint] | type[LlamaCppEndpoint] | type[Sgla
 }
 
 
-async def _entries(transport: Transport, model: str | None) -> list[_Entry]:
+async def _entries(transport: Transport, model: str | None) -> Sequence[ModelCard]:
     """The models that are listed; none where a `model` is named, and no list can be had."""
     try:
-        return (await transport.get("/v1/models", lambda body: parsed(_Models, body))).data or []
+        return await transport.get(MODELS, models_in)
     except AuthenticationRefused:
         raise
     except (MalformedAnswer, RequestRefused) as error:
@@ -154,14 +146,14 @@ async def _entries(transport: Transport, model: str | None) -> list[_Entry]:
                 f"{error}: not an OpenAI-compatible server, or one that does not list its models: "
                 "then give --model"
             ) from None
-        return []
+        return ()
 
 
 async def _kind_of(transport: Transport, model: str | None) -> Kind:
     entries = await _entries(transport, model)
     for entry in entries:
-        if entry.owned_by in _OWNERS:
-            return _OWNERS[entry.owned_by]
+        if owner := _OWNERS.get(entry.owned_by or ""):
+            return owner
     for path, key, kind in _ROUTES:
         if await _has(transport, path, key):
             return kind

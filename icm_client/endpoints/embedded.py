@@ -1,7 +1,7 @@
-"""The embedded server: llama.cpp in a child process, for a machine with nothing else on it.
+"""The embedded server: llama.cpp in a child process, for a machine with no other server.
 
-It is started on the first request. Until then, and for a run whose every score is in the store
-for ever, it costs nothing, not even the model file.
+It starts on the first request. Until then it costs nothing, not even the model file; nor does a run
+whose scores are all in the store.
 """
 
 import os
@@ -19,10 +19,10 @@ import anyio
 from anyio.abc import Process
 from pydantic import SecretStr, ValidationError
 
+from icm_client.cache import cache_folder
 from icm_client.child_process import stop_child
+from icm_client.cores import YIELDING, physical_cores
 from icm_client.endpoints import gemma
-from icm_client.endpoints.cache import cache_folder
-from icm_client.endpoints.cores import YIELDING, physical_cores
 from icm_client.endpoints.embedded_child import Orders, Report
 from icm_client.endpoints.gguf import check_gguf, sha256_of, state_of, trained_context_of
 from icm_client.endpoints.llama_cpp import KIND, LlamaCppEndpoint
@@ -38,10 +38,10 @@ DEFAULT_CONTEXT_LENGTH: Final = 8192
 """Tokens."""
 
 _LAST_WORDS: Final = 2000
-"""Bytes of the log that an error message ends with."""
+"""An error message ends with so many bytes of the log."""
 
-# Nothing is between us and the child: what a second attempt does not heal, a restart must. A long
-# prompt on a large model and few cores is slow, though.
+# No network lies between us and the child: if a second attempt does not help, only a restart does.
+# But a long prompt on a large model and few cores is slow.
 _RETRY: Final = RetryPolicy(
     attempts=2,
     attempt_timeout_s=900.0,
@@ -53,7 +53,7 @@ _RETRY: Final = RetryPolicy(
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """One life of the child."""
+    """A child process and the endpoint over it."""
 
     process: Process
     endpoint: LlamaCppEndpoint
@@ -62,11 +62,11 @@ class _Running:
 class EmbeddedEndpoint:
     """A base model served by llama.cpp on this machine's CPU, one request at a time.
 
-    Log-probs are bit-identical however the cache stands, in whatever order they are asked for.
+    Log-probs are bit-identical, whatever is cached and in whatever order they are asked for.
 
     Args:
         model: a GGUF file; None takes gemma-3-270m from the `local` extra. Its digest is part of
-            the fingerprint and is taken here, at about a second per GB, once per file.
+            the fingerprint and is computed here, once per file, at about a second per GB.
         context_length: tokens that a prompt may hold; no more than the model was trained on.
         threads: of the CPU; None takes the physical cores this process may run on.
         start_timeout_s: deadline for loading the model, in seconds.
@@ -102,8 +102,8 @@ class EmbeddedEndpoint:
         self._sha256 = gemma.SHA256 if model is None else sha256_of(model)
         self._confirmed_at = 0.0
         name = gemma.MODEL_NAME if model is None else model.stem
-        # The server does not serve more than this. It must be known without a start too: demos
-        # are fitted into the context, and a run repeated from the store starts no server.
+        # The server serves no more than this. It must be known before it starts: demos are fitted
+        # into the context, and a run repeated from the store starts no server.
         trained = gemma.TRAINED_CONTEXT if model is None else trained_context_of(model)
         self._identity = ServerIdentity(
             kind=KIND,
@@ -137,7 +137,7 @@ class EmbeddedEndpoint:
 
     @property
     def lanes(self) -> int:
-        """One: a second slot would only share the same cores."""
+        """1: a second slot would share the same cores."""
         return 1
 
     @property
@@ -166,7 +166,7 @@ class EmbeddedEndpoint:
     async def aclose(self) -> None:
         """End the child, wait for it, and remove its log unless an error message names it.
 
-        A cancellation does not get in between: nobody else ends the child.
+        It is shielded from cancellation: nobody else ends the child.
         """
         with anyio.CancelScope(shield=True):
             async with self._lock:
@@ -178,7 +178,7 @@ class EmbeddedEndpoint:
                         self._log.unlink()
 
     async def _with_server(self, ask: Callable[[LlamaCppEndpoint], Awaitable[T]]) -> T:
-        """`ask` of the running child; of a second one if the first dies over it."""
+        """`ask` the running child, and a second one if the first dies over it."""
         await self._check_file()
         running = await self._started(instead_of=None)
         try:
@@ -197,7 +197,7 @@ class EmbeddedEndpoint:
     async def _check_file(self) -> None:
         """Raise `ModelChanged` where the model's file holds other weights than at the start.
 
-        llama.cpp maps the file into its memory, so that what is written to it is computed with.
+        llama.cpp maps the file into its memory, and so computes with whatever is written to it.
         """
         if self._model is None:
             return
@@ -243,10 +243,10 @@ class EmbeddedEndpoint:
                 "can be written"
             ) from error
         with log:
-            # A session of its own: Ctrl-C in the terminal goes to the parent only, which then
-            # ends its child in order.
+            # A session of its own: Ctrl-C in the terminal reaches only the parent, which then ends
+            # its child in order.
             process = await anyio.open_process(
-                # -P: the user's folder may hold a json.py.
+                # -P: the user's working folder may hold a json.py.
                 [sys.executable, "-P", "-m", "icm_client.endpoints.embedded_child"],
                 stdin=PIPE,
                 stdout=PIPE,
@@ -264,7 +264,7 @@ class EmbeddedEndpoint:
                     settings=TransportSettings(retry=_RETRY),
                     usage=self._usage,
                 )
-                # 503 while it loads, in versions that listen before they have.
+                # Versions that listen before the model is loaded answer 503 until then.
                 await transport.get("/health", bytes, attempts=sys.maxsize)
                 endpoint = await LlamaCppEndpoint.open(transport, steady=True)
         except BaseException as error:
@@ -275,13 +275,13 @@ class EmbeddedEndpoint:
             if isinstance(error, TimeoutError):
                 raise self._failed(f"was not ready in {self._start_timeout_s:g} s") from None
             raise
-        # Should it serve less than the model's header says.
+        # It may serve less than the model's header says.
         served = min(endpoint.identity.context_length, self._identity.context_length)
         self._identity = replace(self._identity, context_length=served)
         return _Running(process, endpoint)
 
     async def _url_of(self, process: Process, orders: Orders) -> str:
-        """Hand the orders over and wait for the report, one JSON line each."""
+        """Send the orders and wait for the report, one JSON line each."""
         if process.stdin is None or process.stdout is None:
             raise AssertionError
         line = b""
@@ -308,7 +308,7 @@ class EmbeddedEndpoint:
 
 
 def _state_of(model: Path) -> tuple[int, int, int] | None:
-    """The file's state; None where it is gone: what runs has it still."""
+    """The file's state; None if it is gone, which a running server does not notice."""
     try:
         return state_of(model)
     except OSError:
@@ -316,7 +316,7 @@ def _state_of(model: Path) -> tuple[int, int, int] | None:
 
 
 async def _is_dead(process: Process) -> bool:
-    """Whether the child has ended, or does within the moment between its sockets' and its own."""
+    """Whether the child has ended, or ends within a second: its sockets close first."""
     with anyio.move_on_after(1.0):
         await process.wait()
     return process.returncode is not None

@@ -2,7 +2,7 @@
 
 `python -m icm_client.endpoints.embedded_child` reads one JSON line (`Orders`) from stdin, writes
 one (`Report`) to stdout once the model is loaded, and logs to stderr. Its stdin is a pipe from the
-parent, so that it ends with the parent however that one ends, kill -9 included.
+parent, so that it ends with the parent, even if that one is killed.
 """
 
 import os
@@ -15,7 +15,7 @@ from icm_client.endpoints.batch_invariance import MICRO_BATCH
 
 
 class Orders(BaseModel):
-    """What the parent wants served."""
+    """What to serve, and how."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,13 +32,13 @@ class Orders(BaseModel):
 
 
 class Server(Protocol):
-    """What is used of `xllamacpp.Server`."""
+    """The part of `xllamacpp.Server` that is used here."""
 
     listening_address: str
 
 
 class Report(BaseModel):
-    """Where it is served."""
+    """Where the server listens."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +46,7 @@ class Report(BaseModel):
 
 
 def _exit_with_parent() -> None:
-    # Whatever llama.cpp is doing at this moment is of no use any more: no destructors.
+    # What llama.cpp is computing is of no use any more, so no destructors run.
     while os.read(0, 4096):
         pass
     os._exit(0)
@@ -70,9 +70,8 @@ def start(orders: Orders) -> Server:
     params.swa_full = True
     params.cache_ram_mib = 0
     params.n_gpu_layers = 0
-    # With `steady`, these two make log-probs bit-identical whatever was cached before, and
-    # cost about a tenth of the speed. That is why a resumed run ends with the labels of an
-    # undisturbed one.
+    # With `steady`, these two make log-probs bit-identical whatever was cached before, so that a
+    # resumed run ends with the labels of an undisturbed one. They cost about a tenth of the speed.
     params.no_extra_bufts = True
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.n_ubatch = MICRO_BATCH
@@ -88,7 +87,7 @@ def main() -> None:
         orders = Orders.model_validate_json(orders_pipe.readline())
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     report = os.dup(1)
-    os.dup2(2, 1)  # a library that prints must not fill the pipe that nobody reads any more
+    os.dup2(2, 1)  # a library that prints must not fill the pipe, which nobody reads any more
     server = start(orders)
     os.write(report, Report(url=server.listening_address).model_dump_json().encode() + b"\n")
     os.close(report)

@@ -1,9 +1,11 @@
-"""One attempt: a request over HTTP, and its whole answer or a typed error. No secret leaves here.
+"""One attempt: a request over HTTP, and its whole answer or a typed error.
+
+No secret leaves this file: neither key nor password stands in an error.
 
 The SDK's typed methods are not used: `completions.create` validates every token id of a prompt
 and is 15 times slower than `post` (25 against 0.8 ms of CPU for a request of 2,000 ids). Its
-retries are off, because they give up at once on a long Retry-After and do not see malformed
-answers; its read time-outs are too, because a server that sends a byte now and then resets them.
+retries are off: they give up at once on a long Retry-After and do not see malformed answers. Its
+read time-outs are off: a server that sends a byte now and then resets them.
 """
 
 import base64
@@ -43,15 +45,15 @@ from icm_client.errors import (
 )
 
 Body = Mapping[str, object] | bytes
-"""JSON to be, or what is sent as it is."""
+"""What is sent as JSON; bytes are sent as they are."""
 
 ERROR_BODY_BYTES: Final = 64 * 1024
-"""What is read of an answer whose status is an error; more than any message holds."""
+"""So much is read of an answer whose status is an error; no message holds more."""
 
 _HANDSHAKE_S: Final = 1.5
-"""What a TLS handshake may take before it is looked whether the port speaks TLS at all."""
+"""After so many seconds of a TLS handshake, the port is asked whether it speaks TLS at all."""
 
-# The SDK's own switch for "hand me the response before its body is read".
+# The SDK's own switch: return the response before its body is read.
 _STREAMED: Final = {"X-Stainless-Raw-Response": "stream"}
 
 NO_HEADERS: Final[Mapping[str, str]] = {}
@@ -75,7 +77,7 @@ class Exchange:
     def __init__(self, url: str, *, api_key: SecretStr | None, settings: TransportSettings) -> None:
         self.url, credentials = _root_of(url)
         self._max_body_bytes = settings.max_body_bytes
-        self._answered = False  # until then the URL itself is in doubt
+        self._answered = False  # until it has, the URL itself is in doubt
         key = _header_value(api_key)
         self._secrets = _spellings(key, *(credentials or ()))
         # A proxy from the environment must not stand between us and our own machine.
@@ -93,12 +95,12 @@ class Exchange:
                 trust_env=not local,
                 verify=_authorities(),
                 auth=httpx2.BasicAuth(*credentials) if credentials else None,
-                # How many connections there are is the in-flight limit's business.
+                # The in-flight limit decides how many connections there are.
                 limits=httpx2.Limits(max_connections=None),
                 event_hooks={"response": [_cut_error_body]},
             ),
         )
-        # Read from OPENAI_ORG_ID and OPENAI_PROJECT_ID by the SDK: no business of this server's.
+        # The SDK takes them from OPENAI_ORG_ID and OPENAI_PROJECT_ID: not for this server.
         self._client.organization = None
         self._client.project = None
 
@@ -106,7 +108,7 @@ class Exchange:
         """Close the connections."""
         await self._client.close()
 
-    def told(self, words: str) -> str:
+    def redacted(self, words: str) -> str:
         """What the server said, fit for a message: clipped, and without our secrets."""
         return clipped(words, secrets=self._secrets)
 
@@ -121,12 +123,12 @@ class Exchange:
         """The body of the answer to `body` (None: GET), whole and within `deadline_s`.
 
         Raises:
-            EndpointError: any but those that only a look into the answer can find.
+            EndpointError: any but those that only the content of an answer shows.
             InputError: the port speaks http where the URL has https, or the other way round.
             ScoreNotFinite: a 400 that says so.
         """
         asked = f"{'GET' if body is None else 'POST'} {self.url}{path}"
-        # Errors are made inside and raised outside of the handlers: the SDK's hold the request,
+        # Errors are made inside the handlers and raised outside: the SDK's errors hold the request,
         # whose headers hold the key, and a logger that walks the chain would write it down.
         try:
             with anyio.fail_after(deadline_s):
@@ -170,7 +172,7 @@ class Exchange:
     async def _first_over_tls(
         self, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> bytes:
-        """As `_exchanged`; a server without TLS may let a handshake wait for ever."""
+        """As `_exchanged`, but a server without TLS cannot keep the handshake waiting for ever."""
         wrong = False
         raw, failure = b"", None
 
@@ -244,7 +246,7 @@ class Exchange:
         if isinstance(cause, aiohttp.ClientHttpProxyError):
             if cause.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
                 return error_of_status(cause.status, {}, b"", asked=asked)
-            words = f"the proxy refuses to connect ({cause.status} {self.told(cause.message)})"
+            words = f"the proxy refuses to connect ({cause.status} {self.redacted(cause.message)})"
         elif isinstance(cause, socket.gaierror):
             words = f"no host has that name ({words})"
         elif isinstance(cause, ConnectionRefusedError):
@@ -254,7 +256,7 @@ class Exchange:
         return EndpointUnreachable(f"{asked}: {through}{words}")
 
     def _words_of(self, error: BaseException) -> str:
-        return self.told(f"{type(error).__name__} {error}")
+        return self.redacted(f"{type(error).__name__} {error}")
 
 
 class _BodyTooLongError(Exception):
@@ -266,7 +268,7 @@ class _WrongSchemeError(Exception):
 
 
 def _authorities() -> ssl.SSLContext:
-    """Whose certificates are trusted: those of SSL_CERT_FILE, or the usual ones."""
+    """The trusted authorities: those of SSL_CERT_FILE, or the usual ones."""
     try:
         return httpx2.create_ssl_context()
     except OSError as error:  # ssl.SSLError is one
@@ -293,10 +295,10 @@ def _certificate_advice(error: ssl.SSLCertVerificationError) -> str:
 
 
 def _proxy_of(url: str) -> str | None:
-    """Which proxy of the environment stands before `url`, for messages: without its password.
+    """The proxy from the environment that `url` is reached through, without its password.
 
     Raises:
-        InputError: it is no URL of a proxy.
+        InputError: it is not the URL of a proxy.
     """
     parts = urlsplit(url)
     proxies = getproxies()
@@ -323,14 +325,14 @@ _PROXY_SCHEMES: Final = ("http", "https", "socks5", "socks5h")
 
 
 def _split(url: str) -> SplitResult:
-    """`urlsplit`, which looks at the port only when it is asked for. Raises `ValueError`."""
+    """`urlsplit`, with the port checked at once. Raises `ValueError`."""
     parts = urlsplit(url)
     _ = parts.port
     return parts
 
 
 async def _speaks_tls(host: str, port: int) -> bool:
-    """Whether a TLS handshake succeeds, whoever's certificate it is; nothing else is sent."""
+    """Whether a TLS handshake succeeds with any certificate; nothing else is sent."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -372,7 +374,7 @@ class _Beginning(httpx2.AsyncByteStream):
 
 
 async def _cut_error_body(response: httpx2.Response) -> None:
-    """The SDK reads the body of an error whole, however long it is."""
+    """Shorten an error's body, which the SDK reads whole, however long it is."""
     if not response.is_success and isinstance(response.stream, httpx2.AsyncByteStream):
         response.stream = _Beginning(response.stream)
 
@@ -384,7 +386,7 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 def _header_value(api_key: SecretStr | None) -> str:
-    """The key. One that HTTP cannot carry would end in an error that shows it."""
+    """The key, checked: one that HTTP cannot carry would end in an error that shows it."""
     key = api_key.get_secret_value() if api_key else ""
     if not (key.isascii() and key.isprintable()) or key != key.strip():
         raise InputError(
@@ -395,7 +397,7 @@ def _header_value(api_key: SecretStr | None) -> str:
 
 
 def _spellings(key: str, user: str = "", password: str = "") -> list[str]:
-    """What must not be shown, as a server may echo it; the longest first.
+    """The secrets in each form in which a server may echo them, the longest first.
 
     A user name may itself be a key (`http://sk-abc@host`).
     """
@@ -409,7 +411,7 @@ def _root_of(url: str) -> tuple[str, tuple[str, str] | None]:
     """The server's root without a trailing slash or /v1, and the credentials that stood in it."""
     try:
         parts = _split(url.strip())
-    except ValueError:  # a port that is none, a bracket that is not closed
+    except ValueError:  # not a port, a bracket that is not closed
         parts = None
     if "@" in url and (parts is None or "@" not in parts.netloc):
         raise InputError(

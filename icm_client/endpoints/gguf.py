@@ -1,4 +1,4 @@
-"""GGUF files on this machine: which bytes one holds, and how long a context it was trained on."""
+"""Model files on this machine: the digest of their bytes, and what a GGUF header says."""
 
 import contextlib
 import hashlib
@@ -10,10 +10,10 @@ from typing import Any, BinaryIO, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from icm_client.endpoints.cache import cache_folder
+from icm_client.cache import cache_folder
 from icm_client.errors import SetupError
 
-# Of a value's type (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md) to its `struct`
+# The type of a value (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md) -> its `struct`
 # format. 8 is a string, 9 an array.
 _FORMATS: Final = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _STRING: Final = 8
@@ -23,21 +23,21 @@ _MAGIC: Final = b"GGUF"
 
 
 class _Known(BaseModel):
-    """A digest, and the state of the file it was taken from."""
+    """A digest, and the state that the file had then."""
 
     model_config = ConfigDict(frozen=True)
 
     sha256: str
     size: int
     modified_ns: int
-    changed_ns: int = 0  # unlike the time of modification, it cannot be set back
+    changed_ns: int = 0  # unlike the modification time, it cannot be set back
 
 
 def state_of(path: Path) -> tuple[int, int, int]:
     """What changes when the file is written or replaced: size and times.
 
     Raises:
-        OSError: there is none.
+        OSError: the file is gone.
     """
     state = path.stat()
     return state.st_size, state.st_mtime_ns, state.st_ctime_ns
@@ -58,7 +58,7 @@ def sha256_of(path: Path) -> str:
                 return known.sha256
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if state_of(path) == state:  # else it was written meanwhile
+        if state_of(path) == state:  # otherwise it was written meanwhile
             remember_sha256(path, digest)
     except OSError as error:
         raise SetupError(f"cannot read the model file {path}: {error.strerror}") from error
@@ -66,7 +66,7 @@ def sha256_of(path: Path) -> str:
 
 
 def remember_sha256(path: Path, digest: str) -> None:
-    """Keep `digest` for `path` as it is now; not being able to is no error."""
+    """Keep `digest` for `path` as it is now, if it can be written."""
     with contextlib.suppress(OSError):
         size, modified_ns, changed_ns = state_of(path)
         known = _Known(sha256=digest, size=size, modified_ns=modified_ns, changed_ns=changed_ns)
@@ -78,10 +78,10 @@ def remember_sha256(path: Path, digest: str) -> None:
 
 
 def check_gguf(path: Path) -> None:
-    """Do nothing with a GGUF file.
+    """Check that the file is a GGUF file.
 
     Raises:
-        SetupError: it is none, or cannot be read.
+        SetupError: it is not, or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -93,7 +93,7 @@ def check_gguf(path: Path) -> None:
 
 
 def trained_context_of(path: Path) -> int | None:
-    """Tokens of context that the model in the file was trained on; None where it does not say."""
+    """Tokens of context that the file's model was trained on; None if it does not say."""
     with (
         contextlib.suppress(OSError, ValueError, OverflowError, struct.error),
         path.open("rb") as file,

@@ -1,9 +1,10 @@
-"""From what went wrong on the wire to the tree of errors in `icm_client.errors`.
+"""The error that an HTTP status stands for, and how long the server asks to wait.
 
-How long a server asks to be left alone, in each spelling that is met.
+A status says little: gateways answer 400 to a missing key and 403 with a login page. So the words
+of the answer decide too, and the message says what to do where those words do not.
 
-Sources: RFC 9110, 10.2.3 (`Retry-After` in seconds or as a date); `retry-after-ms` and the
-`x-ratelimit-*` headers of OpenAI's API, whose durations are written `6m0s` or `20ms`.
+Sources of the waits: RFC 9110, 10.2.3 (`Retry-After` in seconds or as a date); `retry-after-ms` and
+the `x-ratelimit-*` headers of OpenAI's API, whose durations are written `6m0s` or `20ms`.
 """
 
 import json
@@ -30,78 +31,18 @@ from icm_client.errors import (
     ScoreNotFinite,
 )
 
-_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_NUMBER: Final = r"[0-9]{1,12}(?:\.[0-9]{0,12})?"
-_PLAIN = re.compile(_NUMBER)
-_PART = re.compile(rf"({_NUMBER})(ms|[dhms])")
-_DURATION = re.compile(rf"(?:{_NUMBER}(?:ms|[dhms]))+")
-_QUOTAS: Final = ("requests", "tokens")
-
-
-def retry_after_s(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:
-    """Return the seconds that `headers` ask to wait, at least 0, or None where they ask for none.
-
-    Args:
-        headers: an answer's, looked up in lower case.
-        now: what a date is counted from; None is the present.
-    """
-    milliseconds = _plain(headers.get("retry-after-ms", ""))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    value = headers.get("retry-after", "").strip()
-    for read in (_plain, _duration_s):
-        seconds = read(value)
-        if seconds is not None:
-            return seconds
-    until = _seconds_until(value, now or datetime.now(UTC)) if value else None
-    return until if until is not None else _quota_reset_s(headers)
-
-
-def _plain(text: str) -> float | None:
-    text = text.strip()
-    return float(text) if _PLAIN.fullmatch(text) else None
-
-
-def _duration_s(text: str) -> float | None:
-    text = text.strip().lower().replace(" ", "")
-    if not _DURATION.fullmatch(text):
-        return None
-    return sum(float(number) * _UNIT_S[unit] for number, unit in _PART.findall(text))
-
-
-def _seconds_until(text: str, now: datetime) -> float | None:
-    try:
-        moment = parsedate_to_datetime(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = (moment - now).total_seconds()
-    except (ValueError, OverflowError, TypeError, IndexError):  # it is the server's text
-        return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _quota_reset_s(headers: Mapping[str, str]) -> float | None:
-    """When the quotas that are used up begin anew: the latest of them."""
-    resets = [
-        _duration_s(headers.get(f"x-ratelimit-reset-{quota}", ""))
-        for quota in _QUOTAS
-        if headers.get(f"x-ratelimit-remaining-{quota}", "").strip() == "0"
-    ]
-    return max((reset for reset in resets if reset is not None), default=None)
-
-
 # llama.cpp: the `type` of its 400. vLLM: words of its 400, whose `type` is only BadRequestError.
 _TOO_LONG = (
     "exceed_context_size_error",
     "maximum context length",
     "maximum model length",
     "longer than the maximum",
-    # vLLM, of a prompt that fills the context to the last token: none is left for the answer.
+    # vLLM, about a prompt that fills the context to the last token: none is left for the answer.
     "max_tokens must be at least 1",
 )
-# OpenAI's 429 for an account without money: no wait heals it.
+# OpenAI's 429 for an account without credit: waiting does not help.
 _NO_QUOTA = "insufficient_quota"
-# LiteLLM, of a key that it does not know: it looks it up in a database, and has none.
+# LiteLLM, about a key that it does not know: it looks it up in a database, and has none.
 _NO_KEY = ("no_db_connection", "no api key passed in")
 # LiteLLM's 400 and `transformers serve`'s, OpenAI's 403 and 404 (the `code`).
 _NO_MODEL = (
@@ -110,7 +51,7 @@ _NO_MODEL = (
     "server is pinned to",
     "model_not_found",
 )
-# nginx, Go and Apache, of http spoken to a port that expects https.
+# nginx, Go and Apache, about http spoken to a port that expects https.
 _EXPECTS_HTTPS = (
     "http request was sent to https port",
     "http request to an https server",
@@ -118,7 +59,7 @@ _EXPECTS_HTTPS = (
 )
 _NOT_FINITE = ("out of range float values", "nan values in")
 
-# Where a header lists several; a scheme is a word that no `=` follows.
+# A header may list several schemes; a scheme is a word that no `=` follows.
 _SCHEME: Final = re.compile(r"(?:^|,)\s*([A-Za-z][\w-]*)(?=\s+[^=\s]|\s*(?:,|$))")
 _KEY_SCHEMES: Final = {"bearer", "apikey", "api-key", "key"}
 
@@ -130,10 +71,10 @@ _SIGNS: Final[Mapping[tuple[str, ...], _Refusal]] = {
     _NO_KEY: AuthenticationRefused,
     (_NO_QUOTA,): AuthenticationRefused,
     _TOO_LONG: PromptTooLong,
-    # vLLM computes NaN logits and then cannot write them as JSON: its own fault, not ours.
+    # vLLM computed NaN logits and then could not write them as JSON: a fault of its own.
     _NOT_FINITE: ScoreNotFinite,
 }
-"""Words of a 4xx, the surest first."""
+"""The words of a 4xx answer that decide its error, the most certain first."""
 
 _STATUSES: Final[Mapping[int, type[EndpointError]]] = {
     HTTPStatus.UNAUTHORIZED: AuthenticationRefused,
@@ -179,7 +120,7 @@ def _error_of_status(
     busy = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
     if status in busy and _NO_QUOTA not in kind:
         return EndpointOverloaded(message, retry_after_s=retry_after_s(headers), status=status)
-    # 501: a route that the server has not, as llama.cpp's /metrics without --metrics.
+    # 501: a route that the server does not have, as llama.cpp's /metrics without --metrics.
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED:
         return EndpointFault(message)
     if status < HTTPStatus.BAD_REQUEST:
@@ -190,33 +131,33 @@ def _error_of_status(
         )
     if is_page and _has_sign(_EXPECTS_HTTPS, body.decode("utf-8", "replace").lower()):
         words = _EXPECTS_HTTPS[0]  # which Apache says below the title
-    told = f"{kind} {words}".lower()
-    error = _kind(status, told)
-    advice = _advice(error, status, headers, told, is_page=is_page)
+    said = f"{kind} {words}".lower()
+    error = _kind(status, said)
+    advice = _advice(error, status, headers, said, is_page=is_page)
     return error(f"{message} ({advice})" if advice else message)
 
 
-def _kind(status: int, told: str) -> _Refusal:
+def _kind(status: int, said: str) -> _Refusal:
     for signs, kind in _SIGNS.items():
-        if _has_sign(signs, told):
+        if _has_sign(signs, said):
             return kind
-    if status == HTTPStatus.NOT_FOUND and "model" in told:
+    if status == HTTPStatus.NOT_FOUND and "model" in said:
         return ModelNotFound
-    if status == HTTPStatus.FORBIDDEN and "logprobs" in told:
-        return RequestRefused  # OpenAI, of a model whose log-probs nobody gets, whatever the key
+    if status == HTTPStatus.FORBIDDEN and "logprobs" in said:
+        return RequestRefused  # OpenAI, about a model whose log-probs nobody gets, whatever the key
     return _STATUSES.get(status, RequestRefused)
 
 
-def _has_sign(signs: Iterable[str], told: str) -> bool:
-    return any(sign in told for sign in signs)
+def _has_sign(signs: Iterable[str], said: str) -> bool:
+    return any(sign in said for sign in signs)
 
 
 def _advice(
-    kind: _Refusal, status: int, headers: Mapping[str, str], told: str, *, is_page: bool
+    kind: _Refusal, status: int, headers: Mapping[str, str], said: str, *, is_page: bool
 ) -> str | None:
     """What to do, where the server's words do not say it."""
     if kind is AuthenticationRefused:
-        return _key_advice(status, headers, told, is_page=is_page)
+        return _key_advice(status, headers, said, is_page=is_page)
     if kind is RequestRefused and status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return (
             "the request is larger than this server, or a proxy before it, accepts: take fewer "
@@ -225,15 +166,15 @@ def _advice(
     return "this port speaks https: give the URL with https://" if kind is InputError else None
 
 
-def _key_advice(status: int, headers: Mapping[str, str], told: str, *, is_page: bool) -> str:
+def _key_advice(status: int, headers: Mapping[str, str], said: str, *, is_page: bool) -> str:
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return (
             "the proxy of HTTP_PROXY or HTTPS_PROXY asks for a user name and a password: "
             "http://user:password@proxy:port"
         )
-    if status == HTTPStatus.PAYMENT_REQUIRED or _NO_QUOTA in told:
+    if status == HTTPStatus.PAYMENT_REQUIRED or _NO_QUOTA in said:
         return "the account has no credit left, and waiting does not help: top it up"
-    if _has_sign(_NO_KEY, told):
+    if _has_sign(_NO_KEY, said):
         return "LiteLLM got no key, or does not know it: set ICM_API_KEY to one of its keys"
     if (login := _login_advice(headers)) is not None:
         return login
@@ -247,7 +188,7 @@ def _key_advice(status: int, headers: Mapping[str, str], told: str, *, is_page: 
 
 
 def _login_advice(headers: Mapping[str, str]) -> str | None:
-    """What to do where another login than a key is asked for."""
+    """What to do where the server asks for another login than a key."""
     schemes = _SCHEME.findall(headers.get("www-authenticate", ""))
     ways = {scheme.lower() for scheme in schemes}
     if "basic" in ways:
@@ -271,21 +212,82 @@ def _reason(status: int) -> str:
 
 
 def _error_words(body: bytes) -> tuple[str, str, bool]:
-    """The error's type and message, wherever the server put them; else the body. Unclipped.
+    """The error's type, its message, and whether the body is a web page.
 
-    And whether the body is a web page, of which the title is taken.
+    The message is the whole body where the server put none into it, and a page's title. It is not
+    clipped.
     """
     try:
-        kind, words = _told(json.loads(body))
+        kind, words = _type_and_message(json.loads(body))
     except (ValueError, RecursionError):  # no JSON, or nested deeper than any error is
         kind, words = "", body.decode("utf-8", "replace")
     page = page_words(words)
     return kind, words if page is None else page, page is not None
 
 
-def _told(answer: object) -> tuple[str, str]:
+def _type_and_message(answer: object) -> tuple[str, str]:
     error = answer.get("error", answer) if isinstance(answer, dict) else answer
     if isinstance(error, dict):
         message = error.get("message") or error.get("detail") or json.dumps(error)
         return f"{error.get('type', '')} {error.get('code', '')}", str(message)
     return "", error if isinstance(error, str) else json.dumps(error)
+
+
+_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBER: Final = r"[0-9]{1,12}(?:\.[0-9]{0,12})?"
+_PLAIN = re.compile(_NUMBER)
+_PART = re.compile(rf"({_NUMBER})(ms|[dhms])")
+_DURATION = re.compile(rf"(?:{_NUMBER}(?:ms|[dhms]))+")
+_QUOTAS: Final = ("requests", "tokens")
+
+
+def retry_after_s(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:
+    """Return the seconds that `headers` ask to wait, at least 0, or None where they ask for none.
+
+    Args:
+        headers: an answer's, looked up in lower case.
+        now: what a date is counted from; None takes the present.
+    """
+    milliseconds = _plain(headers.get("retry-after-ms", ""))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after", "").strip()
+    for read in (_plain, _duration_s):
+        seconds = read(value)
+        if seconds is not None:
+            return seconds
+    until = _seconds_until(value, now or datetime.now(UTC)) if value else None
+    return until if until is not None else _quota_reset_s(headers)
+
+
+def _plain(text: str) -> float | None:
+    text = text.strip()
+    return float(text) if _PLAIN.fullmatch(text) else None
+
+
+def _duration_s(text: str) -> float | None:
+    text = text.strip().lower().replace(" ", "")
+    if not _DURATION.fullmatch(text):
+        return None
+    return sum(float(number) * _UNIT_S[unit] for number, unit in _PART.findall(text))
+
+
+def _seconds_until(text: str, now: datetime) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        seconds = (moment - now).total_seconds()
+    except (ValueError, OverflowError, TypeError, IndexError):  # it is the server's text
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _quota_reset_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds until all quotas that are used up begin anew."""
+    resets = [
+        _duration_s(headers.get(f"x-ratelimit-reset-{quota}", ""))
+        for quota in _QUOTAS
+        if headers.get(f"x-ratelimit-remaining-{quota}", "").strip() == "0"
+    ]
+    return max((reset for reset in resets if reset is not None), default=None)

@@ -1,7 +1,13 @@
-"""Is the server still what it was when the run began?"""
+"""Is the server still what it was when the run began?
+
+It may be restarted with another model, or with other weights under the same name, and a score of
+those must not stand beside the others. So it is asked again, when there is doubt, who it is and
+whether it still answers the first questions as it did.
+"""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,47 +25,36 @@ from icm_client.errors import (
 )
 
 SILENCE_S: Final = 5.0
-"""A server that has answered nothing for so long may have been restarted without a trace: the next
+"""A server that has answered nothing for so long may have been restarted unnoticed: the next
 request opens a new connection."""
 
-_SPACINGS: Final = 20
-"""Where requests keep a distance, looks are at least so many of them apart: a look is two requests
-or three, and each takes the place of one that scores."""
+LOOKING: Final[ContextVar[bool]] = ContextVar("looking", default=False)
+"""Set while the server is asked who it is. Such a request gives up early, and is asked again with
+the request that waits for it."""
 
-_TOO_MANY: Final = 429
+COMPARING: Final[ContextVar[bool]] = ContextVar("comparing", default=False)
+"""Set while answers are compared on behalf of a request that waits to be sent. What is asked then
+uses that request's turn, raises no doubt of its own, and is an attempt of that request's."""
+
+_SPACINGS: Final = 20
+"""Where requests keep a distance, checks are at least so many of them apart: a check takes two or
+three requests, each in the place of one that scores."""
+
+_TOO_MANY_REQUESTS: Final = 429
 
 _WOBBLE: Final = 3.0
-"""An answer that moves by itself is another one only where it moved by so many times as much."""
-
-
-async def nats_apart(known: Answer, ask: Callable[[], Awaitable[Answer]]) -> float:
-    """Return by how much an answer has changed beyond noise, in nats; 0 where it has not.
-
-    Only an answer that seems to have changed is asked for twice: what two new answers differ by is
-    the server's own noise.
-
-    Args:
-        known: the answer to a read, from before.
-        ask: asks for it again.
-    """
-    now = await ask()
-    apart = distance(known, now)
-    if apart <= SAME_NATS:
-        return 0.0
-    again = await ask()
-    apart = min(apart, distance(known, again))
-    return apart if apart > max(SAME_NATS, _WOBBLE * distance(now, again)) else 0.0
+"""An answer whose repetitions differ has changed only if it moved so many times as far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a server computes, beside what it says of itself.
+    """What a server computes, as opposed to what it says of itself.
 
     Attributes:
-        compare: asks again what was answered before; by how many nats the answers differ beyond
-            noise, 0 where they do not, or where there is nothing to compare yet.
-        every: how many of the looks that are due by time alone compare answers too: one in so
-            many. 1 where that costs next to nothing. A llama.cpp slot loses the prefix it holds.
+        compare: asks again what was answered before, and returns by how many nats the answers
+            differ beyond noise: 0 where they do not, or where there is nothing to compare yet.
+        every: answers are compared in one of so many of the checks that are due by time alone. 1
+            where that costs next to nothing; a llama.cpp slot loses the prefix that it holds.
     """
 
     compare: Callable[[], Awaitable[float]]
@@ -67,20 +62,20 @@ class Evidence:
 
 
 class IdentityCheck:
-    """Asks who answers before a request is sent in doubt.
+    """Asks the server who it is, before a request that is sent in doubt.
 
     There is doubt after a failure that a restart may explain, after a silence, and from time to
     time. What the server says of itself is asked first. The same words may stand for other weights
-    (a path that names the latest ones, an adapter loaded anew), so answers are compared as well:
-    after a broken connection, after a silence, and every `interval_s`. A server that answers 5xx is
-    asked once, and once more before the first answer that comes after all is taken; a 429 is no
-    sign of a restart.
+    (a path that names the latest ones, an adapter that was loaded anew), so answers are compared
+    too: after a broken connection, after a silence, and every `interval_s`. A server that answers
+    5xx is asked once, and once more before its first good answer is taken. A 429 is no sign of a
+    restart.
 
     Args:
-        interval_s: between two looks, at most, in seconds.
-        known: what the server is; None: nothing is ever asked.
-        ask: who answers now.
-        evidence: what it computes; None relies on its words.
+        interval_s: the most seconds between two checks.
+        known: what the server is; None: it is never asked.
+        ask: asks it again.
+        evidence: compares what it computes; None relies on what it says.
         spacing_s: seconds that requests keep between them.
     """
 
@@ -105,10 +100,10 @@ class IdentityCheck:
         self._confirmed_at = self._compared_at = self._answered_at = now
 
     def failed(self, error: EndpointError) -> None:
-        """Hear of an attempt that ended without an answer."""
+        """Record an attempt that ended without an answer."""
         if error.retry is Retry.NEVER:
             return
-        if isinstance(error, EndpointOverloaded) and error.status == _TOO_MANY:
+        if isinstance(error, EndpointOverloaded) and error.status == _TOO_MANY_REQUESTS:
             self._answered_at = anyio.current_time()
             return
         self.doubt(compare=isinstance(error, EndpointUnreachable))
@@ -116,18 +111,18 @@ class IdentityCheck:
             self._looked = False
 
     def doubt(self, *, compare: bool) -> None:
-        """Have it asked before the next request who answers, and whether it answers alike."""
+        """Check before the next request who answers, and, if `compare`, that it answers alike."""
         self._in_doubt = True
         self._compares |= compare
 
     def answered(self) -> None:
-        """Hear of an answer."""
+        """Record an answer."""
         self._answered_at = anyio.current_time()
 
     async def confirm(self) -> None:
-        """Ask once more before an answer is taken, if there was no further look. Raises as `check`.
+        """Ask once more before an answer is taken, if it was not asked since. Raises as `check`.
 
-        A server that answered 5xx may have been exchanged since it was last looked at.
+        A server that answered 5xx may have been replaced since it was last asked.
         """
         looked, self._looked = self._looked, False
         if looked and self._in_doubt:
@@ -135,7 +130,7 @@ class IdentityCheck:
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
-        """Note a request: while one waits for its answer, no server is restarted without a sign."""
+        """Count a request. While one waits for its answer, a restart shows: that request fails."""
         self._under_way += 1
         try:
             yield
@@ -143,10 +138,10 @@ class IdentityCheck:
             self._under_way -= 1
 
     async def check(self) -> None:
-        """Ask, if there is doubt.
+        """Ask the server, if there is doubt.
 
         Raises:
-            ModelChanged: it is another one; so does every later call.
+            ModelChanged: it is another one; every later call raises it too.
             EndpointError: from `ask`.
         """
         if self._ask is None or self._known is None or not self._is_due():
@@ -168,10 +163,12 @@ class IdentityCheck:
         self._looked |= self._in_doubt
         self._in_doubt = self._compares = False  # before the await: it may fail again meanwhile
         try:
-            found = await ask()
+            with _set(LOOKING):
+                found = await ask()
             apart = 0.0
             if found.fingerprint == known.fingerprint and compares and self._evidence is not None:
-                apart = await self._evidence.compare()
+                with _set(COMPARING):
+                    apart = await self._evidence.compare()
         except BaseException:
             self._in_doubt = True
             self._compares |= compares
@@ -220,6 +217,34 @@ class IdentityCheck:
         )
 
 
+async def nats_apart(known: Answer, ask: Callable[[], Awaitable[Answer]]) -> float:
+    """Return by how much an answer has changed beyond noise, in nats; 0 where it has not.
+
+    Only an answer that seems to have changed is asked for twice: the difference between two new
+    answers is the server's own noise.
+
+    Args:
+        known: the answer to a read, from before.
+        ask: asks for it again.
+    """
+    now = await ask()
+    apart = distance(known, now)
+    if apart <= SAME_NATS:
+        return 0.0
+    again = await ask()
+    apart = min(apart, distance(known, again))
+    return apart if apart > max(SAME_NATS, _WOBBLE * distance(now, again)) else 0.0
+
+
 def described(identity: ServerIdentity) -> str:
     """What a server calls itself, fit for a message."""
     return f"{clipped(identity.model)} ({identity.kind}, fingerprint {identity.fingerprint[:12]})"
+
+
+@contextmanager
+def _set(flag: ContextVar[bool]) -> Iterator[None]:
+    before = flag.set(True)
+    try:
+        yield
+    finally:
+        flag.reset(before)

@@ -1,13 +1,12 @@
-"""How many requests a server is sent at a time. Pure: no sockets, no clock, no tasks.
+"""When a request may be sent: how many are in flight, and how far apart they are.
 
+`Gate` is what a request passes. `InFlightLimiter` decides for it, without sockets, clock or tasks.
 The limit doubles while that goes well, as a TCP connection's window does in slow start (RFC 5681,
 3.1), and grows by one a round afterwards. It is halved once an episode when the server answers 429
-or 503, and stays where it is while more requests only mean longer waits. Where refusals go on all
-the same, requests keep a distance too: see `icm_client.endpoints.pace`.
+or 503, and stays where it is while more requests only mean longer waits. If refusals continue,
+requests keep a distance too: see `icm_client.endpoints.pace`.
 
 A round is as many answers as the limit. Times are seconds on any monotonic clock, passed in.
-
-Who may send now: `icm_client.endpoints.limiter` in front of a real server.
 """
 
 import math
@@ -30,14 +29,171 @@ from icm_client.errors import (
     RunStopped,
 )
 
+try:
+    import resource
+except ImportError:  # Windows: no such limit
+    resource = None  # type: ignore[assignment]
+
 TOLERANCE: Final = 2.0
 """A round whose median latency is more than this many times the lowest is slower."""
 
 REMEMBERED_ROUNDS: Final = 32
-"""How far back the lowest latency is looked for: prompts get longer, and then all are slower."""
+"""The lowest latency is that of so many rounds: prompts get longer, and then all are slower."""
 
 _SOON: Final = 16
-"""Answers: where a server refuses again after fewer, fewer requests in flight do not help."""
+"""If a server refuses again within so many answers, fewer requests in flight do not help."""
+
+_POLL_S: Final = 0.1
+"""How often a wait checks whether the run is to stop."""
+
+_OWN_SHARE: Final = 2
+"""Connections take one in this many of the descriptors that a process may open."""
+
+# vLLM, SGLang, llama.cpp (with --metrics): Prometheus' text format, one line an engine.
+_QUEUE = re.compile(
+    rb"^(?:vllm:num_requests_waiting|sglang:num_queue_reqs|llamacpp:requests_deferred)"
+    rb"(?:\{.*\})?[ \t]+(\S+)",
+    re.MULTILINE,
+)
+
+
+class Gate:
+    """Lets as many requests through as the limit allows; the others wait in the order they came.
+
+    Args:
+        settings: bounds of the limit, how the server's queue is watched, who observes.
+        read_metrics: the body of the server's `/metrics`.
+    """
+
+    def __init__(
+        self, settings: TransportSettings, read_metrics: Callable[[], Awaitable[bytes]]
+    ) -> None:
+        self._settings = settings
+        self._read_metrics = read_metrics
+        self._limiter: InFlightLimiter | None = None  # made when there is a clock
+        self._metrics_due = math.inf
+        self._maximum = min(settings.max_in_flight, affordable_connections())
+        self._capacity = anyio.CapacityLimiter(self._first_limit())
+        self._line = anyio.Lock()  # requests that keep a distance go in the order they came
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be in flight now."""
+        return self._limiter.limit if self._limiter else self._first_limit()
+
+    @property
+    def spacing_s(self) -> float:
+        """Seconds between two requests; 0 where they need keep no distance."""
+        return self._limiter.spacing_s if self._limiter else 0.0
+
+    @asynccontextmanager
+    async def turn(
+        self, kind: str, ready: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[None]:
+        """Wait for a turn; how the request in it ends moves the limit.
+
+        Args:
+            kind: of request; the latencies of two kinds are not compared.
+            ready: awaited when it is this request's turn; its own requests go `aside`.
+
+        Raises:
+            RunStopped: the run is to stop; this request has not been sent.
+        """
+        limiter = self._limiter or self._begun()
+        full = self._capacity.available_tokens <= 0
+        if full and not limiter.spacing_s:
+            limiter.full()
+        async with self._capacity:
+            self._refuse_if_stopping()
+            await self._watch_queue(limiter)
+            if ready is not None:
+                await ready()
+            waited = await self._in_line(limiter)
+            if full and limiter.spacing_s and not waited:
+                limiter.full()
+            sent_at = anyio.current_time()
+            with self._refusals(limiter, sent_at):
+                yield
+            self._apply(limiter.answered(kind, sent_at=sent_at, now=anyio.current_time()))
+
+    @asynccontextmanager
+    async def aside(self) -> AsyncIterator[None]:
+        """Send a small request beside the work: it keeps its distance, and takes no turn."""
+        limiter = self._limiter or self._begun()
+        await self._in_line(limiter)
+        with self._refusals(limiter, anyio.current_time()):
+            yield
+
+    async def _in_line(self, limiter: "InFlightLimiter") -> bool:
+        """Wait until a request may be sent, and count it. Returns whether that took any time."""
+        waited = False
+        async with self._line:
+            # Not an event: another refusal may prolong the pause meanwhile.
+            while (pause_s := limiter.paused_s(anyio.current_time())) > 0:
+                waited = True
+                await anyio.sleep(min(pause_s, _POLL_S))
+                self._refuse_if_stopping()
+            limiter.sent(anyio.current_time(), waited=waited)
+        return waited
+
+    def _refuse_if_stopping(self) -> None:
+        if self._settings.stopping():
+            # The scorer knows whether the same command goes on.
+            raise RunStopped("stopped on request", goes_on=False)
+
+    @contextmanager
+    def _refusals(self, limiter: "InFlightLimiter", sent_at: float) -> Iterator[None]:
+        try:
+            yield
+        except EndpointOverloaded as error:
+            asked_s = min(error.retry_after_s or 0.0, self._settings.retry.retry_after_cap_s)
+            now = anyio.current_time()
+            self._apply(limiter.refused(sent_at=sent_at, now=now, retry_after_s=asked_s))
+            raise
+
+    def _first_limit(self) -> int:
+        settings = self._settings
+        return max(settings.min_in_flight, min(settings.start_in_flight, self._maximum))
+
+    def _begun(self) -> "InFlightLimiter":
+        settings, now = self._settings, anyio.current_time()
+        self._limiter = InFlightLimiter(
+            minimum=min(settings.min_in_flight, self._maximum),
+            maximum=self._maximum,
+            start=self._first_limit(),
+            now=now,
+            queue_limit=settings.good_neighbour.queue if settings.good_neighbour else None,
+        )
+        if self._maximum > settings.min_in_flight:
+            self._metrics_due = now + settings.metrics_interval_s
+        return self._limiter
+
+    async def _watch_queue(self, limiter: "InFlightLimiter") -> None:
+        # Refusals say the same, and where requests are counted this would be one of them.
+        if anyio.current_time() < self._metrics_due or limiter.spacing_s:
+            return
+        # Set ahead of the await: nobody else asks meanwhile, and a server without it is not asked
+        # again.
+        self._metrics_due = math.inf
+        try:
+            waiting = queue_length(await self._read_metrics())
+        except (RequestRefused, EndpointUntrusted):
+            return
+        except IcmError:  # whether it heals is for the request itself to find out
+            waiting = math.nan
+        if waiting is None:
+            return
+        now = anyio.current_time()
+        self._metrics_due = now + self._settings.metrics_interval_s
+        if not math.isnan(waiting):
+            self._apply(limiter.queue(waiting, now))
+
+    def _apply(self, change: LimitChange | None) -> None:
+        if change is None:
+            return
+        self._capacity.total_tokens = change.limit
+        if self._settings.observe is not None:
+            self._settings.observe(change)
 
 
 class InFlightLimiter:
@@ -48,14 +204,13 @@ class InFlightLimiter:
         maximum: its upper bound; equal to `minimum`, the limit never changes.
         start: where it begins; put between the bounds.
         now: the time, seconds.
-        queue_limit: requests that may wait in the server, ours and others'; None leaves that to
-            the server.
+        queue_limit: requests that may wait in the server, ours and others'; None: any number.
 
     Attributes:
         limit: requests that may be in flight.
 
     Raises:
-        ValueError: bounds that are none.
+        ValueError: bounds that are no range.
     """
 
     def __init__(
@@ -80,7 +235,7 @@ class InFlightLimiter:
         self._latencies_s: list[float] = []  # of this round
         self._medians_s: deque[float] = deque(maxlen=REMEMBERED_ROUNDS)
         self._kind = ""
-        self._waiting = 0.0  # in the server, when last heard
+        self._waiting = 0.0  # in the server, when last asked
         self._queue_holds = False
         self._held: Why | None = None
         self._cut_at: float | None = None
@@ -96,7 +251,7 @@ class InFlightLimiter:
         return 1 / self._pace.a_second if self._pace.a_second is not None else 0.0
 
     def full(self) -> None:
-        """Hear that a request has to wait because of the limit."""
+        """Record that a request has to wait because of the limit."""
         self._was_the_limit = True
 
     def paused_s(self, now: float) -> float:
@@ -110,16 +265,16 @@ class InFlightLimiter:
             now: the time.
             waited: whether `paused_s` kept it back.
         """
-        # In an episode nothing says that the server bears more.
+        # In an episode nothing says that the server takes more.
         self._pace.sent(now, waited=waited and not self._in_episode)
 
     def answered(self, kind: str, *, sent_at: float, now: float) -> LimitChange | None:
-        """Hear of an answer.
+        """Record an answer.
 
         Args:
             kind: of request; latencies of one kind are never compared with another's.
             sent_at: when its request was sent.
-            now: when it was there.
+            now: when it had arrived.
         """
         self._pace.answered(now)
         self._answers += 1
@@ -138,11 +293,11 @@ class InFlightLimiter:
     def refused(
         self, *, sent_at: float, now: float, retry_after_s: float = 0.0
     ) -> LimitChange | None:
-        """Hear of a 429 or 503 to a request sent at `sent_at`.
+        """Record a 429 or 503 to a request sent at `sent_at`.
 
-        An episode begins with a cut. It lasts until a request sent after the cut is answered; until
-        then the others that are refused say nothing new. In an episode requests keep a distance,
-        and afterwards too, if one at a time is too many or the last episode was just now.
+        An episode begins with a cut. It lasts until a request sent after the cut is answered; other
+        refusals until then say nothing new. In an episode requests keep a distance. They keep one
+        afterwards too if one at a time is too many, or if the last episode was just before.
         """
         self._paused_until = max(self._paused_until, now + retry_after_s)
         if self._in_episode or (self._cut_at is not None and sent_at < self._cut_at):
@@ -157,7 +312,7 @@ class InFlightLimiter:
         return self._lowered(max(self._minimum, self.limit // 2), Why.REFUSED, now)
 
     def queue(self, waiting: float, now: float) -> LimitChange | None:
-        """Hear how many requests wait in the server, ours and others'."""
+        """Record how many requests wait in the server, ours and others'."""
         grows = waiting > 0 and waiting >= self._waiting
         self._waiting = waiting
         if self._queue_limit is None:
@@ -187,7 +342,7 @@ class InFlightLimiter:
         return self._moved(min(self.limit + step, self._maximum), why, now)
 
     def _hold(self, why: Why, now: float) -> LimitChange | None:
-        """Told once: it is the same every round."""
+        """Report it once: it is the same every round."""
         self._doubling = False
         if self._held is why:
             return None
@@ -205,163 +360,8 @@ class InFlightLimiter:
         return None if limit == before else LimitChange(now - self._began, before, limit, why)
 
 
-try:
-    import resource
-except ImportError:  # Windows: no such limit
-    resource = None  # type: ignore[assignment]
-
-# vLLM, SGLang, llama.cpp (with --metrics): Prometheus' text format, one line an engine.
-_QUEUE = re.compile(
-    rb"^(?:vllm:num_requests_waiting|sglang:num_queue_reqs|llamacpp:requests_deferred)"
-    rb"(?:\{.*\})?[ \t]+(\S+)",
-    re.MULTILINE,
-)
-_LOOKED_S: Final = 0.1
-"""How often a wait looks whether the run is to stop."""
-
-_OWN_SHARE: Final = 2
-"""Of the descriptors that a process may open, connections take one in this many."""
-
-
-class Gate:
-    """Lets as many requests out as the limit says; the others wait in the order they came.
-
-    Args:
-        settings: bounds of the limit, how the server's queue is watched, who observes.
-        read_metrics: the body of the server's `/metrics`.
-    """
-
-    def __init__(
-        self, settings: TransportSettings, read_metrics: Callable[[], Awaitable[bytes]]
-    ) -> None:
-        self._settings = settings
-        self._read_metrics = read_metrics
-        self._limiter: InFlightLimiter | None = None  # made when there is a clock
-        self._metrics_due = math.inf
-        self._maximum = min(settings.max_in_flight, affordable_connections())
-        self._capacity = anyio.CapacityLimiter(self._first_limit())
-        self._line = anyio.Lock()  # of those that keep a distance: in the order they came
-
-    @property
-    def limit(self) -> int:
-        """Requests that may be in flight now."""
-        return self._limiter.limit if self._limiter else self._first_limit()
-
-    @property
-    def spacing_s(self) -> float:
-        """Seconds between two requests; 0 where they need keep no distance."""
-        return self._limiter.spacing_s if self._limiter else 0.0
-
-    @asynccontextmanager
-    async def turn(
-        self, kind: str, ready: Callable[[], Awaitable[None]] | None = None
-    ) -> AsyncIterator[None]:
-        """Wait for a turn, and learn from how the request in it ends.
-
-        Args:
-            kind: of request; the latencies of two kinds are not compared.
-            ready: awaited when it is this request's turn; what it asks the server goes `aside`.
-
-        Raises:
-            RunStopped: the run is to stop, and this request has not been sent.
-        """
-        limiter = self._limiter or self._begun()
-        full = self._capacity.available_tokens <= 0
-        if full and not limiter.spacing_s:
-            limiter.full()
-        async with self._capacity:
-            self._refuse_if_stopping()
-            await self._watch_queue(limiter)
-            if ready is not None:
-                await ready()
-            waited = await self._in_line(limiter)
-            if full and limiter.spacing_s and not waited:
-                limiter.full()
-            sent_at = anyio.current_time()
-            with self._refusals(limiter, sent_at):
-                yield
-            self._apply(limiter.answered(kind, sent_at=sent_at, now=anyio.current_time()))
-
-    @asynccontextmanager
-    async def aside(self) -> AsyncIterator[None]:
-        """For a small request beside the work: it keeps its distance, and takes no turn."""
-        limiter = self._limiter or self._begun()
-        await self._in_line(limiter)
-        with self._refusals(limiter, anyio.current_time()):
-            yield
-
-    async def _in_line(self, limiter: InFlightLimiter) -> bool:
-        """Wait until a request may be sent, and count it; whether that took any time."""
-        waited = False
-        async with self._line:
-            # Not an event: another refusal may prolong the pause meanwhile.
-            while (pause_s := limiter.paused_s(anyio.current_time())) > 0:
-                waited = True
-                await anyio.sleep(min(pause_s, _LOOKED_S))
-                self._refuse_if_stopping()
-            limiter.sent(anyio.current_time(), waited=waited)
-        return waited
-
-    def _refuse_if_stopping(self) -> None:
-        if self._settings.stopping():
-            raise RunStopped("stopped on request", goes_on=False)  # a scorer knows better
-
-    @contextmanager
-    def _refusals(self, limiter: InFlightLimiter, sent_at: float) -> Iterator[None]:
-        try:
-            yield
-        except EndpointOverloaded as error:
-            asked_s = min(error.retry_after_s or 0.0, self._settings.retry.retry_after_cap_s)
-            now = anyio.current_time()
-            self._apply(limiter.refused(sent_at=sent_at, now=now, retry_after_s=asked_s))
-            raise
-
-    def _first_limit(self) -> int:
-        settings = self._settings
-        return max(settings.min_in_flight, min(settings.start_in_flight, self._maximum))
-
-    def _begun(self) -> InFlightLimiter:
-        settings, now = self._settings, anyio.current_time()
-        self._limiter = InFlightLimiter(
-            minimum=min(settings.min_in_flight, self._maximum),
-            maximum=self._maximum,
-            start=self._first_limit(),
-            now=now,
-            queue_limit=settings.good_neighbour.queue if settings.good_neighbour else None,
-        )
-        if self._maximum > settings.min_in_flight:
-            self._metrics_due = now + settings.metrics_interval_s
-        return self._limiter
-
-    async def _watch_queue(self, limiter: InFlightLimiter) -> None:
-        # Refusals tell the same, and where requests are counted this would be one of them.
-        if anyio.current_time() < self._metrics_due or limiter.spacing_s:
-            return
-        # Set ahead of the await: nobody else asks meanwhile, and a server without never again.
-        self._metrics_due = math.inf
-        try:
-            waiting = queue_length(await self._read_metrics())
-        except (RequestRefused, EndpointUntrusted):
-            return
-        except IcmError:  # whether it heals is for the request itself to find out
-            waiting = math.nan
-        if waiting is None:
-            return
-        now = anyio.current_time()
-        self._metrics_due = now + self._settings.metrics_interval_s
-        if not math.isnan(waiting):
-            self._apply(limiter.queue(waiting, now))
-
-    def _apply(self, change: LimitChange | None) -> None:
-        if change is None:
-            return
-        self._capacity.total_tokens = change.limit
-        if self._settings.observe is not None:
-            self._settings.observe(change)
-
-
 def queue_length(metrics: bytes) -> float | None:
-    """Requests waiting in the server, over all its engines; None where it does not tell."""
+    """Requests waiting in the server, over all its engines; None where it does not say."""
     try:
         found = [float(value) for value in _QUEUE.findall(metrics)]
     except ValueError:
@@ -370,7 +370,7 @@ def queue_length(metrics: bytes) -> float | None:
 
 
 def affordable_connections() -> int:
-    """Connections that this process may open without wanting for descriptors, at least 1."""
+    """Connections that this process may open and have descriptors left, at least 1."""
     if resource is None:
         return 2**31
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,8 +1,8 @@
 """llama.cpp's server: one-token reads on slots, each with a prefix cache of its own.
 
 Source: https://github.com/ggml-org/llama.cpp/tree/master/tools/server (README: `/completion`,
-`/tokenize`, `/props`). The native `/completion` is used because it can name the slot, leave out
-of its answer what nobody reads, and tell cached from computed tokens.
+`/tokenize`, `/props`). The native `/completion` is used because it takes the slot, can leave out of
+its answer what nobody reads, and counts cached and computed tokens.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ import anyio
 from pydantic import RootModel
 
 from icm_client.endpoints.batch_invariance import preparation
+from icm_client.endpoints.models import MODELS, models_in
 from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
 from icm_client.endpoints.served import ServedEndpoint, native_answer, served_model
@@ -26,26 +27,26 @@ from icm_client.errors import (
 
 KIND: Final = "llama.cpp"
 
-# The time for n of the most probable tokens on a vocabulary of 262,144: 60 cost 13 ms, 600
-# 14.5 ms, 6,000 34 ms and 540 kB, all of them 1.9 s and 26 MB. So start small, have tokens that
-# are not among them drawn, and grow where that does not help.
+# The most probable n tokens of a vocabulary of 262,144 take: 60 tokens 13 ms, 600 tokens 14.5 ms,
+# 6,000 tokens 34 ms and 540 kB, all of them 1.9 s and 26 MB. So it starts small, has tokens drawn
+# that are not among them, and grows where that does not help.
 _FIRST_TOP: Final = 60
 _KEPT_TOP: Final = 600
 _TOP_GROWTH: Final = 10
 
 _DRAWN: Final = 8
-"""Tokens of one read that are drawn one by one, at most: a request each, of about 400 bytes."""
+"""The most tokens of one read that are drawn one by one, in a request each of about 400 bytes."""
 
 _NO_SAMPLING: Final[Mapping[str, float]] = {}
 
 _ANY_SLOT: Final = -1
-_LOOKS_A_COMPARISON: Final = 10
-"""One in so many: the slot that answers loses the prefix it holds."""
+_CHECKS_A_COMPARISON: Final = 10
+"""Answers are compared in one check of so many: the slot that answers loses its prefix."""
 
 _FIELDS: Final = ["completion_probabilities", "timings", "tokens_evaluated", "truncated"]
 
 _SURELY: Final = 1000.0
-"""Added to a logit (nats), no other token is drawn."""
+"""With so much added to a token's logit (nats), no other token is drawn."""
 
 
 class _Candidate(Wire):
@@ -54,7 +55,7 @@ class _Candidate(Wire):
 
 
 class _Position(Wire):
-    id: int | None = None  # of the token that was drawn, whose log-prob is there whatever its rank
+    id: int | None = None  # of the token that was drawn; its log-prob is there whatever its rank
     logprob: float | None = None
     top_logprobs: list[_Candidate]
 
@@ -88,23 +89,6 @@ class _Props(Wire):
     build_info: str
 
 
-class _Meta(Wire):
-    n_vocab: int
-    n_params: int
-    size: int
-    ftype: str = ""
-
-
-class _Model(Wire):
-    id: str
-    aliases: tuple[str, ...] = ()
-    meta: _Meta | None = None
-
-
-class _Models(Wire):
-    data: list[_Model]
-
-
 class _Adapter(Wire):
     id: int
     path: str = ""
@@ -118,8 +102,7 @@ class _Adapters(RootModel[list[_Adapter]]):
 class LlamaCppEndpoint(ServedEndpoint):
     """A llama.cpp server. `open` makes one; `lanes` is its number of slots.
 
-    A text like "<eos>" in a row is tokenized as the characters it consists of, never as the
-    control token.
+    A text like "<eos>" in a row is tokenized as its characters, never as the control token.
     """
 
     def __init__(
@@ -134,13 +117,13 @@ class LlamaCppEndpoint(ServedEndpoint):
         super().__init__(transport, identity=identity)
         self._vocabulary_size = vocabulary_size
         self._top = _FIRST_TOP
-        # Two requests that interleave on one slot throw each other's prefix away.
+        # Two requests that alternate on one slot throw each other's prefix away.
         self._locks = tuple(anyio.Lock() for _ in range(lanes))
         self._steady = steady
-        # What each slot holds, if `steady`; None where a request ended without an answer.
+        # The ids in each slot, if `steady`; None where a request ended without an answer.
         self._held: list[TokenIds | None] = [()] * lanes
-        self._tells_drawn = True  # the log-prob of what was drawn, too
-        self._undrawn: set[int] = set()  # tokens that the server does not draw, or not tell of
+        self._tells_drawn = True  # whether answers hold the log-prob of the token that was drawn
+        self._undrawn: set[int] = set()  # tokens that came back without a log-prob when drawn
         # The token that is drawn, once the server has left log-probs out; see `_complete`.
         self._drawn: int | None = None
 
@@ -153,12 +136,12 @@ class LlamaCppEndpoint(ServedEndpoint):
         Args:
             transport: the way to it; closed by `aclose`.
             model: its name or alias; None takes the one model there is.
-            steady: send what `icm_client.endpoints.batch_invariance` asks for ahead of a prompt;
-                for a server that nobody else uses.
+            steady: prepare slots so that log-probs do not depend on what was cached
+                (`batch_invariance`); for a server that nobody else uses.
 
         Raises:
             EndpointError: no answer, or not llama.cpp's.
-            UnsupportedServer: it does not tell what model it is.
+            UnsupportedServer: it does not say what model it has.
             ModelNotFound: `model` is not served, or is None and several are.
         """
         identity, lanes, vocabulary_size = await cls._ask(transport, model)
@@ -173,53 +156,44 @@ class LlamaCppEndpoint(ServedEndpoint):
             vocabulary_size=vocabulary_size,
             steady=steady,
         )
-        if steady:  # that one is our own child
+        if steady:  # our own child process
             return endpoint
-        return endpoint._guarded(again, every=_LOOKS_A_COMPARISON)
+        return endpoint._guarded(again, every=_CHECKS_A_COMPARISON)
 
     @classmethod
     async def _ask(cls, transport: Transport, model: str | None) -> tuple[ServerIdentity, int, int]:
-        """Who answers, with how many slots and words."""
-        models = await transport.get("/v1/models", lambda body: parsed(_Models, body))
-        entry = served_model(
-            transport, models.data, model, names=lambda entry: (entry.id, *entry.aliases)
-        )
+        """Who answers, the number of slots, and the size of the vocabulary."""
+        entry = served_model(transport, await transport.get(MODELS, models_in), model)
         name, meta = entry.id, entry.meta
-        if meta is None:
+        if meta is None or meta.n_vocab is None:
             raise UnsupportedServer(
-                f"{transport.url}/v1/models: no `meta` for {transport.told(name)}: a model that is "
-                "not loaded, or a gateway before llama.cpp (then give the URL behind it)"
+                f"{transport.url}{MODELS}: no `meta` for {transport.redacted(name)}: a model that "
+                "is not loaded, or a gateway before llama.cpp (then give llama.cpp's own URL)"
             )
         props = await native_answer(transport, "/props", _Props, server="llama.cpp")
         adapters = await cls._adapters(transport)
         context_length = props.default_generation_settings.n_ctx
-        identity = ServerIdentity(
-            kind=KIND,
-            model=name,
-            context_length=context_length,
-            fingerprint=fingerprint(
-                {
-                    "kind": KIND,
-                    "model": name,
-                    "context_length": context_length,
-                    "n_params": meta.n_params,
-                    "size": meta.size,
-                    "n_vocab": meta.n_vocab,
-                    "ftype": meta.ftype or props.model_ftype,
-                    "path": props.model_path,
-                    "build": props.build_info,
-                    # Only where there are any, so that other fingerprints stay what they were.
-                    **({"adapters": adapters} if adapters else {}),
-                }
-            ),
-        )
+        facts = {
+            "kind": KIND,
+            "model": name,
+            "context_length": context_length,
+            "n_params": meta.n_params,
+            "size": meta.size,
+            "n_vocab": meta.n_vocab,
+            "ftype": meta.ftype or props.model_ftype,
+            "path": props.model_path,
+            "build": props.build_info,
+            # Only where there are any, so that other fingerprints stay what they were.
+            **({"adapters": adapters} if adapters else {}),
+        }
+        identity = ServerIdentity(KIND, name, context_length, fingerprint(facts))
         if props.total_slots < 1:
             raise MalformedAnswer(f"{transport.url}/props: the server has no slots")
         return identity, props.total_slots, meta.n_vocab
 
     @staticmethod
     async def _adapters(transport: Transport) -> str:
-        """The LoRA adapters that are on, with their scales, which anybody may set at any time."""
+        """The LoRA adapters in use, with their scales, which any user may set at any time."""
         try:
             loaded = await transport.get("/lora-adapters", lambda body: parsed(_Adapters, body))
         except (RequestRefused, MalformedAnswer):  # an older server, or a gateway
@@ -268,10 +242,10 @@ class LlamaCppEndpoint(ServedEndpoint):
     async def _answer(
         self, read: Read, slot: int, sampling: Mapping[str, float] = _NO_SAMPLING
     ) -> Answer:
-        """Ask for the most probable tokens, then for those missing, then for ever more of them."""
+        """Ask for the most probable tokens, then for those missing, then for ever more tokens."""
         top = min(self._top, self._vocabulary_size)
         found: dict[int, float] = {}
-        if len(read.wanted) == 1:  # as all but the first of a label of several tokens are
+        if len(read.wanted) == 1:  # as for all but the first token of a label
             found = await self._drawn_ones(read.prompt, slot, read.wanted, sampling)
         while True:
             missing = [token for token in read.wanted if token not in found]
@@ -296,7 +270,7 @@ class LlamaCppEndpoint(ServedEndpoint):
     async def _drawn_ones(
         self, prompt: TokenIds, slot: int, tokens: Sequence[int], sampling: Mapping[str, float]
     ) -> dict[int, float]:
-        """Log-probs (nats) of those of `tokens` that can be drawn; they come with what is drawn."""
+        """Log-probs (nats) of those of `tokens` that can be drawn: each comes with its token."""
         found: dict[int, float] = {}
         for token in tokens:
             if self._tells_drawn and token not in self._undrawn:
@@ -316,7 +290,7 @@ class LlamaCppEndpoint(ServedEndpoint):
     ) -> dict[int, float]:
         """Those of `wanted` that are among the `top` most probable next tokens (nats).
 
-        With `top` 0 the prompt is prefilled, and that is all.
+        With `top` 0 the prompt is only prefilled.
 
         llama.cpp leaves the log-probs out of an answer that ends within a character, as it does
         where the token drawn is one of its bytes (`process_token` in server-context.cpp). A
@@ -344,7 +318,7 @@ class LlamaCppEndpoint(ServedEndpoint):
         *,
         drawn: int | None = None,
     ) -> dict[int, float] | None:
-        """As `_complete`; None where the server gave no log-probs, or may have biased them."""
+        """As `_complete`; None where log-probs are missing, or may hold the bias."""
         check = self._check_of(prompt, top=top, wanted=wanted, drawn=drawn)
         extra: dict[str, object] = dict(sampling)
         if drawn is not None:
@@ -353,7 +327,7 @@ class LlamaCppEndpoint(ServedEndpoint):
             body = {**self._body_for(prompt, slot, top=top), **extra}
             return await self._transport.post("/completion", body, check, scoring=True)
 
-        # For each attempt anew: the one before it may have left anything in the slot.
+        # Anew for each attempt: the slot may hold anything after the one before.
         async def prepared() -> dict[str, object]:
             ahead = preparation(self._held[slot] or (), prompt)
             if ahead is not None:
@@ -372,7 +346,7 @@ class LlamaCppEndpoint(ServedEndpoint):
         return found
 
     def _steady_body_for(self, prompt: TokenIds, slot: int, *, top: int) -> dict[str, object]:
-        """The body, after which the slot holds nobody knows what until it is answered."""
+        """The body; what the slot holds is then unknown until the answer is there."""
         known = self._held[slot] is not None
         self._held[slot] = None
         return self._body_for(prompt, slot, top=top) | {"cache_prompt": known}
@@ -392,7 +366,7 @@ class LlamaCppEndpoint(ServedEndpoint):
     def _check_of(
         self, prompt: TokenIds, *, top: int, wanted: TokenIds, drawn: int | None = None
     ) -> Callable[[bytes], dict[int, float] | None]:
-        """What reads the answer to `_body_for`. It returns what `_sent` does."""
+        """The function that parses the answer to `_body_for`, into what `_sent` returns."""
         url = self._transport.url
         needed = frozenset(wanted)
 
@@ -423,7 +397,7 @@ class LlamaCppEndpoint(ServedEndpoint):
                 and candidates[0].id == drawn
                 and not (drawn in needed and _is_raw(candidates))
             ):
-                # Either it is the likeliest, and needs no bias, or the bias is in the log-probs.
+                # It is the most probable one and needs no bias, or the log-probs hold the bias.
                 return None
             found = {
                 candidate.id: log_prob(candidate.logprob, token=candidate.id)
@@ -438,6 +412,6 @@ class LlamaCppEndpoint(ServedEndpoint):
 
 
 def _is_raw(candidates: Sequence[_Candidate]) -> bool:
-    """Whether the second likeliest is not so unlikely as a bias towards the first makes it."""
+    """Whether no bias is in these: it would make the second far less probable than this."""
     second = candidates[1].logprob if len(candidates) > 1 else None
     return second is not None and second > -_SURELY / 2

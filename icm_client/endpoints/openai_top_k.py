@@ -5,19 +5,21 @@ and .../chat (`top_logprobs`: at most 20). Two shapes of answer are read: the ol
 `top_logprobs: [{text: log-prob}]`, and `content: [{top_logprobs: [{token, logprob}]}]` of chat,
 which llama.cpp gives on both routes.
 
-A label is read as the token that the server itself begins it with (`find_label_token`); a label
-outside the top k has no log-prob, and none is made up: it is `LabelMissing`, or with `allow_floor`
-an upper bound that is marked as one.
+A label is read as the token that the server itself begins it with (`find_label_token`). A label
+outside the top k has no log-prob, and none is made up: that is `LabelMissing`, or with
+`allow_floor` an upper bound that is marked as one. What the user reads where a route or a label has
+no log-prob is in `icm_client.endpoints.refusals`.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Final, Self, TypeVar
 
 import anyio
 
+from icm_client.endpoints.models import ModelCard
 from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
@@ -28,38 +30,39 @@ from icm_client.endpoints.protocol import (
     TokenIds,
     worst,
 )
-from icm_client.endpoints.served import NO_ROUTE, TokenUsage
-from icm_client.endpoints.texts import TextModelCard, TextPrompts, text_model
+from icm_client.endpoints.refusals import (
+    COMPLETIONS_PATH,
+    Refusal,
+    begins_to_think,
+    unsupported,
+    written_instead,
+)
+from icm_client.endpoints.served import TokenUsage
+from icm_client.endpoints.texts import TextPrompts, text_model
 from icm_client.endpoints.transport import Transport
 from icm_client.endpoints.whole_prompts import Said, Top, WholePrompts
 from icm_client.errors import (
     AuthenticationRefused,
     EndpointError,
-    EndpointFault,
     EndpointOverloaded,
     EndpointUnreachable,
     IcmError,
     LabelMissing,
     MalformedAnswer,
-    ModelNotFound,
     RequestRefused,
     ScoreError,
-    UnsupportedServer,
 )
 
 COMPLETIONS: Final = "openai"
 CHAT: Final = "openai-chat"
 
-_PATHS: Final = {COMPLETIONS: "/v1/completions", CHAT: "/v1/chat/completions"}
+_PATHS: Final = {COMPLETIONS: COMPLETIONS_PATH, CHAT: "/v1/chat/completions"}
 
 _TOPS: Final = (20, 5)
-"""The most that servers of today allow, and that OpenAI's completions do."""
+"""The most that most servers allow, and the most that OpenAI's completions allow."""
 
 _PROBE_ATTEMPTS: Final = 2
 """A server that leaves log-probs out does so each time."""
-
-_THINKING: Final = ("<think", "<|channel", "<reasoning", "[think")
-"""How reasoning models begin: DeepSeek's and Qwen's, gpt-oss, others, Mistral's."""
 
 _PROBE: Final = "1 2 3 4 5 6 7"
 
@@ -73,17 +76,14 @@ _FLOOR: Final = (
     "token's log-prob (vLLM, SGLang, llama.cpp) needs none"
 )
 
-_TELLING: Final = 3
-"""Letters of a token from which on it is likely to be the label's beginning, and not a chance."""
-
 _LENGTH_FIELD: Final = "max_completion_tokens"
-"""Which newer models of OpenAI's take in the place of `max_tokens`; their refusal names it."""
+"""OpenAI's newer models take this in the place of `max_tokens`; their refusal names it."""
 
 _REPEATS: Final = 4
-"""Of a row with a label, for a model to see that the label comes again."""
+"""How often a model is shown a row with a label, to see that the label comes again."""
 
 _ROUNDING: Final = 1e-6
-"""Probabilities of a top k add up to 1 no more exactly than this."""
+"""The probabilities of all tokens add up to 1 with this error."""
 
 
 _T = TypeVar("_T")
@@ -120,7 +120,7 @@ class _Choice(Wire):
         message = self.message or _Message()
         said = self.text or message.content or ""
         thought = message.reasoning_content or message.reasoning
-        return bool(thought) or _begins_to_think(said)
+        return bool(thought) or begins_to_think(said)
 
 
 class _Completion(Wire):
@@ -129,15 +129,10 @@ class _Completion(Wire):
     system_fingerprint: str | None = None
 
 
-def _begins_to_think(said: str) -> bool:
-    """Whether this is how reasoning models begin."""
-    return said.lstrip().lower().startswith(_THINKING)
-
-
 class OpenAITopKEndpoint(TextPrompts):
-    """A server of which nothing is known but OpenAI's protocol. `open` makes one.
+    """A server that is only known to speak OpenAI's protocol. `open` makes one.
 
-    A label's log-prob is that of its first token. The reads of one call are sent side by side.
+    A label's log-prob is that of its first token. The reads of one call are sent at the same time.
     """
 
     def __init__(
@@ -154,8 +149,8 @@ class OpenAITopKEndpoint(TextPrompts):
         self._length_field = "max_tokens"
         self._path = _PATHS[identity.kind]
         self._whole = WholePrompts(transport.url, self._said_after)
-        self._sizes: Counter[int] = Counter()  # how many answers named so many tokens, as a dict
-        self._doubled: Counter[str] = Counter()  # how many answers named a label's token twice
+        self._sizes: Counter[int] = Counter()  # tokens that an answer names -> such answers
+        self._doubled: Counter[str] = Counter()  # label -> answers that name its token twice
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -202,7 +197,7 @@ class OpenAITopKEndpoint(TextPrompts):
             model: its name; None takes the one model there is.
             kind: `COMPLETIONS` or `CHAT`; None takes the first that answers with log-probs.
             allow_floor: take an upper bound for a label that is not among the most probable.
-            context_length: tokens; None takes what the server tells, else 4,096.
+            context_length: tokens; None takes what the server says, else 4,096.
 
         Raises:
             EndpointError: no answer.
@@ -212,66 +207,51 @@ class OpenAITopKEndpoint(TextPrompts):
         """
         entry, characters = await text_model(transport, model, context_length)
 
-        def identity_of(entry: TextModelCard, route: str, top: int) -> ServerIdentity:
-            return ServerIdentity(
-                kind=route,
-                model=entry.id,
-                context_length=characters,
-                fingerprint=fingerprint(
-                    {
-                        "kind": route,
-                        # Nothing else tells two services apart that call a model alike.
-                        "url": transport.url,
-                        "model": entry.id,
-                        "root": entry.root,
-                        "top": top,
-                        "floor": allow_floor,
-                    }
-                ),
-            )
+        def identity_of(entry: ModelCard, *, route: str, top: int) -> ServerIdentity:
+            facts = {
+                "kind": route,
+                "url": transport.url,  # two services may call their models alike
+                "model": entry.id,
+                "root": entry.root,
+                "top": top,
+                "floor": allow_floor,
+            }
+            return ServerIdentity(route, entry.id, characters, fingerprint(facts))
 
-        refusals: list[_Refusal] = []
+        refusals: list[Refusal] = []
         for route in (kind,) if kind else (COMPLETIONS, CHAT):
             for top in _TOPS:
-                identity = identity_of(entry, route, top)
+                identity = identity_of(entry, route=route, top=top)
                 endpoint = cls(transport, identity=identity, top=top, allow_floor=allow_floor)
                 refusal = await endpoint._refusal()
                 if refusal is not None and refusal.error is None:
-                    # llama.cpp leaves them out where what is drawn is a part of a character.
+                    # llama.cpp leaves them out if it draws a byte of a character.
                     refusal = await endpoint._refusal()
                 if refusal is None:
-
-                    async def again(route: str = route, top: int = top) -> ServerIdentity:
-                        is_listed = entry.root is not None
-                        now, _ = await text_model(
-                            transport, entry.id, context_length, is_listed=is_listed
-                        )
-                        return identity_of(now, route, top)
-
-                    return endpoint._guarded(again)
+                    return endpoint._guarded_as(entry, partial(identity_of, route=route, top=top))
                 refusals.append(refusal)
-        raise _unsupported(transport.url, entry.id, refusals)
+        raise unsupported(transport.url, entry.id, refusals)
 
-    async def _refusal(self) -> "_Refusal | None":
+    async def _refusal(self) -> Refusal | None:
         """Why no log-probs come by this route; None where they do.
 
         Raises:
-            EndpointError: nobody answers, or refuses whatever is asked.
+            EndpointError: the server does not answer, or refuses every request.
         """
 
-        def read(raw: bytes) -> _Refusal | None:
+        def read(raw: bytes) -> Refusal | None:
             choices = parsed(_Completion, raw).choices
             if any(_pairs(choice.logprobs) for choice in choices):
                 self._said_in(raw)
                 return None
-            return _Refusal(self._path, thinks=any(choice.thinks for choice in choices))
+            return Refusal(self._path, thinks=any(choice.thinks for choice in choices))
 
         try:
             return await self._asked(_PROBE, _NO_SAMPLING, read, attempts=_PROBE_ATTEMPTS)
         except (AuthenticationRefused, EndpointUnreachable, EndpointOverloaded):
             raise
         except (EndpointError, ScoreError) as error:
-            return _Refusal(self._path, error)
+            return Refusal(self._path, error)
 
     async def find_label_token(self, label: str, *, prompt: str, separator: str) -> LabelToken:
         """As `TextEndpoint.find_label_token`: the most probable token that begins the label.
@@ -281,46 +261,31 @@ class OpenAITopKEndpoint(TextPrompts):
         shown = f"{prompt}{label}{separator}" * _REPEATS + prompt
         said = await self._said_after(shown)
         top = said.top
-        if not _begins_to_think(top[0][0]):  # surely, whatever it is shown: nothing was cut then
+        # A model that surely thinks first would seem to cut the prompt.
+        if not begins_to_think(top[0][0]):
             await self._whole.check(shown, said)
-        # A chat's answer does not begin with the space that a text goes on with.
+        # An answer in a chat does not begin with the space that continues a text.
         beginnings = (label, label.lstrip()) if self.identity.kind == CHAT else (label,)
         for token, _ in top:
             if token.strip() and any(beginning.startswith(token) for beginning in beginnings):
                 return LabelToken(label, token)
-        likely = ", ".join(repr(self._transport.told(token)) for token, _ in top[:5])
+        likely = ", ".join(repr(self._transport.redacted(token)) for token, _ in top[:5])
         raise LabelMissing(
             f"{self._transport.url}: after {_REPEATS} times the label {label!r}, none of the "
             f"{len(top)} most probable tokens begins it (they are {likely}, ...). "
-            + (self._otherwise(label, top) or _ORDINARY_WORDS)
+            + (self._written_instead(label, top) or _ORDINARY_WORDS)
         )
 
-    def _otherwise(self, label: str, top: Top) -> str | None:
-        """What the model says in the place of `label`, if that is known, and what to do."""
-        if _begins_to_think(top[0][0]):
-            return (
-                "It is a reasoning model, which thinks before it answers, so that a label never "
-                "comes first: take a base model, or switch its thinking off"
-            )
-        word = label.strip()
-        for token, _ in top:
-            said = token.strip()
-            if len(said) < min(_TELLING, len(word)):
-                continue
-            if word.startswith(said) and self.identity.kind != CHAT and token == said:
-                return (
-                    f"The model writes {said!r} without a space before it: end the template with "
-                    "a line break, after which labels have none"
-                )
-            if word.casefold().startswith(said.casefold()) and not word.startswith(said):
-                return (
-                    f"The model writes {self._transport.told(said)!r}, with other capitals: write "
-                    "the labels as it does"
-                )
-        return None
+    def _written_instead(self, label: str, top: Top) -> str | None:
+        return written_instead(
+            label,
+            top,
+            is_chat=self.identity.kind == CHAT,
+            redacted=self._transport.redacted,
+        )
 
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
-        """As `Endpoint.read`; side by side, one request each."""
+        """As `Endpoint.read`; one request each, sent at the same time."""
         del lane
         answers: dict[int, Answer] = {}
         failures: list[IcmError] = []
@@ -345,7 +310,7 @@ class OpenAITopKEndpoint(TextPrompts):
         return await self.read_sampled(read, _NO_SAMPLING)
 
     async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
-        """As `SampledEndpoint.read_sampled`; that the prompt is read whole is for `read` to see."""
+        """As `SampledEndpoint.read_sampled`; `read` checks that prompts are read whole."""
         return self._answer(
             read, (await self._said_after(self._text_of(read.prompt), sampling)).top
         )
@@ -370,7 +335,7 @@ class OpenAITopKEndpoint(TextPrompts):
             raise LabelMissing(
                 f"{self._transport.url}: the token {label.token!r} of the label {label.label!r} is "
                 f"not among the {len(top)} most probable ones. "
-                + (self._otherwise(label.label, top) or _FLOOR)
+                + (self._written_instead(label.label, top) or _FLOOR)
             )
         rest = 1 - math.fsum(math.exp(value) for _, value in top)
         return min(top[-1][1], math.log(max(rest, _ROUNDING))), Exactness.FLOOR
@@ -394,8 +359,8 @@ class OpenAITopKEndpoint(TextPrompts):
         attempts: int | None = None,
     ) -> _T:
         """`parse` of what follows `text`."""
-        # Temperature 1: a server that gives processed log-probs then gives the model's own. Which
-        # token is drawn is of no account.
+        # At temperature 1 processed log-probs are the model's own. It does not matter which token
+        # is drawn.
         body: dict[str, object] = {
             "model": self.identity.model,
             self._length_field: 1,
@@ -429,92 +394,24 @@ class OpenAITopKEndpoint(TextPrompts):
         self._marked(completion.system_fingerprint)
         if len(completion.choices) != 1:
             raise MalformedAnswer(f"{url}: {len(completion.choices)} choices for one prompt")
-        told = completion.choices[0].logprobs
-        pairs = _pairs(told)
+        log_probs = completion.choices[0].logprobs
+        pairs = _pairs(log_probs)
         if not pairs:
             raise MalformedAnswer(f"{url}: no log-probs of the most probable tokens")
         found = [(token, log_prob(value, token=token)) for token, value in pairs]
         found.sort(key=lambda pair: -pair[1])
-        # The token that was drawn may be there as one too many.
+        # The token that was drawn may be listed besides the top k.
         top = tuple(found[: self.top])
-        if told and not told.content:
+        if log_probs and not log_probs.content:
             self._sizes[len(top)] += 1
-        # A count of 0 is no count.
+        # 0 means that the server does not count.
         return Said(top, completion.usage.prompt_tokens or None if completion.usage else None)
 
 
-def _pairs(told: _LogProbs | None) -> list[tuple[str, float | None]]:
+def _pairs(log_probs: _LogProbs | None) -> list[tuple[str, float | None]]:
     """The first generated token's candidates, in either shape."""
-    if told and told.content:
-        return [(one.token, one.logprob) for one in told.content[0].top_logprobs]
-    if told and told.top_logprobs and told.top_logprobs[0]:
-        return list(told.top_logprobs[0].items())
+    if log_probs and log_probs.content:
+        return [(one.token, one.logprob) for one in log_probs.content[0].top_logprobs]
+    if log_probs and log_probs.top_logprobs and log_probs.top_logprobs[0]:
+        return list(log_probs.top_logprobs[0].items())
     return []
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """Why no log-probs come by a route."""
-
-    path: str
-    error: IcmError | None = None  # None: it answers without them
-    thinks: bool = False
-
-    @property
-    def has_no_route(self) -> bool:
-        """The server does not have the path, or not for a model of chat."""
-        if not isinstance(self.error, EndpointError):
-            return False
-        if "chat model" in str(self.error).lower():  # OpenAI's 404 to completions
-            return True
-        return self.error.status in NO_ROUTE and not isinstance(self.error, ModelNotFound)
-
-    @property
-    def refuses_log_probs(self) -> bool:
-        """The server says that it gives none."""
-        refused = isinstance(self.error, RequestRefused | EndpointFault)
-        return refused and "logprobs" in str(self.error).lower()
-
-
-_TAKE_ANOTHER: Final = (
-    "ICM needs them: serve a base model with vLLM, SGLang or llama.cpp, whose log-probs are exact"
-)
-
-
-def _unsupported(url: str, model: str, refusals: Sequence[_Refusal]) -> IcmError:
-    """What the server does in the place of giving log-probs, and what to do."""
-    texts = [one for one in refusals if one.path == _PATHS[COMPLETIONS]]
-    there = [one for one in refusals if not one.has_no_route]
-    only_chat = all(one.has_no_route for one in texts) and bool(texts and there)
-    refused = [one.error for one in refusals if one.refuses_log_probs]
-    unknown = [one.error for one in there if isinstance(one.error, ModelNotFound)]
-    if any(one.thinks for one in refusals):
-        what = f"{model} is a reasoning model, which thinks before it answers, without log-probs"
-    elif any("logits_all=False" in str(error) for error in refused):
-        return UnsupportedServer(
-            f"{url}: llama-cpp-python gives log-probs only where it is started with --logits_all "
-            "true"
-        )
-    elif refused:
-        what = f"log-probs are refused for {model} ({refused[-1]})"
-    elif any(one.error is None for one in there):
-        what = (
-            "this server answers chat only, and leaves log-probs out"
-            if only_chat
-            else "this server leaves log-probs out of what it completes, as `transformers serve` "
-            "does"
-        )
-    elif unknown:
-        return unknown[0]
-    elif not there:
-        paths = " and no ".join(dict.fromkeys(one.path for one in refusals))
-        return UnsupportedServer(
-            f"{url} has no {paths}: it is not a model server's URL, or a gateway before the "
-            f"server does not pass these on ({refusals[-1].error})"
-        )
-    elif all(isinstance(one.error, EndpointFault) for one in there):
-        return EndpointFault(f"{url} fails whatever is asked: {there[0].error}")
-    else:
-        answers = "; ".join(dict.fromkeys(str(one.error) for one in there))
-        return UnsupportedServer(f"{url}: no log-probs of the most probable tokens: {answers}")
-    return UnsupportedServer(f"{url}: {what}. {_TAKE_ANOTHER}")

@@ -1,27 +1,27 @@
-"""How many requests a second a server is sent, where it refuses even those sent one after another.
+"""How many requests a second to send to a server that refuses even one at a time.
 
 A gateway that counts requests (nginx's `limit_req`, an account's quota) says only yes or no. So the
-pace climbs until a request is refused, is cut, and climbs again, in smaller steps each time: once
-the limit is known, one request in about sixty is refused. Where the limit is lifted, the steps
-grow again. Pure: no clock, no tasks. Times are seconds on any monotonic clock.
+pace climbs until a request is refused, is cut, and climbs again in smaller steps. Once it is near
+the limit, about one request in sixty is refused. Where the limit is lifted, the steps grow again.
+Pure: no clock, no tasks. Times are seconds on any monotonic clock.
 """
 
 from collections import deque
 from typing import Final
 
 _STEPS: Final = (0.001, 0.1)
-"""By how much each request raises the pace, at least and at most."""
+"""The least and the most by which a request raises the pace, as a fraction of it."""
 
 _FINER: Final = 3.0
 _COARSER: Final = 1.1
 _BEYOND: Final = 1.1
-"""A pace so far above the one that was refused last: that limit is no more."""
+"""A pace so many times the one that was refused last shows that the limit was lifted."""
 
 _CUT_IN_STEPS: Final = 60
 _DEEPEST_CUT: Final = 0.25
 _CUT_AGAIN: Final = 0.15
 _SOON: Final = 8
-"""Refused again within so many requests, the pace is still too high, and how near is not known."""
+"""A refusal within so many requests shows that the pace is too high, and not by how much."""
 
 _UNKNOWN_A_SECOND: Final = 1.0
 _COUNTED: Final = 32
@@ -50,7 +50,7 @@ class Pace:
         return 0.0 if self.a_second is None else max(0.0, self._next_at - now)
 
     def sent(self, now: float, *, waited: bool) -> None:
-        """Count a request; `waited`: without a pace it would have gone out earlier."""
+        """Count a request; `waited`: the pace held it back."""
         if self.a_second is None:
             return
         if waited:
@@ -65,7 +65,7 @@ class Pace:
         self._answered_at.append(now)
 
     def begin(self, now: float) -> None:
-        """Keep a pace from now on: that of the last answers."""
+        """Keep a pace from now on: that of the latest answers."""
         times = [at for at in self._answered_at if now - at <= _COUNTED_S]
         known = len(times) > 1
         self.a_second = len(times) / max(now - times[0], 1e-3) if known else _UNKNOWN_A_SECOND
@@ -74,7 +74,7 @@ class Pace:
         self._next_at = now + 1 / self.a_second
 
     def cut(self, now: float) -> None:
-        """Slow down: a request that kept the pace was refused."""
+        """Slow down: a request at this pace was refused."""
         if self.a_second is None:
             return
         soon = self._sent <= _SOON
@@ -83,7 +83,7 @@ class Pace:
         if not soon:
             self._step = max(self._step / _FINER, _STEPS[0])
             self._refused_a_second = self.a_second
-        else:  # what was let through first may be a burst: the pace it began at was too high
+        else:  # the first may pass as a burst: the pace was too high from the beginning
             self._refused_a_second = self._begun_a_second
         depth = max(depth, min(_CUT_IN_STEPS * self._step, _DEEPEST_CUT))
         self.a_second = self._refused_a_second * (1 - depth)

@@ -1,7 +1,7 @@
-"""From bytes to values: how every answer of a server is read, and when it is refused.
+"""From bytes to values: how every answer of a server is parsed, and when it is refused.
 
-Nothing of the server's is trusted: a body is parsed against a pydantic model, and a log-prob is
-taken only when it can be one.
+No answer is trusted: a body is parsed against a pydantic model, and a log-prob is taken only if it
+can be one. A server's words are made fit for a message here too.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from difflib import SequenceMatcher
 from html.parser import HTMLParser
 from typing import Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from icm_client.errors import MalformedAnswer, ScoreNotFinite
 
 PROTOCOL_VERSION: Final = 1
-"""Raised when a change here changes the log-probs that the same server yields."""
+"""Goes up when a change here changes the log-probs that the same server gives."""
 
 CLIPPED_LENGTH: Final = 300
 """Characters of a server's own words that may stand in an error message."""
@@ -30,19 +30,19 @@ _PADDING: Final = -9999.0
 """vLLM's JSON has no -inf; it writes this instead, for tokens it did not score."""
 
 _SURELY_A_KEY: Final = 8
-"""Characters from which on a secret is taken out wherever it stands. A shorter one may be a part of
-an ordinary word (a key "token", in "max_tokens"), and is taken out where it stands by itself."""
+"""A secret of so many characters is taken out wherever it stands. A shorter one may be a part of an
+ordinary word (a key "token", in "max_tokens"), and is taken out only where it stands by itself."""
 
 _LISTED: Final = 20
-"""Names that a message lists."""
+"""A message lists so many names at most."""
 
 _PAGE_BEGINS: Final = 1000
-"""Characters in which a web page shows that it is one."""
+"""A web page shows in its first so many characters that it is one."""
 
-# Nor a letter that belongs to `%20`, or to an escape of JSON.
+# A letter of `%20`, or of an escape of JSON, is no part of a word.
 _NO_WORD_BEFORE: Final = r"(?:(?<!\w)|(?<=%[0-9a-fA-F]{2})|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
 
-# XML too, as object stores answer with. LiteLLM puts a page into a message of its own.
+# XML too: object stores answer with it. LiteLLM puts a page into a message of its own.
 _PAGE = re.compile(r"<(?:html|head|body)\b|<!doctype\s|\A\s*<[a-z?]", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _USERINFO = re.compile(r"(?<=://)[^/\s@]*@")
@@ -54,18 +54,6 @@ class Wire(BaseModel):
     """A body as a server sends it: unknown keys are ignored, known ones are checked strictly."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
-
-
-class ModelList(Wire):
-    """`/v1/models`, or a part of it. Together's has no object around it.
-
-    Source: https://docs.together.ai/reference/models-1
-    """
-
-    @model_validator(mode="before")
-    @classmethod
-    def _around(cls, value: object) -> object:
-        return {"data": value} if isinstance(value, list) else value
 
 
 def parsed(model: type[_Model], body: bytes) -> _Model:
@@ -80,8 +68,8 @@ def parsed(model: type[_Model], body: bytes) -> _Model:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "body"
         reason = f"{place}: {first['msg']}"
-    # Outside the handler: pydantic's error holds the whole body, and a traceback would show it.
-    # The transport, which knows what must not be shown, adds how the body begins.
+    # Raised outside the handler: pydantic's error holds the whole body, and a traceback would show
+    # it. The transport, which knows what must not be shown, adds how the body begins.
     raise MalformedAnswer(f"the answer is not what this server's protocol says ({reason})")
 
 
@@ -113,7 +101,7 @@ def clipped(text: str, *, secrets: Iterable[str] = ()) -> str:
 
 
 def listed(names: Sequence[str], *, like: str | None = None) -> str:
-    """Names for a message: as many as a person reads, those that are most `like` one first."""
+    """Names for a message: no more than a person reads, those most `like` one first."""
     if like is not None and len(names) > _LISTED:
         names = sorted(names, key=lambda name: -SequenceMatcher(None, like, name).ratio())
     more = len(names) - _LISTED
@@ -121,9 +109,9 @@ def listed(names: Sequence[str], *, like: str | None = None) -> str:
 
 
 def page_words(text: str) -> str | None:
-    """What a web page says, without its tags: the title, or how its text begins.
+    """A web page's title, or how its text begins; None where `text` is no web page.
 
-    None where `text` is no web page. Proxies and login portals answer with one.
+    Proxies and login portals answer with one.
     """
     if not _PAGE.search(text[:_PAGE_BEGINS]):
         return None
@@ -133,8 +121,6 @@ def page_words(text: str) -> str | None:
 
 
 class _Page(HTMLParser):
-    """The title and the text of a web page."""
-
     def __init__(self) -> None:
         super().__init__()
         self.title = self.text = ""

@@ -1,15 +1,14 @@
-"""What a server does, found out by asking it: one function a question.
+"""What a server does, found out by asking it: one function a question, for `icm-client check`.
 
-Each sends a few reads and says what came of it. Nothing is taken from a version's number. What a
-probe cannot ask it raises as an endpoint does.
-
-What a server does with many requests at once: noise, throughput, and its other users.
+Each sends a few reads and returns what came of them as an `Observation`; an error that it cannot
+explain it raises as an endpoint does. No version number is relied on. The last three ask what the
+server does with many requests at once: noise, throughput, and what becomes of its other users.
 """
 
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Final
 
@@ -35,7 +34,10 @@ from icm_client.errors import IcmError, LabelMissing
 Figure = str | int | float | bool | None
 
 _TELLING_S: Final = 0.05
-"""Two requests that differ by less than this tell nothing of what the server had to compute."""
+"""Two requests whose times differ by less say nothing of what the server had to compute."""
+
+_PADDING: Final = -9999.0
+"""What vLLM writes in the place of a log-prob that it did not compute."""
 
 _NEUTRAL: Final[Mapping[str, float]] = {
     "temperature": 1.0,
@@ -51,20 +53,20 @@ class Verdict(StrEnum):
 
     GOOD = "good"
     NOTE = "note"
-    """A run works; a person should know."""
+    """A run works, and the user should know this."""
 
     BAD = "bad"
-    """A run would fail, or its scores be wrong."""
+    """A run would fail, or its scores would be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one probe found.
+    """What one question found.
 
     Attributes:
-        name: of the probe.
+        name: of the question.
         verdict: what it means for a run.
-        says: a sentence for people.
+        says: a sentence for the user.
         figures: what was measured; units are in the names.
     """
 
@@ -77,7 +79,7 @@ class Observation:
 async def label_scores(endpoint: Endpoint, read: Read, labels: Sequence[str]) -> Observation:
     """Does each label come back with a log-prob, and how exact is it?"""
     (answer,) = await endpoint.read([read], lane=lane_of(endpoint))
-    told = ", ".join(
+    values = ", ".join(
         f"{label} {value:.2f}" for label, value in zip(labels, answer.log_probs, strict=True)
     )
     exact = answer.exactness is Exactness.EXACT
@@ -89,7 +91,7 @@ async def label_scores(endpoint: Endpoint, read: Read, labels: Sequence[str]) ->
     return Observation(
         "log-probs",
         Verdict.GOOD if exact else Verdict.NOTE,
-        f"every label came back ({told} nats; {mass:.1%} of the probability), "
+        f"every label came back ({values} nats; {mass:.1%} of the probability), "
         + ("exact" if exact else f"of exactness {answer.exactness.value!r}: rows are marked so"),
         figures,
     )
@@ -136,7 +138,7 @@ async def prompts_arrive(endpoint: Endpoint, short: Read, long: Read) -> Observa
         return Observation(
             "prompts",
             Verdict.BAD,
-            f"the server cut a prompt to {tokens[1]:,} tokens without a word: start it with a "
+            f"the server cut a prompt to {tokens[1]:,} tokens and did not say so: start it with a "
             "larger context",
             figures,
         )
@@ -146,9 +148,9 @@ async def prompts_arrive(endpoint: Endpoint, short: Read, long: Read) -> Observa
 async def raw_log_probs(endpoint: Endpoint, read: Read) -> Observation:
     """Are the log-probs the model's own, or warped by sampling settings?
 
-    The read is asked as a run asks it, then at temperature 1 without penalties, which is the
-    model's own by definition, and at 1.9. A server that gives raw log-probs answers all three
-    alike. What a run sees must be like the second.
+    The read is sent as a run sends it, then at temperature 1 without penalties, which gives the
+    model's own log-probs by definition, and at 1.9. A server with raw log-probs answers all three
+    alike. The first must be like the second.
     """
     if not isinstance(endpoint, SampledEndpoint):
         return Observation(
@@ -159,7 +161,7 @@ async def raw_log_probs(endpoint: Endpoint, read: Read) -> Observation:
     moved = distance(ours, own)
     try:
         scaled = distance(own, await endpoint.read_sampled(read, _HOT))
-    except LabelMissing:  # the most probable tokens after scaling are others
+    except LabelMissing:  # scaling made other tokens the most probable
         scaled = math.inf
     figures: dict[str, Figure] = {
         "moved_from_temperature_1_nats": moved,
@@ -201,7 +203,7 @@ async def prefix_cache(endpoint: Endpoint, cold: Read) -> Observation:
         "warm_cached_tokens": again.cached_tokens,
     }
     if retries := first.retries + again.retries:
-        # What a time-out left computed makes the repetition quick, and the wait makes it slow.
+        # A repetition is quick if a time-out left the prompt computed, and slow for its wait.
         figures |= {"caches": None, "cold_s": None, "warm_s": None}
         return Observation(
             "prefix cache",
@@ -217,13 +219,13 @@ async def prefix_cache(endpoint: Endpoint, cold: Read) -> Observation:
             f"{took}"
         )
         return Observation("prefix cache", Verdict.GOOD, says, figures)
-    # A server that has told of cached tokens before does so now: none were.
-    tells = endpoint.identity.kind == llama_cpp.KIND or endpoint.usage.cached_tokens > 0
-    if not tells and again_s < first_s / 2 and first_s - again_s > _TELLING_S:
+    # A server that has counted cached tokens before would count them now.
+    counts = endpoint.identity.kind == llama_cpp.KIND or endpoint.usage.cached_tokens > 0
+    if not counts and again_s < first_s / 2 and first_s - again_s > _TELLING_S:
         return Observation(
             "prefix cache",
             Verdict.NOTE,
-            f"on, by the time it took ({took}); the server does not tell how many tokens (vLLM: "
+            f"on, by the time it took ({took}); the server does not say how many tokens (vLLM: "
             "--enable-prompt-tokens-details, SGLang: --enable-cache-report)",
             figures,
         )
@@ -231,13 +233,13 @@ async def prefix_cache(endpoint: Endpoint, cold: Read) -> Observation:
     return Observation(
         "prefix cache",
         Verdict.NOTE,
-        f"no sign of one ({took}): every context is computed again for each row behind it",
+        f"no sign of one ({took}): every context is computed again for each row",
         figures,
     )
 
 
 def failed(name: str, error: IcmError, *, fatal: bool) -> Observation:
-    """What stands for a probe that got no answer."""
+    """The observation of a question that got no answer."""
     return Observation(
         name,
         Verdict.BAD if fatal else Verdict.NOTE,
@@ -247,43 +249,19 @@ def failed(name: str, error: IcmError, *, fatal: bool) -> Observation:
 
 
 def number_of(figure: Figure) -> float:
-    """`figure`, or 0 where that is none."""
+    """`figure`, or 0 if it is no number."""
     return float(figure) if isinstance(figure, int | float) else 0.0
 
 
 def ratio(one: Figure, other: Figure) -> float:
-    """`one` over `other`, or 0 where that is not known."""
+    """`one` over `other`, or 0 if that is not known."""
     return number_of(one) / number_of(other) if number_of(other) else 0.0
-
-
-def _upload(figures: Mapping[str, Figure]) -> str:
-    size = figures["sent_bytes"]
-    return f", {size / 1000:.1f} kB uploaded" if isinstance(size, int) and size else ""
-
-
-async def _timed(endpoint: Endpoint, read: Read) -> tuple[Usage, float]:
-    """What one read took: tokens and seconds."""
-    before = replace(endpoint.usage)
-    started = time.monotonic()
-    await endpoint.read([read], lane=lane_of(endpoint))
-    took = time.monotonic() - started
-    after = endpoint.usage
-    return Usage(
-        requests=after.requests - before.requests,
-        computed_tokens=after.computed_tokens - before.computed_tokens,
-        cached_tokens=after.cached_tokens - before.cached_tokens,
-        retries=after.retries - before.retries,
-        sent_bytes=after.sent_bytes - before.sent_bytes,
-    ), took
-
-
-_PADDING: Final = -9999.0
 
 
 async def noise_floor(
     endpoint: Endpoint, cold: Sequence[Read], beside: Sequence[Read]
 ) -> Observation:
-    """How far does the same question's answer move: cold, warm, and in a batch with others?"""
+    """How far do log-probs of the same read move: cold, warm, and in a batch with others?"""
     most = {"warm": 0.0, "batch": 0.0}
     for read in cold:
         (alone,) = await endpoint.read([read], lane=lane_of(endpoint))
@@ -313,7 +291,7 @@ async def noise_floor(
 async def throughput(
     endpoint: Endpoint, reads: Mapping[int, Sequence[Read]], *, seconds: float
 ) -> Observation:
-    """How many reads a second at so many in flight? `reads` has fresh ones for each number."""
+    """How many reads a second? `reads` has new ones for each number in flight."""
     rates: dict[int, float | None] = {}
     for in_flight, asked in reads.items():
         todo = iter(enumerate(asked))
@@ -336,7 +314,7 @@ async def throughput(
                 tasks.start_soon(work, worker)
         again = endpoint.usage.retries - retries
         rates[in_flight] = None if again else done / (time.monotonic() - started)
-    told = ", ".join(
+    measured = ", ".join(
         f"not measured at {in_flight}, since some had to be sent again"
         if rate is None
         else f"{rate:.1f} at {in_flight}"
@@ -346,13 +324,13 @@ async def throughput(
     return Observation(
         "throughput",
         Verdict.NOTE if None in rates.values() else Verdict.GOOD,
-        f"short requests a second, by how many in flight: {told}",
+        f"short requests a second, by how many in flight: {measured}",
         figures,
     )
 
 
 async def neighbours(endpoint: VllmEndpoint, reads: Sequence[Read], rounds: int = 3) -> Observation:
-    """Does somebody's plain `logprobs` request survive beside reads of ours?"""
+    """Does another user's plain `logprobs` request keep its log-probs beside reads of ours?"""
     padded = asked = 0
 
     async def neighbour(read: Read) -> None:
@@ -375,9 +353,28 @@ async def neighbours(endpoint: VllmEndpoint, reads: Sequence[Read], rounds: int 
             "neighbours",
             Verdict.NOTE,
             f"{padded} of {asked} requests of a neighbour lost their log-probs (-9999) beside "
-            "ours: tell who shares this server, or use one of your own",
+            "ours: warn those who share this server, or use one of your own",
             figures,
         )
     return Observation(
         "neighbours", Verdict.GOOD, f"{asked} requests of a neighbour kept their log-probs", figures
     )
+
+
+def _upload(figures: Mapping[str, Figure]) -> str:
+    size = figures["sent_bytes"]
+    return f", {size / 1000:.1f} kB uploaded" if isinstance(size, int) and size else ""
+
+
+async def _timed(endpoint: Endpoint, read: Read) -> tuple[Usage, float]:
+    """The tokens and the seconds that one read took."""
+    before = replace(endpoint.usage)
+    started = time.monotonic()
+    await endpoint.read([read], lane=lane_of(endpoint))
+    took = time.monotonic() - started
+    after = endpoint.usage
+    used = {
+        total.name: getattr(after, total.name) - getattr(before, total.name)
+        for total in fields(Usage)
+    }
+    return Usage(**used), took

@@ -1,7 +1,7 @@
-"""Where a server has nothing better: the label as part of the prompt, and the prompt's log-probs.
+"""For servers with nothing better: the label goes into the prompt, whose log-probs are read.
 
-Exact, and slow: the server computes every prompt from its first token on (vLLM skips its prefix
-cache: 6 to 12 times the time here), once for each label.
+This is exact and slow: the server computes every prompt from its first token on, once for each
+label (vLLM skips its prefix cache, and took 6 to 12 times as long).
 
 Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html (`prompt_logprobs`,
 extra parameters of completions) and OpenAI's older completions (`echo` with `logprobs`).
@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, Self
 
+from icm_client.endpoints.models import ModelCard
 from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
@@ -21,7 +22,7 @@ from icm_client.endpoints.protocol import (
     TokenIds,
 )
 from icm_client.endpoints.served import TokenUsage
-from icm_client.endpoints.texts import TextModelCard, TextPrompts, text_model
+from icm_client.endpoints.texts import TextPrompts, text_model
 from icm_client.endpoints.transport import Transport
 from icm_client.endpoints.vllm import PromptLogProb, VllmEndpoint
 from icm_client.errors import LabelMissing, MalformedAnswer, PromptTooLong, UnsupportedServer
@@ -30,10 +31,10 @@ PROMPT_LOGPROBS: Final = "prompt-logprobs"
 ECHO: Final = "echo"
 
 _SOME_ECHO: Final = 8
-"""Characters; a server that echoes fewer does not echo."""
+"""A server that echoes fewer characters does not echo."""
 
 _MOST_OF_IT: Final = 0.98
-"""Of a prompt's characters: tokens that hold a part of one may be echoed shorter."""
+"""At least this share of a prompt is echoed: tokens with a part of a character may come shorter."""
 
 
 class PromptLogProbsEndpoint(VllmEndpoint):
@@ -44,7 +45,7 @@ class PromptLogProbsEndpoint(VllmEndpoint):
     async def _read(
         self, prompts: Sequence[TokenIds], wanted: TokenIds, sampling: Mapping[str, float]
     ) -> list[Answer]:
-        """Each prompt with each wanted token behind it, in one request."""
+        """Send each prompt with each wanted token after it, in one request."""
         asked = [(*prompt, token) for prompt in prompts for token in wanted]
         body = {**self._body_for(asked), "prompt_logprobs": 0, **sampling}
 
@@ -63,7 +64,7 @@ class PromptLogProbsEndpoint(VllmEndpoint):
     def _last(
         self, positions: Sequence[Mapping[str, PromptLogProb] | None] | None, prompt: TokenIds
     ) -> float:
-        """The log-prob of the prompt's last token, after all before it."""
+        """The log-prob of the prompt's last token, given all before it."""
         if not positions or len(positions) != len(prompt):
             raise LabelMissing(
                 f"{self._transport.url}: no log-probs of the prompt's tokens; the server ignored "
@@ -94,38 +95,32 @@ class _Completion(Wire):
 class EchoEndpoint(TextPrompts):
     """A server that takes text and repeats the prompt with its log-probs. `open` makes one.
 
-    Labels of any number of tokens take one request each.
+    Each label, of any number of tokens, takes one request.
     """
 
     @classmethod
     async def open(
         cls, transport: Transport, *, model: str | None = None, context_length: int | None = None
     ) -> Self:
-        """Ask the server for its models; that it echoes is seen at the first read.
+        """Ask the server for its models; the first read shows whether it echoes.
 
         Args:
             transport: the way to it; closed by `aclose`.
             model: its name; None takes the one model there is.
-            context_length: tokens; None takes what the server tells, else 4,096.
+            context_length: tokens; None takes what the server says, else 4,096.
 
         Raises:
             EndpointError: no answer.
             ModelNotFound: `model` is not served, or is None and several are.
         """
+        entry, characters = await text_model(transport, model, context_length)
 
-        def identity_of(entry: TextModelCard, characters: int) -> ServerIdentity:
+        def identity_of(entry: ModelCard) -> ServerIdentity:
             facts = {"kind": ECHO, "url": transport.url, "model": entry.id, "root": entry.root}
             return ServerIdentity(ECHO, entry.id, characters, fingerprint(facts))
 
-        entry, characters = await text_model(transport, model, context_length)
-
-        async def again() -> ServerIdentity:
-            is_listed = entry.root is not None
-            now, _ = await text_model(transport, entry.id, context_length, is_listed=is_listed)
-            return identity_of(now, characters)
-
-        endpoint = cls(transport, identity=identity_of(entry, characters))
-        return endpoint._guarded(again)
+        endpoint = cls(transport, identity=identity_of(entry))
+        return endpoint._guarded_as(entry, identity_of)
 
     async def find_label_token(self, label: str, *, prompt: str, separator: str) -> LabelToken:
         """As `TextEndpoint.find_label_token`; nothing is asked: the whole label is scored."""
@@ -143,7 +138,7 @@ class EchoEndpoint(TextPrompts):
         return await self._answer(read)
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
-        """Nothing: what is echoed is computed from its first token on."""
+        """Do nothing: an echoed prompt is computed from its first token on."""
 
     async def _answer(self, read: Read) -> Answer:
         prompt = self._text_of(read.prompt)
@@ -166,20 +161,20 @@ class EchoEndpoint(TextPrompts):
         )
 
     def _sum_of(self, raw: bytes, prompt: str, label: str) -> float:
-        """The sum over the label's tokens: those before the one that was generated."""
+        """The sum over the label's tokens, which stand before the one that was generated."""
         completion = parsed(_Completion, raw)
         if completion.usage:
             self._count(completion.usage.prompt_tokens, completion.usage.cached_tokens)
-        told = completion.choices[0].logprobs if len(completion.choices) == 1 else None
-        if completion.choices and told is None:
+        echo = completion.choices[0].logprobs if len(completion.choices) == 1 else None
+        if completion.choices and echo is None:
             raise UnsupportedServer(
                 f"{self._transport.url}: no log-probs of the echoed prompt; the server does not "
                 "take `echo` with `logprobs`: try another --kind"
             )
-        if told is None or len(told.tokens) != len(told.token_logprobs):
+        if echo is None or len(echo.tokens) != len(echo.token_logprobs):
             raise MalformedAnswer(f"{self._transport.url}: no log-probs of the echoed prompt")
         self._marked(completion.system_fingerprint)
-        sent, echoed = len(prompt) + len(label), sum(map(len, told.tokens[:-1]))
+        sent, echoed = len(prompt) + len(label), sum(map(len, echo.tokens[:-1]))
         if _SOME_ECHO <= echoed < _MOST_OF_IT * sent - _SOME_ECHO:
             raise PromptTooLong(
                 f"{self._transport.url}: the server cuts prompts without saying so: it echoed "
@@ -187,9 +182,9 @@ class EchoEndpoint(TextPrompts):
                 "demos",
                 cut=True,
             )
-        # `text_offset` is not asked: some servers count a BOS that is not in the text.
+        # `text_offset` is not used: some servers count a BOS that is not in the text.
         rest, total = label, []
-        for token, value in reversed(list(zip(told.tokens, told.token_logprobs, strict=True))[:-1]):
+        for token, value in reversed(list(zip(echo.tokens, echo.token_logprobs, strict=True))[:-1]):
             if not token or not rest.endswith(token):
                 break
             rest = rest.removesuffix(token)
@@ -198,6 +193,6 @@ class EchoEndpoint(TextPrompts):
                 return math.fsum(total)
         raise LabelMissing(
             f"{self._transport.url}: the label {label!r} does not end the echoed tokens "
-            f"{told.tokens[-6:]}: either the server does not echo the prompt, or its tokenizer "
+            f"{echo.tokens[-6:]}: either the server does not echo the prompt, or its tokenizer "
             "joins the label with the template's end. Let the template end in a mark such as ':'"
         )

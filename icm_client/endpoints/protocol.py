@@ -1,8 +1,8 @@
-"""What the rest of the program knows of a server: one-token reads of label tokens.
+"""All that the rest of the program knows of a server: one-token reads of label tokens.
 
 A *read* asks for the log-probs of a few tokens right after a prompt. Reads that share a prefix
-are cheap on a server with a prefix cache, if they arrive in the right order; that order is the
-planner's business (`icm_client.scoring.planner`), and `Endpoint.lanes` is what it must know.
+are cheap on a server with a prefix cache, if they arrive in the right order. The planner decides
+on that order (`icm_client.scoring.planner`), and `Endpoint.lanes` is all it needs for that.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +17,10 @@ class Exactness(StrEnum):
     """How much a log-prob can be relied on; the best first."""
 
     EXACT = "exact"
-    """From the softmax over the whole vocabulary, for the label as it was written."""
+    """From the softmax over the whole vocabulary, for the label as it is written."""
 
     TOP_K = "top-k"
-    """Found among the most probable tokens by its text, which may be a label's beginning only."""
+    """Found among the most probable tokens by its text, which may be only the label's beginning."""
 
     FLOOR = "floor"
     """An upper bound: the label's token was not among the most probable ones."""
@@ -54,7 +54,7 @@ class Usage:
         computed_tokens: prompt tokens the server prefilled.
         cached_tokens: prompt tokens the server read from its prefix cache.
         retries: attempts beyond the first.
-        sent_bytes: of the bodies of those requests, as they are uploaded.
+        sent_bytes: uploaded bodies of those requests.
     """
 
     requests: int = 0
@@ -69,15 +69,15 @@ class ServerIdentity:
     """Which server and model answer.
 
     Attributes:
-        kind: "vllm", "llama.cpp", "sglang" or what else `connect` lists.
+        kind: "vllm", "llama.cpp", "sglang" or another of `connect.KINDS`.
         model: the model's name as the server gives it.
-        context_length: ids of a prompt and the one read after it, together: tokens, or
+        context_length: the most ids of a prompt and the one read after it, together: tokens, or
             characters where the server takes only text (`TextEndpoint`).
-        fingerprint: a hex digest over everything the server tells about itself that can change
-            a log-prob: part of every key in the score store.
+        fingerprint: a hex digest over everything the server says of itself that can change a
+            log-prob: part of every key in the score store.
         of_weights: whether the fingerprint covers the weights themselves (a digest of them). What
-            a server says of itself does not change when its weights do, so its stored answers are
-            compared with new ones before they are used (`icm_client.scoring.drift`).
+            a server says of itself does not change when its weights do. So without this, stored
+            answers are compared with new ones before they are used.
     """
 
     kind: str
@@ -114,18 +114,18 @@ class Endpoint(Protocol):
         ...
 
     async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
-        """Token ids of `text`; with `add_special`, behind the model's own BOS where it has one."""
+        """Token ids of `text`; with `add_special`, after the model's own BOS where it has one."""
         ...
 
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
-        """Answer `reads` (all with the same `wanted`) in one go, aligned with them.
+        """Answer `reads` (all with the same `wanted`), aligned with them.
 
         Args:
             reads: at least one; on a server with lanes they are sent one by one in this order.
             lane: which lane serves them, where `lanes > 0`.
 
         Raises:
-            EndpointError: retries included, the server did not answer.
+            EndpointError: the server did not answer, after all retries.
             ScoreError: it answered, and the answer holds no usable score.
         """
         ...
@@ -145,7 +145,7 @@ class LabelToken(NamedTuple):
     Attributes:
         label: the label's text, as it follows a prompt.
         token: the text of the token that is looked for among the most probable ones: the label's
-            beginning, most often all of it. Empty where the endpoint needs none.
+            beginning, mostly all of it. Empty where the endpoint needs none.
     """
 
     label: str
@@ -154,10 +154,10 @@ class LabelToken(NamedTuple):
 
 @runtime_checkable
 class TextEndpoint(Protocol):
-    """What an `Endpoint` has besides, whose server takes text and tells no token ids.
+    """An `Endpoint` whose server takes text and gives no token ids.
 
     The ids of its prompts are Unicode code points, so that prefixes and store keys are over the
-    text itself. A label is one id above them all, named with `name_label`.
+    text itself. A label is one id above them all, which `name_label` returns.
     """
 
     async def find_label_token(self, label: str, *, prompt: str, separator: str) -> LabelToken:
@@ -165,12 +165,12 @@ class TextEndpoint(Protocol):
 
         Args:
             label: the text that follows a prompt.
-            prompt: any row's, without the label.
+            prompt: that of any row, without the label.
             separator: what stands between a label and the next prompt.
 
         Raises:
             EndpointError: the server did not answer.
-            LabelMissing: it does not say the label even where it only has to repeat it.
+            LabelMissing: it does not write the label even where it only has to repeat it.
         """
         ...
 
@@ -181,7 +181,7 @@ class TextEndpoint(Protocol):
 
 @runtime_checkable
 class NoticingEndpoint(Protocol):
-    """What an `Endpoint` has besides, where its answers may hold what a person should know."""
+    """An `Endpoint` that may have something to say to the user about its answers."""
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -189,9 +189,30 @@ class NoticingEndpoint(Protocol):
         ...
 
 
+class PrefixCache(NamedTuple):
+    """A server's prefix cache, as far as it is known.
+
+    Attributes:
+        block: tokens; a prefix is found again up to a multiple of them. 1 where unknown.
+        tokens: how many it holds, over all replicas that the server reports; None where unknown.
+    """
+
+    block: int = 1
+    tokens: int | None = None
+
+
+@runtime_checkable
+class CachingEndpoint(Protocol):
+    """An `Endpoint` without lanes whose server describes its prefix cache."""
+
+    async def prefix_cache(self) -> PrefixCache:
+        """What the server says; asked once. Never raises for a server that says nothing."""
+        ...
+
+
 @runtime_checkable
 class SampledEndpoint(Protocol):
-    """What an `Endpoint` has besides, where it can tell raw log-probs from processed ones."""
+    """An `Endpoint` that can send sampling settings, to see whether log-probs are raw."""
 
     async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
         """As `Endpoint.read`, with sampling settings such as `temperature` in the request."""
@@ -199,8 +220,8 @@ class SampledEndpoint(Protocol):
 
 
 SAME_NATS: Final = 0.25
-"""Log-probs further apart than this are not the same number computed twice: batches and caches
-move one by up to about 0.06 nat on a GPU, and 0.2 on llama.cpp."""
+"""Two log-probs further apart are not the same number computed twice: batches and caches move one
+by up to about 0.06 nats on a GPU, and 0.2 nats on llama.cpp."""
 
 
 def distance(one: Answer, other: Answer) -> float:
@@ -209,6 +230,21 @@ def distance(one: Answer, other: Answer) -> float:
     return max(abs(a - b) for a, b in pairs)
 
 
+_COMPARED_AT_ONCE: Final = 256
+"""Ids. Slices are compared in C, which a loop over long prompts is not."""
+
+
+def common_prefix(one: TokenIds, other: TokenIds) -> int:
+    """The number of ids that both begin with."""
+    start, end = 0, min(len(one), len(other))
+    step = _COMPARED_AT_ONCE
+    while start < end and one[start : start + step] == other[start : start + step]:
+        start += step
+    while start < end and one[start] == other[start]:
+        start += 1
+    return min(start, end)
+
+
 def lane_of(endpoint: Endpoint, number: int = 0) -> int | None:
-    """Which lane serves the `number`th of several; None where there are none."""
+    """The lane that serves the `number`th of several reads; None where there are no lanes."""
     return number % endpoint.lanes if endpoint.lanes else None

@@ -1,13 +1,17 @@
-"""What the endpoints of served models share: who answers, what it cost, how it is closed."""
+"""What all endpoints on a `Transport` share: identity, usage, checks that the server is the same.
+
+Prompts as token ids are in `tokens`, prompts as text in `texts`.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from icm_client.endpoints.identity_check import Evidence, nats_apart
+from icm_client.endpoints.models import ModelCard
 from icm_client.endpoints.parsing import Wire, listed, parsed
-from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
+from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, Usage
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     MalformedAnswer,
@@ -18,14 +22,14 @@ from icm_client.errors import (
 )
 
 _CONTROLS: Final = 3
-"""Reads of a session that are asked again where it is in doubt who answers. Two that have changed,
-or two that have not, settle it: that a single one has may be a matter of that prompt."""
+"""The first reads of a session, which are asked again where it is in doubt who answers. Two changed
+answers, or two unchanged ones, decide: a single one may have changed because of its prompt."""
 
 _SETTLE: Final = 2
 
 
 class TokenDetails(Wire):
-    """Of `TokenUsage`; vLLM tells only with --enable-prompt-tokens-details."""
+    """Of `TokenUsage`; vLLM gives it only with --enable-prompt-tokens-details."""
 
     cached_tokens: int | None = None
 
@@ -38,39 +42,18 @@ class TokenUsage(Wire):
 
     @property
     def cached_tokens(self) -> int:
-        """0 where the server does not tell."""
+        """0 where the server does not say."""
         return (self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0
 
 
-class ModelCard(Wire):
-    """An entry of `/v1/models`, as vLLM and SGLang give it."""
-
-    id: str
-    root: str | None = None
-    parent: str | None = None
-    max_model_len: int | None = None  # absent for a LoRA adapter
-
-
-class ModelCards(Wire):
-    """`/v1/models`."""
-
-    data: list[ModelCard]
-
-
-class _Named(Protocol):
-    @property
-    def id(self) -> str: ...
-
-
-_Entry = TypeVar("_Entry", bound=_Named)
 _Answer = TypeVar("_Answer", bound=Wire)
 
 NO_ROUTE: Final = (404, 405, 501)
-"""How a server or gateway answers to a path that it does not have."""
+"""How a server or gateway answers a path that it does not have."""
 
 
-class ServedEndpoint:
-    """A model behind a `Transport`; usable as an async context manager.
+class ServedEndpoint(ABC):
+    """A model that answers through a `Transport`; usable as an async context manager.
 
     Args:
         transport: the way to the server; closed by `aclose`.
@@ -81,7 +64,7 @@ class ServedEndpoint:
         self._transport = transport
         self._identity = identity
         self._controls: dict[Read, Answer] = {}
-        self._owes_a_look = False  # one came before there was anything to compare
+        self._owes_a_look = False  # a check came before there was anything to compare
         self._marks: set[str] = set()
 
     def __repr__(self) -> str:
@@ -100,7 +83,7 @@ class ServedEndpoint:
 
     @property
     def lanes(self) -> int:
-        """None of the planner's concern: one prefix cache, scheduled by the server."""
+        """0: one prefix cache, scheduled by the server."""
         return 0
 
     @property
@@ -118,19 +101,19 @@ class ServedEndpoint:
         await self._transport.aclose()
 
     def _guarded(self, ask: Callable[[], Awaitable[ServerIdentity]], *, every: int = 1) -> Self:
-        """Have it looked after that the server stays what it is; `every` as in `Evidence`."""
+        """Check from now on that the server stays what it is; `every` as in `Evidence`."""
         self._transport.guard(self._identity, ask, Evidence(self._nats_apart, every))
         return self
 
     async def _nats_apart(self) -> float:
-        """Ask again what was answered first; by how much that has changed, 0 where it has not."""
+        """Ask the first reads again; the nats by which the answers have changed, or 0."""
         self._owes_a_look = not self._controls
         changes: list[float] = []
         same = 0
         for read, answer in list(self._controls.items()):  # others are kept meanwhile
             try:
                 change = await nats_apart(answer, partial(self._asked_again, read))
-            except ScoreError:  # of noise, where a label is the last among the most probable
+            except ScoreError:  # by noise, where a label is the last among the most probable
                 continue
             changes += [change] if change else []
             same += not change
@@ -140,7 +123,7 @@ class ServedEndpoint:
 
     @abstractmethod
     async def _asked_again(self, read: Read) -> Answer:
-        """As `read`, for one; while another request waits, and has what it needs reserved."""
+        """As `read`, for one, while another request waits that holds the lane or the turn."""
 
     def _keep(self, reads: Sequence[Read], answers: Sequence[Answer]) -> None:
         """Keep the first answers, for `_nats_apart`."""
@@ -152,10 +135,10 @@ class ServedEndpoint:
                 self._transport.doubt()
 
     def _marked(self, system_fingerprint: str | None) -> None:
-        """Hear how the answer's back end is marked; a mark not seen before raises doubt.
+        """Record how the answer's back end is marked; a new mark raises doubt.
 
         It is no part of the fingerprint: a service with several back ends shows one or the other,
-        and what it answered would be lost with every change.
+        and its stored answers would be lost with every change.
         """
         if system_fingerprint and system_fingerprint not in self._marks:
             if self._marks:
@@ -167,59 +150,25 @@ class ServedEndpoint:
         self.usage.computed_tokens += max(0, prompt_tokens - cached_tokens)
 
 
-class TokenPrompts(ServedEndpoint, ABC):
-    """A server that takes token ids, several prompts a request; a subclass asks it."""
-
-    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
-        """As `Endpoint.read`; all in one request, and vLLM takes at most 1,024 of them.
-
-        Raises:
-            ValueError: the reads do not want the same tokens.
-        """
-        del lane
-        wanted = reads[0].wanted
-        if any(read.wanted != wanted for read in reads):
-            raise ValueError("reads of one call must want the same tokens")
-        answers = await self._read([read.prompt for read in reads], wanted, {})
-        self._keep(reads, answers)
-        return answers
-
-    async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
-        """As `SampledEndpoint.read_sampled`."""
-        return (await self._read([read.prompt], read.wanted, sampling))[0]
-
-    async def _asked_again(self, read: Read) -> Answer:
-        return await self.read_sampled(read, {})
-
-    @abstractmethod
-    async def _read(
-        self, prompts: Sequence[TokenIds], wanted: TokenIds, sampling: Mapping[str, float]
-    ) -> list[Answer]:
-        """Answer every prompt, in one request; `sampling` goes into its body."""
-
-
 def served_model(
     transport: Transport,
-    entries: Sequence[_Entry],
+    entries: Sequence[ModelCard],
     model: str | None,
-    *,
-    names: Callable[[_Entry], Sequence[str]] = lambda entry: (entry.id,),
-) -> _Entry:
-    """The one of `entries` that is meant.
+) -> ModelCard:
+    """The one of `entries` that the user means.
 
     Args:
         transport: for messages.
         entries: what the server lists.
-        model: its name; None takes the one model there is.
-        names: what an entry may be called.
+        model: its name or an alias; None takes the one model there is.
 
     Raises:
         ModelNotFound: `model` is not served, or is None and several are; the message lists them.
     """
-    served = [entry for entry in entries if model is None or model in names(entry)]
-    # LiteLLM lists a model that it has twice twice.
+    served = [one for one in entries if model is None or model in (one.id, *(one.aliases or ()))]
+    # LiteLLM lists a model twice that it has twice.
     if len({entry.id for entry in served}) != 1:
-        there = listed([transport.told(entry.id) for entry in entries], like=model)
+        there = listed([transport.redacted(entry.id) for entry in entries], like=model)
         asked = "choose one with --model" if model is None else f"{model!r} is not served"
         raise ModelNotFound(f"{transport.url}: {asked}; the server has: {there or 'no model'}")
     return served[0]
@@ -228,10 +177,10 @@ def served_model(
 async def native_answer(
     transport: Transport, path: str, answer: type[_Answer], *, server: str
 ) -> _Answer:
-    """What `server` says of itself at `path`, which is not one of OpenAI's.
+    """What `server` says of itself at `path`, a route of its own.
 
     Raises:
-        UnsupportedServer: there is no such path: a gateway passes only what begins with /v1.
+        UnsupportedServer: the path is missing: a gateway passes only what begins with /v1.
         EndpointError: no answer.
     """
     try:
@@ -244,24 +193,3 @@ async def native_answer(
         f"every path, or give {server}'s own URL; --kind openai reads through /v1 alone, and then "
         "only labels that are among the most probable tokens"
     )
-
-
-def adapter_facts(entry: ModelCard, models: Sequence[ModelCard]) -> dict[str, str | None]:
-    """What is told of the base that an adapter is for; nothing of a model that is none.
-
-    So the fingerprint of a model without adapters is what it was before this was asked.
-    """
-    if entry.parent is None:
-        return {}
-    roots = [model.root for model in models if model.id == entry.parent]
-    return {"parent": entry.parent, "parent_root": roots[0] if roots else None}
-
-
-def context_length_of(entry: ModelCard, models: Sequence[ModelCard]) -> int | None:
-    """Tokens; an adapter has those of its base, which is the one there is where none is found."""
-    if entry.max_model_len is not None:
-        return entry.max_model_len
-    parent = entry.parent
-    bases = [model for model in models if parent and parent in (model.id, model.root)] or models
-    lengths = {model.max_model_len for model in bases if model.max_model_len is not None}
-    return lengths.pop() if len(lengths) == 1 else None

@@ -1,4 +1,4 @@
-"""What a user may set about the way to a server."""
+"""What a user may set about requests to a server, and what is reported of them meanwhile."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,23 +8,23 @@ from typing import Final
 from icm_client.errors import InputError
 
 BACKGROUND_PRIORITY: Final = 100
-"""vLLM serves lower numbers first; 0 is what everybody has who sends none."""
+"""vLLM serves lower numbers first; a request without a priority has 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long a request is tried.
+    """How often and how long a request is repeated.
 
     Attributes:
         attempts: at most this many, the first included.
         attempt_timeout_s: deadline of one attempt, its body included, in seconds.
-        item_timeout_s: the attempts and the waits between them take no longer than this together,
-            in seconds. The time in which a request waits for its turn here does not count.
+        item_timeout_s: deadline of all attempts and the waits between them, in seconds. The time
+            in which a request waits for its turn here does not count.
         initial_wait_s: the first wait is drawn from 0 to this; the range doubles each time.
         maximum_wait_s: the range's end.
         retry_after_cap_s: the longest wait that a server may ask for with Retry-After.
-        bad_answers: attempts end with this many answers that came and are none (MalformedAnswer,
-            ScoreNotFinite): a server that is up gives most of them again.
+        bad_answers: attempts end after so many answers that arrived and cannot be used
+            (MalformedAnswer, ScoreNotFinite): a server that is up mostly gives them again.
     """
 
     attempts: int = 20
@@ -42,8 +42,8 @@ class Waiting:
 
     Attributes:
         seconds: until then.
-        reason: what went wrong, fit to be shown.
-        attempt: how many have failed.
+        reason: what went wrong, fit for a message.
+        attempt: how many attempts have failed.
         asked_by_server: whether the server named the time (Retry-After).
     """
 
@@ -54,7 +54,7 @@ class Waiting:
 
 
 class Why(StrEnum):
-    """What changed the limit, or keeps it from growing."""
+    """What changed the limit, or stopped its growth."""
 
     DOUBLED = "doubled"
     """The start: a round went well."""
@@ -66,10 +66,10 @@ class Why(StrEnum):
     """429 or 503."""
 
     SLOWER = "slower"
-    """Held: latency has grown."""
+    """Growth stopped: latency has grown."""
 
     QUEUE = "queue"
-    """Held: the server's queue grows. Lowered: it is longer than a good neighbour lets it be."""
+    """Growth stopped: the server's queue grows. Lowered: the queue is longer than it may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,44 +94,44 @@ WireEvent = Waiting | LimitChange
 
 @dataclass(frozen=True, slots=True)
 class GoodNeighbour:
-    """How a server that others use too is spared.
+    """How to spare a server that others use too.
 
     Attributes:
         queue: requests that may wait in the server, ours and others'. Its `/metrics` is asked
-            every `TransportSettings.metrics_interval_s`; a server without one is not spared so.
+            every `TransportSettings.metrics_interval_s`; without one, its queue is not watched.
         priority: sent to vLLM with every request for log-probs. A server without
-            `--scheduling-policy priority` knows no other than 0.
+            `--scheduling-policy priority` takes none but 0.
     """
 
     queue: int = 4
     priority: int = BACKGROUND_PRIORITY
 
     def __post_init__(self) -> None:
-        """Refuse a queue that cannot be; raises `InputError`."""
+        """Refuse a queue below 0; raises `InputError`."""
         if self.queue < 0:
             raise InputError(f"the server's queue cannot be kept under {self.queue} requests")
 
 
 @dataclass(frozen=True, slots=True)
 class TransportSettings:
-    """What a user may set about the way to a server.
+    """Limits and deadlines of the requests to a server.
 
     Attributes:
-        retry: how long a request is tried.
-        max_in_flight: requests on the wire at the same time, at most; never more than half of the
+        retry: how often and how long a request is repeated.
+        max_in_flight: the most requests on the wire at the same time; never more than half of the
             descriptors that this process may open.
-        min_in_flight: what refusals lower that number to, at most.
+        min_in_flight: refusals do not lower that number further than to this.
         start_in_flight: where it begins.
-        good_neighbour: how others are spared; None takes what the server gives.
+        good_neighbour: how to spare others; None takes what the server gives.
         metrics_interval_s: how often the length of the server's queue is asked for, in seconds.
         identity_interval_s: how often the server is asked whether it still serves the same model,
-            in seconds; it is asked after every sign of a restart as well.
-        max_body_bytes: an answer longer than this is refused unread.
+            in seconds; it is also asked after every sign of a restart.
+        max_body_bytes: a longer answer is refused.
         connect_timeout_s: deadline for a TCP and TLS connection, in seconds.
-        observe: called with what a user may want to see and a journal to keep: every wait before a
-            repetition, every change of the limit. Be quick, and do not raise.
-        stopping: once it says so, nothing is repeated any more, no wait goes on, and what waits for
-            its turn is not sent: `RunStopped`.
+        observe: called with every wait before a repetition and every change of the limit, for the
+            terminal and the journal. It must be quick, and must not raise.
+        stopping: whether the run is to stop. Then nothing is repeated, waits end, and requests that
+            wait for their turn are not sent: `RunStopped`.
     """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -147,7 +147,7 @@ class TransportSettings:
     stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
-        """Refuse bounds that are none; raises `InputError`."""
+        """Refuse bounds that are no range; raises `InputError`."""
         if not 1 <= self.min_in_flight <= self.max_in_flight:
             raise InputError(
                 f"at least {self.min_in_flight} and at most {self.max_in_flight} requests in "

@@ -1,15 +1,13 @@
 """One endpoint over several servers of the same model.
 
 Servers with lanes lend their lanes: the planner cuts its walk over the prefix tree into one stretch
-a lane. Among servers without, a request goes where it is done first: to the server with the fewest
-tokens before it, its own uncached ones included. What hangs below a prefix so stays on the server
-that has the prefix, until computing it once more elsewhere is quicker than waiting.
+a lane. Among servers without lanes, a request goes where it is done first: to the server with the
+fewest tokens left to compute, the request's own uncached ones included. So prompts stay on the
+server that has their prefix, until it is quicker to compute that prefix elsewhere than to wait.
 
-A server that cannot be reached any more, or answers nothing in time, gets nothing; what it had is
-sent to the others. So is what a server refuses or fails on to the end: it is given up where another
-one answers the same, for then it was not the request.
-
-One of several servers: what it has to do, and which prefixes it was sent.
+A server that cannot be reached any more, or does not answer in time, is given up, and its requests
+go to the others. If one refuses a request or fails on it to the end, another is asked the same;
+where that one answers, the request was not at fault, and the first server is given up.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -25,17 +23,19 @@ from pydantic import SecretStr
 from icm_client.endpoints.connect import Kind, connect
 from icm_client.endpoints.identity_check import nats_apart
 from icm_client.endpoints.parsing import without_credentials
-from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
 from icm_client.endpoints.protocol import (
     SAME_NATS,
     Answer,
+    CachingEndpoint,
     Endpoint,
     NoticingEndpoint,
+    PrefixCache,
     Read,
     ServerIdentity,
     TextEndpoint,
     TokenIds,
     Usage,
+    common_prefix,
 )
 from icm_client.endpoints.settings import TransportSettings
 from icm_client.errors import (
@@ -48,107 +48,20 @@ from icm_client.errors import (
     ScoreError,
 )
 
-REMEMBERED_PREFIXES: Final = 4096
-"""Of one server; those sent first are forgotten first, as its cache does."""
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """A server without lanes, or one whose lanes are chosen by others.
-
-    Attributes:
-        name: for messages.
-        endpoint: the way to it.
-        waiting: prompt tokens that it has yet to compute.
-    """
-
-    name: str
-    endpoint: Endpoint
-    waiting: int = 0
-    _prefixes: list[TokenIds] = field(default_factory=list)  # sorted
-    _in_order: deque[TokenIds] = field(default_factory=deque)
-    _on_their_way: dict[TokenIds, anyio.Event] = field(default_factory=dict)
-
-    def uncached(self, prefix: TokenIds, prompts: Sequence[TokenIds] = ()) -> int:
-        """Tokens that it would have to compute for `prefix`, and for `prompts` behind it."""
-        missing = len(prefix) - len(self.longest_prefix(prefix))
-        return missing + sum(len(prompt) - len(prefix) for prompt in prompts)
-
-    def longest_prefix(self, prompt: TokenIds) -> TokenIds:
-        """The longest prefix that it was sent and `prompt` begins with; () if there is none."""
-        end = len(self._prefixes)
-        begun = prompt
-        while True:
-            # Whatever begins a prompt sorts before it, and what sorts before the one found can
-            # only begin what that one and the prompt have in common.
-            end = bisect_right(self._prefixes, begun, hi=end)
-            if not end:
-                return ()
-            found = self._prefixes[end - 1]
-            if begun[: len(found)] == found:
-                return found
-            begun = begun[: _common(begun, found)]
-
-    async def have(self, prefix: TokenIds, *, again: bool = False) -> None:
-        """Return when it has been sent `prefix`, by this call or another; `again`: in any case.
-
-        Raises:
-            EndpointError: as `Endpoint.warm`.
-        """
-        on_its_way = self._on_their_way.get(prefix)
-        if on_its_way is not None:
-            await on_its_way.wait()
-        known = len(self.longest_prefix(prefix)) == len(prefix)
-        if known and not again:
-            return
-        tokens = self.uncached(prefix)
-        arrived = self._on_their_way[prefix] = anyio.Event()
-        self._remember(prefix)  # ahead of the answer, so that nobody sends it elsewhere meanwhile
-        try:
-            async with self.at_work(tokens):
-                await self.endpoint.warm(prefix)
-        finally:
-            del self._on_their_way[prefix]
-            arrived.set()
-
-    @asynccontextmanager
-    async def at_work(self, tokens: int) -> AsyncIterator[None]:
-        """Count `tokens` as waiting."""
-        self.waiting += tokens
-        try:
-            yield
-        finally:
-            self.waiting -= tokens
-
-    def _remember(self, prefix: TokenIds) -> None:
-        place = bisect_left(self._prefixes, prefix)
-        if self._prefixes[place : place + 1] == [prefix]:
-            return
-        insort(self._prefixes, prefix)
-        self._in_order.append(prefix)
-        if len(self._in_order) > REMEMBERED_PREFIXES:
-            oldest = self._in_order.popleft()
-            del self._prefixes[bisect_left(self._prefixes, oldest)]
-
-
-def _common(one: TokenIds, other: TokenIds) -> int:
-    for index, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return index
-    return min(len(one), len(other))
-
-
 ATTEMPTS: Final = 6
-"""At most, at a server beside which there are others: about 15 s, and the others have its work."""
+"""At most, of a request at one of several servers: after about 15 s the others take it over."""
 
 DEADLINES: Final = 2
-"""At a server that hangs: the item's deadline in deadlines of an attempt."""
+"""Where a server hangs: a request's deadline, in deadlines of one attempt."""
 
 _GONE: Final = (EndpointUnreachable, EndpointTimeout)
-"""Of what a server is given up at once, where there are others."""
+"""Errors after which a server is given up at once, where there are others."""
+
+REMEMBERED_PREFIXES: Final = 4096
+"""Of one server; the oldest are forgotten first, as in the server's own cache."""
 
 _OF_ALL: Final = (ModelChanged, PromptTooLong)
-"""What ends no server, and is asked of no other: the run is in question, or the row."""
+"""Errors of the run or of the row: no server is given up, and no other is asked."""
 
 _T = TypeVar("_T")
 
@@ -162,20 +75,20 @@ async def connect_several(
     kind: Kind | None = None,
     on_lost: Callable[[str, EndpointError], None] | None = None,
 ) -> "SeveralEndpoints":
-    """The servers behind `urls`, as one endpoint; see `connect`.
+    """One endpoint over the servers at `urls`; see `connect`.
 
     Args:
         urls: one a server, no two alike.
         model: which of their models; None takes the only one.
         api_key: the key that all of them take.
-        settings: of every server; at most `ATTEMPTS` attempts a request, and `DEADLINES` of their
-            deadlines.
+        settings: of every server; a request gets at most `ATTEMPTS` attempts, and the time of
+            `DEADLINES` of them.
         kind: how to read them; None asks each.
-        on_lost: told the URL of a server that is given up, and why.
+        on_lost: called with the URL of a server that is given up, and the reason.
 
     Raises:
         InputError: two URLs are the same, or their servers are not alike.
-        EndpointError: as `connect`, for any of them: at the start all must be there.
+        EndpointError: as `connect`, from any of them: at the start all must answer.
     """
     if len({url.rstrip("/") for url in urls}) < len(urls):
         raise InputError("the same --endpoint is given twice")
@@ -203,16 +116,94 @@ async def connect_several(
         raise
 
 
+@dataclass(slots=True, eq=False)
+class Member:
+    """One of the servers: how much it has to do, and which prefixes it was sent.
+
+    Attributes:
+        name: for messages.
+        endpoint: the way to it.
+        waiting: prompt tokens that it still has to compute.
+    """
+
+    name: str
+    endpoint: Endpoint
+    waiting: int = 0
+    _prefixes: list[TokenIds] = field(default_factory=list)  # sorted
+    _in_order: deque[TokenIds] = field(default_factory=deque)
+    _under_way: dict[TokenIds, anyio.Event] = field(default_factory=dict)
+
+    def uncached(self, prefix: TokenIds, prompts: Sequence[TokenIds] = ()) -> int:
+        """Tokens that it would have to compute for `prefix` and for `prompts` that begin so."""
+        missing = len(prefix) - len(self.longest_prefix(prefix))
+        return missing + sum(len(prompt) - len(prefix) for prompt in prompts)
+
+    def longest_prefix(self, prompt: TokenIds) -> TokenIds:
+        """The longest prefix that it was sent and that `prompt` begins with; () without one."""
+        end = len(self._prefixes)
+        begun = prompt
+        while True:
+            # Whatever begins a prompt sorts before it, and what sorts before the one found can
+            # only begin what that one and the prompt have in common.
+            end = bisect_right(self._prefixes, begun, hi=end)
+            if not end:
+                return ()
+            found = self._prefixes[end - 1]
+            if begun[: len(found)] == found:
+                return found
+            begun = begun[: common_prefix(begun, found)]
+
+    async def have(self, prefix: TokenIds, *, again: bool = False) -> None:
+        """Return when it has been sent `prefix`, by this call or another; `again`: in any case.
+
+        Raises:
+            EndpointError: as `Endpoint.warm`.
+        """
+        if (under_way := self._under_way.get(prefix)) is not None:
+            await under_way.wait()
+        known = len(self.longest_prefix(prefix)) == len(prefix)
+        if known and not again:
+            return
+        tokens = self.uncached(prefix)
+        arrived = self._under_way[prefix] = anyio.Event()
+        self._remember(prefix)  # before the answer, so that nobody sends it elsewhere meanwhile
+        try:
+            async with self.at_work(tokens):
+                await self.endpoint.warm(prefix)
+        finally:
+            del self._under_way[prefix]
+            arrived.set()
+
+    @asynccontextmanager
+    async def at_work(self, tokens: int) -> AsyncIterator[None]:
+        """Count `tokens` as waiting."""
+        self.waiting += tokens
+        try:
+            yield
+        finally:
+            self.waiting -= tokens
+
+    def _remember(self, prefix: TokenIds) -> None:
+        place = bisect_left(self._prefixes, prefix)
+        if self._prefixes[place : place + 1] == [prefix]:
+            return
+        insort(self._prefixes, prefix)
+        self._in_order.append(prefix)
+        if len(self._in_order) > REMEMBERED_PREFIXES:
+            oldest = self._in_order.popleft()
+            del self._prefixes[bisect_left(self._prefixes, oldest)]
+
+
 class SeveralEndpoints:
-    """An `Endpoint` whose requests are shared out among others.
+    """An `Endpoint` that shares its requests out among others.
 
     Args:
         members: the servers by their names, at least one; closed by `aclose`.
-        on_lost: told the name of a server that is given up, and why.
+        on_lost: called with the name of a server that is given up, and the reason.
 
     Raises:
-        InputError: the servers' fingerprints differ, so that their log-probs would not be one
-            model's; or they take only text, whose label tokens each would number by itself.
+        InputError: the servers' fingerprints differ, so that their log-probs would not be those of
+            one model; or they take only text, where each numbers label tokens by itself.
     """
 
     def __init__(
@@ -226,7 +217,7 @@ class SeveralEndpoints:
         self._on_lost = on_lost
         self._given_up: list[str] = []
         self._comparing = anyio.Lock()
-        self._alike = len(members) == 1
+        self._alike = len(members) == 1  # whether they answered the first read alike
         first = self._members[0]
         self._identity = first.endpoint.identity
         for member in self._members:
@@ -240,7 +231,7 @@ class SeveralEndpoints:
                     f"{_described(first)} and {_described(member)}. Start them alike, from the "
                     "same weights and with the same version, or use one of them."
                 )
-        # Which member has a lane, and which of its own it is.
+        # For each lane the member that has it, and its number there.
         self._lanes = [
             (member, lane) for member in self._members for lane in range(member.endpoint.lanes)
         ]
@@ -279,7 +270,7 @@ class SeveralEndpoints:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """As `NoticingEndpoint.notices`: which servers were given up, and what each has to say."""
+        """As `NoticingEndpoint.notices`: those of each server, and which were given up."""
         of_members = [
             notice
             for member in self._members
@@ -310,7 +301,7 @@ class SeveralEndpoints:
         return answers
 
     async def _compare(self, read: Read, answer: Answer) -> None:
-        """Ask all servers the same: what they say of themselves does not tell their weights."""
+        """Ask all servers the same: what they say of themselves does not identify their weights."""
         for member in list(self._there):
             if member.endpoint.identity.of_weights:
                 continue
@@ -343,8 +334,8 @@ class SeveralEndpoints:
             prefix = ()
 
         async def work(member: Member) -> list[Answer]:
-            # Siblings in one request do not find each other's prefix in the cache: what was sent
-            # ahead elsewhere is sent ahead here too.
+            # Prompts of one request do not find each other's prefix in the cache: it is prefilled
+            # here too, as it was elsewhere.
             await member.have(prefix)
             async with member.at_work(member.uncached(prefix, prompts)):
                 return await member.endpoint.read(reads)
@@ -352,7 +343,7 @@ class SeveralEndpoints:
         return await self._tried(lambda among: self._quickest(among, prefix, prompts), work)
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
-        """As `Endpoint.warm`, on the server that will be sent what follows."""
+        """As `Endpoint.warm`, on the server that will get the prompts."""
         if self._lanes:
             await self._on_lane(lane, lambda endpoint, own: endpoint.warm(prefix, lane=own))
             return
@@ -391,7 +382,7 @@ class SeveralEndpoints:
         return await self._tried(choose, lambda member: work(member.endpoint, own[member]))
 
     def _lane(self, lane: int | None, among: Sequence[Member]) -> tuple[Member, int]:
-        """Whose lane that is; other servers' lanes are spread over those `among` them."""
+        """The member that has the lane; lanes of members not `among` them are spread over these."""
         number = lane or 0
         member, own = self._lanes[number]
         if member in among:
@@ -402,20 +393,17 @@ class SeveralEndpoints:
     def _quickest(
         self, among: Sequence[Member], prefix: TokenIds, prompts: Sequence[TokenIds] = ()
     ) -> Member:
-        return min(
-            among,
-            key=lambda member: member.waiting + member.uncached(prefix, prompts),
-        )
+        return min(among, key=lambda member: member.waiting + member.uncached(prefix, prompts))
 
     async def _tried(
         self,
         choose: Callable[[Sequence[Member]], Member],
         work: Callable[[Member], Awaitable[_T]],
     ) -> _T:
-        """What `work` returns for the member chosen, or for another where that one fails.
+        """What `work` returns for the member that `choose` picks, or for another if that one fails.
 
         Raises:
-            EndpointError: all fail; the first one's.
+            EndpointError: all fail; the error of the first.
         """
         failed: dict[Member, EndpointError] = {}
         while among := [member for member in self._there if member not in failed]:

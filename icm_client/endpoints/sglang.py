@@ -4,35 +4,28 @@ Source: https://docs.sglang.ai/basic_usage/native_api.html and `GenerateReqInput
 https://github.com/sgl-project/sglang/blob/main/python/sglang/srt/managers/io_struct.py. The answer
 to `/generate` holds, for each prompt, `meta_info.output_token_ids_logprobs`: a position for each
 generated token, with `[log-prob, token id, text or null]` for each id asked. `/v1/score` gives
-similar numbers, and reads a label that is not there as probability 0: it is not used.
+similar numbers, but reads a label that is not there as probability 0: it is not used.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Self
+from typing import ClassVar, Final
 
 from pydantic import RootModel
 
-from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
-from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
-from icm_client.endpoints.served import (
-    ModelCards,
-    TokenPrompts,
-    adapter_facts,
-    context_length_of,
-    served_model,
-)
+from icm_client.endpoints.parsing import Wire, log_prob, parsed
+from icm_client.endpoints.protocol import Answer, Exactness, TokenIds
+from icm_client.endpoints.tokens import TokenPrompts
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     LabelMissing,
     MalformedAnswer,
     PromptTooLong,
     RequestRefused,
-    UnsupportedServer,
 )
 
 KIND: Final = "sglang"
 
-# Without these a server's default (`--sampling-defaults model`) could warp what is read.
+# Without these a server's own defaults (`--sampling-defaults model`) could change log-probs.
 _PLAIN_SAMPLING: Final[Mapping[str, float]] = {
     "temperature": 0.0,
     "top_p": 1.0,
@@ -58,10 +51,6 @@ class _Generations(RootModel[list[_Generation]]):
     pass
 
 
-class _Tokens(Wire):
-    tokens: list[int]
-
-
 class _Info(Wire):
     model_path: str | None = None
     tokenizer_path: str | None = None
@@ -72,74 +61,21 @@ class _Info(Wire):
 class SglangEndpoint(TokenPrompts):
     """An SGLang server. `open` makes one. It schedules by itself: `lanes` is 0."""
 
-    def __init__(
-        self, transport: Transport, *, identity: ServerIdentity, adapter: str | None = None
-    ) -> None:
-        super().__init__(transport, identity=identity)
-        self._adapter = adapter
+    _kind: ClassVar[str] = KIND
+    _server: ClassVar[str] = "SGLang"
+    _tokenize_path: ClassVar[str] = "/v1/tokenize"
 
     @classmethod
-    async def open(cls, transport: Transport, *, model: str | None = None) -> Self:
-        """Ask the server who it is.
-
-        Args:
-            transport: the way to it; closed by `aclose`.
-            model: its name, or a LoRA adapter's; None takes the one model there is.
-
-        Raises:
-            EndpointError: no answer, or not SGLang's.
-            UnsupportedServer: it does not tell how long a context it serves.
-            ModelNotFound: `model` is not served, or is None and several are.
-        """
-        identity, adapter = await cls._ask(transport, model)
-
-        async def again() -> ServerIdentity:
-            return (await cls._ask(transport, identity.model))[0]
-
-        endpoint = cls(transport, identity=identity, adapter=adapter)
-        return endpoint._guarded(again)
-
-    @classmethod
-    async def _ask(
-        cls, transport: Transport, model: str | None
-    ) -> tuple[ServerIdentity, str | None]:
-        """Who answers, and the LoRA adapter that `/generate` must be told: it takes no model."""
-        models = await transport.get("/v1/models", lambda body: parsed(ModelCards, body))
-        entry = served_model(transport, models.data, model)
-        context_length = context_length_of(entry, models.data)
-        if context_length is None:
-            raise UnsupportedServer(
-                f"{transport.url}/v1/models: no max_model_len for {transport.told(entry.id)}, nor "
-                "for its base model; if a gateway stands before SGLang, give the URL behind it"
-            )
-        # Both routes were renamed; the old names go on for a while.
+    async def _facts(cls, transport: Transport) -> dict[str, str | None]:
+        # Both routes were renamed; the old names still work for a while.
         weights = await _info(transport, "/model_info", "/get_model_info")
         server = await _info(transport, "/server_info", "/get_server_info")
-        identity = ServerIdentity(
-            kind=KIND,
-            model=entry.id,
-            context_length=context_length,
-            fingerprint=fingerprint(
-                {
-                    "kind": KIND,
-                    "model": entry.id,
-                    "root": entry.root,
-                    "context_length": context_length,
-                    "path": weights.model_path,
-                    "tokenizer": weights.tokenizer_path,
-                    "weights": weights.weight_version,
-                    "version": server.version,
-                    **adapter_facts(entry, models.data),
-                }
-            ),
-        )
-        return identity, entry.id if entry.parent is not None else None
-
-    async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
-        """As `Endpoint.tokenize`."""
-        body = {"model": self.identity.model, "prompt": text, "add_special_tokens": add_special}
-        answer = await self._transport.post("/v1/tokenize", body, lambda raw: parsed(_Tokens, raw))
-        return tuple(answer.tokens)
+        return {
+            "path": weights.model_path,
+            "tokenizer": weights.tokenizer_path,
+            "weights": weights.weight_version,
+            "version": server.version,
+        }
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
         """As `Endpoint.warm`: a one-token request for the bare prefix."""
@@ -156,8 +92,8 @@ class SglangEndpoint(TokenPrompts):
     ) -> list[Answer]:
         body = self._body_for(prompts, sampling) | {
             "return_logprob": True,
-            # From the generated token on: log-probs of the prompt would make the server compute
-            # what its prefix cache holds.
+            # From the generated token on: for log-probs of the prompt, the server would compute
+            # again what its prefix cache holds.
             "logprob_start_len": -1,
             "token_ids_logprob": [wanted for _ in prompts],
         }
@@ -219,7 +155,7 @@ class SglangEndpoint(TokenPrompts):
 
 
 async def _info(transport: Transport, *paths: str) -> _Info:
-    """What the first of `paths` that there is tells; nothing where there is none."""
+    """What the server says at the first of `paths` that it has; nothing if it has none."""
     for path in paths:
         try:
             return await transport.get(path, lambda body: parsed(_Info, body))

@@ -1,19 +1,19 @@
-"""Prompts as texts, for servers that take nothing else.
+"""Prompts as text, for servers that take nothing else, and which of their models is meant.
 
 A prompt's ids are its Unicode code points: what two prompts share as text they share as ids, and
-nothing need be asked or remembered to turn them into text again. A label is one id above all code
-points, drawn from its text by a hash, so that it is the same in every process.
+nothing has to be asked or remembered to turn them into text again. A label is one id above all
+code points, a hash of its text, so that it is the same in every process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Self
 
-from icm_client.endpoints.parsing import ModelList, Wire, parsed
+from icm_client.endpoints.models import MODELS, ModelCard, models_in
 from icm_client.endpoints.protocol import LabelToken, ServerIdentity, TokenIds
-from icm_client.endpoints.served import ModelCard, ServedEndpoint, served_model
+from icm_client.endpoints.served import ServedEndpoint, served_model
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     AuthenticationRefused,
@@ -24,40 +24,18 @@ from icm_client.errors import (
 )
 
 CHARACTERS_A_TOKEN: Final = 3
-"""How many characters a context's tokens are taken to hold. English has over four. Text with
-fewer is refused by the server where it does not fit, and the run then says so."""
+"""Assumed where a context is given in tokens. English has over four. Text with fewer is refused by
+the server where it does not fit, and the run then says so."""
 
 ASSUMED_CONTEXT: Final = 4096
-"""Tokens, where neither the server nor the user tells."""
+"""Tokens, where neither the server nor the user says."""
 
 _FIRST_LABEL: Final = 0x110000
 _LABEL_IDS: Final = 2**31 - _FIRST_LABEL
 
 
-class _Meta(Wire):
-    n_ctx: int | None = None
-
-
-class TextModelCard(ModelCard):
-    """An entry of `/v1/models` of any server; most tell no more than the name."""
-
-    meta: _Meta | None = None  # llama.cpp
-    context_length: int | None = None  # OpenRouter, Together
-    context_window: int | None = None  # Groq
-
-    @property
-    def context_tokens(self) -> int | None:
-        """Tokens of the context, where the server tells in one of the ways known here."""
-        told = (self.max_model_len, self.context_length, self.context_window)
-        return next((length for length in told if length), self.meta.n_ctx if self.meta else None)
-
-
-class _Models(ModelList):
-    data: list[TextModelCard] | None  # Ollama, without a model
-
-
 class TextPrompts(ServedEndpoint):
-    """The part of a text endpoint that knows ids and labels. See `protocol.TextEndpoint`."""
+    """A server that takes text: ids are code points. See `protocol.TextEndpoint`."""
 
     def __init__(self, transport: Transport, *, identity: ServerIdentity) -> None:
         super().__init__(transport, identity=identity)
@@ -83,6 +61,18 @@ class TextPrompts(ServedEndpoint):
             )
         return number
 
+    def _guarded_as(
+        self, entry: ModelCard, identity_of: Callable[[ModelCard], ServerIdentity]
+    ) -> Self:
+        """As `_guarded`, for the model that the server lists as `entry`."""
+
+        async def again() -> ServerIdentity:
+            is_listed = entry.root is not None
+            now, _ = await text_model(self._transport, entry.id, None, is_listed=is_listed)
+            return identity_of(now)
+
+        return self._guarded(again)
+
     def _text_of(self, ids: TokenIds) -> str:
         return "".join(chr(one) if one < _FIRST_LABEL else self._labels[one].label for one in ids)
 
@@ -93,22 +83,22 @@ async def text_model(
     context_length: int | None,
     *,
     is_listed: bool = False,
-) -> tuple[TextModelCard, int]:
-    """The model that is meant, and the code points that its context holds.
+) -> tuple[ModelCard, int]:
+    """The model that the user means, and the code points that its context holds.
 
     Args:
         transport: the way to the server.
-        model: its name; may be left out where the server lists one only. It is taken on trust
-            where no list of names can be had: the first request decides.
-        context_length: tokens; None takes what the server tells, else `ASSUMED_CONTEXT`.
-        is_listed: whether the server is known to list its models: a failure to is one then.
+        model: its name; None takes the only one that is listed. A name is taken on trust where
+            the server lists no names: the first request decides.
+        context_length: tokens; None takes what the server says, else `ASSUMED_CONTEXT`.
+        is_listed: whether the server has listed its models before, so that no list is an error.
 
     Raises:
         ModelNotFound: `model` is not among those listed, or is None and not one is.
         EndpointError: no answer.
     """
     try:
-        entries = await _models_of(transport, "/v1/models")
+        entries = await transport.get(MODELS, models_in)
     except AuthenticationRefused:
         raise
     except (RequestRefused, MalformedAnswer) as error:
@@ -118,26 +108,22 @@ async def text_model(
             raise ModelNotFound(
                 f"{transport.url} does not list its models ({error}): name one with --model"
             ) from None
-        entries = ()
+        entries = []
     names = [one for one in entries if "*" not in one.id]
     if model is None and not names:
         raise ModelNotFound(f"{transport.url} lists no model by its name: name one with --model")
     if model is not None and await _is_on_trust(transport, model, entries):
-        entry = TextModelCard(id=model)
+        entry = ModelCard(id=model)
     else:
         entry = served_model(transport, names, model)
     tokens = context_length or entry.context_tokens or ASSUMED_CONTEXT
     return entry, tokens * CHARACTERS_A_TOKEN
 
 
-async def _models_of(transport: Transport, path: str) -> Sequence[TextModelCard]:
-    return (await transport.get(path, lambda body: parsed(_Models, body))).data or ()
-
-
-async def _is_on_trust(transport: Transport, model: str, entries: Sequence[TextModelCard]) -> bool:
+async def _is_on_trust(transport: Transport, model: str, entries: Sequence[ModelCard]) -> bool:
     """Whether `model` may be served though it is not listed: gateways list wildcards, or nothing.
 
-    LiteLLM lists what it knows of `openai/*` in the place of that, unless asked for wildcards.
+    In the place of `openai/*` LiteLLM lists the models it knows, unless asked for wildcards.
     Source: https://docs.litellm.ai/docs/proxy/model_discovery
     """
     if any(entry.id == model for entry in entries):
@@ -145,9 +131,9 @@ async def _is_on_trust(transport: Transport, model: str, entries: Sequence[TextM
     if not entries or _has_wildcard_of(model, entries):
         return True
     with suppress(RequestRefused, MalformedAnswer):
-        entries = await _models_of(transport, "/v1/models?return_wildcard_routes=true")
+        entries = await transport.get(f"{MODELS}?return_wildcard_routes=true", models_in)
     return _has_wildcard_of(model, entries)
 
 
-def _has_wildcard_of(model: str, entries: Sequence[TextModelCard]) -> bool:
+def _has_wildcard_of(model: str, entries: Sequence[ModelCard]) -> bool:
     return any("*" in entry.id and fnmatchcase(model, entry.id) for entry in entries)

@@ -1,16 +1,24 @@
-"""One way to a server: retries with back-off, deadlines, the in-flight limit, typed errors.
+"""One request: from the first attempt to its parsed answer, or to a typed error.
 
-`icm_client.endpoints.exchange` sends one request; this decides when, how often, and whether what
-answers is still the model that the run began with.
+    repeat, at most `RetryPolicy.attempts` times and `item_timeout_s` seconds in all:
+        wait for its turn (`limiter`: requests in flight, a pace, a pause that was asked for)
+        if it is in doubt who answers, ask (`identity_check`): another model is ModelChanged
+        send it, and read the whole answer within `attempt_timeout_s` (`exchange`);
+            a failed connection or a status other than 2xx is a typed error (`http_errors`)
+        parse the answer and return (`parsing`: else MalformedAnswer or ScoreNotFinite)
+        after an error:
+            429, 503: have fewer requests in flight, a pause, perhaps a pace (`limiter`)
+            raise it if no repetition helps (`IcmError.retry` is NEVER), at the third bad answer,
+                and where no attempt or no time is left or the run is to stop
+            wait: a random time whose range doubles, or what Retry-After asks for
 
-How often and how long one item is tried.
+Retries, deadlines and waits are here; each other step is in the file named beside it.
 """
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
 import anyio
@@ -19,9 +27,10 @@ from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from icm_client.endpoints.exchange import NO_HEADERS, Body, Exchange
-from icm_client.endpoints.identity_check import Evidence, IdentityCheck
+from icm_client.endpoints.identity_check import COMPARING, LOOKING, Evidence, IdentityCheck
 from icm_client.endpoints.limiter import Gate
-from icm_client.endpoints.parsing import ModelList, Wire, listed, page_words, parsed
+from icm_client.endpoints.models import MODELS, models_in
+from icm_client.endpoints.parsing import listed, page_words
 from icm_client.endpoints.protocol import ServerIdentity, Usage
 from icm_client.endpoints.settings import RetryPolicy, TransportSettings, Waiting
 from icm_client.errors import (
@@ -35,94 +44,17 @@ from icm_client.errors import (
     ScoreNotFinite,
 )
 
-
-@dataclass(slots=True)
-class Item:
-    """The attempts at one item: how many were made, and what they took."""
-
-    policy: RetryPolicy
-    attempts: int
-    made: int = 0
-    bad: int = 0
-    spent_s: float = 0.0  # on the wire and between attempts; waiting for a turn is not
-
-    def deadline_s(self) -> float:
-        """Of the next attempt."""
-        left_s = self.policy.item_timeout_s - self.spent_s
-        return max(0.001, min(self.policy.attempt_timeout_s, left_s))
-
-    def may_heal(self, error: BaseException) -> bool:
-        """Whether the attempt that ended so is worth another."""
-        self.bad += isinstance(error, MalformedAnswer | ScoreNotFinite)
-        return (
-            isinstance(error, IcmError)
-            and error.retry is not Retry.NEVER
-            and self.bad < self.policy.bad_answers
-        )
-
-    def is_over(self, state: RetryCallState) -> bool:
-        """Whether there is no attempt left, or no time for one."""
-        return (
-            self.made >= self.attempts
-            or self.spent_s + state.upcoming_sleep >= self.policy.item_timeout_s
-        )
-
-    def wait_s(self, state: RetryCallState, spacing_s: float) -> float:
-        """Seconds until the next attempt.
-
-        Args:
-            state: of the attempts so far.
-            spacing_s: seconds that requests keep between them; 0 for none. Where they do, it is
-                what a refusal is answered with, and a long wait besides would leave gaps.
-        """
-        policy = self.policy
-        error = state.outcome.exception() if state.outcome else None
-        paced = spacing_s > 0 and isinstance(error, EndpointOverloaded)
-        drawn = wait_random_exponential(
-            multiplier=min(policy.initial_wait_s, 2 * spacing_s)
-            if paced
-            else policy.initial_wait_s,
-            max=policy.maximum_wait_s,
-        )(state)
-        asked = error.retry_after_s if isinstance(error, EndpointOverloaded) else None
-        return max(drawn, min(asked or 0.0, policy.retry_after_cap_s))
-
-
 T = TypeVar("T")
 
 GET_ATTEMPTS: Final = 3
-"""What is asked with GET is asked first, and a wrong URL should be told at once; a server that is
-restarting is met again in mid-run."""
+"""A run begins with GET requests, and a wrong URL should be reported at once. In mid-run a server
+that is restarting is asked again with the next request."""
 
 _ASIDE_S: Final = 5.0
-"""Deadline for what is asked beside the work: the queue's length, the list of models."""
+"""Deadline of what is asked beside the work: the length of the queue, the list of models."""
 
-_LOOKED_S: Final = 0.1
-"""How often a wait looks whether the run is to stop."""
-
-_LOOKING: Final = ContextVar("looking", default=False)
-"""Whether what is asked is who answers; it gives up early, and is asked again with the request."""
-
-
-_COMPARING: Final[ContextVar[bool]] = ContextVar("comparing", default=False)
-"""Whether answers are being compared on behalf of a request that waits to be sent: what is asked
-then uses that request's turn, raises no doubt of its own, and is an attempt of that request's."""
-
-
-class _Entry(Wire):
-    id: str
-
-
-class _Models(ModelList):
-    data: list[_Entry]
-
-
-def _is_json(raw: bytes) -> bool:
-    try:
-        json.loads(raw)
-    except (ValueError, RecursionError):
-        return False
-    return True
+_POLL_S: Final = 0.1
+"""How often a wait checks whether the run is to stop."""
 
 
 class Transport:
@@ -175,9 +107,9 @@ class Transport:
         """Requests that may be on the wire now."""
         return self._gate.limit
 
-    def told(self, words: str) -> str:
-        """What the server said, fit for a message: clipped, and without our secrets."""
-        return self._exchange.told(words)
+    def redacted(self, words: str) -> str:
+        """The server's words, fit for a message: clipped, and without our secrets."""
+        return self._exchange.redacted(words)
 
     def guard(
         self,
@@ -185,50 +117,33 @@ class Transport:
         ask: Callable[[], Awaitable[ServerIdentity]],
         evidence: Evidence,
     ) -> None:
-        """Have it looked after that the server stays what it is.
+        """From now on, check before scoring requests that the server is still `known`.
 
-        Before a scoring request, `ask` is awaited again when the server failed or was silent since
-        the last time, and every `TransportSettings.identity_interval_s`.
+        It is checked after the server failed or was silent, and every
+        `TransportSettings.identity_interval_s`. Call this where an event loop runs.
 
         Args:
-            known: what it is.
-            ask: who answers now, by way of `get`.
-            evidence: what it computes, by way of `post`.
-
-        It is called where an event loop runs, and takes `known` for confirmed.
+            known: what the server is now.
+            ask: asks again who answers, with `get`.
+            evidence: what the server computes, asked with `post`.
         """
-
-        async def look() -> ServerIdentity:
-            before = _LOOKING.set(True)
-            try:
-                return await ask()
-            finally:
-                _LOOKING.reset(before)
-
-        async def compare() -> float:
-            before = _COMPARING.set(True)
-            try:
-                return await evidence.compare()
-            finally:
-                _COMPARING.reset(before)
-
         self._identity = IdentityCheck(
             self.settings.identity_interval_s,
             known,
-            look,
-            replace(evidence, compare=compare),
+            ask,
+            evidence,
             lambda: self._gate.spacing_s,
         )
 
     def doubt(self) -> None:
-        """Have answers compared before the next scoring request: something says they may differ."""
+        """Compare answers before the next scoring request: there is a sign that they may differ."""
         self._identity.doubt(compare=True)
 
     async def get(
         self, path: str, parse: Callable[[bytes], T], *, attempts: int = GET_ATTEMPTS
     ) -> T:
         """`parse` of the body that `path` answers with. Raises and retries as `post`."""
-        return await self._retried(path, None, parse, scoring=False, attempts=attempts)
+        return await self._request(path, None, parse, scoring=False, attempts=attempts)
 
     async def post(
         self,
@@ -257,32 +172,31 @@ class Transport:
                 message.
             ScoreError: from `parse`.
         """
-        return await self._retried(
+        if attempts is None:
+            attempts = 1 if COMPARING.get() else self.settings.retry.attempts
+        return await self._request(
             path, body, parse, scoring=scoring, attempts=attempts, headers=headers
         )
 
-    async def _retried(
+    async def _request(
         self,
         path: str,
         body: Body | Callable[[], Awaitable[Body]] | None,
         parse: Callable[[bytes], T],
         *,
         scoring: bool,
-        attempts: int | None,
+        attempts: int,
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> T:
-        policy = self.settings.retry
-        if attempts is None:
-            attempts = 1 if _COMPARING.get() else policy.attempts
-        item = Item(policy, attempts)
+        item = _Item(self.settings.retry, attempts)
 
         async def attempt() -> T:
             item.made += 1
             self.usage.retries += item.made > 1
             sent = await body() if callable(body) else body
             try:
-                raw = await self._sent(path, sent, item, headers, scoring=scoring)
-                if scoring and not _COMPARING.get():
+                raw = await self._answer(path, sent, item, headers, scoring=scoring)
+                if scoring and not COMPARING.get():
                     await self._identity.confirm()
             except EndpointError as error:
                 self._identity.failed(error)
@@ -294,31 +208,32 @@ class Transport:
             retry=retry_if_exception(item.may_heal),
             stop=lambda state: item.is_over(state) or self.settings.stopping(),
             wait=lambda state: item.wait_s(state, self._gate.spacing_s),
-            sleep=self._slept,
-            before_sleep=lambda state: self._waits(item, state),
+            sleep=self._sleep,
+            before_sleep=lambda state: self._report_wait(item, state),
             reraise=True,
         )
         try:
             return await retrying(attempt)
         except IcmError as error:
-            given_up = item.made > 1 and not _LOOKING.get() and not isinstance(error, RunStopped)
+            given_up = item.made > 1 and not LOOKING.get() and not isinstance(error, RunStopped)
             if given_up and "(gave up after" not in str(error):
                 error.args = (f"{error} (gave up after {item.made} attempts)",)
             if isinstance(error, ModelNotFound) and body is not None:
                 error.args = (f"{error}; {await self._models_there(body)}",)
             raise
 
-    async def _slept(self, seconds: float) -> None:
-        """Wait, but no longer than until the run is to stop."""
-        until = anyio.current_time() + seconds
-        while (left := until - anyio.current_time()) > 0 and not self.settings.stopping():  # noqa: ASYNC110 - a caller tells nobody
-            await anyio.sleep(min(left, _LOOKED_S))
-
-    async def _sent(
-        self, path: str, body: Body | None, item: Item, headers: Mapping[str, str], *, scoring: bool
+    async def _answer(
+        self,
+        path: str,
+        body: Body | None,
+        item: "_Item",
+        headers: Mapping[str, str],
+        *,
+        scoring: bool,
     ) -> bytes:
-        # What is asked with GET is little, and asked by those who have their turn already.
-        comparing = _COMPARING.get()
+        """The body of the answer to one attempt, sent when it is its turn."""
+        # GET requests are small, and those who send them have their turn already.
+        comparing = COMPARING.get()
         takes_turn = body is not None and not comparing
         ready = self._identity.check if scoring and not comparing else None
         # Written here: the SDK's json takes ten times as long for thousands of ids.
@@ -337,26 +252,26 @@ class Transport:
                 item.spent_s += anyio.current_time() - began
 
     def _parsed(self, parse: Callable[[bytes], T], raw: bytes, path: str) -> T:
-        """`parse` of what the server sent, untouched: a key like "token" may be a word of it."""
+        """`parse` of what the server sent, secrets included: a key may be a word like "token"."""
         try:
             return parse(raw)
         except MalformedAnswer as error:
-            reason = self.told(str(error))
+            reason = self.redacted(str(error))
         if self.url not in reason:
             reason = f"{self.url}{path}: {reason}"
         text = raw.decode("utf-8", "replace")
         page = page_words(text)
         if page is not None:
-            shown = f" ({self.told(page)!r})" if page else ""
+            shown = f" ({self.redacted(page)!r})" if page else ""
             raise MalformedAnswer(
                 f"{self.url}{path}: a web page came instead of an answer{shown}: this is not the "
                 "model server's URL, or a login page or proxy stands before it"
             )
-        failure = MalformedAnswer(f"{reason}; the answer begins with {self.told(text)!r}")
+        failure = MalformedAnswer(f"{reason}; the answer begins with {self.redacted(text)!r}")
         failure.is_json = _is_json(raw)
         raise failure
 
-    def _waits(self, item: Item, state: RetryCallState) -> None:
+    def _report_wait(self, item: "_Item", state: RetryCallState) -> None:
         seconds = state.next_action.sleep if state.next_action else 0.0
         item.spent_s += seconds
         error = state.outcome.exception() if state.outcome else None
@@ -364,12 +279,73 @@ class Transport:
             asked = isinstance(error, EndpointOverloaded) and error.retry_after_s is not None
             self.settings.observe(Waiting(seconds, str(error), item.made, asked))
 
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, but no longer than until the run is to stop."""
+        until = anyio.current_time() + seconds
+        while (left := until - anyio.current_time()) > 0 and not self.settings.stopping():  # noqa: ASYNC110 - `stopping` is a function, no event
+            await anyio.sleep(min(left, _POLL_S))
+
     async def _models_there(self, body: object) -> str:
         try:
-            raw = await self._exchange.body_of("/v1/models", None, deadline_s=_ASIDE_S)
-            names = [self.told(entry.id) for entry in parsed(_Models, raw).data]
+            raw = await self._exchange.body_of(MODELS, None, deadline_s=_ASIDE_S)
+            names = [self.redacted(entry.id) for entry in models_in(raw)]
         except IcmError:
             return "the server does not list its models"
         asked = body.get("model") if isinstance(body, Mapping) else None
         there = listed(names, like=asked if isinstance(asked, str) else None)
         return f"the server has: {there or 'none'}"
+
+
+@dataclass(slots=True)
+class _Item:
+    """The attempts at one request: whether there is another one, and when."""
+
+    policy: RetryPolicy
+    attempts: int
+    made: int = 0
+    bad: int = 0
+    spent_s: float = 0.0  # on the wire and between attempts; waiting for a turn does not count
+
+    def deadline_s(self) -> float:
+        """Of the next attempt."""
+        left_s = self.policy.item_timeout_s - self.spent_s
+        return max(0.001, min(self.policy.attempt_timeout_s, left_s))
+
+    def may_heal(self, error: BaseException) -> bool:
+        """Whether the attempt that ended so is worth another."""
+        self.bad += isinstance(error, MalformedAnswer | ScoreNotFinite)
+        return (
+            isinstance(error, IcmError)
+            and error.retry is not Retry.NEVER
+            and self.bad < self.policy.bad_answers
+        )
+
+    def is_over(self, state: RetryCallState) -> bool:
+        """Whether there is no attempt left, or no time for one."""
+        return (
+            self.made >= self.attempts
+            or self.spent_s + state.upcoming_sleep >= self.policy.item_timeout_s
+        )
+
+    def wait_s(self, state: RetryCallState, spacing_s: float) -> float:
+        """Seconds until the next attempt.
+
+        Where requests keep a distance of `spacing_s` (0: they keep none), that distance is the
+        answer to a refusal, and a long wait besides would leave gaps.
+        """
+        policy = self.policy
+        error = state.outcome.exception() if state.outcome else None
+        first_s = policy.initial_wait_s
+        if spacing_s > 0 and isinstance(error, EndpointOverloaded):
+            first_s = min(first_s, 2 * spacing_s)
+        drawn_s = wait_random_exponential(multiplier=first_s, max=policy.maximum_wait_s)(state)
+        asked_s = error.retry_after_s if isinstance(error, EndpointOverloaded) else None
+        return max(drawn_s, min(asked_s or 0.0, policy.retry_after_cap_s))
+
+
+def _is_json(raw: bytes) -> bool:
+    try:
+        json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return True

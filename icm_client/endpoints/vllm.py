@@ -5,24 +5,22 @@ Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html (`/
 6 to 12 times slower here.
 """
 
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from itertools import takewhile
-from typing import ClassVar, Final, Self, TypeVar
+from typing import ClassVar, Final, TypeVar
 
-from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
-from icm_client.endpoints.prefix_cache import PrefixCache, vllm_prefix_cache
-from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
-from icm_client.endpoints.served import (
-    ModelCards,
-    TokenPrompts,
-    TokenUsage,
-    adapter_facts,
-    context_length_of,
-    native_answer,
-    served_model,
+from icm_client.endpoints.parsing import Wire, log_prob, parsed
+from icm_client.endpoints.protocol import (
+    Answer,
+    Exactness,
+    PrefixCache,
+    TokenIds,
+    common_prefix,
 )
+from icm_client.endpoints.served import TokenUsage, native_answer
+from icm_client.endpoints.tokens import TokenPrompts
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     IcmError,
@@ -30,7 +28,6 @@ from icm_client.errors import (
     MalformedAnswer,
     PromptTooLong,
     RequestRefused,
-    UnsupportedServer,
 )
 
 KIND: Final = "vllm"
@@ -39,8 +36,11 @@ _NO_PRIORITIES: Final = "priority scheduling is not enabled"
 """Words of vLLM's 400 to any priority but 0, unless started with `--scheduling-policy priority`."""
 
 SESSION_IDS: Final = 32
-"""Prompts that begin with the same so many ids are one session: all of a subtree of the prefix
-tree, whose shared prefix is longer (`icm_client.scoring.planner.MIN_SHARED`)."""
+"""Prompts that begin with the same so many ids are one session. So all prompts below a node of the
+prefix tree are one: they share more ids (`icm_client.scoring.planner.MIN_SHARED`)."""
+
+_CACHE: Final = re.compile(rb"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
+_CACHE_FIGURE: Final = re.compile(rb'(\w+)="(\d+)"')
 
 _T = TypeVar("_T")
 
@@ -50,7 +50,7 @@ class _LogProbs(Wire):
 
 
 class PromptLogProb(Wire):
-    """Of one token of a prompt; only where `prompt_logprobs` was asked."""
+    """Of one token of a prompt; only in the answer to `prompt_logprobs`."""
 
     logprob: float | None
 
@@ -67,10 +67,6 @@ class _Completion(Wire):
     system_fingerprint: str | None = None
 
 
-class _Tokens(Wire):
-    tokens: list[int]
-
-
 class _Version(Wire):
     version: str
 
@@ -78,68 +74,24 @@ class _Version(Wire):
 class VllmEndpoint(TokenPrompts):
     """A vLLM server. `open` makes one. It schedules by itself: `lanes` is 0.
 
-    A text like "<eos>" in a row is whatever the model's tokenizer makes of it; vLLM's `/tokenize`
-    has no way to say that it is not the control token.
+    A text like "<eos>" in a row is what the model's tokenizer makes of it: `/tokenize` cannot be
+    asked not to take it for the control token.
     """
 
     _kind: ClassVar[str] = KIND
+    _server: ClassVar[str] = "vLLM"
     _takes_priority = True
     _cache: PrefixCache | None = None
 
     @classmethod
-    async def open(cls, transport: Transport, *, model: str | None = None) -> Self:
-        """Ask the server who it is.
-
-        Args:
-            transport: the way to it; closed by `aclose`.
-            model: its name; None takes the one model there is.
-
-        Raises:
-            EndpointError: no answer, or not vLLM's.
-            UnsupportedServer: it does not tell how long a context it serves.
-            ModelNotFound: `model` is not served, or is None and several are.
-        """
-        identity = await cls._identity_of(transport, model)
-        endpoint = cls(transport, identity=identity)
-        return endpoint._guarded(lambda: cls._identity_of(transport, identity.model))
-
-    @classmethod
-    async def _identity_of(cls, transport: Transport, model: str | None) -> ServerIdentity:
-        models = await transport.get("/v1/models", lambda body: parsed(ModelCards, body))
-        entry = served_model(transport, models.data, model)
-        context_length = context_length_of(entry, models.data)
-        if context_length is None:
-            raise UnsupportedServer(
-                f"{transport.url}/v1/models: no max_model_len for {transport.told(entry.id)}, nor "
-                "for its base model; if a gateway stands before vLLM, give the URL behind it"
-            )
-        version = await native_answer(transport, "/version", _Version, server="vLLM")
-        return ServerIdentity(
-            kind=cls._kind,
-            model=entry.id,
-            context_length=context_length,
-            fingerprint=fingerprint(
-                {
-                    "kind": cls._kind,
-                    "model": entry.id,
-                    "root": entry.root,
-                    "context_length": context_length,
-                    "version": version.version,
-                    **adapter_facts(entry, models.data),
-                }
-            ),
-        )
-
-    async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
-        """As `Endpoint.tokenize`."""
-        body = {"model": self._identity.model, "prompt": text, "add_special_tokens": add_special}
-        answer = await self._transport.post("/tokenize", body, lambda raw: parsed(_Tokens, raw))
-        return tuple(answer.tokens)
+    async def _facts(cls, transport: Transport) -> dict[str, str | None]:
+        answer = await native_answer(transport, "/version", _Version, server=cls._server)
+        return {"version": answer.version}
 
     async def neighbour_log_probs(self, prompt: TokenIds, *, top: int = 5) -> list[float | None]:
-        """What another user's plain `logprobs` request for `prompt` is answered, unchecked.
+        """The answer to another user's plain `logprobs` request for `prompt`, unchecked.
 
-        vLLM's V1 runner writes -9999.0 there while reads of ours are in the same batch.
+        vLLM's V1 runner writes -9999.0 into it while reads of ours are in the same batch.
         """
         body = self._body_for([prompt]) | {"logprobs": top, "return_tokens_as_token_ids": True}
 
@@ -155,8 +107,8 @@ class VllmEndpoint(TokenPrompts):
     ) -> list[Answer]:
         body = {
             **self._body_for(prompts),
-            # With `logprobs` alone the answer holds the most probable token; the ids are what is
-            # read, over the whole vocabulary and whatever their rank.
+            # With `logprobs` alone the answer holds the most probable token. The ids are read over
+            # the whole vocabulary, whatever their rank.
             "logprobs": 1,
             "logprob_token_ids": wanted,
             "return_tokens_as_token_ids": True,
@@ -167,8 +119,8 @@ class VllmEndpoint(TokenPrompts):
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
         """As `Endpoint.warm`: a one-token request for the bare prefix.
 
-        A model with sliding-window layers keeps a window only where a request ended, so that the
-        prefix itself must be asked for, not something that begins with it.
+        A model with sliding-window layers keeps a window only where a request ended, so the prompt
+        must be the prefix itself, and not something that begins with it.
         """
         del lane
         await self._complete(
@@ -180,15 +132,15 @@ class VllmEndpoint(TokenPrompts):
         if self._cache is None:
             try:
                 self._cache = await self._transport.get("/metrics", vllm_prefix_cache, attempts=1)
-            except IcmError:  # whether the server is well is for the reads to find out
+            except IcmError:  # the reads will show whether the server is well
                 return PrefixCache()
         return self._cache
 
     async def _complete(self, body: dict[str, object], parse: Callable[[bytes], _T]) -> _T:
-        """`parse` of the answer; as a good neighbour, at a priority below everybody else's.
+        """`parse` of the answer; a good neighbour's request has the lowest priority.
 
         A router before several replicas (vLLM's with `--policy consistent_hash`) sends a session
-        to one of them, so that prefixes are computed there alone.
+        to one of them, so that its prefixes are computed only there.
         """
         headers = {"X-Session-ID": _session(body)}
         neighbour = self._transport.settings.good_neighbour
@@ -265,7 +217,7 @@ class VllmEndpoint(TokenPrompts):
 
 
 def _session(body: Mapping[str, object]) -> str:
-    """The same for all requests whose first prompts begin alike."""
+    """The same text for all requests whose first prompts begin alike."""
     match body["prompt"]:
         case [[*ids], *_]:
             begins = ids[:SESSION_IDS]
@@ -274,17 +226,35 @@ def _session(body: Mapping[str, object]) -> str:
 
 
 def _cached_of_all(cached: int, prompts: Sequence[TokenIds]) -> int:
-    """Tokens of all `prompts` that came from the cache, where the last one had `cached` there.
+    """Tokens of all `prompts` that came from the cache, if `cached` of the last one did.
 
-    vLLM (0.32) adds up the prompt tokens of a request and gives the cached ones of its last prompt
-    alone. What another prompt shares with that one was in the cache for it too.
+    vLLM (0.32) adds up the prompt tokens of a request, and gives the cached ones only of its last
+    prompt. What another prompt shares with those was in the cache for it too.
     """
     found = prompts[-1][:cached]
-    return sum(_shared(prompt, found) for prompt in prompts)
+    return sum(common_prefix(prompt, found) for prompt in prompts)
 
 
-def _shared(prompt: TokenIds, found: TokenIds) -> int:
-    if prompt[: len(found)] == found:  # nearly always, and compared in C
-        return len(found)
-    pairs = zip(prompt, found, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+def vllm_prefix_cache(metrics: bytes) -> PrefixCache:
+    """What vLLM's `/metrics` says in `vllm:cache_config_info`, one line an engine.
+
+    Models with several kinds of attention find prefixes again in coarser steps than `block_size`
+    (`cache_hit_alignment_tokens`), and hold fewer tokens than blocks times their size
+    (`kv_cache_size_tokens`). vLLM 0.32 gives both, older versions do not.
+    """
+    engines = [
+        {name.decode(): int(value) for name, value in _CACHE_FIGURE.findall(engine)}
+        for engine in _CACHE.findall(metrics)
+    ]
+    if not engines:
+        return PrefixCache()
+    block = max(
+        engine.get("cache_hit_alignment_tokens") or engine.get("block_size") or 1
+        for engine in engines
+    )
+    sizes = [
+        engine.get("kv_cache_size_tokens")
+        or engine.get("num_gpu_blocks", 0) * engine.get("block_size", 0)
+        for engine in engines
+    ]
+    return PrefixCache(block, sum(sizes) if all(sizes) else None)

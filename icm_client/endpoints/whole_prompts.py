@@ -1,12 +1,12 @@
 """Does a server that takes text read all of it?
 
 Some cut a prompt that is too long, and answer with status 200 as if nothing had happened. A server
-that takes token ids says how many it read, and that is compared with each answer. How many tokens
-a text has is not known here, so it is found out from the server itself: the tokens of a text are
-those of its two halves. A count may also be of the text as it was sent, by a gateway or before the
-cut. So the text is asked about once more with a few words exchanged, near its beginning, in its
-middle and at its end: where an answer stays the same to the last digit, those words were not read.
-That does not show a cut of a few words in the middle.
+that takes token ids says how many it read, and each answer is checked against that. The number of
+tokens in a text is not known here, so the server itself is asked: a text has as many as its two
+halves together. But a gateway may count the text before the server cuts it. So the text is sent
+again with a few words replaced, near its beginning, in its middle and at its end: where the answer
+stays the same to the last digit, those words were not read. A cut of a few words in the middle is
+not found this way.
 """
 
 import math
@@ -21,22 +21,22 @@ _SHORTEST: Final = 200
 """Characters; no server's context is shorter."""
 
 _GROWTH: Final = 1.1
-"""A prompt is looked at once it is so many times as long as any that was read whole."""
+"""A prompt is checked if it is so many times as long as any that was read whole."""
 
 _COUNTED_GROWTH: Final = 1.25
-"""The same where the server counts tokens, so that a cut shows in the count too."""
+"""The same where the server counts tokens, so that a cut also shows in the count."""
 
 _DENSER: Final = 1.05
-"""A prompt is looked at if it has so many times as many characters a token as any before."""
+"""A prompt is checked if it has so many times as many characters a token as any before."""
 
 _SLACK: Final = 3
-"""Tokens by which the parts of a text may come to more than the whole, where a word was split."""
+"""The parts of a text may have so many more tokens than the whole, where a word was split."""
 
 _KEPT: Final = 24
-"""Characters at the beginning that a server may keep although it cuts what follows them."""
+"""A server may keep so many characters at the beginning and cut what follows them."""
 
 _CHANGED: Final = 64
-"""Characters that are exchanged at a time."""
+"""Characters that are replaced at a time."""
 
 _ADVICE: Final = (
     "Start it with a larger context, use fewer demos, or say how many tokens its context holds "
@@ -55,14 +55,14 @@ class Said(NamedTuple):
 
 
 class WholePrompts:
-    """Looks whether prompts are read whole: the first long one, and then those that are longer.
+    """Checks that prompts are read whole: the first long one, and then each that is longer.
 
     Args:
         url: of the server, for messages.
         ask: sends a text.
 
     Attributes:
-        uncertain: whether a prompt was sent of which it could not be seen.
+        uncertain: whether that could not be seen for one of them.
     """
 
     def __init__(self, url: str, ask: Callable[[str], Awaitable[Said]]) -> None:
@@ -70,7 +70,7 @@ class WholePrompts:
         self._url = url
         self._ask = ask
         self._lock = anyio.Lock()
-        self._counts = True  # until it is found that what the server counts is something else
+        self._counts = True  # whether the server counts the tokens that it read
         self._whole = 0  # characters of the longest text that was read whole
         self._read = 0  # characters of the longest text whose words were seen to count
         self._characters_a_token = 0.0  # the most of any text that was read whole
@@ -78,7 +78,7 @@ class WholePrompts:
         self._tokens = 0  # ... and the most tokens that were counted
 
     async def check(self, text: str, said: Said) -> None:
-        """Hear how a text was answered.
+        """Check the answer to a text.
 
         Raises:
             PromptTooLong: the server cut it.
@@ -86,7 +86,7 @@ class WholePrompts:
         """
         if self._is_due(text, said):
             async with self._lock:
-                if self._is_due(text, said):  # nobody has looked at as long a one meanwhile
+                if self._is_due(text, said):  # nobody has checked one as long meanwhile
                     await self._look(text, said)
         if said.tokens:
             self._longest = max(self._longest, len(text))
@@ -136,8 +136,8 @@ class WholePrompts:
     async def _least_tokens(self, text: str, counted: int) -> int:
         """The least number of tokens that the text has, from two parts of it.
 
-        What is more than `counted` is what two ways to part it agree on: a tokenizer may write a
-        word that was split, or begins a text, with more tokens.
+        More than `counted` is believed only where two places to cut it agree: a tokenizer may write
+        a word with more tokens if it was split, or begins a text.
         """
         # What is put around every text (BOS, a chat's template) is in both parts, and in "1".
         around = (await self._ask("1")).tokens or 0
@@ -154,7 +154,7 @@ class WholePrompts:
         return least
 
     async def _is_read(self, text: str, said: Said) -> bool | None:
-        """Whether all of the text has a part in the answer; None where that cannot be seen."""
+        """Whether all of the text bears on the answer; None where that cannot be seen."""
         noise = _moved(said.top, (await self._ask(text)).top)
         seen: bool | None = True
         places = [
@@ -174,7 +174,7 @@ class WholePrompts:
 
 
 def _others(words: str) -> str:
-    """Other words in the same places."""
+    """Other letters in the same places."""
     return "".join(
         letter if letter.isspace() else ("y" if letter == "x" else "x") for letter in words
     )

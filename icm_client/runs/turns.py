@@ -15,12 +15,13 @@ from typing import Final
 
 import anyio
 
-from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
 from icm_client.endpoints.protocol import (
     Answer,
+    CachingEndpoint,
     Endpoint,
     LabelToken,
     NoticingEndpoint,
+    PrefixCache,
     Read,
     ServerIdentity,
     TextEndpoint,

@@ -9,8 +9,7 @@ from typing import Final, NamedTuple
 import anyio
 from anyio.abc import TaskGroup
 
-from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
-from icm_client.endpoints.protocol import Answer, Endpoint, TokenIds
+from icm_client.endpoints.protocol import Answer, CachingEndpoint, Endpoint, PrefixCache, TokenIds
 from icm_client.errors import EndpointError, Retry, RunStopped, ScoreError
 from icm_client.scoring.planner import Branch, assign_lanes, plan, prune
 from icm_client.scoring.prompts import Question

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 
-from icm_client.endpoints.cache import cache_folder
+from icm_client.cache import cache_folder
 from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
 from icm_client.errors import StoreError
 from icm_client.scoring.prompts import Asked, pack_ids, score_keys, token_keys, unpack_ids

@@ -18,7 +18,7 @@ from typing import Final
 
 from filelock import FileLock
 
-from icm_client.endpoints.cache import cache_folder, share_like
+from icm_client.cache import cache_folder, share_like
 from icm_client.endpoints.gguf import sha256_of
 from icm_client.errors import SetupError
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from icm_client.endpoints.cores import YIELDING, threads_beside
+from icm_client.cores import YIELDING, threads_beside
 from icm_client.errors import InputError
 from icm_client.serving.engine import Engine
 from icm_client.serving.hardware import Hardware, Parallel

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from icm_client.endpoints.cores import busy_cores, physical_cores
+from icm_client.cores import busy_cores, physical_cores
 from icm_client.errors import InputError
 
 ROOM: Final = 0.6

@@ -12,7 +12,7 @@ from typing import Final
 
 import orjson
 
-from icm_client.endpoints.cores import threads_beside
+from icm_client.cores import threads_beside
 from icm_client.errors import InputError, SetupError
 from icm_client.serving.dequantize import dequantized, folder_for
 from icm_client.serving.engine import Device, Engine, choose

@@ -20,10 +20,10 @@ import anyio
 import orjson
 from filelock import FileLock, Timeout
 
+from icm_client.cache import cache_folder, share_like
+from icm_client.cores import physical_cores
 from icm_client.data import JsonValue
 from icm_client.endpoints import Endpoint
-from icm_client.endpoints.cache import cache_folder, share_like
-from icm_client.endpoints.cores import physical_cores
 from icm_client.errors import TrainingError
 from icm_client.runs.trainer import Example, OnTraining, Trained
 from icm_client.serving.hardware import detect

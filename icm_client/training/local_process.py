@@ -20,7 +20,7 @@ from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from icm_client.child_process import stop_child
-from icm_client.endpoints.cores import YIELDING
+from icm_client.cores import YIELDING
 from icm_client.errors import TrainingError
 from icm_client.runs.trainer import OnTraining, TrainingProgress
 from icm_client.training.local_settings import Orders, Report

@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
+from served_models import LLAMA_MODELS, PROPS, SETTINGS, VLLM_MODELS
 
-from icm_client.endpoints import EmbeddedEndpoint
+from icm_client.endpoints import EmbeddedEndpoint, LlamaCppEndpoint, Transport, VllmEndpoint
 
 Step = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -55,6 +57,22 @@ async def server() -> AsyncIterator[ScriptedServer]:
 @pytest.fixture
 def say() -> Callable[..., Step]:
     return answering
+
+
+@pytest.fixture
+async def vllm(server: Any, say: Any) -> AsyncIterator[VllmEndpoint]:
+    server.script = [say(VLLM_MODELS), say('{"version": "0.32.0"}')]
+    endpoint = await VllmEndpoint.open(Transport(server.url, settings=SETTINGS))
+    yield endpoint
+    await endpoint.aclose()
+
+
+@pytest.fixture
+async def llama(server: Any, say: Any) -> AsyncIterator[LlamaCppEndpoint]:
+    server.script = [say(LLAMA_MODELS), say(PROPS)]
+    endpoint = await LlamaCppEndpoint.open(Transport(server.url, settings=SETTINGS))
+    yield endpoint
+    await endpoint.aclose()
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from typing import Any
 import anyio
 import pytest
 
+from icm_client.cores import _quota_of, physical_cores
 from icm_client.endpoints import EmbeddedEndpoint, Read, TokenIds, gemma, llama_cpp
-from icm_client.endpoints.cores import _quota_of, physical_cores
 from icm_client.endpoints.gguf import trained_context_of
 from icm_client.errors import EmbeddedServerFailed, ModelChanged, PromptTooLong, SetupError
 

@@ -15,8 +15,8 @@ import pytest
 from commit_points import SETTINGS, TASK, Counted, texts
 
 from icm_client import Labels, label
+from icm_client.cache import cache_folder
 from icm_client.endpoints import Answer, Exactness, Read
-from icm_client.endpoints.cache import cache_folder
 from icm_client.errors import EndpointUnreachable, ModelChanged, SetupError
 from icm_client.record import folder as folder_module
 from icm_client.record import journal as journal_module

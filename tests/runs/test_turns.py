@@ -16,7 +16,7 @@ from icm_client import Client, LabelJob, Server, label
 from icm_client.endpoints import (
     TransportSettings,
 )
-from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache
+from icm_client.endpoints.protocol import CachingEndpoint, PrefixCache
 from icm_client.runs import turns
 from icm_client.runs.turns import Shares
 from icm_client.testing import PlantedServer

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from table_endpoint import TableEndpoint
 
-from icm_client.endpoints.prefix_cache import CachingEndpoint, PrefixCache, vllm_prefix_cache
-from icm_client.endpoints.protocol import Answer, Read, TokenIds
+from icm_client.endpoints.protocol import Answer, CachingEndpoint, PrefixCache, Read, TokenIds
+from icm_client.endpoints.vllm import vllm_prefix_cache
 from icm_client.errors import EndpointError, EndpointFault, ScoreError
 from icm_client.scoring.execute import Caller, execute
 from icm_client.scoring.planner import optimal_tokens

@@ -30,8 +30,8 @@ from vllm_questions import (
 )
 from vllm_server import PYTHON, ROOT, VllmServer, free_port
 
+from icm_client.cache import cache_folder
 from icm_client.endpoints import EmbeddedEndpoint, Read
-from icm_client.endpoints.cache import cache_folder
 from icm_client.serving.metrics import Snapshot
 
 pytest_plugins = ["vllm_fixtures"]

@@ -1,4 +1,4 @@
-"""How many threads are worth starting here."""
+"""How many threads are worth starting on this machine."""
 
 import math
 import os
@@ -10,42 +10,42 @@ _CPU_MAX: Final = Path("/sys/fs/cgroup/cpu.max")
 _STAT: Final = Path("/proc/stat")
 _SAMPLE_S: Final = 0.3
 _NOISE: Final = 0.25
-"""Of a core: what a machine takes for itself now and then."""
+"""The part of a core that a machine uses by itself now and then."""
 
 YIELDING: Final = {"GOMP_SPINCOUNT": "1000"}
-"""For the environment of what computes with OpenMP, set before its library is loaded: threads that
-wait for each other leave their cores to others after a short spin. By default they do not, and one
-other program makes all of them nearly stand still."""
+"""Environment of a program that computes with OpenMP, set before that library is loaded. Threads
+that wait for each other then leave their cores to others after a short spin. By default they do
+not, and one other program makes all of them nearly stand still."""
 
 
 def physical_cores(cpu_max: Path = _CPU_MAX) -> int:
-    """Physical cores that this process may run on, at least 1; logical ones where unknown.
+    """Physical cores that this process may run on, at least 1; logical ones if that is unknown.
 
     Args:
         cpu_max: the control group's limit, as "QUOTA PERIOD" in microseconds or "max PERIOD"
-            (https://docs.kernel.org/admin-guide/cgroup-v2.html); where it is not there, the two
-            files of version 1 beside it. A container with the time of 2 of 64 cores sees all 64 of
-            them; more threads than 2 would only be throttled.
+            (https://docs.kernel.org/admin-guide/cgroup-v2.html); if it does not exist, the two
+            files of version 1 beside it. A container that may use 2 of 64 cores sees all 64; more
+            threads than 2 would only be throttled.
     """
     cores, quota = _cores_in_reach(), _quota_of(cpu_max)
     return max(1, cores if quota is None else min(cores, quota))
 
 
 def threads_beside(cores: int, busy: float) -> int:
-    """Threads that each find a core of their own: all wait at a barrier for one that does not.
+    """Threads that each get a core of their own: at a barrier, all wait for one that does not.
 
     Args:
-        cores: that there are.
-        busy: cores' worth of time that others use.
+        cores: of the machine.
+        busy: how many of them other programs keep busy; 1.5 for one and a half.
     """
     return max(1, min(cores, math.floor(cores - busy + _NOISE)))
 
 
 def busy_cores(stat: Path = _STAT, sample_s: float = _SAMPLE_S) -> float:
-    """Cores' worth of time that is used now, of the CPUs that this process may run on.
+    """How many of the CPUs that this process may run on are busy now; 1.5 for one and a half.
 
-    Measured while this process sleeps. The load average would count what ended within the last
-    minutes, and on a shared host also what runs on others' CPUs; it stands in where there is no
+    Measured while this process sleeps. The load average would also count what ended within the
+    last minutes, and on a shared host what runs on other CPUs; it is used only if there is no
     /proc/stat.
     """
     before = _times(stat)
@@ -70,7 +70,7 @@ def _times(stat: Path) -> dict[int, tuple[int, int]]:
             number = name.removeprefix("cpu")
             if name.startswith("cpu") and number.isdigit() and int(number) in reach:
                 user, nice, system, idle, iowait, *others = map(int, ticks)
-                # The last two are guests', and in the first two already.
+                # The last two are guests' times, which the first two include.
                 total = user + nice + system + idle + iowait + sum(others[:3])
                 times[int(number)] = idle + iowait, total
     except (OSError, ValueError):
@@ -94,7 +94,7 @@ def _cores_in_reach() -> int:
 
 
 def _quota_of(cpu_max: Path) -> int | None:
-    """Cores' worth of time, rounded up; None without a limit."""
+    """The limit in cores, rounded up; None without one."""
     older = cpu_max.parent / "cpu"
     try:
         if cpu_max.exists():

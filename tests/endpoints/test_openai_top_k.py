@@ -6,18 +6,15 @@ import math
 from typing import Any
 
 import pytest
+from served_models import OPENAI_MODELS, SETTINGS, ids
 
 from icm_client.endpoints import (
-    EchoEndpoint,
     Exactness,
     LabelToken,
     OpenAITopKEndpoint,
-    PromptLogProbsEndpoint,
     Read,
-    RetryPolicy,
     TextEndpoint,
     Transport,
-    TransportSettings,
     connect,
 )
 from icm_client.endpoints.texts import ASSUMED_CONTEXT, CHARACTERS_A_TOKEN
@@ -28,13 +25,10 @@ from icm_client.errors import (
     LabelMissing,
     MalformedAnswer,
     ModelNotFound,
-    PromptTooLong,
     ScoreNotFinite,
     UnsupportedServer,
 )
 
-SETTINGS = TransportSettings(retry=RetryPolicy(attempts=2, initial_wait_s=0.0))
-MODELS = json.dumps({"object": "list", "data": [{"id": "davinci", "owned_by": "openai"}]})
 TOP = {" positive": -0.5, " negative": -1.5, " great": -2.0}
 
 
@@ -51,12 +45,8 @@ def chat(top: Any) -> str:
     return json.dumps({"choices": [{"message": message, "logprobs": {"content": content}}]})
 
 
-def ids(text: str) -> tuple[int, ...]:
-    return tuple(map(ord, text))
-
-
 async def opened(server: Any, say: Any, **options: Any) -> OpenAITopKEndpoint:
-    server.script = [say(MODELS), say(completions(TOP))]
+    server.script = [say(OPENAI_MODELS), say(completions(TOP))]
     transport = Transport(server.url, settings=SETTINGS)
     endpoint = await OpenAITopKEndpoint.open(transport, **options)
     assert isinstance(endpoint, TextEndpoint)
@@ -174,7 +164,7 @@ async def test_a_label_has_the_same_number_in_every_process(server: Any, say: An
 
 async def test_openais_own_limit_of_five_is_found(server: Any, say: Any) -> None:
     server.script = [
-        say(MODELS),
+        say(OPENAI_MODELS),
         say('{"error": {"message": "logprobs must be <= 5"}}', status=400),
         say(completions(TOP)),
     ]
@@ -185,7 +175,7 @@ async def test_openais_own_limit_of_five_is_found(server: Any, say: Any) -> None
 
 async def test_a_chat_model_is_asked_by_chat(server: Any, say: Any) -> None:
     bodies = {
-        "/v1/models": MODELS,
+        "/v1/models": OPENAI_MODELS,
         "/v1/completions": '{"error": {"message": "This is a chat model"}}',
         "/v1/chat/completions": chat(TOP),
     }
@@ -210,7 +200,7 @@ async def test_a_chat_model_is_asked_by_chat(server: Any, say: Any) -> None:
 
 def by_path(say: Any, **answers: Any) -> Any:
     """Answers by route: `(status, body)`; what is not named is 404, as FastAPI says it."""
-    routes = {"models": (200, MODELS), **answers}
+    routes = {"models": (200, OPENAI_MODELS), **answers}
 
     async def step(request: Any) -> Any:
         status, body = routes.get(
@@ -301,7 +291,7 @@ async def test_log_probs_that_are_left_out_now_and_then_are_asked_again(
     server: Any, say: Any
 ) -> None:
     """llama.cpp leaves them out where what it drew is a part of a character."""
-    server.script = [say(MODELS), say(said("x")), say(completions(TOP))]
+    server.script = [say(OPENAI_MODELS), say(said("x")), say(completions(TOP))]
     async with await connect(server.url, settings=SETTINGS, kind="openai") as endpoint:
         assert isinstance(endpoint, OpenAITopKEndpoint)
         assert (endpoint.identity.kind, endpoint.top) == ("openai", 20)
@@ -318,7 +308,7 @@ async def test_a_model_that_refuses_max_tokens_is_asked_with_max_completion_toke
 
     async def strict(request: Any) -> Any:
         if request.path == "/v1/models":
-            return await say(MODELS)(request)
+            return await say(OPENAI_MODELS)(request)
         refused = "max_tokens" in await request.json()
         return await say(refusal if refused else chat(TOP), status=400 if refused else 200)(request)
 
@@ -494,126 +484,3 @@ async def test_options_that_a_server_has_no_use_for_are_refused(server: Any, say
         await connect(server.url, settings=SETTINGS, allow_floor=True)
     with pytest.raises(InputError, match="--context-length"):
         await connect(server.url, settings=SETTINGS, context_length=9)
-
-
-def echoed(tokens: list[str], values: list[float | None]) -> str:
-    told = {"tokens": tokens, "token_logprobs": values}
-    return json.dumps({"choices": [{"text": "".join(tokens), "logprobs": told}]})
-
-
-@pytest.fixture
-async def echo(server: Any, say: Any) -> Any:
-    server.script = [say(MODELS)]
-    async with await connect(server.url, settings=SETTINGS, kind="echo") as endpoint:
-        assert isinstance(endpoint, EchoEndpoint)
-        yield endpoint
-
-
-async def test_an_echoed_label_is_the_sum_of_its_tokens(server: Any, say: Any, echo: Any) -> None:
-    found = await echo.find_label_token(" not good", prompt="Film:", separator="\n")
-    number = echo.name_label(found)
-    body = echoed(["<bos>", "Film", ":", " not", " good", "\n"], [None, -9, -8, -0.5, -0.25, -3])
-    server.script = [say(body)]
-    assert await echo.read([Read(ids("Film:"), (number,))]) == [((-0.75,), Exactness.EXACT)]
-    sent = server.bodies[-1]
-    assert (sent["prompt"], sent["echo"]) == ("Film: not good", True)
-
-
-@pytest.mark.parametrize(
-    "tokens",
-    [
-        ["Film", ": not", " good", "\n"],  # the label's first token holds the template's end
-        ["x"],  # nothing was echoed
-        [" good", "\n"],  # only a part
-    ],
-)
-async def test_a_label_that_does_not_end_the_echo_is_no_score(
-    server: Any, say: Any, echo: Any, tokens: list[str]
-) -> None:
-    number = echo.name_label(LabelToken(" not good", ""))
-    server.script = [say(echoed(tokens, [-1.0] * len(tokens)))]
-    with pytest.raises(LabelMissing, match="does not end the echoed"):
-        await echo.read([Read(ids("Film:"), (number,))])
-
-
-async def test_a_server_that_echoes_nothing_is_said_at_once(
-    server: Any, say: Any, echo: Any
-) -> None:
-    number = echo.name_label(LabelToken(" good", ""))
-    server.script = [say(said("x"))]
-    with pytest.raises(UnsupportedServer, match="does not take `echo` with `logprobs`"):
-        await echo.read([Read(ids("Film:"), (number,))])
-    assert server.paths.count("/v1/completions") == 1
-
-
-@pytest.mark.parametrize("keeps", ["first", "last"])
-async def test_an_echo_that_is_cut_is_a_prompt_too_long(
-    server: Any, say: Any, echo: Any, keeps: str
-) -> None:
-    words = ["Film:", *(f" word{number}" for number in range(40)), ":"]
-    number = echo.name_label(LabelToken(" good", ""))
-    tokens = [*words, " good", "\n"]
-    cut = tokens[20:] if keeps == "last" else [*tokens[:20], "\n"]
-    for said, error in ((tokens, None), (cut, PromptTooLong)):
-        server.script = [say(echoed(said, [-1.0] * len(said)))]
-        asking = echo.read([Read(ids("".join(words)), (number,))])
-        if error is None:
-            assert await asking == [((-1.0,), Exactness.EXACT)]
-        else:
-            with pytest.raises(error, match="cuts prompts without saying so"):
-                await asking
-
-
-VLLM_MODELS = '{"data": [{"id": "base", "max_model_len": 64, "owned_by": "vllm"}]}'
-
-
-def in_prompt(index: int, token: int, value: float | None) -> dict[str, Any]:
-    """vLLM's `CompletionResponseChoice.prompt_logprobs`: null, then a position for each token."""
-    last = {str(token): {"logprob": value, "rank": 3, "decoded_token": "x"}}
-    first = {"2": {"logprob": -7.0, "rank": 9, "decoded_token": "y"}}
-    return {"index": index, "logprobs": None, "prompt_logprobs": [None, first, last]}
-
-
-@pytest.fixture
-async def prompted(server: Any, say: Any) -> Any:
-    server.script = [say(VLLM_MODELS), say('{"version": "0.6.0"}')]
-    async with await connect(server.url, settings=SETTINGS, kind="prompt-logprobs") as endpoint:
-        assert isinstance(endpoint, PromptLogProbsEndpoint)
-        assert endpoint.identity.kind == "prompt-logprobs"
-        yield endpoint
-
-
-async def test_prompt_log_probs_are_those_of_the_last_token(
-    server: Any, say: Any, prompted: Any
-) -> None:
-    choices = [
-        in_prompt(3, 9, -4.0),
-        in_prompt(0, 7, -1.0),
-        in_prompt(1, 9, -2.0),
-        in_prompt(2, 7, -3.0),
-    ]
-    server.script = [say(json.dumps({"choices": choices, "usage": {"prompt_tokens": 12}}))]
-    answers = await prompted.read([Read((1, 2), (7, 9)), Read((1, 3), (7, 9))])
-    assert [answer.log_probs for answer in answers] == [(-1.0, -2.0), (-3.0, -4.0)]
-    sent = server.bodies[-1]
-    assert sent["prompt"] == [[1, 2, 7], [1, 2, 9], [1, 3, 7], [1, 3, 9]]
-    assert sent["prompt_logprobs"] == 0
-    assert "logprob_token_ids" not in sent
-
-
-@pytest.mark.parametrize(
-    ("choice", "error"),
-    [
-        ({"index": 0, "prompt_logprobs": None}, LabelMissing),
-        (in_prompt(0, 8, -1.0), LabelMissing),
-        (in_prompt(0, 7, None), ScoreNotFinite),
-        (in_prompt(0, 7, -9999.0), ScoreNotFinite),
-        (in_prompt(1, 7, -1.0), MalformedAnswer),
-    ],
-)
-async def test_a_prompt_without_its_log_probs_is_no_score(
-    server: Any, say: Any, prompted: Any, choice: Any, error: type[Exception]
-) -> None:
-    server.script = [say(json.dumps({"choices": [choice], "usage": {"prompt_tokens": 3}}))]
-    with pytest.raises(error):
-        await prompted.read([Read((1, 2), (7,))])

@@ -10,11 +10,11 @@ from icm_client.errors import SetupError
 
 
 def cache_folder() -> Path:
-    """Return where scores, models and logs are kept: ICM_CACHE_DIR, or the user's cache folder.
+    """Return the folder of scores, models and logs: ICM_CACHE_DIR, or the user's cache folder.
 
     Raises:
-        SetupError: the user has no home folder, as many a container's has not, and it takes one to
-            find the place.
+        SetupError: the user has no home folder, as in many containers, and ICM_CACHE_DIR is not
+            set.
     """
     chosen = os.environ.get("ICM_CACHE_DIR")
     try:
@@ -27,10 +27,10 @@ def cache_folder() -> Path:
 
 
 def share_like(file: Path) -> None:
-    """Give all files of `file`'s folder its mode: that of a new file, as the umask says.
+    """Give all files of `file`'s folder its mode, which is that of a new file under the umask.
 
-    safetensors makes its files 0600. In a folder that several people share, or that a server of
-    another user reads, a model would then be there and could not be loaded.
+    safetensors makes its files 0600. Where several people share a folder, or another user's server
+    reads it, the model could then not be loaded.
 
     Raises:
         OSError: a file is not this user's.

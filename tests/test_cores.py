@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from icm_client.endpoints.cores import busy_cores, physical_cores, threads_beside
+from icm_client.cores import busy_cores, physical_cores, threads_beside
 
 needs_proc = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="there is no /proc/stat")
 
