@@ -166,7 +166,7 @@ async def test_the_verdict_counts_and_cost_of_what_it_has_are_printed(tmp_path: 
     for word in ("verdict", "check", "positive", "tokens", "scores"):
         assert word in done.out
     assert "ended early by an interruption" in done.err
-    assert "Not asked: whether the labels have the right names" in " ".join(done.err.split())
+    assert "Not checked: whether the labels have the right names" in " ".join(done.err.split())
 
 
 async def test_a_closed_terminal_interrupts_a_run_that_keeps_what_it_has(tmp_path: Path) -> None:

@@ -407,7 +407,7 @@ async def test_a_model_without_a_server_is_refused(store: Path) -> None:
         ({"preset": "paper", "settings": SweepSettings()}, "of the preset fast"),
         ({"seed": -1}, "0 or more"),
         ({"seed": "1"}, "whole number"),
-        ({"endpoint": 8000}, "an endpoint is a URL"),
+        ({"endpoint": 8000}, "an endpoint must be a URL"),
     ],
 )
 async def test_what_is_no_argument_is_told_as_one(
@@ -443,7 +443,7 @@ def test_a_seed_of_numpy_is_a_seed_and_a_result_is_a_line(store: Path, tmp_path:
 
 
 def test_a_server_has_a_kind_that_there_is() -> None:
-    with pytest.raises(InputError, match="no kind of server is called 'vlm'"):
+    with pytest.raises(InputError, match="no kind of server 'vlm'"):
         Server("http://localhost:8000", kind="vlm")  # type: ignore[arg-type]
 
 
