@@ -79,9 +79,10 @@ def drawn(draw: Draw, data: Path, tickets: Path | None) -> list[Raw]:
             for row in chance.sample([row for row in pool if row["label"] == word], draw.rows // 2)
         ]
     else:
-        pool = _tickets(tickets, draw.sample) if tickets else []
         if draw.sample in ("movies", "products"):
             pool = _reviews(data / "vader_reviews" / f"{draw.sample}.jsonl")
+        else:
+            pool = _tickets(tickets, draw.sample) if tickets else []
         rows = chance.sample(pool, min(draw.rows, len(pool)))
     chance.shuffle(rows)
     return rows
