@@ -11,7 +11,7 @@ from icm_client.cli.signals import Drain, draining
 from icm_client.cli.terminal import print_json, step_display
 from icm_client.data import find_beside, read_rows
 from icm_client.endpoints.parsing import clipped
-from icm_client.endpoints.probe import Verdict
+from icm_client.endpoints.probe import Grade
 from icm_client.errors import TaskError
 from icm_client.runs.check import CheckReport, check
 from icm_client.runs.server import Server
@@ -21,7 +21,7 @@ PLANNED = (
     "few on a slow server. Ctrl-C ends it and prints what it has found."
 )
 
-_STYLES = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.BAD: "bold red"}
+_STYLES = {Grade.GOOD: "green", Grade.NOTE: "yellow", Grade.BAD: "bold red"}
 
 
 @click.command("check", short_help="Find out whether a server can label, and what it costs.")

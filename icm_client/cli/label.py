@@ -86,7 +86,12 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
 
 @click.command("label", short_help="Label the rows of a file.")
 @click.argument("data", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="Where to write the labels (required).")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="Where to write the labels; required but for --dry-run and --forecast.",
+)
 @task_option
 @click.option("--template", help=r"The prompt: {field} is a row's field, \n a newline.")
 @click.option("--labels", help="The label words, separated by commas.")

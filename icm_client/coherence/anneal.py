@@ -12,8 +12,9 @@ r"""Algorithm 1 of the paper (arXiv 2506.10139): simulated annealing over labels
     10     accept Dhat if Delta > 0, else with probability exp(Delta / T)
 
 Every step that moves a label reads the whole objective again: one leave-one-out pass over the
-labelled items. What the page leaves open, or the authors' released code does otherwise, is a
-policy: `AsPrinted` here, `AsReleased` in `anneal_official`.
+labelled items, and one more for each labelling that Algorithm 2 tries. What the page leaves open,
+or the authors' released code does otherwise, is a policy: `AsPrinted` here, `AsReleased` in
+`anneal_official`.
 
 What follows from the page as it is printed, and is left so:
 
@@ -27,7 +28,7 @@ What follows from the page as it is printed, and is left so:
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -39,7 +40,7 @@ from icm_client.coherence.leave_one_out import Layout, query_for
 from icm_client.coherence.objective import (
     LeaveOneOut,
     inconsistency,
-    sum_at_labels,
+    mutual_predictability,
     utility,
 )
 from icm_client.coherence.problem import (
@@ -48,10 +49,11 @@ from icm_client.coherence.problem import (
     FloatArray,
     IntArray,
     Problem,
+    Query,
     Score,
 )
 from icm_client.coherence.result import UNWATCHED, Step, Watch
-from icm_client.errors import InputError
+from icm_client.errors import InputError, ScoreNotFinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ async def anneal(
         watch: follows each step. Its `stop` is asked before each step.
 
     Raises:
+        ScoreNotFinite: `score` has none for an item that it was asked about.
         EndpointError, ScoreError: whatever `score` raises.
     """
     how = settings.policy(problem, rng)
@@ -123,6 +126,7 @@ async def anneal(
     group_of = groups_of_items(problem)[items]
     pinned = None if problem.pinned is None else problem.pinned[items]
     order = how.order()
+    score = _finite(score)
     P = LeaveOneOut(score, order, settings.layout, settings.max_demos, how.predictability)
 
     async def U(D: IntArray) -> float:
@@ -160,6 +164,22 @@ async def anneal(
         if moves:
             how.tried(accepted)
     return AnnealResult(D, order, steps[-1].U if steps else await U(D), tuple(steps), stopped)
+
+
+def _finite(score: Score) -> Score:
+    """The same, but for items without a score: `U` of their labels would be no number."""
+
+    async def finite(queries: Sequence[Query]) -> FloatArray:
+        log_probs = await score(queries)
+        if (missing := np.isnan(log_probs).any(axis=1)).any():
+            item = queries[int(missing.argmax())].target
+            raise ScoreNotFinite(
+                f"item {item} has no score, and Algorithm 1 needs all of them: leave it out "
+                "(`Problem.items`)"
+            )
+        return log_probs
+
+    return finite
 
 
 RELATED_WEIGHT = 100.0
@@ -216,7 +236,7 @@ class AsPrinted:
 
     def predictability(self, log_probs: FloatArray, labels: IntArray) -> float:
         """`P(D)`: the sum of log-probs."""
-        return sum_at_labels(log_probs, labels)
+        return mutual_predictability(log_probs, labels)
 
     @property
     def alpha(self) -> float:

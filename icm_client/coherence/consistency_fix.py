@@ -1,4 +1,16 @@
-"""Algorithm 2 of the paper (arXiv 2506.10139), consistencyfix, as printed."""
+"""Algorithm 2 of the paper (arXiv 2506.10139), consistencyfix, as printed.
+
+    1  for m = 1..M:
+    2      while I(D) != 0:
+    3          sample an inconsistent pair (x_i, x_j)
+    4          enumerate its consistent label pairs
+    5          Dhat <- D with the pair of labels of highest U
+    6          if U(Dhat) > U(D):
+    7              D <- Dhat
+
+The page does not say how `m` and the inner loop share the tries. Here `M` bounds all pairs that are
+tried, and lines 1 and 2 are one loop.
+"""
 # ruff: noqa: N803, N806 - the symbols are the paper's
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -34,7 +46,7 @@ async def consistency_fix(
 ) -> Fixed:
     """Resolve contradictions one pair at a time, where that raises `U`.
 
-    A contradiction stays where every way out has a lower `U`, and may stay where the `M` tries
+    A contradiction stays where no way out has a higher `U`, and may stay where the `M` tries
     are used up: `I(D)` of the result can be above 0.
 
     Args:

@@ -7,18 +7,23 @@ tokens, and relabels them all:
     for restart in 1..R:
         D <- K0 random items, labels balanced (+ pins; whole groups)
         for t = 1, 2, ..:
-            contexts: t = 1: one of all K0; else F folds, groups kept whole, C balanced demos
-                      from the 70% of largest margin (t = 2: 16)
+            contexts: t = 1: one of all K0, which are not scored and lose their labels
+                      else F folds, groups kept whole, C balanced demos from the 70% of
+                      largest margin (t = 2: 16)
             s_t(i, y) <- log P(y | x_i, C_f) - log mean_j P(y | x_j, C_f);  S <- mean of the last M
-            b <- given prior | offset where each label's scores form a group of their own | 0
+            b <- given prior | K = 2: offset where the scores form two groups | 0
             D <- argmax under the rule of S + b, pins fixed;   U <- mean_i s_t(i, y_i)
             stop at max, or t >= min and (moved < 1% or coherent) and U no longer climbs
+                (and no averaged sweep is much less coherent than the last)
             t <= 2: D <- labels sampled at T / 2^(t-1)
         keep the restart of highest U; no further one if coherent
     read part of a fold under all rotations of the label names -> in-context effect, word effect
-    coherent, and the words' share under 20%: up to 5 more sweeps averaged over the rotations
-    names the wrong way round (or the pins say so): permute, two more sweeps, test again
-    return the joint assignment
+    coherent, and little word effect under any names: the last sweep and up to 4 more, averaged
+        over the rotations
+    names the wrong way round (or the pins say so): permute; where coherent and not averaged over
+        rotations, two more sweeps; K > 2: test again
+    K > 2: b <- offsets of the groups in S
+    return the joint assignment of S + b
 
 The objective is the calibrated one (`calibration`): the paper's `P(D)` as a mean, with the
 context's label bias removed, so that labelling everything alike scores 0. As fold contexts stand
@@ -294,7 +299,7 @@ class _Search:
     ) -> tuple[IntArray, PriorEstimate]:
         """The best labels that the rule allows, pins kept."""
         grouped = before.source == "mixture"
-        prior = estimate_prior(averaged, self._problem.prior, grouped_before=grouped, settled=False)
+        prior = estimate_prior(averaged, self._problem.prior, grouped_before=grouped, final=False)
         return self._assign(self._problem.hold_pins(averaged + prior.offsets)).labels, prior
 
     def _sampled(
@@ -318,9 +323,10 @@ class _Search:
             coherent: whether the search has found what it looked for; otherwise it sweeps no more.
 
         Returns:
-            The restart with the names that it ends with; what the words say of the names that it
-            had found, or, where they leave open some of those that it ends with, of these; and
-            whether names were exchanged.
+            1. The restart, with the names that it ends with.
+            2. The comparison of names to report: that of the names first found; but the last one
+               made, where the names that the search ends with are ambiguous.
+            3. Whether names were exchanged.
         """
         problem, settings = self._problem, self._settings
         sweep = sum(record.restart == found.number for record in self._history)
@@ -381,7 +387,8 @@ class _Search:
 
         Args:
             found: where the search has settled. Its last sweep is read under the rotations too.
-            sweep: the number of the next sweep; at most `settings.all_names` in all.
+            sweep: the number of the next sweep. There are at most `settings.all_names`, with the
+                one that is read again.
             rng: draws folds and demos.
 
         Returns:
@@ -392,7 +399,7 @@ class _Search:
         taught = await self._taught(found.folds, shape)
         window = deque([taught], maxlen=ROTATED_AVERAGED)
         before = found.labels
-        found = self._joined(found, window)
+        found = self._averaged(found, window)
         found = replace(found, utility=_utility_of_taught(taught, found.labels))
         highest, last = 0.0, sweep + settings.all_names - 2  # U is 0 where nothing is taught
         for number in range(sweep, last + 1):
@@ -407,14 +414,14 @@ class _Search:
             over = settled or utility <= settings.climb or number == last
             if not over:
                 window.append(taught)
-                found = self._joined(found, window)
+                found = self._averaged(found, window)
             self._record(found.number, number, utility, found.labels, before)
             if over:
                 break
             highest = max(highest, utility)
         return found
 
-    def _joined(self, found: _Restart, window: Iterable[FloatArray]) -> _Restart:
+    def _averaged(self, found: _Restart, window: Iterable[FloatArray]) -> _Restart:
         """The labels by the mean of these sweeps over all rotations."""
         scores = list(window)
         averaged = mean_of_scored(scores)

@@ -18,6 +18,8 @@ from icm_client.coherence.modes import APART, Shares, shares_of_several, shares_
 from icm_client.coherence.problem import FloatArray
 
 _MORE_PARAMETERS = 2
+"""How many more two groups have than one, which Akaike's criterion charges."""
+
 _SEVERAL_GAIN = 2.0
 """Nats of log-likelihood, times `log(N)`, that groups of three labels or more must gain."""
 
@@ -31,10 +33,11 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class PriorEstimate:
-    """What was assumed about the labels' shares.
+    """What was assumed about the labels' shares, as offsets to the scores.
 
     Attributes:
-        offsets: shape `[K]`, nats; added to each item's calibrated scores.
+        offsets: shape `[K]`, nats; added to each item's scores: calibrated ones, or, after
+            Algorithm 1, the model's log-probs.
         source: "given" by the user, "mixture" where the scores show a group for each label, else
             "even".
         separation: Ashman's D of two groups, where a mixture was fitted.
@@ -53,7 +56,7 @@ def estimate_prior(
     given: FloatArray | None,
     *,
     grouped_before: bool = False,
-    settled: bool = True,
+    final: bool = True,
 ) -> PriorEstimate:
     """Decide what to add to calibrated scores before items are assigned.
 
@@ -66,7 +69,7 @@ def estimate_prior(
         scores: shape `[N, K]`, nats; rows of NaN are items without a score.
         given: shape `[K]`, the shares where the user knows them.
         grouped_before: whether the scores of the sweep before showed a group for each label.
-        settled: the search is at its end. Before, three labels and more are taken to be equally
+        final: the search is at its end. Before, three labels and more are taken to be equally
             common: a label that has other labels' items among its own looks rare, and would get
             rarer with each sweep.
     """
@@ -78,7 +81,7 @@ def estimate_prior(
     if len(scored) < n_labels or not np.ptp(scored - scored[:, :1], axis=0).any():
         return PriorEstimate(even, "even")
     found: Shares
-    if n_labels > 2 and not settled:  # noqa: PLR2004
+    if n_labels > 2 and not final:  # noqa: PLR2004
         return PriorEstimate(even, "even")
     if n_labels == 2:  # noqa: PLR2004
         found = shares_of_two(scored[:, 0] - scored[:, 1])

@@ -15,7 +15,7 @@ A context is a set in the paper and a sequence in a prompt. Three layouts:
 
 The order is over all items, labelled or not, and stays the same through a search. A target then
 has one context whether or not it has a label yet: what is asked to choose a label for it (Algorithm
-1, line 6) is asked again to evaluate `U` with that label, and is already known.
+1, line 6) is asked again to evaluate `U` with that label, and is answered from the score store.
 
 In each layout a target's context is a function of the other items' labels alone: its own label
 changes neither what stands there nor in which order.

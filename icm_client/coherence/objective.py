@@ -10,14 +10,18 @@ from icm_client.coherence.constraints import inconsistent_pairs
 from icm_client.coherence.leave_one_out import Layout, queries
 from icm_client.coherence.problem import Constraint, FloatArray, IntArray, Score
 
+Predictability = Callable[[FloatArray, IntArray], float]
+"""`P(D)` from log-probs, shape `[n, K]`, nats, of labelled items and their labels, shape `[n]`."""
 
-def mutual_predictability(log_probs_at_labels: FloatArray) -> float:
+
+def mutual_predictability(log_probs: FloatArray, labels: IntArray) -> float:
     r"""`P(D) = sum_i log P(y_i | x_i, D \ (x_i, y_i))`, nats; 0 where nothing is labelled.
 
     Args:
-        log_probs_at_labels: each labelled item's log-prob at its own label, any shape, nats.
+        log_probs: shape `[n, K]`, nats, of the labelled items, each given all others.
+        labels: shape `[n]`, theirs.
     """
-    return float(log_probs_at_labels.sum())
+    return float(log_probs[np.arange(len(labels)), labels].sum())
 
 
 def inconsistency(labels: IntArray, constraint: Constraint) -> int:
@@ -38,20 +42,11 @@ def utility(alpha: float, P: float, I: int) -> float:
     return alpha * P - I
 
 
-Predictability = Callable[[FloatArray, IntArray], float]
-"""`P(D)` from log-probs, shape `[n, K]`, nats, of labelled items and their labels, shape `[n]`."""
-
-
-def sum_at_labels(log_probs: FloatArray, labels: IntArray) -> float:
-    """`mutual_predictability`, the paper's `P(D)`, as a `Predictability`."""
-    return mutual_predictability(log_probs[np.arange(len(labels)), labels])
-
-
 class LeaveOneOut:
     """`P(D)` by one leave-one-out pass over the labelled items, made once a labelling.
 
     Args:
-        score: the only way out.
+        score: the only I/O.
         order: as for `queries`.
         layout: as for `queries`.
         max_demos: as for `queries`.
@@ -64,7 +59,7 @@ class LeaveOneOut:
         order: IntArray,
         layout: Layout,
         max_demos: int | None,
-        predictability: Predictability = sum_at_labels,
+        predictability: Predictability = mutual_predictability,
     ) -> None:
         self._score, self._order = score, order
         self._layout: Layout = layout

@@ -48,8 +48,8 @@ class Score(Protocol):
         """Log-probs in nats, shape `[len(queries), K]`, each row `log P(y | x, context)`.
 
         Rows need not sum to one: the rest is the probability of all text that is no label. A row of
-        NaN stands for an item that cannot be scored. Raises `ScoreError` or `EndpointError`; it
-        never returns a made-up number.
+        NaN stands for an item that cannot be scored; Algorithm 1 takes none. Raises `ScoreError` or
+        `EndpointError`; it never returns a made-up number.
         """
         ...
 
@@ -142,21 +142,21 @@ class Problem:
     def __post_init__(self) -> None:
         """Refuse what does not fit the items."""
         check_groups(self.constraint.groups, self.n_items)
-        for labels in (self.start, self.pinned):
+        for labels, called in ((self.start, "first"), (self.pinned, "pinned")):
             if labels is not None:
-                self._check_labels(labels)
+                self._check_labels(labels, called)
 
-    def _check_labels(self, labels: IntArray) -> None:
+    def _check_labels(self, labels: IntArray, called: str) -> None:
         if labels.shape != (self.n_items,):
             raise InputError(
-                f"first labels of shape {labels.shape} were given for {self.n_items} items."
+                f"{called} labels of shape {labels.shape} were given for {self.n_items} items."
             )
         if not np.issubdtype(labels.dtype, np.integer):
-            raise InputError(f"first labels must be whole numbers, not {labels.dtype}.")
+            raise InputError(f"{called} labels must be whole numbers, not {labels.dtype}.")
         outside = np.flatnonzero((labels < UNLABELLED) | (labels >= self.n_labels))
         if len(outside):
             raise InputError(
-                f"item {outside[0]} has the first label {labels[outside[0]]}, but there are "
+                f"item {outside[0]} has the {called} label {labels[outside[0]]}, but there are "
                 f"{self.n_labels} labels from 0 ({UNLABELLED} for none)."
             )
 
@@ -195,7 +195,7 @@ class Problem:
         if self.pinned is None:
             return scores
         at = self.pinned_items
-        held = np.maximum(scores, _LOWEST)  # NaN stays NaN
+        held = np.maximum(scores, _LOWEST)  # the NaN of a free item stays NaN
         held[at] = -np.inf
         held[at, self.pinned[at]] = 0.0
         return held

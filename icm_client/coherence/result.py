@@ -60,7 +60,7 @@ class PassRecord(SweepRecord):
 
     `utility` and `coherence` of a pass are those of the labels before it: each item's label by a
     model that was trained on the others, which is `U(D)` with `P(y_i | x_i, D \ D_f)`. Those of a
-    batch are where its search ended: each item's label in context, given demos of the batch.
+    batch are the search's at its end: each item's label in context, given demos of the batch.
     `counts` are of all labels after it.
 
     Attributes:
@@ -153,8 +153,9 @@ class SearchResult:
     Attributes:
         labels: shape `[N]`; where a rule binds items, not each one's likeliest by itself.
             `UNLABELLED` where an item could not be scored.
-        log_probs: shape `[N, K]`, nats; rows sum to one in probability, and are NaN where an item
-            could not be scored.
+        log_probs: shape `[N, K]`, nats: what labels were decided by, with the prior's offsets;
+            calibrated, but for Algorithm 1, which decides by the model's own. Rows sum to one in
+            probability, and are NaN where an item could not be scored.
         utility: calibrated `U(D)` of the labels, nats an item.
         coherence: `utility` as a share of the labels' entropy.
         restart: which restart won.
@@ -175,7 +176,8 @@ class SearchResult:
         sweep_scores: shape `[M, N, K]`, nats: calibrated scores of the averaged sweeps, one by
             one, without those whose demos had sampled labels. None of Algorithm 1, which reads
             once.
-        last_asked: a few of the last context's queries, to ask again what the server varies by.
+        last_asked: a few of the last context's queries, which are asked again to see by how much
+            the server's answers vary.
     """
 
     labels: IntArray

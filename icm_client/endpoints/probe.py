@@ -48,7 +48,7 @@ _NEUTRAL: Final[Mapping[str, float]] = {
 _HOT: Final[Mapping[str, float]] = {**_NEUTRAL, "temperature": 1.9}  # 2 is the most OpenAI takes
 
 
-class Verdict(StrEnum):
+class Grade(StrEnum):
     """What an observation means for a run."""
 
     GOOD = "good"
@@ -71,7 +71,7 @@ class Observation:
     """
 
     name: str
-    verdict: Verdict
+    verdict: Grade
     says: str
     figures: Mapping[str, Figure] = field(default_factory=dict)
 
@@ -90,7 +90,7 @@ async def label_scores(endpoint: Endpoint, read: Read, labels: Sequence[str]) ->
     }
     return Observation(
         "log-probs",
-        Verdict.GOOD if exact else Verdict.NOTE,
+        Grade.GOOD if exact else Grade.NOTE,
         f"every label came back ({values} nats; {mass:.1%} of the probability), "
         + ("exact" if exact else f"of exactness {answer.exactness.value!r}: rows are marked so"),
         figures,
@@ -111,12 +111,12 @@ async def prompts_arrive(endpoint: Endpoint, short: Read, long: Read) -> Observa
     }
     if not all(tokens):
         if isinstance(endpoint, NoticingEndpoint) and (notices := endpoint.notices):
-            return Observation("prompts", Verdict.NOTE, " ".join(notices), figures)
+            return Observation("prompts", Grade.NOTE, " ".join(notices), figures)
         says = (
             f"the server does not say how many tokens it read, but all of a text of "
             f"{len(long.prompt):,} characters has a part in its answer"
         )
-        return Observation("prompts", Verdict.GOOD, says, figures)
+        return Observation("prompts", Grade.GOOD, says, figures)
     if isinstance(endpoint, TextEndpoint):
         ratios = [len(read.prompt) / n for read, n in zip((short, long), tokens, strict=True)]
         cut = ratios[1] > 2 * ratios[0]
@@ -129,7 +129,7 @@ async def prompts_arrive(endpoint: Endpoint, short: Read, long: Read) -> Observa
         if tokens[1] > len(long.prompt):
             return Observation(
                 "prompts",
-                Verdict.NOTE,
+                Grade.NOTE,
                 f"{len(long.prompt):,} token ids were sent and {tokens[1]:,} computed: more than "
                 "the prompt",
                 figures,
@@ -137,12 +137,12 @@ async def prompts_arrive(endpoint: Endpoint, short: Read, long: Read) -> Observa
     if cut:
         return Observation(
             "prompts",
-            Verdict.BAD,
+            Grade.BAD,
             f"the server cut a prompt to {tokens[1]:,} tokens and did not say so: start it with a "
             "larger context",
             figures,
         )
-    return Observation("prompts", Verdict.GOOD, says, figures)
+    return Observation("prompts", Grade.GOOD, says, figures)
 
 
 async def raw_log_probs(endpoint: Endpoint, read: Read) -> Observation:
@@ -154,7 +154,7 @@ async def raw_log_probs(endpoint: Endpoint, read: Read) -> Observation:
     """
     if not isinstance(endpoint, SampledEndpoint):
         return Observation(
-            "raw or processed", Verdict.GOOD, "raw: the server is started here, and asked for those"
+            "raw or processed", Grade.GOOD, "raw: the server is started here, and asked for those"
         )
     (ours,) = await endpoint.read([read], lane=lane_of(endpoint))
     own = await endpoint.read_sampled(read, _NEUTRAL)
@@ -170,7 +170,7 @@ async def raw_log_probs(endpoint: Endpoint, read: Read) -> Observation:
     if moved > SAME_NATS:
         return Observation(
             "raw or processed",
-            Verdict.BAD,
+            Grade.BAD,
             f"processed: the server's own sampling settings move log-probs by {moved:.2f} nats; "
             "start it without them (vLLM: --logprobs-mode raw_logprobs --generation-config vllm)",
             figures,
@@ -178,11 +178,11 @@ async def raw_log_probs(endpoint: Endpoint, read: Read) -> Observation:
     if scaled > SAME_NATS:
         return Observation(
             "raw or processed",
-            Verdict.GOOD,
+            Grade.GOOD,
             "processed, but what a run asks for are the model's own: temperature 1 gives the same",
             figures,
         )
-    return Observation("raw or processed", Verdict.GOOD, "raw: temperature moves nothing", figures)
+    return Observation("raw or processed", Grade.GOOD, "raw: temperature moves nothing", figures)
 
 
 async def prefix_cache(endpoint: Endpoint, cold: Read) -> Observation:
@@ -207,7 +207,7 @@ async def prefix_cache(endpoint: Endpoint, cold: Read) -> Observation:
         figures |= {"caches": None, "cold_s": None, "warm_s": None}
         return Observation(
             "prefix cache",
-            Verdict.NOTE,
+            Grade.NOTE,
             f"not measured: a request had to be sent again ({retries} times in all), so that its "
             "time says nothing",
             figures,
@@ -218,13 +218,13 @@ async def prefix_cache(endpoint: Endpoint, cold: Read) -> Observation:
             f"on: {first.computed_tokens:,} tokens computed cold, {again.computed_tokens:,} warm; "
             f"{took}"
         )
-        return Observation("prefix cache", Verdict.GOOD, says, figures)
+        return Observation("prefix cache", Grade.GOOD, says, figures)
     # A server that has counted cached tokens before would count them now.
     counts = endpoint.identity.kind == llama_cpp.KIND or endpoint.usage.cached_tokens > 0
     if not counts and again_s < first_s / 2 and first_s - again_s > _TELLING_S:
         return Observation(
             "prefix cache",
-            Verdict.NOTE,
+            Grade.NOTE,
             f"on, by the time it took ({took}); the server does not say how many tokens (vLLM: "
             "--enable-prompt-tokens-details, SGLang: --enable-cache-report)",
             figures,
@@ -232,7 +232,7 @@ async def prefix_cache(endpoint: Endpoint, cold: Read) -> Observation:
     figures["caches"] = False
     return Observation(
         "prefix cache",
-        Verdict.NOTE,
+        Grade.NOTE,
         f"no sign of one ({took}): every context is computed again for each row",
         figures,
     )
@@ -242,7 +242,7 @@ def failed(name: str, error: IcmError, *, fatal: bool) -> Observation:
     """The observation of a question that got no answer."""
     return Observation(
         name,
-        Verdict.BAD if fatal else Verdict.NOTE,
+        Grade.BAD if fatal else Grade.NOTE,
         f"failed: {error}",
         {"error": type(error).__name__},
     )
@@ -281,7 +281,7 @@ async def noise_floor(
     floor = max(most.values())
     return Observation(
         "noise",
-        Verdict.GOOD if floor <= SAME_NATS else Verdict.NOTE,
+        Grade.GOOD if floor <= SAME_NATS else Grade.NOTE,
         f"log-probs repeat to {floor:.4f} nats (warm {most['warm']:.4f}, among "
         f"{len(beside)} others {most['batch']:.4f}): smaller differences mean nothing",
         {"noise_nats": floor, "warm_nats": most["warm"], "batch_nats": most["batch"]},
@@ -323,7 +323,7 @@ async def throughput(
     figures: dict[str, Figure] = {f"at_{number}_a_second": rate for number, rate in rates.items()}
     return Observation(
         "throughput",
-        Verdict.NOTE if None in rates.values() else Verdict.GOOD,
+        Grade.NOTE if None in rates.values() else Grade.GOOD,
         f"short requests a second, by how many in flight: {measured}",
         figures,
     )
@@ -351,13 +351,13 @@ async def neighbours(endpoint: VllmEndpoint, reads: Sequence[Read], rounds: int 
     if padded:
         return Observation(
             "neighbours",
-            Verdict.NOTE,
+            Grade.NOTE,
             f"{padded} of {asked} requests of a neighbour lost their log-probs (-9999) beside "
             "ours: warn those who share this server, or use one of your own",
             figures,
         )
     return Observation(
-        "neighbours", Verdict.GOOD, f"{asked} requests of a neighbour kept their log-probs", figures
+        "neighbours", Grade.GOOD, f"{asked} requests of a neighbour kept their log-probs", figures
     )
 
 

@@ -27,8 +27,8 @@ from icm_client.endpoints import (
 )
 from icm_client.endpoints.probe import (
     Figure,
+    Grade,
     Observation,
-    Verdict,
     failed,
     label_scores,
     neighbours,
@@ -60,7 +60,7 @@ _REPORTED_WAIT_S: Final = 1.0
 _POLL_S: Final = 0.1
 
 _STOPPED: Final = Observation(
-    "check", Verdict.BAD, "it was stopped before its end: what is missing has not been probed"
+    "check", Grade.BAD, "it was stopped before its end: what is missing has not been probed"
 )
 
 
@@ -83,7 +83,7 @@ class CheckReport:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why a run would fail; empty where none would."""
-        bad = (one for one in self.observations if one.verdict is Verdict.BAD)
+        bad = (one for one in self.observations if one.verdict is Grade.BAD)
         return tuple(f"{one.name}: {one.says}" for one in bad)
 
     @property
@@ -274,7 +274,7 @@ class Probing:
         words = [self._beginning(token) for token in first]
         server = self._server
         await self._kept("log-probs", lambda: label_scores(server, short, words), fatal=True)
-        if self.observations[-1].verdict is Verdict.BAD:
+        if self.observations[-1].verdict is Grade.BAD:
             return  # the other probes would fail the same way
         await self._kept("prompts", lambda: prompts_arrive(server, short, long), fatal=True)
         await self._kept("raw or processed", lambda: raw_log_probs(server, short))
@@ -344,7 +344,7 @@ class Probing:
         self.observations.append(
             Observation(
                 "server",
-                Verdict.GOOD,
+                Grade.GOOD,
                 f"{who}, context {length}: room for {self._settings.demos} demos",
                 figures,
             )
@@ -352,7 +352,7 @@ class Probing:
         several = max(map(len, pieces.labels)) > 1
         return Observation(
             "labels",
-            Verdict.GOOD,
+            Grade.GOOD,
             f"tokenized {said}" + (": several tokens take several reads a row" if several else ""),
             tokens,
         )
@@ -367,7 +367,7 @@ class Probing:
         left_s = math.inf if fatal else self._began + _SECONDS - time.monotonic()
         if left_s <= 0:
             words = f"left out: the probes before it took {_SECONDS:.0f} s on this slow server"
-            self.observations.append(Observation(name, Verdict.NOTE, words))
+            self.observations.append(Observation(name, Grade.NOTE, words))
             return
         self._step(name)
 
@@ -391,7 +391,7 @@ class Probing:
             self.observations.append(failed(name, error, fatal=fatal))
         if scope.cancelled_caught:
             words = f"cut short: the check took {_SECONDS:.0f} s on this slow server"
-            self.observations.append(Observation(name, Verdict.NOTE, words))
+            self.observations.append(Observation(name, Grade.NOTE, words))
 
     def _fresh(self, trie: LabelTrie, count: int, demos: int) -> list[Read]:
         """Reads of random rows in random contexts: prompts that no cache has seen."""

@@ -27,9 +27,9 @@ from icm_client.endpoints.protocol import (
     TextEndpoint,
     TokenIds,
     Usage,
+    common_prefix,
 )
 from icm_client.endpoints.served import ServedEndpoint
-from icm_client.scoring.prompts import shared
 
 _UNKNOWN_LIMIT: Final = 64
 """Requests under way at an endpoint that does not report how many it takes."""
@@ -295,7 +295,7 @@ class Lane:
         return (
             claim is self._holder
             and not self._stint_is_over()
-            and 2 * shared(self._last, prompt) >= len(prompt)
+            and 2 * common_prefix(self._last, prompt) >= len(prompt)
         )
 
     def _stint_is_over(self) -> bool:

@@ -13,8 +13,8 @@ from collections.abc import Container, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from icm_client.endpoints.protocol import TokenIds
-from icm_client.scoring.prompts import Question, shared
+from icm_client.endpoints.protocol import TokenIds, common_prefix
+from icm_client.scoring.prompts import Question
 
 MIN_SHARED = 32
 """Tokens that a prefix must add to its parent's to be sent ahead: two of vLLM's 16-token blocks."""
@@ -132,8 +132,8 @@ def _forks(ordered: Sequence[Question]) -> list[_Fork]:
 
 def _shared(one: Question, other: Question) -> int:
     if one.head is other.head:
-        return len(one.head) + shared(one.tail, other.tail)
-    return shared(one.head + one.tail, other.head + other.tail)
+        return len(one.head) + common_prefix(one.tail, other.tail)
+    return common_prefix(one.head + one.tail, other.head + other.tail)
 
 
 def optimal_tokens(prompts: Sequence[TokenIds], *, block: int = 1) -> int:
@@ -143,7 +143,7 @@ def optimal_tokens(prompts: Sequence[TokenIds], *, block: int = 1) -> int:
     so many tokens, they are the tree's distinct blocks and each prompt's tokens after its last one.
     """
     ordered = sorted(prompts)
-    repeated = sum(shared(a, b) // block * block for a, b in pairwise(ordered))
+    repeated = sum(common_prefix(a, b) // block * block for a, b in pairwise(ordered))
     return sum(map(len, ordered)) - repeated
 
 

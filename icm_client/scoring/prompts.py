@@ -49,18 +49,6 @@ Asked = Read | Question
 """What the score store takes."""
 
 
-def shared(one: TokenIds, other: TokenIds) -> int:
-    """Return the length of the longest common prefix, in tokens."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:  # by halves: slices compare in C, a loop over ids would take much longer
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
 PROTOCOL_VERSION = 1
 """A new number where a read comes to mean something else leaves older answers alone."""
 

@@ -8,9 +8,16 @@ from hashlib import blake2b
 import anyio.lowlevel
 
 from icm_client.endpoints.parsing import fingerprint
-from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds, Usage
+from icm_client.endpoints.protocol import (
+    Answer,
+    Exactness,
+    Read,
+    ServerIdentity,
+    TokenIds,
+    Usage,
+    common_prefix,
+)
 from icm_client.errors import PromptTooLong
-from icm_client.scoring.prompts import shared
 
 _BOS = 1
 _ELSEWHERE = math.log(1e-9)  # of a token that no label continues with
@@ -181,7 +188,7 @@ class PlantedConcept:
             raise PromptTooLong(f"{len(prompt)} of {self._identity.context_length} tokens")
         before, self._sent[lane] = self._sent[lane], prompt
         # The last token is computed in any case.
-        cached = min(shared(before, prompt), max(len(prompt) - 1, 0))
+        cached = min(common_prefix(before, prompt), max(len(prompt) - 1, 0))
         self._usage.requests += 1
         self._usage.cached_tokens += cached
         self._usage.computed_tokens += len(prompt) - cached

@@ -1,7 +1,8 @@
-"""Whether to believe the labels: every verdict is made here, from the search alone, without gold.
+"""Whether to believe the labels: the findings that every verdict is made of, without gold.
 
-`diagnose` collects the findings, and `verdict_of` lets the worst of them decide: one fatal finding
-makes "do not trust", one to check "check", notes alone "trust". Each question has a file:
+`diagnose` collects them from the result of the search and from `Evidence` (texts, rule, prior,
+pins, repeated reads). `findings.verdict_of` lets the worst of them decide: one fatal finding makes
+"do not trust", one to check "check", notes alone "trust". Each question has a file:
 
     concept.py          do the labels follow a concept at all?
     names.py            does each label have the right name?

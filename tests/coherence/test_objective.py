@@ -35,8 +35,9 @@ def test_inconsistency_is_the_double_sum(labels: IntArray) -> None:
 
 
 def test_predictability_is_the_sum_of_log_probs() -> None:
-    assert mutual_predictability(np.array([-0.5, -0.25, -1.0])) == -1.75
-    assert mutual_predictability(np.zeros(0)) == 0
+    log_probs = np.array([[-0.5, -3.0], [-4.0, -0.25], [-1.0, -2.0]])
+    assert mutual_predictability(log_probs, np.array([0, 1, 0])) == -1.75
+    assert mutual_predictability(np.zeros((0, 2)), np.zeros(0, dtype=np.int64)) == 0
 
 
 def test_utility_by_hand() -> None:

@@ -28,6 +28,7 @@ from icm_client.coherence.problem import (
 )
 from icm_client.coherence.result import SearchResult, Step, SweepRecord, Watch, never
 from icm_client.coherence.settings import SweepSettings
+from icm_client.errors import ScoreNotFinite
 
 N = 40
 FAST = SweepSettings(coherent=np.inf, min_sweeps=6, max_sweeps=6)
@@ -207,3 +208,9 @@ async def test_names_are_compared_over_those_that_have_both_scores() -> None:
     )
     assert none.ambiguous
     assert not none.better
+
+
+@pytest.mark.parametrize("settings", STEPS)
+async def test_algorithm_1_refuses_an_item_without_a_score(settings: AnySettings) -> None:
+    with pytest.raises(ScoreNotFinite, match=r"item \d+ has no score"):
+        await found(settings, Holey(range(N)))

@@ -3,9 +3,9 @@ from itertools import chain, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.endpoints.protocol import TokenIds
+from icm_client.endpoints.protocol import TokenIds, common_prefix
 from icm_client.scoring.planner import Branch, assign_lanes, optimal_tokens, plan, prune
-from icm_client.scoring.prompts import Question, shared
+from icm_client.scoring.prompts import Question
 
 prompts = st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple)
 question_lists = st.lists(
@@ -21,7 +21,9 @@ def prefixes(asked: list[TokenIds]) -> int:
 def slot_tokens(share: list[int], questions: list[Question]) -> int:
     """Return what a slot prefills that keeps the last prompt."""
     asked = [questions[index].tail for index in share]
-    return sum(len(prompt) - shared(before, prompt) for before, prompt in pairwise([(), *asked]))
+    return sum(
+        len(prompt) - common_prefix(before, prompt) for before, prompt in pairwise([(), *asked])
+    )
 
 
 def shared_cache_tokens(branches: tuple[Branch, ...], questions: list[Question]) -> int:

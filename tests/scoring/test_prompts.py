@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.endpoints.protocol import Read, TokenIds
+from icm_client.endpoints.protocol import Read, TokenIds, common_prefix
 from icm_client.scoring.planner import assign_lanes, plan
-from icm_client.scoring.prompts import Question, score_keys, shared
+from icm_client.scoring.prompts import Question, score_keys
 from icm_client.scoring.scorer import different
 
 # Few ids and short pieces: equal prompts cut in different places are met as well.
@@ -31,7 +31,7 @@ def test_what_two_prompts_share_is_their_longest_common_prefix(
     one: TokenIds, other: TokenIds
 ) -> None:
     ends = range(min(len(one), len(other)) + 1)
-    assert shared(one, other) == max(end for end in ends if one[:end] == other[:end])
+    assert common_prefix(one, other) == max(end for end in ends if one[:end] == other[:end])
 
 
 @given(question_lists)
