@@ -135,7 +135,7 @@ async def anneal(
     D = problem.start if problem.start is not None else how.first_labels(order)  # line 1
     D = (await how.fix(D, U, first=True)).labels  # line 2
     steps: list[Step] = []
-    flips, stopped = 0, False
+    flips, stopped = 0, False  # proposals accepted
     for n in range(1, settings.iterations + 1):  # line 3
         if stopped := watch.stop():
             break

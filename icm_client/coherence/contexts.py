@@ -125,7 +125,7 @@ def fold_contexts(
 def draw_demos(
     labels: IntArray,
     pool: IntArray,
-    certainty: FloatArray,
+    certain: FloatArray,
     *,
     size: int,
     keep: float,
@@ -134,13 +134,14 @@ def draw_demos(
 ) -> Context:
     """Draw at most `size` demos from `pool`, equally many of each label, in random order.
 
-    The label with the fewest candidates sets the share of all, so that a context never suggests
-    that one label is likelier. A label without any candidate is left out.
+    The label with the fewest candidates sets the number of all (one candidate: one demo a label),
+    so that a context never suggests that one label is likelier. A label without any candidate is
+    left out.
 
     Args:
         labels: shape `[N]`, `UNLABELLED` where an item has none; such items are never drawn.
         pool: the items that may be demos.
-        certainty: shape `[N]`; only the most certain candidates of each label are drawn from.
+        certain: shape `[N]`; only the most certain candidates of each label are drawn from.
         size: the most demos that the context may hold.
         keep: the share of each label's candidates, the most certain ones, to draw from.
         n_labels: `K`.
@@ -149,7 +150,7 @@ def draw_demos(
     candidates = []
     for k in range(n_labels):
         members = pool[labels[pool] == k]
-        members = members[np.argsort(-certainty[members], kind="stable")]
+        members = members[np.argsort(-certain[members], kind="stable")]
         candidates.append(members[: int(np.ceil(keep * len(members)))])
     present = [len(members) for members in candidates if len(members)]
     if not present:

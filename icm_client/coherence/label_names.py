@@ -79,14 +79,14 @@ class NameExchange:
     """The exchange of names that comes closest to the labels as they were found.
 
     Attributes:
-        names: the labelling with label `k` renamed `names[k]`, shape `[K]`.
+        names: a permutation, shape `[K]`: label `k` is renamed `names[k]`.
         utility: calibrated `U` of the labels as found, over the targets scored, nats an item; NaN
             where none could be.
         exchanged_utility: the same with the names exchanged.
         standard_error: of the mean paired difference of the two, nats.
-        words: whether the label words go with what the demos teach under the names as found, over
-            0, or under these, in standard errors (`Contrast`). NaN where too few items have such
-            labels.
+        words: a t statistic (`Contrast`): over 0 where the label words go with what the demos
+            teach under the names as found, below 0 where under these names. NaN where too few items
+            have such labels.
         pull: nats of label-word effect for each nat of in-context effect. NaN as `words`.
         response: the share of the items whose log-odds turn towards their label with the demos'
             names. NaN as `words`.
@@ -161,7 +161,8 @@ class NameExchange:
     @property
     def _words_are_clear(self) -> bool:
         """They go with or against the demos, and weigh something or make `U` clearly higher."""
-        # These names were chosen among many as those that noise favours most.
+        # These names were chosen among many as those that noise favours most: of n standard normal
+        # numbers the largest is about sqrt(2 log n).
         others = math.lgamma(len(self.names) + 1) - math.log(2)  # log of K! / 2
         needed = math.sqrt(CLEAR_STANDARD_ERRORS**2 + 2 * others * (self.words < 0))
         if not abs(self.words) > needed:
@@ -198,7 +199,9 @@ async def exchange_names(
 async def exchange_names_in_folds(
     folds: Sequence[ScoredFold], labels: IntArray, score: Score
 ) -> NameExchange:
-    """The same for some items of the first fold, and for more only while that leaves it open.
+    """Compare as `exchange_names` does, but ask about no more items than decide the names.
+
+    Some items of the first fold are read, and more only while that leaves the names open.
 
     A small label-word effect needs more items to be seen, and rare labels need more items to have
     any; otherwise a part of one fold is enough.

@@ -10,14 +10,15 @@ class SweepSettings:
     """The numbers of the search. docs/search.md has the figures that decided the defaults.
 
     Attributes:
-        initial: `K` of the paper: items labelled at random to start from.
+        initial: `K` of Algorithm 1, `K0` in `fast`: items labelled at random to start from.
         folds: `F`, parts that are scored in contexts of the other parts' demos.
         demos: `C`, the most demos in a context.
         second_demos: the most demos in the second sweep, whose labels come from one context of
             random labels and are not worth more tokens yet.
         keep: the share of a label's items, the most certain ones, that demos are drawn from.
         averaged: `M`, the sweeps whose scores are averaged.
-        temperature: `T_1` in nats; halved each sweep, and 0 from `cold_after` sweeps on.
+        temperature: `T_1` in nats, at which labels are sampled after the first sweep. It is halved
+            each sweep, and 0 from `cold_after` sweeps on.
         cold_after: sweeps after which labels are no longer sampled.
         min_sweeps: sweeps before the search may stop.
         max_sweeps: sweeps after which it stops anyway.

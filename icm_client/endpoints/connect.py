@@ -41,6 +41,7 @@ _OWNERS: Final[dict[str, Kind]] = {
     "llamacpp": llama_cpp.KIND,
     "vllm": vllm.KIND,
     "sglang": sglang.KIND,
+    "tensorrt_llm": "openai",  # it has a /version too, as vLLM
 }
 
 # A gateway may rewrite the list of models; the routes that only one kind has still show it.

@@ -69,6 +69,15 @@ async def test_connect_takes_a_stranger_for_openai_and_says_what_it_answered(
         await connect(server.url, settings=SETTINGS)
 
 
+async def test_tensorrt_llm_is_not_taken_for_the_vllm_whose_routes_it_has(
+    server: Any, say: Any
+) -> None:
+    models = '{"data": [{"id": "x", "owned_by": "tensorrt_llm"}]}'
+    server.script = [say(models), say(models), say("", status=404)]
+    with pytest.raises(UnsupportedServer, match=r"no /v1/completions and.*completions: 404"):
+        await connect(server.url, settings=SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("answers", "kind"),
     [
