@@ -29,13 +29,13 @@ from icm_client.cli.trainer_options import trainer_options
 from icm_client.data import FileFormat, Task, check_output, find_beside, read_rows, unescape
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.csv_rows import Quote
-from icm_client.data.job import named_task
+from icm_client.data.job import task_for
 from icm_client.data.rows import refused_rows
 from icm_client.errors import IcmError, InputError, RowError, TaskError
 from icm_client.record.folder import DEFAULT_BASE, LABELS
 from icm_client.runs.budget import Budget
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
-from icm_client.runs.label import run
+from icm_client.runs.label import label_prepared
 from icm_client.runs.presets import Settings
 from icm_client.runs.request import LabelRequest
 from icm_client.runs.result import Labels
@@ -73,7 +73,7 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     """Let errors about some of the rows end with the option that goes on without them."""
 
     @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+    def named(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
         except RowError as error:
@@ -81,7 +81,7 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
                 raise
             raise InputError(f"{error}\n--skip-bad-rows labels the other rows.") from error
 
-    return run
+    return named
 
 
 @click.command("label", short_help="Label the rows of a file.")
@@ -258,14 +258,15 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         raise refused_rows(every.skipped, path=data, usable=len(every.rows))
     if not as_json and not quiet and found_at is not None:
         click.echo(f"Task: {found_at}", err=True)
+    prepared = request.prepared()
+    job = prepared.job
     if dry_run or (verbose and not as_json):
-        job = request.prepared().job
         print_preview(job, as_json=as_json)
         if dry_run and not as_json and not quiet:
             print_notices(job.notices, job.dataset.skipped)
     if forecasts and not dry_run:
-        forecast = partial(forecast_job, request.prepared().job, server, settings, store=store)
-        cost = anyio.run(partial(forecast, skip_bad_rows=skip_bad_rows))
+        forecast = partial(forecast_job, store=store, skip_bad_rows=skip_bad_rows)
+        cost = anyio.run(forecast, job, server, settings)
         if as_json:
             print_json(cost.summary())
         else:
@@ -276,8 +277,8 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     async def work() -> Labels:
         async with draining() as drain:
             with progress_display(hidden=quiet or as_json) as progress:
-                return await run(
-                    request,
+                return await label_prepared(
+                    prepared,
                     endpoint=server,
                     store=kept,
                     progress=progress,
@@ -340,13 +341,11 @@ def _task(
             raise click.UsageError("--task and --template exclude each other.")
         words = tuple(word.strip() for word in labels.split(","))
         return Task(template=unescape(template), labels=words), None
-    if name is not None:
-        return named_task(name), None
-    beside = find_beside(data)
-    if beside is None:
+    beside = None if name is not None else find_beside(data)
+    if name is None and beside is None:
         raise TaskError(
             "no task: name one with --task FILE or NAME, or write it down with --template "
             "'Review: {text}\\nSentiment:' --labels positive,negative, or put a task.toml beside "
             f"{data}"
         )
-    return Task.from_toml(beside), beside
+    return task_for(data, name), beside

@@ -15,7 +15,7 @@ from icm_client.data import Task
 from icm_client.data.job import Rows
 from icm_client.endpoints import Endpoint, Waiting, WireEvent
 from icm_client.errors import RunError, RunStopped
-from icm_client.runs.label import run
+from icm_client.runs.label import label_prepared
 from icm_client.runs.progress import OnProgress, Progress
 from icm_client.runs.request import LabelOptions, LabelRequest
 from icm_client.runs.result import Labels
@@ -225,14 +225,16 @@ class Client:
         Raises:
             RunError: the client is not open.
         """
-        if self._shares is None or self._tasks is None:
+        if self._shares is None or self._tasks is None or self._kept is None:
             raise RunError("the client is not open: async with Client(...) as client: ...")
         request = LabelRequest(rows, task, runs=self.runs, **options)
         endpoint, store = self._shares.share(), self._kept
 
         async def find(progress: OnProgress) -> Labels:
             try:
-                return await run(request, endpoint=endpoint, store=store, progress=progress)
+                return await label_prepared(
+                    request.prepared(), endpoint=endpoint, store=store, progress=progress
+                )
             finally:
                 await endpoint.aclose()  # the share, not the server
 

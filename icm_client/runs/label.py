@@ -1,6 +1,6 @@
-"""A run, from rows, a task and an endpoint to labels: `label`, and `run`, which does the work.
+"""A run, from rows, a task and an endpoint to labels: `label`, and `label_prepared`.
 
-read and check all that the request names
+read and check all that the request names (`LabelRequest.prepared`)
 until the run is through (where another model answers, `accept_drift` begins again):
 connect; tokenize the rows, and fit the demos to the server's context
 search; start again without a row that cannot be scored and spoils what is built on it
@@ -53,7 +53,7 @@ from icm_client.runs.request import LabelRequest, PreparedRun
 from icm_client.runs.result import Labels, labels_found
 from icm_client.runs.search_journal import SearchJournal
 from icm_client.runs.server import Server, open_endpoint
-from icm_client.runs.so_far import search_so_far
+from icm_client.runs.so_far import StoredScores, search_so_far
 from icm_client.runs.trainer import Trainer
 from icm_client.scoring import Scorer, ScoreStore, open_store
 
@@ -146,7 +146,7 @@ async def label(
         RunStopped: `stopping` said so; its `labels` are those found so far. Or the time that
             `budget` gives was used up before there were any.
     """
-    request = LabelRequest(
+    prepared = LabelRequest(
         rows,
         task,
         gold=gold,
@@ -165,15 +165,18 @@ async def label(
         runs=runs,
         command=command,
         fresh=fresh,
-    )
-    return await run(request, endpoint=endpoint, store=store, progress=progress, stopping=stopping)
+    ).prepared()
+    with open_store(store) as kept:
+        return await label_prepared(
+            prepared, endpoint=endpoint, store=kept, progress=progress, stopping=stopping
+        )
 
 
-async def run(
-    request: LabelRequest,
+async def label_prepared(
+    prepared: PreparedRun,
     *,
-    endpoint: Endpoint | Server | str | None = None,
-    store: ScoreStore | str | os.PathLike[str] | None = None,
+    endpoint: Endpoint | Server | str | None,
+    store: ScoreStore,
     progress: OnProgress | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Labels:
@@ -183,25 +186,24 @@ async def run(
             "progress must be a plain function: it is called, not awaited. The jobs of "
             "icm_client.Client have an async iterator instead: async for moment in job.progress()"
         )
-    run = _Run(request.prepared(), progress, stopping)
+    run = _Run(prepared, progress, stopping)
     opened_here = endpoint is None or isinstance(endpoint, str | Server)
-    with open_store(store) as kept:
-        while True:
-            try:
-                async with open_endpoint(endpoint, run.observe, run.stopping) as server:
-                    return await run.over(server, kept)
-            except ModelChanged as change:
-                if not (request.accept_drift and opened_here):
-                    raise
-                if change.stored is not None and not kept.forget(
-                    (change.stored, second_fingerprint(change.stored))
-                ):
-                    raise  # there is nothing to drop: the server answers differently each time
-            except IcmError as error:
-                ended = run.without_labels(error)
-                if ended is None:
-                    raise
-                raise ended from error
+    while True:
+        try:
+            async with open_endpoint(endpoint, run.observe, run.stopping) as server:
+                return await run.over(server, store)
+        except ModelChanged as change:
+            if not (prepared.request.accept_drift and opened_here):
+                raise
+            if change.stored is not None and not store.forget(
+                (change.stored, second_fingerprint(change.stored))
+            ):
+                raise  # there is nothing to drop: the server answers differently each time
+        except IcmError as error:
+            ended = run.without_labels(error)
+            if ended is None:
+                raise
+            raise ended from error
 
 
 class _Run:
@@ -271,9 +273,7 @@ class _Run:
             unusable=unusable,
         )
         meter.begin(pieces, settings, scorer.stats)
-        stored = Scorer(
-            server, store, pieces, drift=scorer.drift, unusable=unusable, stopping=lambda: True
-        )
+        stored = StoredScores(server, store, pieces, unusable)
         train = None
         if request.trainer is not None:
             train = FoldTraining(
@@ -290,7 +290,9 @@ class _Run:
             )
         with self._folder(server) as folder:
             with self._journal.into(folder.journal if folder else None, settings, notice):
-                result, stopped = await self._search(settings, scorer, stored, train, failures)
+                result, stopped = await self._search_or_replay(
+                    settings, scorer, stored, train, failures
+                )
             repeated = None
             if result.last_asked and not result.stopped:  # a limit is not passed for this
                 labelled = [q for q in result.last_asked if result.labels[q.target] != UNLABELLED]
@@ -357,20 +359,20 @@ class _Run:
         ) as folder:
             yield folder
 
-    async def _search(
+    async def _search_or_replay(
         self,
         settings: Settings,
         scorer: Scorer,
-        stored: Scorer,
+        stored: StoredScores,
         train: FoldTraining | None,
         failures: FailureBudget,
     ) -> tuple[SearchResult, RunStopped | None]:
-        """Search among the items that can be scored.
+        """Search among the items that can be scored; replay the search where it is interrupted.
 
         Args:
             settings: fitted to the server.
             scorer: asks the server.
-            stored: asks nothing, for where the search is interrupted.
+            stored: what the replay reads.
             train: trains models, where the search needs any.
             failures: what is known of items that cannot be scored.
 

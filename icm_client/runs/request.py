@@ -45,7 +45,8 @@ class LabelRequest:
     """A run as it is asked for.
 
     The fields are arguments of `icm_client.label`, which says what they mean. Its others (endpoint,
-    store, progress, stopping) say where a run happens and who follows it: they are `run`'s.
+    store, progress, stopping) say where a run happens and who follows it: they are those of
+    `label_prepared`.
     """
 
     rows: Rows

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -89,8 +90,45 @@ async def open_endpoint(
             )
         yield server
         return
+    url, model, key = server.url, server.model, None
+    if server.gguf is None:
+        environment = Environment()
+        url, model = url or environment.endpoint, model or environment.model
+        key = environment.api_key
+    urls = (url,) if isinstance(url, str) else url or ()
     transport = replace(server.transport, observe=observe, stopping=stopping)
-    opened = await _opened(replace(server, transport=transport))
+    opened: Endpoint
+    if not urls:
+        if model is not None and server.gguf is None:
+            raise InputError(
+                f"the model {model!r} is named, but no server: name one with --endpoint or "
+                "ICM_ENDPOINT (for the embedded server, --gguf takes a model's file)"
+            )
+        opened = EmbeddedEndpoint() if server.gguf is None else EmbeddedEndpoint(server.gguf)
+    elif len(urls) == 1:
+        opened = await connect(
+            urls[0],
+            model=model,
+            api_key=key,
+            settings=transport,
+            kind=server.kind,
+            allow_floor=server.allow_floor,
+            context_length=server.context_length,
+        )
+    else:
+        if server.allow_floor or server.context_length is not None:
+            raise InputError(
+                "several servers must give exact log-probs and their context's length: "
+                "--allow-floor and --context-length are for one"
+            )
+        opened = await connect_several(
+            urls,
+            model=model,
+            api_key=key,
+            settings=transport,
+            kind=server.kind,
+            on_lost=partial(_report_lost, observe),
+        )
     try:
         yield opened
     finally:
@@ -98,44 +136,8 @@ async def open_endpoint(
             await opened.aclose()
 
 
-async def _opened(server: Server) -> Endpoint:
-    if server.gguf is not None:
-        return EmbeddedEndpoint(server.gguf)
-    environment = Environment()
-    url, model = server.url or environment.endpoint, server.model or environment.model
-    if url is None:
-        if model is not None:
-            raise InputError(
-                f"the model {model!r} is named, but no server: name one with --endpoint or "
-                "ICM_ENDPOINT (for the embedded server, --gguf takes a model's file)"
-            )
-        return EmbeddedEndpoint()
-    settings, observe = server.transport, server.transport.observe
-    if not isinstance(url, str) and len(url) > 1:
-        if server.allow_floor or server.context_length is not None:
-            raise InputError(
-                "several servers must give exact log-probs and their context's length: "
-                "--allow-floor and --context-length are for one"
-            )
-
-        def lost(name: str, error: EndpointError) -> None:
-            if observe is not None:
-                observe(Waiting(0.0, f"{name} is given up: {error}", ATTEMPTS, False))
-
-        return await connect_several(
-            url,
-            model=model,
-            api_key=environment.api_key,
-            settings=settings,
-            kind=server.kind,
-            on_lost=lost,
-        )
-    return await connect(
-        url if isinstance(url, str) else url[0],
-        model=model,
-        api_key=environment.api_key,
-        settings=settings,
-        kind=server.kind,
-        allow_floor=server.allow_floor,
-        context_length=server.context_length,
-    )
+def _report_lost(
+    observe: Callable[[WireEvent], None] | None, name: str, error: EndpointError
+) -> None:
+    if observe is not None:
+        observe(Waiting(0.0, f"{name} is given up: {error}", ATTEMPTS, False))

@@ -5,27 +5,28 @@ same way again, without a request. It is ended where the interrupted one had fin
 sweep or step. Reads that a search ends with, and that nobody has asked for, are left out: NaN.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import numpy as np
 
 from icm_client.coherence.problem import UNLABELLED, FloatArray, Query, Score
 from icm_client.coherence.result import Observed, PassRecord, SearchResult, SweepRecord, Watch
+from icm_client.endpoints import Endpoint
 from icm_client.errors import IcmError, RunStopped
-from icm_client.scoring import Scorer
+from icm_client.scoring import Pieces, Scorer, ScoreStore
 
 Search = Callable[[Score, Watch], Awaitable[SearchResult]]
 """A search, given where its scores come from, and how it is watched and ended."""
 
 
 async def search_so_far(
-    search: Search, stored: Scorer, seen: Sequence[Observed]
+    search: Search, stored: "StoredScores", seen: Sequence[Observed]
 ) -> SearchResult | None:
     """Return where the search stood; None where it had no labels of its own yet.
 
     Args:
         search: as it was begun.
-        stored: a scorer that stops before every request.
+        stored: the scores that were stored by then.
         seen: the sweeps or steps that it has reported.
     """
     if any(isinstance(one, PassRecord) for one in seen):
@@ -48,19 +49,28 @@ async def search_so_far(
     return None
 
 
-async def _ended_after(steps: int, search: Search, stored: Scorer) -> SearchResult:
+async def _ended_after(steps: int, search: Search, stored: "StoredScores") -> SearchResult:
     reported: list[Observed] = []
-    watch = Watch(reported.append, lambda: len(reported) >= steps)
-    return await search(_StoredScores(stored), watch)
+    return await search(stored, Watch(reported.append, lambda: len(reported) >= steps))
 
 
-class _StoredScores:
-    """A `Score` of what the store has; NaN where it has nothing."""
+class StoredScores:
+    """A `Score` of what the store has; NaN where it has nothing. The server is asked nothing.
 
-    def __init__(self, stored: Scorer) -> None:
-        self._stored = stored
+    Args:
+        endpoint: whose scores they are.
+        store: has them.
+        pieces: the token ids of items and labels.
+        unusable: items that are known not to be scored.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, store: ScoreStore, pieces: Pieces, unusable: Collection[int]
+    ) -> None:
+        self._stored = Scorer(endpoint, store, pieces, unusable=unusable, stopping=lambda: True)
 
     async def __call__(self, queries: Sequence[Query]) -> FloatArray:
+        """As `Scorer`; NaN in the rows of which something is not stored."""
         try:
             return await self._stored(queries)
         except RunStopped:
