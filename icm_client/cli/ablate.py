@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -14,6 +15,8 @@ from rich.text import Text
 
 from icm_client.cli.options import (
     Names,
+    gold_option,
+    sample_option,
     search_options,
     server_options,
     store_option,
@@ -23,7 +26,7 @@ from icm_client.cli.signals import ended_at_once
 from icm_client.cli.terminal import live_display, moment, output_console, print_json
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, task_for
-from icm_client.errors import IcmError, InputError, RunError, SetupError
+from icm_client.errors import IcmError, InputError
 from icm_client.experiments.ablation import (
     ABLATIONS,
     Ablation,
@@ -38,9 +41,8 @@ from icm_client.experiments.ablation import (
     run_ablations,
     table,
 )
-from icm_client.experiments.comparison import some_rows
+from icm_client.experiments.comparison import some_rows, write_results
 from icm_client.experiments.figures import draw_ablations
-from icm_client.record.folder import replace_file
 from icm_client.runs.labels_file import read_start
 from icm_client.runs.presets import Settings
 from icm_client.runs.progress import OnProgress
@@ -60,7 +62,7 @@ PICTURES = ("ablation.svg", "ablation.png")
     "--out", type=click.Path(path_type=Path), help="The folder for the results (required)."
 )
 @task_option
-@click.option("--gold", help="Field with known labels. [default: the task's]")
+@gold_option
 @click.option(
     "--only",
     type=Names(ABLATIONS),
@@ -70,13 +72,7 @@ PICTURES = ("ablation.svg", "ablation.png")
 @click.option(
     "--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs of each variant."
 )
-@click.option(
-    "--rows",
-    "count",
-    type=click.IntRange(2),
-    metavar="N",
-    help="A sample of this many rows; a rule's groups stay whole. [default: all]",
-)
+@sample_option
 @server_options(wire=True)
 @search_options
 @store_option
@@ -145,7 +141,12 @@ def ablate_command(  # noqa: C901 - options one by one
     with open_store(store) as kept, ended_at_once(kept):
         outcomes = anyio.run(run)
     compared = compare(plan, outcomes)
-    written, missing = _write(compared, out, f"{Path(data).name}: {len(job.dataset.rows)} rows")
+    written, missing = write_results(
+        out,
+        {"results.csv": csv_text(compared).encode()},
+        PICTURES,
+        partial(draw_ablations, compared, title=f"{Path(data).name}: {len(job.dataset.rows)} rows"),
+    )
     failed = sum(outcome.error is not None for one in compared for outcome in one.outcomes)
     if as_json:
         document = {"rows": table(compared), "notices": list(plan.notices), "files": written}
@@ -182,20 +183,6 @@ def _line(run: Ended) -> str:
     )
     findings = f", {', '.join(outcome.findings)}" if outcome.findings else ""
     return f"{what}: {accuracy}coherence {outcome.coherence:.0%}, {took}{findings}"
-
-
-def _write(compared: Sequence[Compared], out: Path, title: str) -> tuple[list[str], str | None]:
-    """Write table and pictures; return the files, and why there are no pictures, or None."""
-    try:
-        replace_file(out / "results.csv", csv_text(compared).encode())
-        written = [str(out / "results.csv")]
-        try:
-            draw_ablations(compared, [out / name for name in PICTURES], title)
-        except SetupError as error:
-            return written, str(error)
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written: {error.strerror}") from error
-    return [*written, *(str(out / name) for name in PICTURES)], None
 
 
 def _print_plan(plan: Plan, seeds: int, *, as_json: bool) -> None:

@@ -1,11 +1,9 @@
-"""`icm-client eval`.
-
-What `icm-client eval` prints and writes.
-"""
+"""`icm-client eval`: compare ICM's labels with labels from other sources on held-out rows."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, get_args
 
@@ -16,7 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.options import Names, server_options, store_option, task_option
+from icm_client.cli.options import (
+    Names,
+    gold_option,
+    sample_option,
+    server_options,
+    store_option,
+    task_option,
+)
 from icm_client.cli.signals import draining, ended_at_once
 from icm_client.cli.terminal import live_display, moment, output_console
 from icm_client.cli.trainer_options import (
@@ -31,8 +36,8 @@ from icm_client.data import unescape
 from icm_client.data.job import Job, task_for
 from icm_client.data.messages import listed
 from icm_client.endpoints import ServerIdentity
-from icm_client.errors import IcmError, RunError, SetupError
-from icm_client.experiments.comparison import Spent, some_rows
+from icm_client.errors import IcmError, RunError
+from icm_client.experiments.comparison import Spent, some_rows, write_results
 from icm_client.experiments.evaluation import (
     FIGURE_1,
     KINDS,
@@ -54,7 +59,6 @@ from icm_client.experiments.evaluation_results import (
 )
 from icm_client.experiments.evaluation_run import run_evaluation
 from icm_client.experiments.figures import draw_evaluation
-from icm_client.record.folder import replace_file
 from icm_client.runs.presets import InContextPreset, InContextSettings, preset_settings
 from icm_client.runs.progress import Progress
 from icm_client.runs.server import Server, open_endpoint
@@ -129,29 +133,6 @@ def make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{out}: no folder can be made there: {error.strerror}") from error
-
-
-def write(
-    found: Sequence[Result], shown: dict[str, object], out: Path
-) -> tuple[list[str], str | None]:
-    """Write results and pictures; return the files, and why there are no pictures, or None.
-
-    Raises:
-        RunError: a file cannot be written.
-    """
-    title = f"{Path(str(shown['data'])).name}: {shown['rows']} rows"
-    as_json = orjson.dumps(shown, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    try:
-        replace_file(out / "eval.json", as_json)
-        replace_file(out / "eval.csv", csv_text(found).encode())
-        written = [str(out / name) for name in ("eval.json", "eval.csv")]
-        try:
-            draw_evaluation(found, [out / name for name in PICTURES], title)
-        except SetupError as error:
-            return written, str(error)
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written: {error.strerror}") from error
-    return [*written, *(str(out / name) for name in PICTURES)], None
 
 
 def print_plan(evaluation: Evaluation, *, as_json: bool) -> None:
@@ -254,7 +235,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     "--out", type=click.Path(path_type=Path), help="A folder for the table and the pictures."
 )
 @task_option
-@click.option("--gold", help="Field with known labels. [default: the task's]")
+@gold_option
 @click.option(
     "--human",
     metavar="FIELD",
@@ -321,13 +302,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     metavar="ROWS",
     help="Rows that are held out: a count if at least 1, else a fraction.",
 )
-@click.option(
-    "--rows",
-    "count",
-    type=click.IntRange(2),
-    metavar="N",
-    help="A sample of this many rows; a rule's groups stay whole. [default: all]",
-)
+@sample_option
 @click.option(
     "--seeds",
     callback=_seeds,
@@ -443,7 +418,17 @@ def eval_command(  # noqa: C901 - options one by one
         **({} if trainer is None else {"trainer": dict(trainer.described)}),
         **document(evaluation, found),
     }
-    written, missing = ([], None) if out is None else write(found, shown, out)
+    written: list[str] = []
+    missing: str | None = None
+    if out is not None:
+        as_bytes = orjson.dumps(shown, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        title = f"{Path(data).name}: {shown['rows']} rows"
+        written, missing = write_results(
+            out,
+            {"eval.json": as_bytes, "eval.csv": csv_text(found).encode()},
+            PICTURES,
+            partial(draw_evaluation, found, title=title),
+        )
     if as_json:
         click.echo(orjson.dumps({**shown, "files": written}, option=orjson.OPT_INDENT_2))
     else:

@@ -15,18 +15,23 @@ from rich.text import Text
 
 from icm_client.cli.options import runs_option, store_option
 from icm_client.cli.terminal import print_json
+from icm_client.cli.trainer_options import (
+    epochs_option,
+    lora_option,
+    rate_option,
+    say,
+    served_trainer,
+)
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
-from icm_client.errors import InputError
 from icm_client.record.archive import find_run
+from icm_client.runs.server import Server
 from icm_client.runs.trainer import OnTraining, Trainer, TrainingProgress
 from icm_client.serving.model import BUNDLED
-from icm_client.settings import Environment
 from icm_client.training.fine_tune import FineTuned, fine_tune
 from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import LocalSettings, Objective
 from icm_client.training.run_labels import RunLabels, read_labels
-from icm_client.training.served import ServedTrainer
 from icm_client.training.served_job import ServedSettings
 
 Backend = Literal["local", "served"]
@@ -56,23 +61,12 @@ _LINES = 10
     type=click.Path(path_type=Path),
     help="Where trained models go. [default: models in the run's folder]",
 )
-@click.option("--lora/--full", default=True, help="Train adapters, or all weights. [default: lora]")
+@lora_option
 @click.option(
     "--rank", type=click.IntRange(1), help=f"The rank of the adapters. [default: {_DEFAULTS.rank}]"
 )
-@click.option(
-    "--epochs",
-    type=click.IntRange(1),
-    default=_DEFAULTS.epochs,
-    show_default=True,
-    help="Training epochs.",
-)
-@click.option(
-    "--lr",
-    "rate",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="The learning rate. [default: the paper's, scaled by size]",
-)
+@epochs_option(_DEFAULTS.epochs)
+@rate_option
 @click.option(
     "--batch-size",
     "batch",
@@ -136,7 +130,13 @@ def finetune_command(
             raise click.UsageError(
                 f"A service chooses {', '.join(given)} itself: leave the option out."
             )
-        trainer = _served(endpoint, model, out, ServedSettings(epochs=epochs, batch_size=batch))
+        trainer = served_trainer(
+            Server(endpoint, allow_floor=True),
+            model,
+            ServedSettings(epochs=epochs, batch_size=batch),
+            out,
+            base_option="--model",
+        )
     else:
         settings = LocalSettings(
             method="lora" if lora else "full",
@@ -146,7 +146,7 @@ def finetune_command(
             accumulate=accumulate or _DEFAULTS.accumulate,
             rank=rank or _DEFAULTS.rank,
         )
-        trainer = LocalTrainer(model or BUNDLED, folder=out, settings=settings, say=_say)
+        trainer = LocalTrainer(model or BUNDLED, folder=out, settings=settings, say=say)
     _warn(found)
     with _display(hidden=quiet or as_json) as progress:
         work = partial(fine_tune, seed=seed, objective=objective, test=job, store=store)
@@ -162,24 +162,6 @@ def _test_rows(test: str, found: RunLabels, gold: str | None, objective: Objecti
     # rule also says which label prefers the first one.
     rule = ConstraintSpec(kind="none") if objective == "sft" else None
     return Job.prepare(test, found.task, gold=gold, constraint=rule)
-
-
-def _served(
-    url: str | None, model: str | None, out: Path, settings: ServedSettings
-) -> ServedTrainer:
-    environment = Environment()
-    url = url or environment.endpoint
-    if url is None or not isinstance(url, str):
-        raise InputError("no service to train with: name it with --endpoint URL or ICM_ENDPOINT")
-    if model is None:
-        raise InputError("no model to train from: name one of the service's with --model")
-    return ServedTrainer(
-        url, model, folder=out, api_key=environment.api_key, settings=settings, allow_floor=True
-    )
-
-
-def _say(words: str) -> None:
-    click.echo(words, err=True)
 
 
 def _warn(found: RunLabels) -> None:

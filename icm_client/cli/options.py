@@ -37,6 +37,17 @@ def task_option(command: _Command) -> _Command:
     )(command)
 
 
+gold_option = click.option("--gold", help="Field with known labels. [default: the task's]")
+
+sample_option = click.option(
+    "--rows",
+    "count",
+    type=click.IntRange(2),
+    metavar="N",
+    help="A sample of this many rows; a rule's groups stay whole. [default: all]",
+)
+
+
 def quote_option(command: _Command) -> _Command:
     """Add `--quote`."""
     return click.option(

@@ -16,7 +16,13 @@ from icm_client.cli.eval import make_folder, print_notices
 from icm_client.cli.options import server_options, store_option
 from icm_client.cli.signals import draining
 from icm_client.cli.terminal import SearchLines, live_display, moment, print_json
-from icm_client.cli.trainer_options import TrainerKind, local_trainer
+from icm_client.cli.trainer_options import (
+    TrainerKind,
+    epochs_option,
+    local_trainer,
+    lora_option,
+    rate_option,
+)
 from icm_client.data import Dataset, Task
 from icm_client.data.job import Job, task_for
 from icm_client.errors import RunError
@@ -240,20 +246,9 @@ _DEFAULTS: Final = LocalSettings()
     help="The model to train from: a folder, a GGUF file, a hub's OWNER/NAME. [default: the "
     "embedded server's]",
 )
-@click.option("--lora/--full", default=True, help="Train adapters, or all weights. [default: lora]")
-@click.option(
-    "--epochs",
-    type=click.IntRange(1),
-    default=_DEFAULTS.epochs,
-    show_default=True,
-    help="Training epochs.",
-)
-@click.option(
-    "--lr",
-    "rate",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="The learning rate. [default: the paper's, scaled by size]",
-)
+@lora_option
+@epochs_option(_DEFAULTS.epochs)
+@rate_option
 @click.option(
     "--batch-size",
     "batch",

@@ -18,6 +18,8 @@ from icm_client.settings import Environment
 if TYPE_CHECKING:
     from icm_client.training.local import LocalTrainer
     from icm_client.training.local_settings import LocalSettings
+    from icm_client.training.served import ServedTrainer
+    from icm_client.training.served_job import ServedSettings
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -113,9 +115,16 @@ def trainer_of(
                 raise click.UsageError(f"{option} is for {purpose}.")
         return None
     if kind == "served":
-        return _served(server, train_from, epochs)
-    # Only what trains needs it.
-    from icm_client.training.local_settings import LocalSettings  # noqa: PLC0415
+        # Only what trains needs it.
+        from icm_client.training.served_job import ServedSettings  # noqa: PLC0415
+
+        return served_trainer(
+            server,
+            train_from or server.model or Environment().model,
+            ServedSettings() if epochs is None else ServedSettings(epochs=epochs),
+            cache_folder() / "trainings",
+        )
+    from icm_client.training.local_settings import LocalSettings  # noqa: PLC0415 - as above
 
     settings = LocalSettings() if epochs is None else LocalSettings(epochs=epochs)
     return local_trainer(server, train_from, settings)
@@ -145,35 +154,76 @@ def local_trainer(
                 "that is served"
             )
         train_from = BUNDLED if server.gguf is None else str(server.gguf)
-    return LocalTrainer(train_from, folder=folder, settings=settings, say=_say)
+    return LocalTrainer(train_from, folder=folder, settings=settings, say=say)
 
 
-def _served(server: Server, train_from: str | None, epochs: int | None) -> Trainer:
-    # Only what trains needs them.
-    from icm_client.training.served import ServedTrainer  # noqa: PLC0415
-    from icm_client.training.served_job import ServedSettings  # noqa: PLC0415
+def served_trainer(
+    server: Server,
+    base: str | None,
+    settings: "ServedSettings",
+    folder: Path,
+    *,
+    base_option: str = "--train-from",
+) -> "ServedTrainer":
+    """A service with OpenAI's fine-tuning API.
+
+    Args:
+        server: the service.
+        base: its name of the model to train from.
+        settings: of the training.
+        folder: where the state of trainings is kept.
+        base_option: names the model on the command line.
+
+    Raises:
+        InputError: no service is named, or several; no model to train from is named.
+    """
+    from icm_client.training.served import ServedTrainer  # noqa: PLC0415 - only what trains needs it
 
     environment = Environment()
     url = server.url or environment.endpoint
-    base = train_from or server.model or environment.model
     if url is None:
-        raise InputError("no service to train with: name it with --endpoint or ICM_ENDPOINT")
+        raise InputError("no service to train with: name it with --endpoint URL or ICM_ENDPOINT")
     if not isinstance(url, str):
         if len(url) > 1:
             raise InputError("one service trains, and several are named: name it alone")
         url = url[0]
     if base is None:
-        raise InputError("no model to train from: name one of the service's with --train-from")
+        raise InputError(f"no model to train from: name one of the service's with {base_option}")
     return ServedTrainer(
         url,
         base,
-        folder=cache_folder() / "trainings",
+        folder=folder,
         api_key=environment.api_key,
-        settings=ServedSettings() if epochs is None else ServedSettings(epochs=epochs),
+        settings=settings,
         transport=server.transport,
         allow_floor=server.allow_floor,
     )
 
 
-def _say(words: str) -> None:
+def say(words: str) -> None:
+    """Print what a training reports, on standard error."""
     click.echo(words, err=True)
+
+
+lora_option = click.option(
+    "--lora/--full", default=True, help="Train adapters, or all weights. [default: lora]"
+)
+
+
+def epochs_option(default: int) -> Callable[[F], F]:
+    """Return a decorator that adds `--epochs`."""
+    return click.option(
+        "--epochs",
+        type=click.IntRange(1),
+        default=default,
+        show_default=True,
+        help="Training epochs.",
+    )
+
+
+rate_option = click.option(
+    "--lr",
+    "rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="The learning rate. [default: the paper's, scaled by size]",
+)

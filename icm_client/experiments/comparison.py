@@ -4,8 +4,9 @@ import csv
 import io
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from icm_client.errors import (
     SetupError,
     StoreError,
 )
+from icm_client.record.folder import replace_file
 from icm_client.scoring import ScorerStats
 
 FATAL: Final = (ModelChanged, RunError, RunStopped, SetupError, StoreError)
@@ -98,6 +100,36 @@ class Meter:
             usage.computed_tokens - self._before.computed_tokens,
             round(time.monotonic() - self._started, 3),
         )
+
+
+def write_results(
+    out: Path,
+    files: Mapping[str, bytes],
+    pictures: Sequence[str],
+    draw: Callable[[Sequence[Path]], None],
+) -> tuple[list[str], str | None]:
+    """Write files and pictures; return their paths, and why there are no pictures, or None.
+
+    Args:
+        out: the folder.
+        files: name -> content.
+        pictures: the names of the pictures.
+        draw: draws the pictures into files of these paths.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    written = [str(out / name) for name in files]
+    drawn = [out / name for name in pictures]
+    try:
+        for name, content in files.items():
+            replace_file(out / name, content)
+        draw(drawn)
+    except SetupError as error:
+        return written, str(error)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written: {error.strerror}") from error
+    return [*written, *map(str, drawn)], None
 
 
 def csv_of(records: Sequence[Record]) -> str:
