@@ -305,7 +305,7 @@ def reward_command(
         )
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out': where should the models go?")
-    task = task_for(pairs, task_name)
+    task = task_for(pairs, task_name, such_as="pairwise-preference, or a task file with `exchange`")
     plan = plan_reward(
         _job(pairs, task, gold),
         first=first,

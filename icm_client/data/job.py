@@ -191,8 +191,13 @@ def named_task(name: str | os.PathLike[str]) -> Task:
     return Task.from_toml(name)
 
 
-def task_for(data: str | os.PathLike[str], name: str | None) -> Task:
+def task_for(data: str | os.PathLike[str], name: str | None, *, such_as: str = "") -> Task:
     """Return the task of this name or file, or else the one that lies beside `data`.
+
+    Args:
+        data: the rows' path.
+        name: of a built-in task, or a task file's path.
+        such_as: which tasks will do, where not all will, for the message.
 
     Raises:
         TaskError: there is none, or the file describes no task.
@@ -201,5 +206,6 @@ def task_for(data: str | os.PathLike[str], name: str | None) -> Task:
         return named_task(name)
     beside = find_beside(data)
     if beside is None:
-        raise TaskError(f"no task: name one with --task, or put a task.toml beside {data}")
+        which = f" ({such_as})" if such_as else ""
+        raise TaskError(f"no task: name one with --task{which}, or put a task.toml beside {data}")
     return Task.from_toml(beside)

@@ -185,8 +185,7 @@ def test_only_stamps_are_taken_from_the_wall_clock() -> None:
         "scoring/store_file.py",
         "scoring/store_upkeep.py",
         "scoring/store_rows.py",
-        "training/served.py",  # when a job began: it outlives processes, and is only told
-        "training/served_job.py",
+        "training/served_job.py",  # when a job began: it outlives processes, and is only reported
     }
     package = Path(store_module.__file__).parents[1]
     reading = {

@@ -25,7 +25,7 @@ async def test_the_embedded_server_is_ready_cached_and_without_noise(tmp_path: P
     found = {one.name: one for one in report.observations}
     assert report.ready, report.reasons
     steps = [one for one in steps if not one.endswith(" so far")]  # slow ones report on the way
-    assert [one for one in steps if one not in found] == ["finding out who answers"]
+    assert [one for one in steps if one not in found] == ["connecting to the server"]
     assert found["noise"].figures["noise_nats"] == 0
     cache = found["prefix cache"].figures
     assert int(str(cache["warm_computed_tokens"])) < int(str(cache["cold_computed_tokens"])) / 4

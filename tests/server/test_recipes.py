@@ -178,4 +178,4 @@ def test_the_page_names_every_recipe() -> None:
 
 def test_help_is_shown_by_the_script_too() -> None:
     shown = CliRunner().invoke(serve_command, ["--help"]).output
-    assert "Flags of vLLM's own go behind" in shown
+    assert "vLLM's own flags go after" in shown

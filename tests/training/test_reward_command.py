@@ -125,9 +125,9 @@ def test_a_dry_run_says_what_would_be_done_and_sends_nothing(tmp_path: Path) -> 
     ended = reward("--first", "10", "--test", "test.jsonl", "--gold", "better", "--dry-run")
     assert ended.exit_code == 0, ended.exception
     assert ended.stdout == (
-        "1. ICM labels 10 pairs; a reward model sees them 3 times\n"
+        "1. ICM labels 10 pairs; a reward model is trained on them, 3 epochs\n"
         "2. That model scores 27 pairs\n"
-        "3. The final reward model sees those 3 times\n"
+        "3. The final reward model is trained on those, 3 epochs\n"
         "Both are tested on 9 pairs\n"
     )
     printed = orjson.loads(reward("--first", "10", "--many", "20", "--dry-run", "--json").stdout)
@@ -140,7 +140,11 @@ def test_a_dry_run_says_what_would_be_done_and_sends_nothing(tmp_path: Path) -> 
     ("arguments", "status", "message"),
     [
         ((), 2, "Missing option '--out'"),
-        (("--trainer", "served", "--out", "out"), 2, "a fine-tuning API trains no reward models"),
+        (
+            ("--trainer", "served", "--out", "out"),
+            2,
+            "a fine-tuning API cannot train reward models",
+        ),
         (("--preset", "folds", "--out", "out"), 2, "'folds' is not one of"),
         (("--out", "out"), 1, "would have 27 pairs to label, and ICM labels 256"),
         (("--out", "out", "--first", "5"), 1, "at least 8 pairs"),
