@@ -96,7 +96,7 @@ async def test_an_adapter_that_cannot_be_loaded_is_refused_with_vllms_own_words(
     write_adapter(folder / "module", config, seed=3, module="no_proj")
     cases = {
         "rank": "LoRA rank 64 is greater than max_lora_rank 16.*larger --lora-rank",
-        "module": "expected target modules in .*no_proj.*no use for what it holds",
+        "module": "expected target modules in .*no_proj.*cannot use what it holds",
         "nowhere": "No adapter found for .*does not find .*nowhere",
     }
     async with Transport(vllm.url, api_key=SecretStr(vllm.key), settings=QUICK) as transport:
