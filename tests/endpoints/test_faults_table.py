@@ -133,6 +133,7 @@ async def test_429_with_each_spelling_of_retry_after(
     assert all(wait.asked_by_server and "slow down" in wait.reason for wait in told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "burst"), [(503, 0), (503, 2), (429, 0)])
 async def test_a_server_that_counts_requests_spends_them_on_scores(code: int, burst: int) -> None:
     """Behind nginx's `limit_req`, 0 to 17% of what was let through were scores."""

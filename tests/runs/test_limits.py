@@ -15,6 +15,8 @@ from planted_reviews import planted, reviews
 from icm_client.record.archive import list_runs
 from icm_client.testing import Asked, PlantedServer, reset, status, truncating
 
+pytestmark = pytest.mark.slow
+
 N = 40
 COMMAND = ("--template", r"Review: {text}\nSentiment:", "--labels", "positive,negative", "--json")
 

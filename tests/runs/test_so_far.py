@@ -13,6 +13,8 @@ from icm_client.errors import RunStopped
 from icm_client.record.archive import list_runs
 from icm_client.testing import PlantedConcept
 
+pytestmark = pytest.mark.slow
+
 N = 24
 
 

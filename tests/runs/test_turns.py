@@ -21,6 +21,8 @@ from icm_client.runs import turns
 from icm_client.runs.turns import Shares
 from icm_client.testing import PlantedServer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:

@@ -72,6 +72,7 @@ def reward(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli, ["reward", "pairs.jsonl", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_pairs_become_a_reward_model_and_the_same_command_finds_it(
     endpoint: PlantedConcept, tmp_path: Path
 ) -> None:

@@ -231,6 +231,7 @@ TROUBLES: dict[str, Fault] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", TROUBLES)
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_service_in_trouble_for_a_while_ends_with_one_job(

@@ -20,6 +20,8 @@ from bench_diagnosis import (
     several,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 async def judged() -> list[Judged]:
