@@ -66,16 +66,22 @@ def split_batches(
     parts = [part for part in parts if len(part)]
     if len(parts) == 1 and len(parts[0]) == n_items:
         return [problem]
-    return [_batch(problem, part) for part in parts]
+    part_of = np.full(n_items, -1)
+    for number, part in enumerate(parts):
+        part_of[part] = number
+    own: list[list[tuple[int, ...]]] = [[] for _ in parts]
+    for group in groups:  # once for all batches: there may be thousands
+        if kept := tuple(item for item in group if part_of[item] >= 0):
+            own[part_of[kept[0]]].append(kept)
+    return [_batch(problem, part, tuple(its)) for part, its in zip(parts, own, strict=True)]
 
 
-def _batch(problem: Problem, items: IntArray) -> Problem:
+def _batch(problem: Problem, items: IntArray, groups: Groups) -> Problem:
     pinned = problem.pinned
     if pinned is not None and not (pinned[items] != UNLABELLED).any():
         pinned = None
-    return replace(
-        problem, constraint=within(problem.constraint, items), pinned=pinned, items=items
-    )
+    constraint = _with_groups(problem.constraint, groups)
+    return replace(problem, constraint=constraint, pinned=pinned, items=items)
 
 
 def within(constraint: Constraint, items: IntArray) -> Constraint:
@@ -83,6 +89,9 @@ def within(constraint: Constraint, items: IntArray) -> Constraint:
     there = frozenset(items.tolist())
     if there.issuperset(item for group in constraint.groups for item in group):
         return constraint
-    rule = constraint.rule if isinstance(constraint, Within) else constraint
     groups = (tuple(item for item in group if item in there) for group in constraint.groups)
-    return Within(rule, tuple(filter(None, groups)))
+    return _with_groups(constraint, tuple(filter(None, groups)))
+
+
+def _with_groups(constraint: Constraint, groups: Groups) -> Within:
+    return Within(constraint.rule if isinstance(constraint, Within) else constraint, groups)
