@@ -24,8 +24,8 @@ Written by `scripts/docs` from the docstrings; [python.md](python.md) shows how 
 """
 
 
-def members(kind: type) -> Iterator[tuple[str, str, str]]:
-    """Each public method and property of a class of ours: kind, how it is called, docstring."""
+def members(kind: type) -> Iterator[tuple[str, str]]:
+    """Each public method and property of a class of ours: how it is called, docstring."""
     for name, member in vars(kind).items():
         inner = member.__func__ if isinstance(member, classmethod | staticmethod) else member
         if isinstance(member, property):
@@ -33,7 +33,7 @@ def members(kind: type) -> Iterator[tuple[str, str, str]]:
         if name.startswith("_") or not inspect.isfunction(inner) or not inner.__doc__:
             continue
         called = name if isinstance(member, property) else f"{name}{signature(inner)}"
-        yield name, called, inspect.cleandoc(inner.__doc__)
+        yield called, inspect.cleandoc(inner.__doc__)
 
 
 def signature(of: object) -> str:
@@ -65,7 +65,7 @@ def section(name: str, found: object) -> Iterator[str]:
         return
     yield f"\n### {name}\n\n```text\n{head}\n```\n\n```text\n{doc}\n```\n"
     if inspect.isclass(found):
-        for _, called, text in members(found):
+        for called, text in members(found):
             yield f"\n**`{called}`**\n\n```text\n{text}\n```\n"
 
 

@@ -146,6 +146,7 @@ async def anneal(
         i = int(items[rng.choice(len(items), p=weights / weights.sum())])  # line 5
         asked = query_for(i, D, order, settings.layout, settings.max_demos)
         yhat = int((await score([asked]))[0].argmax())  # line 6
+        Dhat = D
         changes: tuple[Change, ...] = ()
         Delta, accepted = 0.0, True
         if not (how.skips_same and yhat == D[i]):
@@ -154,11 +155,10 @@ async def anneal(
             Dhat, changes = await how.fix(Dhat, U)  # line 8
             Delta = await U(Dhat) - await U(D)  # line 9
             accepted = how.accepts(Delta, T)  # line 10
-            moves = not np.array_equal(Dhat, D)
-            if accepted:
-                D, flips = Dhat, flips + 1
-        else:
-            moves = False
+            flips += accepted
+        moves = not np.array_equal(Dhat, D)
+        if accepted:
+            D = Dhat
         steps.append(Step(n, T, how.alpha, i, yhat, changes, await U(D), Delta, accepted))
         watch.observe(steps[-1])
         if moves:

@@ -97,7 +97,7 @@ async def anneal_search(
         log_probs[targets] = await score(asked)
         calibrated[targets] = pointwise_mutual_information(log_probs[targets])
         objective += found.utility
-    prior = PriorEstimate(np.zeros(problem.n_labels), "even")
+    prior = PriorEstimate.even(problem.n_labels)
     if problem.prior is not None:
         prior = estimate_prior(log_probs, problem.prior)
     decided = log_probs + prior.offsets

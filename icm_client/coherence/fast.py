@@ -213,7 +213,7 @@ class _Search:
             labels = balanced_start(problem, few, rng)
         labels = np.where(np.isin(np.arange(problem.n_items), problem.left_out), UNLABELLED, labels)
         nothing = np.full((problem.n_items, problem.n_labels), np.nan)
-        prior = PriorEstimate(np.zeros(problem.n_labels), "even")
+        prior = PriorEstimate.even(problem.n_labels)
         return _Restart(number, labels, nothing, nothing[:0], nothing[:, 0], 0.0, prior, [], False)
 
     async def _sweeps(

@@ -349,7 +349,7 @@ def separate(held: IntArray, scores: FloatArray) -> Effects:
 
 
 def by_class(scores: Sequence[FloatArray] | FloatArray) -> FloatArray:
-    """The mean of each class's scores over the names it had, `[n, K]`, nats: what demos teach.
+    """The in-context effect: each class's mean score over the names it had, `[n, K]`, nats.
 
     Args:
         scores: shape `[R, n, K]`, nats: with names as they are, then under the `rotations`, or the

@@ -50,6 +50,11 @@ class PriorEstimate:
     separation: float | None = None
     interval: tuple[float, float] | None = None
 
+    @classmethod
+    def even(cls, n_labels: int) -> "PriorEstimate":
+        """All labels are taken to be equally common."""
+        return cls(np.zeros(n_labels), "even")
+
 
 def estimate_prior(
     scores: FloatArray,
@@ -79,10 +84,10 @@ def estimate_prior(
     if given is not None:
         return PriorEstimate(offsets_for_prior(scored, given) if len(scored) else even, "given")
     if len(scored) < n_labels or not np.ptp(scored - scored[:, :1], axis=0).any():
-        return PriorEstimate(even, "even")
+        return PriorEstimate.even(n_labels)
     found: Shares
     if n_labels > 2 and not final:  # noqa: PLR2004
-        return PriorEstimate(even, "even")
+        return PriorEstimate.even(n_labels)
     if n_labels == 2:  # noqa: PLR2004
         found = shares_of_two(scored[:, 0] - scored[:, 1])
         needed = 0.0 if grouped_before else float(_MORE_PARAMETERS)

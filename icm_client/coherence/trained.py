@@ -132,7 +132,7 @@ def decide(
         estimate = estimate_prior(divided, prior, grouped_before=grouped_before)
         return Decided(divided, divided + estimate.offsets, mass, estimate)
     if prior is None:
-        return Decided(divided, own, mass, PriorEstimate(np.zeros(shape[1]), "even"))
+        return Decided(divided, own, mass, PriorEstimate.even(problem.n_labels))
     estimate = estimate_prior(own, prior)
     return Decided(divided, own + estimate.offsets, mass, estimate)
 

@@ -1,13 +1,15 @@
 """A run, from rows, a task and an endpoint to labels: `label`, and `label_prepared`.
 
-read and check all that the request names (`LabelRequest.prepared`)
-until the run is through (where another model answers, `accept_drift` begins again):
-connect; tokenize the rows, and fit the demos to the server's context
-search; start again without a row that cannot be scored and spoils what is built on it
-where the search is interrupted: replay it from the store, to where it stood
-make a few reads a second time: by how much do the server's answers vary?
-diagnose; labels, log-probs and findings become `Labels`
-write them into the run's folder, and the report
+    read and check all that the request names (`LabelRequest.prepared`)
+    until the run is through (where another model answers, `accept_drift` begins again):
+        connect; tokenize the rows, and fit the demos to the server's context
+        search; start again without a row that cannot be scored and spoils what is built on it
+        where the search is interrupted: replay it from the store, to where it stood
+        make a few reads a second time: by how much do the server's answers vary?
+        diagnose; labels, log-probs and findings become `Labels`
+        write them into the run's folder, and the report
+
+The functions below are in this order.
 """
 
 import inspect

@@ -17,7 +17,8 @@ from icm_client.endpoints.protocol import TokenIds, common_prefix
 from icm_client.scoring.prompts import Question
 
 MIN_SHARED = 32
-"""Tokens that a prefix must add to its parent's to be sent ahead: two of vLLM's 16-token blocks."""
+"""Tokens that a prefix must add to its parent's to be prefilled by itself: two of vLLM's blocks of
+16."""
 
 
 class Branch(NamedTuple):
@@ -85,8 +86,8 @@ def plan(questions: Sequence[Question], *, min_shared: int = MIN_SHARED) -> tupl
 def prune(branches: Sequence[Branch], keep: Container[int]) -> tuple[Branch, ...]:
     """Return `branches` with only those followers that `keep` holds.
 
-    Prefixes stay as planned, so that what is sent ahead of a question does not depend on which ones
-    were answered before. Branches with no follower left in or below them are dropped.
+    Prefixes stay as planned, so that what is prefilled before a question does not depend on which
+    ones were answered before. Branches with no follower left in or below them are dropped.
     """
     kept = [tuple(index for index in branch.followers if index in keep) for branch in branches]
     needed = [bool(followers) for followers in kept]

@@ -1,4 +1,4 @@
-"""What a training on this machine is told: settings, the learning rate, orders and reports.
+"""A training on this machine: its settings, the learning rate, its orders and its reports.
 
 Nothing here needs torch, so that the command line loads it at once.
 """
