@@ -21,10 +21,10 @@ from icm_client.cache import cache_folder
 from icm_client.data.job import Job
 from icm_client.runs.trainer import TrainingProgress
 from icm_client.scoring import default_path
+from icm_client.training.examples import task_examples
 from icm_client.training.fine_tune import HeldOut, measure
 from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import LocalSettings
-from icm_client.training.run_labels import task_examples
 
 MOVIES = Path(__file__).parents[1] / "examples" / "movie_reviews"
 SOURCES = ("icm", "golden", "random")

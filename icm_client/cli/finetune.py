@@ -25,13 +25,13 @@ from icm_client.cli.trainer_options import (
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.record.archive import find_run
+from icm_client.record.run_labels import RunLabels, read_labels
 from icm_client.runs.server import Server
 from icm_client.runs.trainer import OnTraining, Trainer, TrainingProgress
 from icm_client.serving.model import BUNDLED
 from icm_client.training.fine_tune import FineTuned, fine_tune
 from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import LocalSettings, Objective
-from icm_client.training.run_labels import RunLabels, read_labels
 from icm_client.training.served_job import ServedSettings
 
 Backend = Literal["local", "served"]

@@ -22,7 +22,7 @@ from icm_client.experiments.evaluation_results import Moment, OnMoment, Outcome
 from icm_client.runs.trainer import Example, Trainer, TrainingProgress
 from icm_client.scoring import Scorer, ScoreStore, ScoringProgress, tokenize_pieces
 from icm_client.task_groups import open_task_group
-from icm_client.training.run_labels import task_examples
+from icm_client.training.examples import task_examples
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,15 +22,9 @@ from icm_client.data.values import write_json
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run
 from icm_client.record.folder import replace_file
+from icm_client.record.run_labels import OUR_COLUMNS, RunLabels, read_labels
 from icm_client.training.card import CardFacts, dataset_card, export_card
-from icm_client.training.run_labels import (
-    OUR_COLUMNS,
-    RunLabels,
-    chat_messages,
-    read_labels,
-    task_examples,
-    task_pairs,
-)
+from icm_client.training.examples import chat_messages, task_examples, task_pairs
 from icm_client.verdict.findings import Verdict, recorded_verdict
 
 LineFormat = Literal["sft", "chat", "dpo", "reward"]

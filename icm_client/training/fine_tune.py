@@ -14,18 +14,13 @@ from icm_client.coherence.problem import FloatArray, IntArray, Query
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError
+from icm_client.record.run_labels import RunLabels
 from icm_client.runs.trainer import OnTraining, Trained, Trainer
 from icm_client.scoring import Scorer, ScoreStore, open_store, tokenize_pieces
+from icm_client.training.examples import examples_of, gold_pairs, pairs_of, refuse_trained_on
 from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import Objective
 from icm_client.training.reward_model import LocalRewardTrainer
-from icm_client.training.run_labels import (
-    RunLabels,
-    examples_of,
-    gold_pairs,
-    pairs_of,
-    refuse_trained_on,
-)
 
 
 @dataclass(frozen=True, slots=True)

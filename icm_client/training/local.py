@@ -29,9 +29,9 @@ from icm_client.runs.trainer import Example, OnTraining, Trained
 from icm_client.serving.hardware import detect
 from icm_client.serving.model import BUNDLED
 from icm_client.training.base_model import FACTS, BaseModel, find_base, require_training
+from icm_client.training.examples import check_examples
 from icm_client.training.local_process import train_in_child
 from icm_client.training.local_settings import LocalSettings, Objective, Orders
-from icm_client.training.run_labels import check_examples
 
 FORMAT: Final = 1
 """Increased when a change here trains different weights from the same call."""

@@ -23,8 +23,8 @@ from icm_client.errors import InputError, RunStopped, TrainingError
 from icm_client.record.folder import owned
 from icm_client.runs.result import Labels
 from icm_client.runs.trainer import OnTraining, Trained, TrainingProgress
+from icm_client.training.examples import Pair, gold_pairs, refuse_trained_on, task_pairs
 from icm_client.training.reward_scores import HeldOutPairs, Judge, ScoreFile, Scores, measured
-from icm_client.training.run_labels import Pair, gold_pairs, refuse_trained_on, task_pairs
 from icm_client.verdict.findings import Verdict
 
 FEWEST_PAIRS: Final = 8

@@ -13,8 +13,8 @@ import anyio
 from icm_client.errors import TrainingError
 from icm_client.runs.trainer import OnTraining, Trained
 from icm_client.training.base_model import BaseModel
+from icm_client.training.examples import Pair
 from icm_client.training.local import LocalTrainer
-from icm_client.training.run_labels import Pair
 
 _BATCH: Final = 16
 

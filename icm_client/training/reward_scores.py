@@ -15,7 +15,7 @@ from icm_client.coherence.problem import FloatArray
 from icm_client.errors import RunError, RunStopped, TrainingError
 from icm_client.runs.trainer import Trained
 from icm_client.stats.bootstrap import Interval, bootstrap_interval, paired_interval
-from icm_client.training.run_labels import Pair
+from icm_client.training.examples import Pair
 
 BATCH: Final = 64
 """Pairs that are scored between two writes; a process that is killed loses no more."""

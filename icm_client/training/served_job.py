@@ -32,8 +32,8 @@ from icm_client.errors import (
 )
 from icm_client.record.folder import replace_file
 from icm_client.runs.trainer import Example, OnTraining, TrainingProgress
+from icm_client.training.examples import chat_messages, check_examples
 from icm_client.training.fine_tuning_api import FineTuningApi, JobEvent, TuningJob
-from icm_client.training.run_labels import chat_messages, check_examples
 
 METADATA_KEY: Final = "icm_client"
 """The key of the digest in a job's metadata."""

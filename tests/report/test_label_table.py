@@ -10,10 +10,10 @@ from icm_client import Task, label, rows_from
 from icm_client.data import JsonValue
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import read_run
+from icm_client.record.run_labels import read_labels
 from icm_client.report.label_table import NO_GOLD, read_label_table
 from icm_client.report.report_data import page_rows
 from icm_client.testing import PlantedConcept
-from icm_client.training.run_labels import read_labels
 
 
 async def test_a_run_s_own_labels_and_gold_come_back(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from icm_client.data import JsonValue, Task
 from icm_client.data.job import Job
 from icm_client.runs.trainer import OnTraining, Trained, TrainingProgress
 from icm_client.testing import PlantedConcept
-from icm_client.training.run_labels import Pair
+from icm_client.training.examples import Pair
 
 TASK = Task(
     template="Prompt: {prompt}\nA: {one}\nB: {two}\nClaim: A is better.\nI think this claim is",

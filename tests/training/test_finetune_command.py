@@ -13,7 +13,8 @@ from tiny_model import BAD, GOOD, make_tiny_model, tiny_pairs
 
 from icm_client.cli.main import cli
 from icm_client.data import LabelledRow, Row, Task, write_labels
-from icm_client.training.run_labels import examples_of, read_labels
+from icm_client.record.run_labels import read_labels
+from icm_client.training.examples import examples_of
 
 pytestmark = pytest.mark.slow
 

@@ -20,6 +20,7 @@ from icm_client.data.job import Job
 from icm_client.errors import InputError, RunError, RunStopped, TrainingError
 from icm_client.runs.trainer import Trained, TrainingProgress
 from icm_client.testing import PlantedConcept
+from icm_client.training.examples import Pair
 from icm_client.training.reward import (
     LabelFew,
     OnStep,
@@ -31,7 +32,6 @@ from icm_client.training.reward import (
     reward_in_three_steps,
 )
 from icm_client.training.reward_scores import BATCH, ScoreFile, Scores, measured
-from icm_client.training.run_labels import Pair
 
 N, FIRST, TESTED = 400, 40, 200
 BLIND = Task(**{**TASK.model_dump(), "gold": None})

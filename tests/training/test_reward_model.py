@@ -11,10 +11,10 @@ from tiny_model import make_tiny_model, tiny_pairs
 from icm_client.data import Task, rows_from
 from icm_client.errors import InputError, TrainingError
 from icm_client.runs.trainer import Trained
+from icm_client.training.examples import Pair, task_examples, task_pairs
 from icm_client.training.local import LocalTrainer
 from icm_client.training.local_settings import LocalSettings
 from icm_client.training.reward_model import LocalRewardTrainer
-from icm_client.training.run_labels import Pair, task_examples, task_pairs
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from icm_client.runs.trainer import Example
-from icm_client.training.run_labels import Pair
+from icm_client.training.examples import Pair
 
 GOOD, BAD = ("good", "fine", "great"), ("bad", "poor", "awful")
 THINGS = ("film", "book", "meal", "trip")

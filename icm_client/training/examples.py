@@ -1,22 +1,15 @@
-"""From a run's folder to what a model is trained on: examples (prompt, label) and pairs."""
+"""From a run's labels to what a model is trained on: examples (prompt, label) and pairs."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
-import orjson
-
-from icm_client.data import Dataset, Row, Task
+from icm_client.data import Dataset, Task
 from icm_client.data.items import items_of, render_items
 from icm_client.data.job import Job
 from icm_client.data.messages import shown
-from icm_client.data.values import read_json
-from icm_client.errors import InputError, RunError, TrainingError
+from icm_client.errors import InputError, TrainingError
+from icm_client.record.run_labels import RunLabels
 from icm_client.runs.trainer import Example
-
-OUR_COLUMNS: Final = ("label", "confidence", "exactness")
-"""Columns of labels.jsonl beside the row's own fields; the log-probs' names depend on the task."""
 
 
 class Pair(NamedTuple):
@@ -31,69 +24,6 @@ class Pair(NamedTuple):
     prompt: str
     chosen: str
     rejected: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunLabels:
-    """The labels that a run found.
-
-    Attributes:
-        name: of the run.
-        task: as the run was given it.
-        dataset: the rows that have a label, without label and gold.
-        labels: the rows' label words, aligned with `dataset.rows`.
-        records: the lines of labels.jsonl, aligned with them.
-        result: the run's summary; empty where it cannot be read.
-    """
-
-    name: str
-    task: Task
-    dataset: Dataset
-    labels: tuple[str, ...]
-    records: tuple[Mapping[str, Any], ...]
-    result: Mapping[str, Any]
-
-    def only(self, numbers: Sequence[int]) -> "RunLabels":
-        """Return some of the rows, by their numbers from 0."""
-        rows = tuple(self.dataset.rows[n] for n in numbers)
-        return replace(
-            self,
-            dataset=replace(self.dataset, rows=rows),
-            labels=tuple(self.labels[n] for n in numbers),
-            records=tuple(self.records[n] for n in numbers),
-        )
-
-
-def read_labels(folder: Path) -> RunLabels:
-    """Read a finished run's labels from its folder.
-
-    Raises:
-        InputError: it is no run's folder, or the run has no labels yet.
-        RunError: a file is damaged.
-    """
-    if not (folder / "run.json").is_file():
-        raise InputError(
-            f"{folder} is no run's folder: it has no run.json. List all runs: icm-client runs list"
-        )
-    if not (folder / "labels.jsonl").is_file():
-        raise InputError(
-            f"{folder}: this run has no labels yet. Continue it: icm-client runs resume"
-        )
-    try:
-        task = Task.model_validate(orjson.loads((folder / "run.json").read_bytes())["task"])
-        lines = (folder / "labels.jsonl").read_bytes().splitlines()
-        records = tuple(read_json(line) for line in lines)
-        labels = tuple(str(record["label"]) for record in records)
-        rows = tuple(
-            Row(record["id"], _fields(record, task), number)
-            for number, record in enumerate(records, start=1)
-        )
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise RunError(f"{folder}: labels or task cannot be read ({error!r})") from error
-    if unknown := sorted(set(labels) - set(task.labels)):
-        raise RunError(f"{folder}: {shown(unknown[0])} is not one of the task's labels")
-    dataset = Dataset(str(folder / "labels.jsonl"), rows, None, None, ())
-    return RunLabels(folder.name, task, dataset, labels, records, _summary(folder))
 
 
 def examples_of(found: RunLabels) -> list[Example]:
@@ -206,25 +136,3 @@ def chat_messages(example: Example) -> dict[str, Any]:
     """Return the example as OpenAI's chat format has it."""
     asked = {"role": "user", "content": example.prompt}
     return {"messages": [asked, {"role": "assistant", "content": example.label}]}
-
-
-def _fields(record: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    """Return the row's own fields; one that has the name of our column is called `row_<name>`."""
-    ours = {*OUR_COLUMNS, *(f"log_prob_{label}" for label in task.labels)}
-    if "row_pinned" in record:  # there are pins, and rows with a field of that name
-        ours.add("pinned")
-    fields = {name: value for name, value in record.items() if name not in ours}
-    for name in ours & {*task.template_fields}:
-        longer = [other for other in record if other.endswith(name) and other != name]
-        renamed = [other for other in longer if set(other[: -len(name)].split("row_")) == {""}]
-        if renamed:
-            fields[name] = record[max(renamed, key=len)]
-    return fields
-
-
-def _summary(folder: Path) -> Mapping[str, Any]:
-    try:
-        found = orjson.loads((folder / "result.json").read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return {}
-    return found if isinstance(found, dict) else {}
