@@ -3,7 +3,13 @@
 `Scorer` is the `icm_client.coherence.problem.Score` that a search is given.
 """
 
-from icm_client.scoring.assemble import Pieces, context_ids, prompt_ids, tokenize_pieces
+from icm_client.scoring.assemble import (
+    Pieces,
+    context_ids,
+    prompt_ids,
+    tokenize_pieces,
+    with_prompts,
+)
 from icm_client.scoring.call import ScorerStats
 from icm_client.scoring.label_trie import LabelTokens, LabelTrie
 from icm_client.scoring.planner import Branch, assign_lanes, optimal_tokens, plan, prune
@@ -28,4 +34,5 @@ __all__ = [
     "prompt_ids",
     "prune",
     "tokenize_pieces",
+    "with_prompts",
 ]

@@ -8,7 +8,7 @@ ids whatever follows, which a prefix cache needs; joined as text they might not.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from icm_client.coherence.problem import Context, Query
 from icm_client.endpoints.identity_check import described
@@ -17,6 +17,12 @@ from icm_client.errors import ModelChanged, TaskError
 from icm_client.scoring.drift import DRIFT_ADVICE
 from icm_client.scoring.store import ScoreStore
 from icm_client.task_groups import open_task_group
+
+_CONCURRENCY = 16
+"""Requests to the tokenizer in flight at most."""
+
+_Tails = Sequence[tuple[Sequence[int], TokenIds | None]]
+"""A label's ids after each kind of prompts, by their numbers; None where it merges with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,6 @@ async def tokenize_pieces(
     endpoint: Endpoint,
     store: ScoreStore,
     *,
-    concurrency: int = 16,
     merged: dict[int, str] | None = None,
 ) -> Pieces:
     """Tokenize each piece once; token ids that are in the store are not asked for again.
@@ -78,7 +83,6 @@ async def tokenize_pieces(
         separator: stands between a demo's label and the next demo.
         endpoint: tokenizes.
         store: where token ids are kept.
-        concurrency: requests in flight at most.
         merged: where it is given, items after whose prompts a label is written differently than
             after most are put here with the reason, instead of raising; they cannot be scored.
 
@@ -95,24 +99,18 @@ async def tokenize_pieces(
         return await _text_pieces(
             prompts, label_texts, separator, endpoint, store, fingerprint=fingerprint
         )
-    tokenizer = _Tokenizer(endpoint, store, concurrency)
+    tokenizer = _Tokenizer(endpoint, store)
     await tokenizer.check([*prompts[:1], *prompts[-1:]])
     (bos,) = await tokenizer.ids([""], add_special=True)
     prompt_pieces = await tokenizer.ids(prompts)
     _refuse_empty(prompt_pieces)
-    endings = _endings(prompts, prompt_pieces)
     found: dict[int, str] = {}
     labels = []
-    for text in label_texts:
-        wholes = await tokenizer.ids([prompts[items[0]] + text for items in endings])
-        tails = [
-            (items, _tail(whole, prompt_pieces[items[0]]))
-            for items, whole in zip(endings, wholes, strict=True)
-        ]
-        usual = _usual(text, prompts, tails)
-        labels.append(usual)
-        odd = {item: tail for items, tail in tails if tail != usual for item in items}
-        found = {item: _odd(text, prompts[item], tail) for item, tail in odd.items()} | found
+    for text, tails in zip(
+        label_texts, await _label_tails(prompts, prompt_pieces, label_texts, tokenizer), strict=True
+    ):
+        labels.append(_usual(text, prompts, tails))
+        found = _odd(text, prompts, tails, labels[-1]) | found
     if merged is not None:
         merged.update(found)
     elif found:
@@ -136,13 +134,51 @@ async def tokenize_pieces(
     )
 
 
+async def with_prompts(
+    pieces: Pieces, prompts: Sequence[str], endpoint: Endpoint, store: ScoreStore
+) -> tuple[Pieces, dict[int, str]]:
+    """Tokenize further prompts, after which the labels are to be written as `pieces` has them.
+
+    Args:
+        pieces: of the task; `label_texts` too.
+        prompts: the template filled in.
+        endpoint: tokenizes.
+        store: where token ids are kept.
+
+    Returns:
+        1. Pieces whose items are those of `pieces`, and then the further ones.
+        2. The further ones that cannot be scored, counted from 0, with the reason: their prompt is
+           empty, or a label is written differently after it.
+
+    Raises:
+        EndpointError: the server did not tokenize.
+        StoreError: the store could not be read or written.
+    """
+    found = {number: "its prompt is empty" for number, text in enumerate(prompts) if not text}
+    if isinstance(endpoint, TextEndpoint):
+        further = [tuple(map(ord, prompt)) for prompt in prompts]
+    else:
+        tokenizer = _Tokenizer(endpoint, store)
+        further = await tokenizer.ids(prompts)
+        found |= {n: "its prompt has no tokens" for n, ids in enumerate(further) if not ids}
+        there = [number for number in range(len(prompts)) if number not in found]
+        texts, ids = [prompts[n] for n in there], [further[n] for n in there]
+        for label, text, tails in zip(
+            pieces.labels,
+            pieces.label_texts,
+            await _label_tails(texts, ids, pieces.label_texts, tokenizer),
+            strict=True,
+        ):
+            found |= {there[n]: why for n, why in _odd(text, texts, tails, label).items()}
+    return replace(pieces, prompts=(*pieces.prompts, *further)), found
+
+
 class _Tokenizer:
     """Token ids by way of the store, each text asked once."""
 
-    def __init__(self, endpoint: Endpoint, store: ScoreStore, concurrency: int) -> None:
+    def __init__(self, endpoint: Endpoint, store: ScoreStore) -> None:
         self._endpoint = endpoint
         self._store = store
-        self._concurrency = concurrency
         self._numbers: dict[int, int] = {}
 
     async def check(self, texts: Sequence[str]) -> None:
@@ -178,7 +214,7 @@ class _Tokenizer:
                 known[text] = self._interned(ids)
 
         async with open_task_group() as tasks:
-            for _ in range(self._concurrency):
+            for _ in range(_CONCURRENCY):
                 tasks.start_soon(work)
         return [known[text] for text in texts]
 
@@ -205,9 +241,27 @@ def _endings(prompts: Sequence[str], ids: Sequence[TokenIds]) -> list[list[int]]
     return list(alike.values())
 
 
-def _usual(
-    text: str, prompts: Sequence[str], tails: Sequence[tuple[Sequence[int], TokenIds | None]]
-) -> TokenIds:
+async def _label_tails(
+    prompts: Sequence[str],
+    ids: Sequence[TokenIds],
+    label_texts: Sequence[str],
+    tokenizer: _Tokenizer,
+) -> list[_Tails]:
+    """What each label's text adds to the prompts' ids, asked once for each way in which they end."""
+    endings = _endings(prompts, ids)
+    found = []
+    for text in label_texts:
+        wholes = await tokenizer.ids([prompts[items[0]] + text for items in endings])
+        found.append(
+            [
+                (items, _tail(whole, ids[items[0]]))
+                for items, whole in zip(endings, wholes, strict=True)
+            ]
+        )
+    return found
+
+
+def _usual(text: str, prompts: Sequence[str], tails: _Tails) -> TokenIds:
     """Return a label's ids after most prompts.
 
     Args:
@@ -240,16 +294,23 @@ def _usual(
     )
 
 
-def _odd(text: str, prompt: str, tail: TokenIds | None) -> str:
-    how = (
-        f"merges the label {text!r} with this prompt's end"
-        if tail is None
-        else f"writes the label {text!r} after this prompt's end"
-    )
-    return (
-        f"the model's tokenizer {how} ({prompt[-20:]!r}), unlike with the others: change how the "
-        "text ends, or let the template end in a mark such as ':'"
-    )
+def _odd(text: str, prompts: Sequence[str], tails: _Tails, usual: TokenIds) -> dict[int, str]:
+    """Prompts after which the label `text` is not written as `usual`, with what to do."""
+    odd = {}
+    for items, tail in tails:
+        if tail == usual:
+            continue
+        how = (
+            f"merges the label {text!r} with this prompt's end"
+            if tail is None
+            else f"writes the label {text!r} after this prompt's end"
+        )
+        for item in items:
+            odd[item] = (
+                f"the model's tokenizer {how} ({prompts[item][-20:]!r}), unlike with the others: "
+                "change how the text ends, or let the template end in a mark such as ':'"
+            )
+    return odd
 
 
 def _tail(whole: TokenIds, head: TokenIds) -> TokenIds | None:

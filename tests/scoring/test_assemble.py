@@ -42,7 +42,7 @@ async def test_each_text_is_tokenized_once_and_a_second_run_asks_nothing(
     store: ScoreStore,
 ) -> None:
     endpoint = TableEndpoint()
-    pieces = await tokenize_pieces(PROMPTS, LABELS, "\n", endpoint, store, concurrency=2)
+    pieces = await tokenize_pieces(PROMPTS, LABELS, "\n", endpoint, store)
     assert len(endpoint.texts) == len(set(endpoint.texts))
     endpoint.texts.clear()
     assert await tokenize_pieces(PROMPTS, LABELS, "\n", endpoint, store) == pieces
