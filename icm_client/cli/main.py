@@ -36,6 +36,7 @@ COMMANDS = {
         ("figures", "command", "Draw a run's figures as PNG and SVG."),
         ("finetune", "command", "Train a model on a run's labels."),
         ("label", "command", "Label the rows of a file."),
+        ("predict", "command", "Label new rows with what a run has found."),
         ("report", "command", "Write a run's report, an HTML page."),
         ("reward", "command", "Train a reward model on pairs, in three steps."),
         ("runs", "group", "List, resume, compare and remove runs."),

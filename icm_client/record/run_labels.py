@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from icm_client.data import Dataset, Row, Task
+from icm_client.data import Dataset, LabelledRow, Row, Task
 from icm_client.data.messages import shown
 from icm_client.data.values import read_json
 from icm_client.errors import InputError, RunError
@@ -36,6 +36,24 @@ class RunLabels:
     labels: tuple[str, ...]
     records: tuple[Mapping[str, Any], ...]
     result: Mapping[str, Any]
+
+    @property
+    def labelled(self) -> tuple[LabelledRow, ...]:
+        """The rows with labels, confidence and log-probs, as the run returned them; no gold."""
+        gold = self.result.get("gold_field")
+        return tuple(
+            LabelledRow(
+                replace(
+                    row, fields={name: row.fields[name] for name in row.fields if name != gold}
+                ),
+                label,
+                record["confidence"],
+                {word: float(record[f"log_prob_{word}"]) for word in self.task.labels},
+                str(record["exactness"]),
+                pinned=record.get("pinned") is True,
+            )
+            for row, label, record in zip(self.dataset.rows, self.labels, self.records, strict=True)
+        )
 
     def only(self, numbers: Sequence[int]) -> "RunLabels":
         """Return some of the rows, by their numbers from 0."""

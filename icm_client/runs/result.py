@@ -13,7 +13,7 @@ import numpy as np
 from icm_client.coherence.confidence import confidences
 from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
 from icm_client.coherence.result import SearchResult, Step, SweepRecord
-from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
+from icm_client.data import Dataset, FileFormat, LabelledRow, Task, write_labels
 from icm_client.data.job import Job
 from icm_client.data.rows import FailedRow, only
 from icm_client.endpoints import Exactness, ServerIdentity
@@ -46,7 +46,7 @@ class Labels:
     Attributes:
         rows: each row that has a label, with confidence and log-probs, in the order of the data.
         dataset: those rows as they were read.
-        labels: the task's label words, in its order.
+        task: what the rows were asked.
         preset: which search found them.
         utility: calibrated `U`, nats an item.
         coherence: `utility` as a share of the labels' entropy: 0 for chance, at most 1.
@@ -73,7 +73,7 @@ class Labels:
 
     rows: tuple[LabelledRow, ...]
     dataset: Dataset
-    labels: tuple[str, ...]
+    task: Task
     preset: Preset
     utility: float
     coherence: float
@@ -101,6 +101,11 @@ class Labels:
             f"<Labels of {len(self.rows):,} rows ({counts}), {self.verdict}, "
             f"coherence {self.coherence:.0%}>"
         )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The task's label words, in its order."""
+        return self.task.labels
 
     @property
     def verdict(self) -> Verdict:
@@ -273,7 +278,7 @@ def labels_found(
     return Labels(
         rows=labelled,
         dataset=only(job.dataset, rows.tolist()),
-        labels=job.task.labels,
+        task=job.task,
         preset=preset,
         utility=result.utility,
         coherence=result.coherence,

@@ -247,9 +247,9 @@ async def _label_tails(
     label_texts: Sequence[str],
     tokenizer: _Tokenizer,
 ) -> list[_Tails]:
-    """What each label's text adds to the prompts' ids, asked once for each way in which they end."""
+    """What each label's text adds to prompts' ids, asked once for each way in which they end."""
     endings = _endings(prompts, ids)
-    found = []
+    found: list[_Tails] = []
     for text in label_texts:
         wholes = await tokenizer.ids([prompts[items[0]] + text for items in endings])
         found.append(

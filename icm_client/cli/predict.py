@@ -1,0 +1,208 @@
+"""`icm-client predict`: label new rows with what a run has found."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+import anyio
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from icm_client.cli.options import runs_option, server_options, store_option
+from icm_client.cli.signals import draining, ended_at_once
+from icm_client.cli.terminal import (
+    print_findings,
+    print_json,
+    print_notices,
+    verdict_style,
+)
+from icm_client.coherence.predict import CONTEXTS
+from icm_client.data import FileFormat, check_output
+from icm_client.errors import InputError
+from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
+from icm_client.runs.predict import Predictor
+from icm_client.runs.predict_file import Predicted, PredictProgress, predict_file
+from icm_client.runs.server import Server
+from icm_client.scoring import open_store
+
+_FORMATS = click.Choice(get_args(FileFormat))
+
+_LINES_APART_S = 10.0
+"""Seconds between two lines of progress, where there is no terminal."""
+
+
+@click.command("predict", short_help="Label new rows with what a run has found.")
+@click.argument("run_name", metavar="RUN")
+@click.argument("data", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(), help="Where to write the labels.")
+@click.option("--gold", help="Field with known labels, used for the accuracy alone.")
+@click.option(
+    "--contexts",
+    type=click.IntRange(1),
+    default=CONTEXTS,
+    show_default=True,
+    help="Contexts that each row is read in; the reads are averaged.",
+)
+@server_options(wire=True)
+@click.option(
+    "--accept-other-model",
+    is_flag=True,
+    help="Take another model than the run's: the run's rows are read again, for its own thresholds "
+    "and confidence.",
+)
+@click.option(
+    "--fail-on-error",
+    type=click.FloatRange(0, min_open=True),
+    default=DEFAULT_FAIL_ON_ERROR,
+    show_default=True,
+    metavar="ROWS",
+    help="How many rows without a score end it: a count if at least 1, else a fraction of the rows "
+    "so far.",
+)
+@click.option(
+    "--skip-bad-rows",
+    is_flag=True,
+    help="Leave rows that cannot be used (broken, empty, too long) without a label.",
+)
+@click.option("--fresh", is_flag=True, help="Begin a partial output over; stored scores stay.")
+@runs_option
+@store_option
+@click.option(
+    "--format", "data_format", type=_FORMATS, help="DATA's format. [default: by its name]"
+)
+@click.option("--output-format", type=_FORMATS, help="The output's format. [default: by its name]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
+@click.pass_context
+def predict_command(
+    context: click.Context,
+    /,
+    *,
+    run_name: str,
+    data: str,
+    output: str,
+    gold: str | None,
+    contexts: int,
+    server: Server,
+    accept_other_model: bool,
+    fail_on_error: float,
+    skip_bad_rows: bool,
+    fresh: bool,
+    base: Path,
+    store: str | None,
+    data_format: FileFormat | None,
+    output_format: FileFormat | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Label the rows of DATA with what RUN, a run's name or folder, has found.
+
+    Each row is read once, given demos that the run labelled, so any number of rows costs little
+    more than their own length. What a row gets does not depend on the rows that come with it; rows
+    that a rule of the task relates must stand next to each other.
+
+    Labels are written to OUTPUT.partial as they come, and moved to OUTPUT at the end. The same
+    command again goes on where an interrupted one stopped.
+
+    Exit status: 0 done, 1 failed or some rows have no label, 2 wrong input, 130, 143 and 129
+    interrupted (Ctrl-C, TERM, a closed terminal).
+    """
+    if Path(output).resolve() == Path(data).resolve():
+        raise InputError(f"{output}: the labels would overwrite the rows; name another file")
+    check_output(output, output_format)
+    predictor = Predictor.load(run_name, runs=base)
+
+    async def work() -> Predicted:
+        async with draining() as drain:
+            with _display(hidden=quiet or as_json) as progress:
+                return await predict_file(
+                    predictor,
+                    data,
+                    output,
+                    endpoint=server,
+                    store=kept,
+                    contexts=contexts,
+                    gold=gold,
+                    data_format=data_format,
+                    output_format=output_format,
+                    skip_bad_rows=skip_bad_rows,
+                    fail_on_error=fail_on_error,
+                    accept_other_model=accept_other_model,
+                    fresh=fresh,
+                    progress=progress,
+                    stopping=drain.stopping,
+                )
+
+    with open_store(store) as kept, ended_at_once(kept):
+        found = anyio.run(work)
+    if as_json:
+        print_json(found.summary())
+    elif not quiet:
+        print_predicted(found)
+    print_notices((), found.totals.failed)
+    print_findings(found.findings, found.verdict)
+    if found.totals.without_label:
+        context.exit(1)
+
+
+def print_predicted(found: Predicted) -> None:
+    """Print the table that a prediction ends with."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("verdict", Text(found.verdict, style=verdict_style(found.verdict)))
+    for word, count in found.totals.counts.items():
+        table.add_row(Text(word), f"{count:,} rows ({count / found.labelled:.0%})")
+    if found.confidence is not None:
+        table.add_row("confidence", f"{found.confidence:.1%} on average")
+    if found.accuracy is not None:
+        table.add_row(
+            "accuracy", f"{found.accuracy:.1%} of {found.totals.with_gold:,} rows with gold"
+        )
+    cost = found.cost
+    table.add_row("tokens", f"{cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached")
+    table.add_row(
+        "scores", f"{cost.from_server:,} from the server, {cost.from_store:,} from the store"
+    )
+    table.add_row("time", f"{cost.seconds:,.1f} s")
+    table.add_row("model", Text(f"{found.server.model} ({found.server.kind})"))
+    table.add_row("labels in", Text(found.output))
+    Console(highlight=False).print(table)
+
+
+@contextmanager
+def _display(*, hidden: bool) -> Iterator[Callable[[PredictProgress], None]]:
+    """Yield what to call with progress: a bar, or a line now and then where no terminal is."""
+    console = Console(stderr=True, highlight=False)
+    if hidden:
+        yield lambda _: None
+    elif console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            rows = bar.add_task("Labelling", total=None)
+
+            def show(at: PredictProgress) -> None:
+                words = "Labelling" if at.waiting is None else "Waiting for the server"
+                bar.update(rows, description=words, completed=at.rows, total=at.total)
+
+            yield show
+    else:
+        last_at = -_LINES_APART_S
+
+        def show_line(at: PredictProgress) -> None:
+            nonlocal last_at
+            now = anyio.current_time()
+            if now - last_at >= _LINES_APART_S:
+                last_at = now
+                console.print(Text(f"{at.rows:,} of {at.total:,} rows labelled"))
+
+        yield show_line

@@ -1,0 +1,279 @@
+"""What a run leaves behind for new rows: contexts of its labels, measured under one model.
+
+`Frozen.measure` draws the contexts and reads the run's rows in them, once a run;
+`predictor.json` in its folder keeps the result. `icm_client.coherence.predict` has the method.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+import numpy as np
+import orjson
+
+from icm_client.coherence.predict import CONTEXTS, Calibration, calibrate, freeze
+from icm_client.coherence.problem import UNLABELLED, Context, Demo, FloatArray, IntArray, Query
+from icm_client.coherence.settings import SweepSettings
+from icm_client.data import Dataset, LabelledRow, Task
+from icm_client.data.constraint_spec import ConstraintSpec
+from icm_client.data.job import Job
+from icm_client.data.values import write_json
+from icm_client.endpoints import Endpoint, ServerIdentity
+from icm_client.errors import InputError, RowError, RunError
+from icm_client.record.folder import replace_file
+from icm_client.runs.labels_file import put
+from icm_client.runs.presets import fitted_job
+from icm_client.scoring import Pieces, Scorer, ScoreStore, ScoringProgress, tokenize_pieces
+from icm_client.verdict.findings import Finding, recorded_finding
+from icm_client.verdict.shift import signals
+
+FORMAT: Final = 1
+"""The version of predictor.json."""
+
+PREDICTOR: Final = "predictor.json"
+
+_SEED: Final = 20
+"""With the run's seed, of all that is random here: the search drew its own from the seed alone."""
+
+
+class Found(NamedTuple):
+    """Labels that a run has found, from its folder or from memory.
+
+    Attributes:
+        run: its name, for messages.
+        task: with the options of the call in it.
+        rows: those that have a label.
+        server: who answered.
+        seed: of the run.
+        findings: on its labels.
+    """
+
+    run: str
+    task: Task
+    rows: Sequence[LabelledRow]
+    server: ServerIdentity
+    seed: int
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Contexts with all that a new row's label needs; nothing of it changes with new rows.
+
+    Attributes:
+        run: the run's name.
+        task: what new rows are asked.
+        server: who was asked, and must be asked now.
+        prompts: of the demos, each once.
+        contexts: `M` contexts, whose items are places in `prompts`.
+        calibration: from raw log-probs to labels.
+        usual: signal -> its values for the rows that the contexts were measured on, rising
+            (`icm_client.verdict.shift`).
+        findings: on the run's labels.
+    """
+
+    run: str
+    task: Task
+    server: ServerIdentity
+    prompts: tuple[str, ...]
+    contexts: tuple[Context, ...]
+    calibration: Calibration
+    usual: Mapping[str, FloatArray]
+    findings: tuple[Finding, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label words, as the calibration numbers them."""
+        return tuple(sorted(self.task.labels))
+
+    @property
+    def label_texts(self) -> tuple[str, ...]:
+        """The texts that follow a prompt, aligned with `labels`."""
+        texts = dict(zip(self.task.labels, self.task.label_texts, strict=True))
+        return tuple(texts[word] for word in self.labels)
+
+    @classmethod
+    async def measure(
+        cls,
+        found: Found,
+        server: Endpoint,
+        store: ScoreStore,
+        *,
+        contexts: int = CONTEXTS,
+        on_progress: Callable[[ScoringProgress], None] | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> Self:
+        """Draw contexts of the labels found, and read up to `MEASURED` rows in each.
+
+        Args:
+            found: the labels.
+            server: asked now; another model than the run's is measured as well as its own.
+            store: where scores are kept: the same call again asks nothing.
+            contexts: `M`.
+            on_progress: as for `Scorer`.
+            stopping: as for `Scorer`.
+
+        Raises:
+            InputError: fewer than two labels were found on rows.
+            RowsTooLong: not one demo of each label fits the server's context.
+            EndpointError, ScoreError, StoreError: as `Scorer`.
+        """
+        job = _job_of(found)
+        labels, log_probs, confidence = _as_found(found, job)
+        if len(np.unique(labels)) < 2:  # noqa: PLR2004
+            raise InputError(
+                f"the run {found.run} gives all rows one label: nothing can be predicted from it"
+            )
+        pieces, settings, unusable = await fitted_job(
+            job, SweepSettings(), server, store, skip_bad_rows=True
+        )
+        assert isinstance(settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
+        labels[list(unusable)] = UNLABELLED
+        frozen = freeze(
+            labels,
+            log_probs,
+            replace(job.problem(), pinned=_pinned(found, job)),
+            contexts=contexts,
+            demos=settings.demos,
+            keep=settings.keep,
+            rng=np.random.default_rng((found.seed, _SEED)),
+        )
+        scorer = Scorer(
+            server,
+            store,
+            pieces,
+            on_progress=on_progress,
+            on_failed=lambda _: None,  # a row without a score is not measured
+            stopping=stopping,
+        )
+        asked = [Query(one.demos, item) for one in frozen for item in one.measured.tolist()]
+        answers = await scorer(asked)
+        ends = np.cumsum([len(one.measured) for one in frozen])[:-1]
+        read = np.split(answers, ends)
+        calibration, said = calibrate(read, frozen, labels, log_probs, confidence)
+        mass = np.full((len(frozen), len(labels)), np.nan)
+        for number, (one, part) in enumerate(zip(frozen, read, strict=True)):
+            mass[number, one.measured] = np.exp(part).sum(axis=1)
+        measured = np.flatnonzero(~np.isnan(said).any(axis=1))
+        usual = signals(
+            said[measured],
+            np.nanmean(mass[:, measured], axis=0),
+            np.array([len(pieces.prompts[item]) for item in measured]),
+        )
+        items = list(dict.fromkeys(demo.item for one in frozen for demo in one.demos))
+        place = {item: number for number, item in enumerate(items)}
+        return cls(
+            found.run,
+            found.task,
+            server.identity,
+            tuple(job.prompts[item] for item in items),
+            tuple(
+                tuple(Demo(place[demo.item], demo.label) for demo in one.demos) for one in frozen
+            ),
+            calibration,
+            {name: np.sort(values) for name, values in usual.items()},
+            found.findings,
+        )
+
+    async def pieces(self, server: Endpoint, store: ScoreStore) -> Pieces:
+        """The demos' token ids, and the labels' as they were when the contexts were measured."""
+        return await tokenize_pieces(
+            self.prompts, self.label_texts, self.task.separator, server, store
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the file in one step.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        document = {
+            "icm_client_predictor": FORMAT,
+            "run": self.run,
+            "task": self.task.model_dump(mode="json"),
+            "labels": self.labels,
+            "server": asdict(self.server),
+            "prompts": self.prompts,
+            "contexts": self.contexts,
+            "bias": self.calibration.bias.tolist(),
+            "slope": self.calibration.slope,
+            "offsets": self.calibration.offsets.tolist(),
+            "usual": {name: values.tolist() for name, values in self.usual.items()},
+            "findings": [finding.summary() for finding in self.findings],
+        }
+        try:
+            replace_file(path, write_json(document))
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: the file cannot be read, is damaged, or of a newer version.
+        """
+        try:
+            content: dict[str, Any] = orjson.loads(path.read_bytes())
+            if content["icm_client_predictor"] > FORMAT:
+                raise RunError(
+                    f"{path}: written by a newer icm-client: upgrade, or delete the file"
+                )
+            return cls(
+                content["run"],
+                Task.model_validate(content["task"]),
+                ServerIdentity(**content["server"]),
+                tuple(content["prompts"]),
+                tuple(
+                    tuple(Demo(item, label) for item, label in one) for one in content["contexts"]
+                ),
+                Calibration(
+                    np.array(content["bias"]), content["slope"], np.array(content["offsets"])
+                ),
+                {name: np.array(values) for name, values in content["usual"].items()},
+                tuple(recorded_finding(one) for one in content["findings"]),
+            )
+        except OSError as error:
+            raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path}: describes no predictor ({error!r}): delete the file") from None
+
+
+def _job_of(found: Found) -> Job:
+    """The rows that have a label, with the task's rule where it can be built without the others."""
+    rows = tuple(one.row for one in found.rows)
+    dataset = Dataset(found.run, rows, None, None, ())
+    try:
+        return Job.prepare(dataset, found.task)
+    except RowError:  # the rule names a row that has no label
+        return Job.prepare(dataset, found.task, constraint=ConstraintSpec(kind="none"))
+
+
+def _as_found(found: Found, job: Job) -> tuple[IntArray, FloatArray, FloatArray]:
+    """Labels `[N]`, log-probs `[N, K]` and confidence `[N]` of the items.
+
+    A pair's other order has the label that agrees with the row's, and its log-probs exchanged.
+    """
+    labels = np.full(len(job.items), UNLABELLED)
+    log_probs = np.zeros((len(job.items), len(job.labels)))
+    confidence = np.full(len(job.items), np.nan)
+    for number, item in enumerate(job.row_items.tolist()):
+        one = found.rows[number]
+        put(item, job.labels.index(one.label), labels, job)
+        log_probs[item] = [one.log_probs[word] for word in job.labels]
+        confidence[item] = np.nan if one.confidence is None else one.confidence
+        if job.task.exchange is not None:
+            log_probs[item + 1] = log_probs[item, ::-1]
+            confidence[item + 1] = confidence[item]
+    return labels, log_probs, confidence
+
+
+def _pinned(found: Found, job: Job) -> IntArray | None:
+    if not any(one.pinned for one in found.rows):
+        return None
+    pinned = np.full(len(job.items), UNLABELLED)
+    for number, item in enumerate(job.row_items.tolist()):
+        if found.rows[number].pinned:
+            put(item, job.labels.index(found.rows[number].label), pinned, job)
+    return pinned

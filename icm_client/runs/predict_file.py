@@ -1,0 +1,271 @@
+"""Label the rows of a file into another one: `predict_file`, which can be killed and goes on.
+
+    go through the file once: every row that cannot be used is named before anything is asked
+    take up the partial output of an earlier process, where there is one of the same rows and run
+    for each batch: read it, label it, append it to the partial output
+    put the whole output in its place
+
+Scores are kept besides, so the rows of a batch that a kill has interrupted are not asked again.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b, file_digest
+from pathlib import Path
+from typing import Any, Final
+
+from icm_client.coherence.predict import CONTEXTS
+from icm_client.data import FileFormat
+from icm_client.data.job import Job
+from icm_client.data.label_sink import LabelSink
+from icm_client.data.row_batches import row_batches
+from icm_client.data.rows import FailedRow, refused_rows
+from icm_client.data.values import write_json
+from icm_client.endpoints import Endpoint, ServerIdentity, Waiting, WireEvent
+from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
+from icm_client.runs.predict import BATCH, Prediction, Predictor, Totals
+from icm_client.runs.progress import Cost
+from icm_client.runs.server import Server, open_endpoint
+from icm_client.scoring import ScoreStore
+from icm_client.verdict.findings import Finding, Verdict, verdict_of
+
+_REPORTED: Final = 100
+"""Rows that cannot be used, of one file, that an error names."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictProgress:
+    """A moment of a prediction.
+
+    Attributes:
+        rows: that are labelled and written, those of an earlier process too.
+        total: of the file.
+        scored: reads of the batch under way that have an answer.
+        to_score: reads that it needs.
+        waiting: why a request is to be sent again; None once an answer has come since.
+    """
+
+    rows: int
+    total: int
+    scored: int
+    to_score: int
+    waiting: Waiting | None
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What has come of a file.
+
+    Attributes:
+        run: whose labels were used.
+        totals: of all rows.
+        findings: what a person must know before the labels are used; worst first.
+        server: who answered.
+        cost: of this process.
+        output: the file with the labels.
+    """
+
+    run: str
+    totals: Totals
+    findings: tuple[Finding, ...]
+    server: ServerIdentity
+    cost: Cost
+    output: str
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the findings add up to."""
+        return verdict_of(self.findings)
+
+    @property
+    def labelled(self) -> int:
+        """Rows that have a label."""
+        return sum(self.totals.counts.values())
+
+    @property
+    def confidence(self) -> float | None:
+        """The rows' mean; None where the run is not to be trusted."""
+        return self.totals.sure / self.labelled if self.labelled and self.totals.sure else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the rows with gold whose label is the gold one; None where no row has gold."""
+        totals = self.totals
+        return totals.right / totals.with_gold if totals.with_gold else None
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {
+            "run": self.run,
+            "rows": self.totals.rows,
+            "labelled": self.labelled,
+            "verdict": self.verdict,
+            "confidence": self.confidence,
+            "counts": self.totals.counts,
+            "accuracy": self.accuracy,
+            "rows_with_gold": self.totals.with_gold,
+            "findings": [finding.summary() for finding in self.findings],
+            "without_label": self.totals.without_label,
+            "failed": [row.summary() for row in self.totals.failed],
+            "server": asdict(self.server),
+            "cost": asdict(self.cost),
+            "output": self.output,
+        }
+
+
+async def predict_file(
+    predictor: Predictor,
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    endpoint: Endpoint | Server | str | None,
+    store: ScoreStore,
+    contexts: int = CONTEXTS,
+    batch: int = BATCH,
+    gold: str | None = None,
+    data_format: FileFormat | None = None,
+    output_format: FileFormat | None = None,
+    skip_bad_rows: bool = False,
+    fail_on_error: float = DEFAULT_FAIL_ON_ERROR,
+    accept_other_model: bool = False,
+    fresh: bool = False,
+    progress: Callable[[PredictProgress], None] = lambda _: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Predicted:
+    """Label the rows of `data` into `output`, in their order.
+
+    Args:
+        predictor: of a run.
+        data: a file in any format that rows are read from.
+        output: a file in any format that labels are written in; it is there when all is done.
+        endpoint: as for `icm_client.label`.
+        store: where scores are kept.
+        contexts: `M`, in which each row is read.
+        batch: rows that are read and written together.
+        gold: the field with known labels.
+        data_format: of `data`, where its name does not show it.
+        output_format: of `output`, likewise.
+        skip_bad_rows: leave rows that cannot be used without a label.
+        fail_on_error: as for `icm_client.label`, of the rows so far.
+        accept_other_model: take another model than the run's.
+        fresh: begin a partial output over.
+        progress: called as it goes on.
+        stopping: asked before each request.
+
+    Raises:
+        RowError: rows cannot be used; nothing has been asked.
+        InputError: the output cannot be written, or its partial file is of other rows or another
+            run.
+        RunStopped: it was to stop; the same call goes on.
+        ModelChanged, TooManyFailed, EndpointError, ScoreError, StoreError: as
+            `icm_client.runs.predict.Prediction.batches`.
+    """
+    began = time.monotonic()
+    total = _checked(predictor, data, batch, gold, data_format, skip_bad_rows=skip_bad_rows)
+    state = PredictProgress(0, total, 0, 0, None)
+
+    def moved(**changed: Any) -> None:
+        nonlocal state
+        state = replace(state, **changed)
+        progress(state)
+
+    def observe(event: WireEvent) -> None:
+        if isinstance(event, Waiting):
+            moved(waiting=event)
+
+    async with open_endpoint(endpoint, observe, stopping) as server:
+        store.record_server(server.identity)
+        usage = replace(server.usage)
+        identity = _identity(predictor, data, server, contexts, gold, skip_bad_rows)
+        with LabelSink.open(output, format=output_format, identity=identity, fresh=fresh) as sink:
+            prediction = Prediction(
+                predictor,
+                server,
+                store,
+                contexts=contexts,
+                batch=batch,
+                gold=gold,
+                data_format=data_format,
+                skip_bad_rows=skip_bad_rows,
+                fail_on_error=fail_on_error,
+                accept_other_model=accept_other_model,
+                totals=Totals.of(sink.state) if sink.state else None,
+                on_progress=lambda at: moved(scored=at.done, to_score=at.total, waiting=None),
+                stopping=stopping,
+            )
+            moved(rows=sink.rows_done)
+            async with aclosing(prediction.batches(data, after=sink.rows_done)) as batches:
+                async for done in batches:
+                    sink.append(
+                        done.rows,
+                        rows_read=done.came,
+                        gold=done.gold,
+                        gold_field=done.gold_field,
+                        state=prediction.totals.document(),
+                    )
+                    moved(rows=sink.rows_done, scored=0, to_score=0)
+            sink.finish()
+        return Predicted(
+            predictor.found.run,
+            prediction.totals,
+            prediction.findings,
+            server.identity,
+            Cost(
+                requests=server.usage.requests - usage.requests,
+                retries=server.usage.retries - usage.retries,
+                from_server=prediction.stats.asked,
+                from_store=prediction.stats.from_store,
+                computed_tokens=server.usage.computed_tokens - usage.computed_tokens,
+                cached_tokens=server.usage.cached_tokens - usage.cached_tokens,
+                seconds=time.monotonic() - began,
+                checked=prediction.stats.checked,
+            ),
+            os.fspath(output),
+        )
+
+
+def _checked(
+    predictor: Predictor,
+    data: str | os.PathLike[str],
+    batch: int,
+    gold: str | None,
+    data_format: FileFormat | None,
+    *,
+    skip_bad_rows: bool,
+) -> int:
+    """Read and render every row, and return how many there are.
+
+    Raises:
+        RowError: names rows that cannot be used.
+    """
+    task = predictor.found.task
+    total = usable = 0
+    bad: list[FailedRow] = []
+    for dataset in row_batches(
+        data, size=batch, task=task, gold=gold, format=data_format, skip_bad_rows=True
+    ):
+        job = Job.prepare(dataset, task, skip_bad_rows=True)
+        bad += job.dataset.skipped[: _REPORTED - len(bad)]
+        usable += len(job.dataset.rows)
+        total += len(job.dataset.rows) + len(job.dataset.skipped)
+    if bad and not skip_bad_rows:
+        raise refused_rows(bad, path=os.fspath(data), usable=usable)
+    return total
+
+
+def _identity(
+    predictor: Predictor,
+    data: str | os.PathLike[str],
+    server: Endpoint,
+    *options: object,
+) -> str:
+    """What decides the output: another digest belongs to another partial file."""
+    found = predictor.found
+    with Path(data).open("rb") as file:
+        content = file_digest(file, "blake2b").hexdigest()
+    labels: Sequence[object] = [[f"{row.row.id}", row.label] for row in found.rows]
+    described = [found.run, labels, found.seed, server.identity.fingerprint, content, *options]
+    return blake2b(write_json(described), digest_size=16).hexdigest()
