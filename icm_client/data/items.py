@@ -31,17 +31,25 @@ def items_of(task: Task, dataset: Dataset) -> tuple[Item, ...]:
     return tuple(Item(row, order) for row in range(len(dataset.rows)) for order in orders)
 
 
-def render_items(task: Task, dataset: Dataset, items: Sequence[Item]) -> tuple[str, ...]:
+def render_items(
+    task: Task, dataset: Dataset, items: Sequence[Item], own: Sequence[str] | None = None
+) -> tuple[str, ...]:
     """Return every item's prompt, which a label's text may follow.
 
     Spaces and tabs at the end of a row's last text are left out, as `Task.label_texts` leaves out
     the template's: a tokenizer would join them and the label's own space into another token.
 
+    Args:
+        task: its template makes the prompts.
+        dataset: the rows.
+        items: as `items_of` gives them.
+        own: `task.render_all(dataset)`, where that has been called already.
+
     Raises:
         TaskError: the template uses the field that holds the gold labels.
         RowError: a row that the template does not fit.
     """
-    prompts = {False: task.render_all(dataset)}
+    prompts = {False: task.render_all(dataset) if own is None else own}
     if task.exchange is not None:
         one, other = task.exchange
         rows = tuple(

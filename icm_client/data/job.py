@@ -115,12 +115,17 @@ class Job:
             task = Task(**{**task.model_dump(), "prior": dict(prior)})
         if constraint is not None:
             task = Task(**{**task.model_dump(), "constraint": constraint})
-        dataset = _usable(_dataset(rows, gold, task), task)
+        dataset, own_prompts = _usable(_dataset(rows, gold, task), task)
         given = len(rows.skipped) if isinstance(rows, Dataset) else 0
         if len(dataset.skipped) > given and not skip_bad_rows:
-            raise refused_rows(dataset.skipped, path=path_of(dataset), usable=len(dataset.rows))
+            raise refused_rows(
+                dataset.skipped,
+                path=path_of(dataset),
+                usable=len(dataset.rows),
+                fewest=dataset.fewest,
+            )
         items = items_of(task, dataset)
-        prompts = render_items(task, dataset, items)
+        prompts = render_items(task, dataset, items, own_prompts)
         refuse_gold_keys(task, dataset)
         rule = build_constraint(task, dataset, items)
         order = sorted(range(len(task.labels)), key=lambda k: task.labels[k])
@@ -144,7 +149,8 @@ class Job:
     @property
     def row_items(self) -> IntArray:
         """For each row the item in its own order, whose label is the row's; shape `[rows]`."""
-        return np.array([i for i, item in enumerate(self.items) if not item.exchanged])
+        own = [i for i, item in enumerate(self.items) if not item.exchanged]
+        return np.array(own, dtype=np.int64)
 
 
 def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
@@ -166,17 +172,21 @@ def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
         raise InputError(
             f"the rows were read without the gold field {gold!r}; name it when they are read"
         )
-    if task.loader is None:
+    if task.loader is None or dataset.is_part:  # whose rows the loader has made
         return dataset
     return loaded(dataset, task.loader, task.template_fields, gold=gold, skip_bad_rows=True)
 
 
-def _usable(dataset: Dataset, task: Task) -> Dataset:
-    """The rows whose gold is a label, and which the template fits; the others skipped."""
+def _usable(dataset: Dataset, task: Task) -> tuple[Dataset, list[str]]:
+    """The rows whose gold is a label, and which the template fits, with their prompts.
+
+    The others are skipped.
+    """
     if task.gold is not None and dataset.gold is None:
         dataset = take_own_gold(dataset, task.gold, skip_bad_rows=True)
     dataset = check_gold(dataset, task.labels, skip_bad_rows=True)
-    return without_rows(dataset, task.misfits(dataset))
+    prompts, misfits = task.render_usable(dataset)
+    return without_rows(dataset, misfits), prompts
 
 
 def named_task(name: str | os.PathLike[str]) -> Task:

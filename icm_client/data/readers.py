@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
@@ -78,9 +79,44 @@ def read_rows(
         TaskError: no loader has that name.
         SetupError: a Parquet file, but pyarrow is not installed.
     """
+    warnings: list[str] = []
+    with opened_rows(
+        path,
+        warnings,
+        format=format,
+        loader=loader,
+        template_fields=template_fields,
+        fewest=fewest,
+        quote=quote,
+    ) as numbered:
+        dataset = collect(
+            numbered, path=os.fspath(path), gold=gold, fewest=fewest, skip_bad_rows=skip_bad_rows
+        )
+    return replace(dataset, warnings=(*warnings, *dataset.warnings))
+
+
+@contextmanager
+def opened_rows(
+    path: str | os.PathLike[str],
+    warnings: list[str],
+    *,
+    format: FileFormat | None = None,  # noqa: A002 - the word that users look for
+    loader: str | None = None,
+    template_fields: Sequence[str] = (),
+    fewest: int = FEWEST_ROWS,
+    quote: Quote = "auto",
+) -> Iterator[Iterator[tuple[int, object]]]:
+    """Open a file and give its rows, each with its line, as `collect` takes them.
+
+    Within the block they are read one by one. Sentences that the user should see have been added
+    to `warnings` when the last of them is read.
+
+    Raises:
+        RowError: the file cannot be used, when it is opened or at a row.
+        InputError, TaskError, SetupError: as `read_rows`.
+    """
     name = os.fspath(path)
     check_quote(quote)
-    warnings: list[str] = []
     broken: dict[int, str] = {}
     try:
         with Path(name).open("rb") as file:
@@ -97,13 +133,11 @@ def read_rows(
                     require_pyarrow(name)
                     numbered = _parquet_rows(file, name)
             if not file.peek(1):
-                raise RowError(f"the file is empty; at least {fewest} rows are needed", path=name)
+                needed = "one row is" if fewest == 1 else f"{fewest} rows are"
+                raise RowError(f"the file is empty; at least {needed} needed", path=name)
             if loader is not None:
                 numbered = made_rows(loader, numbered, template_fields)
-            dataset = collect(
-                numbered, path=name, gold=gold, fewest=fewest, skip_bad_rows=skip_bad_rows
-            )
-            return replace(dataset, warnings=(*warnings, *dataset.warnings))
+            yield numbered
     except OSError as problem:
         reason = _NOT_OPENED.get(type(problem), f"the file cannot be read: {problem.strerror}")
         raise RowError(reason, path=name) from None
@@ -163,7 +197,7 @@ def _with_broken(
     numbered: Iterator[tuple[int, object]], broken: dict[int, str]
 ) -> Iterator[tuple[int, object]]:
     for line, value in numbered:
-        yield line, Unusable(broken[line]) if line in broken else value
+        yield line, Unusable(broken.pop(line)) if line in broken else value
 
 
 def _parquet_rows(file: BufferedReader, path: str) -> Iterator[tuple[int, object]]:

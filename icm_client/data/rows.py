@@ -4,7 +4,7 @@ The gold field, if there is one, is taken out of every row before a `Row` exists
 the rows, in `Dataset.gold`, where nothing that builds a prompt looks.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from icm_client.data.frames import Frame, rows_of
@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The rows of one file or list; at least two.
+    """The rows of one file or list, at least two; or a part of them, and then perhaps none.
 
     Attributes:
         name: the path as the user gave it, or `rows`.
@@ -71,6 +71,8 @@ class Dataset:
         gold_field: the field that held the gold labels.
         warnings: sentences that the user should see.
         skipped: rows that could not be used and were to be skipped, by their lines.
+        is_part: whether these are one batch of `icm_client.data.row_batches`: what holds for a
+            file as a whole need not hold for them.
     """
 
     name: str
@@ -79,6 +81,12 @@ class Dataset:
     gold_field: str | None
     warnings: tuple[str, ...]
     skipped: tuple[FailedRow, ...] = ()
+    is_part: bool = False
+
+    @property
+    def fewest(self) -> int:
+        """How many rows must be left when those that cannot be used are skipped."""
+        return 0 if self.is_part else FEWEST_ROWS
 
 
 def rows_from(
@@ -99,6 +107,21 @@ def rows_from(
     Raises:
         RowError: fewer than two rows, or rows that cannot be used, each with its 1-based number.
     """
+    numbered, warnings = numbered_rows(rows)
+    dataset = collect(numbered, path=None, gold=gold, skip_bad_rows=skip_bad_rows)
+    return replace(dataset, warnings=(*warnings, *dataset.warnings))
+
+
+def numbered_rows(
+    rows: Iterable[Mapping[str, object] | str] | Frame,
+) -> tuple[Iterator[tuple[int, object]], tuple[str, ...]]:
+    """Return the rows, each with its 1-based number, and sentences that the user should see.
+
+    They are taken from `rows` one by one.
+
+    Raises:
+        RowError: it is one row, or several tables; or the columns of a table cannot be used.
+    """
     if isinstance(rows, Mapping) and any(isinstance(one, Frame) for one in rows.values()):
         raise RowError(
             f"these are several tables ({listed(rows)}): choose one, rows[{next(iter(rows))!r}]"
@@ -112,9 +135,7 @@ def rows_from(
         except Unusable as problem:
             raise RowError(str(problem)) from None
     as_fields = ({"text": row} if isinstance(row, str) else row for row in rows)
-    numbered = enumerate(as_fields, start=1)
-    dataset = collect(numbered, path=None, gold=gold, skip_bad_rows=skip_bad_rows)
-    return replace(dataset, warnings=(*warnings, *dataset.warnings))
+    return enumerate(as_fields, start=1), warnings
 
 
 def collect(
@@ -124,10 +145,13 @@ def collect(
     gold: str | None,
     fewest: int = FEWEST_ROWS,
     skip_bad_rows: bool = False,
+    part_from: int | None = None,
 ) -> Dataset:
     """Return the dataset of `(line, fields)` pairs; `path` is for its name and for errors.
 
     In the fields' place there may be `BLANK`, or an `Unusable` with the reason why there are none.
+    With `part_from` they are a part of a file's rows, perhaps none, and this is the number of the
+    first of them.
 
     Raises:
         RowError: rows are no objects, hold what JSON cannot, lack the gold field, or have another
@@ -140,7 +164,9 @@ def collect(
     bad: list[FailedRow] = []
     blank: list[int] = []
     first_lines: dict[str, int] = {}
-    for number, (line, raw) in enumerate(numbered, start=1):
+    is_part = part_from is not None
+    fewest = 0 if is_part else fewest
+    for number, (line, raw) in enumerate(numbered, start=part_from or 1):
         if raw is BLANK:
             blank.append(line)
             continue
@@ -158,7 +184,7 @@ def collect(
         rows.append(Row(id=row_id, fields=fields, line=line))
         golds.append(label)
     if bad and not (skip_bad_rows and len(rows) >= fewest):
-        raise refused_rows(bad, path=path, usable=len(rows))
+        raise refused_rows(bad, path=path, usable=len(rows), fewest=min(fewest, FEWEST_ROWS))
     if len(rows) < fewest:
         found = "only one row" if rows else "no rows"
         needed = "at least 2 rows are needed: labels are found by comparing rows"
@@ -172,9 +198,10 @@ def collect(
         warnings=(
             *_blank_rows(blank),
             *(() if gold is None else _gold_gaps(golds, gold)),
-            *_other_ids(rows[0].fields),
+            *(_other_ids(rows[0].fields) if rows else ()),
         ),
         skipped=tuple(bad),
+        is_part=is_part,
     )
 
 
@@ -332,8 +359,8 @@ def without_rows(
     found = [dataset.rows[number].failed(why) for number, why in problems.items()]
     bad = sorted((*dataset.skipped, *found), key=lambda row: row.line)
     kept = [number for number in range(len(dataset.rows)) if number not in problems]
-    if not skip_bad_rows or len(kept) < FEWEST_ROWS:
-        raise refused_rows(bad, path=path_of(dataset), usable=len(kept))
+    if not skip_bad_rows or len(kept) < dataset.fewest:
+        raise refused_rows(bad, path=path_of(dataset), usable=len(kept), fewest=dataset.fewest)
     return replace(only(dataset, kept), skipped=tuple(bad))
 
 
@@ -345,13 +372,16 @@ def only(dataset: Dataset, rows: Collection[int]) -> Dataset:
     return replace(dataset, rows=tuple(dataset.rows[number] for number in rows), gold=gold)
 
 
-def refused_rows(bad: Sequence[FailedRow], *, path: str | None, usable: int) -> RowError:
+def refused_rows(
+    bad: Sequence[FailedRow], *, path: str | None, usable: int, fewest: int = FEWEST_ROWS
+) -> RowError:
     """Return the error that names all of these rows; rows with one reason are named together.
 
     Args:
         bad: at least one row.
         path: their file, or None for rows given from Python.
         usable: how many rows could be used without these.
+        fewest: how many are needed.
     """
     alike: dict[str, list[FailedRow]] = {}
     for row in bad:
@@ -372,7 +402,7 @@ def refused_rows(bad: Sequence[FailedRow], *, path: str | None, usable: int) -> 
         "\n".join(lines).removeprefix(place),
         path=path,
         line=bad[0].line,
-        skippable=usable >= FEWEST_ROWS,
+        skippable=usable >= fewest,
     )
 
 

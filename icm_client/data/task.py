@@ -8,6 +8,7 @@ import re
 import string
 import tomllib
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -161,7 +162,7 @@ class Task(Described):
                 names the file `path`.
         """
         try:
-            return self._prompt(row)
+            return _filled(self._pieces(), row)
         except Unusable as problem:
             raise RowError(str(problem), path=path, line=row.line) from None
 
@@ -172,39 +173,34 @@ class Task(Described):
             TaskError: the template uses the field that holds the gold labels.
             RowError: as `render`, for all rows that cannot be used.
         """
-        prompts, problems = self._rendered(dataset)
+        prompts, problems = self.render_usable(dataset)
         if problems:
             bad = [dataset.rows[number].failed(why) for number, why in problems.items()]
             raise refused_rows(bad, path=path_of(dataset), usable=len(prompts))
         return tuple(prompts)
 
-    def misfits(self, dataset: Dataset) -> dict[int, str]:
-        """Return the rows that `render_all` refuses, by their numbers from 0, with the reasons.
+    def render_usable(self, dataset: Dataset) -> tuple[list[str], dict[int, str]]:
+        """Return the prompts of the rows that the template fits, and why it does not fit the rest.
+
+        The latter are named by their numbers from 0.
 
         Raises:
             TaskError: the template uses the field that holds the gold labels.
         """
-        return self._rendered(dataset)[1]
-
-    def _rendered(self, dataset: Dataset) -> tuple[list[str], dict[int, str]]:
         if dataset.gold_field in self.template_fields:
             raise TaskError(_gives_gold_away(dataset.gold_field))
+        pieces = self._pieces()
         prompts: list[str] = []
         problems: dict[int, str] = {}
         for number, row in enumerate(dataset.rows):
             try:
-                prompts.append(self._prompt(row))
+                prompts.append(_filled(pieces, row))
             except Unusable as problem:
                 problems[number] = str(problem)
         return prompts, problems
 
-    def _prompt(self, row: Row) -> str:
-        parts = []
-        for literal, field in parse_template(self.template.rstrip(" \t")):
-            parts.append(literal)
-            if field is not None:
-                parts.append(_field_text(row, field))
-        return "".join(parts)
+    def _pieces(self) -> "tuple[Piece, ...]":
+        return parse_template(self.template.rstrip(" \t"))
 
     @field_validator("template")
     @classmethod
@@ -365,6 +361,15 @@ def _check_field(field: str, spec: str | None, conversion: str | None) -> None:
             f"the template may not reach into a field ({shown(field)}): make what it needs a "
             "field of its own"
         )
+
+
+def _filled(pieces: Sequence[Piece], row: Row) -> str:
+    parts = []
+    for literal, field in pieces:
+        parts.append(literal)
+        if field is not None:
+            parts.append(_field_text(row, field))
+    return "".join(parts)
 
 
 def _field_text(row: Row, field: str) -> str:

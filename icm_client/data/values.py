@@ -57,6 +57,8 @@ def json_value(value: object, depth: int = 0) -> JsonValue:
     Raises:
         Unusable: JSON or UTF-8 cannot hold it; the reason continues `field 'x' holds`.
     """
+    if type(value) is str:  # as most are, in files of many rows
+        return _text(value)
     if not isinstance(value, Mapping | list | tuple):
         return _scalar(value)
     if depth == _DEEPEST:
@@ -101,6 +103,8 @@ def _key(key: object) -> str:
 
 
 def _text(text: str) -> str:
+    if text.isascii() and "\0" not in text:  # quicker than the search
+        return str(text)
     if bad := _UNWRITABLE.search(text):
         what = (
             "a NUL character"
