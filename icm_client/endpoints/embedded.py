@@ -151,6 +151,10 @@ class EmbeddedEndpoint:
             lambda server: server.tokenize(text, add_special=add_special)
         )
 
+    async def tokenize_many(self, texts: Sequence[str]) -> list[TokenIds] | None:
+        """As `BatchTokenizer.tokenize_many`."""
+        return await self._with_server(lambda server: server.tokenize_many(texts))
+
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
         """As `Endpoint.read`.
 

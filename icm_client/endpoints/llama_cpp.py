@@ -126,6 +126,7 @@ class LlamaCppEndpoint(ServedEndpoint):
         self._undrawn: set[int] = set()  # tokens that came back without a log-prob when drawn
         # The token that is drawn, once the server has left log-probs out; see `_complete`.
         self._drawn: int | None = None
+        self._bos: TokenIds | None = None
 
     @classmethod
     async def open(
@@ -216,6 +217,28 @@ class LlamaCppEndpoint(ServedEndpoint):
         }
         answer = await self._transport.post("/tokenize", body, lambda raw: parsed(_Tokens, raw))
         return tuple(answer.tokens)
+
+    async def tokenize_many(self, texts: Sequence[str]) -> list[TokenIds] | None:
+        """As `BatchTokenizer.tokenize_many`.
+
+        `/tokenize` takes a list of texts and token ids, and answers with one list: the model's BOS
+        is put between the texts, which no text is tokenized as. None where the model has no BOS.
+        """
+        if self._bos is None:
+            self._bos = await self.tokenize("", add_special=True)
+        if len(self._bos) != 1:
+            return None
+        (mark,) = self._bos
+        content = [part for text in texts for part in (text, mark)]
+        body = {"content": content, "add_special": False, "parse_special": False}
+        answer = await self._transport.post("/tokenize", body, lambda raw: parsed(_Tokens, raw))
+        found: list[TokenIds] = []
+        start = 0
+        for place, token in enumerate(answer.tokens):
+            if token == mark:
+                found.append(tuple(answer.tokens[start:place]))
+                start = place + 1
+        return found if len(found) == len(texts) else None
 
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
         """As `Endpoint.read`; one by one, in this order, on `lane` (the first if None)."""

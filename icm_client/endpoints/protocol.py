@@ -211,6 +211,18 @@ class CachingEndpoint(Protocol):
 
 
 @runtime_checkable
+class BatchTokenizer(Protocol):
+    """An `Endpoint` whose server may tokenize several texts in one request."""
+
+    async def tokenize_many(self, texts: Sequence[str]) -> list[TokenIds] | None:
+        """As `Endpoint.tokenize` of each text, without special tokens; None where it cannot.
+
+        Raises as `Endpoint.tokenize`.
+        """
+        ...
+
+
+@runtime_checkable
 class SampledEndpoint(Protocol):
     """An `Endpoint` that can send sampling settings, to see whether log-probs are raw."""
 
@@ -238,10 +250,11 @@ def common_prefix(one: TokenIds, other: TokenIds) -> int:
     """The number of ids that both begin with."""
     start, end = 0, min(len(one), len(other))
     step = _COMPARED_AT_ONCE
-    while start < end and one[start : start + step] == other[start : start + step]:
-        start += step
-    while start < end and one[start] == other[start]:
-        start += 1
+    while step and start < end:
+        if one[start : start + step] == other[start : start + step]:
+            start += step
+        else:
+            step //= 2
     return min(start, end)
 
 

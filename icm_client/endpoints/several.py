@@ -26,6 +26,7 @@ from icm_client.endpoints.parsing import without_credentials
 from icm_client.endpoints.protocol import (
     SAME_NATS,
     Answer,
+    BatchTokenizer,
     CachingEndpoint,
     Endpoint,
     NoticingEndpoint,
@@ -285,6 +286,15 @@ class SeveralEndpoints:
             lambda among: min(among, key=lambda member: member.waiting),
             lambda member: member.endpoint.tokenize(text, add_special=add_special),
         )
+
+    async def tokenize_many(self, texts: Sequence[str]) -> list[TokenIds] | None:
+        """As `BatchTokenizer.tokenize_many`; None where one of the servers cannot."""
+
+        async def ask(member: Member) -> list[TokenIds] | None:
+            server = member.endpoint
+            return await server.tokenize_many(texts) if isinstance(server, BatchTokenizer) else None
+
+        return await self._tried(lambda among: min(among, key=lambda member: member.waiting), ask)
 
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
         """As `Endpoint.read`, on one server; on another, where that one is lost.

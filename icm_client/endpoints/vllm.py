@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import ClassVar, Final, TypeVar
 
+from pydantic import RootModel
+
 from icm_client.endpoints.parsing import Wire, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
@@ -71,6 +73,14 @@ class _Version(Wire):
     version: str
 
 
+class _RenderedPrompt(Wire):
+    token_ids: list[int]
+
+
+class _Rendered(RootModel[list[_RenderedPrompt]]):
+    """The answer to `/v1/completions/render`."""
+
+
 class VllmEndpoint(TokenPrompts):
     """A vLLM server. `open` makes one. It schedules by itself: `lanes` is 0.
 
@@ -82,6 +92,7 @@ class VllmEndpoint(TokenPrompts):
     _server: ClassVar[str] = "vLLM"
     _takes_priority = True
     _cache: PrefixCache | None = None
+    _renders = True
 
     @classmethod
     async def _facts(cls, transport: Transport) -> dict[str, str | None]:
@@ -126,6 +137,30 @@ class VllmEndpoint(TokenPrompts):
         await self._complete(
             self._body_for([prefix]), lambda raw: self._completion_of(raw, [prefix])
         )
+
+    async def tokenize_many(self, texts: Sequence[str]) -> list[TokenIds] | None:
+        """As `BatchTokenizer.tokenize_many`, where vLLM was started with `--enable-scale-out`.
+
+        `/v1/completions/render` refuses a list as a whole where one of its texts is empty or longer
+        than the context.
+        """
+        if not self._renders:
+            return None
+        body = {
+            "model": self._identity.model,
+            "prompt": list(texts),
+            "max_tokens": 1,
+            "add_special_tokens": False,
+        }
+        try:
+            found = await self._transport.post(
+                "/v1/completions/render", body, lambda raw: parsed(_Rendered, raw), attempts=1
+            )
+        except (RequestRefused, MalformedAnswer) as error:
+            self._renders = isinstance(error, PromptTooLong)
+            return None
+        ids = [tuple(one.token_ids) for one in found.root]
+        return ids if len(ids) == len(texts) else None
 
     async def prefix_cache(self) -> PrefixCache:
         """As `CachingEndpoint.prefix_cache`; unknown where a gateway hides `/metrics`."""

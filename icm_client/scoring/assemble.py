@@ -9,10 +9,17 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from icm_client.coherence.problem import Context, Query
 from icm_client.endpoints.identity_check import described
-from icm_client.endpoints.protocol import Endpoint, LabelToken, TextEndpoint, TokenIds
+from icm_client.endpoints.protocol import (
+    BatchTokenizer,
+    Endpoint,
+    LabelToken,
+    TextEndpoint,
+    TokenIds,
+)
 from icm_client.errors import ModelChanged, TaskError
 from icm_client.scoring.drift import DRIFT_ADVICE
 from icm_client.scoring.store import ScoreStore
@@ -20,6 +27,9 @@ from icm_client.task_groups import open_task_group
 
 _CONCURRENCY = 16
 """Requests to the tokenizer in flight at most."""
+
+_TEXTS = 64
+"""Texts that a server is asked to tokenize in one request, where it can."""
 
 _Tails = Sequence[tuple[Sequence[int], TokenIds | None]]
 """A label's ids after each kind of prompts, by their numbers; None where it merges with them."""
@@ -207,11 +217,18 @@ class _Tokenizer:
         }
         missing = iter([text for text in dict.fromkeys(texts) if text not in known])
 
+        async def asked(part: Sequence[str]) -> Sequence[TokenIds]:
+            if len(part) > 1 and not add_special and isinstance(self._endpoint, BatchTokenizer):
+                found = await self._endpoint.tokenize_many(part)
+                if found is not None:
+                    return found
+            return [await self._endpoint.tokenize(text, add_special=add_special) for text in part]
+
         async def work() -> None:
-            for text in missing:  # one iterator for all workers
-                ids = await self._endpoint.tokenize(text, add_special=add_special)
-                self._store.put_tokens(fingerprint, [text], [ids], add_special=add_special)
-                known[text] = self._interned(ids)
+            while part := tuple(islice(missing, _TEXTS)):  # one iterator for all workers
+                found = await asked(part)
+                self._store.put_tokens(fingerprint, part, found, add_special=add_special)
+                known.update(zip(part, map(self._interned, found), strict=True))
 
         async with open_task_group() as tasks:
             for _ in range(_CONCURRENCY):

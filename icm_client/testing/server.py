@@ -176,6 +176,7 @@ class PlantedServer:
         router.add_get("/metrics", self._metrics)
         router.add_post("/tokenize", self._tokenize)
         router.add_post(COMPLETIONS, self._complete)
+        router.add_post(f"{COMPLETIONS}/render", self._render)
 
     async def _close(self) -> None:
         runner, self._runner = self._runner, None
@@ -218,6 +219,12 @@ class PlantedServer:
             body["prompt"], add_special=body.get("add_special_tokens", True)
         )
         return web.json_response({"tokens": ids, "count": len(ids)})
+
+    async def _render(self, request: web.Request) -> web.Response:
+        body = await self._note(request)
+        special = body.get("add_special_tokens", True)
+        ids = [await self._concept.tokenize(text, add_special=special) for text in body["prompt"]]
+        return web.json_response([{"token_ids": one, "request_id": "cmpl"} for one in ids])
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         number, self._numbered = self._numbered, self._numbered + 1
