@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.data.whole_files import replace_file
 from icm_client.errors import InputError
-from icm_client.record.folder import replace_file
 
 MEANS_NOTHING: Final = (
     "These figures mean nothing: a 270-million-parameter model on a few rows shows that every part "

@@ -36,8 +36,8 @@ import orjson
 from openai import AsyncOpenAI, OpenAIError
 
 from icm_client.cli.main import end_as_a_command
+from icm_client.data.whole_files import replace_file
 from icm_client.errors import IcmError, InputError
-from icm_client.record.folder import replace_file
 from icm_client.settings import Environment
 
 Pair = dict[str, str | int]

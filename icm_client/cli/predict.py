@@ -14,12 +14,7 @@ from rich.text import Text
 
 from icm_client.cli.options import runs_option, server_options, store_option
 from icm_client.cli.signals import draining, ended_at_once
-from icm_client.cli.terminal import (
-    print_findings,
-    print_json,
-    print_notices,
-    verdict_style,
-)
+from icm_client.cli.terminal import VERDICT_STYLES, print_json, print_notices, print_verdict
 from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat, check_output
 from icm_client.errors import InputError
@@ -144,7 +139,7 @@ def predict_command(
     elif not quiet:
         print_predicted(found)
     print_notices((), found.totals.failed)
-    print_findings(found.findings, found.verdict)
+    print_verdict(found.verdict, found.findings, sure=found.confidence is not None)
     if found.totals.without_label:
         context.exit(1)
 
@@ -154,7 +149,7 @@ def print_predicted(found: Predicted) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("verdict", Text(found.verdict, style=verdict_style(found.verdict)))
+    table.add_row("verdict", Text(found.verdict, style=VERDICT_STYLES[found.verdict]))
     for word, count in found.totals.counts.items():
         table.add_row(Text(word), f"{count:,} rows ({count / found.labelled:.0%})")
     if found.confidence is not None:

@@ -25,8 +25,8 @@ from icm_client.cli.trainer_options import (
 )
 from icm_client.data import Dataset, Task
 from icm_client.data.job import Job, task_for
+from icm_client.data.whole_files import replace_file
 from icm_client.errors import RunError
-from icm_client.record.folder import replace_file
 from icm_client.runs.label import label
 from icm_client.runs.presets import InContextPreset, preset_settings
 from icm_client.runs.progress import OnProgress, Progress

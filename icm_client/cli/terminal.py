@@ -18,7 +18,7 @@ from icm_client.data.values import write_json
 from icm_client.record.folder import REPORT
 from icm_client.runs.progress import OnProgress, Progress
 from icm_client.runs.result import Labels
-from icm_client.verdict.findings import NO_CONFIDENCE, Severity, Verdict, many
+from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Severity, Verdict, many
 
 _REDRAWS_A_SECOND = 4
 
@@ -34,7 +34,7 @@ _NAMED_ROWS = 10
 _STEP_LINES = 10
 """Lines that a search of many steps prints."""
 
-_VERDICT_STYLES: dict[Verdict, str] = {
+VERDICT_STYLES: dict[Verdict, str] = {
     "trust": "green",
     "check": "yellow",
     "do not trust": "bold red",
@@ -243,7 +243,7 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("verdict", Text(found.verdict, style=_VERDICT_STYLES[found.verdict]))
+    table.add_row("verdict", Text(found.verdict, style=VERDICT_STYLES[found.verdict]))
     total = len(found.rows)
     for word, count in found.counts.items():
         ends = found.share_intervals.get(word)
@@ -306,12 +306,24 @@ def print_warnings(found: Labels) -> None:
             ),
             soft_wrap=True,
         )
-    if found.verdict != "trust":
-        verdict = Text(f"Warning: the verdict on these labels is: {found.verdict}. What was found:")
-        console.print(verdict, style=_VERDICT_STYLES[found.verdict], soft_wrap=True)
-    if found.confidence is None:
+    print_verdict(found.verdict, found.findings, sure=found.confidence is not None)
+
+
+def print_verdict(verdict: Verdict, findings: Sequence[Finding], *, sure: bool) -> None:
+    """Print a verdict other than trust with its findings, on standard error.
+
+    Args:
+        verdict: on the labels.
+        findings: worst first.
+        sure: whether the labels have a confidence.
+    """
+    console = Console(stderr=True, highlight=False)
+    if verdict != "trust":
+        words = Text(f"Warning: the verdict on these labels is: {verdict}. What was found:")
+        console.print(words, style=VERDICT_STYLES[verdict], soft_wrap=True)
+    if not sure:
         console.print(Text(f"Warning: {NO_CONFIDENCE}", style="yellow"), soft_wrap=True)
-    for finding in reversed(found.findings):  # the worst one last, where it is read
+    for finding in reversed(findings):  # the worst one last, where it is read
         kind = "Note" if finding.severity == "note" else "Warning"
         console.print(
             Text(f"{kind}: {finding.text}", _FINDING_STYLES[finding.severity]),

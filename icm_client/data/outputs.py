@@ -4,28 +4,19 @@ All three hold the same columns: `id`, `label`, `confidence`, one `log_prob_<lab
 `exactness`, `pinned` where some rows are, then the row's own fields.
 """
 
-import csv
-import io
 import math
 import os
-import re
-import secrets
-import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
-import orjson
-
-from icm_client.data.formats import FileFormat, delimiter_of, format_of, require_pyarrow
+from icm_client.data.formats import FileFormat, format_of, require_pyarrow
+from icm_client.data.record_files import write_records
 from icm_client.data.rows import Row
-from icm_client.data.values import JsonValue, write_json
+from icm_client.data.values import JsonValue
+from icm_client.data.whole_files import replaced, temporary_beside
 from icm_client.errors import InputError
-
-_NEEDS_QUOTES = re.compile(r'["\t\r\n]')
 
 _Record = dict[str, JsonValue]
 
@@ -62,10 +53,10 @@ def check_output(path: str | os.PathLike[str], format: FileFormat | None = None)
     name = os.fspath(path)
     if format_of(name, format) == "parquet":
         require_pyarrow(name)
-    target = _target(name)
-    with _input_errors(name):
-        temporary, file = _create_beside(target)
-        file.close()
+    target = output_target(name)
+    with explained(name):
+        temporary = temporary_beside(target)
+        temporary.touch(exist_ok=False)
         temporary.unlink()
 
 
@@ -96,20 +87,12 @@ def write_labels(
         ValueError: no rows, rows with different labels, or a number that is not finite.
     """
     name = os.fspath(path)
-    kind = format_of(name, format)
-    if kind == "parquet":
+    if format_of(name, format) == "parquet":
         require_pyarrow(name)
     columns, records = _records(labelled, gold, gold_field)
-    with _replaced(name) as file:
-        match kind:
-            case "jsonl" if format is None and name.lower().endswith(".json"):
-                file.write(b"[\n" + b",\n".join(map(write_json, records)) + b"\n]\n")
-            case "jsonl":
-                file.writelines(write_json(record, orjson.OPT_APPEND_NEWLINE) for record in records)
-            case "csv":
-                _write_csv(file, columns, records, delimiter_of(name))
-            case "parquet":
-                _write_parquet(file, columns, records)
+    target = output_target(name)
+    with explained(name), replaced(target) as file:
+        write_records(file, name, format, columns, records)
 
 
 def columns_before_fields(labels: Iterable[str]) -> tuple[str, ...]:
@@ -142,10 +125,10 @@ def _records(
     own = dict.fromkeys(name for item in labelled for name in item.row.fields if name != "id")
     if gold_field is not None:
         own[gold_field] = None
-    names = _own_names(own, ours)
+    names = own_columns(own, ours)
     records = []
     for index, item in enumerate(labelled):
-        record = dict(zip(ours, (*_found(item, labels), item.pinned), strict=False))
+        record = dict(zip(ours, (*found_values(item, labels), item.pinned), strict=False))
         for field, value in item.row.fields.items():
             if field != "id":
                 record[names[field]] = value
@@ -155,7 +138,12 @@ def _records(
     return [*ours, *names.values()], records
 
 
-def _found(item: LabelledRow, labels: tuple[str, ...]) -> tuple[JsonValue, ...]:
+def found_values(item: LabelledRow, labels: tuple[str, ...]) -> tuple[JsonValue, ...]:
+    """Return what stands in `columns_before_fields(labels)` of a row.
+
+    Raises:
+        ValueError: the row has other labels, or a number that is not finite.
+    """
     if tuple(item.log_probs) != labels:
         raise ValueError(f"row {item.row.id!r} has log-probs of other labels than the first")
     confidence = None if item.confidence is None else float(item.confidence)
@@ -165,7 +153,7 @@ def _found(item: LabelledRow, labels: tuple[str, ...]) -> tuple[JsonValue, ...]:
     return (item.row.id, item.label, confidence, *log_probs, item.exactness)
 
 
-def _own_names(own: Iterable[str], ours: Sequence[str]) -> dict[str, str]:
+def own_columns(own: Iterable[str], ours: Sequence[str]) -> dict[str, str]:
     """Return the column of each of the row's fields: its name, after `row_` if that is ours."""
     fields = list(own)
     taken = {*ours, *fields}
@@ -180,80 +168,7 @@ def _own_names(own: Iterable[str], ours: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _write_csv(
-    file: BinaryIO, columns: Sequence[str], records: Iterable[_Record], delimiter: str
-) -> None:
-    lines = [[_cell(record.get(column)) for column in columns] for record in records]
-    # In TSV a quote is most often text: where one field needs quotes around it, all get them.
-    everywhere = delimiter == "\t" and any(map(_NEEDS_QUOTES.search, chain(columns, *lines)))
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-    # Lines end in \r\n (RFC 4180): with \n alone, Python before 3.13 leaves a \r in a text
-    # without quotes, and the row falls apart when it is read.
-    writer = csv.writer(
-        text,
-        delimiter=delimiter,
-        lineterminator="\r\n",
-        quoting=csv.QUOTE_ALL if everywhere else csv.QUOTE_MINIMAL,
-    )
-    writer.writerow(columns)
-    writer.writerows(lines)
-    text.flush()
-    text.detach()
-
-
-def _cell(value: JsonValue) -> str:
-    if value is None:
-        return ""
-    return write_json(value).decode() if isinstance(value, list | dict) else str(value)
-
-
-def _write_parquet(file: BinaryIO, columns: Sequence[str], records: Sequence[_Record]) -> None:
-    import pyarrow as pa  # noqa: PLC0415 - an optional extra, and slow to load
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    def array(column: str, values: list[JsonValue]) -> object:
-        if all(map(_is_flat, values)):
-            try:
-                # The column is one of numbers also where a run gives no confidence.
-                typed = pa.array(values, pa.float64() if column == "confidence" else None)
-            except (pa.ArrowException, OverflowError):
-                pass  # kinds that no one column type holds
-            else:
-                if typed.to_pylist() == values:
-                    return typed
-        return pa.array([None if value is None else _cell(value) for value in values], pa.string())
-
-    arrays = [array(column, [record.get(column) for record in records]) for column in columns]
-    pq.write_table(pa.table(arrays, names=list(columns)), file)
-
-
-def _is_flat(value: JsonValue) -> bool:
-    """Whether Arrow keeps the value as it is; to an object it would add the keys of others."""
-    if isinstance(value, list):
-        return not any(isinstance(item, list | dict) for item in value)
-    return not isinstance(value, dict)
-
-
-@contextmanager
-def _replaced(name: str) -> Iterator[BinaryIO]:
-    """Give a file to write to, which takes the place of the one named once it is on the disk."""
-    target = _target(name)
-    with _input_errors(name):
-        temporary, file = _create_beside(target)
-        try:
-            with file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if target.exists():
-                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def _target(name: str) -> Path:
+def output_target(name: str) -> Path:
     """Return the file that the name leads to, links followed; refuse what cannot be written."""
     target = Path(os.path.realpath(name))
     if target.is_dir():
@@ -268,15 +183,9 @@ def _target(name: str) -> Path:
     return target
 
 
-def _create_beside(target: Path) -> tuple[Path, BinaryIO]:
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    # tempfile would make it 0600; this way the umask decides, as for any new file.
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-    return temporary, os.fdopen(descriptor, "w+b")
-
-
 @contextmanager
-def _input_errors(name: str) -> Iterator[None]:
+def explained(name: str) -> Iterator[None]:
+    """Within the block, an `OSError` becomes an `InputError` about the output."""
     try:
         yield
     except OSError as problem:

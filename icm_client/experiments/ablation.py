@@ -20,11 +20,12 @@ from icm_client.coherence.settings import SweepSettings
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.data.values import write_json
+from icm_client.data.whole_files import replace_file
 from icm_client.endpoints import Endpoint
 from icm_client.errors import IcmError, InputError, RunError
 from icm_client.experiments.comparison import FATAL, Record, counted, csv_of, rounded
 from icm_client.record.description import RunDescription
-from icm_client.record.folder import owned, replace_file
+from icm_client.record.folder import owned
 from icm_client.record.journal import Journal, read
 from icm_client.runs.label import label
 from icm_client.runs.labels_file import read_start

@@ -14,6 +14,7 @@ import numpy as np
 from icm_client.coherence.contexts import in_units
 from icm_client.data import Dataset
 from icm_client.data.job import Job
+from icm_client.data.whole_files import replace_file
 from icm_client.endpoints import Endpoint
 from icm_client.errors import (
     InputError,
@@ -23,7 +24,6 @@ from icm_client.errors import (
     SetupError,
     StoreError,
 )
-from icm_client.record.folder import replace_file
 from icm_client.scoring import ScorerStats
 
 FATAL: Final = (ModelChanged, RunError, RunStopped, SetupError, StoreError)

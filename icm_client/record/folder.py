@@ -12,7 +12,6 @@ are another run. The scores are in the score store, which all runs share.
 """
 
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ import orjson
 from filelock import FileLock, Timeout
 
 from icm_client.data.values import write_json
+from icm_client.data.whole_files import replace_file
 from icm_client.errors import RunError, RunStopped
 from icm_client.record.description import RunDescription, installed_versions, without_secrets
 from icm_client.record.journal import Journal
@@ -188,24 +188,6 @@ def owned(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write the file in one step: at any moment it is the old one or the new one, whole.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _locked(folder: Path, busy: str) -> FileLock:

@@ -17,9 +17,9 @@ import numpy as np
 import orjson
 from markupsafe import Markup
 
+from icm_client.data.whole_files import replace_file
 from icm_client.errors import RunError
 from icm_client.record.archive import Run
-from icm_client.record.folder import replace_file
 from icm_client.report.charts import charts_of
 from icm_client.report.report_data import MEANINGS, ReportData, page_rows, read_report
 from icm_client.report.svg import chart_svg, series_class

@@ -19,9 +19,9 @@ from icm_client.data import Dataset, LabelledRow, Task
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.data.values import write_json
+from icm_client.data.whole_files import replace_file
 from icm_client.endpoints import Endpoint, ServerIdentity
 from icm_client.errors import InputError, RowError, RunError
-from icm_client.record.folder import replace_file
 from icm_client.runs.labels_file import put
 from icm_client.runs.presets import fitted_job
 from icm_client.scoring import Pieces, Scorer, ScoreStore, ScoringProgress, tokenize_pieces

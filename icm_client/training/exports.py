@@ -19,9 +19,9 @@ import orjson
 from icm_client.data import FileFormat, LabelledRow, Row, check_output, write_labels
 from icm_client.data.formats import format_of, require_pyarrow
 from icm_client.data.values import write_json
+from icm_client.data.whole_files import replace_file
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run
-from icm_client.record.folder import replace_file
 from icm_client.record.run_labels import OUR_COLUMNS, RunLabels, read_labels
 from icm_client.training.card import CardFacts, dataset_card, export_card
 from icm_client.training.examples import chat_messages, task_examples, task_pairs

@@ -22,6 +22,7 @@ import orjson
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from icm_client.data.whole_files import replace_file
 from icm_client.endpoints.exchange import Body
 from icm_client.errors import (
     AuthenticationRefused,
@@ -30,7 +31,6 @@ from icm_client.errors import (
     RequestRefused,
     TrainingError,
 )
-from icm_client.record.folder import replace_file
 from icm_client.runs.trainer import Example, OnTraining, TrainingProgress
 from icm_client.training.examples import chat_messages, check_examples
 from icm_client.training.fine_tuning_api import FineTuningApi, JobEvent, TuningJob

@@ -315,6 +315,7 @@ def test_a_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(Path, "open", read_only)
     both_refuse(tmp_path / "labels.jsonl", "cannot be written (Read-only file system): name a file")
 
 
