@@ -195,7 +195,7 @@ class Frozen:
             "labels": self.labels,
             "server": asdict(self.server),
             "prompts": self.prompts,
-            "contexts": self.contexts,
+            "contexts": [[tuple(demo) for demo in context] for context in self.contexts],
             "bias": self.calibration.bias.tolist(),
             "slope": self.calibration.slope,
             "offsets": self.calibration.offsets.tolist(),
