@@ -33,6 +33,7 @@ from icm_client.record.folder import DEFAULT_BASE
 from icm_client.record.run_labels import read_labels
 from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.frozen import PREDICTOR, Found, Frozen
+from icm_client.runs.result import Labels
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import (
     Pieces,
@@ -149,6 +150,21 @@ class Predictor:
                 tuple(recorded_finding(one) for one in result.get("findings", ())),
             ),
             kept.path,
+        )
+
+    @classmethod
+    def of(cls, labels: Labels) -> Self:
+        """Return the predictor of labels that are in memory."""
+        return cls(
+            Found(
+                labels.run.name if labels.run is not None else labels.dataset.name,
+                labels.task,
+                labels.rows,
+                labels.server,
+                labels.seed,
+                labels.findings,
+            ),
+            labels.run,
         )
 
     def __repr__(self) -> str:
