@@ -33,13 +33,13 @@ from icm_client.data.job import task_for
 from icm_client.data.rows import refused_rows
 from icm_client.errors import IcmError, InputError, RowError, TaskError
 from icm_client.record.folder import DEFAULT_BASE, LABELS
-from icm_client.runs.budget import Budget
-from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.label import label_prepared
 from icm_client.runs.presets import Settings
+from icm_client.runs.progress import Budget
 from icm_client.runs.request import LabelRequest
 from icm_client.runs.result import Labels
 from icm_client.runs.run_cost import forecast_job
+from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server
 from icm_client.runs.trainer import Trainer
 from icm_client.scoring import open_store

@@ -314,7 +314,7 @@ class Probing:
 
     async def _tokenize(self) -> Observation:
         job, server = self._job, self._server
-        pieces, fitted, _ = await fitted_job(job, self._settings, server, self._store)
+        pieces, fitted, _, _ = await fitted_job(job, self._settings, server, self._store)
         if isinstance(fitted, SweepSettings):  # of the same kind as what was asked
             self._settings = fitted
         self._pieces = pieces
