@@ -27,7 +27,7 @@ from icm_client.cli.terminal import live_display, moment, output_console
 from icm_client.cli.trainer_options import (
     TrainerKind,
     trainer_of,
-    trainer_options_for,
+    trainer_options,
 )
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
@@ -264,7 +264,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     is_flag=True,
     help="Train models on the train rows' labels, and test them zero-shot.",
 )
-@trainer_options_for("--finetune")
+@trainer_options("--finetune")
 @click.option(
     "--preset",
     "presets",

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.eval import make_folder, print_notices
-from icm_client.cli.options import server_options, store_option
+from icm_client.cli.options import seed_option, server_options, store_option
 from icm_client.cli.signals import draining
 from icm_client.cli.terminal import SearchLines, live_display, moment, print_json
 from icm_client.cli.trainer_options import (
@@ -257,9 +257,7 @@ _DEFAULTS: Final = LocalSettings()
     show_default=True,
     help="Pairs in a forward pass.",
 )
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The random seed."
-)
+@seed_option
 @store_option
 @click.option(
     "--dry-run", is_flag=True, help="Check pairs and task, print what would be done, stop."

@@ -264,11 +264,12 @@ class _Run:
 
     async def over(self, server: Endpoint, store: ScoreStore) -> Labels:
         """Label with this server, to the end or to a limit; errors are those of `label`."""
-        request, job, meter = self._prepared.request, self._prepared.job, self._meter
+        prepared, meter = self._prepared, self._meter
+        request, job = prepared.request, prepared.job
         store.record_server(server.identity)
         meter.connected(server)
         pieces, settings, unusable, notice = await fitted_job(
-            job, self._prepared.settings, server, store, skip_bad_rows=request.skip_bad_rows
+            job, prepared.settings, server, store, skip_bad_rows=request.skip_bad_rows
         )
         failures = FailureBudget(job, settings, request.fail_on_error, unusable)
         scorer = Scorer(
@@ -298,10 +299,7 @@ class _Run:
         recorded: AbstractContextManager[RunFolder | None] = nullcontext()
         if request.runs is not None:
             described = run_settings(
-                self._prepared.settings,
-                self._prepared.first,
-                request.trainer,
-                self._prepared.pinned,
+                prepared.settings, prepared.first, request.trainer, prepared.pinned
             )
             recorded = RunFolder.open(
                 RunDescription.of(job, described, request.seed, server.identity),
@@ -318,8 +316,8 @@ class _Run:
                         score,
                         train,
                         seed=request.seed,
-                        first=self._prepared.first,
-                        pinned=self._prepared.pinned,
+                        first=prepared.first,
+                        pinned=prepared.pinned,
                         left_out=failures.left_out,
                         watch=watch,
                     ),
@@ -351,7 +349,7 @@ class _Run:
                 repeated=repeated,
                 interrupted=stopped is not None,
                 exactness=scorer.exactness,
-                pinned=self._prepared.pinned,
+                pinned=prepared.pinned,
                 preset=preset_of(settings),
                 notices=(
                     *job.notices,
