@@ -360,43 +360,29 @@ def settings_of(preset: Preset, given: Mapping[str, object]) -> Settings:
             raise click.UsageError(f"--iterate is a search of its own, and so is {preset}.")
         preset = "iterate"
     settings = preset_settings(preset)
-    if isinstance(settings, TrainedSettings):
-        return _of_training(settings, preset, given)
+    trains = isinstance(settings, TrainedSettings)
     known = {field.name for field in fields(settings)}
-    changed = {}
+    own: dict[str, Any] = {}
+    of_sweeps: dict[str, Any] = {}  # those that find the first labels of a search that trains
     for name, value in given.items():
         if value is None:
             continue
-        place = "max_demos" if name == "demos" and preset != "fast" else name
-        if place not in known or name in _OF_FOLDS:  # a sweep has folds of its own
-            raise _misplaced(name, preset)
-        changed[place] = value
-    return replace(settings, **changed)  # type: ignore[arg-type]  # click has checked the kinds
-
-
-def _of_training(
-    settings: TrainedSettings, preset: Preset, given: Mapping[str, object]
-) -> TrainedSettings:
-    """A search's own numbers go there, the others to the sweeps that find its first labels."""
-    own, of_sweeps = {}, {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name == "iterate":
-            own["batch"] = value
-        elif isinstance(settings, FoldSettings) and name in _OF_FOLDS:
-            own[name] = value
-        elif name in _OF_SWEEPS:
-            of_sweeps[name] = value
+        place = {"iterate": "batch"}.get(name, name)
+        if name == "demos" and preset in ("paper", "official"):
+            place = "max_demos"
+        if name in _OF_FOLDS:  # a sweep has folds of its own
+            fits = preset == "folds"
         else:
-            raise _misplaced(name, preset)
-    sweeps = replace(settings.sweeps, **of_sweeps)  # type: ignore[arg-type]  # click has checked
-    return replace(settings, sweeps=sweeps, **own)  # type: ignore[arg-type]
-
-
-def _misplaced(name: str, preset: Preset) -> click.UsageError:
-    option = {"iterations": "steps", "layout": "contexts"}.get(name, name).replace("_", "-")
-    others = "folds" if name in _OF_FOLDS else "paper and official"
-    if name in _OF_SWEEPS:
-        others = "fast, folds and iterate"
-    return click.UsageError(f"--{option} is for --preset {others}, not for {preset}.")
+            fits = name in (*_OF_SWEEPS, "iterate") if trains else place in known
+        if not fits:
+            option = {"iterations": "steps", "layout": "contexts"}.get(name, name)
+            others = "folds" if name in _OF_FOLDS else "paper and official"
+            if name in _OF_SWEEPS:
+                others = "fast, folds and iterate"
+            raise click.UsageError(
+                f"--{option.replace('_', '-')} is for --preset {others}, not for {preset}."
+            )
+        (of_sweeps if trains and name in _OF_SWEEPS else own)[place] = value
+    if isinstance(settings, TrainedSettings):
+        own["sweeps"] = replace(settings.sweeps, **of_sweeps)
+    return replace(settings, **own)

@@ -63,19 +63,19 @@ _DOING: Final[dict[Step, str]] = {
 def display(*, hidden: bool) -> Iterator[tuple[OnProgress | None, OnStep]]:
     """Yield a callback for the search's progress, and one for that of the later steps."""
     console = Console(stderr=True, highlight=False)
-    if hidden:
-        yield None, lambda _step, _at: None
-    elif console.is_terminal:
-        with live_display(console) as live:
-            lines = SearchLines(console)
+    lines = SearchLines(console)
+    with live_display(console, hidden=hidden) as show:
+        if hidden:
+            yield None, lambda _step, _at: None
+        elif show is None:
+            yield lines, _Lines(console)
+        else:
 
             def searching(progress: Progress) -> None:
                 lines(progress)
-                live.update(moment(progress))
+                show(moment(progress))
 
-            yield searching, lambda step, at: live.update(Text(_said(step, at)))
-    else:
-        yield SearchLines(console), _Lines(console)
+            yield searching, lambda step, at: show(Text(_said(step, at)))
 
 
 class _Lines:
