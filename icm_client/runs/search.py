@@ -1,5 +1,8 @@
 """The search of a run: without items that cannot be scored, and replayed where it is interrupted.
 
+`search_or_replay` calls `find_labels`, the search of the run's settings, and keeps it going;
+`FailureBudget` knows which items it is to leave out, and when they are too many.
+
 A search is a function of rows, settings, seed and scores. So where it is interrupted, the same
 search over the stored scores goes the same way again, without a request. It is ended where the
 interrupted one had finished its last whole sweep or step. Reads that a search ends with, and that
@@ -14,10 +17,10 @@ from typing import Final
 
 import numpy as np
 
+from icm_client.coherence import fast
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.decode import anneal_search
-from icm_client.coherence.fast import search
 from icm_client.coherence.folds import FoldSettings, fold_search
 from icm_client.coherence.initial_labels import Start, first_labels
 from icm_client.coherence.iterate import iterative_search
@@ -85,7 +88,7 @@ async def find_labels(
     rng = np.random.default_rng(seed)
     match settings:
         case SweepSettings():
-            return await search(problem, score, settings=settings, rng=rng, watch=watch)
+            return await fast.search(problem, score, settings=settings, rng=rng, watch=watch)
         case AnnealSettings() | OfficialSettings():
             return await anneal_search(problem, score, settings=settings, rng=rng, watch=watch)
     assert train is not None  # noqa: S101 - `LabelRequest.prepared` has seen to it
