@@ -125,7 +125,7 @@ class Frozen:
             raise InputError(
                 f"the run {found.run} gives all rows one label: nothing can be predicted from it"
             )
-        pieces, settings, unusable = await fitted_job(
+        pieces, settings, unusable, _ = await fitted_job(
             job, SweepSettings(), server, store, skip_bad_rows=True
         )
         assert isinstance(settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind

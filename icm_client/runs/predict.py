@@ -31,9 +31,9 @@ from icm_client.errors import ModelChanged, TooManyFailed
 from icm_client.record.archive import find_run
 from icm_client.record.folder import DEFAULT_BASE
 from icm_client.record.run_labels import read_labels
-from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.frozen import PREDICTOR, Found, Frozen
 from icm_client.runs.result import Labels
+from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import (
     Pieces,

@@ -25,9 +25,9 @@ from icm_client.data.row_batches import row_batches
 from icm_client.data.rows import FailedRow, refused_rows
 from icm_client.data.values import write_json
 from icm_client.endpoints import Endpoint, ServerIdentity, Waiting, WireEvent
-from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.predict import BATCH, Prediction, Predictor, Totals
 from icm_client.runs.progress import Cost
+from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScoreStore
 from icm_client.verdict.findings import Finding, Verdict, verdict_of

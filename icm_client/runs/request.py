@@ -7,18 +7,25 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import TypedDict
+from typing import TypedDict, get_args
 
 from icm_client.coherence.initial_labels import Start
+from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.problem import IntArray
 from icm_client.data import Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, Rows
 from icm_client.errors import InputError
-from icm_client.runs.budget import Budget
-from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.labels_file import Pins, read_pins, read_start
-from icm_client.runs.presets import Preset, Settings, checked_settings
+from icm_client.runs.presets import (
+    Preset,
+    Settings,
+    TrainedSettings,
+    preset_of,
+    preset_settings,
+)
+from icm_client.runs.progress import Budget
+from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.trainer import Trainer
 
 
@@ -73,7 +80,9 @@ class LabelRequest:
         """Everything that the request names, read and checked.
 
         Raises:
-            InputError: something in it cannot be used.
+            InputError: something in it cannot be used: it names no preset, settings of another
+                search, or rows, task or labels that are wrong; a trainer is missing, or has
+                nothing to do.
         """
         try:
             seed = operator.index(self.seed)
@@ -81,12 +90,35 @@ class LabelRequest:
             raise InputError(f"the seed must be a whole number, not {self.seed!r}") from None
         if seed < 0:
             raise InputError(f"the seed must be 0 or more, not {seed}")
-        settings = checked_settings(
-            self.preset,
-            self.settings,
-            trainer=self.trainer is not None,
-            start=self.start is not None,
-        )
+        presets = get_args(Preset)
+        if self.preset not in presets:
+            raise InputError(f"there is no preset {self.preset!r}; there are {', '.join(presets)}")
+        settings = preset_settings(self.preset) if self.settings is None else self.settings
+        if not isinstance(settings, Settings):
+            raise InputError(
+                "settings are an object such as icm_client.SweepSettings(demos=32), not "
+                f"{settings!r}"
+            )
+        own = preset_of(settings)
+        if self.preset not in ("fast", own):
+            raise InputError(
+                f"these settings are of the preset {own}, and {self.preset} was asked for"
+            )
+        trains = isinstance(settings, TrainedSettings)
+        if trains and self.trainer is None:
+            raise InputError(
+                f"the preset {own} trains models, and there is no trainer: name one (trainer=..., "
+                "on the command line --trainer)"
+            )
+        if self.trainer is not None and not trains:
+            raise InputError(
+                f"the preset {own} trains no models: a trainer is for folds and iterate"
+            )
+        if self.start is not None and isinstance(settings, IterateSettings):
+            raise InputError(
+                "the preset iterate begins with a search of its first batch: first labels (--init) "
+                "are for the other presets"
+            )
         job = Job.prepare(
             self.rows,
             self.task,

@@ -133,14 +133,9 @@ async def forecast(
         EndpointError, ScoreError: the server did not answer, or not with a log-prob.
     """
     trie = LabelTrie(pieces.labels, pieces.label_texts)
-
-    def read(demos: int) -> Read:
-        target, *shown = rng.permutation(len(pieces.prompts))[: demos + 1].tolist()
-        context = tuple(Demo(item, int(rng.integers(len(pieces.labels)))) for item in shown)
-        return trie.reads(prompt_ids(pieces, Query(context, target)))[0]
-
-    cache = (await prefix_cache(server, read(settings.demos))).figures
-    levels = {number: [read(1) for _ in range(reads)] for number, reads in SHORT_READS.items()}
+    long = fresh_reads(pieces, trie, rng, 1, settings.demos)[0]
+    cache = (await prefix_cache(server, long)).figures
+    levels = {n: fresh_reads(pieces, trie, rng, reads, 1) for n, reads in SHORT_READS.items()}
     rates = (await throughput(server, levels, seconds=_SECONDS_A_LEVEL)).figures
     return run_cost(
         len(pieces.prompts),
@@ -153,6 +148,18 @@ async def forecast(
         reads_a_second=max(map(number_of, rates.values())),
         caches=server.usage.cached_tokens > 0 if cache["caches"] is None else bool(cache["caches"]),
     )
+
+
+def fresh_reads(
+    pieces: Pieces, trie: LabelTrie, rng: np.random.Generator, count: int, demos: int
+) -> list[Read]:
+    """Reads of random rows in random contexts: prompts that no cache has seen."""
+    reads = []
+    for _ in range(count):
+        target, *shown = rng.permutation(len(pieces.prompts))[: demos + 1].tolist()
+        context = tuple(Demo(item, int(rng.integers(len(pieces.labels)))) for item in shown)
+        reads.append(trie.reads(prompt_ids(pieces, Query(context, target)))[0])
+    return reads
 
 
 def run_cost(

@@ -14,7 +14,7 @@ from icm_client.errors import IcmError, RunError
 from icm_client.record.archive import read_run
 from icm_client.record.journal import Journal, labels_by_sweep, packed, unpacked
 from icm_client.record.journal import read as events_of
-from icm_client.runs.search_journal import SearchJournal
+from icm_client.runs.progress import SearchJournal
 from icm_client.testing import PlantedConcept
 
 SETTINGS = SweepSettings(min_sweeps=3, max_sweeps=5, restarts=2)
