@@ -37,7 +37,7 @@ from icm_client.record.folder import DEFAULT_BASE, LABELS
 from icm_client.runs.label import label_prepared
 from icm_client.runs.presets import Settings, TrainedSettings
 from icm_client.runs.progress import Budget
-from icm_client.runs.request import LabelRequest
+from icm_client.runs.request import SEARCH_ROWS, LabelRequest
 from icm_client.runs.result import Labels
 from icm_client.runs.run_cost import forecast_job
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
@@ -122,6 +122,14 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     help="The folder for the records of runs.",
 )
 @click.option("--no-record", is_flag=True, help="Keep no record of the run.")
+@click.option(
+    "--search-rows",
+    type=click.IntRange(2),
+    default=SEARCH_ROWS,
+    show_default=True,
+    help="The most rows to search. Of more, so many are drawn, and the others are predicted from "
+    "their labels, one read each.",
+)
 @click.option("--fresh", is_flag=True, help="Start the run's record over; stored scores stay.")
 @click.option(
     "--max-requests",
@@ -194,6 +202,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     runs: str,
     no_record: bool,
     fresh: bool,
+    search_rows: int,
     max_requests: int | None,
     max_prompt_tokens: int | None,
     max_minutes: float | None,
@@ -260,6 +269,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         runs=None if no_record else runs,
         command=context.find_root().obj,
         fresh=fresh,
+        search_rows=search_rows,
     )
     if dataset.skipped and not skip_bad_rows:  # they are named with those that the task refuses
         every = replace(request, skip_bad_rows=True).prepared().job.dataset
@@ -267,7 +277,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     if not as_json and not quiet and found_at is not None:
         click.echo(f"Task: {found_at}", err=True)
     prepared = request.prepared()
-    job = prepared.job
+    job = prepared.whole
     if dry_run or (verbose and not as_json):
         print_preview(job, as_json=as_json)
         if dry_run and not as_json and not quiet:

@@ -251,6 +251,9 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
         ends = found.share_intervals.get(word)
         interval = "" if ends is None else f"; 90% interval {ends[0]:.0%} to {ends[1]:.0%}"
         table.add_row(Text(word), f"{count:,} rows ({count / total:.0%}{interval})")
+    if found.predicted:
+        searched = f"{total - found.predicted:,} rows"
+        table.add_row("searched", f"{searched}; {found.predicted:,} predicted from their labels")
     if found.pinned:
         table.add_row("pinned", f"{many(found.pinned, 'row')}, kept by the search")
     if found.accuracy is not None:

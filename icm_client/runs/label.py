@@ -16,7 +16,7 @@ import inspect
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
@@ -29,6 +29,7 @@ from icm_client.coherence.result import Observed, SweepRecord, Watch
 from icm_client.data import Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Rows
+from icm_client.data.rows import only
 from icm_client.endpoints import Endpoint, NoticingEndpoint, Waiting, WireEvent
 from icm_client.errors import IcmError, InputError, ModelChanged, Retry, RunError, RunStopped
 from icm_client.record.archive import read_folder
@@ -37,6 +38,7 @@ from icm_client.record.folder import REPORT, RunFolder
 from icm_client.report.report import write_report
 from icm_client.runs.fold_training import FoldTraining
 from icm_client.runs.labels_file import Pins
+from icm_client.runs.predict import Prediction, Predictor
 from icm_client.runs.presets import (
     Preset,
     Settings,
@@ -53,7 +55,7 @@ from icm_client.runs.progress import (
     SearchJournal,
 )
 from icm_client.runs.repeat_reads import read_again, second_fingerprint
-from icm_client.runs.request import LabelRequest, PreparedRun
+from icm_client.runs.request import SEARCH_ROWS, LabelRequest, PreparedRun
 from icm_client.runs.result import Labels, labels_found
 from icm_client.runs.search import (
     DEFAULT_FAIL_ON_ERROR,
@@ -64,7 +66,7 @@ from icm_client.runs.search import (
 )
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.runs.trainer import Trainer
-from icm_client.scoring import Scorer, ScoreStore, open_store
+from icm_client.scoring import Scorer, ScorerStats, ScoreStore, open_store
 
 INTERRUPTED: Final = "an interruption"
 """`Labels.stopped` of a run that was stopped by its caller."""
@@ -97,6 +99,7 @@ async def label(
     runs: str | os.PathLike[str] | None = None,
     command: Sequence[str] | None = None,
     fresh: bool = False,
+    search_rows: int = SEARCH_ROWS,
     progress: OnProgress | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Labels:
@@ -141,6 +144,9 @@ async def label(
         runs: the folder in which the run has its own, with its journal; None keeps no record.
         command: what starts the run again from a shell, for that record.
         fresh: start the run's record over; stored scores stay.
+        search_rows: the most rows that are searched. Of more, so many are drawn (by the seed,
+            related rows together), and the others are predicted from their labels, one read each;
+            "folds" and "iterate" search all.
         progress: called as the run goes on; be quick, and do not raise.
         stopping: asked before each request; once it says so, what is under way is awaited and
             stored, and `RunStopped` is raised.
@@ -174,6 +180,7 @@ async def label(
         runs=runs,
         command=command,
         fresh=fresh,
+        search_rows=search_rows,
     ).prepared()
     with open_store(store) as kept:
         return await label_prepared(
@@ -225,7 +232,9 @@ class _Run:
         self._caller_stops = stopping
         self._meter = ProgressMeter(prepared.job.labels, progress)
         self._limit = BudgetMeter(prepared.request.budget or Budget(), self._meter.cost)
-        self._journal = SearchJournal(prepared.job)
+        self._journal = SearchJournal(
+            prepared.job, prepared.searched, len(prepared.whole.dataset.rows)
+        )
 
     def observe(self, seen: Observed | WireEvent | TrainingEvent) -> None:
         """Log and report what the search, its trainings and the wire report."""
@@ -296,18 +305,7 @@ class _Run:
                 on_failed=failures.failed,
                 stopping=self.stopping,
             )
-        recorded: AbstractContextManager[RunFolder | None] = nullcontext()
-        if request.runs is not None:
-            described = run_settings(
-                prepared.settings, prepared.first, request.trainer, prepared.pinned
-            )
-            recorded = RunFolder.open(
-                RunDescription.of(job, described, request.seed, server.identity),
-                base=Path(request.runs),
-                command=request.command,
-                fresh=request.fresh,
-            )
-        with recorded as folder:
+        with self._folder(server) as folder:
             with self._journal.into(folder.journal if folder else None, settings, notice):
                 result, stopped = await search_or_replay(
                     lambda score, watch: find_labels(
@@ -341,8 +339,6 @@ class _Run:
                     )
                 except RunStopped as late:  # these were the last reads of all
                     stopped = late
-            interrupted = stopped is not None and self._caller_stops()
-            ended_early = result.stopped or stopped is not None
             found = labels_found(
                 job,
                 result,
@@ -352,18 +348,20 @@ class _Run:
                 pinned=prepared.pinned,
                 preset=preset_of(settings),
                 notices=(
-                    *job.notices,
+                    *prepared.whole.notices,
                     *store.notices,
                     *(server.notices if isinstance(server, NoticingEndpoint) else ()),
                     *([notice] if notice else []),
                 ),
                 failed=failures.without_label(result),
-                stopped=INTERRUPTED if interrupted else self._limit.spent if ended_early else None,
+                stopped=self._why(stopped) if result.stopped or stopped else None,
                 server=server.identity,
                 cost=meter.cost(),
                 seed=request.seed,
                 run=folder.path if folder else None,
             )
+            if stopped is None:
+                found, stopped = await self._with_the_rest(found, server, store, scorer.stats)
             if folder is not None:
                 try:
                     folder.finish(found.summary(), partial(found.write, format="jsonl"))
@@ -374,9 +372,73 @@ class _Run:
             # The labels stand without it, and `icm-client report` says what is in the way.
             with suppress(RunError):
                 write_report(read_folder(found.run), found.run / REPORT)
-        if interrupted:
+        if stopped is not None and self._caller_stops():
             raise RunStopped(str(stopped), labels=found) from stopped
         return found
+
+    def _folder(self, server: Endpoint) -> AbstractContextManager[RunFolder | None]:
+        """The run's folder while it is worked on; None where no record is wanted."""
+        prepared, request = self._prepared, self._prepared.request
+        if request.runs is None:
+            return nullcontext()
+        described = run_settings(
+            prepared.settings, prepared.first, request.trainer, prepared.pinned
+        )
+        if prepared.searched is not None:
+            described["search_rows"] = request.search_rows
+        return RunFolder.open(
+            RunDescription.of(prepared.whole, described, request.seed, server.identity),
+            base=Path(request.runs),
+            command=request.command,
+            fresh=request.fresh,
+        )
+
+    def _why(self, stopped: RunStopped | None) -> str | None:
+        """What ended the run early: its caller, or a limit."""
+        return INTERRUPTED if stopped is not None and self._caller_stops() else self._limit.spent
+
+    async def _with_the_rest(
+        self, found: Labels, server: Endpoint, store: ScoreStore, stats: ScorerStats
+    ) -> tuple[Labels, RunStopped | None]:
+        """Predict the rows that were not searched, as far as that goes before it is to stop."""
+        prepared, request = self._prepared, self._prepared.request
+        if prepared.searched is None or found.stopped is not None:
+            return found, None
+        whole, rest = prepared.whole.dataset, prepared.rest
+        prediction = Prediction(
+            Predictor.of(found),
+            server,
+            store,
+            skip_bad_rows=request.skip_bad_rows,
+            fail_on_error=request.fail_on_error,
+            on_progress=self._meter.scored,
+            stopping=self.stopping,
+        )
+        prediction.stats = stats
+        rows, failed = list(found.rows), list(found.failed)
+        stopped: RunStopped | None = None
+        try:
+            async with aclosing(prediction.batches(rest)) as batches:
+                async for batch in batches:
+                    rows += batch.rows
+                    failed += batch.failed
+        except RunStopped as late:
+            stopped = late
+        rows.sort(key=lambda one: one.row.line)
+        place = {row.line: number for number, row in enumerate(whole.rows)}
+        searched = f"{len(found.rows):,} of {len(whole.rows):,} rows were searched"
+        found = replace(
+            found,
+            rows=tuple(rows),
+            dataset=only(whole, [place[one.row.line] for one in rows]),
+            predicted=len(rows) - len(found.rows),
+            findings=prediction.findings or found.findings,
+            notices=(*found.notices, f"{searched}, the others predicted from their labels"),
+            failed=tuple(sorted(failed, key=lambda row: row.line)),
+            stopped=None if stopped is None else self._why(stopped),
+            cost=self._meter.cost(),
+        )
+        return found, stopped
 
 
 def _in_own_loop(function: Callable[P, Awaitable[T]], name: str) -> Callable[P, T]:

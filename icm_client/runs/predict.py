@@ -9,7 +9,7 @@ task relates to it. Rows come and go in batches, so memory does not grow with th
 """
 
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -102,12 +102,14 @@ class Batch(NamedTuple):
         rows: those that have a label.
         gold: their gold labels, aligned with `rows`; None where no gold field was named.
         gold_field: the field that held these.
-        came: how many rows came, those without a label too.
+        failed: those that have none.
+        came: how many rows came, with and without a label.
     """
 
     rows: tuple[LabelledRow, ...]
     gold: tuple[str | None, ...] | None
     gold_field: str | None
+    failed: tuple[FailedRow, ...]
     came: int
 
 
@@ -238,8 +240,8 @@ class Predictor:
         if self._frozen is None and path is not None and path.exists():
             self._frozen = Frozen.load(path)
         kept = self._frozen
-        fits = kept is not None and kept.server.fingerprint == server.identity.fingerprint
-        if kept is None or not fits or len(kept.contexts) != contexts:
+        asked = (found.digest, server.identity.fingerprint, contexts)
+        if kept is None or (kept.of, kept.server.fingerprint, len(kept.contexts)) != asked:
             kept = await Frozen.measure(
                 found,
                 server,
@@ -369,9 +371,10 @@ class Prediction:
             tuple(labelled),
             only(job.dataset, kept).gold,
             job.dataset.gold_field,
+            tuple(sorted(failed, key=lambda row: row.line)),
             len(job.dataset.rows) + len(job.dataset.skipped),
         )
-        self._count(batch, failed)
+        self._count(batch)
         return batch
 
     async def _scored(self, job: Job, frozen: Frozen, demos: Pieces) -> "_Scored":
@@ -421,7 +424,7 @@ class Prediction:
             unusable | failed,
         )
 
-    def _count(self, batch: Batch, failed: Sequence[FailedRow]) -> None:
+    def _count(self, batch: Batch) -> None:
         totals = self.totals
         totals.rows += batch.came
         for row in batch.rows:
@@ -430,9 +433,8 @@ class Prediction:
         for row, known in zip(batch.rows, batch.gold or (), strict=False):
             totals.with_gold += known is not None
             totals.right += known == row.label
-        totals.without_label += len(failed)
-        listed = sorted(failed, key=lambda row: row.line)
-        totals.failed += listed[: max(0, MOST_LISTED - len(totals.failed))]
+        totals.without_label += len(batch.failed)
+        totals.failed += batch.failed[: max(0, MOST_LISTED - len(totals.failed))]
 
     def _check_failures(self, reasons: Mapping[int, str], job: Job) -> None:
         """Raise `TooManyFailed` where too many of all rows so far have no score."""

@@ -10,7 +10,7 @@ Scores are kept besides, so the rows of a batch that a kill has interrupted are 
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b, file_digest
@@ -266,6 +266,5 @@ def _identity(
     found = predictor.found
     with Path(data).open("rb") as file:
         content = file_digest(file, "blake2b").hexdigest()
-    labels: Sequence[object] = [[f"{row.row.id}", row.label] for row in found.rows]
-    described = [found.run, labels, found.seed, server.identity.fingerprint, content, *options]
+    described = [found.digest, server.identity.fingerprint, content, *options]
     return blake2b(write_json(described), digest_size=16).hexdigest()

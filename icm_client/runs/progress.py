@@ -5,13 +5,16 @@ a `Budget`, `SearchJournal` writes into the run's folder.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Final
 
+import numpy as np
+
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
+from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.result import Observed, PassRecord, Step, SweepRecord
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
@@ -288,10 +291,17 @@ class SearchJournal:
     A run that goes on replays its search from the score store and from what has been trained. The
     first sweeps, steps or passes that it then reports are in the journal already, and are not
     written twice.
+
+    Args:
+        job: the rows that are searched.
+        searched: their numbers among all rows; None where they are all.
+        n_rows: all rows.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, searched: Sequence[int] | None, n_rows: int) -> None:
         self._job = job
+        self._searched = searched
+        self._n_rows = n_rows
         self._journal: Journal | None = None
         self._written = 0
         self._trained: set[object] = set()
@@ -317,6 +327,8 @@ class SearchJournal:
         journal.append(
             "search", preset=preset_of(settings), settings=asdict(settings), notice=notice
         )
+        if self._searched is not None:
+            journal.append("searched", rows=list(self._searched), of=self._n_rows)
         try:
             yield
         finally:  # the wire may report something until it is closed
@@ -349,7 +361,11 @@ class SearchJournal:
         written = sweep.summary()
         written["counts"] = dict(zip(self._job.labels, sweep.counts, strict=True))
         if sweep.labels is not None and len(sweep.labels) == len(self._job.items):
-            written["labels"] = packed(sweep.labels[self._job.row_items])
+            labels = np.full(self._n_rows, UNLABELLED)
+            labels[slice(None) if self._searched is None else list(self._searched)] = sweep.labels[
+                self._job.row_items
+            ]
+            written["labels"] = packed(labels)
         return written
 
     def _step(self, step: Step) -> dict[str, object]:
