@@ -7,8 +7,8 @@ from pydantic import SecretStr
 
 from icm_client.endpoints import llama_cpp, openai_top_k, prompt_logprobs, sglang, vllm
 from icm_client.endpoints.llama_cpp import LlamaCppEndpoint
-from icm_client.endpoints.models import MODELS, ModelCard, models_in
 from icm_client.endpoints.openai_top_k import OpenAITopKEndpoint
+from icm_client.endpoints.parsing import MODELS, ModelCard, models_in
 from icm_client.endpoints.prompt_logprobs import EchoEndpoint, PromptLogProbsEndpoint
 from icm_client.endpoints.served import NO_ROUTE
 from icm_client.endpoints.settings import TransportSettings

@@ -12,8 +12,7 @@ import anyio
 from pydantic import RootModel
 
 from icm_client.endpoints.batch_invariance import preparation
-from icm_client.endpoints.models import MODELS, models_in
-from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.parsing import MODELS, Wire, fingerprint, log_prob, models_in, parsed
 from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
 from icm_client.endpoints.served import ServedEndpoint, native_answer, served_model
 from icm_client.endpoints.transport import Transport

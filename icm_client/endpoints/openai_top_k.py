@@ -19,8 +19,7 @@ from typing import Final, Self, TypeVar
 
 import anyio
 
-from icm_client.endpoints.models import ModelCard
-from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.parsing import ModelCard, Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
     Exactness,
@@ -37,8 +36,7 @@ from icm_client.endpoints.refusals import (
     unsupported,
     written_instead,
 )
-from icm_client.endpoints.served import TokenUsage
-from icm_client.endpoints.texts import TextPrompts, text_model
+from icm_client.endpoints.served import TextPrompts, TokenUsage, text_model
 from icm_client.endpoints.transport import Transport
 from icm_client.endpoints.whole_prompts import Said, Top, WholePrompts
 from icm_client.errors import (

@@ -11,8 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, Self
 
-from icm_client.endpoints.models import ModelCard
-from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.parsing import ModelCard, Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
     Exactness,
@@ -21,8 +20,7 @@ from icm_client.endpoints.protocol import (
     ServerIdentity,
     TokenIds,
 )
-from icm_client.endpoints.served import TokenUsage
-from icm_client.endpoints.texts import TextPrompts, text_model
+from icm_client.endpoints.served import TextPrompts, TokenUsage, text_model
 from icm_client.endpoints.transport import Transport
 from icm_client.endpoints.vllm import PromptLogProb, VllmEndpoint
 from icm_client.errors import LabelMissing, MalformedAnswer, PromptTooLong, UnsupportedServer

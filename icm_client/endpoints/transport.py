@@ -29,8 +29,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from icm_client.endpoints.exchange import NO_HEADERS, Body, Exchange
 from icm_client.endpoints.identity_check import COMPARING, LOOKING, Evidence, IdentityCheck
 from icm_client.endpoints.limiter import Gate
-from icm_client.endpoints.models import MODELS, models_in
-from icm_client.endpoints.parsing import listed, page_words
+from icm_client.endpoints.parsing import MODELS, listed, models_in, page_words
 from icm_client.endpoints.protocol import ServerIdentity, Usage
 from icm_client.endpoints.settings import RetryPolicy, TransportSettings, Waiting
 from icm_client.errors import (

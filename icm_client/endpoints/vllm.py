@@ -19,8 +19,7 @@ from icm_client.endpoints.protocol import (
     TokenIds,
     common_prefix,
 )
-from icm_client.endpoints.served import TokenUsage, native_answer
-from icm_client.endpoints.tokens import TokenPrompts
+from icm_client.endpoints.served import TokenPrompts, TokenUsage, native_answer
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     IcmError,
