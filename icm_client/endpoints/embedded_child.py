@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, SecretStr, field_serializer
 
-from icm_client.endpoints.batch_invariance import MICRO_BATCH
+from icm_client.endpoints.llama_cpp import MICRO_BATCH
 
 
 class Orders(BaseModel):
