@@ -71,9 +71,16 @@ class EmbeddedEndpoint:
         threads: of the CPU; None takes the physical cores this process may run on.
         start_timeout_s: deadline for loading the model, in seconds.
 
+    Attributes:
+        identity: who answers; known before the server runs.
+        lanes: 1, since a second slot would share the same cores.
+        usage: running totals, over restarts of the child.
+
     Raises:
         SetupError: `xllamacpp` is not installed, or `model` cannot be read.
     """
+
+    lanes: int = 1
 
     def __init__(
         self,
@@ -93,7 +100,7 @@ class EmbeddedEndpoint:
         self._model = model
         self._threads = threads or physical_cores()
         self._start_timeout_s = start_timeout_s
-        self._usage = Usage()
+        self.usage = Usage()
         self._lock = anyio.Lock()
         self._running: _Running | None = None
         self._log_is_wanted = False
@@ -105,7 +112,7 @@ class EmbeddedEndpoint:
         # The server serves no more than this. It must be known before it starts: demos are fitted
         # into the context, and a run repeated from the store starts no server.
         trained = gemma.TRAINED_CONTEXT if model is None else trained_context_of(model)
-        self._identity = ServerIdentity(
+        self.identity = ServerIdentity(
             kind=KIND,
             model=name,
             context_length=min(context_length, trained or context_length),
@@ -122,28 +129,13 @@ class EmbeddedEndpoint:
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(model={self._identity.model!r})"
+        return f"{type(self).__name__}(model={self.identity.model!r})"
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    @property
-    def identity(self) -> ServerIdentity:
-        """Who answers; known before the server runs."""
-        return self._identity
-
-    @property
-    def lanes(self) -> int:
-        """1: a second slot would share the same cores."""
-        return 1
-
-    @property
-    def usage(self) -> Usage:
-        """Running totals, over restarts of the child."""
-        return self._usage
 
     async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
         """As `Endpoint.tokenize`."""
@@ -229,9 +221,9 @@ class EmbeddedEndpoint:
         api_key = SecretStr(secrets.token_urlsafe(32))
         orders = Orders(
             model_path=str(model_path),
-            model_name=self._identity.model,
+            model_name=self.identity.model,
             api_key=api_key,
-            context_length=self._identity.context_length,
+            context_length=self.identity.context_length,
             threads=self._threads,
         )
         try:
@@ -262,7 +254,7 @@ class EmbeddedEndpoint:
                     url,
                     api_key=api_key,
                     settings=TransportSettings(retry=_RETRY),
-                    usage=self._usage,
+                    usage=self.usage,
                 )
                 # Versions that listen before the model is loaded answer 503 until then.
                 await transport.get("/health", bytes, attempts=sys.maxsize)
@@ -276,8 +268,8 @@ class EmbeddedEndpoint:
                 raise self._failed(f"was not ready in {self._start_timeout_s:g} s") from None
             raise
         # It may serve less than the model's header says.
-        served = min(endpoint.identity.context_length, self._identity.context_length)
-        self._identity = replace(self._identity, context_length=served)
+        served = min(endpoint.identity.context_length, self.identity.context_length)
+        self.identity = replace(self.identity, context_length=served)
         return _Running(process, endpoint)
 
     async def _url_of(self, process: Process, orders: Orders) -> str:
@@ -302,7 +294,7 @@ class EmbeddedEndpoint:
             words = ""
         self._log_is_wanted = True
         return EmbeddedServerFailed(
-            f"the embedded server for {self._identity.model} {what}; its log, {self._log}, ends "
+            f"the embedded server for {self.identity.model} {what}; its log, {self._log}, ends "
             f"with:\n{words}"
         )
 

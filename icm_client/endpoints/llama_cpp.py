@@ -147,6 +147,7 @@ class LlamaCppEndpoint(ServedEndpoint):
         steady: bool,
     ) -> None:
         super().__init__(transport, identity=identity)
+        self.lanes = lanes
         self._vocabulary_size = vocabulary_size
         self._top = _FIRST_TOP
         # Two requests that alternate on one slot throw each other's prefix away.
@@ -232,11 +233,6 @@ class LlamaCppEndpoint(ServedEndpoint):
             return ""
         on = [(one.id, one.path, one.scale) for one in loaded.root if one.scale]
         return repr(sorted(on)) if on else ""
-
-    @property
-    def lanes(self) -> int:
-        """Slots of the server."""
-        return len(self._locks)
 
     async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
         """As `Endpoint.tokenize`."""
@@ -359,7 +355,7 @@ class LlamaCppEndpoint(ServedEndpoint):
         if self._steady:
             self._held[ask.slot] = None
         body: dict[str, object] = {
-            "model": self._identity.model,
+            "model": self.identity.model,
             "prompt": ask.prompt,
             "n_predict": 1 if ask.top else 0,
             "n_probs": ask.top,

@@ -36,7 +36,7 @@ from icm_client.endpoints.refusals import (
     unsupported,
     written_instead,
 )
-from icm_client.endpoints.served import TextPrompts, TokenUsage, text_model
+from icm_client.endpoints.served import Completion, TextPrompts, text_model
 from icm_client.endpoints.transport import Transport
 from icm_client.endpoints.whole_prompts import Said, Top, WholePrompts
 from icm_client.errors import (
@@ -121,10 +121,8 @@ class _Choice(Wire):
         return bool(thought) or begins_to_think(said)
 
 
-class _Completion(Wire):
+class _Completion(Completion):
     choices: list[_Choice]
-    usage: TokenUsage | None = None
-    system_fingerprint: str | None = None
 
 
 class OpenAITopKEndpoint(TextPrompts):
@@ -387,9 +385,7 @@ class OpenAITopKEndpoint(TextPrompts):
     def _said_in(self, raw: bytes) -> Said:
         completion = parsed(_Completion, raw)
         url = f"{self._transport.url}{self._path}"
-        if completion.usage:
-            self._count(completion.usage.prompt_tokens, completion.usage.cached_tokens)
-        self._marked(completion.system_fingerprint)
+        self._record(completion)
         if len(completion.choices) != 1:
             raise MalformedAnswer(f"{url}: {len(completion.choices)} choices for one prompt")
         log_probs = completion.choices[0].logprobs

@@ -20,7 +20,7 @@ from icm_client.endpoints.protocol import (
     ServerIdentity,
     TokenIds,
 )
-from icm_client.endpoints.served import TextPrompts, TokenUsage, text_model
+from icm_client.endpoints.served import Completion, TextPrompts, text_model
 from icm_client.endpoints.transport import Transport
 from icm_client.endpoints.vllm import PromptLogProb, VllmEndpoint
 from icm_client.errors import LabelMissing, MalformedAnswer, PromptTooLong, UnsupportedServer
@@ -84,10 +84,8 @@ class _Choice(Wire):
     logprobs: _LogProbs | None = None
 
 
-class _Completion(Wire):
+class _Completion(Completion):
     choices: list[_Choice]
-    usage: TokenUsage | None = None
-    system_fingerprint: str | None = None
 
 
 class EchoEndpoint(TextPrompts):
@@ -161,8 +159,7 @@ class EchoEndpoint(TextPrompts):
     def _sum_of(self, raw: bytes, prompt: str, label: str) -> float:
         """The sum over the label's tokens, which stand before the one that was generated."""
         completion = parsed(_Completion, raw)
-        if completion.usage:
-            self._count(completion.usage.prompt_tokens, completion.usage.cached_tokens)
+        self._record(completion)
         echo = completion.choices[0].logprobs if len(completion.choices) == 1 else None
         if completion.choices and echo is None:
             raise UnsupportedServer(
@@ -171,7 +168,6 @@ class EchoEndpoint(TextPrompts):
             )
         if echo is None or len(echo.tokens) != len(echo.token_logprobs):
             raise MalformedAnswer(f"{self._transport.url}: no log-probs of the echoed prompt")
-        self._marked(completion.system_fingerprint)
         sent, echoed = len(prompt) + len(label), sum(map(len, echo.tokens[:-1]))
         if _SOME_ECHO <= echoed < _MOST_OF_IT * sent - _SOME_ECHO:
             raise PromptTooLong(

@@ -105,7 +105,7 @@ class Endpoint(Protocol):
 
     @property
     def lanes(self) -> int:
-        """As in the class docstring."""
+        """Its prefix caches of their own, or 0."""
         ...
 
     @property

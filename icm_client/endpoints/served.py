@@ -30,7 +30,7 @@ from icm_client.endpoints.parsing import (
     models_in,
     parsed,
 )
-from icm_client.endpoints.protocol import Answer, LabelToken, Read, ServerIdentity, TokenIds, Usage
+from icm_client.endpoints.protocol import Answer, LabelToken, Read, ServerIdentity, TokenIds
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     AuthenticationRefused,
@@ -64,22 +64,27 @@ _LABEL_IDS: Final = 2**31 - _FIRST_LABEL
 _Answer = TypeVar("_Answer", bound=Wire)
 
 
-class TokenDetails(Wire):
-    """Of `TokenUsage`; vLLM gives it only with --enable-prompt-tokens-details."""
-
-    cached_tokens: int | None = None
+class _TokenDetails(Wire):
+    cached_tokens: int | None = None  # vLLM's only with --enable-prompt-tokens-details
 
 
 class TokenUsage(Wire):
     """The `usage` of an OpenAI-compatible answer."""
 
     prompt_tokens: int
-    prompt_tokens_details: TokenDetails | None = None
+    prompt_tokens_details: _TokenDetails | None = None
 
     @property
     def cached_tokens(self) -> int:
         """0 where the server does not say."""
         return (self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0
+
+
+class Completion(Wire):
+    """What an OpenAI-compatible answer says besides its choices."""
+
+    usage: TokenUsage | None = None
+    system_fingerprint: str | None = None
 
 
 class Tokens(Wire):
@@ -89,43 +94,32 @@ class Tokens(Wire):
 
 
 class ServedEndpoint(ABC):
-    """A model that answers through a `Transport`; usable as an async context manager.
+    """A model that answers through a `Transport`, which `aclose` closes. An async context manager.
 
-    Args:
-        transport: the way to the server; closed by `aclose`.
+    Attributes:
         identity: who answers.
+        lanes: 0 where the server schedules requests over one prefix cache.
+        usage: running totals.
     """
+
+    lanes: int = 0
 
     def __init__(self, transport: Transport, *, identity: ServerIdentity) -> None:
         self._transport = transport
-        self._identity = identity
+        self.identity = identity
+        self.usage = transport.usage
         self._controls: dict[Read, Answer] = {}
         self._owes_a_look = False  # a check came before there was anything to compare
         self._marks: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._transport.url!r}, model={self._identity.model!r})"
+        return f"{type(self).__name__}({self._transport.url!r}, model={self.identity.model!r})"
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    @property
-    def identity(self) -> ServerIdentity:
-        """Who answers."""
-        return self._identity
-
-    @property
-    def lanes(self) -> int:
-        """0: one prefix cache, scheduled by the server."""
-        return 0
-
-    @property
-    def usage(self) -> Usage:
-        """Running totals."""
-        return self._transport.usage
 
     @property
     def in_flight_limit(self) -> int:
@@ -138,7 +132,7 @@ class ServedEndpoint(ABC):
 
     def _guarded(self, ask: Callable[[], Awaitable[ServerIdentity]], *, every: int = 1) -> Self:
         """Check from now on that the server stays what it is; `every` as in `Evidence`."""
-        self._transport.guard(self._identity, ask, Evidence(self._nats_apart, every))
+        self._transport.guard(self.identity, ask, Evidence(self._nats_apart, every))
         return self
 
     async def _nats_apart(self) -> float:
@@ -185,9 +179,18 @@ class ServedEndpoint(ABC):
         self.usage.cached_tokens += cached_tokens
         self.usage.computed_tokens += max(0, prompt_tokens - cached_tokens)
 
+    def _record(self, completion: Completion) -> None:
+        if completion.usage:
+            self._count(completion.usage.prompt_tokens, completion.usage.cached_tokens)
+        self._marked(completion.system_fingerprint)
+
 
 class TokenPrompts(ServedEndpoint, ABC):
-    """A server that takes token ids. `open` makes one. It schedules by itself: `lanes` is 0."""
+    """A server that takes token ids, and schedules requests by itself: `lanes` is 0.
+
+    A subclass names its kind and says what else of the server can change a log-prob (`_facts`), and
+    writes the requests (`_read`, `warm`).
+    """
 
     _kind: ClassVar[str]
     _server: ClassVar[str]  # its name, for messages
@@ -255,11 +258,7 @@ class TokenPrompts(ServedEndpoint, ABC):
         )
 
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
-        """As `Endpoint.read`; all in one request, and vLLM takes at most 1,024 of them.
-
-        Raises:
-            ValueError: the reads do not want the same tokens.
-        """
+        """As `Endpoint.read`; all in one request, and vLLM takes at most 1,024 of them."""
         del lane
         wanted = reads[0].wanted
         if any(read.wanted != wanted for read in reads):
@@ -295,10 +294,9 @@ class TextPrompts(ServedEndpoint):
         return tuple(map(ord, text))
 
     def name_label(self, found: LabelToken) -> int:
-        """As `TextEndpoint.name_label`.
+        """As `TextEndpoint.name_label`; InputError for two labels of the same number.
 
-        Raises:
-            InputError: two labels have the same number: one chance in two thousand million.
+        There is one chance in two thousand million.
         """
         digest = blake2b("\0".join(found).encode("utf-8", "surrogatepass"), digest_size=8)
         number = _FIRST_LABEL + int.from_bytes(digest.digest()) % _LABEL_IDS
@@ -326,16 +324,9 @@ class TextPrompts(ServedEndpoint):
 
 
 def served_model(
-    transport: Transport,
-    entries: Sequence[ModelCard],
-    model: str | None,
+    transport: Transport, entries: Sequence[ModelCard], model: str | None
 ) -> ModelCard:
-    """The one of `entries` that the user means.
-
-    Args:
-        transport: for messages.
-        entries: what the server lists.
-        model: its name or an alias; None takes the one model there is.
+    """The one of `entries` with the name or alias `model`; None takes the only one.
 
     Raises:
         ModelNotFound: `model` is not served, or is None and several are; the message lists them.
@@ -356,18 +347,11 @@ async def text_model(
     *,
     is_listed: bool = False,
 ) -> tuple[ModelCard, int]:
-    """The model that the user means, and the code points that its context holds.
+    """The model that the user means, as `served_model`, and the code points its context holds.
 
-    Args:
-        transport: the way to the server.
-        model: its name; None takes the only one that is listed. A name is taken on trust where
-            the server lists no names: the first request decides.
-        context_length: tokens; None takes what the server says, else `ASSUMED_CONTEXT`.
-        is_listed: whether the server has listed its models before, so that no list is an error.
-
-    Raises:
-        ModelNotFound: `model` is not among those listed, or is None and not one is.
-        EndpointError: no answer.
+    A name is taken on trust where the server lists no names: the first request decides. But a
+    server that listed its models before (`is_listed`) must list them. `context_length` is in
+    tokens; None takes what the server says, else `ASSUMED_CONTEXT`.
     """
     try:
         entries = await transport.get(MODELS, models_in)
@@ -414,12 +398,7 @@ def _has_wildcard_of(model: str, entries: Sequence[ModelCard]) -> bool:
 async def native_answer(
     transport: Transport, path: str, answer: type[_Answer], *, server: str
 ) -> _Answer:
-    """What `server` says of itself at `path`, a route of its own.
-
-    Raises:
-        UnsupportedServer: the path is missing: a gateway passes only what begins with /v1.
-        EndpointError: no answer.
-    """
+    """What `server` says of itself at `path`, its own route, which a gateway may not pass on."""
     try:
         return await transport.get(path, lambda body: parsed(answer, body))
     except (RequestRefused, MalformedAnswer) as error:

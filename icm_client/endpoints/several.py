@@ -31,7 +31,6 @@ from icm_client.endpoints.protocol import (
     NoticingEndpoint,
     PrefixCache,
     Read,
-    ServerIdentity,
     TextEndpoint,
     TokenIds,
     Usage,
@@ -201,6 +200,10 @@ class SeveralEndpoints:
         members: the servers by their names, at least one; closed by `aclose`.
         on_lost: called with the name of a server that is given up, and the reason.
 
+    Attributes:
+        identity: what all of them are.
+        lanes: those of all servers together.
+
     Raises:
         InputError: the servers' fingerprints differ, so that their log-probs would not be those of
             one model; or they take only text, where each numbers label tokens by itself.
@@ -219,13 +222,13 @@ class SeveralEndpoints:
         self._comparing = anyio.Lock()
         self._alike = len(members) == 1  # whether they answered the first read alike
         first = self._members[0]
-        self._identity = first.endpoint.identity
+        self.identity = first.endpoint.identity
         for member in self._members:
             if isinstance(member.endpoint, TextEndpoint):
                 raise InputError(
                     f"{member.name} takes only text, and one such server can be used at a time"
                 )
-            if member.endpoint.identity.fingerprint != self._identity.fingerprint:
+            if member.endpoint.identity.fingerprint != self.identity.fingerprint:
                 raise InputError(
                     f"{first.name} and {member.name} do not serve the same: "
                     f"{_described(first)} and {_described(member)}. Start them alike, from the "
@@ -235,6 +238,7 @@ class SeveralEndpoints:
         self._lanes = [
             (member, lane) for member in self._members for lane in range(member.endpoint.lanes)
         ]
+        self.lanes = len(self._lanes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({[member.name for member in self._members]})"
@@ -244,16 +248,6 @@ class SeveralEndpoints:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    @property
-    def identity(self) -> ServerIdentity:
-        """What all of them are."""
-        return self._identity
-
-    @property
-    def lanes(self) -> int:
-        """Those of all servers together."""
-        return len(self._lanes)
 
     @property
     def usage(self) -> Usage:

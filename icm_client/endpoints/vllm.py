@@ -8,6 +8,7 @@ Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html (`/
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import ClassVar, Final, TypeVar
 
@@ -19,7 +20,7 @@ from icm_client.endpoints.protocol import (
     TokenIds,
     common_prefix,
 )
-from icm_client.endpoints.served import TokenPrompts, TokenUsage, native_answer
+from icm_client.endpoints.served import Completion, TokenPrompts, TokenUsage, native_answer
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     IcmError,
@@ -60,10 +61,9 @@ class _Choice(Wire):
     prompt_logprobs: list[dict[str, PromptLogProb] | None] | None = None
 
 
-class _Completion(Wire):
+class _Completion(Completion):
     choices: list[_Choice]
     usage: TokenUsage
-    system_fingerprint: str | None = None
 
 
 class _Version(Wire):
@@ -113,7 +113,10 @@ class VllmEndpoint(TokenPrompts):
             "return_tokens_as_token_ids": True,
             **sampling,
         }
-        return await self._complete(body, lambda raw: self._answers(raw, prompts, wanted))
+        return await self._complete(
+            body,
+            lambda raw: [self._answer(each, wanted) for each in self._choices(raw, prompts)],
+        )
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
         """As `Endpoint.warm`: a one-token request for the bare prefix.
@@ -141,28 +144,26 @@ class VllmEndpoint(TokenPrompts):
         A router before several replicas (vLLM's with `--policy consistent_hash`) sends a session
         to one of them, so that its prefixes are computed only there.
         """
-        headers = {"X-Session-ID": _session(body)}
+        send = partial(
+            self._transport.post,
+            "/v1/completions",
+            parse=parse,
+            scoring=True,
+            headers={"X-Session-ID": _session(body)},
+        )
         neighbour = self._transport.settings.good_neighbour
         if neighbour is not None and self._takes_priority:
             try:
-                return await self._transport.post(
-                    "/v1/completions",
-                    {**body, "priority": neighbour.priority},
-                    parse,
-                    scoring=True,
-                    headers=headers,
-                )
+                return await send({**body, "priority": neighbour.priority})
             except RequestRefused as error:
                 if _NO_PRIORITIES not in str(error).lower():
                     raise
             self._takes_priority = False
-        return await self._transport.post(
-            "/v1/completions", body, parse, scoring=True, headers=headers
-        )
+        return await send(body)
 
     def _body_for(self, prompts: Sequence[TokenIds]) -> dict[str, object]:
         return {
-            "model": self._identity.model,
+            "model": self.identity.model,
             "prompt": prompts,
             "max_tokens": 1,
             "temperature": 0,
@@ -183,10 +184,6 @@ class VllmEndpoint(TokenPrompts):
         self._count(usage.prompt_tokens, _cached_of_all(usage.cached_tokens, prompts))
         self._marked(completion.system_fingerprint)
         return completion
-
-    def _answers(self, raw: bytes, prompts: Sequence[TokenIds], wanted: TokenIds) -> list[Answer]:
-        choices = self._choices(raw, prompts)
-        return [self._answer(choice, wanted) for choice in choices]
 
     def _choices(self, raw: bytes, prompts: Sequence[TokenIds]) -> list[_Choice]:
         """One a prompt, in their order."""
