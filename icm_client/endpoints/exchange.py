@@ -60,18 +60,10 @@ NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class Exchange:
-    """Requests to one server, each sent once.
-
-    Args:
-        url: as for `Transport`.
-        api_key: as for `Transport`.
-        settings: deadlines and limits.
+    """Requests to one server, each sent once. Arguments and errors as for `Transport`.
 
     Attributes:
         url: the server's root, without credentials.
-
-    Raises:
-        InputError: `url` is not an http or https URL, or the key cannot stand in a header.
     """
 
     def __init__(self, url: str, *, api_key: SecretStr | None, settings: TransportSettings) -> None:
@@ -127,7 +119,7 @@ class Exchange:
             InputError: the port speaks http where the URL has https, or the other way round.
             ScoreNotFinite: a 400 that says so.
         """
-        asked = f"{'GET' if body is None else 'POST'} {self.url}{path}"
+        asked = self._asked(path, body)
         # Errors are made inside the handlers and raised outside: the SDK's errors hold the request,
         # whose headers hold the key, and a logger that walks the chain would write it down.
         try:
@@ -156,11 +148,6 @@ class Exchange:
             failure = self._unreachable(asked, _root_cause(error))
         except (httpx2.DecodingError, httpx2.TooManyRedirects) as error:
             failure = MalformedAnswer(f"{asked}: {self._words_of(error)}")
-        except _BodyTooLongError:
-            limit = self._max_body_bytes
-            failure = MalformedAnswer(f"{asked}: the answer is longer than {limit:,} bytes")
-        except _WrongSchemeError:
-            failure = self._wrong_scheme()
         if (
             not self._answered
             and isinstance(failure, EndpointUnreachable | MalformedAnswer)
@@ -191,7 +178,7 @@ class Exchange:
                 failure = error
             tasks.cancel_scope.cancel()
         if wrong:
-            raise _WrongSchemeError
+            raise self._wrong_scheme()
         if failure is not None:
             raise failure
         return raw
@@ -223,12 +210,17 @@ class Exchange:
             chunks = bytearray()
             async for chunk in response.aiter_bytes():
                 chunks += chunk
-                if len(chunks) > self._max_body_bytes:
-                    raise _BodyTooLongError
+                if len(chunks) > (limit := self._max_body_bytes):
+                    raise MalformedAnswer(
+                        f"{self._asked(path, body)}: the answer is longer than {limit:,} bytes"
+                    )
             return bytes(chunks)
         finally:
             with anyio.CancelScope(shield=True):
                 await response.aclose()
+
+    def _asked(self, path: str, body: bytes | None) -> str:
+        return f"{'GET' if body is None else 'POST'} {self.url}{path}"
 
     def _not_http(self, asked: str, error: aiohttp.ClientResponseError) -> IcmError:
         if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -259,14 +251,6 @@ class Exchange:
         return self.redacted(f"{type(error).__name__} {error}")
 
 
-class _BodyTooLongError(Exception):
-    pass
-
-
-class _WrongSchemeError(Exception):
-    pass
-
-
 def _authorities() -> ssl.SSLContext:
     """The trusted authorities: those of SSL_CERT_FILE, or the usual ones."""
     try:
@@ -295,18 +279,13 @@ def _certificate_advice(error: ssl.SSLCertVerificationError) -> str:
 
 
 def _proxy_of(url: str) -> str | None:
-    """The proxy from the environment that `url` is reached through, without its password.
-
-    Raises:
-        InputError: it is not the URL of a proxy.
-    """
+    """The proxy from the environment that `url` is reached through, without its password."""
     parts = urlsplit(url)
     proxies = getproxies()
     if not proxies or proxy_bypass(parts.netloc):
         return None
     name = parts.scheme if parts.scheme in proxies else "all"
-    proxy = proxies.get(name)
-    if proxy is None:
+    if (proxy := proxies.get(name)) is None:
         return None
     variable = f"{name.upper()}_PROXY"
     try:

@@ -61,6 +61,9 @@ class Gate:
     """Lets as many requests through as the limit allows; the others wait in the order they came.
 
     `read_metrics` returns the body of the server's `/metrics`.
+
+    Attributes:
+        limiter: decides; read its limit and the distance it asks for, and change nothing.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class Gate:
         self._settings = settings
         self._read_metrics = read_metrics
         maximum = min(settings.max_in_flight, affordable_connections())
-        self._limiter = InFlightLimiter(
+        self.limiter = InFlightLimiter(
             minimum=min(settings.min_in_flight, maximum),
             maximum=maximum,
             start=settings.start_in_flight,
@@ -78,18 +81,8 @@ class Gate:
         )
         may_change = maximum > settings.min_in_flight
         self._metrics_due = monotonic() + settings.metrics_interval_s if may_change else math.inf
-        self._capacity = anyio.CapacityLimiter(self._limiter.limit)
+        self._capacity = anyio.CapacityLimiter(self.limiter.limit)
         self._line = anyio.Lock()  # requests that keep a distance go in the order they came
-
-    @property
-    def limit(self) -> int:
-        """Requests that may be in flight now."""
-        return self._limiter.limit
-
-    @property
-    def spacing_s(self) -> float:
-        """Seconds between two requests; 0 where they need keep no distance."""
-        return self._limiter.spacing_s
 
     @asynccontextmanager
     async def turn(
@@ -104,7 +97,7 @@ class Gate:
         Raises:
             RunStopped: the run is to stop; this request has not been sent.
         """
-        limiter = self._limiter
+        limiter = self.limiter
         full = self._capacity.available_tokens <= 0
         if full and not limiter.spacing_s:
             limiter.full()
@@ -133,11 +126,11 @@ class Gate:
         waited = False
         async with self._line:
             # Not an event: another refusal may prolong the pause meanwhile.
-            while (pause_s := self._limiter.paused_s(monotonic())) > 0:
+            while (pause_s := self.limiter.paused_s(monotonic())) > 0:
                 waited = True
                 await anyio.sleep(min(pause_s, _POLL_S))
                 self._refuse_if_stopping()
-            self._limiter.sent(monotonic(), waited=waited)
+            self.limiter.sent(monotonic(), waited=waited)
         return waited
 
     def _refuse_if_stopping(self) -> None:
@@ -152,13 +145,13 @@ class Gate:
         except EndpointOverloaded as error:
             asked_s = min(error.retry_after_s or 0.0, self._settings.retry.retry_after_cap_s)
             self._apply(
-                self._limiter.refused(sent_at=sent_at, now=monotonic(), retry_after_s=asked_s)
+                self.limiter.refused(sent_at=sent_at, now=monotonic(), retry_after_s=asked_s)
             )
             raise
 
     async def _watch_queue(self) -> None:
         # Refusals say the same, and where requests are counted this would be one of them.
-        if monotonic() < self._metrics_due or self._limiter.spacing_s:
+        if monotonic() < self._metrics_due or self.limiter.spacing_s:
             return
         # Set ahead of the await: nobody else asks meanwhile, and a server without it is not asked
         # again.
@@ -173,7 +166,7 @@ class Gate:
             return
         self._metrics_due = monotonic() + self._settings.metrics_interval_s
         if not math.isnan(waiting):
-            self._apply(self._limiter.queue(waiting, monotonic()))
+            self._apply(self.limiter.queue(waiting, monotonic()))
 
     def _apply(self, change: LimitChange | None) -> None:
         if change is None:
@@ -195,9 +188,6 @@ class InFlightLimiter:
 
     Attributes:
         limit: requests that may be in flight.
-
-    Raises:
-        ValueError: bounds that are no range.
     """
 
     def __init__(

@@ -166,11 +166,8 @@ class LlamaCppEndpoint(ServedEndpoint):
     ) -> Self:
         """Ask the server who it is.
 
-        Args:
-            transport: the way to it; closed by `aclose`.
-            model: its name or alias; None takes the one model there is.
-            steady: prepare slots so that log-probs do not depend on what was cached
-                (`preparation`); for a server that nobody else uses.
+        With `steady`, slots are prepared so that log-probs do not depend on what was cached
+        (`preparation`): for a server that nobody else uses.
 
         Raises:
             EndpointError: no answer, or not llama.cpp's.

@@ -68,11 +68,7 @@ class Wire(BaseModel):
 
 
 def parsed(model: type[_Model], body: bytes) -> _Model:
-    """`body` as `model`.
-
-    Raises:
-        MalformedAnswer: not JSON, cut off, or JSON of another shape (an `error` with status 200).
-    """
+    """`body` as `model`; else MalformedAnswer: cut off, no JSON, or an `error` with status 200."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

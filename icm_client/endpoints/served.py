@@ -199,11 +199,7 @@ class TokenPrompts(ServedEndpoint, ABC):
 
     @classmethod
     async def open(cls, transport: Transport, *, model: str | None = None) -> Self:
-        """Ask the server who it is.
-
-        Args:
-            transport: the way to it; closed by `aclose`.
-            model: its name, or a LoRA adapter's; None takes the one model there is.
+        """Ask the server who it is; `model` may be a LoRA adapter.
 
         Raises:
             EndpointError: no answer, or not that of such a server.

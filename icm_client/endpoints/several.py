@@ -35,6 +35,7 @@ from icm_client.endpoints.protocol import (
     TokenIds,
     Usage,
     common_prefix,
+    lane_of,
 )
 from icm_client.endpoints.settings import TransportSettings
 from icm_client.errors import (
@@ -74,16 +75,10 @@ async def connect_several(
     kind: Kind | None = None,
     on_lost: Callable[[str, EndpointError], None] | None = None,
 ) -> "SeveralEndpoints":
-    """One endpoint over the servers at `urls`; see `connect`.
+    """One endpoint over the servers at `urls`, each opened as by `connect`.
 
-    Args:
-        urls: one a server, no two alike.
-        model: which of their models; None takes the only one.
-        api_key: the key that all of them take.
-        settings: of every server; a request gets at most `ATTEMPTS` attempts, and the time of
-            `DEADLINES` of them.
-        kind: how to read them; None asks each.
-        on_lost: called with the URL of a server that is given up, and the reason.
+    A request gets at most `ATTEMPTS` attempts at one server, and the time of `DEADLINES` of them.
+    `on_lost` is called with the URL of a server that is given up, and the reason.
 
     Raises:
         InputError: two URLs are the same, or their servers are not alike.
@@ -153,11 +148,7 @@ class Member:
             begun = begun[: common_prefix(begun, found)]
 
     async def have(self, prefix: TokenIds, *, again: bool = False) -> None:
-        """Return when it has been sent `prefix`, by this call or another; `again`: in any case.
-
-        Raises:
-            EndpointError: as `Endpoint.warm`.
-        """
+        """Return when it has been sent `prefix`, by this call or another; `again`: in any case."""
         if (under_way := self._under_way.get(prefix)) is not None:
             await under_way.wait()
         known = len(self.longest_prefix(prefix)) == len(prefix)
@@ -258,11 +249,6 @@ class SeveralEndpoints:
         )
 
     @property
-    def lost(self) -> tuple[str, ...]:
-        """Names of the servers that were given up."""
-        return tuple(member.name for member in self._members if member not in self._there)
-
-    @property
     def notices(self) -> tuple[str, ...]:
         """As `NoticingEndpoint.notices`: those of each server, and which were given up."""
         of_members = [
@@ -299,10 +285,9 @@ class SeveralEndpoints:
         for member in list(self._there):
             if member.endpoint.identity.of_weights:
                 continue
-            lane = 0 if member.endpoint.lanes else None
 
-            async def ask(endpoint: Endpoint = member.endpoint, lane: int | None = lane) -> Answer:
-                return (await endpoint.read([read], lane=lane))[0]
+            async def ask(endpoint: Endpoint = member.endpoint) -> Answer:
+                return (await endpoint.read([read], lane=lane_of(endpoint)))[0]
 
             try:
                 apart = await nats_apart(answer, ask)
@@ -396,8 +381,7 @@ class SeveralEndpoints:
     ) -> _T:
         """What `work` returns for the member that `choose` picks, or for another if that one fails.
 
-        Raises:
-            EndpointError: all fail; the error of the first.
+        If all fail, the error of the first is raised.
         """
         failed: dict[Member, EndpointError] = {}
         while among := [member for member in self._there if member not in failed]:

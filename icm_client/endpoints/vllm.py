@@ -1,8 +1,11 @@
 """vLLM: one-token reads with `logprob_token_ids`, many prompts a request.
 
 Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html (`/v1/completions`,
-`/tokenize`). `prompt_logprobs` would give the same numbers but makes vLLM skip its prefix cache:
-6 to 12 times slower here.
+`/tokenize`, and `prompt_logprobs` among the extra parameters of completions).
+
+`PromptLogProbsEndpoint` is for versions without `logprob_token_ids`: the label goes into the
+prompt, whose log-probs are read. The numbers are the same, but vLLM then skips its prefix cache and
+computes each prompt once for each label, which took 6 to 12 times as long.
 """
 
 import re
@@ -31,6 +34,7 @@ from icm_client.errors import (
 )
 
 KIND: Final = "vllm"
+PROMPT_LOGPROBS: Final = "prompt-logprobs"
 
 _NO_PRIORITIES: Final = "priority scheduling is not enabled"
 """Words of vLLM's 400 to any priority but 0, unless started with `--scheduling-policy priority`."""
@@ -49,16 +53,14 @@ class _LogProbs(Wire):
     top_logprobs: list[dict[str, float | None] | None]
 
 
-class PromptLogProb(Wire):
-    """Of one token of a prompt; only in the answer to `prompt_logprobs`."""
-
+class _PromptLogProb(Wire):
     logprob: float | None
 
 
 class _Choice(Wire):
     index: int
     logprobs: _LogProbs | None = None
-    prompt_logprobs: list[dict[str, PromptLogProb] | None] | None = None
+    prompt_logprobs: list[dict[str, _PromptLogProb] | None] | None = None
 
 
 class _Completion(Completion):
@@ -210,6 +212,46 @@ class VllmEndpoint(TokenPrompts):
             tuple(log_prob(found[f"token_id:{token}"], token=token) for token in wanted),
             Exactness.EXACT,
         )
+
+
+class PromptLogProbsEndpoint(VllmEndpoint):
+    """A vLLM server that does not know `logprob_token_ids`. `open` makes one."""
+
+    _kind: ClassVar[str] = PROMPT_LOGPROBS
+
+    async def _read(
+        self, prompts: Sequence[TokenIds], wanted: TokenIds, sampling: Mapping[str, float]
+    ) -> list[Answer]:
+        """Send each prompt with each wanted token after it, in one request."""
+        asked = [(*prompt, token) for prompt in prompts for token in wanted]
+        body = {**self._body_for(asked), "prompt_logprobs": 0, **sampling}
+
+        def answers(raw: bytes) -> list[Answer]:
+            last = [
+                self._last(choice.prompt_logprobs, prompt)
+                for choice, prompt in zip(self._choices(raw, asked), asked, strict=True)
+            ]
+            return [
+                Answer(tuple(last[start : start + len(wanted)]), Exactness.EXACT)
+                for start in range(0, len(last), len(wanted))
+            ]
+
+        return await self._complete(body, answers)
+
+    def _last(
+        self, positions: Sequence[Mapping[str, _PromptLogProb] | None] | None, prompt: TokenIds
+    ) -> float:
+        """The log-prob of the prompt's last token, given all before it."""
+        if not positions or len(positions) != len(prompt):
+            raise LabelMissing(
+                f"{self._transport.url}: no log-probs of the prompt's tokens; the server ignored "
+                "`prompt_logprobs`: try another --kind"
+            )
+        token = prompt[-1]
+        found = (positions[-1] or {}).get(str(token))
+        if found is None:
+            raise LabelMissing(f"{self._transport.url}: no log-prob of the prompt's token {token}")
+        return log_prob(found.logprob, token=token)
 
 
 def _session(body: Mapping[str, object]) -> str:
