@@ -138,14 +138,14 @@ class Exchange:
         self, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> bytes:
         """As `_exchanged`, but a server without TLS cannot keep the handshake waiting for ever."""
-        wrong = False
-        raw, failure = b"", None
+        raw = b""
+        failure: Exception | None = None
 
         async def look() -> None:
-            nonlocal wrong
+            nonlocal failure
             await anyio.sleep(_HANDSHAKE_S)
             if await self._has_wrong_scheme():
-                wrong = True
+                failure = self._wrong_scheme()
                 tasks.cancel_scope.cancel()
 
         async with anyio.create_task_group() as tasks:
@@ -155,8 +155,6 @@ class Exchange:
             except Exception as error:  # noqa: BLE001 - raised below, where no group wraps it
                 failure = error
             tasks.cancel_scope.cancel()
-        if wrong:
-            raise self._wrong_scheme()
         if failure is not None:
             raise failure
         return raw
