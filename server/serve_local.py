@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from icm_client.cli.main import main
 from icm_client.cores import YIELDING, physical_cores
 from icm_client.endpoints import gemma
-from icm_client.endpoints.embedded_child import Orders, start
+from icm_client.endpoints.embedded import Orders, start
 from icm_client.serving.plan import check_port
 
 _ENDING = {signal.SIGINT, signal.SIGTERM}

@@ -88,15 +88,7 @@ class ServerIdentity:
 
 
 class Endpoint(Protocol):
-    """One served base model.
-
-    Attributes:
-        identity: who answers.
-        lanes: number of independent prefix caches that serve one request at a time in the order
-            sent (llama.cpp's slots); 0 where the server schedules concurrent requests over one
-            shared prefix cache itself (vLLM).
-        usage: running totals.
-    """
+    """One served base model."""
 
     @property
     def identity(self) -> ServerIdentity:
@@ -105,7 +97,11 @@ class Endpoint(Protocol):
 
     @property
     def lanes(self) -> int:
-        """As in the class docstring."""
+        """Independent prefix caches that serve one request at a time in the order sent.
+
+        They are llama.cpp's slots; 0 where the server schedules concurrent requests over one shared
+        prefix cache itself, as vLLM does.
+        """
         ...
 
     @property

@@ -1,13 +1,17 @@
 """vLLM: one-token reads with `logprob_token_ids`, many prompts a request.
 
 Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html (`/v1/completions`,
-`/tokenize`). `prompt_logprobs` would give the same numbers but makes vLLM skip its prefix cache:
-6 to 12 times slower here.
+`/tokenize`, and `prompt_logprobs` among the extra parameters of completions).
+
+`PromptLogProbsEndpoint` is for versions without `logprob_token_ids`: the label goes into the
+prompt, whose log-probs are read. The numbers are the same, but vLLM then skips its prefix cache and
+computes each prompt once for each label, which took 6 to 12 times as long.
 """
 
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import ClassVar, Final, TypeVar
 
@@ -21,8 +25,7 @@ from icm_client.endpoints.protocol import (
     TokenIds,
     common_prefix,
 )
-from icm_client.endpoints.served import TokenUsage, native_answer
-from icm_client.endpoints.tokens import TokenPrompts
+from icm_client.endpoints.served import Completion, TokenPrompts, TokenUsage, native_answer
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     IcmError,
@@ -33,6 +36,7 @@ from icm_client.errors import (
 )
 
 KIND: Final = "vllm"
+PROMPT_LOGPROBS: Final = "prompt-logprobs"
 
 _NO_PRIORITIES: Final = "priority scheduling is not enabled"
 """Words of vLLM's 400 to any priority but 0, unless started with `--scheduling-policy priority`."""
@@ -51,22 +55,19 @@ class _LogProbs(Wire):
     top_logprobs: list[dict[str, float | None] | None]
 
 
-class PromptLogProb(Wire):
-    """Of one token of a prompt; only in the answer to `prompt_logprobs`."""
-
+class _PromptLogProb(Wire):
     logprob: float | None
 
 
 class _Choice(Wire):
     index: int
     logprobs: _LogProbs | None = None
-    prompt_logprobs: list[dict[str, PromptLogProb] | None] | None = None
+    prompt_logprobs: list[dict[str, _PromptLogProb] | None] | None = None
 
 
-class _Completion(Wire):
+class _Completion(Completion):
     choices: list[_Choice]
     usage: TokenUsage
-    system_fingerprint: str | None = None
 
 
 class _Version(Wire):
@@ -125,7 +126,10 @@ class VllmEndpoint(TokenPrompts):
             "return_tokens_as_token_ids": True,
             **sampling,
         }
-        return await self._complete(body, lambda raw: self._answers(raw, prompts, wanted))
+        return await self._complete(
+            body,
+            lambda raw: [self._answer(each, wanted) for each in self._choices(raw, prompts)],
+        )
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
         """As `Endpoint.warm`: a one-token request for the bare prefix.
@@ -177,28 +181,26 @@ class VllmEndpoint(TokenPrompts):
         A router before several replicas (vLLM's with `--policy consistent_hash`) sends a session
         to one of them, so that its prefixes are computed only there.
         """
-        headers = {"X-Session-ID": _session(body)}
+        send = partial(
+            self._transport.post,
+            "/v1/completions",
+            parse=parse,
+            scoring=True,
+            headers={"X-Session-ID": _session(body)},
+        )
         neighbour = self._transport.settings.good_neighbour
         if neighbour is not None and self._takes_priority:
             try:
-                return await self._transport.post(
-                    "/v1/completions",
-                    {**body, "priority": neighbour.priority},
-                    parse,
-                    scoring=True,
-                    headers=headers,
-                )
+                return await send({**body, "priority": neighbour.priority})
             except RequestRefused as error:
                 if _NO_PRIORITIES not in str(error).lower():
                     raise
             self._takes_priority = False
-        return await self._transport.post(
-            "/v1/completions", body, parse, scoring=True, headers=headers
-        )
+        return await send(body)
 
     def _body_for(self, prompts: Sequence[TokenIds]) -> dict[str, object]:
         return {
-            "model": self._identity.model,
+            "model": self.identity.model,
             "prompt": prompts,
             "max_tokens": 1,
             "temperature": 0,
@@ -219,10 +221,6 @@ class VllmEndpoint(TokenPrompts):
         self._count(usage.prompt_tokens, _cached_of_all(usage.cached_tokens, prompts))
         self._marked(completion.system_fingerprint)
         return completion
-
-    def _answers(self, raw: bytes, prompts: Sequence[TokenIds], wanted: TokenIds) -> list[Answer]:
-        choices = self._choices(raw, prompts)
-        return [self._answer(choice, wanted) for choice in choices]
 
     def _choices(self, raw: bytes, prompts: Sequence[TokenIds]) -> list[_Choice]:
         """One a prompt, in their order."""
@@ -249,6 +247,46 @@ class VllmEndpoint(TokenPrompts):
             tuple(log_prob(found[f"token_id:{token}"], token=token) for token in wanted),
             Exactness.EXACT,
         )
+
+
+class PromptLogProbsEndpoint(VllmEndpoint):
+    """A vLLM server that does not know `logprob_token_ids`. `open` makes one."""
+
+    _kind: ClassVar[str] = PROMPT_LOGPROBS
+
+    async def _read(
+        self, prompts: Sequence[TokenIds], wanted: TokenIds, sampling: Mapping[str, float]
+    ) -> list[Answer]:
+        """Send each prompt with each wanted token after it, in one request."""
+        asked = [(*prompt, token) for prompt in prompts for token in wanted]
+        body = {**self._body_for(asked), "prompt_logprobs": 0, **sampling}
+
+        def answers(raw: bytes) -> list[Answer]:
+            last = [
+                self._last(choice.prompt_logprobs, prompt)
+                for choice, prompt in zip(self._choices(raw, asked), asked, strict=True)
+            ]
+            return [
+                Answer(tuple(last[start : start + len(wanted)]), Exactness.EXACT)
+                for start in range(0, len(last), len(wanted))
+            ]
+
+        return await self._complete(body, answers)
+
+    def _last(
+        self, positions: Sequence[Mapping[str, _PromptLogProb] | None] | None, prompt: TokenIds
+    ) -> float:
+        """The log-prob of the prompt's last token, given all before it."""
+        if not positions or len(positions) != len(prompt):
+            raise LabelMissing(
+                f"{self._transport.url}: no log-probs of the prompt's tokens; the server ignored "
+                "`prompt_logprobs`: try another --kind"
+            )
+        token = prompt[-1]
+        found = (positions[-1] or {}).get(str(token))
+        if found is None:
+            raise LabelMissing(f"{self._transport.url}: no log-prob of the prompt's token {token}")
+        return log_prob(found.logprob, token=token)
 
 
 def _session(body: Mapping[str, object]) -> str:
