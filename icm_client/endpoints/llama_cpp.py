@@ -256,7 +256,7 @@ class LlamaCppEndpoint(ServedEndpoint):
         (mark,) = self._bos
         content = [part for text in texts for part in (text, mark)]
         body = {"content": content, "add_special": False, "parse_special": False}
-        answer = await self._transport.post("/tokenize", body, lambda raw: parsed(_Tokens, raw))
+        answer = await self._transport.post("/tokenize", body, lambda raw: parsed(Tokens, raw))
         found: list[TokenIds] = []
         start = 0
         for place, token in enumerate(answer.tokens):

@@ -151,7 +151,7 @@ class VllmEndpoint(TokenPrompts):
         if not self._renders:
             return None
         body = {
-            "model": self._identity.model,
+            "model": self.identity.model,
             "prompt": list(texts),
             "max_tokens": 1,
             "add_special_tokens": False,

@@ -123,7 +123,8 @@ class LabelRequest:
         )
         job = whole
         if searched is not None:
-            job = Job.prepare(only(whole.dataset, searched), whole.task)
+            part = replace(only(whole.dataset, searched), is_part=True)  # checked as a whole
+            job = Job.prepare(part, whole.task)
             rows = set(searched)
             items = [number for number, item in enumerate(whole.items) if item.row in rows]
             first = first if first is None or isinstance(first, str) else first[items]
@@ -229,4 +230,4 @@ class PreparedRun:
         every = in_units(np.arange(len(self.whole.dataset.rows)), _related(self.whole))
         rows = [row for unit in every for row in unit if row not in searched]
         chosen = rows if self.searched is not None else ()
-        return replace(only(self.whole.dataset, chosen), skipped=())
+        return replace(only(self.whole.dataset, chosen), skipped=(), is_part=True)
