@@ -245,6 +245,8 @@ _COMPARED_AT_ONCE: Final = 256
 def common_prefix(one: TokenIds, other: TokenIds) -> int:
     """The number of ids that both begin with."""
     start, end = 0, min(len(one), len(other))
+    if one[:end] == other[:end]:
+        return end
     step = _COMPARED_AT_ONCE
     while step and start < end:
         if one[start : start + step] == other[start : start + step]:

@@ -15,6 +15,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import ClassVar, Final, TypeVar
 
+import orjson
 from pydantic import RootModel
 
 from icm_client.endpoints.parsing import Wire, log_prob, parsed
@@ -105,20 +106,19 @@ class VllmEndpoint(TokenPrompts):
 
         vLLM's V1 runner writes -9999.0 into it while reads of ours are in the same batch.
         """
-        body = self._body_for([prompt]) | {"logprobs": top, "return_tokens_as_token_ids": True}
+        asked = {"logprobs": top, "return_tokens_as_token_ids": True}
 
         def found(raw: bytes) -> list[float | None]:
             choices = self._completion_of(raw, [prompt]).choices
             positions = [c.logprobs.top_logprobs[0] for c in choices if c.logprobs]
             return [value for position in positions if position for value in position.values()]
 
-        return await self._complete(body, found)
+        return await self._complete([prompt], asked, found)
 
     async def _read(
         self, prompts: Sequence[TokenIds], wanted: TokenIds, sampling: Mapping[str, float]
     ) -> list[Answer]:
-        body = {
-            **self._body_for(prompts),
+        asked = {
             # With `logprobs` alone the answer holds the most probable token. The ids are read over
             # the whole vocabulary, whatever their rank.
             "logprobs": 1,
@@ -127,7 +127,8 @@ class VllmEndpoint(TokenPrompts):
             **sampling,
         }
         return await self._complete(
-            body,
+            prompts,
+            asked,
             lambda raw: [self._answer(each, wanted) for each in self._choices(raw, prompts)],
         )
 
@@ -138,9 +139,7 @@ class VllmEndpoint(TokenPrompts):
         must be the prefix itself, and not something that begins with it.
         """
         del lane
-        await self._complete(
-            self._body_for([prefix]), lambda raw: self._completion_of(raw, [prefix])
-        )
+        await self._complete([prefix], {}, lambda raw: self._completion_of(raw, [prefix]))
 
     async def tokenize_many(self, texts: Sequence[str]) -> list[TokenIds] | None:
         """As `BatchTokenizer.tokenize_many`, where vLLM was started with `--enable-scale-out`.
@@ -175,18 +174,33 @@ class VllmEndpoint(TokenPrompts):
                 return PrefixCache()
         return self._cache
 
-    async def _complete(self, body: dict[str, object], parse: Callable[[bytes], _T]) -> _T:
+    async def _complete(
+        self, prompts: Sequence[TokenIds], asked: Mapping[str, object], parse: Callable[[bytes], _T]
+    ) -> _T:
         """`parse` of the answer; a good neighbour's request has the lowest priority.
 
         A router before several replicas (vLLM's with `--policy consistent_hash`) sends a session
         to one of them, so that its prefixes are computed only there.
+
+        Args:
+            prompts: at least one.
+            asked: of each, besides one token.
+            parse: reads the answer.
         """
+        body = {
+            "model": self.identity.model,
+            "prompt": _written(prompts),
+            "max_tokens": 1,
+            "temperature": 0,
+            "add_special_tokens": False,
+            **asked,
+        }
         send = partial(
             self._transport.post,
             "/v1/completions",
             parse=parse,
             scoring=True,
-            headers={"X-Session-ID": _session(body)},
+            headers={"X-Session-ID": _session(prompts[0])},
         )
         neighbour = self._transport.settings.good_neighbour
         if neighbour is not None and self._takes_priority:
@@ -197,15 +211,6 @@ class VllmEndpoint(TokenPrompts):
                     raise
             self._takes_priority = False
         return await send(body)
-
-    def _body_for(self, prompts: Sequence[TokenIds]) -> dict[str, object]:
-        return {
-            "model": self.identity.model,
-            "prompt": prompts,
-            "max_tokens": 1,
-            "temperature": 0,
-            "add_special_tokens": False,
-        }
 
     def _completion_of(self, raw: bytes, prompts: Sequence[TokenIds]) -> _Completion:
         completion = parsed(_Completion, raw)
@@ -259,7 +264,6 @@ class PromptLogProbsEndpoint(VllmEndpoint):
     ) -> list[Answer]:
         """Send each prompt with each wanted token after it, in one request."""
         asked = [(*prompt, token) for prompt in prompts for token in wanted]
-        body = {**self._body_for(asked), "prompt_logprobs": 0, **sampling}
 
         def answers(raw: bytes) -> list[Answer]:
             last = [
@@ -271,7 +275,7 @@ class PromptLogProbsEndpoint(VllmEndpoint):
                 for start in range(0, len(last), len(wanted))
             ]
 
-        return await self._complete(body, answers)
+        return await self._complete(asked, {"prompt_logprobs": 0, **sampling}, answers)
 
     def _last(
         self, positions: Sequence[Mapping[str, _PromptLogProb] | None] | None, prompt: TokenIds
@@ -289,13 +293,22 @@ class PromptLogProbsEndpoint(VllmEndpoint):
         return log_prob(found.logprob, token=token)
 
 
-def _session(body: Mapping[str, object]) -> str:
+def _written(prompts: Sequence[TokenIds]) -> list[orjson.Fragment]:
+    """The prompts as JSON; what all begin with, most often a context, is written once."""
+    first, *others = prompts
+    shared = min((common_prefix(first, other) for other in others), default=0)
+    head = b"".join((orjson.dumps(first[:shared])[:-1], b","))
+    whole = shared == 0 or any(len(prompt) == shared for prompt in prompts)
+    return [
+        orjson.Fragment(orjson.dumps(prompt) if whole else head + orjson.dumps(prompt[shared:])[1:])
+        for prompt in prompts
+    ]
+
+
+def _session(prompt: TokenIds) -> str:
     """The same text for all requests whose first prompts begin alike."""
-    match body["prompt"]:
-        case [[*ids], *_]:
-            begins = ids[:SESSION_IDS]
-            return blake2b(struct.pack(f"<{len(begins)}q", *begins), digest_size=8).hexdigest()
-    raise ValueError("no prompts")
+    begins = prompt[:SESSION_IDS]
+    return blake2b(struct.pack(f"<{len(begins)}q", *begins), digest_size=8).hexdigest()
 
 
 def _cached_of_all(cached: int, prompts: Sequence[TokenIds]) -> int:

@@ -53,6 +53,9 @@ from icm_client.verdict.shift import ShiftMeter, signals
 BATCH: Final = 2048
 """Rows that are read, scored and handed on together."""
 
+READS_A_REQUEST: Final = 64
+"""On a server without lanes; so many rows have one context, and nobody waits for the first."""
+
 MOST_LISTED: Final = 1000
 """Rows without a label that are kept to be listed; beyond these they are only counted."""
 
@@ -403,6 +406,7 @@ class Prediction:
             self._server,
             self._store,
             pieces,
+            group_size=READS_A_REQUEST,
             on_progress=self._on_progress,
             on_failed=note,
             stopping=self._stopping,
