@@ -283,8 +283,13 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         if dry_run and not as_json and not quiet:
             print_notices(job.notices, job.dataset.skipped)
     if forecasts and not dry_run:
-        forecast = partial(forecast_job, store=store, skip_bad_rows=skip_bad_rows)
-        cost = anyio.run(forecast, job, server, settings)
+        forecast = partial(
+            forecast_job,
+            predicted=len(prepared.rest.rows),
+            store=store,
+            skip_bad_rows=skip_bad_rows,
+        )
+        cost = anyio.run(forecast, prepared.job, server, settings)
         if as_json:
             print_json(cost.summary())
         else:

@@ -9,6 +9,7 @@ import numpy as np
 
 from icm_client.coherence.fast import MOST_ROTATIONS
 from icm_client.coherence.label_names import asked_first
+from icm_client.coherence.predict import CONTEXTS
 from icm_client.coherence.problem import Demo, Query
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
@@ -84,15 +85,17 @@ async def forecast_job(
     endpoint: Endpoint | Server | str | None,
     settings: Settings,
     *,
+    predicted: int = 0,
     store: str | os.PathLike[str] | None = None,
     skip_bad_rows: bool = False,
 ) -> RunCost:
     """Return what `label` would take for this job, in requests, tokens and minutes.
 
     Args:
-        job: rows and task.
+        job: the rows that are searched, and the task.
         endpoint: as for `icm_client.label`.
         settings: of the search.
+        predicted: further rows, which are predicted from the labels of these.
         store: where token ids are kept; None takes the user's own.
         skip_bad_rows: as for `icm_client.label`.
 
@@ -113,19 +116,31 @@ async def forecast_job(
                 ids for item, ids in enumerate(fitted.pieces.prompts) if item not in fitted.unusable
             )
             pieces = replace(fitted.pieces, prompts=tuple(used))
-            return await forecast(pieces, fitted.settings, server, rng=np.random.default_rng())
+            return await forecast(
+                pieces,
+                fitted.settings,
+                server,
+                predicted=predicted,
+                rng=np.random.default_rng(),
+            )
 
 
 async def forecast(
-    pieces: Pieces, settings: SweepSettings, server: Endpoint, *, rng: np.random.Generator
+    pieces: Pieces,
+    settings: SweepSettings,
+    server: Endpoint,
+    *,
+    predicted: int = 0,
+    rng: np.random.Generator,
 ) -> RunCost:
     """Return what the search of these settings would take, in requests, tokens and minutes.
 
     Answers that the score store has already are counted too.
 
     Args:
-        pieces: of the run's rows.
+        pieces: of the rows that are searched.
         settings: fitted to the server.
+        predicted: as for `forecast_job`.
         server: asked about 80 times.
         rng: draws the prompts; they should be new to the server's cache.
 
@@ -141,6 +156,7 @@ async def forecast(
         len(pieces.prompts),
         pieces,
         settings,
+        predicted=predicted,
         lanes=server.lanes,
         texts=isinstance(server, TextEndpoint),
         ids_a_token=0.0,
@@ -167,6 +183,7 @@ def run_cost(
     pieces: Pieces,
     settings: SweepSettings,
     *,
+    predicted: int = 0,
     lanes: int,
     texts: bool,
     ids_a_token: float,
@@ -185,6 +202,7 @@ def run_cost(
         n_rows: `N`.
         pieces: of rows like those of the run.
         settings: of the run, fitted to the server.
+        predicted: further rows like them, each read once a frozen context.
         lanes: of the endpoint.
         texts: whether the ids of `pieces` are characters, one prompt a request.
         ids_a_token: characters a token, where they are; 0 for unknown.
@@ -232,6 +250,9 @@ def run_cost(
     most = (begun + whole * (settings.max_sweeps - 2)) * settings.restarts + whole * (
         exchanged + max(under_all, settings.renamed)
     )
+    if predicted:
+        frozen = sweep(min(settings.demos, others), 1, predicted / n_rows + 1 / 2) * CONTEXTS
+        fewest, most = fewest + frozen, most + frozen
     minutes = None
     if tokens_a_second and reads_a_second:
         minutes = (
@@ -239,7 +260,7 @@ def run_cost(
             most.minutes(tokens_a_second, reads_a_second, caches=caches),
         )
     return RunCost(
-        n_rows,
+        n_rows + predicted,
         (math.ceil(fewest.requests), math.ceil(most.requests)),
         (math.ceil(fewest.tokens), math.ceil(most.tokens)),
         minutes,
