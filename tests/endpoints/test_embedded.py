@@ -199,6 +199,9 @@ async def test_a_prompt_longer_than_the_context_is_refused(
 
 
 async def test_special_tokens_come_from_us_and_never_from_text(embedded: EmbeddedEndpoint) -> None:
+    texts = ["x <eos>\n\t", "good", " good", "", "<bos>", "€ 𠀀"]
+    alone = [await embedded.tokenize(text, add_special=False) for text in texts]
+    assert await embedded.tokenize_many(texts) == alone
     with_bos = await embedded.tokenize("x <eos>\n\t", add_special=True)
     without = await embedded.tokenize("x <eos>\n\t", add_special=False)
     assert with_bos == (2, *without)
