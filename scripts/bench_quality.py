@@ -3,13 +3,17 @@
 Rows are drawn anew for each seed from those that chose none of the search's settings (the half that
 `examples/make_samples.py` draws from), so that shares are what they are in the data, or what is
 asked for. With --store every score is kept: a second run prints the same accuracies in seconds, and
-the tokens of the second run.
+the tokens of the second run. With --paired each run stands beside one on the same rows that makes
+all sweeps, and tokens are those of runs that begin with nothing, whatever the store holds.
 """
 
 import importlib.util
+import math
 import random
 import statistics
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +32,8 @@ from icm_client.coherence.contexts import ScoredFold, fold_contexts, score_folds
 from icm_client.coherence.label_prior import estimate_prior
 from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
 from icm_client.data.job import Job
-from icm_client.endpoints import Endpoint
+from icm_client.endpoints import Answer, Endpoint, Read, ServerIdentity, TokenIds, Usage
+from icm_client.endpoints.protocol import common_prefix
 from icm_client.runs.presets import fit
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 
@@ -37,6 +42,7 @@ EXAMPLES = ROOT / "examples"
 THRESHOLDS = ROOT / "tests" / "coherence" / "thresholds"
 REVIEWS = {"movies": "movie_reviews", "products": "product_reviews"}
 SAMPLES = (*REVIEWS, "tickets")
+ALL_SWEEPS = replace(SweepSettings(), clear=math.inf)
 SHARES = (0.05, 0.1, 0.2, 0.36, 0.5, 0.64, 0.8, 0.9, 0.95)
 
 
@@ -59,6 +65,7 @@ SHARES = (0.05, 0.1, 0.2, 0.36, 0.5, 0.64, 0.8, 0.9, 0.95)
 )
 @click.option("--rows", default=128, show_default=True, type=click.IntRange(8))
 @click.option("--golden", is_flag=True, help="Read the rows given golden demos too.")
+@click.option("--paired", is_flag=True, help="Beside each run, one that makes all sweeps.")
 @click.option("--store", type=click.Path(path_type=Path), help="[default: a temporary file]")
 def quality(
     *,
@@ -68,14 +75,23 @@ def quality(
     shares: tuple[str, ...],
     rows: int,
     golden: bool,
+    paired: bool,
     store: Path | None,
 ) -> None:
     """Accuracy, verdict and cost of the fast preset, rows drawn at natural shares."""
     with tempfile.TemporaryDirectory() as folder:
         kept = store or Path(folder) / "scores.sqlite3"
         numbers = [int(seed) for seed in seeds.split(",")]
-        for sample in samples:
-            for share in shares if sample in REVIEWS else ("natural",):
+        drawn_from = [
+            (sample, share)
+            for sample in samples
+            for share in (shares if sample in REVIEWS else ("natural",))
+        ]
+        if paired:
+            draws = [(*one, rows, seed) for one in drawn_from for seed in numbers]
+            anyio.run(partial(_paired, data=data, draws=draws, store=kept))
+        else:
+            for sample, share in drawn_from:
                 anyio.run(
                     partial(
                         _quality,
@@ -143,6 +159,107 @@ async def _quality(
             f"{sample}, {share}: {statistics.mean(lost):.1f} points under the best threshold, "
             f"{max(lost):.1f} at most\n"
         )
+
+
+async def _paired(*, data: Path, draws: Sequence[tuple[str, str, int, int]], store: Path) -> None:
+    """Print a run of each draw beside one that makes all sweeps, on the same rows."""
+    console = Console(width=150, highlight=False)
+    console.print("sample    share    rows seed  sweeps  right          computed          verdict")
+    pairs = []
+    for sample, share, rows, seed in draws:
+        job = drawn(data, sample, share, rows, seed)
+        async with EmbeddedEndpoint() as server:
+            now, before = [
+                await _from_nothing(job, server, store, settings, seed)
+                for settings in (SweepSettings(), ALL_SWEEPS)
+            ]
+        pairs.append((now, before))
+        console.print(
+            f"{sample:9} {share:8} {len(now.rows):4} {seed:4} "
+            f"{len(before.history):3} {len(now.history):3} "
+            f"{before.accuracy or 0:6.1%} {now.accuracy or 0:6.1%} "
+            f"{before.cost.computed_tokens:7,} {now.cost.computed_tokens:7,} "
+            f"{_fewer(now, before):4.0%}  {before.verdict}, {now.verdict}",
+            soft_wrap=True,
+        )
+    fewer = statistics.mean(_fewer(*pair) for pair in pairs)
+    gained = [100 * ((now.accuracy or 0) - (before.accuracy or 0)) for now, before in pairs]
+    changed = sum(now.verdict != before.verdict for now, before in pairs)
+    console.print(
+        f"{len(pairs)} draws: {fewer:.1%} fewer tokens, accuracy {statistics.mean(gained):+.2f} "
+        f"points ({min(gained):+.1f} to {max(gained):+.1f}), {changed} verdicts changed"
+    )
+
+
+def _fewer(now: icm_client.Labels, before: icm_client.Labels) -> float:
+    return 1 - now.cost.computed_tokens / before.cost.computed_tokens
+
+
+async def _from_nothing(
+    job: Job, server: Endpoint, store: Path, settings: SweepSettings, seed: int
+) -> icm_client.Labels:
+    """A run that finds none of its answers in its store, and so counts all of its tokens."""
+    with tempfile.TemporaryDirectory() as folder, ScoreStore.open(store) as kept:
+        return await icm_client.label(
+            job.dataset,
+            task=job.task,
+            endpoint=_Remembered(server, kept),
+            settings=settings,
+            seed=seed,
+            store=Path(folder) / "scores.sqlite3",
+        )
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """A server with one lane that never computes an answer twice, and counts as if it did.
+
+    It would prefill what a prompt does not share with the one before it. An answer asked for again
+    is the one remembered, which the embedded server would give too.
+    """
+
+    server: Endpoint
+    kept: ScoreStore
+    usage: Usage = field(default_factory=Usage)
+    before: TokenIds = ()
+
+    @property
+    def identity(self) -> ServerIdentity:
+        return self.server.identity
+
+    @property
+    def lanes(self) -> int:
+        return 1
+
+    async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
+        name = self.identity.fingerprint
+        (found,) = self.kept.get_tokens(name, [text], add_special=add_special)
+        if found is None:
+            found = await self.server.tokenize(text, add_special=add_special)
+            self.kept.put_tokens(name, [text], [found], add_special=add_special)
+        return found
+
+    async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
+        name = self.identity.fingerprint
+        answers = []
+        for read in reads:
+            (found,) = self.kept.get_many(name, [read])
+            if found is None:
+                (answer,) = await self.server.read([read], lane=lane)
+                (found,) = self.kept.put_many(name, [read], [answer])
+            answers.append(found)
+            cached = min(common_prefix(self.before, read.prompt), len(read.prompt) - 1)
+            self.before = read.prompt
+            self.usage.requests += 1
+            self.usage.cached_tokens += cached
+            self.usage.computed_tokens += len(read.prompt) - cached
+        return answers
+
+    async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
+        raise NotImplementedError  # a server with lanes is sent no prefix by itself
+
+    async def aclose(self) -> None:
+        """Leave the server to whoever opened it."""
 
 
 def _interval(found: icm_client.Labels) -> str:

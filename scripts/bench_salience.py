@@ -44,7 +44,7 @@ class Tried(NamedTuple):
         found: by the probe.
         accuracy: of the run, names exchanged where that is better.
         coherence: of the run.
-        share: the probe's tokens as a share of the shortest run's; real ones only.
+        share: the probe's tokens as a share of a usual run's; real ones only.
         again: the score of another sample's probe; planted ones only.
         silent: whether the labels' words say nothing; planted ones only.
     """

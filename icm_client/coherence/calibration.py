@@ -12,6 +12,7 @@ the bias off an empty input instead.
 """
 
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -85,6 +86,35 @@ def margin(scores: FloatArray) -> FloatArray:
     ordered = np.sort(scores, axis=1)
     margin: FloatArray = ordered[:, -1] - ordered[:, -2]
     return margin
+
+
+def expected_changes(scores: FloatArray, decided: FloatArray) -> float:
+    """The share of the labels that one more context would change, given how much contexts differ.
+
+    One more score moves the mean of `M` by a part in `M + 1` of what lies between them: a variance
+    of `s^2 / (M (M + 1))`, where `s^2` is that of the scores themselves, over all items. A label
+    changes where that takes it past its rival.
+
+    Args:
+        scores: shape `[M, N, K]`, nats, of `M` contexts; NaN where one did not have the item.
+        decided: shape `[N, K]`, their mean with what is added to it before labels are chosen.
+
+    Returns:
+        1 where nothing says how much contexts differ.
+    """
+    times = len(scores)
+    scored = ~np.isnan(scores).any(axis=(0, 2))
+    if times < 2 or not scored.any():  # noqa: PLR2004
+        return 1.0
+    scores, decided = scores[:, scored], decided[scored]
+    rival, best = np.argsort(decided, axis=1)[:, -2:].T
+    at = np.arange(len(decided))
+    lead = scores[:, at, best] - scores[:, at, rival]
+    spread = np.sqrt(lead.var(axis=0, ddof=1).mean() / (times * (times + 1)))
+    if not spread:
+        return 0.0
+    turned = np.vectorize(NormalDist().cdf)(-margin(decided) / spread)
+    return float(turned.mean())
 
 
 def certainty(scores: FloatArray, pinned: IntArray | None) -> FloatArray:

@@ -13,8 +13,10 @@ tokens, and relabels them all:
             s_t(i, y) <- log P(y | x_i, C_f) - log mean_j P(y | x_j, C_f);  S <- mean of the last M
             b <- given prior | K = 2: offset where the scores form two groups | 0
             D <- argmax under the rule of S + b, pins fixed;   U <- mean_i s_t(i, y_i)
-            stop at max, or t >= min and (moved < 1% or coherent) and U no longer climbs
-                (and no averaged sweep is much less coherent than the last)
+            stop at max, or t >= min, K = 2, clear in all sweeps but the first, shares told, and
+                    another sweep would change < 4%: S <- mean of all sweeps but the first
+                or t >= M and (moved < 1% or coherent) and U no longer climbs
+                    (and no averaged sweep is much less coherent than the last)
             t <= 2: D <- labels sampled at T / 2^(t-1)
         keep the restart of highest U; no further one if coherent
     read part of a fold under all rotations of the label names -> in-context effect, word effect
@@ -36,7 +38,7 @@ stands in one fold: no target reads the label of an item that gives its own away
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,16 +46,17 @@ import numpy as np
 from icm_client.coherence.assignment import JointAssignment, prepared
 from icm_client.coherence.calibration import (
     coherence,
+    expected_changes,
     label_counts,
     log_softmax,
     pointwise_mutual_information,
     utility_of,
 )
 from icm_client.coherence.contexts import (
+    REPEATED,
     ScoredFold,
     fold_contexts,
     joined,
-    last_asked,
     mean_of_scored,
     score_folds,
 )
@@ -71,6 +74,7 @@ from icm_client.coherence.problem import (
     FloatArray,
     IntArray,
     Problem,
+    Query,
     Score,
 )
 from icm_client.coherence.result import (
@@ -130,8 +134,9 @@ class _Restart:
         number: of the restart, from 0.
         labels: shape `[N]`.
         averaged: shape `[N, K]`, nats: `S`, the mean of the last sweeps' scores.
-        sweep_scores: shape `[M, N, K]`, nats: those of them whose demos' labels were not sampled.
-        label_mass: shape `[N]`, a mean over the same sweeps.
+        sweep_scores: shape `[M, N, K]`, nats: those of them whose demos' labels were not sampled;
+            of clear labels all but the first sweep's.
+        label_mass: shape `[N]`, a mean over those whose demos' labels were not sampled.
         utility: `U`, nats an item.
         prior: what was added to `S` as `b`.
         folds: of the last sweep.
@@ -158,9 +163,10 @@ class _Search:
         watch: Watch,
         assign: JointAssignment,
     ) -> None:
-        self._problem, self._score, self._settings = problem, score, settings
-        self._watch, self._assign = watch, assign
+        self._problem, self._settings = problem, settings
+        self._watch, self._assign, self._ask = watch, assign, score
         self._history: list[SweepRecord] = []
+        self._last_asked: tuple[Query, ...] = ()
 
     async def run(self, rng: np.random.Generator) -> SearchResult:
         """All restarts, the naming of the classes, and the labels."""
@@ -201,8 +207,13 @@ class _Search:
             restarts=tuple(ends),
             label_mass=best.label_mass,
             sweep_scores=best.sweep_scores,
-            last_asked=last_asked(best.folds[0].context, best.folds[0].targets),
+            last_asked=self._last_asked,
         )
+
+    async def _score(self, queries: Sequence[Query]) -> FloatArray:
+        """Ask, and remember the last few queries: a server still has their context in its cache."""
+        self._last_asked = tuple(queries[-REPEATED:])
+        return await self._ask(queries)
 
     def _begun(self, number: int, rng: np.random.Generator) -> _Restart:
         """A restart before its first sweep."""
@@ -219,7 +230,7 @@ class _Search:
     async def _sweeps(
         self, at: _Restart, rng: np.random.Generator, renamed_at: int | None = None
     ) -> _Restart:
-        """Sweep until the labels settle and `U` no longer climbs.
+        """Sweep until the labels are clear, or settle while `U` no longer climbs.
 
         With `renamed_at`, the number of the next sweep, it goes on from labels that have new names,
         by as many sweeps as `settings.renamed`.
@@ -237,6 +248,8 @@ class _Search:
             )
         labels, averaged, prior = at.labels, at.averaged, at.prior
         window: deque[FloatArray] = deque(maxlen=settings.averaged)
+        # All but the first, whose demos had random labels.
+        later: deque[FloatArray] = deque(maxlen=settings.averaged)
         # Those whose demos' labels were not sampled: what the scores themselves vary by.
         cold: deque[FloatArray] = deque(maxlen=settings.averaged)
         masses: deque[FloatArray] = deque(maxlen=settings.averaged)
@@ -246,9 +259,14 @@ class _Search:
             folds = await self._read(sweep, labels, averaged, rng)
             scores, mass = joined(folds, shape)
             window.append(scores)
+            if sweep:
+                later.append(scores)
             averaged = mean_of_scored(window)
             before = labels
             labels, prior = self._relabelled(averaged, prior)
+            clear = self._clear(labels, later, prior) if sweep + 1 >= settings.min_sweeps else None
+            if clear is not None:
+                averaged, labels, prior = clear
             utility = utility_of(scores, labels)
             record = self._record(
                 at.number, sweep, utility, labels, before, renamed=renamed_at is not None
@@ -266,15 +284,17 @@ class _Search:
             highest = max(highest, utility)
             sweep += 1
             settled = record.moved < settings.moving * len(labels) or coherent
+            steady = sweep >= settings.averaged and settled and not climbs
             over = sweep >= settings.max_sweeps or (
-                sweep >= settings.min_sweeps and settled and not climbs
+                sweep >= settings.min_sweeps and (steady or clear is not None)
             )
             if over or (sweep > 1 and self._watch.stop()):
+                kept = cold if clear is None else later
                 return _Restart(
                     at.number,
                     labels,
                     averaged,
-                    np.stack(cold) if cold else np.empty((0, *shape)),
+                    np.stack(kept) if kept else np.empty((0, *shape)),
                     mean_of_scored(masses or [mass]),
                     utility,
                     prior,
@@ -284,6 +304,35 @@ class _Search:
             if sweep <= settings.cold_after:
                 temperature = settings.temperature / 2 ** (sweep - 1)
                 labels = self._sampled(averaged + prior.offsets, temperature, rng)
+
+    def _clear(
+        self, labels: IntArray, later: Sequence[FloatArray], prior: PriorEstimate
+    ) -> tuple[FloatArray, IntArray, PriorEstimate] | None:
+        """How two labels end that predict each other well, where another sweep would change few.
+
+        They are clear in each sweep but the first, and the scores tell how common they are.
+        Of several labels the demos of the second sweep show each a few times only: its scores are
+        worth much less than those of the next sweeps, which change more than noise says.
+
+        Args:
+            labels: shape `[N]`, after the last sweep.
+            later: scores of each sweep but the first, `[N, K]`, nats.
+            prior: what was added to the mean of all.
+
+        Returns:
+            The mean of the later scores, the labels that it makes, and what was added to it.
+        """
+        counts = label_counts(labels, self._problem.n_labels)
+        shares = [coherence(utility_of(scores, labels), counts) for scores in later]
+        if len(counts) > 2 or min(shares) < self._settings.clear:  # noqa: PLR2004
+            return None
+        averaged = mean_of_scored(later)
+        labels, prior = self._relabelled(averaged, prior)
+        decided = self._problem.hold_pins(averaged + prior.offsets)
+        changing = expected_changes(np.stack(later), decided)
+        if not prior.told or changing >= self._settings.changing:
+            return None
+        return averaged, labels, prior
 
     async def _read(
         self, sweep: int, labels: IntArray, averaged: FloatArray, rng: np.random.Generator

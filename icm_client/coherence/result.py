@@ -174,9 +174,9 @@ class SearchResult:
         label_mass: shape `[N]`, the share of the next token's probability that is on any label, a
             mean over the averaged sweeps; NaN where an item could not be scored.
         sweep_scores: shape `[M, N, K]`, nats: calibrated scores of the averaged sweeps, one by
-            one, without those whose demos had sampled labels. None of Algorithm 1, which reads
-            once.
-        last_asked: a few of the last context's queries, which are asked again to see by how much
+            one, without those whose demos had sampled labels (where labels were clear early,
+            without the first). None of Algorithm 1, which reads once.
+        last_asked: a few of the queries asked last, which are asked again to see by how much
             the server's answers vary.
     """
 

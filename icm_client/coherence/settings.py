@@ -20,9 +20,14 @@ class SweepSettings:
         temperature: `T_1` in nats, at which labels are sampled after the first sweep. It is halved
             each sweep, and 0 from `cold_after` sweeps on.
         cold_after: sweeps after which labels are no longer sampled.
-        min_sweeps: sweeps before the search may stop.
+        min_sweeps: sweeps before the search may stop where two labels are clear; otherwise it makes
+            at least `averaged`.
         max_sweeps: sweeps after which it stops anyway.
-        moving: the share of labels that may still move when the search stops.
+        clear: the share of the labels' entropy that `U` must reach, in each sweep but the first,
+            for labels to be clear.
+        changing: the share of clear labels that one more sweep may be expected to change when the
+            search stops.
+        moving: the share of other labels that may still move when the search stops.
         climb: nats by which `U` must rise to count as climbing.
         ripe: the share of the present coherence that all averaged sweeps must have, those with
             sampled labels left out, before a coherent search stops.
@@ -43,8 +48,10 @@ class SweepSettings:
     averaged: int = 5
     temperature: float = 0.5
     cold_after: int = 2
-    min_sweeps: int = 5
+    min_sweeps: int = 3
     max_sweeps: int = 10
+    clear: float = 0.4
+    changing: float = 0.04
     moving: float = 0.01
     climb: float = 0.04
     ripe: float = 0.6

@@ -50,7 +50,7 @@ MOST: Final = 64
 """The most rows of a sample: more change the score by less than which rows are drawn does."""
 
 SHARE: Final = 0.05
-"""The share of the shortest run's tokens that a sample of more than `FEWEST` rows may cost."""
+"""The share of a usual run's tokens that a sample of more than `FEWEST` rows may cost."""
 
 STEPS: Final = 2
 """How often all items are labelled and read: once from the words, once from the first effect."""
@@ -136,7 +136,7 @@ async def salience(
             few = f" (more than {SHARE:.0%}, because fewer than {FEWEST} rows tell nothing)"
             step(
                 f"Sample: {size} of {len(items):,} rows, about {planned:,} tokens, "
-                f"{planned / least:.1%} of the least that a run costs"
+                f"{planned / least:.1%} of what a usual run costs"
                 f"{few if planned > SHARE * least else ''}"
             )
             score = Scorer(server, kept, pieces)
@@ -385,7 +385,7 @@ class SalienceReport:
 
     @property
     def share(self) -> float:
-        """The planned tokens as a share of the shortest run's."""
+        """The planned tokens as a share of a usual run's."""
         return self.planned_tokens / self.run_tokens
 
     def cost_sentence(self) -> str:
@@ -393,7 +393,7 @@ class SalienceReport:
         return (
             f"This probe: {self.sampled} of {self.rows:,} rows, {self.requests:,} requests, "
             f"{self.computed_tokens:,} tokens computed; without stored answers about "
-            f"{self.planned_tokens:,}, {self.share:.1%} of the least that a run costs."
+            f"{self.planned_tokens:,}, {self.share:.1%} of what a usual run costs."
         )
 
     def summary(self) -> dict[str, object]:
@@ -409,7 +409,7 @@ def rows_read(n_items: int) -> int:
 
 
 def sample_size(n_rows: int, n_items: int) -> int:
-    """How many rows to read: as many as `SHARE` of the shortest run pays for, within the limits.
+    """How many rows to read: as many as `SHARE` of a usual run pays for, within the limits.
 
     Args:
         n_rows: to draw from.
@@ -425,7 +425,7 @@ def sample_size(n_rows: int, n_items: int) -> int:
         )
     usual = SweepSettings()
     sweep = usual.folds * min(usual.demos, n_items) + n_items
-    affordable = int(SHARE * (usual.min_sweeps + 1 / usual.folds) * sweep / rows_read(1))
+    affordable = int(SHARE * (usual.averaged + 1 / usual.folds) * sweep / rows_read(1))
     return min(max(affordable, FEWEST), MOST, n_rows) // 2 * 2
 
 
@@ -451,13 +451,13 @@ def _probe_tokens(pieces: Pieces, server: Endpoint) -> int:
 
 
 def _run_tokens(pieces: Pieces, server: Endpoint, n_items: int) -> int:
-    """About how many prompt tokens the shortest run over `n_items` such rows costs."""
+    """About how many prompt tokens a usual run costs: one of as many sweeps as are averaged."""
     target, demo = _lengths(pieces, server)
     usual = SweepSettings()
     room = int((server.identity.context_length - target) / demo)
     demos = max(min(usual.demos, room, n_items), 1)
     sweep = usual.folds * demos * demo + n_items * target
-    return round((usual.min_sweeps + 1 / usual.folds) * sweep)
+    return round((usual.averaged + 1 / usual.folds) * sweep)
 
 
 def _lengths(pieces: Pieces, server: Endpoint) -> tuple[float, float]:

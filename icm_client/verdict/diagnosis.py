@@ -48,10 +48,6 @@ DEGENERATE_SHARE = 0.97
 ANNOUNCED_SHARE = 0.9
 """`one-label` is not found where a given prior promised the label at least this share."""
 
-WIDE_INTERVAL = 0.2
-"""`uneven-shares` is found where the 90% interval of a label's share is wider: on 64 reviews and
-fewer, labels lost 6 points and more of accuracy then, and 2 to 3 where it was narrower."""
-
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -148,22 +144,19 @@ def _one_label(word: str, share: float, *, annealed: bool) -> Finding:
 
 def _shares(prior: PriorEstimate, labels: Sequence[str], counts: IntArray) -> list[Finding]:
     """`uneven-shares`: the rows do not show how common the labels are."""
-    if prior.source == "given" or prior.separation is None:  # this search estimates none
+    if prior.told or prior.separation is None:  # this search estimates none
         return []
-    figures, width = "", 0.0
+    figures = ""
     if prior.interval is not None:
         low, high = prior.interval
-        width = high - low
         figures = f"90% interval of the share of {labels[0]!r}: {low:.0%} to {high:.0%}"
     if prior.source == "even":
         message = (
             "The scores do not show how common each label is, so the rows were labelled as if all "
             "labels were equally common."
         )
-    elif width > WIDE_INTERVAL:
-        message = "These rows are too few to tell how common each label is."
     else:
-        return []
+        message = "These rows are too few to tell how common each label is."
     advice = (
         f"If you know how common the labels are, say so with --prior {labels[0]}=SHARE; more rows "
         "help too."

@@ -1,9 +1,11 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from icm_client.coherence.calibration import (
+    expected_changes,
     log_softmax,
     pointwise_mutual_information,
     utility_of,
@@ -76,3 +78,23 @@ def test_log_softmax_of_huge_scores_is_finite() -> None:
     np.testing.assert_allclose(
         log_softmax(np.array([[1e4, 1e4 - 1]])), [[-0.31326, -1.31326]], atol=1e-5
     )
+
+
+@pytest.mark.parametrize("n_labels", [2, 4])
+@pytest.mark.parametrize("contexts", [2, 3, 5])
+def test_as_many_labels_change_in_one_more_context_as_expected(
+    contexts: int, n_labels: int
+) -> None:
+    rng = np.random.default_rng(contexts)
+    said = rng.normal(scale=2, size=(20_000, n_labels))
+    scores = said + rng.normal(size=(contexts + 1, *said.shape))
+    before, after = scores[:-1].mean(axis=0), scores.mean(axis=0)
+    changed = (before.argmax(axis=1) != after.argmax(axis=1)).mean()
+    # With several labels there are other rivals than the nearest one.
+    assert expected_changes(scores[:-1], before) == pytest.approx(changed, rel=0.2)
+
+
+def test_contexts_that_say_the_same_would_change_nothing() -> None:
+    scores = np.stack([np.array([[1.0, 0.0], [0.0, 2.0], [np.nan, np.nan]])] * 3)
+    assert expected_changes(scores, scores[0]) == 0
+    assert expected_changes(scores[:1], scores[0]) == 1  # nothing says how much they differ

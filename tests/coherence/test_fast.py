@@ -187,6 +187,42 @@ async def test_labels_that_settle_stop_the_search_as_early_as_it_may() -> None:
     assert result.history[-1].moved == 0
 
 
+async def test_clear_labels_that_no_context_would_change_end_the_search() -> None:
+    clear = ScriptedScore(lambda _: towards(planted_classes(64, 2), 2, 4.0))
+    result = await found(64, 2, clear, settings=replace(DEFAULT, all_names=0))
+    assert len(result.history) == DEFAULT.min_sweeps
+    less = ScriptedScore(lambda _: towards(planted_classes(64, 2), 2, 0.6))
+    result = await found(64, 2, less, settings=replace(DEFAULT, all_names=0))
+    assert DEFAULT.coherent < result.coherence < DEFAULT.clear
+    assert len(result.history) == DEFAULT.averaged
+
+
+async def test_clear_labels_are_decided_without_the_first_sweep() -> None:
+    classes = planted_classes(64, 2)
+    script = ScriptedScore(lambda call: towards(classes, 2, 4.0) if call else np.zeros((64, 2)))
+    result = await found(64, 2, script, settings=replace(DEFAULT, all_names=0))
+    assert len(result.history) == DEFAULT.min_sweeps
+    assert result.sweep_scores is not None
+    assert len(result.sweep_scores) == DEFAULT.min_sweeps - 1
+    assert agreement(result.labels, classes, 2) == 1
+
+
+async def test_clear_labels_that_other_contexts_would_change_do_not() -> None:
+    noise, classes = np.random.default_rng(0), planted_classes(64, 2)
+    says_much = np.arange(64)[:, np.newaxis] % 3 > 0  # of the others it is chance
+
+    def wavering(_: int) -> FloatArray:
+        return towards(classes, 2, 6.0) * says_much + noise.normal(scale=1.0, size=(64, 2))
+
+    even, plain = np.array([0.5, 0.5]), replace(DEFAULT, all_names=0)
+    result = await found(64, 2, ScriptedScore(wavering), settings=plain, prior=even)
+    assert result.history[DEFAULT.min_sweeps - 1].coherence >= DEFAULT.clear
+    assert len(result.history) > DEFAULT.min_sweeps
+    content = replace(plain, changing=0.2)
+    result = await found(64, 2, ScriptedScore(wavering), settings=content, prior=even)
+    assert len(result.history) == DEFAULT.min_sweeps
+
+
 async def test_labels_that_never_settle_stop_at_the_most_sweeps() -> None:
     settings = replace(DEFAULT, max_sweeps=9, restarts=2, coherent=np.inf, moving=0.0)
     noise = np.random.default_rng(0)
@@ -304,7 +340,7 @@ BEFORE_RULES = [
 @pytest.mark.parametrize(
     ("n", "n_labels", "meaning", "seed", "asked", "labels", "sweeps", "utility"), BEFORE_RULES
 )
-async def test_without_a_rule_or_a_start_nothing_has_changed(  # noqa: PLR0917
+async def test_without_a_rule_a_start_or_clear_labels_nothing_has_changed(  # noqa: PLR0917
     n: int,
     n_labels: int,
     meaning: float,
@@ -315,7 +351,8 @@ async def test_without_a_rule_or_a_start_nothing_has_changed(  # noqa: PLR0917
     utility: float,
 ) -> None:
     score = ConceptScore(planted_classes(n, n_labels), n_labels, meaning=meaning)
-    result = await found(n, n_labels, score, seed=seed)
+    unclear = replace(DEFAULT, clear=np.inf)
+    result = await found(n, n_labels, score, seed=seed, settings=unclear)
     calls = [[(tuple(map(tuple, q.context)), q.target) for q in call] for call in score.calls]
     assert hashlib.sha256(repr(calls).encode()).hexdigest()[:16] == asked
     assert "".join(map(str, result.labels)) == labels
@@ -482,7 +519,8 @@ async def test_label_mass_is_the_raw_probability_of_labels_in_the_last_sweeps() 
 
 
 async def test_sweeps_behind_sampled_labels_are_not_kept_as_evidence() -> None:
-    result = await found(48, 2, settings=replace(DEFAULT, max_sweeps=5, all_names=0))
+    five = replace(DEFAULT, max_sweeps=5, clear=np.inf, all_names=0)
+    result = await found(48, 2, settings=five)
     assert result.sweep_scores is not None
     assert result.sweep_scores.shape == (5 - DEFAULT.cold_after, 48, 2)
     towards = result.sweep_scores[:, np.arange(48), result.labels]
@@ -497,6 +535,4 @@ async def test_sweeps_behind_sampled_labels_are_not_kept_as_evidence() -> None:
 async def test_a_few_of_the_last_questions_are_kept() -> None:
     score = ConceptScore(planted_classes(48, 2), 2)
     result = await found(48, 2, score)
-    assert len(result.last_asked) == REPEATED
-    asked = [call for call in score.calls if set(result.last_asked) <= set(call)]
-    assert asked
+    assert list(result.last_asked) == score.calls[-1][-REPEATED:]

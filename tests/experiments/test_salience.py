@@ -169,7 +169,7 @@ def test_a_sample_over_the_fewest_takes_at_most_its_share(n_rows: int) -> None:
     size = sample_size(n_rows, n_rows)
     assert FEWEST <= size <= MOST
     usual = SweepSettings()
-    run = (usual.min_sweeps + 1 / usual.folds) * (usual.folds * min(usual.demos, n_rows) + n_rows)
+    run = (usual.averaged + 1 / usual.folds) * (usual.folds * min(usual.demos, n_rows) + n_rows)
     assert size == FEWEST or rows_read(size) <= SHARE * run
 
 
