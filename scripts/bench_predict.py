@@ -123,8 +123,7 @@ async def _sample(
         return f"{value:.1%}" if name != "tokens a row" else f"{value:.1f}"
 
     for seed in seeds:
-        rows, task, gold = _rows(data, tickets, sample, run_rows + new_rows, seed)
-        own, new = rows[:run_rows], rows[run_rows:]
+        own, new, task, gold = _rows(data, tickets, sample, run_rows, new_rows, seed)
         async with EmbeddedEndpoint() as server:
             with open_store(store) as kept:
                 found = await icm_client.label(
@@ -213,27 +212,27 @@ def _best(done: _Done, task: Task) -> float:
     return best_accuracy(log_odds, np.array(done.gold) == one)
 
 
-def _rows(
-    data: Path, tickets: Path | None, sample: str, count: int, seed: int
-) -> tuple[list[Raw], Task, str]:
-    """Rows of a draw, their task, and the field with gold."""
-    chance = random.Random(seed)  # noqa: S311 - a sample that can be drawn again
+def _rows(  # noqa: PLR0917
+    data: Path, tickets: Path | None, sample: str, run_rows: int, new_rows: int, seed: int
+) -> tuple[list[Raw], list[Raw], Task, str]:
+    """Rows of a run (those of `bench quality`), new ones, their task, and the field with gold."""
     if sample in REVIEWS:
         pool = reviews(data / "vader_reviews" / f"{sample}.jsonl")
         task = Task.from_toml(EXAMPLES / REVIEWS[sample] / "task.toml")
-        return chance.sample(pool, count), task, "label"
-    if sample == "planted":
-        raise click.UsageError("planted rows: --rows")
+        return *_drawn(pool, run_rows, new_rows, seed), task, "label"
     folder = EXAMPLES / "support_tickets"
     job = Job.prepare(tickets or folder / "support_tickets.csv", folder / "task.toml")
     known = zip(job.dataset.rows, job.dataset.gold or (), strict=True)
     every = [dict(row.fields) | {"gold": word} for row, word in known]
-    return chance.sample(every, min(count, len(every))), replace_gold(job.task), "gold"
+    task = Task(**{**job.task.model_dump(), "gold": None})
+    return *_drawn(every, run_rows, new_rows, seed), task, "gold"
 
 
-def replace_gold(task: Task) -> Task:
-    """The task without a gold field of its own."""
-    return Task(**{**task.model_dump(), "gold": None})
+def _drawn(pool: list[Raw], first: int, then: int, seed: int) -> tuple[list[Raw], list[Raw]]:
+    own = random.Random(seed).sample(pool, min(first, len(pool) // 2))  # noqa: S311 - repeatable
+    taken = {id(row) for row in own}
+    rest = [row for row in pool if id(row) not in taken]
+    return own, random.Random(f"new {seed}").sample(rest, min(then, len(rest)))  # noqa: S311
 
 
 def _many(counts: list[int], labels: int) -> None:
