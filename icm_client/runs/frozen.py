@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -24,7 +25,14 @@ from icm_client.endpoints import Endpoint, ServerIdentity
 from icm_client.errors import InputError, RowError, RunError
 from icm_client.runs.labels_file import put
 from icm_client.runs.presets import fitted_job
-from icm_client.scoring import Pieces, Scorer, ScoreStore, ScoringProgress, tokenize_pieces
+from icm_client.scoring import (
+    Pieces,
+    Scorer,
+    ScorerStats,
+    ScoreStore,
+    ScoringProgress,
+    tokenize_pieces,
+)
 from icm_client.verdict.findings import Finding, recorded_finding
 from icm_client.verdict.shift import signals
 
@@ -56,6 +64,16 @@ class Found(NamedTuple):
     seed: int
     findings: tuple[Finding, ...]
 
+    @property
+    def digest(self) -> str:
+        """Of all that contexts depend on: a run that goes on finds other labels."""
+        rows = [
+            [f"{one.row.id}", one.label, one.confidence, list(one.log_probs.values()), one.pinned]
+            for one in self.rows
+        ]
+        content = [self.run, self.task.model_dump(mode="json"), self.seed, rows]
+        return blake2b(write_json(content), digest_size=16).hexdigest()
+
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
@@ -63,6 +81,7 @@ class Frozen:
 
     Attributes:
         run: the run's name.
+        found: `Found.digest` of the labels that they were drawn from.
         task: what new rows are asked.
         server: who was asked, and must be asked now.
         prompts: of the demos, each once.
@@ -74,6 +93,7 @@ class Frozen:
     """
 
     run: str
+    found: str
     task: Task
     server: ServerIdentity
     prompts: tuple[str, ...]
@@ -101,6 +121,7 @@ class Frozen:
         store: ScoreStore,
         *,
         contexts: int = CONTEXTS,
+        stats: ScorerStats | None = None,
         on_progress: Callable[[ScoringProgress], None] | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> Self:
@@ -111,6 +132,7 @@ class Frozen:
             server: asked now; another model than the run's is measured as well as its own.
             store: where scores are kept: the same call again asks nothing.
             contexts: `M`.
+            stats: where the reads are counted.
             on_progress: as for `Scorer`.
             stopping: as for `Scorer`.
 
@@ -147,6 +169,7 @@ class Frozen:
             on_failed=lambda _: None,  # a row without a score is not measured
             stopping=stopping,
         )
+        scorer.stats = stats or scorer.stats
         asked = [Query(one.demos, item) for one in frozen for item in one.measured.tolist()]
         answers = await scorer(asked)
         ends = np.cumsum([len(one.measured) for one in frozen])[:-1]
@@ -165,6 +188,7 @@ class Frozen:
         place = {item: number for number, item in enumerate(items)}
         return cls(
             found.run,
+            found.digest,
             found.task,
             server.identity,
             tuple(job.prompts[item] for item in items),
@@ -191,6 +215,7 @@ class Frozen:
         document = {
             "icm_client_predictor": FORMAT,
             "run": self.run,
+            "found": self.found,
             "task": self.task.model_dump(mode="json"),
             "labels": self.labels,
             "server": asdict(self.server),
@@ -222,6 +247,7 @@ class Frozen:
                 )
             return cls(
                 content["run"],
+                content["found"],
                 Task.model_validate(content["task"]),
                 ServerIdentity(**content["server"]),
                 tuple(content["prompts"]),

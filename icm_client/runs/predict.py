@@ -199,6 +199,7 @@ class Predictor:
         *,
         contexts: int = CONTEXTS,
         accept_other_model: bool = False,
+        stats: ScorerStats | None = None,
         on_progress: Callable[[ScoringProgress], None] | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> Frozen:
@@ -222,13 +223,14 @@ class Predictor:
         if self._frozen is None and path is not None and path.exists():
             self._frozen = Frozen.load(path)
         kept = self._frozen
-        fits = kept is not None and kept.server.fingerprint == server.identity.fingerprint
-        if kept is None or not fits or len(kept.contexts) != contexts:
+        wanted = (found.digest, server.identity.fingerprint, contexts)
+        if kept is None or wanted != (kept.found, kept.server.fingerprint, len(kept.contexts)):
             kept = await Frozen.measure(
                 found,
                 server,
                 store,
                 contexts=contexts,
+                stats=stats,
                 on_progress=on_progress,
                 stopping=stopping,
             )
@@ -258,7 +260,8 @@ class Prediction:
 
     Attributes:
         totals: what has come of the rows so far.
-        stats: reads.
+        stats: reads, those of the run's own rows too.
+        under_way: rows of the batch that is being labelled; 0 before the first.
     """
 
     def __init__(
@@ -280,6 +283,7 @@ class Prediction:
     ) -> None:
         self.totals = totals or Totals()
         self.stats = ScorerStats()
+        self.under_way = 0
         self._predictor, self._server, self._store = predictor, server, store
         self._contexts, self._batch, self._gold = contexts, batch, gold
         self._format = data_format
@@ -303,6 +307,7 @@ class Prediction:
             self._store,
             contexts=self._contexts,
             accept_other_model=self._accept,
+            stats=self.stats,
             on_progress=self._on_progress,
             stopping=self._stopping,
         )
@@ -318,6 +323,7 @@ class Prediction:
             after=after,
         )
         for dataset in came:
+            self.under_way = len(dataset.rows) + len(dataset.skipped)
             yield await self._labelled(dataset, frozen, demos, meter)
 
     async def _labelled(
