@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from icm_client.runs.budget import Budget
     from icm_client.runs.client import Client, LabelJob
     from icm_client.runs.label import label, label_sync
+    from icm_client.runs.predict import Predictor
     from icm_client.runs.progress import Cost, Progress
     from icm_client.runs.result import Labels
     from icm_client.runs.server import Server
@@ -48,6 +49,7 @@ __all__ = [
     "LabelledRow",
     "Labels",
     "OfficialSettings",
+    "Predictor",
     "Progress",
     "Row",
     "RunStopped",
@@ -81,6 +83,7 @@ _HOMES = {
     "runs.budget": ("Budget",),
     "runs.client": ("Client", "LabelJob"),
     "runs.label": ("label", "label_sync"),
+    "runs.predict": ("Predictor",),
     "runs.progress": ("Cost", "Progress"),
     "runs.result": ("Labels",),
     "runs.server": ("Server",),
