@@ -22,7 +22,7 @@ from icm_client.data.job import Job
 from icm_client.data.values import write_json
 from icm_client.data.whole_files import replace_file
 from icm_client.endpoints import Endpoint, ServerIdentity
-from icm_client.errors import InputError, RowError, RunError
+from icm_client.errors import InputError, RowError, RunError, TaskError
 from icm_client.runs.labels_file import put
 from icm_client.runs.presets import fitted_job
 from icm_client.scoring import (
@@ -262,7 +262,7 @@ class Frozen:
             )
         except OSError as error:
             raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, TaskError) as error:
             raise RunError(f"{path}: describes no predictor ({error!r}): delete the file") from None
 
 
