@@ -22,6 +22,7 @@ from icm_client.data.job import Job
 from icm_client.data.values import write_json
 from icm_client.data.whole_files import replace_file
 from icm_client.endpoints import Endpoint, ServerIdentity
+from icm_client.endpoints.protocol import TextEndpoint, TokenIds
 from icm_client.errors import InputError, RowError, RunError, TaskError
 from icm_client.runs.labels_file import put
 from icm_client.runs.presets import fitted_job
@@ -86,6 +87,7 @@ class Frozen:
         server: who was asked, and must be asked now.
         prompts: of the demos, each once.
         contexts: `M` contexts, whose items are places in `prompts`.
+        label_ids: each label's token ids, aligned with `labels`; None of a server that takes text.
         calibration: from raw log-probs to labels.
         usual: signal -> its values for the rows that the contexts were measured on, rising
             (`icm_client.verdict.shift`).
@@ -98,6 +100,7 @@ class Frozen:
     server: ServerIdentity
     prompts: tuple[str, ...]
     contexts: tuple[Context, ...]
+    label_ids: tuple[TokenIds, ...] | None
     calibration: Calibration
     usual: Mapping[str, FloatArray]
     findings: tuple[Finding, ...]
@@ -195,9 +198,19 @@ class Frozen:
             tuple(
                 tuple(Demo(place[demo.item], demo.label) for demo in one.demos) for one in frozen
             ),
+            None if isinstance(server, TextEndpoint) else pieces.labels,
             calibration,
             {name: np.sort(values) for name, values in usual.items()},
             found.findings,
+        )
+
+    @property
+    def context_texts(self) -> tuple[str, ...]:
+        """Each context as it stands before a new row's prompt."""
+        texts, separator = self.label_texts, self.task.separator
+        return tuple(
+            "".join(self.prompts[item] + texts[label] + separator for item, label in context)
+            for context in self.contexts
         )
 
     async def pieces(self, server: Endpoint, store: ScoreStore) -> Pieces:
@@ -221,6 +234,7 @@ class Frozen:
             "server": asdict(self.server),
             "prompts": self.prompts,
             "contexts": [[tuple(demo) for demo in context] for context in self.contexts],
+            "label_ids": self.label_ids,
             "bias": self.calibration.bias.tolist(),
             "slope": self.calibration.slope,
             "offsets": self.calibration.offsets.tolist(),
@@ -254,6 +268,7 @@ class Frozen:
                 tuple(
                     tuple(Demo(item, label) for item, label in one) for one in content["contexts"]
                 ),
+                None if content["label_ids"] is None else tuple(map(tuple, content["label_ids"])),
                 Calibration(
                     np.array(content["bias"]), content["slope"], np.array(content["offsets"])
                 ),

@@ -192,6 +192,18 @@ class Predictor:
             finally:
                 portal.call(labelled.aclose)
 
+    def kept(self) -> Frozen | None:
+        """Return the contexts that the run's folder keeps of these labels; None where none are.
+
+        Raises:
+            RunError: the file cannot be read, or is damaged.
+        """
+        path = None if self._folder is None else self._folder / PREDICTOR
+        if self._frozen is None and path is not None and path.exists():
+            kept = Frozen.load(path)
+            self._frozen = kept if kept.found == self.found.digest else None
+        return self._frozen
+
     async def frozen(
         self,
         server: Endpoint,
@@ -220,11 +232,9 @@ class Predictor:
                 last_confirmed_at=0.0,
             )
         path = self._folder / PREDICTOR if own and self._folder is not None else None
-        if self._frozen is None and path is not None and path.exists():
-            self._frozen = Frozen.load(path)
-        kept = self._frozen
-        wanted = (found.digest, server.identity.fingerprint, contexts)
-        if kept is None or wanted != (kept.found, kept.server.fingerprint, len(kept.contexts)):
+        kept = self.kept()
+        wanted = (server.identity.fingerprint, contexts)
+        if kept is None or wanted != (kept.server.fingerprint, len(kept.contexts)):
             kept = await Frozen.measure(
                 found,
                 server,
