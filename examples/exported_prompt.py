@@ -8,22 +8,25 @@ Each label must be one token, and among the tokens that the server reports as th
 
 import json
 import math
+import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import openai
 
 
-def label(row: dict[str, str], prompt: dict, client: openai.OpenAI) -> tuple[str, float]:
-    """Return the row's label and how probable it is."""
+def label(row: dict[str, str], prompt: dict[str, Any], client: openai.OpenAI) -> tuple[str, float]:
+    """Return the row's label, and how probable it is."""
     scores = [0.0] * len(prompt["labels"])
     for context in prompt["contexts"]:
         text = context["text"] + prompt["template"].format(**row)
         found = client.completions.create(
             model=prompt["model"], prompt=text, max_tokens=1, logprobs=20, temperature=0
         )
-        top = found.choices[0].logprobs.top_logprobs[0]
-        for k, (word, bias) in enumerate(zip(prompt["label_texts"], context["bias"], strict=True)):
-            scores[k] += (top[word] - bias) / len(prompt["contexts"])
+        (top,) = found.model_dump()["choices"][0]["logprobs"]["top_logprobs"]
+        for k, token in enumerate(prompt["label_texts"]):
+            scores[k] += (top[token] - context["bias"][k]) / len(prompt["contexts"])
     odds = [
         math.exp(prompt["slope"] * s + b) for s, b in zip(scores, prompt["offsets"], strict=True)
     ]
@@ -31,11 +34,15 @@ def label(row: dict[str, str], prompt: dict, client: openai.OpenAI) -> tuple[str
     return prompt["labels"][best], odds[best] / sum(odds)
 
 
-if __name__ == "__main__":
-    with open(sys.argv[1], encoding="utf-8") as file:
-        prompt = json.load(file)
-    client = openai.OpenAI(base_url=sys.argv[2], api_key="none")
+def main(path: str, url: str) -> None:
+    """Label the rows of the standard input, one JSON object a line."""
+    prompt = json.loads(Path(path).read_bytes())
+    client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
     for line in sys.stdin:
         row = json.loads(line)
         word, probability = label(row, prompt, client)
-        print(json.dumps({**row, "label": word, "confidence": probability}))
+        sys.stdout.write(json.dumps({**row, "label": word, "confidence": probability}) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

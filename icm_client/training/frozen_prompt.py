@@ -19,8 +19,8 @@ FORMAT: Final = 1
 
 _HOW: Final = (
     "The prompt is a context's text, then the template with the row's fields in it.",
-    "The model's next token is asked for, with log-probs: log_prob[k] of label_texts[k]. A label "
-    "of several tokens is asked token by token, each after those before it; its log-probs add up.",
+    "The model's next token is asked for, with log-probs: log_prob[k] is that of label_texts[k].",
+    "A label of several tokens is asked token by token; its log-probs add up.",
     "score[k] = mean over the contexts of (log_prob[k] - bias[k])",
     "probability[k] = exp(slope * score[k] + offsets[k]), divided by the sum of these over k",
     "The row's label is the k with the highest probability.",
