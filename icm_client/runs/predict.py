@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypedDict, Unpack
 
 import numpy as np
 from anyio.from_thread import start_blocking_portal
@@ -110,6 +110,18 @@ class Batch(NamedTuple):
     came: int
 
 
+class PredictOptions(TypedDict, total=False):
+    """Options of `Predictor.label`, which are those of `Prediction`."""
+
+    contexts: int
+    batch: int
+    gold: str | None
+    data_format: FileFormat | None
+    skip_bad_rows: bool
+    fail_on_error: float
+    accept_other_model: bool
+
+
 class Predictor:
     """Labels new rows, each on its own, with what a run has found.
 
@@ -160,7 +172,7 @@ class Predictor:
         *,
         endpoint: Endpoint | Server | str | None = None,
         store: ScoreStore | str | os.PathLike[str] | None = None,
-        **options: Any,
+        **options: Unpack[PredictOptions],
     ) -> AsyncGenerator[LabelledRow]:
         """Yield each row with its label, in order; rows without one are left out.
 
@@ -168,7 +180,10 @@ class Predictor:
             rows: as for `icm_client.label`; an iterator is read as it is needed.
             endpoint: as for `icm_client.label`: the model that the run asked.
             store: as for `icm_client.label`.
-            options: those of `Prediction`.
+            options: `contexts` in which each row is read (1); rows in a `batch` (2,048); the `gold`
+                field, which is taken out of the rows; a file's `data_format`; `skip_bad_rows`, to
+                leave out rows that cannot be used; `fail_on_error`, as for `icm_client.label`, of
+                the rows so far; `accept_other_model`, to take another model than the run's.
 
         Raises:
             ModelChanged: another model answers than the run's.
@@ -182,10 +197,17 @@ class Predictor:
                         for row in batch.rows:
                             yield row
 
-    def label_sync(self, rows: Rows, **options: Any) -> Iterator[LabelledRow]:
+    def label_sync(
+        self,
+        rows: Rows,
+        *,
+        endpoint: Endpoint | Server | str | None = None,
+        store: ScoreStore | str | os.PathLike[str] | None = None,
+        **options: Unpack[PredictOptions],
+    ) -> Iterator[LabelledRow]:
         """`label` for code that is not async; works in a notebook's running loop too."""
         with start_blocking_portal() as portal:
-            labelled = self.label(rows, **options)
+            labelled = self.label(rows, endpoint=endpoint, store=store, **options)
             try:
                 while (row := portal.call(_next, labelled)) is not None:
                     yield row
