@@ -24,7 +24,11 @@ def label(row: dict[str, str], prompt: dict[str, Any], client: openai.OpenAI) ->
         found = client.completions.create(
             model=prompt["model"], prompt=text, max_tokens=1, logprobs=20, temperature=0
         )
-        (top,) = found.model_dump()["choices"][0]["logprobs"]["top_logprobs"]
+        said = found.model_dump()["choices"][0]["logprobs"]
+        if said.get("content"):  # llama.cpp's shape; vLLM and others have a dictionary
+            top = {one["token"]: one["logprob"] for one in said["content"][0]["top_logprobs"]}
+        else:
+            (top,) = said["top_logprobs"]
         for k, token in enumerate(prompt["label_texts"]):
             scores[k] += (top[token] - context["bias"][k]) / len(prompt["contexts"])
     odds = [
