@@ -9,6 +9,7 @@ import click
 from icm_client.cli.options import json_option, runs_option, server_options, store_option
 from icm_client.cli.terminal import print_json
 from icm_client.data import check_output
+from icm_client.errors import InputError, ModelChanged
 from icm_client.record.archive import find_run
 from icm_client.runs.frozen import Frozen
 from icm_client.runs.predict import Predictor
@@ -112,7 +113,15 @@ def _export_prompt(
     async def measured() -> Frozen:
         with open_store(store) as scores:
             async with open_endpoint(server) as endpoint:
-                return await predictor.frozen(endpoint, scores)
+                try:
+                    return await predictor.frozen(endpoint, scores)
+                except ModelChanged:
+                    found = predictor.found
+                    raise InputError(
+                        f"nothing has been predicted from the run {found.run} yet, so its rows are "
+                        f"read once more, by the model that labelled them ({found.server.model}), "
+                        "and another one answers: name its server with --endpoint"
+                    ) from None
 
     done = export_prompt(predictor.kept() or anyio.run(measured), output)
     for warning in done.warnings:

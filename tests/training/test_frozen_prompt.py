@@ -20,6 +20,7 @@ from text_server import TextServer
 import icm_client.runs.server
 from icm_client import EmbeddedEndpoint, SweepSettings, label, read_rows
 from icm_client.cli.main import cli
+from icm_client.errors import InputError
 from icm_client.training.frozen_prompt import prompt_document
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +74,7 @@ def test_a_run_that_nothing_was_predicted_from_is_measured(
     other = concept(seed=9)
     monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", lambda: other)
     refused = export("-o", "prompt.json", "--runs", "runs", "--store", "store")
-    assert refused.exit_code == 1
+    assert isinstance(refused.exception, InputError)
     assert "--endpoint" in str(refused.exception)
     assert not Path("prompt.json").exists()
     model = concept()
