@@ -26,9 +26,11 @@ from icm_client.errors import (
     ModelChanged,
     RequestRefused,
     RowError,
+    RunStopped,
     TooManyFailed,
 )
 from icm_client.runs.predict import Predictor
+from icm_client.runs.predict_file import PredictProgress
 from icm_client.runs.presets import Settings
 from icm_client.scoring import optimal_tokens
 from icm_client.testing import PlantedConcept, PlantedServer
@@ -488,9 +490,27 @@ async def test_a_call_that_an_error_ended_goes_on(tmp_path: Path) -> None:
 async def test_a_partial_output_of_other_rows_is_not_gone_on_with(tmp_path: Path) -> None:
     await run_in(tmp_path)
     file = write(tmp_path / "rows.jsonl", new_rows())
-    stop = iter([False] * 3 + [True] * 1000)
-    with pytest.raises(Exception, match="stop"):
-        await predicted(tmp_path, file, concept(), batch=10, stopping=lambda: next(stop))
+    written = 0
+
+    def progress(at: PredictProgress) -> None:
+        nonlocal written
+        written = at.rows
+
+    async def until(rows: int) -> None:
+        with pytest.raises(RunStopped) as stopped:
+            await predicted(
+                tmp_path,
+                file,
+                concept(),
+                batch=10,
+                progress=progress,
+                stopping=lambda: written >= rows,
+            )
+        assert stopped.value.goes_on == (rows > 0)
+
+    await until(0)
+    write(file, new_rows()[1:])
+    await until(10)  # nothing had been written yet: nobody loses anything by other rows
     write(file, new_rows()[::-1])
     with pytest.raises(InputError, match="--fresh"):
         await predicted(tmp_path, file, concept(), batch=10)
