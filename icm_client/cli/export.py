@@ -1,20 +1,29 @@
 """`icm-client export`: a run's labels in the formats that training programs read."""
 
 from pathlib import Path
+from typing import Literal
 
+import anyio
 import click
 
-from icm_client.cli.options import json_option, runs_option
+from icm_client.cli.options import json_option, runs_option, server_options, store_option
 from icm_client.cli.terminal import print_json
+from icm_client.data import check_output
+from icm_client.errors import InputError, ModelChanged
 from icm_client.record.archive import find_run
+from icm_client.runs.frozen import Frozen
+from icm_client.runs.predict import Predictor
+from icm_client.runs.server import Server, open_endpoint
+from icm_client.scoring import open_store
 from icm_client.training.exports import EXPORT_FORMATS, ExportFormat, export_run
+from icm_client.training.frozen_prompt import export_prompt
 
 
 @click.command("export", short_help="Write a run's labels for training.")
 @click.argument("run", metavar="RUN")
 @click.option(
     "--to",
-    type=click.Choice(EXPORT_FORMATS),
+    type=click.Choice([*EXPORT_FORMATS, "prompt"]),
     required=True,
     help="The format, as listed above.",
 )
@@ -37,16 +46,20 @@ from icm_client.training.exports import EXPORT_FORMATS, ExportFormat, export_run
     is_flag=True,
     help="Write the gold labels too, as a column of csv, parquet or hf.",
 )
+@server_options()
 @runs_option
+@store_option
 @json_option
 def export_command(
     *,
     run: str,
-    to: ExportFormat,
+    to: ExportFormat | Literal["prompt"],
     output: Path,
     min_confidence: float | None,
     with_gold: bool,
+    server: Server,
     base: Path,
+    store: str | None,
     as_json: bool,
 ) -> None:
     """Write the labels of RUN (a run's name or folder), and a card that says how they were made.
@@ -59,6 +72,7 @@ def export_command(
     csv      a table: prompt, completion, label, confidence, log-probs, the row's fields
     parquet  the same
     hf       the same as a folder that datasets.load_dataset reads, with a dataset card
+    prompt   JSON: the demos, label tokens and thresholds that icm-client predict labels with
 
     Prompts and label texts are those that the model was asked, the label's space included. A pair
     of responses is in sft and chat in both orders; dpo and reward take the response that the label
@@ -67,7 +81,15 @@ def export_command(
 
     The card (PATH.md; README.md in a folder) has model, seed, settings, prompt, counts, findings
     and the verdict. Labels that are not to be trusted are written all the same, with a warning.
+
+    A prompt is for other programs that ask the same model. The server is asked only where no
+    prediction has been made from RUN yet.
     """  # noqa: D301 - click's mark for a paragraph that keeps its lines
+    if to == "prompt":
+        if min_confidence is not None or with_gold:
+            raise click.UsageError("--to prompt writes no rows: neither their confidence nor gold")
+        _export_prompt(run, base, output, server, store, as_json=as_json)
+        return
     done = export_run(
         find_run(run, base), to, output, min_confidence=min_confidence, with_gold=with_gold
     )
@@ -80,3 +102,31 @@ def export_command(
     for reason, count in done.left_out.items():
         click.echo(f"Left out, {reason}: {count:,} rows.")
     click.echo(f"How they were made: {done.card}")
+
+
+def _export_prompt(
+    run: str, base: Path, output: Path, server: Server, store: str | None, *, as_json: bool
+) -> None:
+    check_output(output, "jsonl")
+    predictor = Predictor.load(run, runs=base)
+
+    async def measured() -> Frozen:
+        with open_store(store) as scores:
+            async with open_endpoint(server) as endpoint:
+                try:
+                    return await predictor.frozen(endpoint, scores)
+                except ModelChanged:
+                    found = predictor.found
+                    raise InputError(
+                        f"nothing has been predicted from the run {found.run} yet, so its rows are "
+                        f"read once more, by the model that labelled them ({found.server.model}), "
+                        "and another one answers: name its server with --endpoint"
+                    ) from None
+
+    done = export_prompt(predictor.kept() or anyio.run(measured), output)
+    for warning in done.warnings:
+        click.secho(f"WARNING: {warning}", err=True, fg="red", bold=done.verdict == "do not trust")
+    if as_json:
+        print_json(done.summary())
+    else:
+        click.echo(f"Wrote the prompt to {done.path}.")

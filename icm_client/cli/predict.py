@@ -186,18 +186,23 @@ def _display(*, hidden: bool) -> Iterator[Callable[[PredictProgress], None]]:
             rows = bar.add_task("Labelling", total=None)
 
             def show(at: PredictProgress) -> None:
-                words = "Labelling" if at.waiting is None else "Waiting for the server"
-                bar.update(rows, description=words, completed=at.rows, total=at.total)
+                bar.update(rows, description=_doing(at), completed=at.done, total=at.total)
 
             yield show
     else:
-        last_at = -_LINES_APART_S
+        last_at = anyio.current_time()
 
         def show_line(at: PredictProgress) -> None:
             nonlocal last_at
             now = anyio.current_time()
             if now - last_at >= _LINES_APART_S:
                 last_at = now
-                console.print(Text(f"{at.rows:,} of {at.total:,} rows labelled"))
+                console.print(Text(f"{_doing(at)}: {at.done:,} of {at.total:,} rows"))
 
         yield show_line
+
+
+def _doing(at: PredictProgress) -> str:
+    if at.waiting is not None:
+        return "Waiting for the server"
+    return "Reading the run's rows" if at.to_score and not at.batch else "Labelling"

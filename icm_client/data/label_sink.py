@@ -371,6 +371,8 @@ def _earlier(files: _Files, name: str, identity: str) -> _Committed | None:
         return None
     except (orjson.JSONDecodeError, ValidationError):
         raise InputError(f"{files.committed}: not what icm-client wrote. {anew}") from None
+    if committed.identity != identity and not committed.rows_done:
+        return None
     if committed.identity != identity:
         raise InputError(
             f"{name}: {partial} holds {committed.rows_labelled:,} labels of another run, other "

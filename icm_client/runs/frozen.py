@@ -22,10 +22,18 @@ from icm_client.data.job import Job
 from icm_client.data.values import write_json
 from icm_client.data.whole_files import replace_file
 from icm_client.endpoints import Endpoint, ServerIdentity
-from icm_client.errors import InputError, RowError, RunError
+from icm_client.endpoints.protocol import TextEndpoint, TokenIds
+from icm_client.errors import InputError, RowError, RunError, TaskError
 from icm_client.runs.labels_file import put
 from icm_client.runs.presets import fitted_job
-from icm_client.scoring import Pieces, Scorer, ScoreStore, ScoringProgress, tokenize_pieces
+from icm_client.scoring import (
+    Pieces,
+    Scorer,
+    ScorerStats,
+    ScoreStore,
+    ScoringProgress,
+    tokenize_pieces,
+)
 from icm_client.verdict.findings import Finding, recorded_finding
 from icm_client.verdict.shift import signals
 
@@ -59,13 +67,16 @@ class Found(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Hex, over all that contexts are made of."""
-        labels = [
-            [f"{one.row.id}", dict(one.row.fields), one.label, dict(one.log_probs), one.confidence]
+        """Of all that contexts depend on: a run that goes on finds other labels."""
+        rows = [
+            [
+                *(f"{one.row.id}", dict(one.row.fields), one.label, one.confidence, one.pinned),
+                dict(one.log_probs),
+            ]
             for one in self.rows
         ]
-        described = [self.task.model_dump(mode="json"), self.seed, labels]
-        return blake2b(write_json(described), digest_size=16).hexdigest()
+        content = [self.run, self.task.model_dump(mode="json"), self.seed, rows]
+        return blake2b(write_json(content), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +85,12 @@ class Frozen:
 
     Attributes:
         run: the run's name.
-        of: digest of the labels that the contexts show (`Found.digest`).
+        found: `Found.digest` of the labels that they were drawn from.
         task: what new rows are asked.
         server: who was asked, and must be asked now.
         prompts: of the demos, each once.
         contexts: `M` contexts, whose items are places in `prompts`.
+        label_ids: each label's token ids, aligned with `labels`; None of a server that takes text.
         calibration: from raw log-probs to labels.
         usual: signal -> its values for the rows that the contexts were measured on, rising
             (`icm_client.verdict.shift`).
@@ -86,11 +98,12 @@ class Frozen:
     """
 
     run: str
-    of: str
+    found: str
     task: Task
     server: ServerIdentity
     prompts: tuple[str, ...]
     contexts: tuple[Context, ...]
+    label_ids: tuple[TokenIds, ...] | None
     calibration: Calibration
     usual: Mapping[str, FloatArray]
     findings: tuple[Finding, ...]
@@ -114,6 +127,7 @@ class Frozen:
         store: ScoreStore,
         *,
         contexts: int = CONTEXTS,
+        stats: ScorerStats | None = None,
         on_progress: Callable[[ScoringProgress], None] | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> Self:
@@ -124,6 +138,7 @@ class Frozen:
             server: asked now; another model than the run's is measured as well as its own.
             store: where scores are kept: the same call again asks nothing.
             contexts: `M`.
+            stats: where the reads are counted.
             on_progress: as for `Scorer`.
             stopping: as for `Scorer`.
 
@@ -160,6 +175,7 @@ class Frozen:
             on_failed=lambda _: None,  # a row without a score is not measured
             stopping=stopping,
         )
+        scorer.stats = stats or scorer.stats
         asked = [Query(one.demos, item) for one in frozen for item in one.measured.tolist()]
         answers = await scorer(asked)
         ends = np.cumsum([len(one.measured) for one in frozen])[:-1]
@@ -185,9 +201,19 @@ class Frozen:
             tuple(
                 tuple(Demo(place[demo.item], demo.label) for demo in one.demos) for one in frozen
             ),
+            None if isinstance(server, TextEndpoint) else pieces.labels,
             calibration,
             {name: np.sort(values) for name, values in usual.items()},
             found.findings,
+        )
+
+    @property
+    def context_texts(self) -> tuple[str, ...]:
+        """Each context as it stands before a new row's prompt."""
+        texts, separator = self.label_texts, self.task.separator
+        return tuple(
+            "".join(self.prompts[item] + texts[label] + separator for item, label in context)
+            for context in self.contexts
         )
 
     async def pieces(self, server: Endpoint, store: ScoreStore) -> Pieces:
@@ -205,12 +231,13 @@ class Frozen:
         document = {
             "icm_client_predictor": FORMAT,
             "run": self.run,
-            "of": self.of,
+            "found": self.found,
             "task": self.task.model_dump(mode="json"),
             "labels": self.labels,
             "server": asdict(self.server),
             "prompts": self.prompts,
             "contexts": [[tuple(demo) for demo in context] for context in self.contexts],
+            "label_ids": self.label_ids,
             "bias": self.calibration.bias.tolist(),
             "slope": self.calibration.slope,
             "offsets": self.calibration.offsets.tolist(),
@@ -237,13 +264,14 @@ class Frozen:
                 )
             return cls(
                 content["run"],
-                content["of"],
+                content["found"],
                 Task.model_validate(content["task"]),
                 ServerIdentity(**content["server"]),
                 tuple(content["prompts"]),
                 tuple(
                     tuple(Demo(item, label) for item, label in one) for one in content["contexts"]
                 ),
+                None if content["label_ids"] is None else tuple(map(tuple, content["label_ids"])),
                 Calibration(
                     np.array(content["bias"]), content["slope"], np.array(content["offsets"])
                 ),
@@ -252,7 +280,7 @@ class Frozen:
             )
         except OSError as error:
             raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, TaskError) as error:
             raise RunError(f"{path}: describes no predictor ({error!r}): delete the file") from None
 
 

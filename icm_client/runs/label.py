@@ -37,6 +37,7 @@ from icm_client.record.description import RunDescription
 from icm_client.record.folder import REPORT, RunFolder
 from icm_client.report.report import write_report
 from icm_client.runs.fold_training import FoldTraining
+from icm_client.runs.frozen import PREDICTOR
 from icm_client.runs.labels_file import Pins
 from icm_client.runs.predict import Prediction, Predictor
 from icm_client.runs.presets import (
@@ -417,13 +418,17 @@ class _Run:
         prediction.stats = stats
         rows, failed = list(found.rows), list(found.failed)
         stopped: RunStopped | None = None
-        try:
-            async with aclosing(prediction.batches(rest)) as batches:
-                async for batch in batches:
-                    rows += batch.rows
-                    failed += batch.failed
-        except RunStopped as late:
-            stopped = late
+        if len({row.label for row in rows}) < 2:  # noqa: PLR2004
+            why = "the rows that were searched all have one label, and nothing follows from that"
+            failed += [row.failed(why) for row in rest.rows]
+        else:
+            try:
+                async with aclosing(prediction.batches(rest)) as batches:
+                    async for batch in batches:
+                        rows += batch.rows
+                        failed += batch.failed
+            except RunStopped as late:
+                stopped = late
         rows.sort(key=lambda one: one.row.line)
         place = {row.line: number for number, row in enumerate(whole.rows)}
         searched = f"{len(found.rows):,} of {len(whole.rows):,} rows were searched"
@@ -438,6 +443,11 @@ class _Run:
             stopped=None if stopped is None else self._why(stopped),
             cost=self._meter.cost(),
         )
+        if prediction.frozen is not None and found.run is not None:
+            # The run's labels are all of these now, and its contexts stay those of the searched.
+            with suppress(RunError):
+                digest = Predictor.of(found).found.digest
+                replace(prediction.frozen, found=digest).save(found.run / PREDICTOR)
         return found, stopped
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypedDict, Unpack
 
 import numpy as np
 from anyio.from_thread import start_blocking_portal
@@ -116,6 +116,18 @@ class Batch(NamedTuple):
     came: int
 
 
+class PredictOptions(TypedDict, total=False):
+    """Options of `Predictor.label`, which are those of `Prediction`."""
+
+    contexts: int
+    batch: int
+    gold: str | None
+    data_format: FileFormat | None
+    skip_bad_rows: bool
+    fail_on_error: float
+    accept_other_model: bool
+
+
 class Predictor:
     """Labels new rows, each on its own, with what a run has found.
 
@@ -181,7 +193,7 @@ class Predictor:
         *,
         endpoint: Endpoint | Server | str | None = None,
         store: ScoreStore | str | os.PathLike[str] | None = None,
-        **options: Any,
+        **options: Unpack[PredictOptions],
     ) -> AsyncGenerator[LabelledRow]:
         """Yield each row with its label, in order; rows without one are left out.
 
@@ -189,7 +201,10 @@ class Predictor:
             rows: as for `icm_client.label`; an iterator is read as it is needed.
             endpoint: as for `icm_client.label`: the model that the run asked.
             store: as for `icm_client.label`.
-            options: those of `Prediction`.
+            options: `contexts` in which each row is read (1); rows in a `batch` (2,048); the `gold`
+                field, which is taken out of the rows; a file's `data_format`; `skip_bad_rows`, to
+                leave out rows that cannot be used; `fail_on_error`, as for `icm_client.label`, of
+                the rows so far; `accept_other_model`, to take another model than the run's.
 
         Raises:
             ModelChanged: another model answers than the run's.
@@ -203,15 +218,34 @@ class Predictor:
                         for row in batch.rows:
                             yield row
 
-    def label_sync(self, rows: Rows, **options: Any) -> Iterator[LabelledRow]:
+    def label_sync(
+        self,
+        rows: Rows,
+        *,
+        endpoint: Endpoint | Server | str | None = None,
+        store: ScoreStore | str | os.PathLike[str] | None = None,
+        **options: Unpack[PredictOptions],
+    ) -> Iterator[LabelledRow]:
         """`label` for code that is not async; works in a notebook's running loop too."""
         with start_blocking_portal() as portal:
-            labelled = self.label(rows, **options)
+            labelled = self.label(rows, endpoint=endpoint, store=store, **options)
             try:
                 while (row := portal.call(_next, labelled)) is not None:
                     yield row
             finally:
                 portal.call(labelled.aclose)
+
+    def kept(self) -> Frozen | None:
+        """Return the contexts that the run's folder keeps of these labels; None where none are.
+
+        Raises:
+            RunError: the file cannot be read, or is damaged.
+        """
+        path = None if self._folder is None else self._folder / PREDICTOR
+        if self._frozen is None and path is not None and path.exists():
+            kept = Frozen.load(path)
+            self._frozen = kept if kept.found == self.found.digest else None
+        return self._frozen
 
     async def frozen(
         self,
@@ -220,6 +254,7 @@ class Predictor:
         *,
         contexts: int = CONTEXTS,
         accept_other_model: bool = False,
+        stats: ScorerStats | None = None,
         on_progress: Callable[[ScoringProgress], None] | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> Frozen:
@@ -240,16 +275,15 @@ class Predictor:
                 last_confirmed_at=0.0,
             )
         path = self._folder / PREDICTOR if own and self._folder is not None else None
-        if self._frozen is None and path is not None and path.exists():
-            self._frozen = Frozen.load(path)
-        kept = self._frozen
-        asked = (found.digest, server.identity.fingerprint, contexts)
-        if kept is None or (kept.of, kept.server.fingerprint, len(kept.contexts)) != asked:
+        kept = self.kept()
+        wanted = (server.identity.fingerprint, contexts)
+        if kept is None or wanted != (kept.server.fingerprint, len(kept.contexts)):
             kept = await Frozen.measure(
                 found,
                 server,
                 store,
                 contexts=contexts,
+                stats=stats,
                 on_progress=on_progress,
                 stopping=stopping,
             )
@@ -279,7 +313,9 @@ class Prediction:
 
     Attributes:
         totals: what has come of the rows so far.
-        stats: reads.
+        stats: reads, those of the run's own rows too.
+        frozen: the contexts, once they are known.
+        under_way: rows of the batch that is being labelled; 0 before the first.
     """
 
     def __init__(
@@ -301,6 +337,7 @@ class Prediction:
     ) -> None:
         self.totals = totals or Totals()
         self.stats = ScorerStats()
+        self.under_way = 0
         self._predictor, self._server, self._store = predictor, server, store
         self._contexts, self._batch, self._gold = contexts, batch, gold
         self._format = data_format
@@ -308,7 +345,7 @@ class Prediction:
         self._accept = accept_other_model
         self._on_progress, self._stopping = on_progress, stopping
         self._drift = DriftCheck(server)
-        self._frozen: Frozen | None = None
+        self.frozen: Frozen | None = None
 
     async def batches(self, rows: Rows, *, after: int = 0) -> AsyncGenerator[Batch]:
         """Label the rows, in order, from the one after the first `after`.
@@ -319,11 +356,12 @@ class Prediction:
                 `Predictor.label`.
             RunStopped: it was to stop.
         """
-        frozen = self._frozen = await self._predictor.frozen(
+        frozen = self.frozen = await self._predictor.frozen(
             self._server,
             self._store,
             contexts=self._contexts,
             accept_other_model=self._accept,
+            stats=self.stats,
             on_progress=self._on_progress,
             stopping=self._stopping,
         )
@@ -339,6 +377,7 @@ class Prediction:
             after=after,
         )
         for dataset in came:
+            self.under_way = len(dataset.rows) + len(dataset.skipped)
             yield await self._labelled(dataset, frozen, demos, meter)
 
     async def _labelled(
@@ -459,7 +498,7 @@ class Prediction:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What a person must know: of the run's labels, of another model, of rows that differ."""
-        frozen = self._frozen
+        frozen = self.frozen
         if frozen is None:
             return ()
         found = list(frozen.findings)

@@ -25,15 +25,16 @@ from icm_client.data.row_batches import row_batches
 from icm_client.data.rows import FailedRow, refused_rows
 from icm_client.data.values import write_json
 from icm_client.endpoints import Endpoint, ServerIdentity, Waiting, WireEvent
+from icm_client.errors import RunStopped
 from icm_client.runs.predict import BATCH, Prediction, Predictor, Totals
 from icm_client.runs.progress import Cost
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
-from icm_client.scoring import ScoreStore
+from icm_client.scoring import ScoreStore, ScoringProgress
 from icm_client.verdict.findings import Finding, Verdict, verdict_of
 
-_REPORTED: Final = 100
-"""Rows that cannot be used, of one file, that an error names."""
+_ENOUGH: Final = 10_000
+"""Rows that cannot be used, after which no more are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +44,23 @@ class PredictProgress:
     Attributes:
         rows: that are labelled and written, those of an earlier process too.
         total: of the file.
-        scored: reads of the batch under way that have an answer.
-        to_score: reads that it needs.
+        batch: rows of the batch under way; 0 while the run's own rows are read in the contexts.
+        scored: reads under way that have an answer.
+        to_score: reads that are needed.
         waiting: why a request is to be sent again; None once an answer has come since.
     """
 
     rows: int
     total: int
-    scored: int
-    to_score: int
-    waiting: Waiting | None
+    batch: int = 0
+    scored: int = 0
+    to_score: int = 0
+    waiting: Waiting | None = None
+
+    @property
+    def done(self) -> int:
+        """Rows, those of the batch under way in proportion to its reads."""
+        return self.rows + (self.batch * self.scored // self.to_score if self.to_score else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +173,7 @@ async def predict_file(
     """
     began = time.monotonic()
     total = _checked(predictor, data, batch, gold, data_format, skip_bad_rows=skip_bad_rows)
-    state = PredictProgress(0, total, 0, 0, None)
+    state = PredictProgress(0, total)
 
     def moved(**changed: Any) -> None:
         nonlocal state
@@ -176,10 +184,13 @@ async def predict_file(
         if isinstance(event, Waiting):
             moved(waiting=event)
 
+    def scored(at: ScoringProgress) -> None:
+        moved(batch=prediction.under_way, scored=at.done, to_score=at.total, waiting=None)
+
     async with open_endpoint(endpoint, observe, stopping) as server:
         store.record_server(server.identity)
         usage = replace(server.usage)
-        identity = _identity(predictor, data, server, contexts, gold, skip_bad_rows)
+        identity = _identity(predictor, data, server, contexts, gold)
         with LabelSink.open(output, format=output_format, identity=identity, fresh=fresh) as sink:
             prediction = Prediction(
                 predictor,
@@ -193,20 +204,24 @@ async def predict_file(
                 fail_on_error=fail_on_error,
                 accept_other_model=accept_other_model,
                 totals=Totals.of(sink.state) if sink.state else None,
-                on_progress=lambda at: moved(scored=at.done, to_score=at.total, waiting=None),
+                on_progress=scored,
                 stopping=stopping,
             )
             moved(rows=sink.rows_done)
-            async with aclosing(prediction.batches(data, after=sink.rows_done)) as batches:
-                async for done in batches:
-                    sink.append(
-                        done.rows,
-                        rows_read=done.came,
-                        gold=done.gold,
-                        gold_field=done.gold_field,
-                        state=prediction.totals.document(),
-                    )
-                    moved(rows=sink.rows_done, scored=0, to_score=0)
+            try:
+                async with aclosing(prediction.batches(data, after=sink.rows_done)) as batches:
+                    async for done in batches:
+                        sink.append(
+                            done.rows,
+                            rows_read=done.came,
+                            gold=done.gold,
+                            gold_field=done.gold_field,
+                            state=prediction.totals.document(),
+                        )
+                        moved(rows=sink.rows_done, batch=0, scored=0, to_score=0)
+            except RunStopped as error:
+                error.goes_on = error.goes_on or store.answers > 0 or sink.rows_done > 0
+                raise
             sink.finish()
         return Predicted(
             predictor.found.run,
@@ -248,10 +263,13 @@ def _checked(
         data, size=batch, task=task, gold=gold, format=data_format, skip_bad_rows=True
     ):
         job = Job.prepare(dataset, task, skip_bad_rows=True)
-        bad += job.dataset.skipped[: _REPORTED - len(bad)]
         usable += len(job.dataset.rows)
         total += len(job.dataset.rows) + len(job.dataset.skipped)
-    if bad and not skip_bad_rows:
+        if not skip_bad_rows:
+            bad += job.dataset.skipped
+        if len(bad) >= _ENOUGH:
+            break
+    if bad:
         raise refused_rows(bad, path=os.fspath(data), usable=usable)
     return total
 
@@ -262,9 +280,12 @@ def _identity(
     server: Endpoint,
     *options: object,
 ) -> str:
-    """What decides the output: another digest belongs to another partial file."""
-    found = predictor.found
+    """What decides the output: another digest belongs to another partial file.
+
+    `skip_bad_rows` is not among it: who meets a row that is too long after an hour goes on with it.
+    """
     with Path(data).open("rb") as file:
         content = file_digest(file, "blake2b").hexdigest()
-    described = [found.digest, server.identity.fingerprint, content, *options]
+    found = predictor.found.digest
+    described = [found, server.identity.fingerprint, content, *options]
     return blake2b(write_json(described), digest_size=16).hexdigest()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from icm_client.runs.progress import Cost
 from icm_client.verdict.diagnosis import Evidence, diagnose
 from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Verdict, verdict_of
 from icm_client.verdict.search_findings import agreement_matrix
+
+if TYPE_CHECKING:
+    from icm_client.runs.predict import Predictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,16 @@ class Labels:
             gold=self.dataset.gold,
             gold_field=self.dataset.gold_field,
         )
+
+    def predictor(self) -> "Predictor":
+        """Return what labels new rows as these were labelled, each with one read."""
+        # Imported here: who only labels rows needs none of it.
+        from icm_client.runs.frozen import Found  # noqa: PLC0415
+        from icm_client.runs.predict import Predictor  # noqa: PLC0415
+
+        name = self.dataset.name if self.run is None else self.run.name
+        found = Found(name, self.task, self.rows, self.server, self.seed, self.findings)
+        return Predictor(found, self.run)
 
     def summary(self) -> dict[str, Any]:
         """Everything but the rows, as JSON values."""

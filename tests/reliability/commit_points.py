@@ -11,7 +11,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +133,18 @@ async def run(folder: Path) -> Labels:
     return found
 
 
-def main() -> None:
-    """Fork a run for each line of the input, one at a time."""
-    base = Path(sys.argv[1])
+def serve(
+    run: Callable[[Path], Awaitable[object]],
+    base: Path,
+    begin: Callable[[Path], None] = lambda _: None,
+) -> None:
+    """Fork a run for each line of the input, one at a time; `begin` is not watched."""
     for line in sys.stdin:
         name, last = line.split()
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
+            begin(base / name)
             commits = Commits(int(last))
             patch(commits)
             anyio.run(run, base / name)
@@ -156,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(run, Path(sys.argv[1]))

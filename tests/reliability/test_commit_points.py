@@ -24,10 +24,10 @@ LIVES = -1
 class Forks:
     """Runs in processes of their own; each dies at a commit, or lives."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, child: Path = CHILD) -> None:
         self.base = base
         self._process = subprocess.Popen(
-            [sys.executable, str(CHILD), str(base)],
+            [sys.executable, str(child), str(base)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

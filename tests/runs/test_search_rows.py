@@ -8,6 +8,7 @@ from planted_reviews import TASK, data, planted, reviews
 from icm_client import Labels, Task, label
 from icm_client.record.archive import read_folder
 from icm_client.record.journal import labels_by_sweep, read
+from icm_client.runs.predict import Predictor
 from icm_client.runs.request import LabelRequest
 
 PAIRED = Task(**{**TASK.model_dump(), "constraint": {"kind": "at-most-one", "group": "pair"}})
@@ -34,6 +35,9 @@ async def test_a_sample_is_searched_and_the_others_are_read_once(tmp_path: Path)
     assert found.cost.from_server < 100 * 12 + 50 + 300 + 10
     assert found.run is not None
     assert (found.run / "predictor.json").is_file()
+    kept = Predictor.load(found.run).kept()
+    assert kept is not None
+    assert len(kept.prompts) <= 50  # of the rows that were searched
     again = await labelled(tmp_path)
     assert (again.rows, again.run, again.cost.from_server) == (found.rows, found.run, 0)
 
