@@ -70,8 +70,9 @@ class Found(NamedTuple):
         """Of all that contexts depend on: a run that goes on finds other labels."""
         rows = [
             [
-                *(f"{one.row.id}", dict(one.row.fields), one.label, one.confidence, one.pinned),
-                dict(one.log_probs),
+                *(f"{one.row.id}", one.label, one.confidence, one.pinned),
+                [one.row.fields.get(name) for name in sorted(self.task.read_fields)],
+                [one.log_probs[word] for word in self.task.labels],
             ]
             for one in self.rows
         ]
