@@ -437,24 +437,33 @@ class Prediction:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What a person must know: of the run's labels, of another model, of rows that differ."""
-        frozen = self._frozen
-        if frozen is None:
+        if self._frozen is None:
             return ()
-        found = list(frozen.findings)
-        run = self._predictor.found
-        if frozen.server.fingerprint != run.server.fingerprint:
-            found.append(
-                Finding(
-                    "other-model",
-                    f"The labels of the run {run.run} were found with another model.",
-                    "Look at some of the rows that this one labels.",
-                    "check",
-                    f"Found with {run.server.model}, predicted with {frozen.server.model}",
-                )
+        return findings_on(self._frozen, self._predictor.found, self.totals)
+
+
+def findings_on(frozen: Frozen, run: Found, totals: Totals) -> tuple[Finding, ...]:
+    """What a person must know of labels that are predicted, worst first.
+
+    Args:
+        frozen: the contexts, with the findings on the run's labels.
+        run: the run.
+        totals: what has come of the new rows.
+    """
+    found = list(frozen.findings)
+    if frozen.server.fingerprint != run.server.fingerprint:
+        found.append(
+            Finding(
+                "other-model",
+                f"The labels of the run {run.run} were found with another model.",
+                "Look at some of the rows that this one labels.",
+                "check",
+                f"Found with {run.server.model}, predicted with {frozen.server.model}",
             )
-        shifted = ShiftMeter(frozen.usual, self.totals.shift).finding()
-        found += [shifted] if shifted is not None else []
-        return worst_first(found)
+        )
+    shifted = ShiftMeter(frozen.usual, totals.shift).finding()
+    found += [shifted] if shifted is not None else []
+    return worst_first(found)
 
 
 async def _next(labelled: AsyncGenerator[LabelledRow]) -> LabelledRow | None:
