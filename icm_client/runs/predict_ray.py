@@ -16,11 +16,12 @@ the same paths. Scores are kept on each worker's own disk for as long as it labe
 file must not lie on a network's.
 """
 
+import logging
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -226,6 +227,7 @@ class _Worker:
 
     def __init__(self, work: _Work) -> None:
         self._work = work
+        self._open = ExitStack()  # to the end of the process
         self._portal: BlockingPortal | None = None
         self._server: Endpoint | None = None
 
@@ -236,12 +238,12 @@ class _Worker:
         shard = Shard(str(name), Path(source), Path(output), Path(record))
         try:
             if self._portal is None:
-                self._portal = start_blocking_portal().__enter__()
+                self._portal = self._open.enter_context(start_blocking_portal())
             if self._server is None:
                 if self._work.api_key is not None:
                     os.environ["ICM_API_KEY"] = self._work.api_key.get_secret_value()
                 opened = self._portal.wrap_async_context_manager(open_endpoint(self._work.server))
-                self._server = opened.__enter__()
+                self._server = self._open.enter_context(opened)
             return {"outcome": [self._portal.call(self._label, shard, self._server)]}
         except IcmError as error:
             return {"outcome": [error]}
@@ -330,7 +332,10 @@ def _labelled(
             for row in outcomes.iter_rows():
                 yield row["outcome"]
         except ray.exceptions.RayError as error:
-            stopped = RunError(f"Ray failed: {' '.join(str(error).split())[:500]}")
+            cause: BaseException = error
+            while (deeper := getattr(cause, "cause", None) or cause.__cause__) is not None:
+                cause = deeper
+            stopped = RunError(f"Ray ended the work: {type(cause).__name__}: {cause}")
             stopped.goes_on = True
             raise stopped from error
 
@@ -343,6 +348,9 @@ def _cluster(address: str | None, workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # What it says goes to its own log files; what ends the work is raised.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
     try:
