@@ -115,8 +115,8 @@ def predict_shards(
     """
     began = time.monotonic()
     shards = find_shards(data, output, data_format=data_format, output_format=output_format)
-    _require_ray()
     server, api_key = _named(endpoint)
+    _require_ray()
     folder = ShardFolder(Path(output).absolute())
     folder.check()
 
@@ -348,6 +348,7 @@ def _cluster(address: str | None, workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
     # What it says goes to its own log files; what ends the work is raised.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

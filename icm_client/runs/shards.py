@@ -185,9 +185,8 @@ class ShardFolder:
             if before is not None and before != job:
                 differ = [name for name in job if before.get(name) != job[name]]
                 raise InputError(
-                    f"{self.path} has labels of the run {before.get('run')}, and differs from this "
-                    f"call in {listed(differ)}: name another folder, or label all again with "
-                    "--fresh"
+                    f"{self.path} has labels of the run {before.get('run')}, and this call differs "
+                    f"in {listed(differ)}: name another folder, or label all again with --fresh"
                 )
             self._records.mkdir(parents=True, exist_ok=True)
             replace_file(self._records / _JOB, write_json(dict(job)))
