@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from icm_client.data.constraint_spec import ConstraintSpec
     from icm_client.endpoints import EmbeddedEndpoint, TransportSettings, connect
     from icm_client.errors import IcmError, InputError, RunStopped
-    from icm_client.runs.budget import Budget
     from icm_client.runs.client import Client, LabelJob
     from icm_client.runs.label import label, label_sync
-    from icm_client.runs.progress import Cost, Progress
+    from icm_client.runs.progress import Budget, Cost, Progress
     from icm_client.runs.result import Labels
     from icm_client.runs.server import Server
     from icm_client.verdict.diagnosis import Finding
@@ -78,10 +77,9 @@ _HOMES = {
     "data.constraint_spec": ("ConstraintSpec",),
     "endpoints": ("EmbeddedEndpoint", "TransportSettings", "connect"),
     "errors": ("IcmError", "InputError", "RunStopped"),
-    "runs.budget": ("Budget",),
     "runs.client": ("Client", "LabelJob"),
     "runs.label": ("label", "label_sync"),
-    "runs.progress": ("Cost", "Progress"),
+    "runs.progress": ("Budget", "Cost", "Progress"),
     "runs.result": ("Labels",),
     "runs.server": ("Server",),
     "verdict.diagnosis": ("Finding",),

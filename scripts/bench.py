@@ -17,6 +17,7 @@ from bench_diagnosis import diagnosis
 from bench_finetune import finetune
 from bench_memory import memory
 from bench_planner import planner
+from bench_predict import predict
 from bench_quality import quality, thresholds
 from bench_salience import salience_bench
 from bench_search import neutral, presets
@@ -30,8 +31,8 @@ def bench() -> None:
 
 
 for command in (
-    *(chance, diagnosis, finetune, memory, neutral, planner, presets, quality, salience_bench),
-    *(store, thresholds, wire),
+    *(chance, diagnosis, finetune, memory, neutral, planner, predict, presets, quality),
+    *(salience_bench, store, thresholds, wire),
 ):
     bench.add_command(command)
 

@@ -216,7 +216,7 @@ async def golden_accuracy(job: Job, server: Endpoint, store: Path, seed: int) ->
         pieces = await tokenize_pieces(
             job.prompts, job.label_texts, job.task.separator, server, kept
         )
-        settings = fit(SweepSettings(), pieces, server)
+        settings, _ = fit(SweepSettings(), pieces, server)
         if not isinstance(settings, SweepSettings):
             raise TypeError(settings)
         total = np.zeros_like(unsure)

@@ -15,7 +15,7 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 from icm_client.cli.finetune import finetune_command
-from icm_client.cli.main import end_as_a_command
+from icm_client.cli.main import main
 
 if __name__ == "__main__":
-    end_as_a_command(finetune_command)
+    main(finetune_command)

@@ -21,10 +21,10 @@ except ModuleNotFoundError as missing:
 import click
 from pydantic import SecretStr
 
-from icm_client.cli.main import end_as_a_command
+from icm_client.cli.main import main
 from icm_client.cores import YIELDING, physical_cores
 from icm_client.endpoints import gemma
-from icm_client.endpoints.embedded_child import Orders, start
+from icm_client.endpoints.embedded import Orders, start
 from icm_client.serving.plan import check_port
 
 _ENDING = {signal.SIGINT, signal.SIGTERM}
@@ -61,4 +61,4 @@ def serve(gguf: Path | None, port: int, context: int) -> None:
 
 if __name__ == "__main__":
     os.environ.update(YIELDING | os.environ)  # before the server's library is loaded
-    end_as_a_command(serve)
+    main(serve)

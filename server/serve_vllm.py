@@ -14,8 +14,8 @@ except ModuleNotFoundError as missing:
     )
     sys.exit(2)
 
-from icm_client.cli.main import end_as_a_command
+from icm_client.cli.main import main
 from icm_client.cli.serve import serve_command
 
 if __name__ == "__main__":
-    end_as_a_command(serve_command)
+    main(serve_command)

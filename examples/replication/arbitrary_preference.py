@@ -39,7 +39,7 @@ from lab import (
 from make_poems import template_pairs
 
 from icm_client import Task, read_rows, rows_from
-from icm_client.cli.main import end_as_a_command
+from icm_client.cli.main import main
 from icm_client.data import Dataset
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
@@ -183,4 +183,4 @@ async def preference(lab: Lab, pairs: Dataset) -> Result | None:
 
 
 if __name__ == "__main__":
-    end_as_a_command(check)
+    main(check)

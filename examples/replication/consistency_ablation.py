@@ -35,7 +35,7 @@ from lab import (
 )
 
 from icm_client import Task, read_rows
-from icm_client.cli.main import end_as_a_command
+from icm_client.cli.main import main
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
@@ -205,4 +205,4 @@ async def ablation(lab: Lab, job: Job) -> Result | None:
 
 
 if __name__ == "__main__":
-    end_as_a_command(check)
+    main(check)

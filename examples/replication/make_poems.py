@@ -35,7 +35,7 @@ import click
 import orjson
 from openai import AsyncOpenAI, OpenAIError
 
-from icm_client.cli.main import end_as_a_command
+from icm_client.cli.main import main
 from icm_client.data.whole_files import replace_file
 from icm_client.errors import IcmError, InputError
 from icm_client.settings import Environment
@@ -295,4 +295,4 @@ def as_lines(pairs: Sequence[Pair]) -> Iterator[bytes]:
 
 
 if __name__ == "__main__":
-    end_as_a_command(make)
+    main(make)

@@ -33,7 +33,7 @@ from lab import Lab, lab_options
 
 from icm_client import Task
 from icm_client.cli.eval import line_of
-from icm_client.cli.main import end_as_a_command
+from icm_client.cli.main import main
 from icm_client.data.job import Job
 from icm_client.data.rows import only
 from icm_client.endpoints import Endpoint
@@ -300,4 +300,4 @@ async def outcomes_of(lab: Lab, evaluation: Evaluation, endpoint: Endpoint) -> l
 
 
 if __name__ == "__main__":
-    end_as_a_command(check)
+    main(check)

@@ -1,8 +1,7 @@
 """`icm-client ablate`: change one thing of a run at a time, and compare."""
 
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -45,7 +44,6 @@ from icm_client.experiments.comparison import some_rows, write_results
 from icm_client.experiments.figures import draw_ablations
 from icm_client.runs.labels_file import read_start
 from icm_client.runs.presets import Settings
-from icm_client.runs.progress import OnProgress
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import open_store
 
@@ -126,7 +124,7 @@ def ablate_command(  # noqa: C901 - options one by one
 
     async def run() -> dict[tuple[Variant, int], Outcome]:
         async with open_endpoint(server) as endpoint:
-            with _display(lines, hidden=quiet or as_json) as progress:
+            with live_display(lines, hidden=quiet or as_json) as show:
                 return await run_ablations(
                     job,
                     plan,
@@ -135,7 +133,7 @@ def ablate_command(  # noqa: C901 - options one by one
                     folder=out,
                     store=kept,
                     ended=ended,
-                    progress=progress,
+                    progress=None if show is None else lambda at: show(moment(at)),
                 )
 
     with open_store(store) as kept, ended_at_once(kept):
@@ -158,16 +156,6 @@ def ablate_command(  # noqa: C901 - options one by one
         click.echo(f"Note: no picture was drawn: {missing}", err=True)
     if failed:
         raise IcmError(f"{failed} of {seeds * len(compared)} runs failed: the table names them")
-
-
-@contextmanager
-def _display(console: Console, *, hidden: bool) -> Iterator[OnProgress | None]:
-    """On a terminal, show the run under way below the lines of those that have ended."""
-    if hidden or not console.is_terminal:
-        yield None
-        return
-    with live_display(console) as live:
-        yield lambda progress: live.update(moment(progress))
 
 
 def _line(run: Ended) -> str:

@@ -51,7 +51,11 @@ def check_command(
 
     Exit status: 0 ready, 1 not ready. After Ctrl-C what was found is printed.
     """
-    task = _task(task_name, data)
+    task = find_beside(data) if task_name is None and data is not None else task_name
+    if task is None:
+        raise TaskError(
+            "no task: name one with --task FILE or NAME, or put a task.toml beside the data"
+        )
     rows = None if data is None else read_rows(data)
 
     async def run() -> tuple[CheckReport, Drain]:
@@ -105,15 +109,3 @@ def print_report(report: CheckReport, console: Console | None = None) -> None:
         console.print(Text("Not ready:", style="bold red"))
         for reason in report.reasons:
             console.print(Text(f"  {clipped(reason)}"), soft_wrap=True)
-
-
-def _task(name: str | None, data: str | None) -> str:
-    """The task that is named, or the one beside the data."""
-    if name is not None:
-        return name
-    beside = None if data is None else find_beside(data)
-    if beside is None:
-        raise TaskError(
-            "no task: name one with --task FILE or NAME, or put a task.toml beside the data"
-        )
-    return str(beside)

@@ -27,7 +27,7 @@ from icm_client.cli.terminal import live_display, moment, output_console
 from icm_client.cli.trainer_options import (
     TrainerKind,
     trainer_of,
-    trainer_options_for,
+    trainer_options,
 )
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
@@ -79,22 +79,24 @@ def print_notices(notices: Sequence[str]) -> None:
 @contextmanager
 def display(console: Console, *, hidden: bool) -> Iterator[OnMoment | None]:
     """On a terminal, show the method under way below the lines of those that have ended."""
-    if hidden or not console.is_terminal:
-        yield None
-        return
-    with live_display(console) as live:
+    with live_display(console, hidden=hidden) as show:
+        if show is None:
+            yield None
+            return
 
-        def show(now: Moment) -> None:
+        def report(now: Moment) -> None:
             if isinstance(now.at, Progress):
-                live.update(moment(now.at))
+                show(moment(now.at))
                 return
-            what = f"{now.method.name}, seed {now.seed}"
-            if isinstance(now.at, TrainingProgress):
-                live.update(Text(f"{what}: {_training(now.at)}"))
-                return
-            live.update(Text(f"{what}: {now.at.done:,} of {now.at.total:,} reads"))
+            at = now.at
+            said = (
+                _training(at)
+                if isinstance(at, TrainingProgress)
+                else f"{at.done:,} of {at.total:,} reads"
+            )
+            show(Text(f"{now.method.name}, seed {now.seed}: {said}"))
 
-        yield show
+        yield report
 
 
 def line_of(outcome: Outcome) -> str:
@@ -264,7 +266,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     is_flag=True,
     help="Train models on the train rows' labels, and test them zero-shot.",
 )
-@trainer_options_for("--finetune")
+@trainer_options("--finetune")
 @click.option(
     "--preset",
     "presets",

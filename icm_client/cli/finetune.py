@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.options import runs_option, store_option
+from icm_client.cli.options import runs_option, seed_option, store_option
 from icm_client.cli.terminal import print_json
 from icm_client.cli.trainer_options import (
     epochs_option,
@@ -74,9 +74,7 @@ _LINES = 10
     help=f"Examples in a forward pass. [default: {_DEFAULTS.batch}]",
 )
 @click.option("--accumulate", type=click.IntRange(1), help="Forward passes in a step. [default: 1]")
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The random seed."
-)
+@seed_option
 @click.option(
     "--objective",
     type=click.Choice(get_args(Objective)),

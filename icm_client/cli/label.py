@@ -12,6 +12,7 @@ import click
 from icm_client.cli.options import (
     quote_option,
     search_options,
+    seed_option,
     server_options,
     store_option,
     task_option,
@@ -25,23 +26,22 @@ from icm_client.cli.terminal import (
     print_warnings,
     progress_display,
 )
-from icm_client.cli.trainer_options import trainer_options
+from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
 from icm_client.data import FileFormat, Task, check_output, find_beside, read_rows, unescape
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.csv_rows import Quote
-from icm_client.data.job import task_for
+from icm_client.data.job import named_task
 from icm_client.data.rows import refused_rows
 from icm_client.errors import IcmError, InputError, RowError, TaskError
 from icm_client.record.folder import DEFAULT_BASE, LABELS
-from icm_client.runs.budget import Budget
-from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.label import label_prepared
-from icm_client.runs.presets import Settings
-from icm_client.runs.request import LabelRequest
+from icm_client.runs.presets import Settings, TrainedSettings
+from icm_client.runs.progress import Budget
+from icm_client.runs.request import SEARCH_ROWS, LabelRequest
 from icm_client.runs.result import Labels
 from icm_client.runs.run_cost import forecast_job
+from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server
-from icm_client.runs.trainer import Trainer
 from icm_client.scoring import open_store
 
 STOPPED = 3
@@ -104,9 +104,7 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     help="A label's share of the rows, where known: positive=0.2.",
 )
 @server_options(wire=True)
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The random seed."
-)
+@seed_option
 @search_options
 @click.option(
     "--pin",
@@ -115,7 +113,7 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     metavar="FILE",
     help="Labels that a person has checked (id and label): the search keeps and uses them.",
 )
-@trainer_options
+@trainer_options("folds, iterate")
 @click.option(
     "--runs",
     type=click.Path(),
@@ -124,6 +122,14 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     help="The folder for the records of runs.",
 )
 @click.option("--no-record", is_flag=True, help="Keep no record of the run.")
+@click.option(
+    "--search-rows",
+    type=click.IntRange(2),
+    default=SEARCH_ROWS,
+    show_default=True,
+    help="The most rows to search. Of more, so many are drawn, and the others are predicted from "
+    "their labels, one read each.",
+)
 @click.option("--fresh", is_flag=True, help="Start the run's record over; stored scores stay.")
 @click.option(
     "--max-requests",
@@ -190,10 +196,13 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     start: str | None,
     constraint: Rules | None,
     pins: str | None,
-    trainer: Trainer | None,
+    trainer_kind: TrainerKind | None,
+    train_from: str | None,
+    epochs: int | None,
     runs: str,
     no_record: bool,
     fresh: bool,
+    search_rows: int,
     max_requests: int | None,
     max_prompt_tokens: int | None,
     max_minutes: float | None,
@@ -219,6 +228,14 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     Exit status: 0 done, 1 failed or some rows have no label, 2 wrong input, 3 a limit was reached,
     130, 143 and 129 interrupted (Ctrl-C, TERM, a closed terminal).
     """
+    trains = isinstance(settings, TrainedSettings)
+    trainer = trainer_of(
+        server,
+        purpose=None if trains else "--preset folds and iterate",
+        kind=trainer_kind,
+        train_from=train_from,
+        epochs=epochs,
+    )
     if output is not None:
         if Path(output).resolve() == Path(data).resolve():
             raise InputError(f"{output}: the labels would overwrite the rows; name another file")
@@ -252,6 +269,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         runs=None if no_record else runs,
         command=context.find_root().obj,
         fresh=fresh,
+        search_rows=search_rows,
     )
     if dataset.skipped and not skip_bad_rows:  # they are named with those that the task refuses
         every = replace(request, skip_bad_rows=True).prepared().job.dataset
@@ -259,14 +277,19 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     if not as_json and not quiet and found_at is not None:
         click.echo(f"Task: {found_at}", err=True)
     prepared = request.prepared()
-    job = prepared.job
+    job = prepared.whole
     if dry_run or (verbose and not as_json):
         print_preview(job, as_json=as_json)
         if dry_run and not as_json and not quiet:
             print_notices(job.notices, job.dataset.skipped)
     if forecasts and not dry_run:
-        forecast = partial(forecast_job, store=store, skip_bad_rows=skip_bad_rows)
-        cost = anyio.run(forecast, job, server, settings)
+        forecast = partial(
+            forecast_job,
+            predicted=len(prepared.rest.rows),
+            store=store,
+            skip_bad_rows=skip_bad_rows,
+        )
+        cost = anyio.run(forecast, prepared.job, server, settings)
         if as_json:
             print_json(cost.summary())
         else:
@@ -341,11 +364,13 @@ def _task(
             raise click.UsageError("--task and --template exclude each other.")
         words = tuple(word.strip() for word in labels.split(","))
         return Task(template=unescape(template), labels=words), None
-    beside = None if name is not None else find_beside(data)
-    if name is None and beside is None:
+    if name is not None:
+        return named_task(name), None
+    beside = find_beside(data)
+    if beside is None:
         raise TaskError(
             "no task: name one with --task FILE or NAME, or write it down with --template "
             "'Review: {text}\\nSentiment:' --labels positive,negative, or put a task.toml beside "
             f"{data}"
         )
-    return task_for(data, name), beside
+    return Task.from_toml(beside), beside

@@ -8,7 +8,7 @@ Commands are known by name and imported when they are called, so that help and c
 
 import sys
 from importlib import import_module
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -17,36 +17,28 @@ from icm_client.cli.signals import Interrupted
 from icm_client.cli.streams import output_error, prepare_streams
 from icm_client.errors import IcmError, InputError
 
-
-class _Home(NamedTuple):
-    """A command's module and attribute, and its line in the list of commands."""
-
-    module: str
-    attribute: str
-    short_help: str
-
-
 COMMANDS = {
-    name: _Home(f"icm_client.cli.{name}", f"{name}_{kind}", short_help)
-    for name, kind, short_help in (
-        ("ablate", "command", "Change one thing at a time, and compare."),
-        ("check", "command", "Find out whether a server can label, and what it costs."),
-        ("eval", "command", "Compare ICM labels with gold, human and random labels."),
-        ("export", "command", "Write a run's labels for training."),
-        ("figures", "command", "Draw a run's figures as PNG and SVG."),
-        ("finetune", "command", "Train a model on a run's labels."),
-        ("label", "command", "Label the rows of a file."),
-        ("predict", "command", "Label new rows with what a run has found."),
-        ("report", "command", "Write a run's report, an HTML page."),
-        ("reward", "command", "Train a reward model on pairs, in three steps."),
-        ("runs", "group", "List, resume, compare and remove runs."),
-        ("salience", "command", "Estimate, before a run, whether it would beat chance."),
-        ("serve", "command", "Start a vLLM server that suits many short requests."),
-        ("store", "group", "Look after the score store."),
-        ("tasks", "command", "Show the built-in tasks."),
-        ("watch", "command", "Show how busy a vLLM server is."),
-    )
+    "ablate": ("ablate.ablate_command", "Change one thing at a time, and compare."),
+    "check": ("check.check_command", "Find out whether a server can label, and what it costs."),
+    "eval": ("eval.eval_command", "Compare ICM labels with gold, human and random labels."),
+    "export": ("export.export_command", "Write a run's labels for training."),
+    "figures": ("report.figures_command", "Draw a run's figures as PNG and SVG."),
+    "finetune": ("finetune.finetune_command", "Train a model on a run's labels."),
+    "label": ("label.label_command", "Label the rows of a file."),
+    "predict": ("predict.predict_command", "Label new rows with what a run has found."),
+    "report": ("report.report_command", "Write a run's report, an HTML page."),
+    "reward": ("reward.reward_command", "Train a reward model on pairs, in three steps."),
+    "runs": ("runs.runs_group", "List, resume, compare and remove runs."),
+    "salience": (
+        "salience.salience_command",
+        "Estimate, before a run, whether it would beat chance.",
+    ),
+    "serve": ("serve.serve_command", "Start a vLLM server that suits many short requests."),
+    "store": ("store.store_group", "Look after the score store."),
+    "tasks": ("tasks.tasks_command", "Show the built-in tasks."),
+    "watch": ("watch.watch_command", "Show how busy a vLLM server is."),
 }
+"""Name -> the file and attribute of this folder, and the line in the list of commands."""
 
 
 class Commands(click.Group):
@@ -58,18 +50,16 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """Import a command; None where there is none of that name."""
-        home = COMMANDS.get(cmd_name)
-        if home is None:
+        if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(home.module), home.attribute)
-        if not isinstance(command, click.Command):
-            raise TypeError(f"{home.module}.{home.attribute} is no command")
+        file, _, attribute = COMMANDS[cmd_name][0].partition(".")
+        command: click.Command = getattr(import_module(f"icm_client.cli.{file}"), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """List them without importing any."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, home.short_help) for name, home in sorted(COMMANDS.items())])
+            formatter.write_dl([(name, line) for name, (_, line) in sorted(COMMANDS.items())])
 
 
 GO_ON = "Every score so far is kept: the same command again goes on from here."
@@ -84,12 +74,7 @@ def cli() -> None:
     """Find labels for unlabelled rows: those that a base model finds most coherent."""
 
 
-def main() -> None:
-    """Run the command line; an error of ours ends it with one message and a status."""
-    end_as_a_command(cli)
-
-
-def end_as_a_command(command: click.Command) -> NoReturn:
+def main(command: click.Command = cli) -> NoReturn:
     """Run a command on this process's arguments, and end the process with its status."""
     prepare_streams()
     try:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
 
@@ -23,19 +23,13 @@ from icm_client.runs.labels_file import KINDS as STARTS
 from icm_client.runs.presets import Preset, Settings, TrainedSettings, preset_settings
 from icm_client.runs.server import Server
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def task_option(command: _Command) -> _Command:
-    """Add `--task`, as `task_name`."""
-    return click.option(
-        "-t",
-        "--task",
-        "task_name",
-        help="A task file, or a built-in task (icm-client tasks lists them). "
-        "[default: NAME.task.toml or task.toml beside DATA]",
-    )(command)
-
+task_option = click.option(
+    "-t",
+    "--task",
+    "task_name",
+    help="A task file, or a built-in task (icm-client tasks lists them). "
+    "[default: NAME.task.toml or task.toml beside DATA]",
+)
 
 gold_option = click.option("--gold", help="Field with known labels. [default: the task's]")
 
@@ -47,41 +41,33 @@ sample_option = click.option(
     help="A sample of this many rows; a rule's groups stay whole. [default: all]",
 )
 
+quote_option = click.option(
+    "--quote",
+    type=click.Choice(get_args(Quote)),
+    default="auto",
+    show_default=True,
+    help="Double quotes in CSV and TSV: text (none), around fields (standard), or whichever "
+    "the file's separator and lines suggest.",
+)
 
-def quote_option(command: _Command) -> _Command:
-    """Add `--quote`."""
-    return click.option(
-        "--quote",
-        type=click.Choice(get_args(Quote)),
-        default="auto",
-        show_default=True,
-        help="Double quotes in CSV and TSV: text (none), around fields (standard), or whichever "
-        "the file's separator and lines suggest.",
-    )(command)
+seed_option = click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The random seed."
+)
 
+store_option = click.option(
+    "--store", type=click.Path(), help="The score store. [default: in the user's cache]"
+)
 
-def store_option(command: _Command) -> _Command:
-    """Add `--store`."""
-    return click.option(
-        "--store", type=click.Path(), help="The score store. [default: in the user's cache]"
-    )(command)
+runs_option = click.option(
+    "--runs",
+    "base",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_BASE,
+    show_default=True,
+    help="The folder of all runs.",
+)
 
-
-def runs_option(command: _Command) -> _Command:
-    """Add `--runs`, as `base`."""
-    return click.option(
-        "--runs",
-        "base",
-        type=click.Path(path_type=Path),
-        default=DEFAULT_BASE,
-        show_default=True,
-        help="The folder of all runs.",
-    )(command)
-
-
-def json_option(command: _Command) -> _Command:
-    """Add `--json`, as `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class Names(click.ParamType[tuple[str, ...]]):
@@ -350,7 +336,11 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
         **kwargs: Any,
     ) -> None:
         settings = settings_of(preset, {name: kwargs.pop(name) for name in _NUMBERS})
-        constraint = constraint_of(rules, group, answer, implies)
+        constraint: Rules | None = None  # the task's own
+        if rules:
+            constraint = rules_of(rules, group=group, answer=answer, implies=implies)
+        elif group or answer or implies:
+            raise click.UsageError("--group, --answer and --implies go with --constraint KIND.")
         command(*args, settings=settings, constraint=constraint, **kwargs)
 
     for option in reversed(_SEARCH_OPTIONS):
@@ -370,59 +360,29 @@ def settings_of(preset: Preset, given: Mapping[str, object]) -> Settings:
             raise click.UsageError(f"--iterate is a search of its own, and so is {preset}.")
         preset = "iterate"
     settings = preset_settings(preset)
-    if isinstance(settings, TrainedSettings):
-        return _of_training(settings, preset, given)
+    trains = isinstance(settings, TrainedSettings)
     known = {field.name for field in fields(settings)}
-    changed = {}
+    own: dict[str, Any] = {}
+    of_sweeps: dict[str, Any] = {}  # those that find the first labels of a search that trains
     for name, value in given.items():
         if value is None:
             continue
-        place = "max_demos" if name == "demos" and preset != "fast" else name
-        if place not in known or name in _OF_FOLDS:  # a sweep has folds of its own
-            raise _misplaced(name, preset)
-        changed[place] = value
-    return replace(settings, **changed)  # type: ignore[arg-type]  # click has checked the kinds
-
-
-def _of_training(
-    settings: TrainedSettings, preset: Preset, given: Mapping[str, object]
-) -> TrainedSettings:
-    """A search's own numbers go there, the others to the sweeps that find its first labels."""
-    own, of_sweeps = {}, {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name == "iterate":
-            own["batch"] = value
-        elif isinstance(settings, FoldSettings) and name in _OF_FOLDS:
-            own[name] = value
-        elif name in _OF_SWEEPS:
-            of_sweeps[name] = value
+        place = {"iterate": "batch"}.get(name, name)
+        if name == "demos" and preset in ("paper", "official"):
+            place = "max_demos"
+        if name in _OF_FOLDS:  # a sweep has folds of its own
+            fits = preset == "folds"
         else:
-            raise _misplaced(name, preset)
-    sweeps = replace(settings.sweeps, **of_sweeps)  # type: ignore[arg-type]  # click has checked
-    return replace(settings, sweeps=sweeps, **own)  # type: ignore[arg-type]
-
-
-def _misplaced(name: str, preset: Preset) -> click.UsageError:
-    option = {"iterations": "steps", "layout": "contexts"}.get(name, name).replace("_", "-")
-    others = "folds" if name in _OF_FOLDS else "paper and official"
-    if name in _OF_SWEEPS:
-        others = "fast, folds and iterate"
-    return click.UsageError(f"--{option} is for --preset {others}, not for {preset}.")
-
-
-def constraint_of(
-    rules: tuple[str, ...], group: tuple[str, ...], answer: str | None, implies: str | None
-) -> Rules | None:
-    """The constraint that the options describe; None leaves the task's own.
-
-    Raises:
-        click.UsageError: there are fields without a kind.
-        TaskError: a kind is unknown, or lacks a field.
-    """
-    if not rules:
-        if group or answer or implies:
-            raise click.UsageError("--group, --answer and --implies go with --constraint KIND.")
-        return None
-    return rules_of(rules, group=group, answer=answer, implies=implies)
+            fits = name in (*_OF_SWEEPS, "iterate") if trains else place in known
+        if not fits:
+            option = {"iterations": "steps", "layout": "contexts"}.get(name, name)
+            others = "folds" if name in _OF_FOLDS else "paper and official"
+            if name in _OF_SWEEPS:
+                others = "fast, folds and iterate"
+            raise click.UsageError(
+                f"--{option.replace('_', '-')} is for --preset {others}, not for {preset}."
+            )
+        (of_sweeps if trains and name in _OF_SWEEPS else own)[place] = value
+    if isinstance(settings, TrainedSettings):
+        own["sweeps"] = replace(settings.sweeps, **of_sweeps)
+    return replace(settings, **own)

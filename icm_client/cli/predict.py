@@ -22,10 +22,10 @@ from icm_client.cli.terminal import VERDICT_STYLES, print_json, print_notices, p
 from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat, check_output
 from icm_client.errors import InputError
-from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.predict import Predictor
 from icm_client.runs.predict_file import Predicted, PredictProgress, predict_file
 from icm_client.runs.predict_ray import WORKERS, ShardProgress, predict_shards
+from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server
 from icm_client.scoring import open_store
 

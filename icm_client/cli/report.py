@@ -1,4 +1,4 @@
-"""`icm-client report`: write a run's report, an HTML page."""
+"""`icm-client report` and `icm-client figures`: how a run went, as a page and as pictures."""
 
 import webbrowser
 from pathlib import Path
@@ -10,6 +10,8 @@ from icm_client.data.messages import shown
 from icm_client.errors import InputError
 from icm_client.record.archive import find_run
 from icm_client.report.report import write_report
+from icm_client.report.report_data import read_report
+from icm_client.report.run_figures import draw_run
 
 
 @click.command("report", short_help="Write a run's report, an HTML page.")
@@ -40,3 +42,23 @@ def report_command(
     click.echo(f"Report in {path}")
     if opens and not webbrowser.open(path.resolve().as_uri()):
         click.echo("No browser could be opened: open the file by hand.", err=True)
+
+
+@click.command("figures", short_help="Draw a run's figures as PNG and SVG.")
+@click.argument("run_name", metavar="RUN")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="The folder to write to.",
+)
+@click.option("--gold", metavar="FIELD", help="Field with known labels. [default: the run's]")
+@runs_option
+def figures_command(*, run_name: str, out: Path, gold: str | None, base: Path) -> None:
+    """Draw the figures of RUN (a run's name, its beginning, or its folder) for a paper.
+
+    Each is a PNG and an SVG one column wide: U, balance and flips by sweep or step, the log-odds
+    with their threshold, and where there is gold the reliability curve.
+    """
+    for path in draw_run(read_report(find_run(run_name, base), gold=gold), out):
+        click.echo(path)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.eval import make_folder, print_notices
-from icm_client.cli.options import server_options, store_option
+from icm_client.cli.options import seed_option, server_options, store_option
 from icm_client.cli.signals import draining
 from icm_client.cli.terminal import SearchLines, live_display, moment, print_json
 from icm_client.cli.trainer_options import (
@@ -63,19 +63,19 @@ _DOING: Final[dict[Step, str]] = {
 def display(*, hidden: bool) -> Iterator[tuple[OnProgress | None, OnStep]]:
     """Yield a callback for the search's progress, and one for that of the later steps."""
     console = Console(stderr=True, highlight=False)
-    if hidden:
-        yield None, lambda _step, _at: None
-    elif console.is_terminal:
-        with live_display(console) as live:
-            lines = SearchLines(console)
+    lines = SearchLines(console)
+    with live_display(console, hidden=hidden) as show:
+        if hidden:
+            yield None, lambda _step, _at: None
+        elif show is None:
+            yield lines, _Lines(console)
+        else:
 
             def searching(progress: Progress) -> None:
                 lines(progress)
-                live.update(moment(progress))
+                show(moment(progress))
 
-            yield searching, lambda step, at: live.update(Text(_said(step, at)))
-    else:
-        yield SearchLines(console), _Lines(console)
+            yield searching, lambda step, at: show(Text(_said(step, at)))
 
 
 class _Lines:
@@ -257,9 +257,7 @@ _DEFAULTS: Final = LocalSettings()
     show_default=True,
     help="Pairs in a forward pass.",
 )
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The random seed."
-)
+@seed_option
 @store_option
 @click.option(
     "--dry-run", is_flag=True, help="Check pairs and task, print what would be done, stop."

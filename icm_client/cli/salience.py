@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.options import server_options, store_option, task_option
+from icm_client.cli.options import seed_option, server_options, store_option, task_option
 from icm_client.cli.signals import ended_at_once
 from icm_client.cli.terminal import print_json, step_display
 from icm_client.data import read_rows
@@ -26,9 +26,7 @@ _STYLES = {"likely": "bold green", "unclear": "bold yellow", "unlikely": "bold r
 @click.argument("data", type=click.Path())
 @task_option
 @server_options(wire=True)
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The random seed."
-)
+@seed_option
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the result only.")

@@ -1,11 +1,10 @@
 """`icm-client store`: look after the score store, which keeps every answer."""
 
 import re
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -17,7 +16,6 @@ from icm_client.scoring.store_upkeep import check, describe, prune
 
 _MEGABYTE = 1e6
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _Age(click.ParamType[timedelta]):
@@ -36,13 +34,12 @@ class _Age(click.ParamType[timedelta]):
         return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
 
 
-def _store_option(command: _Command) -> _Command:
-    return click.option(
-        "--store",
-        "path",
-        type=click.Path(path_type=Path),
-        help="The score store. [default: in the user's cache]",
-    )(command)
+_store_option = click.option(
+    "--store",
+    "path",
+    type=click.Path(path_type=Path),
+    help="The score store. [default: in the user's cache]",
+)
 
 
 @click.group("store", short_help="Look after the score store.")

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import click
 import orjson
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -43,39 +43,41 @@ VERDICT_STYLES: dict[Verdict, str] = {
 _FINDING_STYLES: dict[Severity, str] = {"fatal": "bold red", "check": "yellow", "note": "dim"}
 
 
-def live_display(console: Console) -> Live:
-    """A display below the printed lines; it disappears at the end."""
-    return Live(
+@contextmanager
+def live_display(
+    console: Console, *, hidden: bool
+) -> Iterator[Callable[[RenderableType], None] | None]:
+    """Yield what shows something below the printed lines; it disappears at the end.
+
+    Yield None where nothing is to be shown, or no terminal is there.
+    """
+    if hidden or not console.is_terminal:
+        yield None
+        return
+    with Live(
         Text("Starting ..."),
         console=console,
         refresh_per_second=_REDRAWS_A_SECOND,
         transient=True,
-    )
+    ) as live:
+        yield live.update  # drawn at the display's own pace
 
 
 @contextmanager
 def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
     """Yield what to call with progress: a live display, or plain lines where no terminal is."""
     console = Console(stderr=True, highlight=False)
-    if hidden:
-        yield None
-    elif console.is_terminal:
-        with live_display(console) as live:
-            lines = SearchLines(console)
+    lines, waits = SearchLines(console), WaitLines(console)
+    with live_display(console, hidden=hidden) as show:
 
-            def show(progress: Progress) -> None:
-                lines(progress)
-                live.update(moment(progress))  # drawn at the display's own pace
+        def report(progress: Progress) -> None:
+            lines(progress)
+            if show is None:
+                waits(progress)
+            else:
+                show(moment(progress))
 
-            yield show
-    else:
-        plain, waits = SearchLines(console), WaitLines(console)
-
-        def show_lines(progress: Progress) -> None:
-            plain(progress)
-            waits(progress)
-
-        yield show_lines
+        yield None if hidden else report
 
 
 @contextmanager
@@ -249,6 +251,9 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
         ends = found.share_intervals.get(word)
         interval = "" if ends is None else f"; 90% interval {ends[0]:.0%} to {ends[1]:.0%}"
         table.add_row(Text(word), f"{count:,} rows ({count / total:.0%}{interval})")
+    if found.predicted:
+        searched = f"{total - found.predicted:,} rows"
+        table.add_row("searched", f"{searched}; {found.predicted:,} predicted from their labels")
     if found.pinned:
         table.add_row("pinned", f"{many(found.pinned, 'row')}, kept by the search")
     if found.accuracy is not None:

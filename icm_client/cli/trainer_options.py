@@ -1,15 +1,13 @@
 """Options that say what trains models, for the presets folds and iterate and for --finetune."""
 
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import click
 
 from icm_client.cache import cache_folder
 from icm_client.errors import InputError
-from icm_client.runs.presets import Settings, TrainedSettings
 from icm_client.runs.server import Server
 from icm_client.runs.trainer import Trainer
 from icm_client.serving.model import BUNDLED
@@ -26,33 +24,7 @@ F = TypeVar("F", bound=Callable[..., None])
 TrainerKind = Literal["local", "served"]
 
 
-def trainer_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options to a command that has `settings` and `server`; it receives a `trainer`."""
-
-    @wraps(command)
-    def with_trainer(
-        *args: Any,
-        settings: Settings,
-        server: Server,
-        trainer_kind: TrainerKind | None,
-        train_from: str | None,
-        epochs: int | None,
-        **kwargs: Any,
-    ) -> None:
-        trains = isinstance(settings, TrainedSettings)
-        trainer = trainer_of(
-            server,
-            purpose=None if trains else "--preset folds and iterate",
-            kind=trainer_kind,
-            train_from=train_from,
-            epochs=epochs,
-        )
-        command(*args, settings=settings, server=server, trainer=trainer, **kwargs)
-
-    return trainer_options_for("folds, iterate")(with_trainer)
-
-
-def trainer_options_for(what: str) -> Callable[[F], F]:
+def trainer_options(what: str) -> Callable[[F], F]:
     """Return a decorator that adds the options; `what` says in their help what trains."""
     options = (
         click.option(
@@ -91,7 +63,7 @@ def trainer_of(
     train_from: str | None,
     epochs: int | None,
 ) -> Trainer | None:
-    """The trainer that the options describe.
+    """The trainer that the options describe; None where nothing is trained.
 
     Args:
         server: where the base model is served.
@@ -100,9 +72,6 @@ def trainer_of(
         train_from: the model; None takes the embedded server's, where that is the endpoint, and a
             service's where its name is known.
         epochs: None takes the trainer's own.
-
-    Returns:
-        None where nothing is trained.
 
     Raises:
         click.UsageError: options of training where nothing is trained.
@@ -133,13 +102,7 @@ def trainer_of(
 def local_trainer(
     server: Server, train_from: str | None, settings: "LocalSettings", folder: Path | None = None
 ) -> "LocalTrainer":
-    """Torch on this machine.
-
-    Args:
-        server: where the base model is served.
-        train_from: as for `trainer_of`.
-        settings: of the training.
-        folder: where trained models go; None takes the user's cache folder.
+    """Torch on this machine; trained models go to `folder`, or the user's cache folder.
 
     Raises:
         InputError: no model to train from is named.
@@ -165,14 +128,9 @@ def served_trainer(
     *,
     base_option: str = "--train-from",
 ) -> "ServedTrainer":
-    """A service with OpenAI's fine-tuning API.
+    """A service with OpenAI's fine-tuning API, which trains from the model that it calls `base`.
 
-    Args:
-        server: the service.
-        base: its name of the model to train from.
-        settings: of the training.
-        folder: where the state of trainings is kept.
-        base_option: names the model on the command line.
+    The state of trainings is kept in `folder`; `base_option` names the model on the command line.
 
     Raises:
         InputError: no service is named, or several; no model to train from is named.

@@ -8,10 +8,10 @@ To add a kind of server:
 
 1. Write a file beside `sglang.py`, the shortest. The class in it derives
 
-   * from `tokens.TokenPrompts` if the server takes token ids and schedules requests by itself. It
+   * from `served.TokenPrompts` if the server takes token ids and schedules requests by itself. It
      has `_kind` and `_server` (names), `_facts` (what else can change a log-prob), `_read` and
      `warm` (the requests).
-   * from `texts.TextPrompts` if the server takes text, as `EchoEndpoint` in `prompt_logprobs.py`.
+   * from `served.TextPrompts` if the server takes text, as `EchoEndpoint` in `echo.py`.
      It has `open`, `find_label_token`, `read`, `_asked_again` and `warm`.
    * from `served.ServedEndpoint` if its prefix caches are lanes, as `llama_cpp.py`.
 
@@ -25,10 +25,10 @@ To add a kind of server:
 """
 
 from icm_client.endpoints.connect import KINDS, Kind, connect
+from icm_client.endpoints.echo import EchoEndpoint
 from icm_client.endpoints.embedded import EmbeddedEndpoint
 from icm_client.endpoints.llama_cpp import LlamaCppEndpoint
 from icm_client.endpoints.openai_top_k import OpenAITopKEndpoint
-from icm_client.endpoints.prompt_logprobs import EchoEndpoint, PromptLogProbsEndpoint
 from icm_client.endpoints.protocol import (
     Answer,
     Endpoint,
@@ -53,7 +53,7 @@ from icm_client.endpoints.settings import (
 )
 from icm_client.endpoints.sglang import SglangEndpoint
 from icm_client.endpoints.transport import Transport
-from icm_client.endpoints.vllm import VllmEndpoint
+from icm_client.endpoints.vllm import PromptLogProbsEndpoint, VllmEndpoint
 
 __all__ = [
     "KINDS",

@@ -5,16 +5,16 @@ from typing import Final, Literal, get_args
 
 from pydantic import SecretStr
 
-from icm_client.endpoints import llama_cpp, openai_top_k, prompt_logprobs, sglang, vllm
+from icm_client.endpoints import echo, llama_cpp, openai_top_k, sglang, vllm
+from icm_client.endpoints.echo import EchoEndpoint
 from icm_client.endpoints.llama_cpp import LlamaCppEndpoint
-from icm_client.endpoints.models import MODELS, ModelCard, models_in
 from icm_client.endpoints.openai_top_k import OpenAITopKEndpoint
-from icm_client.endpoints.prompt_logprobs import EchoEndpoint, PromptLogProbsEndpoint
+from icm_client.endpoints.parsing import MODELS, ModelCard, models_in
 from icm_client.endpoints.served import NO_ROUTE
 from icm_client.endpoints.settings import TransportSettings
 from icm_client.endpoints.sglang import SglangEndpoint
 from icm_client.endpoints.transport import Transport
-from icm_client.endpoints.vllm import VllmEndpoint
+from icm_client.endpoints.vllm import PromptLogProbsEndpoint, VllmEndpoint
 from icm_client.errors import (
     AuthenticationRefused,
     EndpointFault,
@@ -112,7 +112,7 @@ async def _opened(
             f"{transport.url} is read as {found}, which gives every label's log-prob: leave "
             "--allow-floor out"
         )
-    if found == prompt_logprobs.ECHO:
+    if found == echo.ECHO:
         return await EchoEndpoint.open(transport, model=model, context_length=context_length)
     if context_length is not None:
         raise InputError(
@@ -126,7 +126,7 @@ _NATIVE: Final[dict[str, type[VllmEndpoint] | type[LlamaCppEndpoint] | type[Sgla
     vllm.KIND: VllmEndpoint,
     llama_cpp.KIND: LlamaCppEndpoint,
     sglang.KIND: SglangEndpoint,
-    prompt_logprobs.PROMPT_LOGPROBS: PromptLogProbsEndpoint,
+    vllm.PROMPT_LOGPROBS: PromptLogProbsEndpoint,
 }
 
 

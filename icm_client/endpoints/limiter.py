@@ -4,7 +4,7 @@
 The limit doubles while that goes well, as a TCP connection's window does in slow start (RFC 5681,
 3.1), and grows by one a round afterwards. It is halved once an episode when the server answers 429
 or 503, and stays where it is while more requests only mean longer waits. If refusals continue,
-requests keep a distance too: see `icm_client.endpoints.pace`.
+requests keep a distance too (`Pace`).
 
 A round is as many answers as the limit. Times are seconds on any monotonic clock, passed in.
 """
@@ -15,11 +15,11 @@ import statistics
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
 from typing import Final
 
 import anyio
 
-from icm_client.endpoints.pace import Pace
 from icm_client.endpoints.settings import LimitChange, TransportSettings, Why
 from icm_client.errors import (
     EndpointOverloaded,
@@ -60,9 +60,10 @@ _QUEUE = re.compile(
 class Gate:
     """Lets as many requests through as the limit allows; the others wait in the order they came.
 
-    Args:
-        settings: bounds of the limit, how the server's queue is watched, who observes.
-        read_metrics: the body of the server's `/metrics`.
+    `read_metrics` returns the body of the server's `/metrics`.
+
+    Attributes:
+        limiter: decides; read its limit and the distance it asks for, and change nothing.
     """
 
     def __init__(
@@ -70,21 +71,18 @@ class Gate:
     ) -> None:
         self._settings = settings
         self._read_metrics = read_metrics
-        self._limiter: InFlightLimiter | None = None  # made when there is a clock
-        self._metrics_due = math.inf
-        self._maximum = min(settings.max_in_flight, affordable_connections())
-        self._capacity = anyio.CapacityLimiter(self._first_limit())
+        maximum = min(settings.max_in_flight, affordable_connections())
+        self.limiter = InFlightLimiter(
+            minimum=min(settings.min_in_flight, maximum),
+            maximum=maximum,
+            start=settings.start_in_flight,
+            now=monotonic(),
+            queue_limit=settings.good_neighbour.queue if settings.good_neighbour else None,
+        )
+        may_change = maximum > settings.min_in_flight
+        self._metrics_due = monotonic() + settings.metrics_interval_s if may_change else math.inf
+        self._capacity = anyio.CapacityLimiter(self.limiter.limit)
         self._line = anyio.Lock()  # requests that keep a distance go in the order they came
-
-    @property
-    def limit(self) -> int:
-        """Requests that may be in flight now."""
-        return self._limiter.limit if self._limiter else self._first_limit()
-
-    @property
-    def spacing_s(self) -> float:
-        """Seconds between two requests; 0 where they need keep no distance."""
-        return self._limiter.spacing_s if self._limiter else 0.0
 
     @asynccontextmanager
     async def turn(
@@ -99,41 +97,40 @@ class Gate:
         Raises:
             RunStopped: the run is to stop; this request has not been sent.
         """
-        limiter = self._limiter or self._begun()
+        limiter = self.limiter
         full = self._capacity.available_tokens <= 0
         if full and not limiter.spacing_s:
             limiter.full()
         async with self._capacity:
             self._refuse_if_stopping()
-            await self._watch_queue(limiter)
+            await self._watch_queue()
             if ready is not None:
                 await ready()
-            waited = await self._in_line(limiter)
+            waited = await self._in_line()
             if full and limiter.spacing_s and not waited:
                 limiter.full()
-            sent_at = anyio.current_time()
-            with self._refusals(limiter, sent_at):
+            sent_at = monotonic()
+            with self._refusals(sent_at):
                 yield
-            self._apply(limiter.answered(kind, sent_at=sent_at, now=anyio.current_time()))
+            self._apply(limiter.answered(kind, sent_at=sent_at, now=monotonic()))
 
     @asynccontextmanager
     async def aside(self) -> AsyncIterator[None]:
         """Send a small request beside the work: it keeps its distance, and takes no turn."""
-        limiter = self._limiter or self._begun()
-        await self._in_line(limiter)
-        with self._refusals(limiter, anyio.current_time()):
+        await self._in_line()
+        with self._refusals(monotonic()):
             yield
 
-    async def _in_line(self, limiter: "InFlightLimiter") -> bool:
+    async def _in_line(self) -> bool:
         """Wait until a request may be sent, and count it. Returns whether that took any time."""
         waited = False
         async with self._line:
             # Not an event: another refusal may prolong the pause meanwhile.
-            while (pause_s := limiter.paused_s(anyio.current_time())) > 0:
+            while (pause_s := self.limiter.paused_s(monotonic())) > 0:
                 waited = True
                 await anyio.sleep(min(pause_s, _POLL_S))
                 self._refuse_if_stopping()
-            limiter.sent(anyio.current_time(), waited=waited)
+            self.limiter.sent(monotonic(), waited=waited)
         return waited
 
     def _refuse_if_stopping(self) -> None:
@@ -142,35 +139,19 @@ class Gate:
             raise RunStopped("stopped on request", goes_on=False)
 
     @contextmanager
-    def _refusals(self, limiter: "InFlightLimiter", sent_at: float) -> Iterator[None]:
+    def _refusals(self, sent_at: float) -> Iterator[None]:
         try:
             yield
         except EndpointOverloaded as error:
             asked_s = min(error.retry_after_s or 0.0, self._settings.retry.retry_after_cap_s)
-            now = anyio.current_time()
-            self._apply(limiter.refused(sent_at=sent_at, now=now, retry_after_s=asked_s))
+            self._apply(
+                self.limiter.refused(sent_at=sent_at, now=monotonic(), retry_after_s=asked_s)
+            )
             raise
 
-    def _first_limit(self) -> int:
-        settings = self._settings
-        return max(settings.min_in_flight, min(settings.start_in_flight, self._maximum))
-
-    def _begun(self) -> "InFlightLimiter":
-        settings, now = self._settings, anyio.current_time()
-        self._limiter = InFlightLimiter(
-            minimum=min(settings.min_in_flight, self._maximum),
-            maximum=self._maximum,
-            start=self._first_limit(),
-            now=now,
-            queue_limit=settings.good_neighbour.queue if settings.good_neighbour else None,
-        )
-        if self._maximum > settings.min_in_flight:
-            self._metrics_due = now + settings.metrics_interval_s
-        return self._limiter
-
-    async def _watch_queue(self, limiter: "InFlightLimiter") -> None:
+    async def _watch_queue(self) -> None:
         # Refusals say the same, and where requests are counted this would be one of them.
-        if anyio.current_time() < self._metrics_due or limiter.spacing_s:
+        if monotonic() < self._metrics_due or self.limiter.spacing_s:
             return
         # Set ahead of the await: nobody else asks meanwhile, and a server without it is not asked
         # again.
@@ -183,10 +164,9 @@ class Gate:
             waiting = math.nan
         if waiting is None:
             return
-        now = anyio.current_time()
-        self._metrics_due = now + self._settings.metrics_interval_s
+        self._metrics_due = monotonic() + self._settings.metrics_interval_s
         if not math.isnan(waiting):
-            self._apply(limiter.queue(waiting, now))
+            self._apply(self.limiter.queue(waiting, monotonic()))
 
     def _apply(self, change: LimitChange | None) -> None:
         if change is None:
@@ -208,9 +188,6 @@ class InFlightLimiter:
 
     Attributes:
         limit: requests that may be in flight.
-
-    Raises:
-        ValueError: bounds that are no range.
     """
 
     def __init__(
@@ -259,23 +236,12 @@ class InFlightLimiter:
         return max(0.0, self._paused_until - now, self._pace.due_s(now))
 
     def sent(self, now: float, *, waited: bool) -> None:
-        """Count a request that is sent now.
-
-        Args:
-            now: the time.
-            waited: whether `paused_s` kept it back.
-        """
+        """Count a request that is sent now; `waited`: `paused_s` kept it back."""
         # In an episode nothing says that the server takes more.
         self._pace.sent(now, waited=waited and not self._in_episode)
 
     def answered(self, kind: str, *, sent_at: float, now: float) -> LimitChange | None:
-        """Record an answer.
-
-        Args:
-            kind: of request; latencies of one kind are never compared with another's.
-            sent_at: when its request was sent.
-            now: when it had arrived.
-        """
+        """Record an answer; latencies of one `kind` are never compared with another's."""
         self._pace.answered(now)
         self._answers += 1
         if self._in_episode and (self._cut_at is None or sent_at >= self._cut_at):
@@ -358,6 +324,97 @@ class InFlightLimiter:
     def _moved(self, limit: int, why: Why, now: float) -> LimitChange | None:
         before, self.limit, self._held = self.limit, limit, None
         return None if limit == before else LimitChange(now - self._began, before, limit, why)
+
+
+_STEPS: Final = (0.001, 0.1)
+"""The least and the most by which a request raises the pace, as a fraction of it."""
+
+_FINER: Final = 3.0
+_COARSER: Final = 1.1
+_BEYOND: Final = 1.1
+"""A pace so many times the one that was refused last shows that the limit was lifted."""
+
+_CUT_IN_STEPS: Final = 60
+_DEEPEST_CUT: Final = 0.25
+_CUT_AGAIN: Final = 0.15
+_BURST: Final = 8
+"""A refusal within so many requests shows that the pace is too high, and not by how much."""
+
+_UNKNOWN_A_SECOND: Final = 1.0
+_COUNTED: Final = 32
+_COUNTED_S: Final = 10.0
+
+
+class Pace:
+    """How many requests a second to send to a server that refuses even one at a time.
+
+    A gateway that counts requests (nginx's `limit_req`, an account's quota) says only yes or no. So
+    the pace climbs until a request is refused, is cut, and climbs again in smaller steps. Once it
+    is near the limit, about one request in sixty is refused. Where the limit is lifted, the steps
+    grow again. There is no pace until `begin`.
+
+    Attributes:
+        a_second: requests a second; None where any number may be sent.
+    """
+
+    def __init__(self) -> None:
+        self.a_second: float | None = None
+        self._refused_a_second = 0.0
+        self._begun_a_second = 0.0  # after the last cut
+        self._step = _STEPS[1]
+        self._soon = False  # whether the last cut came soon after the one before
+        self._sent = 0  # since the last cut, those that did not have to wait left out
+        self._next_at = 0.0
+        self._answered_at: deque[float] = deque(maxlen=_COUNTED)
+
+    def due_s(self, now: float) -> float:
+        """Seconds until the next request may be sent, at least 0."""
+        return 0.0 if self.a_second is None else max(0.0, self._next_at - now)
+
+    def sent(self, now: float, *, waited: bool) -> None:
+        """Count a request; `waited`: the pace held it back."""
+        if self.a_second is None:
+            return
+        if waited:
+            self._sent += 1
+            self.a_second *= 1 + self._step
+            if self.a_second > _BEYOND * self._refused_a_second:
+                self._step = min(self._step * _COARSER, _STEPS[1])
+        self._next_at = now + 1 / self.a_second
+
+    def answered(self, now: float) -> None:
+        """Count an answer."""
+        self._answered_at.append(now)
+
+    def begin(self, now: float) -> None:
+        """Keep a pace from now on: that of the latest answers."""
+        times = [at for at in self._answered_at if now - at <= _COUNTED_S]
+        known = len(times) > 1
+        self.a_second = len(times) / max(now - times[0], 1e-3) if known else _UNKNOWN_A_SECOND
+        self._refused_a_second = self._begun_a_second = self.a_second
+        self._step, self._sent = _STEPS[1], 0
+        self._next_at = now + 1 / self.a_second
+
+    def cut(self, now: float) -> None:
+        """Slow down: a request at this pace was refused."""
+        if self.a_second is None:
+            return
+        soon = self._sent <= _BURST
+        depth = _CUT_AGAIN if soon and self._soon else 0.0
+        self._soon = soon
+        if not soon:
+            self._step = max(self._step / _FINER, _STEPS[0])
+            self._refused_a_second = self.a_second
+        else:  # the first may pass as a burst: the pace was too high from the beginning
+            self._refused_a_second = self._begun_a_second
+        depth = max(depth, min(_CUT_IN_STEPS * self._step, _DEEPEST_CUT))
+        self.a_second = self._refused_a_second * (1 - depth)
+        self._begun_a_second, self._sent = self.a_second, 0
+        self._next_at = now + 1 / self.a_second
+
+    def end(self) -> None:
+        """Keep no pace any more."""
+        self.a_second = None
 
 
 def queue_length(metrics: bytes) -> float | None:

@@ -5,17 +5,23 @@ Source: https://github.com/ggml-org/llama.cpp/tree/master/tools/server (README: 
 its answer what nobody reads, and counts cached and computed tokens.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Self
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Final, NamedTuple, Self
 
 import anyio
 from pydantic import RootModel
 
-from icm_client.endpoints.batch_invariance import preparation
-from icm_client.endpoints.models import MODELS, models_in
-from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
-from icm_client.endpoints.protocol import Answer, Exactness, Read, ServerIdentity, TokenIds
-from icm_client.endpoints.served import ServedEndpoint, native_answer, served_model
+from icm_client.endpoints.parsing import MODELS, Wire, fingerprint, log_prob, models_in, parsed
+from icm_client.endpoints.protocol import (
+    Answer,
+    Exactness,
+    Read,
+    ServerIdentity,
+    TokenIds,
+    common_prefix,
+)
+from icm_client.endpoints.served import ServedEndpoint, Tokens, native_answer, served_model
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     LabelMissing,
@@ -48,6 +54,13 @@ _FIELDS: Final = ["completion_probabilities", "timings", "tokens_evaluated", "tr
 _SURELY: Final = 1000.0
 """With so much added to a token's logit (nats), no other token is drawn."""
 
+MICRO_BATCH: Final = 512
+"""Tokens: the embedded server's `n_ubatch`. A longer prompt is cut into such pieces and a
+remainder."""
+
+_SMALLEST: Final = 8
+_REWIND: Final = 16
+
 
 class _Candidate(Wire):
     id: int
@@ -70,10 +83,6 @@ class _Completion(Wire):
     timings: _Timings
     tokens_evaluated: int
     truncated: bool
-
-
-class _Tokens(Wire):
-    tokens: list[int]
 
 
 class _Generation(Wire):
@@ -99,10 +108,33 @@ class _Adapters(RootModel[list[_Adapter]]):
     pass
 
 
+class _Ask(NamedTuple):
+    """A request to `/completion`.
+
+    Attributes:
+        prompt: token ids.
+        slot: the slot that computes it, or `_ANY_SLOT`.
+        top: how many of the most probable next tokens to give; with 0 the prompt is only prefilled.
+        wanted: the tokens whose log-probs are looked for among them.
+        sampling: more fields of the body.
+        drawn: the token that is drawn, by a bias on its logit; None draws the most probable one.
+    """
+
+    prompt: TokenIds
+    slot: int
+    top: int = 0
+    wanted: TokenIds = ()
+    sampling: Mapping[str, float] = _NO_SAMPLING
+    drawn: int | None = None
+
+
 class LlamaCppEndpoint(ServedEndpoint):
     """A llama.cpp server. `open` makes one; `lanes` is its number of slots.
 
     A text like "<eos>" in a row is tokenized as its characters, never as the control token.
+
+    A read asks for the most probable tokens. Wanted ones that are not among them are drawn one by
+    one, and if that does not help, ever more tokens are asked for (`_answer`).
     """
 
     def __init__(
@@ -115,6 +147,7 @@ class LlamaCppEndpoint(ServedEndpoint):
         steady: bool,
     ) -> None:
         super().__init__(transport, identity=identity)
+        self.lanes = lanes
         self._vocabulary_size = vocabulary_size
         self._top = _FIRST_TOP
         # Two requests that alternate on one slot throw each other's prefix away.
@@ -134,11 +167,8 @@ class LlamaCppEndpoint(ServedEndpoint):
     ) -> Self:
         """Ask the server who it is.
 
-        Args:
-            transport: the way to it; closed by `aclose`.
-            model: its name or alias; None takes the one model there is.
-            steady: prepare slots so that log-probs do not depend on what was cached
-                (`batch_invariance`); for a server that nobody else uses.
+        With `steady`, slots are prepared so that log-probs do not depend on what was cached
+        (`preparation`): for a server that nobody else uses.
 
         Raises:
             EndpointError: no answer, or not llama.cpp's.
@@ -202,11 +232,6 @@ class LlamaCppEndpoint(ServedEndpoint):
         on = [(one.id, one.path, one.scale) for one in loaded.root if one.scale]
         return repr(sorted(on)) if on else ""
 
-    @property
-    def lanes(self) -> int:
-        """Slots of the server."""
-        return len(self._locks)
-
     async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
         """As `Endpoint.tokenize`."""
         body = {
@@ -215,7 +240,7 @@ class LlamaCppEndpoint(ServedEndpoint):
             "parse_special": False,
             "with_pieces": False,
         }
-        answer = await self._transport.post("/tokenize", body, lambda raw: parsed(_Tokens, raw))
+        answer = await self._transport.post("/tokenize", body, lambda raw: parsed(Tokens, raw))
         return tuple(answer.tokens)
 
     async def tokenize_many(self, texts: Sequence[str]) -> list[TokenIds] | None:
@@ -231,7 +256,7 @@ class LlamaCppEndpoint(ServedEndpoint):
         (mark,) = self._bos
         content = [part for text in texts for part in (text, mark)]
         body = {"content": content, "add_special": False, "parse_special": False}
-        answer = await self._transport.post("/tokenize", body, lambda raw: parsed(_Tokens, raw))
+        answer = await self._transport.post("/tokenize", body, lambda raw: parsed(Tokens, raw))
         found: list[TokenIds] = []
         start = 0
         for place, token in enumerate(answer.tokens):
@@ -255,7 +280,7 @@ class LlamaCppEndpoint(ServedEndpoint):
         """As `Endpoint.warm`."""
         slot = lane or 0
         async with self._locks[slot]:
-            await self._complete(prefix, slot, top=0, wanted=())
+            await self._complete(_Ask(prefix, slot))
 
     async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
         """As `SampledEndpoint.read_sampled`, on the first slot."""
@@ -265,176 +290,174 @@ class LlamaCppEndpoint(ServedEndpoint):
     async def _answer(
         self, read: Read, slot: int, sampling: Mapping[str, float] = _NO_SAMPLING
     ) -> Answer:
-        """Ask for the most probable tokens, then for those missing, then for ever more tokens."""
         top = min(self._top, self._vocabulary_size)
+        ask = _Ask(read.prompt, slot, top, read.wanted, sampling)
         found: dict[int, float] = {}
         if len(read.wanted) == 1:  # as for all but the first token of a label
-            found = await self._drawn_ones(read.prompt, slot, read.wanted, sampling)
+            found = await self._drawn_ones(ask, read.wanted)
         while True:
             missing = [token for token in read.wanted if token not in found]
             if missing:
-                found |= await self._complete(
-                    read.prompt, slot, top=top, wanted=read.wanted, sampling=sampling
-                )
-                self._top = min(top, _KEPT_TOP)
+                found |= await self._complete(ask)
+                self._top = min(ask.top, _KEPT_TOP)
                 missing = [token for token in read.wanted if token not in found]
             if 0 < len(missing) <= _DRAWN:
-                found |= await self._drawn_ones(read.prompt, slot, missing, sampling)
+                found |= await self._drawn_ones(ask, missing)
                 missing = [token for token in missing if token not in found]
             if not missing:
                 return Answer(tuple(found[token] for token in read.wanted), Exactness.EXACT)
-            if top >= self._vocabulary_size:
+            if ask.top >= self._vocabulary_size:
                 raise LabelMissing(
                     f"{self._transport.url}: tokens {missing} are not among the log-probs of the "
                     f"whole vocabulary ({self._vocabulary_size:,} tokens)"
                 )
-            top = min(top * _TOP_GROWTH, self._vocabulary_size)
+            ask = ask._replace(top=min(ask.top * _TOP_GROWTH, self._vocabulary_size))
 
-    async def _drawn_ones(
-        self, prompt: TokenIds, slot: int, tokens: Sequence[int], sampling: Mapping[str, float]
-    ) -> dict[int, float]:
+    async def _drawn_ones(self, ask: _Ask, tokens: Sequence[int]) -> dict[int, float]:
         """Log-probs (nats) of those of `tokens` that can be drawn: each comes with its token."""
         found: dict[int, float] = {}
         for token in tokens:
             if self._tells_drawn and token not in self._undrawn:
-                found |= await self._sent(prompt, slot, 2, (token,), sampling, drawn=token) or {}
+                one = ask._replace(top=2, wanted=(token,), drawn=token)
+                found |= await self._sent(one) or {}
                 if token not in found:
                     self._undrawn.add(token)
         return found
 
-    async def _complete(
-        self,
-        prompt: TokenIds,
-        slot: int,
-        *,
-        top: int,
-        wanted: TokenIds,
-        sampling: Mapping[str, float] = _NO_SAMPLING,
-    ) -> dict[int, float]:
-        """Those of `wanted` that are among the `top` most probable next tokens (nats).
-
-        With `top` 0 the prompt is only prefilled.
+    async def _complete(self, ask: _Ask) -> dict[int, float]:
+        """Those of `ask.wanted` that are among the most probable next tokens (nats).
 
         llama.cpp leaves the log-probs out of an answer that ends within a character, as it does
         where the token drawn is one of its bytes (`process_token` in server-context.cpp). A
         `logit_bias` decides what is drawn and nothing else: log-probs are those before sampling.
         """
         if self._drawn is None:
-            found = await self._sent(prompt, slot, top, wanted, sampling)
+            found = await self._sent(ask)
             if found is not None:
                 return found
             self._drawn = (await self.tokenize("a", add_special=False))[-1]
-        found = await self._sent(prompt, slot, top, wanted, sampling, drawn=self._drawn)
-        if found is None:
-            found = await self._sent(prompt, slot, top, wanted, sampling)
-        if found is None:
-            raise MalformedAnswer(f"{self._transport.url}: no log-probs of the next token")
-        return found
+        for drawn in (self._drawn, None):
+            found = await self._sent(ask._replace(drawn=drawn))
+            if found is not None:
+                return found
+        raise MalformedAnswer(f"{self._transport.url}: no log-probs of the next token")
 
-    async def _sent(
-        self,
-        prompt: TokenIds,
-        slot: int,
-        top: int,
-        wanted: TokenIds,
-        sampling: Mapping[str, float],
-        *,
-        drawn: int | None = None,
-    ) -> dict[int, float] | None:
+    async def _sent(self, ask: _Ask) -> dict[int, float] | None:
         """As `_complete`; None where log-probs are missing, or may hold the bias."""
-        check = self._check_of(prompt, top=top, wanted=wanted, drawn=drawn)
-        extra: dict[str, object] = dict(sampling)
-        if drawn is not None:
-            extra["logit_bias"] = [[drawn, _SURELY]]
+        found = partial(self._found, ask)
         if not self._steady:
-            body = {**self._body_for(prompt, slot, top=top), **extra}
-            return await self._transport.post("/completion", body, check, scoring=True)
+            return await self._transport.post(
+                "/completion", self._body_for(ask), found, scoring=True
+            )
 
         # Anew for each attempt: the slot may hold anything after the one before.
         async def prepared() -> dict[str, object]:
-            ahead = preparation(self._held[slot] or (), prompt)
+            ahead = preparation(self._held[ask.slot] or (), ask.prompt)
             if ahead is not None:
+                first = _Ask(ahead, ask.slot)
                 await self._transport.post(
                     "/completion",
-                    self._steady_body_for(ahead, slot, top=0),
-                    self._check_of(ahead, top=0, wanted=()),
+                    self._body_for(first),
+                    partial(self._found, first),
                     scoring=True,
                     attempts=1,
                 )
-                self._held[slot] = ahead
-            return {**self._steady_body_for(prompt, slot, top=top), **extra}
+                self._held[ask.slot] = ahead
+            return self._body_for(ask)
 
-        found = await self._transport.post("/completion", prepared, check, scoring=True)
-        self._held[slot] = prompt
-        return found
+        log_probs = await self._transport.post("/completion", prepared, found, scoring=True)
+        self._held[ask.slot] = ask.prompt
+        return log_probs
 
-    def _steady_body_for(self, prompt: TokenIds, slot: int, *, top: int) -> dict[str, object]:
-        """The body; what the slot holds is then unknown until the answer is there."""
-        known = self._held[slot] is not None
-        self._held[slot] = None
-        return self._body_for(prompt, slot, top=top) | {"cache_prompt": known}
-
-    def _body_for(self, prompt: TokenIds, slot: int, *, top: int) -> dict[str, object]:
-        return {
-            "model": self._identity.model,
-            "prompt": prompt,
-            "n_predict": 1 if top else 0,
-            "n_probs": top,
+    def _body_for(self, ask: _Ask) -> dict[str, object]:
+        """The body; if `steady`, it is then unknown what the slot holds until it has answered."""
+        known = not self._steady or self._held[ask.slot] is not None
+        if self._steady:
+            self._held[ask.slot] = None
+        body: dict[str, object] = {
+            "model": self.identity.model,
+            "prompt": ask.prompt,
+            "n_predict": 1 if ask.top else 0,
+            "n_probs": ask.top,
             "temperature": 0,
-            "cache_prompt": True,
-            "id_slot": slot,
+            "cache_prompt": known,
+            "id_slot": ask.slot,
             "response_fields": _FIELDS,
+            **ask.sampling,
         }
+        return body if ask.drawn is None else body | {"logit_bias": [[ask.drawn, _SURELY]]}
 
-    def _check_of(
-        self, prompt: TokenIds, *, top: int, wanted: TokenIds, drawn: int | None = None
-    ) -> Callable[[bytes], dict[int, float] | None]:
-        """The function that parses the answer to `_body_for`, into what `_sent` returns."""
-        url = self._transport.url
+    def _found(self, ask: _Ask, raw: bytes) -> dict[int, float] | None:
+        """What `_sent` returns, from the answer to `ask`."""
+        url, prompt, wanted, drawn = self._transport.url, ask.prompt, ask.wanted, ask.drawn
+        completion = parsed(_Completion, raw)
+        timings, evaluated = completion.timings, completion.tokens_evaluated
+        self._count(timings.cache_n + timings.prompt_n, timings.cache_n)
+        if completion.truncated or evaluated < len(prompt):
+            raise PromptTooLong(
+                f"{url}: the server cut a prompt of {len(prompt)} tokens to {evaluated}. Start it "
+                "with a larger context, or use fewer demos",
+                cut=True,
+            )
+        if evaluated > len(prompt):
+            raise MalformedAnswer(f"{url}: the server added to a prompt of {len(prompt)}")
+        if not ask.top:
+            return {}
+        if not completion.completion_probabilities:
+            return None
+        if len(completion.completion_probabilities) != 1:
+            raise MalformedAnswer(f"{url}: log-probs of more than the next token")
+        position = completion.completion_probabilities[0]
+        self._tells_drawn = position.id is not None
+        candidates = position.top_logprobs
         needed = frozenset(wanted)
-
-        def checked(raw: bytes) -> dict[int, float] | None:
-            completion = parsed(_Completion, raw)
-            timings = completion.timings
-            self._count(timings.cache_n + timings.prompt_n, timings.cache_n)
-            if completion.truncated or completion.tokens_evaluated < len(prompt):
-                raise PromptTooLong(
-                    f"{url}: the server cut a prompt of {len(prompt)} tokens to "
-                    f"{completion.tokens_evaluated}. Start it with a larger context, or use fewer "
-                    "demos",
-                    cut=True,
-                )
-            if completion.tokens_evaluated > len(prompt):
-                raise MalformedAnswer(f"{url}: the server added to a prompt of {len(prompt)}")
-            if not top:
-                return {}
-            if not completion.completion_probabilities:
-                return None
-            if len(completion.completion_probabilities) != 1:
-                raise MalformedAnswer(f"{url}: log-probs of more than the next token")
-            position = completion.completion_probabilities[0]
-            self._tells_drawn = position.id is not None
-            candidates = position.top_logprobs
-            if (
-                candidates
-                and candidates[0].id == drawn
-                and not (drawn in needed and _is_raw(candidates))
-            ):
-                # It is the most probable one and needs no bias, or the log-probs hold the bias.
-                return None
-            found = {
-                candidate.id: log_prob(candidate.logprob, token=candidate.id)
-                for candidate in candidates
-                if candidate.id in needed
-            }
-            if drawn in needed and position.id == drawn:
-                found[drawn] = log_prob(position.logprob, token=drawn)
-            return found
-
-        return checked
+        if (
+            candidates
+            and candidates[0].id == drawn
+            and not (drawn in needed and _is_raw(candidates))
+        ):
+            return None  # it is the most probable one and needs no bias, or the bias is in them
+        found = {
+            candidate.id: log_prob(candidate.logprob, token=candidate.id)
+            for candidate in candidates
+            if candidate.id in needed
+        }
+        if drawn in needed and position.id == drawn:
+            found[drawn] = log_prob(position.logprob, token=drawn)
+        return found
 
 
 def _is_raw(candidates: Sequence[_Candidate]) -> bool:
     """Whether no bias is in these: it would make the second far less probable than this."""
     second = candidates[1].logprob if len(candidates) > 1 else None
     return second is not None and second > -_SURELY / 2
+
+
+def preparation(cached: TokenIds, prompt: TokenIds) -> TokenIds | None:
+    """What to send before `prompt`, so that its log-probs do not depend on what was `cached`.
+
+    llama.cpp chooses its CPU kernels by the number of tokens in a batch: 1, 2 to 7, or 8 and more.
+    They round differently, so the log-odds of one prompt moved by up to 0.2 nats with how much of
+    it was cached. In batches of 8 and more, each token gets the same bits whatever stands beside it
+    (without repacked weights and without flash attention). So it is enough that no smaller batch
+    ever fills the cache or is read. Micro-batches of 4 would do as well, at 60% of the speed.
+
+    What is sent before begins like `prompt` and ends in a token that `prompt` does not have there:
+    the server then drops what it had cached after that place, and the odd token with it.
+
+    Args:
+        cached: what the slot holds: the last ids it was sent, or () if it will not reuse them.
+        prompt: what it is sent next.
+
+    Returns:
+        None if nothing has to be sent. A prompt of fewer than 8 tokens is always computed whole.
+    """
+    kept = min(common_prefix(cached, prompt), len(prompt) - 1)
+    new = len(prompt) - kept
+    if new < _SMALLEST:
+        start = max(0, len(prompt) - _REWIND)
+        return None if kept == 0 else (*prompt[:start], 0 if prompt[start] else 1)
+    if 0 < new % MICRO_BATCH < _SMALLEST:  # so new > MICRO_BATCH
+        start = kept + MICRO_BATCH // 2
+        return (*prompt[:start], 0 if prompt[start] else 1)
+    return None

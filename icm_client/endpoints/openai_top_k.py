@@ -17,10 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Self, TypeVar
 
-import anyio
-
-from icm_client.endpoints.models import ModelCard
-from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.parsing import ModelCard, Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
     Exactness,
@@ -37,8 +34,7 @@ from icm_client.endpoints.refusals import (
     unsupported,
     written_instead,
 )
-from icm_client.endpoints.served import TokenUsage
-from icm_client.endpoints.texts import TextPrompts, text_model
+from icm_client.endpoints.served import Completion, TextPrompts, text_model
 from icm_client.endpoints.transport import Transport
 from icm_client.endpoints.whole_prompts import Said, Top, WholePrompts
 from icm_client.errors import (
@@ -46,12 +42,12 @@ from icm_client.errors import (
     EndpointError,
     EndpointOverloaded,
     EndpointUnreachable,
-    IcmError,
     LabelMissing,
     MalformedAnswer,
     RequestRefused,
     ScoreError,
 )
+from icm_client.task_groups import open_task_group
 
 COMPLETIONS: Final = "openai"
 CHAT: Final = "openai-chat"
@@ -123,10 +119,8 @@ class _Choice(Wire):
         return bool(thought) or begins_to_think(said)
 
 
-class _Completion(Wire):
+class _Completion(Completion):
     choices: list[_Choice]
-    usage: TokenUsage | None = None
-    system_fingerprint: str | None = None
 
 
 class OpenAITopKEndpoint(TextPrompts):
@@ -190,14 +184,7 @@ class OpenAITopKEndpoint(TextPrompts):
         allow_floor: bool = False,
         context_length: int | None = None,
     ) -> Self:
-        """Find out which route gives log-probs, and how many.
-
-        Args:
-            transport: the way to the server; closed by `aclose`.
-            model: its name; None takes the one model there is.
-            kind: `COMPLETIONS` or `CHAT`; None takes the first that answers with log-probs.
-            allow_floor: take an upper bound for a label that is not among the most probable.
-            context_length: tokens; None takes what the server says, else 4,096.
+        """Find out which route gives log-probs, and how many. Arguments as for `connect`.
 
         Raises:
             EndpointError: no answer.
@@ -233,11 +220,7 @@ class OpenAITopKEndpoint(TextPrompts):
         raise unsupported(transport.url, entry.id, refusals)
 
     async def _refusal(self) -> Refusal | None:
-        """Why no log-probs come by this route; None where they do.
-
-        Raises:
-            EndpointError: the server does not answer, or refuses every request.
-        """
+        """Why no log-probs come by this route; None where they do."""
 
         def read(raw: bytes) -> Refusal | None:
             choices = parsed(_Completion, raw).choices
@@ -288,20 +271,14 @@ class OpenAITopKEndpoint(TextPrompts):
         """As `Endpoint.read`; one request each, sent at the same time."""
         del lane
         answers: dict[int, Answer] = {}
-        failures: list[IcmError] = []
 
-        async def answer(number: int) -> None:
-            try:
-                top = await self._top_after(self._text_of(reads[number].prompt))
-                answers[number] = self._answer(reads[number], top)
-            except IcmError as error:
-                failures.append(error)
+        async def answer(number: int, read: Read) -> None:
+            top = await self._top_after(self._text_of(read.prompt))
+            answers[number] = self._answer(read, top)
 
-        async with anyio.create_task_group() as tasks:
-            for number in range(len(reads)):
-                tasks.start_soon(answer, number)
-        if failures:
-            raise failures[0]
+        async with open_task_group() as tasks:
+            for number, read in enumerate(reads):
+                tasks.start_soon(answer, number, read)
         found = [answers[number] for number in range(len(reads))]
         self._keep(reads, found)
         return found
@@ -311,9 +288,8 @@ class OpenAITopKEndpoint(TextPrompts):
 
     async def read_sampled(self, read: Read, sampling: Mapping[str, float]) -> Answer:
         """As `SampledEndpoint.read_sampled`; `read` checks that prompts are read whole."""
-        return self._answer(
-            read, (await self._said_after(self._text_of(read.prompt), sampling)).top
-        )
+        said = await self._said_after(self._text_of(read.prompt), sampling)
+        return self._answer(read, said.top)
 
     def _answer(self, read: Read, top: Top) -> Answer:
         found = [self._found(self._labels[one], top) for one in read.wanted]
@@ -345,10 +321,8 @@ class OpenAITopKEndpoint(TextPrompts):
         await self._whole.check(text, said)
         return said.top
 
-    async def _said_after(
-        self, text: str, sampling: Mapping[str, float] = _NO_SAMPLING, attempts: int | None = None
-    ) -> Said:
-        return await self._asked(text, sampling, self._said_in, attempts=attempts)
+    async def _said_after(self, text: str, sampling: Mapping[str, float] = _NO_SAMPLING) -> Said:
+        return await self._asked(text, sampling, self._said_in)
 
     async def _asked(
         self,
@@ -389,9 +363,7 @@ class OpenAITopKEndpoint(TextPrompts):
     def _said_in(self, raw: bytes) -> Said:
         completion = parsed(_Completion, raw)
         url = f"{self._transport.url}{self._path}"
-        if completion.usage:
-            self._count(completion.usage.prompt_tokens, completion.usage.cached_tokens)
-        self._marked(completion.system_fingerprint)
+        self._record(completion)
         if len(completion.choices) != 1:
             raise MalformedAnswer(f"{url}: {len(completion.choices)} choices for one prompt")
         log_probs = completion.choices[0].logprobs

@@ -82,67 +82,59 @@ async def label_scores(endpoint: Endpoint, read: Read, labels: Sequence[str]) ->
     values = ", ".join(
         f"{label} {value:.2f}" for label, value in zip(labels, answer.log_probs, strict=True)
     )
-    exact = answer.exactness is Exactness.EXACT
+    exactness = answer.exactness
     mass = sum(map(math.exp, answer.log_probs))
-    figures: dict[str, Figure] = {
-        "exactness": answer.exactness.value,
-        "probability_of_labels": mass,
-    }
+    grade, how = Grade.GOOD, "exact"
+    if exactness is not Exactness.EXACT:
+        grade, how = Grade.NOTE, f"of exactness {exactness.value!r}: rows are marked so"
     return Observation(
         "log-probs",
-        Grade.GOOD if exact else Grade.NOTE,
-        f"every label came back ({values} nats; {mass:.1%} of the probability), "
-        + ("exact" if exact else f"of exactness {answer.exactness.value!r}: rows are marked so"),
-        figures,
+        grade,
+        f"every label came back ({values} nats; {mass:.1%} of the probability), {how}",
+        {"exactness": exactness.value, "probability_of_labels": mass},
     )
 
 
 async def prompts_arrive(endpoint: Endpoint, short: Read, long: Read) -> Observation:
     """Does the server read the whole prompt, and nothing else?"""
-    tokens = []
-    for read in (short, long):
-        used, _ = await _timed(endpoint, read)
-        tokens.append(used.computed_tokens + used.cached_tokens)
-    figures: dict[str, Figure] = {
-        "sent": len(long.prompt),
-        "unit": "characters" if isinstance(endpoint, TextEndpoint) else "tokens",
-        "read_tokens": tokens[1],
-        "sent_bytes": used.sent_bytes // max(used.requests, 1),
-    }
-    if not all(tokens):
+    of_short, _ = await _timed(endpoint, short)
+    used, _ = await _timed(endpoint, long)
+    few, arrived = (one.computed_tokens + one.cached_tokens for one in (of_short, used))
+    sent, is_text = len(long.prompt), isinstance(endpoint, TextEndpoint)
+    sent_bytes = used.sent_bytes // max(used.requests, 1)
+    uploaded = f", {sent_bytes / 1000:.1f} kB uploaded" if sent_bytes else ""
+    grade = Grade.GOOD
+    if not few or not arrived:
+        says = (
+            f"the server does not say how many tokens it read, but all of a text of {sent:,} "
+            "characters has a part in its answer"
+        )
         if isinstance(endpoint, NoticingEndpoint) and (notices := endpoint.notices):
-            return Observation("prompts", Grade.NOTE, " ".join(notices), figures)
+            grade, says = Grade.NOTE, " ".join(notices)
+    elif sent / arrived > 2 * len(short.prompt) / few if is_text else arrived < sent:
+        grade = Grade.BAD
         says = (
-            f"the server does not say how many tokens it read, but all of a text of "
-            f"{len(long.prompt):,} characters has a part in its answer"
+            f"the server cut a prompt to {arrived:,} tokens and did not say so: start it with a "
+            "larger context"
         )
-        return Observation("prompts", Grade.GOOD, says, figures)
-    if isinstance(endpoint, TextEndpoint):
-        ratios = [len(read.prompt) / n for read, n in zip((short, long), tokens, strict=True)]
-        cut = ratios[1] > 2 * ratios[0]
-        says = f"sent as text, {ratios[1]:.1f} characters a token{_upload(figures)}"
+    elif is_text:
+        says = f"sent as text, {sent / arrived:.1f} characters a token{uploaded}"
+    elif arrived > sent:
+        grade = Grade.NOTE
+        says = f"{sent:,} token ids were sent and {arrived:,} computed: more than the prompt"
     else:
-        cut = tokens[1] < len(long.prompt)
-        says = (
-            f"sent as token ids; {len(long.prompt):,} of them arrive as they are{_upload(figures)}"
-        )
-        if tokens[1] > len(long.prompt):
-            return Observation(
-                "prompts",
-                Grade.NOTE,
-                f"{len(long.prompt):,} token ids were sent and {tokens[1]:,} computed: more than "
-                "the prompt",
-                figures,
-            )
-    if cut:
-        return Observation(
-            "prompts",
-            Grade.BAD,
-            f"the server cut a prompt to {tokens[1]:,} tokens and did not say so: start it with a "
-            "larger context",
-            figures,
-        )
-    return Observation("prompts", Grade.GOOD, says, figures)
+        says = f"sent as token ids; {sent:,} of them arrive as they are{uploaded}"
+    return Observation(
+        "prompts",
+        grade,
+        says,
+        {
+            "sent": sent,
+            "unit": "characters" if is_text else "tokens",
+            "read_tokens": arrived,
+            "sent_bytes": sent_bytes,
+        },
+    )
 
 
 async def raw_log_probs(endpoint: Endpoint, read: Read) -> Observation:
@@ -152,10 +144,9 @@ async def raw_log_probs(endpoint: Endpoint, read: Read) -> Observation:
     model's own log-probs by definition, and at 1.9. A server with raw log-probs answers all three
     alike. The first must be like the second.
     """
+    name, grade = "raw or processed", Grade.GOOD
     if not isinstance(endpoint, SampledEndpoint):
-        return Observation(
-            "raw or processed", Grade.GOOD, "raw: the server is started here, and asked for those"
-        )
+        return Observation(name, grade, "raw: the server is started here, and asked for those")
     (ours,) = await endpoint.read([read], lane=lane_of(endpoint))
     own = await endpoint.read_sampled(read, _NEUTRAL)
     moved = distance(ours, own)
@@ -163,26 +154,23 @@ async def raw_log_probs(endpoint: Endpoint, read: Read) -> Observation:
         scaled = distance(own, await endpoint.read_sampled(read, _HOT))
     except LabelMissing:  # scaling made other tokens the most probable
         scaled = math.inf
+    if moved > SAME_NATS:
+        grade = Grade.BAD
+        says = (
+            f"processed: the server's own sampling settings move log-probs by {moved:.2f} nats; "
+            "start it without them (vLLM: --logprobs-mode raw_logprobs --generation-config vllm)"
+        )
+    elif scaled > SAME_NATS:
+        says = (
+            "processed, but what a run asks for are the model's own: temperature 1 gives the same"
+        )
+    else:
+        says = "raw: temperature moves nothing"
     figures: dict[str, Figure] = {
         "moved_from_temperature_1_nats": moved,
         "moved_by_temperature_1.9_nats": None if math.isinf(scaled) else scaled,
     }
-    if moved > SAME_NATS:
-        return Observation(
-            "raw or processed",
-            Grade.BAD,
-            f"processed: the server's own sampling settings move log-probs by {moved:.2f} nats; "
-            "start it without them (vLLM: --logprobs-mode raw_logprobs --generation-config vllm)",
-            figures,
-        )
-    if scaled > SAME_NATS:
-        return Observation(
-            "raw or processed",
-            Grade.GOOD,
-            "processed, but what a run asks for are the model's own: temperature 1 gives the same",
-            figures,
-        )
-    return Observation("raw or processed", Grade.GOOD, "raw: temperature moves nothing", figures)
+    return Observation(name, grade, says, figures)
 
 
 async def prefix_cache(endpoint: Endpoint, cold: Read) -> Observation:
@@ -202,40 +190,32 @@ async def prefix_cache(endpoint: Endpoint, cold: Read) -> Observation:
         "warm_computed_tokens": again.computed_tokens,
         "warm_cached_tokens": again.cached_tokens,
     }
+    grade = Grade.NOTE
+    took = f"{first_s:.2f} s cold, {again_s:.2f} s warm"
+    # A server that has counted cached tokens before would count them now.
+    counts = endpoint.identity.kind == llama_cpp.KIND or endpoint.usage.cached_tokens > 0
     if retries := first.retries + again.retries:
         # A repetition is quick if a time-out left the prompt computed, and slow for its wait.
         figures |= {"caches": None, "cold_s": None, "warm_s": None}
-        return Observation(
-            "prefix cache",
-            Grade.NOTE,
+        says = (
             f"not measured: a request had to be sent again ({retries} times in all), so that its "
-            "time says nothing",
-            figures,
+            "time says nothing"
         )
-    took = f"{first_s:.2f} s cold, {again_s:.2f} s warm"
-    if again.cached_tokens > first.cached_tokens:
+    elif again.cached_tokens > first.cached_tokens:
+        grade = Grade.GOOD
         says = (
             f"on: {first.computed_tokens:,} tokens computed cold, {again.computed_tokens:,} warm; "
             f"{took}"
         )
-        return Observation("prefix cache", Grade.GOOD, says, figures)
-    # A server that has counted cached tokens before would count them now.
-    counts = endpoint.identity.kind == llama_cpp.KIND or endpoint.usage.cached_tokens > 0
-    if not counts and again_s < first_s / 2 and first_s - again_s > _TELLING_S:
-        return Observation(
-            "prefix cache",
-            Grade.NOTE,
+    elif not counts and again_s < first_s / 2 and first_s - again_s > _TELLING_S:
+        says = (
             f"on, by the time it took ({took}); the server does not say how many tokens (vLLM: "
-            "--enable-prompt-tokens-details, SGLang: --enable-cache-report)",
-            figures,
+            "--enable-prompt-tokens-details, SGLang: --enable-cache-report)"
         )
-    figures["caches"] = False
-    return Observation(
-        "prefix cache",
-        Grade.NOTE,
-        f"no sign of one ({took}): every context is computed again for each row",
-        figures,
-    )
+    else:
+        figures["caches"] = False
+        says = f"no sign of one ({took}): every context is computed again for each row"
+    return Observation("prefix cache", grade, says, figures)
 
 
 def failed(name: str, error: IcmError, *, fatal: bool) -> Observation:
@@ -347,23 +327,15 @@ async def neighbours(endpoint: VllmEndpoint, reads: Sequence[Read], rounds: int 
             for read in reads:
                 tasks.start_soon(ours, read)
                 tasks.start_soon(neighbour, read)
-    figures: dict[str, Figure] = {"neighbours_asked": asked, "neighbours_padded": padded}
+    grade, says = Grade.GOOD, f"{asked} requests of a neighbour kept their log-probs"
     if padded:
-        return Observation(
-            "neighbours",
-            Grade.NOTE,
+        grade = Grade.NOTE
+        says = (
             f"{padded} of {asked} requests of a neighbour lost their log-probs (-9999) beside "
-            "ours: warn those who share this server, or use one of your own",
-            figures,
+            "ours: warn those who share this server, or use one of your own"
         )
-    return Observation(
-        "neighbours", Grade.GOOD, f"{asked} requests of a neighbour kept their log-probs", figures
-    )
-
-
-def _upload(figures: Mapping[str, Figure]) -> str:
-    size = figures["sent_bytes"]
-    return f", {size / 1000:.1f} kB uploaded" if isinstance(size, int) and size else ""
+    figures: dict[str, Figure] = {"neighbours_asked": asked, "neighbours_padded": padded}
+    return Observation("neighbours", grade, says, figures)
 
 
 async def _timed(endpoint: Endpoint, read: Read) -> tuple[Usage, float]:

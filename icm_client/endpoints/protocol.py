@@ -88,15 +88,7 @@ class ServerIdentity:
 
 
 class Endpoint(Protocol):
-    """One served base model.
-
-    Attributes:
-        identity: who answers.
-        lanes: number of independent prefix caches that serve one request at a time in the order
-            sent (llama.cpp's slots); 0 where the server schedules concurrent requests over one
-            shared prefix cache itself (vLLM).
-        usage: running totals.
-    """
+    """One served base model."""
 
     @property
     def identity(self) -> ServerIdentity:
@@ -105,7 +97,11 @@ class Endpoint(Protocol):
 
     @property
     def lanes(self) -> int:
-        """As in the class docstring."""
+        """Independent prefix caches that serve one request at a time in the order sent.
+
+        They are llama.cpp's slots; 0 where the server schedules concurrent requests over one shared
+        prefix cache itself, as vLLM does.
+        """
         ...
 
     @property
@@ -249,6 +245,8 @@ _COMPARED_AT_ONCE: Final = 256
 def common_prefix(one: TokenIds, other: TokenIds) -> int:
     """The number of ids that both begin with."""
     start, end = 0, min(len(one), len(other))
+    if one[:end] == other[:end]:
+        return end
     step = _COMPARED_AT_ONCE
     while step and start < end:
         if one[start : start + step] == other[start : start + step]:

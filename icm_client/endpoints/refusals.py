@@ -111,11 +111,7 @@ def written_instead(
 ) -> str | None:
     """What the model writes in the place of `label`, and what to do; None where that is not known.
 
-    Args:
-        label: as it follows a prompt.
-        top: the most probable tokens after one.
-        is_chat: whether they begin a chat's answer, which has no space before it.
-        redacted: makes the server's words fit for a message.
+    `top` are the most probable tokens after a prompt; a chat's answer has no space before it.
     """
     if begins_to_think(top[0][0]):
         return (

@@ -32,11 +32,11 @@ from icm_client.endpoints.protocol import (
     NoticingEndpoint,
     PrefixCache,
     Read,
-    ServerIdentity,
     TextEndpoint,
     TokenIds,
     Usage,
     common_prefix,
+    lane_of,
 )
 from icm_client.endpoints.settings import TransportSettings
 from icm_client.errors import (
@@ -76,16 +76,10 @@ async def connect_several(
     kind: Kind | None = None,
     on_lost: Callable[[str, EndpointError], None] | None = None,
 ) -> "SeveralEndpoints":
-    """One endpoint over the servers at `urls`; see `connect`.
+    """One endpoint over the servers at `urls`, each opened as by `connect`.
 
-    Args:
-        urls: one a server, no two alike.
-        model: which of their models; None takes the only one.
-        api_key: the key that all of them take.
-        settings: of every server; a request gets at most `ATTEMPTS` attempts, and the time of
-            `DEADLINES` of them.
-        kind: how to read them; None asks each.
-        on_lost: called with the URL of a server that is given up, and the reason.
+    A request gets at most `ATTEMPTS` attempts at one server, and the time of `DEADLINES` of them.
+    `on_lost` is called with the URL of a server that is given up, and the reason.
 
     Raises:
         InputError: two URLs are the same, or their servers are not alike.
@@ -155,11 +149,7 @@ class Member:
             begun = begun[: common_prefix(begun, found)]
 
     async def have(self, prefix: TokenIds, *, again: bool = False) -> None:
-        """Return when it has been sent `prefix`, by this call or another; `again`: in any case.
-
-        Raises:
-            EndpointError: as `Endpoint.warm`.
-        """
+        """Return when it has been sent `prefix`, by this call or another; `again`: in any case."""
         if (under_way := self._under_way.get(prefix)) is not None:
             await under_way.wait()
         known = len(self.longest_prefix(prefix)) == len(prefix)
@@ -202,6 +192,10 @@ class SeveralEndpoints:
         members: the servers by their names, at least one; closed by `aclose`.
         on_lost: called with the name of a server that is given up, and the reason.
 
+    Attributes:
+        identity: what all of them are.
+        lanes: those of all servers together.
+
     Raises:
         InputError: the servers' fingerprints differ, so that their log-probs would not be those of
             one model; or they take only text, where each numbers label tokens by itself.
@@ -220,13 +214,13 @@ class SeveralEndpoints:
         self._comparing = anyio.Lock()
         self._alike = len(members) == 1  # whether they answered the first read alike
         first = self._members[0]
-        self._identity = first.endpoint.identity
+        self.identity = first.endpoint.identity
         for member in self._members:
             if isinstance(member.endpoint, TextEndpoint):
                 raise InputError(
                     f"{member.name} takes only text, and one such server can be used at a time"
                 )
-            if member.endpoint.identity.fingerprint != self._identity.fingerprint:
+            if member.endpoint.identity.fingerprint != self.identity.fingerprint:
                 raise InputError(
                     f"{first.name} and {member.name} do not serve the same: "
                     f"{_described(first)} and {_described(member)}. Start them alike, from the "
@@ -236,6 +230,7 @@ class SeveralEndpoints:
         self._lanes = [
             (member, lane) for member in self._members for lane in range(member.endpoint.lanes)
         ]
+        self.lanes = len(self._lanes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({[member.name for member in self._members]})"
@@ -247,27 +242,12 @@ class SeveralEndpoints:
         await self.aclose()
 
     @property
-    def identity(self) -> ServerIdentity:
-        """What all of them are."""
-        return self._identity
-
-    @property
-    def lanes(self) -> int:
-        """Those of all servers together."""
-        return len(self._lanes)
-
-    @property
     def usage(self) -> Usage:
         """Running totals over all servers, those that are lost included."""
         used = [member.endpoint.usage for member in self._members]
         return Usage(
             **{total.name: sum(getattr(one, total.name) for one in used) for total in fields(Usage)}
         )
-
-    @property
-    def lost(self) -> tuple[str, ...]:
-        """Names of the servers that were given up."""
-        return tuple(member.name for member in self._members if member not in self._there)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -315,10 +295,9 @@ class SeveralEndpoints:
         for member in list(self._there):
             if member.endpoint.identity.of_weights:
                 continue
-            lane = 0 if member.endpoint.lanes else None
 
-            async def ask(endpoint: Endpoint = member.endpoint, lane: int | None = lane) -> Answer:
-                return (await endpoint.read([read], lane=lane))[0]
+            async def ask(endpoint: Endpoint = member.endpoint) -> Answer:
+                return (await endpoint.read([read], lane=lane_of(endpoint)))[0]
 
             try:
                 apart = await nats_apart(answer, ask)
@@ -412,8 +391,7 @@ class SeveralEndpoints:
     ) -> _T:
         """What `work` returns for the member that `choose` picks, or for another if that one fails.
 
-        Raises:
-            EndpointError: all fail; the error of the first.
+        If all fail, the error of the first is raised.
         """
         failed: dict[Member, EndpointError] = {}
         while among := [member for member in self._there if member not in failed]:

@@ -14,7 +14,7 @@ from pydantic import RootModel
 
 from icm_client.endpoints.parsing import Wire, log_prob, parsed
 from icm_client.endpoints.protocol import Answer, Exactness, TokenIds
-from icm_client.endpoints.tokens import TokenPrompts
+from icm_client.endpoints.served import TokenPrompts
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     LabelMissing,

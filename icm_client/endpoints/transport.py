@@ -29,8 +29,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from icm_client.endpoints.exchange import NO_HEADERS, Body, Exchange
 from icm_client.endpoints.identity_check import COMPARING, LOOKING, Evidence, IdentityCheck
 from icm_client.endpoints.limiter import Gate
-from icm_client.endpoints.models import MODELS, models_in
-from icm_client.endpoints.parsing import listed, page_words
+from icm_client.endpoints.parsing import MODELS, listed, models_in, page_words
 from icm_client.endpoints.protocol import ServerIdentity, Usage
 from icm_client.endpoints.settings import RetryPolicy, TransportSettings, Waiting
 from icm_client.errors import (
@@ -84,8 +83,7 @@ class Transport:
         self._exchange = Exchange(url, api_key=api_key, settings=self.settings)
         self.url: Final = self._exchange.url
         self._gate = Gate(
-            self.settings,
-            lambda: self._exchange.body_of("/metrics", None, deadline_s=_ASIDE_S),
+            self.settings, lambda: self._exchange.body_of("/metrics", None, deadline_s=_ASIDE_S)
         )
         self._identity = IdentityCheck(self.settings.identity_interval_s)
 
@@ -105,7 +103,7 @@ class Transport:
     @property
     def in_flight_limit(self) -> int:
         """Requests that may be on the wire now."""
-        return self._gate.limit
+        return self._gate.limiter.limit
 
     def redacted(self, words: str) -> str:
         """The server's words, fit for a message: clipped, and without our secrets."""
@@ -120,19 +118,12 @@ class Transport:
         """From now on, check before scoring requests that the server is still `known`.
 
         It is checked after the server failed or was silent, and every
-        `TransportSettings.identity_interval_s`. Call this where an event loop runs.
-
-        Args:
-            known: what the server is now.
-            ask: asks again who answers, with `get`.
-            evidence: what the server computes, asked with `post`.
+        `TransportSettings.identity_interval_s`. Call this where an event loop runs. `ask` asks
+        again who answers, with `get`; `evidence` asks with `post`.
         """
+        interval_s = self.settings.identity_interval_s
         self._identity = IdentityCheck(
-            self.settings.identity_interval_s,
-            known,
-            ask,
-            evidence,
-            lambda: self._gate.spacing_s,
+            interval_s, known, ask, evidence, lambda: self._gate.limiter.spacing_s
         )
 
     def doubt(self) -> None:
@@ -143,12 +134,12 @@ class Transport:
         self, path: str, parse: Callable[[bytes], T], *, attempts: int = GET_ATTEMPTS
     ) -> T:
         """`parse` of the body that `path` answers with. Raises and retries as `post`."""
-        return await self._request(path, None, parse, scoring=False, attempts=attempts)
+        return await self.post(path, None, parse, attempts=attempts)
 
     async def post(
         self,
         path: str,
-        body: Body | Callable[[], Awaitable[Body]],
+        body: Body | Callable[[], Awaitable[Body]] | None,
         parse: Callable[[bytes], T],
         *,
         scoring: bool = False,
@@ -160,7 +151,7 @@ class Transport:
         Args:
             path: from the server's root, e.g. "/v1/completions".
             body: sent as JSON; a function is called ahead of every attempt, and what it raises is
-                part of the attempt.
+                part of the attempt. None: a GET request.
             parse: what it raises is retried too, where its `retry` is not NEVER.
             scoring: counts in `Usage.requests`; sent only to the model of `guard`.
             attempts: at most this many; None takes `RetryPolicy.attempts`.
@@ -174,20 +165,6 @@ class Transport:
         """
         if attempts is None:
             attempts = 1 if COMPARING.get() else self.settings.retry.attempts
-        return await self._request(
-            path, body, parse, scoring=scoring, attempts=attempts, headers=headers
-        )
-
-    async def _request(
-        self,
-        path: str,
-        body: Body | Callable[[], Awaitable[Body]] | None,
-        parse: Callable[[bytes], T],
-        *,
-        scoring: bool,
-        attempts: int,
-        headers: Mapping[str, str] = NO_HEADERS,
-    ) -> T:
         item = _Item(self.settings.retry, attempts)
 
         async def attempt() -> T:
@@ -207,7 +184,7 @@ class Transport:
         retrying = AsyncRetrying(
             retry=retry_if_exception(item.may_heal),
             stop=lambda state: item.is_over(state) or self.settings.stopping(),
-            wait=lambda state: item.wait_s(state, self._gate.spacing_s),
+            wait=lambda state: item.wait_s(state, self._gate.limiter.spacing_s),
             sleep=self._sleep,
             before_sleep=lambda state: self._report_wait(item, state),
             reraise=True,

@@ -1,16 +1,21 @@
 """vLLM: one-token reads with `logprob_token_ids`, many prompts a request.
 
 Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html (`/v1/completions`,
-`/tokenize`). `prompt_logprobs` would give the same numbers but makes vLLM skip its prefix cache:
-6 to 12 times slower here.
+`/tokenize`, and `prompt_logprobs` among the extra parameters of completions).
+
+`PromptLogProbsEndpoint` is for versions without `logprob_token_ids`: the label goes into the
+prompt, whose log-probs are read. The numbers are the same, but vLLM then skips its prefix cache and
+computes each prompt once for each label, which took 6 to 12 times as long.
 """
 
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import ClassVar, Final, TypeVar
 
+import orjson
 from pydantic import RootModel
 
 from icm_client.endpoints.parsing import Wire, log_prob, parsed
@@ -21,8 +26,7 @@ from icm_client.endpoints.protocol import (
     TokenIds,
     common_prefix,
 )
-from icm_client.endpoints.served import TokenUsage, native_answer
-from icm_client.endpoints.tokens import TokenPrompts
+from icm_client.endpoints.served import Completion, TokenPrompts, TokenUsage, native_answer
 from icm_client.endpoints.transport import Transport
 from icm_client.errors import (
     IcmError,
@@ -33,6 +37,7 @@ from icm_client.errors import (
 )
 
 KIND: Final = "vllm"
+PROMPT_LOGPROBS: Final = "prompt-logprobs"
 
 _NO_PRIORITIES: Final = "priority scheduling is not enabled"
 """Words of vLLM's 400 to any priority but 0, unless started with `--scheduling-policy priority`."""
@@ -51,22 +56,19 @@ class _LogProbs(Wire):
     top_logprobs: list[dict[str, float | None] | None]
 
 
-class PromptLogProb(Wire):
-    """Of one token of a prompt; only in the answer to `prompt_logprobs`."""
-
+class _PromptLogProb(Wire):
     logprob: float | None
 
 
 class _Choice(Wire):
     index: int
     logprobs: _LogProbs | None = None
-    prompt_logprobs: list[dict[str, PromptLogProb] | None] | None = None
+    prompt_logprobs: list[dict[str, _PromptLogProb] | None] | None = None
 
 
-class _Completion(Wire):
+class _Completion(Completion):
     choices: list[_Choice]
     usage: TokenUsage
-    system_fingerprint: str | None = None
 
 
 class _Version(Wire):
@@ -104,20 +106,19 @@ class VllmEndpoint(TokenPrompts):
 
         vLLM's V1 runner writes -9999.0 into it while reads of ours are in the same batch.
         """
-        body = self._body_for([prompt]) | {"logprobs": top, "return_tokens_as_token_ids": True}
+        asked = {"logprobs": top, "return_tokens_as_token_ids": True}
 
         def found(raw: bytes) -> list[float | None]:
             choices = self._completion_of(raw, [prompt]).choices
             positions = [c.logprobs.top_logprobs[0] for c in choices if c.logprobs]
             return [value for position in positions if position for value in position.values()]
 
-        return await self._complete(body, found)
+        return await self._complete([prompt], asked, found)
 
     async def _read(
         self, prompts: Sequence[TokenIds], wanted: TokenIds, sampling: Mapping[str, float]
     ) -> list[Answer]:
-        body = {
-            **self._body_for(prompts),
+        asked = {
             # With `logprobs` alone the answer holds the most probable token. The ids are read over
             # the whole vocabulary, whatever their rank.
             "logprobs": 1,
@@ -125,7 +126,11 @@ class VllmEndpoint(TokenPrompts):
             "return_tokens_as_token_ids": True,
             **sampling,
         }
-        return await self._complete(body, lambda raw: self._answers(raw, prompts, wanted))
+        return await self._complete(
+            prompts,
+            asked,
+            lambda raw: [self._answer(each, wanted) for each in self._choices(raw, prompts)],
+        )
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
         """As `Endpoint.warm`: a one-token request for the bare prefix.
@@ -134,9 +139,7 @@ class VllmEndpoint(TokenPrompts):
         must be the prefix itself, and not something that begins with it.
         """
         del lane
-        await self._complete(
-            self._body_for([prefix]), lambda raw: self._completion_of(raw, [prefix])
-        )
+        await self._complete([prefix], {}, lambda raw: self._completion_of(raw, [prefix]))
 
     async def tokenize_many(self, texts: Sequence[str]) -> list[TokenIds] | None:
         """As `BatchTokenizer.tokenize_many`, where vLLM was started with `--enable-scale-out`.
@@ -147,7 +150,7 @@ class VllmEndpoint(TokenPrompts):
         if not self._renders:
             return None
         body = {
-            "model": self._identity.model,
+            "model": self.identity.model,
             "prompt": list(texts),
             "max_tokens": 1,
             "add_special_tokens": False,
@@ -171,39 +174,43 @@ class VllmEndpoint(TokenPrompts):
                 return PrefixCache()
         return self._cache
 
-    async def _complete(self, body: dict[str, object], parse: Callable[[bytes], _T]) -> _T:
+    async def _complete(
+        self, prompts: Sequence[TokenIds], asked: Mapping[str, object], parse: Callable[[bytes], _T]
+    ) -> _T:
         """`parse` of the answer; a good neighbour's request has the lowest priority.
 
         A router before several replicas (vLLM's with `--policy consistent_hash`) sends a session
         to one of them, so that its prefixes are computed only there.
+
+        Args:
+            prompts: at least one.
+            asked: of each, besides one token.
+            parse: reads the answer.
         """
-        headers = {"X-Session-ID": _session(body)}
+        body = {
+            "model": self.identity.model,
+            "prompt": _written(prompts),
+            "max_tokens": 1,
+            "temperature": 0,
+            "add_special_tokens": False,
+            **asked,
+        }
+        send = partial(
+            self._transport.post,
+            "/v1/completions",
+            parse=parse,
+            scoring=True,
+            headers={"X-Session-ID": _session(prompts[0])},
+        )
         neighbour = self._transport.settings.good_neighbour
         if neighbour is not None and self._takes_priority:
             try:
-                return await self._transport.post(
-                    "/v1/completions",
-                    {**body, "priority": neighbour.priority},
-                    parse,
-                    scoring=True,
-                    headers=headers,
-                )
+                return await send({**body, "priority": neighbour.priority})
             except RequestRefused as error:
                 if _NO_PRIORITIES not in str(error).lower():
                     raise
             self._takes_priority = False
-        return await self._transport.post(
-            "/v1/completions", body, parse, scoring=True, headers=headers
-        )
-
-    def _body_for(self, prompts: Sequence[TokenIds]) -> dict[str, object]:
-        return {
-            "model": self._identity.model,
-            "prompt": prompts,
-            "max_tokens": 1,
-            "temperature": 0,
-            "add_special_tokens": False,
-        }
+        return await send(body)
 
     def _completion_of(self, raw: bytes, prompts: Sequence[TokenIds]) -> _Completion:
         completion = parsed(_Completion, raw)
@@ -219,10 +226,6 @@ class VllmEndpoint(TokenPrompts):
         self._count(usage.prompt_tokens, _cached_of_all(usage.cached_tokens, prompts))
         self._marked(completion.system_fingerprint)
         return completion
-
-    def _answers(self, raw: bytes, prompts: Sequence[TokenIds], wanted: TokenIds) -> list[Answer]:
-        choices = self._choices(raw, prompts)
-        return [self._answer(choice, wanted) for choice in choices]
 
     def _choices(self, raw: bytes, prompts: Sequence[TokenIds]) -> list[_Choice]:
         """One a prompt, in their order."""
@@ -251,13 +254,61 @@ class VllmEndpoint(TokenPrompts):
         )
 
 
-def _session(body: Mapping[str, object]) -> str:
+class PromptLogProbsEndpoint(VllmEndpoint):
+    """A vLLM server that does not know `logprob_token_ids`. `open` makes one."""
+
+    _kind: ClassVar[str] = PROMPT_LOGPROBS
+
+    async def _read(
+        self, prompts: Sequence[TokenIds], wanted: TokenIds, sampling: Mapping[str, float]
+    ) -> list[Answer]:
+        """Send each prompt with each wanted token after it, in one request."""
+        asked = [(*prompt, token) for prompt in prompts for token in wanted]
+
+        def answers(raw: bytes) -> list[Answer]:
+            last = [
+                self._last(choice.prompt_logprobs, prompt)
+                for choice, prompt in zip(self._choices(raw, asked), asked, strict=True)
+            ]
+            return [
+                Answer(tuple(last[start : start + len(wanted)]), Exactness.EXACT)
+                for start in range(0, len(last), len(wanted))
+            ]
+
+        return await self._complete(asked, {"prompt_logprobs": 0, **sampling}, answers)
+
+    def _last(
+        self, positions: Sequence[Mapping[str, _PromptLogProb] | None] | None, prompt: TokenIds
+    ) -> float:
+        """The log-prob of the prompt's last token, given all before it."""
+        if not positions or len(positions) != len(prompt):
+            raise LabelMissing(
+                f"{self._transport.url}: no log-probs of the prompt's tokens; the server ignored "
+                "`prompt_logprobs`: try another --kind"
+            )
+        token = prompt[-1]
+        found = (positions[-1] or {}).get(str(token))
+        if found is None:
+            raise LabelMissing(f"{self._transport.url}: no log-prob of the prompt's token {token}")
+        return log_prob(found.logprob, token=token)
+
+
+def _written(prompts: Sequence[TokenIds]) -> list[orjson.Fragment]:
+    """The prompts as JSON; what all begin with, most often a context, is written once."""
+    first, *others = prompts
+    shared = min((common_prefix(first, other) for other in others), default=0)
+    head = b"".join((orjson.dumps(first[:shared])[:-1], b","))
+    whole = shared == 0 or any(len(prompt) == shared for prompt in prompts)
+    return [
+        orjson.Fragment(orjson.dumps(prompt) if whole else head + orjson.dumps(prompt[shared:])[1:])
+        for prompt in prompts
+    ]
+
+
+def _session(prompt: TokenIds) -> str:
     """The same text for all requests whose first prompts begin alike."""
-    match body["prompt"]:
-        case [[*ids], *_]:
-            begins = ids[:SESSION_IDS]
-            return blake2b(struct.pack(f"<{len(begins)}q", *begins), digest_size=8).hexdigest()
-    raise ValueError("no prompts")
+    begins = prompt[:SESSION_IDS]
+    return blake2b(struct.pack(f"<{len(begins)}q", *begins), digest_size=8).hexdigest()
 
 
 def _cached_of_all(cached: int, prompts: Sequence[TokenIds]) -> int:

@@ -57,10 +57,6 @@ class Said(NamedTuple):
 class WholePrompts:
     """Checks that prompts are read whole: the first long one, and then each that is longer.
 
-    Args:
-        url: of the server, for messages.
-        ask: sends a text.
-
     Attributes:
         uncertain: whether that could not be seen for one of them.
     """
@@ -78,12 +74,7 @@ class WholePrompts:
         self._tokens = 0  # ... and the most tokens that were counted
 
     async def check(self, text: str, said: Said) -> None:
-        """Check the answer to a text.
-
-        Raises:
-            PromptTooLong: the server cut it.
-            EndpointError, ScoreError: from `ask`.
-        """
+        """Check the answer to a text. Raises `PromptTooLong` where the server cut it."""
         if self._is_due(text, said):
             async with self._lock:
                 if self._is_due(text, said):  # nobody has checked one as long meanwhile

@@ -44,7 +44,7 @@ from icm_client.experiments.evaluation import (
 from icm_client.experiments.evaluation_results import Moment, OnMoment, Outcome
 from icm_client.experiments.finetuned import Lesson, train_and_test
 from icm_client.runs.label import label
-from icm_client.runs.presets import Settings, fitted_job, fitted_notice
+from icm_client.runs.presets import Settings, fitted_job
 from icm_client.runs.progress import Progress
 from icm_client.runs.trainer import Trainer
 from icm_client.scoring import (
@@ -103,9 +103,10 @@ async def run_evaluation(
     with open_store(store) as kept:
         kept.record_server(endpoint.identity)
         wanted = SweepSettings(demos=evaluation.demos, averaged=evaluation.contexts)
-        pieces, fitted, _ = await fitted_job(evaluation.job, wanted, endpoint, kept)
+        pieces, fitted, _, notice = await fitted_job(evaluation.job, wanted, endpoint, kept)
         assert isinstance(fitted, SweepSettings)  # noqa: S101 - `fit` keeps the kind
-        notice = fitted_notice(wanted, fitted, len(evaluation.splits[0].train))
+        if fitted.demos >= len(evaluation.splits[0].train):
+            notice = None  # all rows that demos are drawn from fit
         outcomes: list[Outcome] = []
         lessons: list[Lesson] = []
         for seed, split in zip(evaluation.seeds, evaluation.splits, strict=True):

@@ -104,7 +104,7 @@ def list_runs(base: Path = DEFAULT_BASE) -> RunList:
         if not folder.is_dir():
             continue
         try:
-            runs.append(_read(folder))
+            runs.append(read_folder(folder))
         except RunError as error:
             notes.append(f"not listed: {error}")
     return RunList(tuple(sorted(runs, key=lambda run: (run.created, run.name))[::-1]), tuple(notes))
@@ -125,7 +125,7 @@ def read_run(name: str, base: Path = DEFAULT_BASE) -> Run:
             f"{what} in {base} is called {shown(name)}: icm-client runs list shows them."
             f"{did_you_mean(name, names)}"
         )
-    return _read(base / matching[0])
+    return read_folder(base / matching[0])
 
 
 def find_run(name: str, base: Path = DEFAULT_BASE) -> Run:
@@ -137,7 +137,7 @@ def find_run(name: str, base: Path = DEFAULT_BASE) -> Run:
     """
     folder = Path(name)
     if (folder / RECORD).is_file():
-        return _read(folder.resolve())
+        return read_folder(folder.resolve())
     return read_run(name, base)
 
 
@@ -148,7 +148,12 @@ def _names(base: Path) -> list[str]:
         return []
 
 
-def _read(folder: Path) -> Run:
+def read_folder(folder: Path) -> Run:
+    """Return the run in this folder.
+
+    Raises:
+        RunError: it cannot be read, or is no run's.
+    """
     record = _document(folder / RECORD)
     if record is None:
         raise RunError(f"{folder} is no run's folder: it has no run.json")

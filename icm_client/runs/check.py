@@ -5,19 +5,18 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import anyio
 import numpy as np
 
-from icm_client.coherence.problem import Demo, Query
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data import Task, rows_from
 from icm_client.data.job import Job, Rows, named_task
 from icm_client.endpoints import (
     Endpoint,
     PromptLogProbsEndpoint,
-    Read,
     RetryPolicy,
     TextEndpoint,
     TransportSettings,
@@ -42,9 +41,9 @@ from icm_client.endpoints.probe import (
 )
 from icm_client.errors import EndpointError, ScoreError, TaskError
 from icm_client.runs.presets import fitted_job
-from icm_client.runs.run_cost import RunCost, run_cost
+from icm_client.runs.run_cost import RunCost, fresh_reads, run_cost
 from icm_client.runs.server import Server, open_endpoint
-from icm_client.scoring import LabelTrie, Pieces, ScoreStore, open_store, prompt_ids
+from icm_client.scoring import LabelTrie, Pieces, ScoreStore, open_store
 from icm_client.task_groups import open_task_group
 
 OnStep = Callable[[str], None]
@@ -266,27 +265,34 @@ class Probing:
         await self._kept("labels", self._tokenize, fatal=True)
         if self._pieces is None:
             return
-        trie = LabelTrie(self._pieces.labels, self._pieces.label_texts)
-        demos = self._settings.demos
-        short, long = self._fresh(trie, 1, 1)[0], self._fresh(trie, 1, demos)[0]
+        pieces, demos = self._pieces, self._settings.demos
+        trie = LabelTrie(pieces.labels, pieces.label_texts)
+        fresh = partial(fresh_reads, pieces, trie, self._rng)
+        short, long = fresh(1, 1)[0], fresh(1, demos)[0]
         # The words of the first read's tokens, which may be only the beginnings of labels.
-        first = trie.reads(())[0].wanted
-        words = [self._beginning(token) for token in first]
+        words = [
+            "/".join(
+                label
+                for label, ids in zip(self._job.labels, pieces.labels, strict=True)
+                if ids[0] == token
+            )
+            for token in trie.reads(())[0].wanted
+        ]
         server = self._server
         await self._kept("log-probs", lambda: label_scores(server, short, words), fatal=True)
         if self.observations[-1].verdict is Grade.BAD:
             return  # the other probes would fail the same way
         await self._kept("prompts", lambda: prompts_arrive(server, short, long), fatal=True)
         await self._kept("raw or processed", lambda: raw_log_probs(server, short))
-        cold = self._fresh(trie, 1, demos)[0]
+        cold = fresh(1, demos)[0]
         await self._kept("prefix cache", lambda: prefix_cache(server, cold))
-        apart = self._fresh(trie, _NOISE_READS, min(demos, _NOISE_DEMOS))
-        beside = self._fresh(trie, _BESIDE, 1)
+        apart = fresh(_NOISE_READS, min(demos, _NOISE_DEMOS))
+        beside = fresh(_BESIDE, 1)
         await self._kept("noise", lambda: noise_floor(server, apart, beside))
-        levels = {n: self._fresh(trie, _READS_A_LEVEL[n], 1) for n in IN_FLIGHT}
+        levels = {n: fresh(_READS_A_LEVEL[n], 1) for n in IN_FLIGHT}
         await self._kept("throughput", lambda: throughput(server, levels, seconds=_SECONDS_A_LEVEL))
         if isinstance(server, VllmEndpoint) and not isinstance(server, PromptLogProbsEndpoint):
-            near = self._fresh(trie, _NEIGHBOURS, 1)
+            near = fresh(_NEIGHBOURS, 1)
             await self._kept("neighbours", lambda: neighbours(server, near))
 
     def run_cost(self, n_rows: int) -> RunCost | None:
@@ -314,7 +320,7 @@ class Probing:
 
     async def _tokenize(self) -> Observation:
         job, server = self._job, self._server
-        pieces, fitted, _ = await fitted_job(job, self._settings, server, self._store)
+        pieces, fitted, _, _ = await fitted_job(job, self._settings, server, self._store)
         if isinstance(fitted, SweepSettings):  # of the same kind as what was asked
             self._settings = fitted
         self._pieces = pieces
@@ -392,23 +398,3 @@ class Probing:
         if scope.cancelled_caught:
             words = f"cut short: the check took {_SECONDS:.0f} s on this slow server"
             self.observations.append(Observation(name, Grade.NOTE, words))
-
-    def _fresh(self, trie: LabelTrie, count: int, demos: int) -> list[Read]:
-        """Reads of random rows in random contexts: prompts that no cache has seen."""
-        if self._pieces is None:
-            raise AssertionError
-        pieces = self._pieces
-        size, words = len(pieces.prompts), len(pieces.labels)
-        reads = []
-        for _ in range(count):
-            target, *shown = self._rng.permutation(size)[: min(demos, size - 1) + 1].tolist()
-            context = tuple(Demo(item, int(self._rng.integers(words))) for item in shown)
-            reads.append(trie.reads(prompt_ids(pieces, Query(context, target)))[0])
-        return reads
-
-    def _beginning(self, token: int) -> str:
-        """The labels that begin with `token`, in words."""
-        if self._pieces is None:
-            raise AssertionError
-        pairs = zip(self._job.labels, self._pieces.labels, strict=True)
-        return "/".join(label for label, ids in pairs if ids[0] == token)

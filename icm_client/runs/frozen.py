@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -56,6 +57,16 @@ class Found(NamedTuple):
     seed: int
     findings: tuple[Finding, ...]
 
+    @property
+    def digest(self) -> str:
+        """Hex, over all that contexts are made of."""
+        labels = [
+            [f"{one.row.id}", dict(one.row.fields), one.label, dict(one.log_probs), one.confidence]
+            for one in self.rows
+        ]
+        described = [self.task.model_dump(mode="json"), self.seed, labels]
+        return blake2b(write_json(described), digest_size=16).hexdigest()
+
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
@@ -63,6 +74,7 @@ class Frozen:
 
     Attributes:
         run: the run's name.
+        of: digest of the labels that the contexts show (`Found.digest`).
         task: what new rows are asked.
         server: who was asked, and must be asked now.
         prompts: of the demos, each once.
@@ -74,6 +86,7 @@ class Frozen:
     """
 
     run: str
+    of: str
     task: Task
     server: ServerIdentity
     prompts: tuple[str, ...]
@@ -125,7 +138,7 @@ class Frozen:
             raise InputError(
                 f"the run {found.run} gives all rows one label: nothing can be predicted from it"
             )
-        pieces, settings, unusable = await fitted_job(
+        pieces, settings, unusable, _ = await fitted_job(
             job, SweepSettings(), server, store, skip_bad_rows=True
         )
         assert isinstance(settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
@@ -165,6 +178,7 @@ class Frozen:
         place = {item: number for number, item in enumerate(items)}
         return cls(
             found.run,
+            found.digest,
             found.task,
             server.identity,
             tuple(job.prompts[item] for item in items),
@@ -191,6 +205,7 @@ class Frozen:
         document = {
             "icm_client_predictor": FORMAT,
             "run": self.run,
+            "of": self.of,
             "task": self.task.model_dump(mode="json"),
             "labels": self.labels,
             "server": asdict(self.server),
@@ -222,6 +237,7 @@ class Frozen:
                 )
             return cls(
                 content["run"],
+                content["of"],
                 Task.model_validate(content["task"]),
                 ServerIdentity(**content["server"]),
                 tuple(content["prompts"]),

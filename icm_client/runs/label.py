@@ -15,8 +15,8 @@ The functions below are in this order.
 import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
@@ -24,40 +24,49 @@ from typing import Final, ParamSpec, TypeVar
 
 from anyio.from_thread import start_blocking_portal
 
-from icm_client.coherence.problem import UNLABELLED, IntArray, Score
-from icm_client.coherence.result import Observed, SearchResult, SweepRecord, Watch
+from icm_client.coherence.problem import UNLABELLED
+from icm_client.coherence.result import Observed, SweepRecord, Watch
 from icm_client.data import Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Rows
+from icm_client.data.rows import only
 from icm_client.endpoints import Endpoint, NoticingEndpoint, Waiting, WireEvent
 from icm_client.errors import IcmError, InputError, ModelChanged, Retry, RunError, RunStopped
-from icm_client.record.archive import read_run
+from icm_client.record.archive import read_folder
 from icm_client.record.description import RunDescription
 from icm_client.record.folder import REPORT, RunFolder
 from icm_client.report.report import write_report
-from icm_client.runs.budget import Budget, BudgetMeter
-from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR, FailureBudget
 from icm_client.runs.fold_training import FoldTraining
-from icm_client.runs.labels_file import Pins, start_labels
+from icm_client.runs.labels_file import Pins
+from icm_client.runs.predict import Prediction, Predictor
 from icm_client.runs.presets import (
     Preset,
     Settings,
     TrainingEvent,
-    find_labels,
     fitted_job,
-    fitted_notice,
     preset_of,
     run_settings,
 )
-from icm_client.runs.progress import OnProgress, ProgressMeter
+from icm_client.runs.progress import (
+    Budget,
+    BudgetMeter,
+    OnProgress,
+    ProgressMeter,
+    SearchJournal,
+)
 from icm_client.runs.repeat_reads import read_again, second_fingerprint
-from icm_client.runs.request import LabelRequest, PreparedRun
+from icm_client.runs.request import SEARCH_ROWS, LabelRequest, PreparedRun
 from icm_client.runs.result import Labels, labels_found
-from icm_client.runs.search_journal import SearchJournal
+from icm_client.runs.search import (
+    DEFAULT_FAIL_ON_ERROR,
+    FailureBudget,
+    find_labels,
+    search_or_replay,
+    stored_scores,
+)
 from icm_client.runs.server import Server, open_endpoint
-from icm_client.runs.so_far import StoredScores, search_so_far
 from icm_client.runs.trainer import Trainer
-from icm_client.scoring import Scorer, ScoreStore, open_store
+from icm_client.scoring import Scorer, ScorerStats, ScoreStore, open_store
 
 INTERRUPTED: Final = "an interruption"
 """`Labels.stopped` of a run that was stopped by its caller."""
@@ -90,6 +99,7 @@ async def label(
     runs: str | os.PathLike[str] | None = None,
     command: Sequence[str] | None = None,
     fresh: bool = False,
+    search_rows: int = SEARCH_ROWS,
     progress: OnProgress | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Labels:
@@ -134,6 +144,9 @@ async def label(
         runs: the folder in which the run has its own, with its journal; None keeps no record.
         command: what starts the run again from a shell, for that record.
         fresh: start the run's record over; stored scores stay.
+        search_rows: the most rows that are searched. Of more, so many are drawn (by the seed,
+            related rows together), and the others are predicted from their labels, one read each;
+            "folds" and "iterate" search all.
         progress: called as the run goes on; be quick, and do not raise.
         stopping: asked before each request; once it says so, what is under way is awaited and
             stored, and `RunStopped` is raised.
@@ -167,6 +180,7 @@ async def label(
         runs=runs,
         command=command,
         fresh=fresh,
+        search_rows=search_rows,
     ).prepared()
     with open_store(store) as kept:
         return await label_prepared(
@@ -214,13 +228,13 @@ class _Run:
     def __init__(
         self, prepared: PreparedRun, progress: OnProgress | None, stopping: Callable[[], bool]
     ) -> None:
-        self._request, self._job = prepared.request, prepared.job
-        self._settings = prepared.settings
-        self._first, self._pinned = prepared.first, prepared.pinned
+        self._prepared = prepared
         self._caller_stops = stopping
-        self._meter = ProgressMeter(self._job.labels, progress)
-        self._limit = BudgetMeter(self._request.budget or Budget(), self._meter.cost)
-        self._journal = SearchJournal(self._job)
+        self._meter = ProgressMeter(prepared.job.labels, progress)
+        self._limit = BudgetMeter(prepared.request.budget or Budget(), self._meter.cost)
+        self._journal = SearchJournal(
+            prepared.job, prepared.searched, len(prepared.whole.dataset.rows)
+        )
 
     def observe(self, seen: Observed | WireEvent | TrainingEvent) -> None:
         """Log and report what the search, its trainings and the wire report."""
@@ -243,7 +257,9 @@ class _Run:
         A search that trains models is broken off by its caller only: what a trained model answered
         cannot be replayed, so there would be no labels.
         """
-        return self._caller_stops() or (self._request.trainer is None and self._limit.out_of_time())
+        return self._caller_stops() or (
+            self._prepared.request.trainer is None and self._limit.out_of_time()
+        )
 
     def without_labels(self, error: IcmError) -> RunStopped | None:
         """What to raise instead of `error` where the run ended for want of time; else None."""
@@ -257,13 +273,13 @@ class _Run:
 
     async def over(self, server: Endpoint, store: ScoreStore) -> Labels:
         """Label with this server, to the end or to a limit; errors are those of `label`."""
-        request, job, meter = self._request, self._job, self._meter
+        prepared, meter = self._prepared, self._meter
+        request, job = prepared.request, prepared.job
         store.record_server(server.identity)
         meter.connected(server)
-        pieces, settings, unusable = await fitted_job(
-            job, self._settings, server, store, skip_bad_rows=request.skip_bad_rows
+        pieces, settings, unusable, notice = await fitted_job(
+            job, prepared.settings, server, store, skip_bad_rows=request.skip_bad_rows
         )
-        notice = fitted_notice(self._settings, settings, len(job.prompts) - len(unusable))
         failures = FailureBudget(job, settings, request.fail_on_error, unusable)
         scorer = Scorer(
             server,
@@ -275,7 +291,6 @@ class _Run:
             unusable=unusable,
         )
         meter.begin(pieces, settings, scorer.stats)
-        stored = StoredScores(server, store, pieces, unusable)
         train = None
         if request.trainer is not None:
             train = FoldTraining(
@@ -292,8 +307,22 @@ class _Run:
             )
         with self._folder(server) as folder:
             with self._journal.into(folder.journal if folder else None, settings, notice):
-                result, stopped = await self._search_or_replay(
-                    settings, scorer, stored, train, failures
+                result, stopped = await search_or_replay(
+                    lambda score, watch: find_labels(
+                        job,
+                        settings,
+                        score,
+                        train,
+                        seed=request.seed,
+                        first=prepared.first,
+                        pinned=prepared.pinned,
+                        left_out=failures.left_out,
+                        watch=watch,
+                    ),
+                    scorer,
+                    stored_scores(server, store, pieces, unusable),
+                    failures,
+                    Watch(self.observe, self._limit),
                 )
             repeated = None
             if result.last_asked and not result.stopped:  # a limit is not passed for this
@@ -310,29 +339,29 @@ class _Run:
                     )
                 except RunStopped as late:  # these were the last reads of all
                     stopped = late
-            interrupted = stopped is not None and self._caller_stops()
-            ended_early = result.stopped or stopped is not None
             found = labels_found(
                 job,
                 result,
                 repeated=repeated,
                 interrupted=stopped is not None,
                 exactness=scorer.exactness,
-                pinned=self._pinned,
+                pinned=prepared.pinned,
                 preset=preset_of(settings),
                 notices=(
-                    *job.notices,
+                    *prepared.whole.notices,
                     *store.notices,
                     *(server.notices if isinstance(server, NoticingEndpoint) else ()),
                     *([notice] if notice else []),
                 ),
                 failed=failures.without_label(result),
-                stopped=INTERRUPTED if interrupted else self._limit.spent if ended_early else None,
+                stopped=self._why(stopped) if result.stopped or stopped else None,
                 server=server.identity,
                 cost=meter.cost(),
                 seed=request.seed,
                 run=folder.path if folder else None,
             )
+            if stopped is None:
+                found, stopped = await self._with_the_rest(found, server, store, scorer.stats)
             if folder is not None:
                 try:
                     folder.finish(found.summary(), partial(found.write, format="jsonl"))
@@ -342,76 +371,74 @@ class _Run:
         if found.run is not None:
             # The labels stand without it, and `icm-client report` says what is in the way.
             with suppress(RunError):
-                write_report(read_run(found.run.name, found.run.parent), found.run / REPORT)
-        if interrupted:
+                write_report(read_folder(found.run), found.run / REPORT)
+        if stopped is not None and self._caller_stops():
             raise RunStopped(str(stopped), labels=found) from stopped
         return found
 
-    @contextmanager
-    def _folder(self, server: Endpoint) -> Iterator[RunFolder | None]:
-        """The run's folder while it is worked on, or None where no record is wanted."""
-        request = self._request
+    def _folder(self, server: Endpoint) -> AbstractContextManager[RunFolder | None]:
+        """The run's folder while it is worked on; None where no record is wanted."""
+        prepared, request = self._prepared, self._prepared.request
         if request.runs is None:
-            yield None
-            return
-        settings = run_settings(self._settings, self._first, request.trainer, self._pinned)
-        described = RunDescription.of(self._job, settings, request.seed, server.identity)
-        with RunFolder.open(
-            described, base=Path(request.runs), command=request.command, fresh=request.fresh
-        ) as folder:
-            yield folder
+            return nullcontext()
+        described = run_settings(
+            prepared.settings, prepared.first, request.trainer, prepared.pinned
+        )
+        if prepared.searched is not None:
+            described["search_rows"] = request.search_rows
+        return RunFolder.open(
+            RunDescription.of(prepared.whole, described, request.seed, server.identity),
+            base=Path(request.runs),
+            command=request.command,
+            fresh=request.fresh,
+        )
 
-    async def _search_or_replay(
-        self,
-        settings: Settings,
-        scorer: Scorer,
-        stored: StoredScores,
-        train: FoldTraining | None,
-        failures: FailureBudget,
-    ) -> tuple[SearchResult, RunStopped | None]:
-        """Search among the items that can be scored; replay the search where it is interrupted.
+    def _why(self, stopped: RunStopped | None) -> str | None:
+        """What ended the run early: its caller, or a limit."""
+        return INTERRUPTED if stopped is not None and self._caller_stops() else self._limit.spent
 
-        Args:
-            settings: fitted to the server.
-            scorer: asks the server.
-            stored: what the replay reads.
-            train: trains models, where the search needs any.
-            failures: what is known of items that cannot be scored.
-
-        Returns:
-            What was found; and where the search was interrupted, by what.
-
-        Raises:
-            RunStopped: it was interrupted before it had labels.
-        """
-        request, job = self._request, self._job
-        start: IntArray | None = None
-        seen: list[Observed] = []
-
-        async def search(score: Score, watch: Watch) -> SearchResult:
-            problem = job.problem(start=start, pinned=self._pinned, left_out=failures.left_out)
-            return await find_labels(
-                problem, settings, score, train, seed=request.seed, watch=watch
-            )
-
-        def observe(one: Observed) -> None:
-            seen.append(one)
-            self.observe(one)
-
-        async def attempt() -> SearchResult:
-            nonlocal start
-            seen.clear()
-            if self._first is not None:
-                start = await start_labels(self._first, job, settings, scorer, seed=request.seed)
-            return await search(scorer, Watch(observe, self._limit))
-
+    async def _with_the_rest(
+        self, found: Labels, server: Endpoint, store: ScoreStore, stats: ScorerStats
+    ) -> tuple[Labels, RunStopped | None]:
+        """Predict the rows that were not searched, as far as that goes before it is to stop."""
+        prepared, request = self._prepared, self._prepared.request
+        if prepared.searched is None or found.stopped is not None:
+            return found, None
+        whole, rest = prepared.whole.dataset, prepared.rest
+        prediction = Prediction(
+            Predictor.of(found),
+            server,
+            store,
+            skip_bad_rows=request.skip_bad_rows,
+            fail_on_error=request.fail_on_error,
+            on_progress=self._meter.scored,
+            stopping=self.stopping,
+        )
+        prediction.stats = stats
+        rows, failed = list(found.rows), list(found.failed)
+        stopped: RunStopped | None = None
         try:
-            return await failures.searched(attempt, scorer), None
-        except RunStopped as stopped:
-            so_far = await search_so_far(search, stored, seen)
-            if so_far is None:
-                raise
-            return replace(so_far, stopped=True), stopped
+            async with aclosing(prediction.batches(rest)) as batches:
+                async for batch in batches:
+                    rows += batch.rows
+                    failed += batch.failed
+        except RunStopped as late:
+            stopped = late
+        rows.sort(key=lambda one: one.row.line)
+        place = {row.line: number for number, row in enumerate(whole.rows)}
+        searched = f"{len(found.rows):,} of {len(whole.rows):,} rows were searched"
+        found = replace(
+            found,
+            rows=tuple(rows),
+            dataset=only(whole, [place[one.row.line] for one in rows]),
+            predicted=len(rows) - len(found.rows),
+            findings=prediction.findings or found.findings,
+            notices=(*found.notices, f"{searched}, the others predicted from their labels"),
+            failed=tuple(sorted(failed, key=lambda row: row.line)),
+            stopped=None if stopped is None else self._why(stopped),
+            cost=self._meter.cost(),
+        )
+        return found, stopped
 
 
 def _in_own_loop(function: Callable[P, Awaitable[T]], name: str) -> Callable[P, T]:

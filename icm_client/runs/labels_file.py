@@ -14,14 +14,13 @@ import numpy as np
 from icm_client.coherence.assignment import JointAssignment
 from icm_client.coherence.batches import Within
 from icm_client.coherence.constraints import inconsistent_pairs
-from icm_client.coherence.initial_labels import Start, first_labels
-from icm_client.coherence.problem import UNLABELLED, IntArray, Score
+from icm_client.coherence.initial_labels import Start
+from icm_client.coherence.problem import UNLABELLED, IntArray
 from icm_client.data.job import Job
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.outputs import column_of
 from icm_client.data.readers import read_rows
 from icm_client.errors import InputError, RowError
-from icm_client.runs.presets import Settings
 
 Pins = Mapping[str, str] | Mapping[int, str] | str | os.PathLike[str]
 """Row id -> label, or a file of rows with `id` and `label`."""
@@ -53,20 +52,6 @@ def read_start(start: str | os.PathLike[str], job: Job) -> Start | IntArray:
     for given in _labels_in(name, job, numbered=True):
         put(given.item, given.label, labels, job)
     return labels
-
-
-async def start_labels(
-    start: Start | IntArray, job: Job, settings: Settings, score: Score, *, seed: int
-) -> IntArray:
-    """Return first labels, shape `[N]`; they are drawn from a random generator of their own.
-
-    Raises:
-        EndpointError, ScoreError, StoreError: whatever `score` raises, for "zero-shot".
-    """
-    if not isinstance(start, str):
-        return start
-    rng = np.random.default_rng((seed, 1))
-    return await first_labels(start, job.problem(), score, K=settings.initial, rng=rng)
 
 
 def read_pins(pins: Pins, job: Job) -> IntArray | None:

@@ -9,7 +9,7 @@ task relates to it. Rows come and go in batches, so memory does not grow with th
 """
 
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,8 +31,9 @@ from icm_client.errors import ModelChanged, TooManyFailed
 from icm_client.record.archive import find_run
 from icm_client.record.folder import DEFAULT_BASE
 from icm_client.record.run_labels import read_labels
-from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.frozen import PREDICTOR, Found, Frozen
+from icm_client.runs.result import Labels
+from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import (
     Pieces,
@@ -51,6 +52,9 @@ from icm_client.verdict.shift import ShiftMeter, signals
 
 BATCH: Final = 2048
 """Rows that are read, scored and handed on together."""
+
+READS_A_REQUEST: Final = 64
+"""On a server without lanes; so many rows have one context, and nobody waits for the first."""
 
 MOST_LISTED: Final = 1000
 """Rows without a label that are kept to be listed; beyond these they are only counted."""
@@ -101,12 +105,14 @@ class Batch(NamedTuple):
         rows: those that have a label.
         gold: their gold labels, aligned with `rows`; None where no gold field was named.
         gold_field: the field that held these.
-        came: how many rows came, those without a label too.
+        failed: those that have none.
+        came: how many rows came, with and without a label.
     """
 
     rows: tuple[LabelledRow, ...]
     gold: tuple[str | None, ...] | None
     gold_field: str | None
+    failed: tuple[FailedRow, ...]
     came: int
 
 
@@ -149,6 +155,21 @@ class Predictor:
                 tuple(recorded_finding(one) for one in result.get("findings", ())),
             ),
             kept.path,
+        )
+
+    @classmethod
+    def of(cls, labels: Labels) -> Self:
+        """Return the predictor of labels that are in memory."""
+        return cls(
+            Found(
+                labels.run.name if labels.run is not None else labels.dataset.name,
+                labels.task,
+                labels.rows,
+                labels.server,
+                labels.seed,
+                labels.findings,
+            ),
+            labels.run,
         )
 
     def __repr__(self) -> str:
@@ -222,8 +243,8 @@ class Predictor:
         if self._frozen is None and path is not None and path.exists():
             self._frozen = Frozen.load(path)
         kept = self._frozen
-        fits = kept is not None and kept.server.fingerprint == server.identity.fingerprint
-        if kept is None or not fits or len(kept.contexts) != contexts:
+        asked = (found.digest, server.identity.fingerprint, contexts)
+        if kept is None or (kept.of, kept.server.fingerprint, len(kept.contexts)) != asked:
             kept = await Frozen.measure(
                 found,
                 server,
@@ -353,9 +374,10 @@ class Prediction:
             tuple(labelled),
             only(job.dataset, kept).gold,
             job.dataset.gold_field,
+            tuple(sorted(failed, key=lambda row: row.line)),
             len(job.dataset.rows) + len(job.dataset.skipped),
         )
-        self._count(batch, failed)
+        self._count(batch)
         return batch
 
     async def _scored(self, job: Job, frozen: Frozen, demos: Pieces) -> "_Scored":
@@ -384,6 +406,7 @@ class Prediction:
             self._server,
             self._store,
             pieces,
+            group_size=READS_A_REQUEST,
             on_progress=self._on_progress,
             on_failed=note,
             stopping=self._stopping,
@@ -405,7 +428,7 @@ class Prediction:
             unusable | failed,
         )
 
-    def _count(self, batch: Batch, failed: Sequence[FailedRow]) -> None:
+    def _count(self, batch: Batch) -> None:
         totals = self.totals
         totals.rows += batch.came
         for row in batch.rows:
@@ -414,9 +437,8 @@ class Prediction:
         for row, known in zip(batch.rows, batch.gold or (), strict=False):
             totals.with_gold += known is not None
             totals.right += known == row.label
-        totals.without_label += len(failed)
-        listed = sorted(failed, key=lambda row: row.line)
-        totals.failed += listed[: max(0, MOST_LISTED - len(totals.failed))]
+        totals.without_label += len(batch.failed)
+        totals.failed += batch.failed[: max(0, MOST_LISTED - len(totals.failed))]
 
     def _check_failures(self, reasons: Mapping[int, str], job: Job) -> None:
         """Raise `TooManyFailed` where too many of all rows so far have no score."""

@@ -10,7 +10,7 @@ Scores are kept besides, so the rows of a batch that a kill has interrupted are 
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b, file_digest
@@ -25,9 +25,9 @@ from icm_client.data.row_batches import row_batches
 from icm_client.data.rows import FailedRow, refused_rows
 from icm_client.data.values import write_json
 from icm_client.endpoints import Endpoint, ServerIdentity, Waiting, WireEvent
-from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.predict import BATCH, Prediction, Predictor, Totals
 from icm_client.runs.progress import Cost
+from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScoreStore
 from icm_client.verdict.findings import Finding, Verdict, verdict_of
@@ -266,6 +266,5 @@ def _identity(
     found = predictor.found
     with Path(data).open("rb") as file:
         content = file_digest(file, "blake2b").hexdigest()
-    labels: Sequence[object] = [[f"{row.row.id}", row.label] for row in found.rows]
-    described = [found.run, labels, found.seed, server.identity.fingerprint, content, *options]
+    described = [found.digest, server.identity.fingerprint, content, *options]
     return blake2b(write_json(described), digest_size=16).hexdigest()

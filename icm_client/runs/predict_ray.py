@@ -37,11 +37,11 @@ from icm_client.data.whole_files import replace_file
 from icm_client.endpoints import Endpoint, ServerIdentity
 from icm_client.endpoints.identity_check import described
 from icm_client.errors import IcmError, InputError, ModelChanged, RowError, RunError, SetupError
-from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.frozen import Frozen
 from icm_client.runs.predict import BATCH, Predictor, Totals
 from icm_client.runs.predict_file import Predicted, predict_file
 from icm_client.runs.progress import Cost
+from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.runs.shards import (
     NO_COST,

@@ -3,21 +3,15 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import blake2b
-from typing import Literal, NamedTuple, get_args, overload
-
-import numpy as np
+from typing import Literal, NamedTuple, overload
 
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
-from icm_client.coherence.decode import anneal_search
-from icm_client.coherence.fast import search
-from icm_client.coherence.folds import FoldSettings, fold_search
+from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.initial_labels import Start
-from icm_client.coherence.iterate import IterateSettings, iterative_search
-from icm_client.coherence.problem import IntArray, Problem, Score
-from icm_client.coherence.result import UNWATCHED, SearchResult, Watch
+from icm_client.coherence.iterate import IterateSettings
+from icm_client.coherence.problem import IntArray
 from icm_client.coherence.settings import SweepSettings
-from icm_client.coherence.trained import Train
 from icm_client.data import JsonValue
 from icm_client.data.job import Job
 from icm_client.data.rows import FEWEST_ROWS, path_of, refused_rows
@@ -44,6 +38,15 @@ TrainingEvent = TrainingProgress | Trained
 """What a training reports: as it goes on, and when there is a model."""
 
 
+_KINDS: Mapping[Preset, type[Settings]] = {
+    "fast": SweepSettings,
+    "paper": AnnealSettings,
+    "official": OfficialSettings,
+    "folds": FoldSettings,
+    "iterate": IterateSettings,
+}
+
+
 @overload
 def preset_settings(preset: InContextPreset) -> InContextSettings: ...
 
@@ -54,74 +57,12 @@ def preset_settings(preset: Preset) -> Settings: ...
 
 def preset_settings(preset: Preset) -> Settings:
     """The preset's own settings."""
-    match preset:
-        case "fast":
-            return SweepSettings()
-        case "paper":
-            return AnnealSettings()
-        case "official":
-            return OfficialSettings()
-        case "folds":
-            return FoldSettings()
-        case "iterate":
-            return IterateSettings()
+    return _KINDS[preset]()
 
 
 def preset_of(settings: Settings) -> Preset:
     """Which search the settings are for."""
-    match settings:
-        case SweepSettings():
-            return "fast"
-        case AnnealSettings():
-            return "paper"
-        case OfficialSettings():
-            return "official"
-        case FoldSettings():
-            return "folds"
-        case IterateSettings():
-            return "iterate"
-
-
-def checked_settings(
-    preset: Preset, settings: Settings | None, *, trainer: bool, start: bool
-) -> Settings:
-    """The settings given, or the preset's own, where they can be used.
-
-    Args:
-        preset: which search; "fast" where the settings alone say it.
-        settings: None takes the preset's own.
-        trainer: whether there is one.
-        start: whether first labels are given.
-
-    Raises:
-        InputError: there is no such preset, or the settings are none; a trainer is missing, or has
-            nothing to do; first labels are given to a search that cannot use them.
-    """
-    if preset not in get_args(Preset):
-        raise InputError(f"there is no preset {preset!r}; there are {', '.join(get_args(Preset))}")
-    if settings is None:
-        settings = preset_settings(preset)
-    if not isinstance(settings, Settings):
-        raise InputError(
-            f"settings are an object such as icm_client.SweepSettings(demos=32), not {settings!r}"
-        )
-    own = preset_of(settings)
-    if preset not in ("fast", own):
-        raise InputError(f"these settings are of the preset {own}, and {preset} was asked for")
-    trains = isinstance(settings, TrainedSettings)
-    if trains and not trainer:
-        raise InputError(
-            f"the preset {own} trains models, and there is no trainer: name one (trainer=..., on "
-            "the command line --trainer)"
-        )
-    if trainer and not trains:
-        raise InputError(f"the preset {own} trains no models: a trainer is for folds and iterate")
-    if start and isinstance(settings, IterateSettings):
-        raise InputError(
-            "the preset iterate begins with a search of its first batch: first labels (--init) are "
-            "for the other presets"
-        )
-    return settings
+    return next(preset for preset, kind in _KINDS.items() if isinstance(settings, kind))
 
 
 class Fitted(NamedTuple):
@@ -131,11 +72,13 @@ class Fitted(NamedTuple):
         pieces: of all items.
         settings: of the search, fitted to the server.
         unusable: items that cannot be scored and are to be skipped, with the reasons.
+        notice: a sentence on contexts that cannot hold what was asked for, or None.
     """
 
     pieces: Pieces
     settings: Settings
     unusable: Mapping[int, str]
+    notice: str | None
 
 
 async def fitted_job(
@@ -166,7 +109,8 @@ async def fitted_job(
         if not skip_bad_rows or usable < FEWEST_ROWS:
             raise refused_rows(bad, path=path_of(job.dataset), usable=usable)
     unusable = {item: rows[one.row] for item, one in enumerate(job.items) if one.row in rows}
-    return Fitted(pieces, fit(settings, pieces, server, without=unusable), unusable)
+    fitted, notice = fit(settings, pieces, server, without=unusable)
+    return Fitted(pieces, fitted, unusable, notice)
 
 
 def _too_long(pieces: Pieces, server: Endpoint, without: Collection[int]) -> dict[int, str]:
@@ -191,7 +135,7 @@ def _too_long(pieces: Pieces, server: Endpoint, without: Collection[int]) -> dic
 
 def fit(
     settings: Settings, pieces: Pieces, server: Endpoint, *, without: Collection[int] = ()
-) -> Settings:
+) -> tuple[Settings, str | None]:
     """Lower the demos in a context to what fits the server's context whichever are drawn.
 
     Args:
@@ -199,6 +143,9 @@ def fit(
         pieces: of all items.
         server: whose context it is.
         without: items that are never shown.
+
+    Returns:
+        The settings; and where contexts cannot hold what was asked for, a sentence that says so.
 
     Raises:
         InputError: fewer demos than labels are allowed.
@@ -221,14 +168,27 @@ def fit(
             f"of a context of {server.identity.context_length:,}.)"
         )
     if not isinstance(search, SweepSettings):
-        return search if fitting >= most else replace(search, max_demos=fitting)
+        if fitting >= most:
+            return search, None
+        return replace(search, max_demos=fitting), (
+            f"contexts hold {fitting} demos, a seeded sample balanced over the labels: "
+            "the server's context has no room for all others"
+        )
+    notice = None
+    if fitting < min(search.demos, len(lengths)):
+        notice = (
+            f"contexts hold {fitting} demos instead of {search.demos}: the longest rows leave no "
+            "room for more in the server's context"
+        )
     fitted = replace(
         search,
         demos=min(search.demos, fitting),
         second_demos=min(max(search.second_demos, n_labels), fitting),
         initial=min(max(search.initial, n_labels), fitting),
     )
-    return replace(settings, sweeps=fitted) if isinstance(settings, TrainedSettings) else fitted
+    if isinstance(settings, TrainedSettings):
+        return replace(settings, sweeps=fitted), notice
+    return fitted, notice
 
 
 def _demos_that_fit(lengths: Sequence[int], pieces: Pieces, server: Endpoint) -> int:
@@ -242,62 +202,6 @@ def _demos_that_fit(lengths: Sequence[int], pieces: Pieces, server: Endpoint) ->
             break
         fitting += 1
     return fitting
-
-
-def fitted_notice(asked: Settings, fitted: Settings, n_items: int) -> str | None:
-    """A sentence on contexts that cannot hold what was asked for, or None."""
-    if isinstance(fitted, TrainedSettings):
-        own = asked.sweeps if isinstance(asked, TrainedSettings) else asked
-        return fitted_notice(own, fitted.sweeps, n_items)
-    if isinstance(fitted, SweepSettings):
-        if isinstance(asked, SweepSettings) and fitted.demos < min(asked.demos, n_items):
-            return (
-                f"contexts hold {fitted.demos} demos instead of {asked.demos}: the longest rows "
-                "leave no room for more in the server's context"
-            )
-        return None
-    if fitted.max_demos is not None and fitted != asked:
-        return (
-            f"contexts hold {fitted.max_demos} demos, a seeded sample balanced over the labels: "
-            "the server's context has no room for all others"
-        )
-    return None
-
-
-async def find_labels(
-    problem: Problem,
-    settings: Settings,
-    score: Score,
-    train: Train | None = None,
-    *,
-    seed: int,
-    watch: Watch = UNWATCHED,
-) -> SearchResult:
-    """Run the search that the settings are for.
-
-    Args:
-        problem: what is searched.
-        settings: fitted to the server (`fit`).
-        score: asks the served model.
-        train: trains models, for `folds` and `iterate`.
-        seed: of all that is random.
-        watch: follows the search, and ends it.
-
-    Raises:
-        InputError: the constraint allows some items no labels, or not the pinned ones.
-        TrainingError: a model cannot be trained.
-        EndpointError, ScoreError, StoreError: whatever `score` raises.
-    """
-    rng = np.random.default_rng(seed)
-    match settings:
-        case SweepSettings():
-            return await search(problem, score, settings=settings, rng=rng, watch=watch)
-        case AnnealSettings() | OfficialSettings():
-            return await anneal_search(problem, score, settings=settings, rng=rng, watch=watch)
-    assert train is not None  # noqa: S101 - `checked_settings` has seen to it
-    if isinstance(settings, FoldSettings):
-        return await fold_search(problem, score, train, settings=settings, rng=rng, watch=watch)
-    return await iterative_search(problem, score, train, settings=settings, rng=rng, watch=watch)
 
 
 def run_settings(

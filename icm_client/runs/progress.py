@@ -1,13 +1,23 @@
-"""What a run reports while it goes on: `Progress`, with `Cost`, what it has used so far."""
+"""Who follows a run while it goes on: its caller, its limits, and its journal.
+
+`ProgressMeter` reports a `Progress` to the caller, `BudgetMeter` ends the search before it passes
+a `Budget`, `SearchJournal` writes into the run's folder.
+"""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Final
+
+import numpy as np
 
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
-from icm_client.coherence.result import Observed, SweepRecord
+from icm_client.coherence.problem import UNLABELLED
+from icm_client.coherence.result import Observed, PassRecord, Step, SweepRecord
 from icm_client.coherence.settings import SweepSettings
+from icm_client.data.job import Job
 from icm_client.endpoints import (
     Endpoint,
     LimitChange,
@@ -17,9 +27,18 @@ from icm_client.endpoints import (
     Waiting,
     WireEvent,
 )
-from icm_client.runs.presets import Settings, TrainingEvent
+from icm_client.errors import InputError
+from icm_client.record.journal import PASS, SWEEP, Journal, packed, read
+from icm_client.runs.presets import Settings, TrainingEvent, preset_of
 from icm_client.runs.trainer import Trained, TrainingProgress
 from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
+
+_TIME_TOLERATED: Final = 1.1
+"""Times `max_minutes`, after which even a sweep under way is broken off. Between the two the reads
+that a search ends with can still be made."""
+
+_STEP, _TRAINED = "step", "trained"
+"""Events of the journal, beside those that hold labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,3 +213,176 @@ class ProgressMeter:
                 training=tuple(self._training.values()),
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits on what is spent from when the command begins; answers from the store are free.
+
+    Attributes:
+        max_requests: requests for log-probs, retries included.
+        max_prompt_tokens: prompt tokens that the server computes; those that it finds in its
+            prefix cache are free.
+        max_minutes: wall clock; the run stops soon after a tenth more, even within a sweep.
+
+    Raises:
+        InputError: a limit that is not over 0.
+    """
+
+    max_requests: int | None = None
+    max_prompt_tokens: int | None = None
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse limits with which nothing could begin."""
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if value is not None and not value > 0:
+                raise InputError(f"{limit.name} must be over 0, not {value}")
+
+
+class BudgetMeter:
+    """Ends a search before the next sweep would pass a limit.
+
+    A sweep or step is expected to take what the one before it took. A limit is therefore passed by
+    what a sweep takes more than the last one, and by the reads that a search ends with. A run that
+    goes on does not know what its first sweep beyond the stored ones will take.
+
+    Args:
+        budget: the limits.
+        cost: what has been spent so far.
+
+    Attributes:
+        spent: the limit that has ended the search, in words; None where none has.
+    """
+
+    def __init__(self, budget: Budget, cost: Callable[[], Cost]) -> None:
+        self.spent: str | None = None
+        self._budget = budget
+        self._cost = cost
+        self._before = (0.0, 0.0, 0.0)
+
+    def __call__(self) -> bool:
+        """Whether another sweep or step is too much: the search's `Watch.stop`."""
+        cost, budget = self._cost(), self._budget
+        now = (float(cost.requests), float(cost.computed_tokens), cost.seconds / 60)
+        limits = (budget.max_requests, budget.max_prompt_tokens, budget.max_minutes)
+        names = ("requests", "prompt tokens", "minutes")
+        for used, before, limit, name in zip(now, self._before, limits, names, strict=True):
+            if self.spent is None and limit is not None and 2 * used - before > limit:
+                self.spent = f"the limit of {limit:,g} {name}"
+        self._before = now
+        return self.spent is not None
+
+    def out_of_time(self) -> bool:
+        """Whether a sweep or step under way is to be broken off, because its time is over."""
+        limit = self._budget.max_minutes
+        if limit is None or self._cost().seconds / 60 <= _TIME_TOLERATED * limit:
+            return False
+        self.spent = self.spent or f"the limit of {limit:,g} minutes"
+        return True
+
+
+class SearchJournal:
+    """Writes what a search and its wire report, while there is a journal to write to.
+
+    The labels of a sweep over all items are written, the rows' own only; those of a batch are not.
+
+    A run that goes on replays its search from the score store and from what has been trained. The
+    first sweeps, steps or passes that it then reports are in the journal already, and are not
+    written twice.
+
+    Args:
+        job: the rows that are searched.
+        searched: their numbers among all rows; None where they are all.
+        n_rows: all rows.
+    """
+
+    def __init__(self, job: Job, searched: Sequence[int] | None, n_rows: int) -> None:
+        self._job = job
+        self._searched = searched
+        self._n_rows = n_rows
+        self._journal: Journal | None = None
+        self._written = 0
+        self._trained: set[object] = set()
+
+    @contextmanager
+    def into(
+        self, journal: Journal | None, settings: Settings, notice: str | None
+    ) -> Iterator[None]:
+        """Write to `journal` in the block, in which a search with these settings goes on.
+
+        Args:
+            journal: None writes nothing.
+            settings: of the search.
+            notice: a sentence on the settings, or None.
+        """
+        if journal is None:
+            yield
+            return
+        self._journal = journal
+        before = read(journal.path)
+        self._written = sum(event["event"] in (SWEEP, _STEP, PASS) for event in before)
+        self._trained = {event["model"] for event in before if event["event"] == _TRAINED}
+        journal.append(
+            "search", preset=preset_of(settings), settings=asdict(settings), notice=notice
+        )
+        if self._searched is not None:
+            journal.append("searched", rows=list(self._searched), of=self._n_rows)
+        try:
+            yield
+        finally:  # the wire may report something until it is closed
+            self._journal = None
+
+    def observed(self, seen: Observed | WireEvent | TrainingEvent) -> None:
+        """Write it; labels as their words, items as row ids."""
+        if self._journal is None:
+            return
+        match seen:
+            case Waiting():
+                self._journal.append("waiting", **asdict(seen))
+            case LimitChange():
+                self._journal.append("in-flight", **asdict(seen))
+            case TrainingProgress():
+                pass  # the model's own log has every step
+            case Trained():
+                if seen.model not in self._trained:
+                    self._trained.add(seen.model)
+                    self._journal.append(_TRAINED, **asdict(seen))
+            case _ if self._written:
+                self._written -= 1
+            case SweepRecord():
+                event = PASS if isinstance(seen, PassRecord) else SWEEP
+                self._journal.append(event, **self._sweep(seen))
+            case Step():
+                self._journal.append(_STEP, **self._step(seen))
+
+    def _sweep(self, sweep: SweepRecord) -> dict[str, object]:
+        written = sweep.summary()
+        written["counts"] = dict(zip(self._job.labels, sweep.counts, strict=True))
+        if sweep.labels is not None and len(sweep.labels) == len(self._job.items):
+            labels = np.full(self._n_rows, UNLABELLED)
+            labels[slice(None) if self._searched is None else list(self._searched)] = sweep.labels[
+                self._job.row_items
+            ]
+            written["labels"] = packed(labels)
+        return written
+
+    def _step(self, step: Step) -> dict[str, object]:
+        fix = [
+            {
+                "item": self._item(change.item),
+                "before": self._word(change.before),
+                "after": self._word(change.after),
+            }
+            for change in step.fix
+        ]
+        words = {"item": self._item(step.item), "proposal": self._word(step.proposal), "fix": fix}
+        return {**step._asdict(), **words}
+
+    def _item(self, item: int) -> str:
+        row, exchanged = self._job.items[item]
+        return f"{self._job.dataset.rows[row].id}{' (exchanged)' if exchanged else ''}"
+
+    def _word(self, label: int) -> str | None:
+        return self._job.labels[label] if label >= 0 else None

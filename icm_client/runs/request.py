@@ -7,19 +7,37 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import TypedDict
+from typing import TypedDict, get_args
 
+import numpy as np
+
+from icm_client.coherence.contexts import in_units
 from icm_client.coherence.initial_labels import Start
-from icm_client.coherence.problem import IntArray
-from icm_client.data import Task
+from icm_client.coherence.iterate import IterateSettings
+from icm_client.coherence.problem import UNLABELLED, IntArray
+from icm_client.data import Dataset, Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, Rows
+from icm_client.data.rows import FEWEST_ROWS, only
 from icm_client.errors import InputError
-from icm_client.runs.budget import Budget
-from icm_client.runs.failures import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.labels_file import Pins, read_pins, read_start
-from icm_client.runs.presets import Preset, Settings, checked_settings
+from icm_client.runs.presets import (
+    Preset,
+    Settings,
+    TrainedSettings,
+    preset_of,
+    preset_settings,
+)
+from icm_client.runs.progress import Budget
+from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.trainer import Trainer
+
+SEARCH_ROWS = 2048
+"""Rows above which a sample of so many is searched, and the others are predicted from its labels;
+docs/predict.md has what decided it."""
+
+_SAMPLED = 30
+"""With the run's seed, of the sample: the search draws its own from the seed alone."""
 
 
 class LabelOptions(TypedDict, total=False):
@@ -38,6 +56,7 @@ class LabelOptions(TypedDict, total=False):
     fail_on_error: float
     skip_bad_rows: bool
     fresh: bool
+    search_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +87,15 @@ class LabelRequest:
     runs: str | os.PathLike[str] | None = None
     command: Sequence[str] | None = None
     fresh: bool = False
+    search_rows: int = SEARCH_ROWS
 
     def prepared(self) -> "PreparedRun":
         """Everything that the request names, read and checked.
 
         Raises:
-            InputError: something in it cannot be used.
+            InputError: something in it cannot be used: it names no preset, settings of another
+                search, or rows, task or labels that are wrong; a trainer is missing, or has
+                nothing to do.
         """
         try:
             seed = operator.index(self.seed)
@@ -81,13 +103,10 @@ class LabelRequest:
             raise InputError(f"the seed must be a whole number, not {self.seed!r}") from None
         if seed < 0:
             raise InputError(f"the seed must be 0 or more, not {seed}")
-        settings = checked_settings(
-            self.preset,
-            self.settings,
-            trainer=self.trainer is not None,
-            start=self.start is not None,
-        )
-        job = Job.prepare(
+        if self.search_rows < FEWEST_ROWS:
+            raise InputError(f"at least {FEWEST_ROWS} rows are searched, not {self.search_rows}")
+        settings = self._checked_settings()
+        whole = Job.prepare(
             self.rows,
             self.task,
             gold=self.gold,
@@ -95,13 +114,90 @@ class LabelRequest:
             constraint=self.constraint,
             skip_bad_rows=self.skip_bad_rows,
         )
-        return PreparedRun(
-            replace(self, seed=seed),
-            job,
-            settings,
-            first=None if self.start is None else read_start(self.start, job),
-            pinned=None if self.pins is None else read_pins(self.pins, job),
+        first = None if self.start is None else read_start(self.start, whole)
+        pinned = None if self.pins is None else read_pins(self.pins, whole)
+        searched = (
+            None
+            if isinstance(settings, TrainedSettings)
+            else _sample(whole, self.search_rows, seed, pinned)
         )
+        job = whole
+        if searched is not None:
+            part = replace(only(whole.dataset, searched), is_part=True)  # checked as a whole
+            job = Job.prepare(part, whole.task)
+            rows = set(searched)
+            items = [number for number, item in enumerate(whole.items) if item.row in rows]
+            first = first if first is None or isinstance(first, str) else first[items]
+            pinned = None if pinned is None else pinned[items]
+        return PreparedRun(
+            replace(self, seed=seed), whole, searched, job, settings, first=first, pinned=pinned
+        )
+
+    def _checked_settings(self) -> Settings:
+        """The settings given, or the preset's own, where they can be used."""
+        presets = get_args(Preset)
+        if self.preset not in presets:
+            raise InputError(f"there is no preset {self.preset!r}; there are {', '.join(presets)}")
+        settings = preset_settings(self.preset) if self.settings is None else self.settings
+        if not isinstance(settings, Settings):
+            raise InputError(
+                "settings are an object such as icm_client.SweepSettings(demos=32), not "
+                f"{settings!r}"
+            )
+        own = preset_of(settings)
+        if self.preset not in ("fast", own):
+            raise InputError(
+                f"these settings are of the preset {own}, and {self.preset} was asked for"
+            )
+        trains = isinstance(settings, TrainedSettings)
+        if trains and self.trainer is None:
+            raise InputError(
+                f"the preset {own} trains models, and there is no trainer: name one (trainer=..., "
+                "on the command line --trainer)"
+            )
+        if self.trainer is not None and not trains:
+            raise InputError(
+                f"the preset {own} trains no models: a trainer is for folds and iterate"
+            )
+        if self.start is not None and isinstance(settings, IterateSettings):
+            raise InputError(
+                "the preset iterate begins with a search of its first batch: first labels (--init) "
+                "are for the other presets"
+            )
+        return settings
+
+
+def _sample(job: Job, most: int, seed: int, pinned: IntArray | None) -> tuple[int, ...] | None:
+    """Draw the rows that are searched, groups whole and pinned ones first; None for all.
+
+    Args:
+        job: all rows.
+        most: rows to draw, or a few less where a group does not fit any more.
+        seed: of the draw.
+        pinned: shape `[N]`, labels that a person has given.
+    """
+    n_rows = len(job.dataset.rows)
+    if n_rows <= most:
+        return None
+    given = set() if pinned is None else set(np.flatnonzero(pinned != UNLABELLED).tolist())
+    first = {job.items[item].row for item in given}
+    order = np.random.default_rng((seed, _SAMPLED)).permutation(n_rows)
+    units = in_units(order, _related(job))
+    drawn: list[int] = []
+    for unit in sorted(units, key=first.isdisjoint):  # stable: those with a pinned row come first
+        if len(drawn) + len(unit) <= most or not first.isdisjoint(unit):
+            drawn += unit
+    if len(drawn) < FEWEST_ROWS:
+        raise InputError(
+            f"no group of related rows is as small as --search-rows {most}: search more rows"
+        )
+    return tuple(sorted(drawn))
+
+
+def _related(job: Job) -> list[tuple[int, ...]]:
+    """The rule's groups, as rows."""
+    groups = [{job.items[item].row for item in group} for group in job.constraint.groups]
+    return [tuple(sorted(group)) for group in groups if len(group) > 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +206,28 @@ class PreparedRun:
 
     Attributes:
         request: as it was made.
-        job: rows and task.
+        whole: all rows, and the task.
+        searched: numbers of the rows that are searched, rising; the others are predicted from
+            their labels. None where all are searched.
+        job: the rows that are searched.
         settings: of the search, before they are fitted to the server.
         first: first labels, shape `[N]`, or their kind; None leaves them to the search.
         pinned: labels that the search keeps, shape `[N]`, `UNLABELLED` where an item is free.
     """
 
     request: LabelRequest
+    whole: Job
+    searched: tuple[int, ...] | None
     job: Job
     settings: Settings
     first: Start | IntArray | None
     pinned: IntArray | None
+
+    @property
+    def rest(self) -> Dataset:
+        """The rows that are not searched; those that a rule relates stand together."""
+        searched = set(self.searched or ())
+        every = in_units(np.arange(len(self.whole.dataset.rows)), _related(self.whole))
+        rows = [row for unit in every for row in unit if row not in searched]
+        chosen = rows if self.searched is not None else ()
+        return replace(only(self.whole.dataset, chosen), skipped=(), is_part=True)

@@ -69,6 +69,8 @@ class Labels:
         cost: requests, tokens, seconds.
         seed: of the run.
         run: the run's folder, where a record is kept.
+        predicted: rows that were not searched, but labelled by one read in the context of others'
+            labels (`icm_client.runs.predict`).
     """
 
     rows: tuple[LabelledRow, ...]
@@ -93,6 +95,7 @@ class Labels:
     cost: Cost
     seed: int
     run: Path | None
+    predicted: int = 0
 
     def __repr__(self) -> str:
         """Return a line: the rows themselves may be thousands."""
@@ -193,6 +196,7 @@ class Labels:
             "starts": [asdict(start) for start in self.starts],
             "label_mass": self.label_mass,
             "pinned": self.pinned,
+            "predicted": self.predicted,
             "prior_source": self.prior_source,
             "share_intervals": {word: list(ends) for word, ends in self.share_intervals.items()},
             "groups_by_confidence": self.by_confidence,

@@ -9,6 +9,7 @@ import numpy as np
 
 from icm_client.coherence.fast import MOST_ROTATIONS
 from icm_client.coherence.label_names import asked_first
+from icm_client.coherence.predict import CONTEXTS
 from icm_client.coherence.problem import Demo, Query
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
@@ -84,15 +85,17 @@ async def forecast_job(
     endpoint: Endpoint | Server | str | None,
     settings: Settings,
     *,
+    predicted: int = 0,
     store: str | os.PathLike[str] | None = None,
     skip_bad_rows: bool = False,
 ) -> RunCost:
     """Return what `label` would take for this job, in requests, tokens and minutes.
 
     Args:
-        job: rows and task.
+        job: the rows that are searched, and the task.
         endpoint: as for `icm_client.label`.
         settings: of the search.
+        predicted: further rows, which are predicted from the labels of these.
         store: where token ids are kept; None takes the user's own.
         skip_bad_rows: as for `icm_client.label`.
 
@@ -113,19 +116,31 @@ async def forecast_job(
                 ids for item, ids in enumerate(fitted.pieces.prompts) if item not in fitted.unusable
             )
             pieces = replace(fitted.pieces, prompts=tuple(used))
-            return await forecast(pieces, fitted.settings, server, rng=np.random.default_rng())
+            return await forecast(
+                pieces,
+                fitted.settings,
+                server,
+                predicted=predicted,
+                rng=np.random.default_rng(),
+            )
 
 
 async def forecast(
-    pieces: Pieces, settings: SweepSettings, server: Endpoint, *, rng: np.random.Generator
+    pieces: Pieces,
+    settings: SweepSettings,
+    server: Endpoint,
+    *,
+    predicted: int = 0,
+    rng: np.random.Generator,
 ) -> RunCost:
     """Return what the search of these settings would take, in requests, tokens and minutes.
 
     Answers that the score store has already are counted too.
 
     Args:
-        pieces: of the run's rows.
+        pieces: of the rows that are searched.
         settings: fitted to the server.
+        predicted: as for `forecast_job`.
         server: asked about 80 times.
         rng: draws the prompts; they should be new to the server's cache.
 
@@ -133,19 +148,15 @@ async def forecast(
         EndpointError, ScoreError: the server did not answer, or not with a log-prob.
     """
     trie = LabelTrie(pieces.labels, pieces.label_texts)
-
-    def read(demos: int) -> Read:
-        target, *shown = rng.permutation(len(pieces.prompts))[: demos + 1].tolist()
-        context = tuple(Demo(item, int(rng.integers(len(pieces.labels)))) for item in shown)
-        return trie.reads(prompt_ids(pieces, Query(context, target)))[0]
-
-    cache = (await prefix_cache(server, read(settings.demos))).figures
-    levels = {number: [read(1) for _ in range(reads)] for number, reads in SHORT_READS.items()}
+    long = fresh_reads(pieces, trie, rng, 1, settings.demos)[0]
+    cache = (await prefix_cache(server, long)).figures
+    levels = {n: fresh_reads(pieces, trie, rng, reads, 1) for n, reads in SHORT_READS.items()}
     rates = (await throughput(server, levels, seconds=_SECONDS_A_LEVEL)).figures
     return run_cost(
         len(pieces.prompts),
         pieces,
         settings,
+        predicted=predicted,
         lanes=server.lanes,
         texts=isinstance(server, TextEndpoint),
         ids_a_token=0.0,
@@ -155,11 +166,24 @@ async def forecast(
     )
 
 
+def fresh_reads(
+    pieces: Pieces, trie: LabelTrie, rng: np.random.Generator, count: int, demos: int
+) -> list[Read]:
+    """Reads of random rows in random contexts: prompts that no cache has seen."""
+    reads = []
+    for _ in range(count):
+        target, *shown = rng.permutation(len(pieces.prompts))[: demos + 1].tolist()
+        context = tuple(Demo(item, int(rng.integers(len(pieces.labels)))) for item in shown)
+        reads.append(trie.reads(prompt_ids(pieces, Query(context, target)))[0])
+    return reads
+
+
 def run_cost(
     n_rows: int,
     pieces: Pieces,
     settings: SweepSettings,
     *,
+    predicted: int = 0,
     lanes: int,
     texts: bool,
     ids_a_token: float,
@@ -178,6 +202,7 @@ def run_cost(
         n_rows: `N`.
         pieces: of rows like those of the run.
         settings: of the run, fitted to the server.
+        predicted: further rows like them, each read once a frozen context.
         lanes: of the endpoint.
         texts: whether the ids of `pieces` are characters, one prompt a request.
         ids_a_token: characters a token, where they are; 0 for unknown.
@@ -225,6 +250,9 @@ def run_cost(
     most = (begun + whole * (settings.max_sweeps - 2)) * settings.restarts + whole * (
         exchanged + max(under_all, settings.renamed)
     )
+    if predicted:
+        frozen = sweep(min(settings.demos, others), 1, predicted / n_rows + 1 / 2) * CONTEXTS
+        fewest, most = fewest + frozen, most + frozen
     minutes = None
     if tokens_a_second and reads_a_second:
         minutes = (
@@ -232,7 +260,7 @@ def run_cost(
             most.minutes(tokens_a_second, reads_a_second, caches=caches),
         )
     return RunCost(
-        n_rows,
+        n_rows + predicted,
         (math.ceil(fewest.requests), math.ceil(most.requests)),
         (math.ceil(fewest.tokens), math.ceil(most.tokens)),
         minutes,

@@ -29,6 +29,8 @@ REASONS: Final = {
     "--enable-prompt-tokens-details": "Answers report how many prompt tokens came from the cache; "
     "without it a run cannot report its cost.",
     "--enable-server-load-tracking": "`GET /load` reports how many requests the server holds.",
+    "--enable-scale-out": "Texts are tokenized by the dozen (`/v1/completions/render`); else a "
+    "prediction of many rows takes a request to tokenize each.",
     "--max-num-queued-reqs": "The queue is unlimited by default. Above this many prompts in the "
     "server, new ones are answered 503, and clients slow down.",
     "--scheduling-policy": "A client that wants to spare others sends a lower priority, and the "
@@ -151,6 +153,7 @@ def flags_for(
         "--generation-config": "vllm",
         "--enable-prompt-tokens-details": True,
         "--enable-server-load-tracking": True,
+        "--enable-scale-out": True,
         "--max-num-queued-reqs": options.queue,
         "--scheduling-policy": "priority",
         "--disable-uvicorn-access-log": True,

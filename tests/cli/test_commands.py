@@ -14,7 +14,7 @@ from icm_client.cli.main import COMMANDS, cli
 def test_a_command_is_what_the_list_says(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
-    assert (command.name, command.short_help) == (name, COMMANDS[name].short_help)
+    assert (command.name, command.short_help) == (name, COMMANDS[name][1])
 
 
 def test_help_and_completion_import_nothing_that_takes_long() -> None:

@@ -129,9 +129,9 @@ async def test_listings_end_quietly_where_head_has_read_enough(
 async def test_a_pipe_that_does_not_block_is_waited_for(tmp_path: Path) -> None:
     """As a terminal's programs leave it, or a parent that reads with an event loop."""
     fill = (
-        "import os, click; from icm_client.cli.main import end_as_a_command\n"
+        "import os, click; from icm_client.cli.main import main\n"
         "os.set_blocking(1, False)\n"
-        "end_as_a_command(click.Command('f', callback=lambda: click.echo('x' * 1_000_000)))"
+        "main(click.Command('f', callback=lambda: click.echo('x' * 1_000_000)))"
     )
     done = await shell(tmp_path, f"{sys.executable} -c {shlex.quote(fill)} | (sleep 1; wc -c)")
     assert (done.status, done.out.strip(), done.err) == (0, "1000001", "")

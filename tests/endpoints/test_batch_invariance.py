@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_client.endpoints.batch_invariance import MICRO_BATCH, preparation
+from icm_client.endpoints.llama_cpp import MICRO_BATCH, preparation
 
 tokens = st.integers(0, 3)
 

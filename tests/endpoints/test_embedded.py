@@ -67,7 +67,7 @@ async def test_log_probs_are_those_of_the_whole_vocabulary(
     (answer,) = await embedded.read([Read(prompt, labels)])
     inner = (await embedded._started(instead_of=None)).endpoint
     everything = await inner._complete(
-        prompt, 0, top=inner._vocabulary_size, wanted=tuple(range(inner._vocabulary_size))
+        llama_cpp._Ask(prompt, 0, inner._vocabulary_size, tuple(range(inner._vocabulary_size)))
     )
     assert answer.log_probs == tuple(everything[label] for label in labels)
     assert len(everything) == inner._vocabulary_size
@@ -146,7 +146,7 @@ async def test_warming_saves_the_prefix(
 
 async def test_a_rare_token_is_found(embedded: EmbeddedEndpoint, prompt: TokenIds) -> None:
     inner = (await embedded._started(instead_of=None)).endpoint
-    found = await inner._complete(prompt, 0, top=3000, wanted=tuple(range(262144)))
+    found = await inner._complete(llama_cpp._Ask(prompt, 0, 3000, tuple(range(262_144))))
     rare = list(found)[-1]
     inner._top = llama_cpp._FIRST_TOP
     (answer,) = await embedded.read([Read(prompt, (rare,))])
@@ -158,7 +158,7 @@ async def test_rare_labels_are_read_exactly_and_take_small_answers(
 ) -> None:
     """Tokens outside the likeliest 600 took an answer of 540 kB each."""
     inner = (await embedded._started(instead_of=None)).endpoint
-    found = await inner._complete(prompt, 0, top=20_000, wanted=tuple(range(262_144)))
+    found = await inner._complete(llama_cpp._Ask(prompt, 0, 20_000, tuple(range(262_144))))
     likeliest, *_, rare, rarest = found
     sizes: list[int] = []
     body_of = inner._transport._exchange.body_of
@@ -183,7 +183,7 @@ async def test_log_probs_are_there_where_the_likeliest_token_is_a_byte(
     repeated = (prompt[0], *(space, first_byte, *others) * 5, space)
     inner = (await embedded._started(instead_of=None)).endpoint
     wanted = (first_byte, *labels)
-    assert await inner._sent(repeated, 0, 60, wanted, {}) is None
+    assert await inner._sent(llama_cpp._Ask(repeated, 0, 60, wanted)) is None
     (found,) = await embedded.read([Read(repeated, wanted)])
     assert found.log_probs[0] == max(found.log_probs) > math.log(0.5)
     # What is drawn changes no log-prob.
@@ -199,6 +199,9 @@ async def test_a_prompt_longer_than_the_context_is_refused(
 
 
 async def test_special_tokens_come_from_us_and_never_from_text(embedded: EmbeddedEndpoint) -> None:
+    texts = ["x <eos>\n\t", "good", " good", "", "<bos>", "€ 𠀀"]
+    alone = [await embedded.tokenize(text, add_special=False) for text in texts]
+    assert await embedded.tokenize_many(texts) == alone
     with_bos = await embedded.tokenize("x <eos>\n\t", add_special=True)
     without = await embedded.tokenize("x <eos>\n\t", add_special=False)
     assert with_bos == (2, *without)

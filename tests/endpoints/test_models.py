@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from icm_client.endpoints.models import adapter_facts, context_length_of, models_in
+from icm_client.endpoints.parsing import adapter_facts, context_length_of, models_in
 from icm_client.errors import MalformedAnswer
 
 

@@ -17,7 +17,7 @@ from icm_client.endpoints import (
     Transport,
     connect,
 )
-from icm_client.endpoints.texts import ASSUMED_CONTEXT, CHARACTERS_A_TOKEN
+from icm_client.endpoints.served import ASSUMED_CONTEXT, CHARACTERS_A_TOKEN
 from icm_client.errors import (
     AuthenticationRefused,
     EndpointFault,

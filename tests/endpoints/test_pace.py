@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from icm_client.endpoints.pace import Pace
+from icm_client.endpoints.limiter import Pace
 from icm_client.testing import RateLimit
 
 

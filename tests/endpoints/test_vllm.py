@@ -133,6 +133,34 @@ async def test_vllm_tokenizes_and_warms(server: Any, say: Any, vllm: VllmEndpoin
     assert vllm.usage.requests == 1
 
 
+async def test_vllm_tokenizes_many_texts_at_once(server: Any, say: Any, vllm: VllmEndpoint) -> None:
+    server.script = [say('[{"token_ids": [5], "request_id": "a"}, {"token_ids": [6, 7]}]')]
+    assert await vllm.tokenize_many(["x", "yz"]) == [(5,), (6, 7)]
+    assert server.bodies[-1]["prompt"] == ["x", "yz"]
+    assert server.bodies[-1]["add_special_tokens"] is False
+
+
+async def test_a_vllm_that_does_not_tokenize_many_is_asked_once(
+    server: Any, say: Any, vllm: VllmEndpoint
+) -> None:
+    server.script = [say('{"error": {"message": "disabled"}}', status=403)]
+    asked = len(server.bodies)
+    assert await vllm.tokenize_many(["x", "yz"]) is None
+    assert await vllm.tokenize_many(["x", "yz"]) is None
+    assert len(server.bodies) == asked + 1
+
+
+async def test_what_prompts_share_is_written_once_and_means_the_same(
+    server: Any, say: Any, vllm: VllmEndpoint
+) -> None:
+    for prompts in ([(1, 2, 3), (1, 2, 4, 5)], [(1, 2), (1, 2, 3)], [(7,)], [(1,), (2, 3)]):
+        choices = [choice(n, GOOD) for n in range(len(prompts))]
+        sent = {"prompt_tokens": sum(map(len, prompts))}
+        server.script = [say(completion(*choices, usage=sent))]
+        await vllm.read([Read(prompt, (7, 9)) for prompt in prompts])
+        assert server.bodies[-1]["prompt"] == [list(prompt) for prompt in prompts]
+
+
 async def test_reads_of_one_call_must_want_the_same(vllm: VllmEndpoint) -> None:
     with pytest.raises(ValueError, match="same tokens"):
         await vllm.read([Read((1,), (2,)), Read((1,), (3,))])

@@ -18,7 +18,7 @@ from aiohttp import web
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from click.testing import CliRunner
 
-from icm_client.cli.main import end_as_a_command
+from icm_client.cli.main import main
 from icm_client.cli.serve import serve_command
 from icm_client.data.job import Job
 from icm_client.errors import EndpointFault, IcmError, InputError
@@ -450,7 +450,7 @@ def test_a_check_that_is_broken_off_says_how_to_go_on(
 
     monkeypatch.setattr("sys.argv", ["broken"])
     with pytest.raises(SystemExit) as ended:
-        end_as_a_command(broken)
+        main(broken)
     assert ended.value.code == status
     told = capsys.readouterr().err
     assert said in told

@@ -10,8 +10,7 @@ from planted_reviews import TASK, planted, reviews
 from icm_client import label
 from icm_client.coherence.result import SweepRecord
 from icm_client.errors import InputError, RunStopped
-from icm_client.runs.budget import Budget, BudgetMeter
-from icm_client.runs.progress import Cost, Progress
+from icm_client.runs.progress import Budget, BudgetMeter, Cost, Progress
 from icm_client.testing import Fault, PlantedServer, after, status
 
 

@@ -18,7 +18,7 @@ from icm_client.endpoints import (
     Waiting,
 )
 from icm_client.errors import EndpointFault, InputError, RowError, RunError, RunStopped
-from icm_client.runs.budget import Budget
+from icm_client.runs.progress import Budget
 from icm_client.runs.request import LabelOptions, LabelRequest
 from icm_client.testing import PlantedConcept, PlantedServer
 from icm_client.testing.faults import status

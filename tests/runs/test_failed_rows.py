@@ -10,14 +10,19 @@ from planted_reviews import TASK, _of, data, reviews
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.problem import UNLABELLED
-from icm_client.coherence.result import SearchResult
+from icm_client.coherence.result import UNWATCHED, SearchResult
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
 from icm_client.data.rows import only
 from icm_client.endpoints import Answer, Read
 from icm_client.errors import EndpointFault, InputError, RequestRefused, TooManyFailed
-from icm_client.runs.failures import FailureBudget
-from icm_client.runs.presets import Settings, find_labels
+from icm_client.runs.presets import Settings
+from icm_client.runs.search import (
+    FailureBudget,
+    find_labels,
+    search_or_replay,
+    stored_scores,
+)
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.testing import PlantedConcept
 
@@ -76,12 +81,16 @@ async def found(
     pieces = await tokenize_pieces(of.prompts, of.label_texts, TASK.separator, endpoint, store)
     failures = FailureBudget(of, settings, fail_on_error)
     scorer = Scorer(endpoint, store, pieces, on_failed=failures.failed)
-
-    async def attempt() -> SearchResult:
-        problem = of.problem(left_out=failures.left_out)
-        return await find_labels(problem, settings, scorer, seed=seed)
-
-    return await failures.searched(attempt, scorer), failures
+    result, _ = await search_or_replay(
+        lambda score, watch: find_labels(
+            of, settings, score, seed=seed, left_out=failures.left_out, watch=watch
+        ),
+        scorer,
+        stored_scores(endpoint, store, pieces, ()),
+        failures,
+        UNWATCHED,
+    )
+    return result, failures
 
 
 @pytest.mark.parametrize("settings", [FAST, PAPER, OFFICIAL])
@@ -172,7 +181,7 @@ async def test_without_failures_nothing_is_different(store: ScoreStore) -> None:
         result, failures = await found(endpoint, store, settings)
         pieces = await tokenize_pieces(of.prompts, of.label_texts, TASK.separator, endpoint, store)
         scorer = Scorer(endpoint, store, pieces)
-        plain = await find_labels(of.problem(), settings, scorer, seed=0)
+        plain = await find_labels(of, settings, scorer, seed=0)
         np.testing.assert_array_equal(result.labels, plain.labels)
         np.testing.assert_array_equal(result.log_probs, plain.log_probs)
         assert result.utility == plain.utility

@@ -25,9 +25,9 @@ from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Endpoint, Read
 from icm_client.errors import EndpointFault, InputError, RunStopped, TrainingError
 from icm_client.record.journal import read
-from icm_client.runs.budget import Budget
 from icm_client.runs.fold_training import FoldTraining
-from icm_client.runs.presets import Preset, TrainedSettings, fit, fitted_notice
+from icm_client.runs.presets import Preset, TrainedSettings, fit
+from icm_client.runs.progress import Budget
 from icm_client.runs.trainer import Example, OnTraining, Trained
 from icm_client.scoring import Scorer, open_store, tokenize_pieces
 from icm_client.testing import PlantedConcept, PlantedTrainer
@@ -480,7 +480,7 @@ async def test_demos_of_the_search_before_training_are_lowered_to_what_fits(
             job.prompts, job.label_texts, job.task.separator, small, store
         )
     settings = FoldSettings()
-    fitted = fit(settings, pieces, small)
+    fitted, notice = fit(settings, pieces, small)
     assert isinstance(fitted, FoldSettings)
     assert fitted.sweeps.demos < settings.sweeps.demos
-    assert "instead of 64" in (fitted_notice(settings, fitted, N) or "")
+    assert "instead of 64" in (notice or "")

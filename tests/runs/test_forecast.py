@@ -24,7 +24,7 @@ async def test_a_run_stays_within_its_forecast(tmp_path: Path, n: int) -> None:
                 pieces = await tokenize_pieces(
                     job.prompts, job.label_texts, TASK.separator, endpoint, store
                 )
-                settings = fit(SweepSettings(), pieces, endpoint)
+                settings, _ = fit(SweepSettings(), pieces, endpoint)
                 assert isinstance(settings, SweepSettings)
                 cost = await forecast(pieces, settings, endpoint, rng=np.random.default_rng(1))
                 probed, before = endpoint.usage.requests, endpoint.usage.computed_tokens

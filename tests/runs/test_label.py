@@ -305,7 +305,7 @@ def small(context_length: int) -> Endpoint:
 
 def test_demos_are_left_alone_where_they_fit() -> None:
     settings = SweepSettings(demos=20, second_demos=10, initial=8)
-    assert fit(settings, pieces(*[10] * 30), small(4096)) == settings
+    assert fit(settings, pieces(*[10] * 30), small(4096)) == (settings, None)
 
 
 def test_demos_are_lowered_to_what_fits_whichever_are_drawn() -> None:
@@ -313,7 +313,7 @@ def test_demos_are_lowered_to_what_fits_whichever_are_drawn() -> None:
     # BOS 1, the longest target 20 and a label 1 leave 100 - 22 = 78 tokens. Demos take 3 more
     # than their prompt: 23 + 13 + 13 + 13 + 13 = 75 fit, another 13 do not.
     for context, demos in ((100, 5), (97, 5), (96, 4)):
-        fitted = fit(settings, pieces(20, *[10] * 30), small(context))
+        fitted, _ = fit(settings, pieces(20, *[10] * 30), small(context))
         assert isinstance(fitted, SweepSettings)
         assert (fitted.demos, fitted.second_demos, fitted.initial) == (demos, demos, demos)
 

@@ -111,6 +111,17 @@ async def test_one_token_reads_are_what_prompt_logprobs_and_transformers_say(
     assert other <= OTHER_ENGINE
 
 
+async def test_texts_are_tokenized_together_as_each_one_alone(vllm: VllmServer) -> None:
+    endpoint = await open_server(vllm)
+    texts = ["good", " good", "a\nb", "Ünïcode €", "x" * 300, "<eos> is text", "  "]
+    try:
+        together = await endpoint.tokenize_many(texts)
+        alone = [await endpoint.tokenize(text, add_special=False) for text in texts]
+    finally:
+        await endpoint.aclose()
+    assert together == alone
+
+
 async def test_a_context_is_computed_once(vllm: VllmServer) -> None:
     endpoint = await open_server(vllm)
     try:

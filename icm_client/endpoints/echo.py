@@ -1,18 +1,14 @@
-"""For servers with nothing better: the label goes into the prompt, whose log-probs are read.
+"""For text servers with nothing better: the label goes into the prompt, whose log-probs are read.
 
 This is exact and slow: the server computes every prompt from its first token on, once for each
-label (vLLM skips its prefix cache, and took 6 to 12 times as long).
-
-Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html (`prompt_logprobs`,
-extra parameters of completions) and OpenAI's older completions (`echo` with `logprobs`).
+label. Source: OpenAI's older completions (`echo` with `logprobs`).
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final, Self
+from collections.abc import Sequence
+from typing import Final, Self
 
-from icm_client.endpoints.models import ModelCard
-from icm_client.endpoints.parsing import Wire, fingerprint, log_prob, parsed
+from icm_client.endpoints.parsing import ModelCard, Wire, fingerprint, log_prob, parsed
 from icm_client.endpoints.protocol import (
     Answer,
     Exactness,
@@ -21,13 +17,10 @@ from icm_client.endpoints.protocol import (
     ServerIdentity,
     TokenIds,
 )
-from icm_client.endpoints.served import TokenUsage
-from icm_client.endpoints.texts import TextPrompts, text_model
+from icm_client.endpoints.served import Completion, TextPrompts, text_model
 from icm_client.endpoints.transport import Transport
-from icm_client.endpoints.vllm import PromptLogProb, VllmEndpoint
 from icm_client.errors import LabelMissing, MalformedAnswer, PromptTooLong, UnsupportedServer
 
-PROMPT_LOGPROBS: Final = "prompt-logprobs"
 ECHO: Final = "echo"
 
 _SOME_ECHO: Final = 8
@@ -35,46 +28,6 @@ _SOME_ECHO: Final = 8
 
 _MOST_OF_IT: Final = 0.98
 """At least this share of a prompt is echoed: tokens with a part of a character may come shorter."""
-
-
-class PromptLogProbsEndpoint(VllmEndpoint):
-    """A vLLM server that does not know `logprob_token_ids`. `open` makes one."""
-
-    _kind: ClassVar[str] = PROMPT_LOGPROBS
-
-    async def _read(
-        self, prompts: Sequence[TokenIds], wanted: TokenIds, sampling: Mapping[str, float]
-    ) -> list[Answer]:
-        """Send each prompt with each wanted token after it, in one request."""
-        asked = [(*prompt, token) for prompt in prompts for token in wanted]
-        body = {**self._body_for(asked), "prompt_logprobs": 0, **sampling}
-
-        def answers(raw: bytes) -> list[Answer]:
-            last = [
-                self._last(choice.prompt_logprobs, prompt)
-                for choice, prompt in zip(self._choices(raw, asked), asked, strict=True)
-            ]
-            return [
-                Answer(tuple(last[start : start + len(wanted)]), Exactness.EXACT)
-                for start in range(0, len(last), len(wanted))
-            ]
-
-        return await self._complete(body, answers)
-
-    def _last(
-        self, positions: Sequence[Mapping[str, PromptLogProb] | None] | None, prompt: TokenIds
-    ) -> float:
-        """The log-prob of the prompt's last token, given all before it."""
-        if not positions or len(positions) != len(prompt):
-            raise LabelMissing(
-                f"{self._transport.url}: no log-probs of the prompt's tokens; the server ignored "
-                "`prompt_logprobs`: try another --kind"
-            )
-        token = prompt[-1]
-        found = (positions[-1] or {}).get(str(token))
-        if found is None:
-            raise LabelMissing(f"{self._transport.url}: no log-prob of the prompt's token {token}")
-        return log_prob(found.logprob, token=token)
 
 
 class _LogProbs(Wire):
@@ -86,10 +39,8 @@ class _Choice(Wire):
     logprobs: _LogProbs | None = None
 
 
-class _Completion(Wire):
+class _Completion(Completion):
     choices: list[_Choice]
-    usage: TokenUsage | None = None
-    system_fingerprint: str | None = None
 
 
 class EchoEndpoint(TextPrompts):
@@ -103,11 +54,6 @@ class EchoEndpoint(TextPrompts):
         cls, transport: Transport, *, model: str | None = None, context_length: int | None = None
     ) -> Self:
         """Ask the server for its models; the first read shows whether it echoes.
-
-        Args:
-            transport: the way to it; closed by `aclose`.
-            model: its name; None takes the one model there is.
-            context_length: tokens; None takes what the server says, else 4,096.
 
         Raises:
             EndpointError: no answer.
@@ -163,8 +109,7 @@ class EchoEndpoint(TextPrompts):
     def _sum_of(self, raw: bytes, prompt: str, label: str) -> float:
         """The sum over the label's tokens, which stand before the one that was generated."""
         completion = parsed(_Completion, raw)
-        if completion.usage:
-            self._count(completion.usage.prompt_tokens, completion.usage.cached_tokens)
+        self._record(completion)
         echo = completion.choices[0].logprobs if len(completion.choices) == 1 else None
         if completion.choices and echo is None:
             raise UnsupportedServer(
@@ -173,7 +118,6 @@ class EchoEndpoint(TextPrompts):
             )
         if echo is None or len(echo.tokens) != len(echo.token_logprobs):
             raise MalformedAnswer(f"{self._transport.url}: no log-probs of the echoed prompt")
-        self._marked(completion.system_fingerprint)
         sent, echoed = len(prompt) + len(label), sum(map(len, echo.tokens[:-1]))
         if _SOME_ECHO <= echoed < _MOST_OF_IT * sent - _SOME_ECHO:
             raise PromptTooLong(
