@@ -139,7 +139,7 @@ def predict_shards(
 
     with start_blocking_portal() as portal:
         frozen, identity, measuring = portal.call(measure)
-    folder.begin(job_of(predictor, identity, contexts, gold, skip_bad_rows), fresh=fresh)
+    folder.begin(job_of(predictor, identity, contexts, gold), fresh=fresh)
     left = [shard for shard in shards if shard.recorded() is None]
     at = ShardProgress(len(shards) - len(left), len(shards), 0)
     progress(at)

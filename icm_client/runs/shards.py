@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, replace
 from hashlib import blake2b
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -83,11 +83,14 @@ class Shard(NamedTuple):
 
     def is_empty(self, data_format: FileFormat | None) -> bool:
         """Whether there are no rows: of many shards some often have none."""
-        if format_of(str(self.source), data_format) == "parquet":
+        kind = format_of(str(self.source), data_format)
+        if kind == "parquet":
             import pyarrow.parquet as pq  # noqa: PLC0415 - an optional extra, and slow to load
 
             return bool(pq.read_metadata(self.source).num_rows == 0)
-        return self.source.stat().st_size == 0
+        with self.source.open("rb") as file:
+            lines = islice((line for line in file if line.strip()), 2)
+            return len(list(lines)) <= (kind == "csv")  # which may have a header
 
 
 def find_shards(
@@ -232,13 +235,9 @@ class ShardFolder:
 
 
 def job_of(
-    predictor: Predictor,
-    server: ServerIdentity,
-    contexts: int,
-    gold: str | None,
-    skip_bad_rows: bool,
+    predictor: Predictor, server: ServerIdentity, contexts: int, gold: str | None
 ) -> dict[str, object]:
-    """What the labels in a folder depend on, beside the rows."""
+    """What all labels in a folder depend on, beside the rows."""
     found = predictor.found
     labels = [[f"{row.row.id}", row.label] for row in found.rows]
     return {
@@ -249,7 +248,6 @@ def job_of(
         "fingerprint": server.fingerprint,
         "contexts": contexts,
         "gold": gold,
-        "skip_bad_rows": skip_bad_rows,
     }
 
 

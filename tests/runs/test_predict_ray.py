@@ -241,11 +241,28 @@ def test_a_shard_with_a_bad_row_keeps_none_of_the_others_back(predict: Predict) 
         predict()
     assert len(list(Path("out").glob("*.jsonl"))) == 3
     assert not Path("out/_manifest.json").exists()
-    bad.write_text(good)
-    assert predict().totals.rows == ROWS
+    found = predict(skip_bad_rows=True)
+    assert (found.totals.rows, found.labelled) == (ROWS + 1, ROWS)
+    assert found.totals.failed[0].reason.startswith("part-0001.jsonl: ")
     shards = manifest()["shards"]
-    assert [one["rows"] for one in shards] == [24, 24, 24, 24, 0]
+    assert [one["rows"] for one in shards] == [24, 25, 24, 24, 0]
+    assert [one["without_label"] for one in shards] == [0, 1, 0, 0, 0]
     assert shards[4]["file"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "empty", "one"),
+    [
+        ("a.jsonl", "\n \n", '\n{"text": "a"}'),
+        ("a.csv", "text\n\n", "text\na\n"),
+    ],
+)
+def test_a_file_without_rows_is_known(tmp_path: Path, name: str, empty: str, one: str) -> None:
+    path = tmp_path / name
+    shard = Shard(name, path, path, path)
+    for content, is_empty in (("", True), (empty, True), (one, False)):
+        path.write_text(content)
+        assert shard.is_empty(None) is is_empty
 
 
 def test_a_folder_has_labels_of_one_run_with_one_set_of_options(predict: Predict) -> None:
