@@ -18,6 +18,7 @@ file must not lie on a network's.
 
 import logging
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,6 +58,8 @@ from icm_client.settings import Environment
 
 WORKERS: Final = 2
 """Workers, where no number is given."""
+
+_ANSWERS_WITHIN_S: Final = 10.0
 
 _ATTEMPTS: Final = 6
 _BETWEEN_S: Final = 10.0
@@ -233,9 +236,8 @@ class _Worker:
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[object]]:
         """Label one shard; the outcome is its record, or the error that it ended with."""
-        (name,), (source,) = batch["name"], batch["source"]
-        (output,), (record,) = batch["output"], batch["record"]
-        shard = Shard(str(name), Path(source), Path(output), Path(record))
+        name, *paths = (str(batch[field][0]) for field in Shard._fields)
+        shard = Shard(name, *map(Path, paths))
         try:
             if self._portal is None:
                 self._portal = self._open.enter_context(start_blocking_portal())
@@ -311,15 +313,8 @@ def _labelled(
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        rows = [
-            {
-                "name": shard.name,
-                "source": str(shard.source),
-                "output": str(shard.output),
-                "record": str(shard.record),
-            }
-            for shard in shards
-        ]
+        context.raise_original_map_exception = True
+        rows = [dict(zip(Shard._fields, map(str, shard), strict=True)) for shard in shards]
         outcomes = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Worker,
             fn_constructor_args=(work,),
@@ -354,14 +349,17 @@ def _cluster(address: str | None, workers: int) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdigit() and "://" not in address:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), _ANSWERS_WITHIN_S).close()
         ray.init(
             address=address,
             log_to_driver=False,
             logging_level="ERROR",
             **(local if address == "local" else {}),
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise RunError(f"no Ray cluster can be used at {address}: {error}") from error
     try:
         yield

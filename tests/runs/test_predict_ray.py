@@ -171,9 +171,8 @@ def shards_here(monkeypatch: pytest.MonkeyPatch) -> None:
         worker = predict_ray._Worker(work)
         with worker._open:
             for shard in shards:
-                fields = ("name", "source", "output", "record")
-                batch = {field: [str(getattr(shard, field))] for field in fields}
-                yield worker(batch)["outcome"][0]
+                batch = zip(Shard._fields, ([str(value)] for value in shard), strict=True)
+                yield worker(dict(batch))["outcome"][0]
 
     monkeypatch.setattr(predict_ray, "_labelled", labelled)
     monkeypatch.setattr(predict_ray, "_require_ray", lambda: None)
@@ -333,6 +332,13 @@ def kill_a_worker(labelling: "Popen[bytes]") -> int | None:
                     return worker
         time.sleep(0.02)
     return None
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there_is_known_at_once() -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(RunError, match=r"no Ray cluster can be used at 127\.0\.0\.1:1: "):
+        next(predict_ray._labelled([], None, 1, "127.0.0.1:1"))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
