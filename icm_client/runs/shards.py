@@ -182,10 +182,10 @@ class ShardFolder:
             RunError: it cannot be written, or is damaged.
         """
         with explained(self.path):
+            before = _read(self._records / _JOB)
             if fresh:
                 self._clear()
-            before = _read(self._records / _JOB)
-            if before is not None and before != job:
+            elif before is not None and before != job:
                 differ = [name for name in job if before.get(name) != job[name]]
                 raise InputError(
                     f"{self.path} has labels of the run {before.get('run')}, and this call differs "
@@ -199,8 +199,11 @@ class ShardFolder:
     ) -> Predicted:
         """Write the manifest, of all shards that have labels here, and return what is in it."""
         with explained(self.path):
-            files = (path for path in self._records.rglob("*.json") if path.name != _JOB)
-            records = [record for path in sorted(files) if (record := _read(path)) is not None]
+            records = [
+                record
+                for record in self._recorded()
+                if record["empty"] or (self.path / record["name"]).exists()
+            ]
             totals = _added(records)
             whole = Predicted(
                 predictor.found.run,
@@ -226,12 +229,16 @@ class ShardFolder:
     def _clear(self) -> None:
         """Remove the labels and all that is known of them, the manifest first."""
         self.manifest.unlink(missing_ok=True)
-        for path in self._records.rglob("*.json"):
-            record = _read(path) if path.name != _JOB else None
-            if record is not None:
-                (self.path / record["name"]).unlink(missing_ok=True)
-        for path in [*self.path.rglob("*.partial*"), *self._records.rglob("*.json")]:
-            path.unlink(missing_ok=True)
+        for record in self._recorded():
+            (self.path / record["name"]).unlink(missing_ok=True)
+            (self._records / f"{record['name']}.json").unlink()
+        for partial in self.path.rglob("*.partial*"):
+            partial.unlink()
+
+    def _recorded(self) -> list[dict[str, Any]]:
+        """The records of all shards, in the order of their names."""
+        files = sorted(path for path in self._records.rglob("*.json") if path.name != _JOB)
+        return [record for path in files if (record := _read(path)) is not None]
 
 
 def job_of(
@@ -293,7 +300,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     """A document that this module has written, or None where it is not there.
 
     Raises:
-        RunError: it is damaged, or of a newer version.
+        RunError: it is damaged.
     """
     try:
         document = orjson.loads(path.read_bytes())
