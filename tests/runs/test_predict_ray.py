@@ -132,6 +132,7 @@ def serving(n_rows: int, *, latency_s: float = 0.0) -> Iterator[tuple[str, "Pope
         assert process.stdout is not None
         yield process.stdout.readline().strip(), process
         process.terminate()
+        process.wait()  # it prints before its end
 
 
 @pytest.fixture(scope="module")
