@@ -22,9 +22,11 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -240,7 +242,8 @@ class _Worker:
         shard = Shard(name, *map(Path, paths))
         try:
             if self._portal is None:
-                self._portal = self._open.enter_context(start_blocking_portal())
+                self._portal = portal = _event_loop()
+                self._open.callback(lambda: portal.call(portal.stop))
             if self._server is None:
                 if self._work.api_key is not None:
                     os.environ["ICM_API_KEY"] = self._work.api_key.get_secret_value()
@@ -300,6 +303,23 @@ class _Worker:
                     raise
                 await anyio.sleep(_BETWEEN_S)
         raise AssertionError
+
+
+def _event_loop() -> BlockingPortal:
+    """Start an event loop that runs between calls, and return the way to it.
+
+    Its thread is a daemon: Python waits at a process's end for those that
+    `anyio.from_thread.start_blocking_portal` makes, and Ray's workers would never end.
+    """
+    started = Future[BlockingPortal]()
+
+    async def run() -> None:
+        async with BlockingPortal() as portal:
+            started.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    Thread(target=anyio.run, args=(run,), daemon=True).start()
+    return started.result()
 
 
 def _labelled(

@@ -320,6 +320,21 @@ def holder_of(lock: Path) -> int | None:
     return None
 
 
+def all_end(within_s: float = 20.0) -> bool:
+    """Whether all of Ray's workers end that were started from this folder."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        there = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (process / "cwd").readlink() == Path.cwd():
+                    there.append((process / "cmdline").read_bytes())
+        if not any(b"ray::" in command for command in there):
+            return True
+        time.sleep(0.2)
+    return False
+
+
 def kill_a_worker(labelling: "Popen[bytes]") -> int | None:
     """Kill the first one that has written a batch of a shard and not yet all of it."""
     while labelling.poll() is None:
@@ -360,6 +375,7 @@ def test_a_worker_that_is_killed_costs_its_batch() -> None:
             killed = kill_a_worker(labelling)
             status = labelling.wait(timeout=240)
         assert (status, killed is not None) == (0, True), Path("said").read_text()
+        assert all_end(), "a worker that outlives the command keeps a core of the cluster"
         for shard in find_shards("data/*", "out"):
             expected = alone(predictor, url, shard.source, Path("a.parquet"))
             assert shard.output.read_bytes() == expected, shard.name
