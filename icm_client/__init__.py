@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from icm_client.errors import IcmError, InputError, RunStopped
     from icm_client.runs.client import Client, LabelJob
     from icm_client.runs.label import label, label_sync
-    from icm_client.runs.predict import Predictor
+    from icm_client.runs.predictor import Predictor
     from icm_client.runs.progress import Budget, Cost, Progress
     from icm_client.runs.result import Labels
     from icm_client.runs.server import Server
@@ -81,7 +81,7 @@ _HOMES = {
     "errors": ("IcmError", "InputError", "RunStopped"),
     "runs.client": ("Client", "LabelJob"),
     "runs.label": ("label", "label_sync"),
-    "runs.predict": ("Predictor",),
+    "runs.predictor": ("Predictor",),
     "runs.progress": ("Budget", "Cost", "Progress"),
     "runs.result": ("Labels",),
     "runs.server": ("Server",),

@@ -30,8 +30,9 @@ import icm_client
 from icm_client import EmbeddedEndpoint, LabelledRow, Task
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
-from icm_client.runs.predict import Prediction, Predictor
+from icm_client.runs.predict import Prediction
 from icm_client.runs.predict_file import predict_file
+from icm_client.runs.predictor import Predictor
 from icm_client.scoring import ScoreStore, open_store
 from icm_client.testing import PlantedConcept, PlantedServer
 
@@ -187,9 +188,9 @@ class _Done:
 async def _predicted(
     predictor: Predictor, new: list[Raw], gold: str, server: Endpoint, store: ScoreStore, *, m: int
 ) -> _Done:
-    await predictor.frozen(server, store, contexts=m)
+    frozen = await predictor.frozen(server, store, contexts=m)
     before = server.usage.computed_tokens
-    prediction = Prediction(predictor, server, store, contexts=m, gold=gold)
+    prediction = Prediction(frozen, server, store, gold=gold)
     done = _Done([], [])
     async for batch in prediction.batches(new):
         done.rows += batch.rows

@@ -12,7 +12,7 @@ from icm_client.data import check_output
 from icm_client.errors import InputError, ModelChanged
 from icm_client.record.archive import find_run
 from icm_client.runs.frozen import Frozen
-from icm_client.runs.predict import Predictor
+from icm_client.runs.predictor import Predictor
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import open_store
 from icm_client.training.exports import EXPORT_FORMATS, ExportFormat, export_run

@@ -1,30 +1,37 @@
 """`icm-client predict`: label new rows with what a run has found."""
 
+import glob
+import signal
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import get_args
+from typing import Any, Literal, get_args
 
 import anyio
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.options import runs_option, server_options, store_option
-from icm_client.cli.signals import draining, ended_at_once
+from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.terminal import VERDICT_STYLES, print_json, print_notices, print_verdict
 from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat, check_output
 from icm_client.errors import InputError
-from icm_client.runs.predict import Predictor
 from icm_client.runs.predict_file import Predicted, PredictProgress, predict_file
+from icm_client.runs.predict_ray import WORKERS, ShardProgress, predict_shards
+from icm_client.runs.predictor import Predictor
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server
 from icm_client.scoring import open_store
 
 _FORMATS = click.Choice(get_args(FileFormat))
+
+Engine = Literal["local", "ray"]
 
 _LINES_APART_S = 10.0
 """Seconds between two lines of progress, where there is no terminal."""
@@ -64,6 +71,24 @@ _LINES_APART_S = 10.0
     help="Leave rows that cannot be used (broken, empty, too long) without a label.",
 )
 @click.option("--fresh", is_flag=True, help="Begin a partial output over; stored scores stay.")
+@click.option(
+    "--engine",
+    type=click.Choice(get_args(Engine)),
+    default="local",
+    show_default=True,
+    help="ray: DATA is a pattern ('data/*.parquet'), OUTPUT a folder, and workers of a Ray cluster "
+    "label the files.",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="ray: the cluster. [env: RAY_ADDRESS; default: Ray is started on this machine]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help=f"ray: processes that label, which share --max-in-flight. [default: {WORKERS}]",
+)
 @runs_option
 @store_option
 @click.option(
@@ -87,6 +112,9 @@ def predict_command(
     fail_on_error: float,
     skip_bad_rows: bool,
     fresh: bool,
+    engine: Engine,
+    address: str | None,
+    workers: int | None,
     base: Path,
     store: str | None,
     data_format: FileFormat | None,
@@ -101,39 +129,32 @@ def predict_command(
     that a rule of the task relates must stand next to each other.
 
     Labels are written to OUTPUT.partial as they come, and moved to OUTPUT at the end. The same
-    command again goes on where an interrupted one stopped.
+    command again goes on where an interrupted one stopped. With --engine ray, OUTPUT is whole once
+    there is an OUTPUT/_manifest.json, which lists the files and counts their rows.
 
     Exit status: 0 done, 1 failed or some rows have no label, 2 wrong input, 130, 143 and 129
     interrupted (Ctrl-C, TERM, a closed terminal).
     """
-    if Path(output).resolve() == Path(data).resolve():
-        raise InputError(f"{output}: the labels would overwrite the rows; name another file")
-    check_output(output, output_format)
     predictor = Predictor.load(run_name, runs=base)
-
-    async def work() -> Predicted:
-        async with draining() as drain:
-            with _display(hidden=quiet or as_json) as progress:
-                return await predict_file(
-                    predictor,
-                    data,
-                    output,
-                    endpoint=server,
-                    store=kept,
-                    contexts=contexts,
-                    gold=gold,
-                    data_format=data_format,
-                    output_format=output_format,
-                    skip_bad_rows=skip_bad_rows,
-                    fail_on_error=fail_on_error,
-                    accept_other_model=accept_other_model,
-                    fresh=fresh,
-                    progress=progress,
-                    stopping=drain.stopping,
-                )
-
-    with open_store(store) as kept, ended_at_once(kept):
-        found = anyio.run(work)
+    options = {
+        "endpoint": server,
+        "contexts": contexts,
+        "gold": gold,
+        "data_format": data_format,
+        "output_format": output_format,
+        "skip_bad_rows": skip_bad_rows,
+        "fail_on_error": fail_on_error,
+        "accept_other_model": accept_other_model,
+        "fresh": fresh,
+    }
+    hidden = quiet or as_json
+    if engine == "ray":
+        options |= {"store": store, "address": address, "workers": workers or WORKERS}
+        found = _on_ray(predictor, data, output, hidden=hidden, options=options)
+    elif address is not None or workers is not None:
+        raise click.UsageError("--address and --workers go with --engine ray.")
+    else:
+        found = _here(predictor, data, output, store, hidden=hidden, options=options)
     if as_json:
         print_json(found.summary())
     elif not quiet:
@@ -142,6 +163,64 @@ def predict_command(
     print_verdict(found.verdict, found.findings, sure=found.confidence is not None)
     if found.totals.without_label:
         context.exit(1)
+
+
+def _here(
+    predictor: Predictor,
+    data: str,
+    output: str,
+    store: str | None,
+    *,
+    hidden: bool,
+    options: dict[str, Any],
+) -> Predicted:
+    """Label a file, in this process."""
+    if glob.has_magic(data) and not Path(data).exists():
+        raise InputError(f"{data}: there is no such file; to label many, give --engine ray")
+    if Path(output).resolve() == Path(data).resolve():
+        raise InputError(f"{output}: the labels would overwrite the rows; name another file")
+    check_output(output, options["output_format"])
+
+    async def work() -> Predicted:
+        async with draining() as drain:
+            with _display(hidden=hidden) as progress:
+                return await predict_file(
+                    predictor,
+                    data,
+                    output,
+                    store=kept,
+                    progress=progress,
+                    stopping=drain.stopping,
+                    **options,
+                )
+
+    with open_store(store) as kept, ended_at_once(kept):
+        return anyio.run(work)
+
+
+def _on_ray(
+    predictor: Predictor, data: str, output: str, *, hidden: bool, options: dict[str, Any]
+) -> Predicted:
+    """Label many files, on Ray's workers."""
+    console = Console(stderr=True, highlight=False)
+    status = console.status("Starting") if console.is_terminal and not hidden else nullcontext()
+
+    last_at = -_LINES_APART_S
+
+    def show(at: ShardProgress) -> None:
+        nonlocal last_at
+        words = f"{at.done:,} of {at.total:,} files labelled, {at.rows:,} rows by this command"
+        if isinstance(status, Status):
+            status.update(words)
+        elif not hidden and (at.done == at.total or time.monotonic() - last_at >= _LINES_APART_S):
+            last_at = time.monotonic()
+            console.print(Text(words))
+
+    try:
+        with status:
+            return predict_shards(predictor, data, output, progress=show, **options)
+    except KeyboardInterrupt:
+        raise Interrupted(signal.SIGINT) from None
 
 
 def print_predicted(found: Predicted) -> None:
@@ -165,7 +244,7 @@ def print_predicted(found: Predicted) -> None:
     )
     table.add_row("time", f"{cost.seconds:,.1f} s")
     table.add_row("model", Text(f"{found.server.model} ({found.server.kind})"))
-    table.add_row("labels in", Text(found.output))
+    table.add_row("labels in", Text(found.output or "no file: no row has a label"))
     Console(highlight=False).print(table)
 
 

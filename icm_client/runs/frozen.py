@@ -95,7 +95,7 @@ class Frozen:
         calibration: from raw log-probs to labels.
         usual: signal -> its values for the rows that the contexts were measured on, rising
             (`icm_client.verdict.shift`).
-        findings: on the run's labels.
+        findings: on the run's labels, and where another model is asked now.
     """
 
     run: str
@@ -205,7 +205,7 @@ class Frozen:
             None if isinstance(server, TextEndpoint) else pieces.labels,
             calibration,
             {name: np.sort(values) for name, values in usual.items()},
-            found.findings,
+            (*found.findings, *_other_model(found, server.identity)),
         )
 
     @property
@@ -293,6 +293,20 @@ def _job_of(found: Found) -> Job:
         return Job.prepare(dataset, found.task)
     except RowError:  # the rule names a row that has no label
         return Job.prepare(dataset, found.task, constraint=ConstraintSpec(kind="none"))
+
+
+def _other_model(found: Found, now: ServerIdentity) -> tuple[Finding, ...]:
+    if now.fingerprint == found.server.fingerprint:
+        return ()
+    return (
+        Finding(
+            "other-model",
+            f"The labels of the run {found.run} were found with another model.",
+            "Look at some of the rows that this one labels.",
+            "check",
+            f"Found with {found.server.model}, predicted with {now.model}",
+        ),
+    )
 
 
 def _as_found(found: Found, job: Job) -> tuple[IntArray, FloatArray, FloatArray]:

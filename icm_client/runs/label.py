@@ -39,7 +39,8 @@ from icm_client.report.report import write_report
 from icm_client.runs.fold_training import FoldTraining
 from icm_client.runs.frozen import PREDICTOR
 from icm_client.runs.labels_file import Pins
-from icm_client.runs.predict import Prediction, Predictor
+from icm_client.runs.predict import Prediction
+from icm_client.runs.predictor import Predictor
 from icm_client.runs.presets import (
     Preset,
     Settings,
@@ -406,27 +407,36 @@ class _Run:
         if prepared.searched is None or found.stopped is not None:
             return found, None
         whole, rest = prepared.whole.dataset, prepared.rest
-        prediction = Prediction(
-            Predictor.of(found),
-            server,
-            store,
-            skip_bad_rows=request.skip_bad_rows,
-            fail_on_error=request.fail_on_error,
-            on_progress=self._meter.scored,
-            stopping=self.stopping,
-        )
-        prediction.stats = stats
         rows, failed = list(found.rows), list(found.failed)
-        stopped: RunStopped | None = None
+        stopped, findings = None, found.findings
         if len({row.label for row in rows}) < 2:  # noqa: PLR2004
             why = "the rows that were searched all have one label, and nothing follows from that"
             failed += [row.failed(why) for row in rest.rows]
         else:
+            predictor = Predictor.of(found)
             try:
+                frozen = await predictor.frozen(
+                    server,
+                    store,
+                    stats=stats,
+                    on_progress=self._meter.scored,
+                    stopping=self.stopping,
+                )
+                prediction = Prediction(
+                    frozen,
+                    server,
+                    store,
+                    skip_bad_rows=request.skip_bad_rows,
+                    fail_on_error=request.fail_on_error,
+                    stats=stats,
+                    on_progress=self._meter.scored,
+                    stopping=self.stopping,
+                )
                 async with aclosing(prediction.batches(rest)) as batches:
                     async for batch in batches:
                         rows += batch.rows
                         failed += batch.failed
+                        findings = prediction.findings
             except RunStopped as late:
                 stopped = late
         rows.sort(key=lambda one: one.row.line)
@@ -437,17 +447,17 @@ class _Run:
             rows=tuple(rows),
             dataset=only(whole, [place[one.row.line] for one in rows]),
             predicted=len(rows) - len(found.rows),
-            findings=prediction.findings or found.findings,
+            findings=findings,
             notices=(*found.notices, f"{searched}, the others predicted from their labels"),
             failed=tuple(sorted(failed, key=lambda row: row.line)),
             stopped=None if stopped is None else self._why(stopped),
             cost=self._meter.cost(),
         )
-        if prediction.frozen is not None and found.run is not None:
+        if found.predicted and found.run is not None:
             # The run's labels are all of these now, and its contexts stay those of the searched.
             with suppress(RunError):
                 digest = Predictor.of(found).found.digest
-                replace(prediction.frozen, found=digest).save(found.run / PREDICTOR)
+                replace(frozen, found=digest).save(found.run / PREDICTOR)
         return found, stopped
 
 

@@ -1,40 +1,25 @@
-"""Label new rows with what a run has found: `Predictor`.
-
-    predictor = labels.predictor()                  # or Predictor.load("runs/reviews-0123456789")
-    async for row in predictor.label(rows, endpoint=URL):
-        print(row.label, row.confidence)
+"""New rows, labelled in frozen contexts: `Prediction`.
 
 Each row is read once a context, and a row's label depends on no row but those that a rule of the
 task relates to it. Rows come and go in batches, so memory does not grow with them.
 """
 
-import os
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Final, NamedTuple, Self, TypedDict, Unpack
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
-from anyio.from_thread import start_blocking_portal
 
 from icm_client.coherence.assignment import JointAssignment
-from icm_client.coherence.predict import CONTEXTS
 from icm_client.coherence.problem import UNLABELLED, FloatArray, Query
 from icm_client.data import Dataset, FileFormat, LabelledRow
 from icm_client.data.job import Job, Rows
 from icm_client.data.row_batches import row_batches
 from icm_client.data.rows import FailedRow, only, path_of, refused_rows
-from icm_client.endpoints import Endpoint, ServerIdentity
-from icm_client.endpoints.identity_check import described
-from icm_client.errors import ModelChanged, TooManyFailed
-from icm_client.record.archive import find_run
-from icm_client.record.folder import DEFAULT_BASE
-from icm_client.record.run_labels import read_labels
-from icm_client.runs.frozen import PREDICTOR, Found, Frozen
-from icm_client.runs.result import Labels
+from icm_client.endpoints import Endpoint
+from icm_client.errors import TooManyFailed
+from icm_client.runs.frozen import Frozen
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
-from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import (
     Pieces,
     Scorer,
@@ -42,12 +27,11 @@ from icm_client.scoring import (
     ScoreStore,
     ScoringProgress,
     context_ids,
-    open_store,
     with_prompts,
 )
 from icm_client.scoring.call import FailedItem
 from icm_client.scoring.drift import DriftCheck
-from icm_client.verdict.findings import Finding, recorded_finding, verdict_of, worst_first
+from icm_client.verdict.findings import Finding, verdict_of, worst_first
 from icm_client.verdict.shift import ShiftMeter, signals
 
 BATCH: Final = 2048
@@ -116,255 +100,64 @@ class Batch(NamedTuple):
     came: int
 
 
-class PredictOptions(TypedDict, total=False):
-    """Options of `Predictor.label`, which are those of `Prediction`."""
-
-    contexts: int
-    batch: int
-    gold: str | None
-    data_format: FileFormat | None
-    skip_bad_rows: bool
-    fail_on_error: float
-    accept_other_model: bool
-
-
-class Predictor:
-    """Labels new rows, each on its own, with what a run has found.
-
-    Args:
-        found: the run's labels.
-        folder: the run's, where contexts once measured are kept; None keeps them in memory.
-
-    Attributes:
-        found: the run's labels.
-    """
-
-    def __init__(self, found: Found, folder: Path | None = None) -> None:
-        self.found = found
-        self._folder = folder
-        self._frozen: Frozen | None = None
-
-    @classmethod
-    def load(
-        cls, run: str | os.PathLike[str], *, runs: str | os.PathLike[str] = DEFAULT_BASE
-    ) -> Self:
-        """Return the predictor of a run that has ended, by the run's folder or name.
-
-        Raises:
-            InputError: there is no such run, or it has no labels yet.
-            RunError: its folder cannot be read, or is damaged.
-        """
-        kept = find_run(os.fspath(run), Path(runs))
-        labels = read_labels(kept.path)
-        result = kept.result or {}
-        return cls(
-            Found(
-                kept.name,
-                labels.task,
-                labels.labelled,
-                ServerIdentity(**kept.record["server"]),
-                int(kept.record["seed"]),
-                tuple(recorded_finding(one) for one in result.get("findings", ())),
-            ),
-            kept.path,
-        )
-
-    @classmethod
-    def of(cls, labels: Labels) -> Self:
-        """Return the predictor of labels that are in memory."""
-        return cls(
-            Found(
-                labels.run.name if labels.run is not None else labels.dataset.name,
-                labels.task,
-                labels.rows,
-                labels.server,
-                labels.seed,
-                labels.findings,
-            ),
-            labels.run,
-        )
-
-    def __repr__(self) -> str:
-        return f"<Predictor of {len(self.found.rows):,} rows of {self.found.run}>"
-
-    async def label(
-        self,
-        rows: Rows,
-        *,
-        endpoint: Endpoint | Server | str | None = None,
-        store: ScoreStore | str | os.PathLike[str] | None = None,
-        **options: Unpack[PredictOptions],
-    ) -> AsyncGenerator[LabelledRow]:
-        """Yield each row with its label, in order; rows without one are left out.
-
-        Args:
-            rows: as for `icm_client.label`; an iterator is read as it is needed.
-            endpoint: as for `icm_client.label`: the model that the run asked.
-            store: as for `icm_client.label`.
-            options: `contexts` in which each row is read (1); rows in a `batch` (2,048); the `gold`
-                field, which is taken out of the rows; a file's `data_format`; `skip_bad_rows`, to
-                leave out rows that cannot be used; `fail_on_error`, as for `icm_client.label`, of
-                the rows so far; `accept_other_model`, to take another model than the run's.
-
-        Raises:
-            ModelChanged: another model answers than the run's.
-            InputError, EndpointError, ScoreError, StoreError: as `icm_client.label`.
-        """
-        with open_store(store) as kept:
-            async with open_endpoint(endpoint) as server:
-                prediction = Prediction(self, server, kept, **options)
-                async with aclosing(prediction.batches(rows)) as batches:
-                    async for batch in batches:
-                        for row in batch.rows:
-                            yield row
-
-    def label_sync(
-        self,
-        rows: Rows,
-        *,
-        endpoint: Endpoint | Server | str | None = None,
-        store: ScoreStore | str | os.PathLike[str] | None = None,
-        **options: Unpack[PredictOptions],
-    ) -> Iterator[LabelledRow]:
-        """`label` for code that is not async; works in a notebook's running loop too."""
-        with start_blocking_portal() as portal:
-            labelled = self.label(rows, endpoint=endpoint, store=store, **options)
-            try:
-                while (row := portal.call(_next, labelled)) is not None:
-                    yield row
-            finally:
-                portal.call(labelled.aclose)
-
-    def kept(self) -> Frozen | None:
-        """Return the contexts that the run's folder keeps of these labels; None where none are.
-
-        Raises:
-            RunError: the file cannot be read, or is damaged.
-        """
-        path = None if self._folder is None else self._folder / PREDICTOR
-        if self._frozen is None and path is not None and path.exists():
-            kept = Frozen.load(path)
-            self._frozen = kept if kept.found == self.found.digest else None
-        return self._frozen
-
-    async def frozen(
-        self,
-        server: Endpoint,
-        store: ScoreStore,
-        *,
-        contexts: int = CONTEXTS,
-        accept_other_model: bool = False,
-        stats: ScorerStats | None = None,
-        on_progress: Callable[[ScoringProgress], None] | None = None,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> Frozen:
-        """Return the contexts measured under this server's model, measuring them where need be.
-
-        Raises:
-            ModelChanged: it is not the run's model, and `accept_other_model` is not set.
-            RunError: what the run's folder keeps cannot be read or written.
-            EndpointError, ScoreError, StoreError: the run's rows could not be read.
-        """
-        found = self.found
-        own = server.identity.fingerprint == found.server.fingerprint
-        if not own and not accept_other_model:
-            raise ModelChanged(
-                f"the run {found.run} was made with another model ({found.server.model}) than the "
-                f"one that answers now, {described(server.identity)}: name its server with "
-                "--endpoint, or take this model with --accept-other-model",
-                last_confirmed_at=0.0,
-            )
-        path = self._folder / PREDICTOR if own and self._folder is not None else None
-        kept = self.kept()
-        wanted = (server.identity.fingerprint, contexts)
-        if kept is None or wanted != (kept.server.fingerprint, len(kept.contexts)):
-            kept = await Frozen.measure(
-                found,
-                server,
-                store,
-                contexts=contexts,
-                stats=stats,
-                on_progress=on_progress,
-                stopping=stopping,
-            )
-            if path is not None:
-                kept.save(path)
-            self._frozen = kept
-        return kept
-
-
 class Prediction:
     """One use of a predictor: which server, with which limits, and what has come of it.
 
     Args:
-        predictor: of a run.
+        frozen: the contexts, measured under this server's model.
         server: open.
         store: where scores are kept; the same call again asks nothing twice.
-        contexts: `M`, in which each row is read.
         batch: rows at a time.
         gold: the field with known labels, used for nothing but the accuracy; None takes the task's.
         data_format: of a file, where its name does not show it.
         skip_bad_rows: leave rows that cannot be used without a label; else one is a `RowError`.
         fail_on_error: as for `icm_client.label`, of the rows that have come so far.
-        accept_other_model: take another model than the run's; a finding then says so.
         totals: of an earlier process that began this.
+        stats: where reads are counted; None for this object alone.
         on_progress: called as rows are scored.
         stopping: as for `icm_client.label`.
 
     Attributes:
         totals: what has come of the rows so far.
-        stats: reads, those of the run's own rows too.
-        frozen: the contexts, once they are known.
+        stats: reads.
         under_way: rows of the batch that is being labelled; 0 before the first.
     """
 
     def __init__(
         self,
-        predictor: Predictor,
+        frozen: Frozen,
         server: Endpoint,
         store: ScoreStore,
         *,
-        contexts: int = CONTEXTS,
         batch: int = BATCH,
         gold: str | None = None,
         data_format: FileFormat | None = None,
         skip_bad_rows: bool = False,
         fail_on_error: float = DEFAULT_FAIL_ON_ERROR,
-        accept_other_model: bool = False,
         totals: Totals | None = None,
+        stats: ScorerStats | None = None,
         on_progress: Callable[[ScoringProgress], None] | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.totals = totals or Totals()
-        self.stats = ScorerStats()
+        self.stats = stats or ScorerStats()
         self.under_way = 0
-        self._predictor, self._server, self._store = predictor, server, store
-        self._contexts, self._batch, self._gold = contexts, batch, gold
-        self._format = data_format
+        self._frozen, self._server, self._store = frozen, server, store
+        self._batch, self._gold, self._format = batch, gold, data_format
         self._skip, self._limit = skip_bad_rows, fail_on_error
-        self._accept = accept_other_model
         self._on_progress, self._stopping = on_progress, stopping
         self._drift = DriftCheck(server)
-        self.frozen: Frozen | None = None
 
     async def batches(self, rows: Rows, *, after: int = 0) -> AsyncGenerator[Batch]:
         """Label the rows, in order, from the one after the first `after`.
 
         Raises:
             TooManyFailed: as many rows as `fail_on_error` says have no score.
-            ModelChanged, InputError, RunError, EndpointError, ScoreError, StoreError: as
-                `Predictor.label`.
+            RowError: rows cannot be used, and are not to be skipped.
+            InputError, EndpointError, ScoreError, StoreError: as `icm_client.label`.
             RunStopped: it was to stop.
         """
-        frozen = self.frozen = await self._predictor.frozen(
-            self._server,
-            self._store,
-            contexts=self._contexts,
-            accept_other_model=self._accept,
-            stats=self.stats,
-            on_progress=self._on_progress,
-            stopping=self._stopping,
-        )
+        frozen = self._frozen
         demos = await frozen.pieces(self._server, self._store)
         meter = ShiftMeter(frozen.usual, self.totals.shift)
         came = row_batches(
@@ -498,28 +291,13 @@ class Prediction:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What a person must know: of the run's labels, of another model, of rows that differ."""
-        frozen = self.frozen
-        if frozen is None:
-            return ()
-        found = list(frozen.findings)
-        run = self._predictor.found
-        if frozen.server.fingerprint != run.server.fingerprint:
-            found.append(
-                Finding(
-                    "other-model",
-                    f"The labels of the run {run.run} were found with another model.",
-                    "Look at some of the rows that this one labels.",
-                    "check",
-                    f"Found with {run.server.model}, predicted with {frozen.server.model}",
-                )
-            )
-        shifted = ShiftMeter(frozen.usual, self.totals.shift).finding()
-        found += [shifted] if shifted is not None else []
-        return worst_first(found)
+        return findings_on(self._frozen, self.totals)
 
 
-async def _next(labelled: AsyncGenerator[LabelledRow]) -> LabelledRow | None:
-    return await anext(labelled, None)
+def findings_on(frozen: Frozen, totals: Totals) -> tuple[Finding, ...]:
+    """What a person must know of labels that are predicted, worst first."""
+    shifted = ShiftMeter(frozen.usual, totals.shift).finding()
+    return worst_first([*frozen.findings, *([] if shifted is None else [shifted])])
 
 
 class _Scored(NamedTuple):

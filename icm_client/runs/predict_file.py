@@ -26,11 +26,12 @@ from icm_client.data.rows import FailedRow, refused_rows
 from icm_client.data.values import write_json
 from icm_client.endpoints import Endpoint, ServerIdentity, Waiting, WireEvent
 from icm_client.errors import RunStopped
-from icm_client.runs.predict import BATCH, Prediction, Predictor, Totals
+from icm_client.runs.predict import BATCH, Prediction, Totals
+from icm_client.runs.predictor import Predictor
 from icm_client.runs.progress import Cost
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
-from icm_client.scoring import ScoreStore, ScoringProgress
+from icm_client.scoring import ScorerStats, ScoreStore, ScoringProgress
 from icm_client.verdict.findings import Finding, Verdict, verdict_of
 
 _ENOUGH: Final = 10_000
@@ -73,7 +74,7 @@ class Predicted:
         findings: what a person must know before the labels are used; worst first.
         server: who answered.
         cost: of this process.
-        output: the file with the labels.
+        output: the file with the labels; None where no row has one.
     """
 
     run: str
@@ -81,7 +82,7 @@ class Predicted:
     findings: tuple[Finding, ...]
     server: ServerIdentity
     cost: Cost
-    output: str
+    output: str | None
 
     @property
     def verdict(self) -> Verdict:
@@ -184,30 +185,42 @@ async def predict_file(
         if isinstance(event, Waiting):
             moved(waiting=event)
 
+    prediction: Prediction | None = None
+
     def scored(at: ScoringProgress) -> None:
-        moved(batch=prediction.under_way, scored=at.done, to_score=at.total, waiting=None)
+        batch = 0 if prediction is None else prediction.under_way
+        moved(batch=batch, scored=at.done, to_score=at.total, waiting=None)
 
     async with open_endpoint(endpoint, observe, stopping) as server:
         store.record_server(server.identity)
         usage = replace(server.usage)
         identity = _identity(predictor, data, server, contexts, gold)
         with LabelSink.open(output, format=output_format, identity=identity, fresh=fresh) as sink:
-            prediction = Prediction(
-                predictor,
+            moved(rows=sink.rows_done)
+            stats = ScorerStats()
+            frozen = await predictor.frozen(
                 server,
                 store,
                 contexts=contexts,
+                accept_other_model=accept_other_model,
+                stats=stats,
+                on_progress=scored,
+                stopping=stopping,
+            )
+            prediction = Prediction(
+                frozen,
+                server,
+                store,
                 batch=batch,
                 gold=gold,
                 data_format=data_format,
                 skip_bad_rows=skip_bad_rows,
                 fail_on_error=fail_on_error,
-                accept_other_model=accept_other_model,
                 totals=Totals.of(sink.state) if sink.state else None,
+                stats=stats,
                 on_progress=scored,
                 stopping=stopping,
             )
-            moved(rows=sink.rows_done)
             try:
                 async with aclosing(prediction.batches(data, after=sink.rows_done)) as batches:
                     async for done in batches:
@@ -222,7 +235,9 @@ async def predict_file(
             except RunStopped as error:
                 error.goes_on = error.goes_on or store.answers > 0 or sink.rows_done > 0
                 raise
-            sink.finish()
+            written = sink.rows_labelled > 0
+            if written:
+                sink.finish()
         return Predicted(
             predictor.found.run,
             prediction.totals,
@@ -238,7 +253,7 @@ async def predict_file(
                 seconds=time.monotonic() - began,
                 checked=prediction.stats.checked,
             ),
-            os.fspath(output),
+            os.fspath(output) if written else None,
         )
 
 

@@ -24,7 +24,7 @@ from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Verdict, verdict
 from icm_client.verdict.search_findings import agreement_matrix
 
 if TYPE_CHECKING:
-    from icm_client.runs.predict import Predictor
+    from icm_client.runs.predictor import Predictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class Labels:
         """Return what labels new rows as these were labelled, each with one read."""
         # Imported here: who only labels rows needs none of it.
         from icm_client.runs.frozen import Found  # noqa: PLC0415
-        from icm_client.runs.predict import Predictor  # noqa: PLC0415
+        from icm_client.runs.predictor import Predictor  # noqa: PLC0415
 
         name = self.dataset.name if self.run is None else self.run.name
         found = Found(name, self.task, self.rows, self.server, self.seed, self.findings)

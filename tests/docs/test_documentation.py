@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import icm_client
 from icm_client.cli.main import cli, main
+from icm_client.cli.predict import predict_command
 from icm_client.data.job import named_task
 from icm_client.testing import PlantedConcept
 
@@ -58,6 +59,18 @@ def test_commands_run(command: str) -> None:
     assert done.exit_code == 0, done.output
     if label:
         assert re.search("Sentiment:|I think this claim is", done.output)
+
+
+def predictions(page: Path) -> list[str]:
+    lines = "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    return [line[at:] for line in lines if (at := line.find("icm-client predict")) >= 0]
+
+
+@pytest.mark.parametrize("command", [line for page in PAGES for line in predictions(page)])
+def test_predictions_have_options_that_exist(command: str) -> None:
+    words = shlex.split(command)[2:]
+    with predict_command.make_context("predict", words) as context:
+        assert context.params["run_name"]
 
 
 @pytest.mark.usefixtures("folder")
@@ -114,6 +127,13 @@ def test_the_tasks_page_reads_a_public_file(capsys: pytest.CaptureFixture[str]) 
     (code,) = blocks(ROOT / "docs" / "tasks.md", "python")
     run(code)
     assert capsys.readouterr().out.endswith("4 claims, 2 true\n")
+
+
+def test_the_scale_page_calculates_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    page = ROOT / "docs" / "scale.md"
+    (code,), (shown, *_) = blocks(page, "python"), blocks(page, "text")
+    run(code)
+    assert capsys.readouterr().out == shown
 
 
 @pytest.mark.usefixtures("embedded_model")

@@ -12,8 +12,8 @@ from commit_points import SETTINGS, TASK, Counted, serve, texts
 
 from icm_client import label
 from icm_client.data.values import write_json
-from icm_client.runs.predict import Predictor
 from icm_client.runs.predict_file import Predicted, predict_file
+from icm_client.runs.predictor import Predictor
 from icm_client.scoring import open_store
 
 NEW = 3

@@ -10,8 +10,8 @@ from planted_reviews import TASK, _of, reviews
 from icm_client import Labels, Task, label
 from icm_client.data import LabelledRow
 from icm_client.endpoints import Endpoint
-from icm_client.runs.predict import Predictor
 from icm_client.runs.predict_file import Predicted, predict_file
+from icm_client.runs.predictor import Predictor
 from icm_client.scoring import open_store
 from icm_client.testing import PlantedConcept
 

@@ -12,7 +12,7 @@ from predictions import RUN, concept, labelled, new_rows, predicted, run_in, wri
 from icm_client import SweepSettings, label
 from icm_client.errors import InputError, RunError
 from icm_client.runs.frozen import PREDICTOR, Frozen
-from icm_client.runs.predict import Predictor
+from icm_client.runs.predictor import Predictor
 from icm_client.runs.progress import Budget
 from icm_client.scoring import open_store
 

@@ -29,8 +29,8 @@ from icm_client.errors import (
     RunStopped,
     TooManyFailed,
 )
-from icm_client.runs.predict import Predictor
 from icm_client.runs.predict_file import PredictProgress
+from icm_client.runs.predictor import Predictor
 from icm_client.runs.presets import Settings
 from icm_client.scoring import optimal_tokens
 from icm_client.testing import PlantedConcept, PlantedServer

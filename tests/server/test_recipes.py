@@ -6,8 +6,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from click import Command
 from click.testing import CliRunner
 
+from icm_client.cli.predict import predict_command
 from icm_client.cli.serve import serve_command
 from icm_client.serving.flags import REASONS, VARIABLE_REASONS
 
@@ -17,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "server" / "recipes"
 SHELL = [
     *sorted(RECIPES.glob("*.sh")),
-    RECIPES / "slurm.sbatch",
+    *sorted(RECIPES.glob("*.sbatch")),
     ROOT / "server" / "install-vllm",
     ROOT / "scripts" / "test-vllm",
 ]
@@ -70,8 +72,9 @@ def test_python_inside_of_scripts_compiles() -> None:
     assert found
 
 
-def test_slurm_directives_stand_before_the_first_command() -> None:
-    lines = (RECIPES / "slurm.sbatch").read_text("utf-8").splitlines()
+@pytest.mark.parametrize("job", sorted(RECIPES.glob("*.sbatch")), ids=recipe)
+def test_slurm_directives_stand_before_the_first_command(job: Path) -> None:
+    lines = job.read_text("utf-8").splitlines()
     first = next(number for number, line in enumerate(lines) if line and line[0] != "#")
     directives = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
     assert len(directives) > 5
@@ -153,8 +156,15 @@ def test_recipes_start_our_command_with_options_that_it_has() -> None:
     assert found >= 5
 
 
-def assert_options(words: list[str]) -> None:
-    known = {option for parameter in serve_command.params for option in parameter.opts}
+def test_recipes_predict_with_options_that_there_are() -> None:
+    joined = (RECIPES / "predict_ray.sbatch").read_text("utf-8").replace("\\\n", " ")
+    (words,) = re.findall(r"icm-client predict (.*)", joined)
+    assert_options(words.split(), predict_command)
+    assert "endpoints+=(--endpoint " in joined
+
+
+def assert_options(words: list[str], command: Command = serve_command) -> None:
+    known = {option for parameter in command.params for option in parameter.opts}
     asked = {word.split("=")[0] for word in words if word.startswith("--") and word != "--"}
     assert asked <= known, asked - known
 
