@@ -378,7 +378,7 @@ def _cluster(address: str | None, workers: int) -> Iterator[None]:
         ray.init(
             address=address,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             **(local if address == "local" else {}),
         )
     except (OSError, RuntimeError, ValueError) as error:
