@@ -18,6 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+try:
+    import icm_client.cli.main
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"Error: icm-client is not installed for {sys.executable} (no module {missing.name}). Run: "
+        "pip install -e '.[dev]'\n"
+    )
+    sys.exit(2)
+
 import anyio
 import click
 import numpy as np

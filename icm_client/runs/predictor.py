@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
 from anyio.from_thread import start_blocking_portal
 
@@ -24,10 +24,12 @@ from icm_client.record.folder import DEFAULT_BASE
 from icm_client.record.run_labels import read_labels
 from icm_client.runs.frozen import PREDICTOR, Found, Frozen
 from icm_client.runs.predict import Prediction
-from icm_client.runs.result import Labels
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScorerStats, ScoreStore, ScoringProgress, open_store
 from icm_client.verdict.findings import recorded_finding
+
+if TYPE_CHECKING:
+    from icm_client.runs.result import Labels  # which makes a predictor of itself
 
 
 class PredictOptions(TypedDict, total=False):
@@ -82,7 +84,7 @@ class Predictor:
         )
 
     @classmethod
-    def of(cls, labels: Labels) -> Self:
+    def of(cls, labels: "Labels") -> Self:
         """Return the predictor of labels that are in memory."""
         return cls(
             Found(

@@ -177,12 +177,9 @@ class Labels:
     def predictor(self) -> "Predictor":
         """Return what labels new rows as these were labelled, each with one read."""
         # Imported here: who only labels rows needs none of it.
-        from icm_client.runs.frozen import Found  # noqa: PLC0415
         from icm_client.runs.predictor import Predictor  # noqa: PLC0415
 
-        name = self.dataset.name if self.run is None else self.run.name
-        found = Found(name, self.task, self.rows, self.server, self.seed, self.findings)
-        return Predictor(found, self.run)
+        return Predictor.of(self)
 
     def summary(self) -> dict[str, Any]:
         """Everything but the rows, as JSON values."""

@@ -157,7 +157,7 @@ def test_reads_are_reckoned_ahead() -> None:
     assert reads["zero-shot"] == (20, 20)
     assert reads["golden"] == reads["human"] == reads["same-accuracy-fast"] == (60, 60)
     assert reads["pseudo-labels"] == (80, 80)
-    assert reads["icm-fast"] == (60 + 2 * 10 * 5, 60 + 2 * 10 * 10 * 2)
+    assert reads["icm-fast"] == (60 + 2 * 10 * 3, 60 + 2 * 10 * 10 * 2)
     paper = replace(plan, methods=plan_evaluation(job_of(), searches=[AnnealSettings()]).methods)
     unknown = {method.name for method in paper.methods if not fewest_and_most_reads(paper, method)}
     assert unknown == {"icm-paper"}

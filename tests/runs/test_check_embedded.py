@@ -32,4 +32,4 @@ async def test_the_embedded_server_is_ready_cached_and_without_noise(tmp_path: P
     assert found["log-probs"].figures["exactness"] == "exact"
     assert report.cost is not None
     assert report.cost.minutes is not None
-    assert report.cost.requests == (550, 3100)
+    assert report.cost.requests == (350, 3100)

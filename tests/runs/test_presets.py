@@ -133,7 +133,7 @@ async def test_the_journal_tells_every_move_once_however_often_the_run_goes_on(
     settings: Settings, tmp_path: Path
 ) -> None:
     runs, store = tmp_path / "runs", tmp_path / "store"
-    for allowed in (40, 90):
+    for allowed in (40, 50):
         with pytest.raises((EndpointFault, TooManyFailed)):
             await label(
                 reviews(32),

@@ -20,7 +20,9 @@ PAIRS = Task(
     labels=("True", "False"),
     exchange=("one", "two"),
 )
-SETTINGS = SweepSettings(initial=4, demos=4, second_demos=4, min_sweeps=2, max_sweeps=3, restarts=1)
+SETTINGS = SweepSettings(
+    initial=4, demos=4, second_demos=4, min_sweeps=2, max_sweeps=3, restarts=1, clear=1.1
+)  # none are: confidence is not 1
 
 
 def review_rows() -> list[dict[str, Any]]:
