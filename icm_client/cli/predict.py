@@ -44,10 +44,11 @@ _LINES_APART_S = 10.0
 @click.option("--gold", help="Field with known labels, used for the accuracy alone.")
 @click.option(
     "--contexts",
-    type=click.IntRange(1),
+    type=click.IntRange(0),
     default=CONTEXTS,
     show_default=True,
-    help="Contexts that each row is read in; the reads are averaged.",
+    help="Contexts that each row is read in; the reads are averaged. 0 shows no demos, for a model "
+    "that was trained on the run's labels.",
 )
 @server_options(wire=True)
 @click.option(

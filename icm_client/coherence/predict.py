@@ -71,11 +71,14 @@ def freeze(
         scores: shape `[N, K]`, nats: what they were decided by.
         problem: its rule's groups, of which no item is measured with the demos of another; its
             pins, which are taken for certain.
-        contexts: `M`.
+        contexts: `M`; 0 for a single one without demos.
         demos: the most in a context.
         keep: the share of each label's items, the most certain ones, that demos are drawn from.
         rng: draws halves, demos and measured items.
     """
+    if not contexts:
+        there = rng.permutation(np.flatnonzero(labels != UNLABELLED))
+        return (FrozenContext((), np.sort(there[:MEASURED])),)
     certain = certainty(scores, problem.pinned)
     frozen = []
     for _ in range(contexts):

@@ -89,7 +89,7 @@ class Frozen:
         found: `Found.digest` of the labels that they were drawn from.
         task: what new rows are asked.
         server: who was asked, and must be asked now.
-        prompts: of the demos, each once.
+        prompts: of the demos, each once; of one row where there are no demos.
         contexts: `M` contexts, whose items are places in `prompts`.
         label_ids: each label's token ids, aligned with `labels`; None of a server that takes text.
         calibration: from raw log-probs to labels.
@@ -138,7 +138,7 @@ class Frozen:
             found: the labels.
             server: asked now; another model than the run's is measured as well as its own.
             store: where scores are kept: the same call again asks nothing.
-            contexts: `M`.
+            contexts: `M`; 0 reads rows zero-shot.
             stats: where the reads are counted.
             on_progress: as for `Scorer`.
             stopping: as for `Scorer`.
@@ -192,6 +192,7 @@ class Frozen:
             np.array([len(pieces.prompts[item]) for item in measured]),
         )
         items = list(dict.fromkeys(demo.item for one in frozen for demo in one.demos))
+        items = items or frozen[0].measured[:1].tolist()  # labels are tokenized after a prompt
         place = {item: number for number, item in enumerate(items)}
         return cls(
             found.run,
@@ -207,6 +208,11 @@ class Frozen:
             {name: np.sort(values) for name, values in usual.items()},
             (*found.findings, *_other_model(found, server.identity)),
         )
+
+    @property
+    def n_contexts(self) -> int:
+        """`M`; 0 where rows are read zero-shot."""
+        return sum(map(bool, self.contexts))
 
     @property
     def context_texts(self) -> tuple[str, ...]:

@@ -117,7 +117,8 @@ class Predictor:
             rows: as for `icm_client.label`; an iterator is read as it is needed.
             endpoint: as for `icm_client.label`: the model that the run asked.
             store: as for `icm_client.label`.
-            contexts: in which each row is read.
+            contexts: in which each row is read; 0 reads it zero-shot, as a model that was trained
+                on the run's labels is asked.
             accept_other_model: take another model than the run's.
             options: rows in a `batch` (2,048); the `gold` field, which is taken out of the rows; a
                 file's `data_format`; `skip_bad_rows`, to leave out rows that cannot be used;
@@ -206,7 +207,7 @@ class Predictor:
         path = self._folder / PREDICTOR if own and self._folder is not None else None
         kept = self.kept()
         wanted = (server.identity.fingerprint, contexts)
-        if kept is None or wanted != (kept.server.fingerprint, len(kept.contexts)):
+        if kept is None or wanted != (kept.server.fingerprint, kept.n_contexts):
             kept = await Frozen.measure(
                 found,
                 server,

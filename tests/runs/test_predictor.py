@@ -161,6 +161,21 @@ async def test_new_rows_are_labelled_from_every_preset(settings: Settings, tmp_p
     assert said(again) == said(found)
 
 
+async def test_no_context_reads_rows_zero_shot_by_thresholds_of_the_run_s_rows(
+    tmp_path: Path,
+) -> None:
+    """As a model is asked that was trained on the labels; its label bias is undone."""
+    labels = await run_in(tmp_path)
+    tuned, again = (concept(meaning=2.0, bias=[3.0, 0.0], seed=1) for _ in range(2))
+    options = {"contexts": 0, "accept_other_model": True}
+    found = await labelled(labels.predictor(), new_rows(), tuned, tmp_path / "store", **options)
+    assert accuracy(found, new_rows()) > 0.95
+    assert tuned.usage.requests == RUN + NEW
+    assert tuned.usage.computed_tokens + tuned.usage.cached_tokens < 20 * (RUN + NEW)  # no demos
+    same = await labelled(labels.predictor(), new_rows(), again, tmp_path / "store", **options)
+    assert (same, again.usage.requests) == (found, 0)
+
+
 async def test_labels_of_a_trained_model_are_predicted_in_the_base_model_s_contexts(
     tmp_path: Path,
 ) -> None:
