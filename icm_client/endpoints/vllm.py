@@ -295,8 +295,8 @@ class PromptLogProbsEndpoint(VllmEndpoint):
 
 def _written(prompts: Sequence[TokenIds]) -> list[orjson.Fragment]:
     """The prompts as JSON; what all begin with, most often a context, is written once."""
-    first, *others = prompts
-    shared = min((common_prefix(first, other) for other in others), default=0)
+    first = min(prompts)
+    shared = common_prefix(first, max(prompts)) if len(prompts) > 1 else 0
     head = b"".join((orjson.dumps(first[:shared])[:-1], b","))
     whole = shared == 0 or any(len(prompt) == shared for prompt in prompts)
     return [

@@ -4,15 +4,32 @@ vLLM's attention for CPUs says that it takes blocks of 32 and more, although its
 well. A plugin of vLLM's own kind says so on its behalf, in the server alone.
 """
 
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
-from vllm_questions import ON_A_GPU, OTHER_ENGINE, forward, open_server, reads_for
+from vllm_questions import (
+    ON_A_GPU,
+    OTHER_ENGINE,
+    SAMPLE,
+    SAMPLE_ROWS,
+    forward,
+    open_server,
+    reads_for,
+)
 from vllm_server import PYTHON, ROOT, VllmServer
+
+from icm_client.data import LabelledRow
+from icm_client.data.job import Job
+from icm_client.runs.frozen import Found
+from icm_client.runs.predict import Prediction
+from icm_client.runs.predictor import Predictor
+from icm_client.scoring import context_ids, open_store, optimal_tokens, with_prompts
 
 pytestmark = pytest.mark.skipif(PYTHON is None, reason="no vLLM given: scripts/test-vllm")
 
@@ -77,3 +94,35 @@ def test_a_tree_and_a_sweep_compute_at_most_a_fifth_more_than_any_order_must(
     click.echo(f"\n{done.stdout}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "held: planned, at most 1.20 times optimal, in tokens" in done.stdout
+
+
+async def test_new_rows_compute_at_most_a_tenth_more_than_they_must(
+    small_blocks: VllmServer, tmp_path: Path
+) -> None:
+    job = Job.prepare(SAMPLE_ROWS, SAMPLE / "task.toml")
+    known = list(zip(job.dataset.rows, job.dataset.gold or (), strict=True))
+    sure = {True: math.log(0.9), False: math.log(0.1)}
+    labelled = [
+        LabelledRow(row, str(word), 0.9, {one: sure[one == word] for one in job.labels}, "exact")
+        for row, word in known[:64]
+    ]
+    endpoint = await open_server(small_blocks)
+    try:
+        with open_store(tmp_path / "scores.sqlite3") as store:
+            found = Found("gold", job.task, labelled, endpoint.identity, 0, ())
+            frozen = await Predictor(found).frozen(endpoint, store)
+            before = endpoint.usage.computed_tokens
+            new = replace(job.dataset, rows=job.dataset.rows[64:], gold=None, gold_field=None)
+            batches = [batch async for batch in Prediction(frozen, endpoint, store).batches(new)]
+            computed = endpoint.usage.computed_tokens - before
+            demos = await frozen.pieces(endpoint, store)
+            pieces, _ = await with_prompts(demos, job.prompts[64:], endpoint, store)
+    finally:
+        await endpoint.aclose()
+    assert sum(len(batch.rows) for batch in batches) == 64
+    (context,) = (context_ids(demos, one) for one in frozen.contexts)
+    prompts = [context + own for own in pieces.prompts[len(demos.prompts) :]]
+    # The context was computed when it was measured; its last block holds tokens of the row too.
+    least = optimal_tokens(prompts, block=16) - len(context) // 16 * 16
+    click.echo(f"\n64 new rows: {computed} tokens computed, {computed / least:.3f} of the least")
+    assert computed <= 1.10 * least
