@@ -448,6 +448,7 @@ class _Run:
             dataset=only(whole, [place[one.row.line] for one in rows]),
             predicted=len(rows) - len(found.rows),
             findings=findings,
+            share_intervals={},  # they were of the rows that were searched
             notices=(*found.notices, f"{searched}, the others predicted from their labels"),
             failed=tuple(sorted(failed, key=lambda row: row.line)),
             stopped=None if stopped is None else self._why(stopped),
