@@ -117,8 +117,11 @@ class _Number(NamedTuple):
 def _numbers(data: ReportData) -> list[_Number]:
     result, found = data.result, data.reliability
     failed = result.get("failed")
-    unlabelled = f"{len(failed):,} have no label" if failed else ""
-    numbers = [_Number("Rows", f"{len(data.table.held):,}", unlabelled)]
+    notes = (
+        [f"{predicted:,} predicted, not searched"] if (predicted := result.get("predicted")) else []
+    )
+    notes += [f"{len(failed):,} have no label"] if failed else []
+    numbers = [_Number("Rows", f"{len(data.table.held):,}", ", ".join(notes))]
     if isinstance(result.get("coherence"), int | float):
         note = f"U {result['utility']:+.3f} nats an item" if "utility" in result else ""
         numbers.append(_Number("Coherence", f"{result['coherence']:.0%}", note))

@@ -54,7 +54,9 @@ async def test_report_and_journal_say_which_rows_were_searched(tmp_path: Path) -
     last = labels_by_sweep(journal, run.result["sweeps"], sorted(TASK.labels))[-1]
     assert last is not None
     assert np.flatnonzero(last != -1).tolist() == searched["rows"]
-    assert "100 of 400 rows were searched" in (found.run / "report.html").read_text()
+    page = (found.run / "report.html").read_text()
+    assert "100 of 400 rows were searched" in page
+    assert "300 predicted, not searched" in page
 
 
 async def test_fewer_rows_are_all_searched_and_the_run_keeps_its_name(tmp_path: Path) -> None:
