@@ -125,7 +125,7 @@ def test_other_formats_and_gold_in_another_field(run: Run) -> None:
         (("reviews", "new.jsonl", "-o", "o.txt"), r"does not show its format"),
         (("reviews", "new.jsonl"), r"Missing option '-o'"),
         (("reviews", "new.jsonl", "-o", "o.jsonl", "--gold", "glod"), r"Did you mean 'gold'"),
-        (("reviews", "new.jsonl", "-o", "o.jsonl", "--contexts", "0"), r"--contexts"),
+        (("reviews", "new.jsonl", "-o", "o.jsonl", "--contexts", "-1"), r"--contexts"),
         (("reviews", "empty.jsonl", "-o", "o.jsonl"), r"the file is empty"),
     ],
 )

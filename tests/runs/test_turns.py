@@ -130,7 +130,7 @@ async def test_a_lane_is_kept_while_prompts_go_on(store: Path, tmp_path: Path) -
                 tasks.start_soon(follow, n)
     assert endpoint.most_at_a_time == 1
     assert len(order) > 9, "they took turns"
-    assert endpoint.usage.computed_tokens < 1.1 * alone
+    assert endpoint.usage.computed_tokens < 1.15 * alone
 
 
 async def test_a_long_stint_is_interrupted(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
