@@ -39,7 +39,6 @@ import icm_client
 from icm_client import EmbeddedEndpoint, LabelledRow, Task
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
-from icm_client.runs.predict import Prediction
 from icm_client.runs.predict_file import predict_file
 from icm_client.runs.predictor import Predictor
 from icm_client.scoring import ScoreStore, open_store
@@ -157,11 +156,12 @@ async def _sample(
                         first, tokens, findings = done, done.tokens, done.findings
                 cells += shown.values()
                 golden = Predictor(
-                    predictor.found._replace(
+                    replace(
+                        predictor.found,
                         rows=[
                             replace(row, label=str(known))
                             for row, known in zip(found.rows, found.dataset.gold or (), strict=True)
-                        ]
+                        ],
                     )
                 )
                 done = await _predicted(golden, new, gold, server, kept, m=1)
@@ -197,9 +197,8 @@ class _Done:
 async def _predicted(
     predictor: Predictor, new: list[Raw], gold: str, server: Endpoint, store: ScoreStore, *, m: int
 ) -> _Done:
-    frozen = await predictor.frozen(server, store, contexts=m)
+    prediction = await predictor.begin(server, store, contexts=m, gold=gold)
     before = server.usage.computed_tokens
-    prediction = Prediction(frozen, server, store, gold=gold)
     done = _Done([], [])
     async for batch in prediction.batches(new):
         done.rows += batch.rows

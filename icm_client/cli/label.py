@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
-from typing import ParamSpec, get_args
+from typing import ParamSpec
 
 import anyio
 import click
 
 from icm_client.cli.options import (
+    format_option,
+    output_format_option,
     quote_option,
     search_options,
     seed_option,
@@ -48,8 +50,6 @@ STOPPED = 3
 """Exit status of a run that a limit has ended."""
 
 P = ParamSpec("P")
-
-_FORMATS = click.Choice(get_args(FileFormat))
 
 
 def _prior(
@@ -167,11 +167,9 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     "began, label with that one from the start instead of ending.",
 )
 @store_option
-@click.option(
-    "--format", "data_format", type=_FORMATS, help="DATA's format. [default: by its name]"
-)
+@format_option
 @quote_option
-@click.option("--output-format", type=_FORMATS, help="The output's format. [default: by its name]")
+@output_format_option
 @click.option("--dry-run", is_flag=True, help="Check rows and task, show a prompt, and stop.")
 @click.option("--forecast", "forecasts", is_flag=True, help="Print what a run would take; stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

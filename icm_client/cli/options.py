@@ -13,6 +13,7 @@ from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.leave_one_out import Layout
 from icm_client.coherence.settings import SweepSettings
+from icm_client.data import FileFormat
 from icm_client.data.constraint_spec import KINDS, Rules, rules_of
 from icm_client.data.csv_rows import Quote
 from icm_client.data.messages import did_you_mean, listed
@@ -39,6 +40,16 @@ sample_option = click.option(
     type=click.IntRange(2),
     metavar="N",
     help="A sample of this many rows; a rule's groups stay whole. [default: all]",
+)
+
+_FORMATS = click.Choice(get_args(FileFormat))
+
+format_option = click.option(
+    "--format", "data_format", type=_FORMATS, help="DATA's format. [default: by its name]"
+)
+
+output_format_option = click.option(
+    "--output-format", type=_FORMATS, help="The output's format. [default: by its name]"
 )
 
 quote_option = click.option(

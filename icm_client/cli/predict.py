@@ -16,7 +16,13 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.options import runs_option, server_options, store_option
+from icm_client.cli.options import (
+    format_option,
+    output_format_option,
+    runs_option,
+    server_options,
+    store_option,
+)
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.terminal import VERDICT_STYLES, print_json, print_notices, print_verdict
 from icm_client.coherence.predict import CONTEXTS
@@ -28,8 +34,6 @@ from icm_client.runs.predictor import Predictor
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server
 from icm_client.scoring import open_store
-
-_FORMATS = click.Choice(get_args(FileFormat))
 
 Engine = Literal["local", "ray"]
 
@@ -92,10 +96,8 @@ _LINES_APART_S = 10.0
 )
 @runs_option
 @store_option
-@click.option(
-    "--format", "data_format", type=_FORMATS, help="DATA's format. [default: by its name]"
-)
-@click.option("--output-format", type=_FORMATS, help="The output's format. [default: by its name]")
+@format_option
+@output_format_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
 @click.pass_context

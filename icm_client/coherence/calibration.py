@@ -30,13 +30,23 @@ def pointwise_mutual_information(log_probs: FloatArray) -> FloatArray:
         Shape `[n, K]`, nats, NaN where there was no score. For a fixed label the mean over items is
         at most 0 (Jensen), so a labelling that uses one label for everything cannot score above 0.
     """
+    calibrated: FloatArray = log_probs - label_bias(log_probs)
+    return calibrated
+
+
+def label_bias(log_probs: FloatArray) -> FloatArray:
+    """`log mean_j P(y | x_j, C)` of each label, shape `[K]`, nats: what a context prefers.
+
+    Args:
+        log_probs: shape `[n, K]`, nats, all from one context. Rows of NaN are left out; where there
+            are no others, no label is preferred: 0.
+    """
     scored = log_probs[~np.isnan(log_probs).any(axis=1)]
     if not len(scored):
-        return log_probs
+        return np.zeros(log_probs.shape[1])
     largest = scored.max(axis=0)
-    log_mean = largest + np.log(np.exp(scored - largest).mean(axis=0))
-    calibrated: FloatArray = log_probs - log_mean
-    return calibrated
+    log_mean: FloatArray = largest + np.log(np.exp(scored - largest).mean(axis=0))
+    return log_mean
 
 
 def log_softmax(scores: FloatArray) -> FloatArray:

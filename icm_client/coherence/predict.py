@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icm_client.coherence.calibration import certainty, log_softmax
+from icm_client.coherence.calibration import certainty, label_bias, log_softmax
 from icm_client.coherence.contexts import draw_demos, split_folds
 from icm_client.coherence.problem import UNLABELLED, Context, FloatArray, IntArray, Problem
 
@@ -138,13 +138,10 @@ def calibrate(
            the same kind are distributed like these.
     """
     shape = (len(frozen), *found.shape)
-    bias = np.zeros((shape[0], shape[2]))
+    bias = np.stack([label_bias(read) for read in log_probs])
     calibrated = np.full(shape, np.nan)
     for number, (context, read) in enumerate(zip(frozen, log_probs, strict=True)):
-        there = ~np.isnan(read).any(axis=1)
-        if there.any():
-            bias[number] = np.log(np.exp(read[there]).mean(axis=0))
-            calibrated[number, context.measured] = read - bias[number]
+        calibrated[number, context.measured] = read - bias[number]
     times = (~np.isnan(calibrated).any(axis=2)).sum(axis=0)
     scores = np.nansum(calibrated, axis=0) / np.maximum(times, 1)[:, np.newaxis]
     measured = np.flatnonzero(times)

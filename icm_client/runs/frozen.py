@@ -6,9 +6,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import orjson
@@ -46,7 +47,8 @@ _SEED: Final = 20
 """With the run's seed, of all that is random here: the search drew its own from the seed alone."""
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True)
+class Found:
     """Labels that a run has found, from its folder or from memory.
 
     Attributes:
@@ -65,7 +67,7 @@ class Found(NamedTuple):
     seed: int
     findings: tuple[Finding, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of all that contexts depend on: a run that goes on finds other labels."""
         rows = [

@@ -39,7 +39,6 @@ from icm_client.report.report import write_report
 from icm_client.runs.fold_training import FoldTraining
 from icm_client.runs.frozen import PREDICTOR
 from icm_client.runs.labels_file import Pins
-from icm_client.runs.predict import Prediction
 from icm_client.runs.predictor import Predictor
 from icm_client.runs.presets import (
     Preset,
@@ -415,22 +414,14 @@ class _Run:
         else:
             predictor = Predictor.of(found)
             try:
-                frozen = await predictor.frozen(
+                prediction = await predictor.begin(
                     server,
                     store,
                     stats=stats,
                     on_progress=self._meter.scored,
                     stopping=self.stopping,
-                )
-                prediction = Prediction(
-                    frozen,
-                    server,
-                    store,
                     skip_bad_rows=request.skip_bad_rows,
                     fail_on_error=request.fail_on_error,
-                    stats=stats,
-                    on_progress=self._meter.scored,
-                    stopping=self.stopping,
                 )
                 async with aclosing(prediction.batches(rest)) as batches:
                     async for batch in batches:
@@ -458,7 +449,7 @@ class _Run:
             # The run's labels are all of these now, and its contexts stay those of the searched.
             with suppress(RunError):
                 digest = Predictor.of(found).found.digest
-                replace(frozen, found=digest).save(found.run / PREDICTOR)
+                replace(prediction.frozen, found=digest).save(found.run / PREDICTOR)
         return found, stopped
 
 

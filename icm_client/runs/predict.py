@@ -118,6 +118,7 @@ class Prediction:
         stopping: as for `icm_client.label`.
 
     Attributes:
+        frozen: the contexts.
         totals: what has come of the rows so far.
         stats: reads.
         under_way: rows of the batch that is being labelled; 0 before the first.
@@ -142,7 +143,7 @@ class Prediction:
         self.totals = totals or Totals()
         self.stats = stats or ScorerStats()
         self.under_way = 0
-        self._frozen, self._server, self._store = frozen, server, store
+        self.frozen, self._server, self._store = frozen, server, store
         self._batch, self._gold, self._format = batch, gold, data_format
         self._skip, self._limit = skip_bad_rows, fail_on_error
         self._on_progress, self._stopping = on_progress, stopping
@@ -157,7 +158,7 @@ class Prediction:
             InputError, EndpointError, ScoreError, StoreError: as `icm_client.label`.
             RunStopped: it was to stop.
         """
-        frozen = self._frozen
+        frozen = self.frozen
         demos = await frozen.pieces(self._server, self._store)
         meter = ShiftMeter(frozen.usual, self.totals.shift)
         came = row_batches(
@@ -291,7 +292,7 @@ class Prediction:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What a person must know: of the run's labels, of another model, of rows that differ."""
-        return findings_on(self._frozen, self.totals)
+        return findings_on(self.frozen, self.totals)
 
 
 def findings_on(frozen: Frozen, totals: Totals) -> tuple[Finding, ...]:

@@ -28,10 +28,10 @@ from icm_client.endpoints import Endpoint, ServerIdentity, Waiting, WireEvent
 from icm_client.errors import RunStopped
 from icm_client.runs.predict import BATCH, Prediction, Totals
 from icm_client.runs.predictor import Predictor
-from icm_client.runs.progress import Cost
+from icm_client.runs.progress import Cost, cost_since
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
-from icm_client.scoring import ScorerStats, ScoreStore, ScoringProgress
+from icm_client.scoring import ScoreStore, ScoringProgress
 from icm_client.verdict.findings import Finding, Verdict, verdict_of
 
 _ENOUGH: Final = 10_000
@@ -197,29 +197,19 @@ async def predict_file(
         identity = _identity(predictor, data, server, contexts, gold)
         with LabelSink.open(output, format=output_format, identity=identity, fresh=fresh) as sink:
             moved(rows=sink.rows_done)
-            stats = ScorerStats()
-            frozen = await predictor.frozen(
+            prediction = await predictor.begin(
                 server,
                 store,
                 contexts=contexts,
                 accept_other_model=accept_other_model,
-                stats=stats,
                 on_progress=scored,
                 stopping=stopping,
-            )
-            prediction = Prediction(
-                frozen,
-                server,
-                store,
                 batch=batch,
                 gold=gold,
                 data_format=data_format,
                 skip_bad_rows=skip_bad_rows,
                 fail_on_error=fail_on_error,
                 totals=Totals.of(sink.state) if sink.state else None,
-                stats=stats,
-                on_progress=scored,
-                stopping=stopping,
             )
             try:
                 async with aclosing(prediction.batches(data, after=sink.rows_done)) as batches:
@@ -243,16 +233,7 @@ async def predict_file(
             prediction.totals,
             prediction.findings,
             server.identity,
-            Cost(
-                requests=server.usage.requests - usage.requests,
-                retries=server.usage.retries - usage.retries,
-                from_server=prediction.stats.asked,
-                from_store=prediction.stats.from_store,
-                computed_tokens=server.usage.computed_tokens - usage.computed_tokens,
-                cached_tokens=server.usage.cached_tokens - usage.cached_tokens,
-                seconds=time.monotonic() - began,
-                checked=prediction.stats.checked,
-            ),
+            cost_since(began, [(server, usage)], prediction.stats),
             os.fspath(output) if written else None,
         )
 

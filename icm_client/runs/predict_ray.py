@@ -37,14 +37,14 @@ from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat
 from icm_client.data.values import write_json
 from icm_client.data.whole_files import replace_file
-from icm_client.endpoints import Endpoint, ServerIdentity
+from icm_client.endpoints import Endpoint, ServerIdentity, Usage
 from icm_client.endpoints.identity_check import described
 from icm_client.errors import IcmError, InputError, ModelChanged, RowError, RunError, SetupError
 from icm_client.runs.frozen import Frozen
 from icm_client.runs.predict import BATCH, Totals
 from icm_client.runs.predict_file import Predicted, predict_file
 from icm_client.runs.predictor import Predictor
-from icm_client.runs.progress import Cost
+from icm_client.runs.progress import Cost, cost_since
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.runs.shards import (
@@ -56,7 +56,7 @@ from icm_client.runs.shards import (
     job_of,
     sum_of,
 )
-from icm_client.scoring import open_store
+from icm_client.scoring import ScorerStats, open_store
 from icm_client.settings import Environment
 
 WORKERS: Final = 2
@@ -133,14 +133,7 @@ def predict_shards(
                 frozen = await predictor.frozen(
                     opened, kept, contexts=contexts, accept_other_model=accept_other_model
                 )
-                used = opened.usage
-                cost = replace(
-                    NO_COST,
-                    requests=used.requests,
-                    retries=used.retries,
-                    computed_tokens=used.computed_tokens,
-                    cached_tokens=used.cached_tokens,
-                )
+                cost = cost_since(began, [(opened, Usage())], ScorerStats())
                 return frozen, opened.identity, cost
 
     with start_blocking_portal() as portal:

@@ -23,7 +23,7 @@ from icm_client.record.archive import find_run
 from icm_client.record.folder import DEFAULT_BASE
 from icm_client.record.run_labels import read_labels
 from icm_client.runs.frozen import PREDICTOR, Found, Frozen
-from icm_client.runs.predict import Prediction
+from icm_client.runs.predict import Prediction, Totals
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScorerStats, ScoreStore, ScoringProgress, open_store
 from icm_client.verdict.findings import recorded_finding
@@ -130,10 +130,13 @@ class Predictor:
         """
         with open_store(store) as kept:
             async with open_endpoint(endpoint) as server:
-                frozen = await self.frozen(
-                    server, kept, contexts=contexts, accept_other_model=accept_other_model
+                prediction = await self.begin(
+                    server,
+                    kept,
+                    contexts=contexts,
+                    accept_other_model=accept_other_model,
+                    **options,
                 )
-                prediction = Prediction(frozen, server, kept, **options)
                 async with aclosing(prediction.batches(rows)) as batches:
                     async for batch in batches:
                         for row in batch.rows:
@@ -164,6 +167,56 @@ class Predictor:
                     yield row
             finally:
                 portal.call(labelled.aclose)
+
+    async def begin(
+        self,
+        server: Endpoint,
+        store: ScoreStore,
+        *,
+        contexts: int = CONTEXTS,
+        accept_other_model: bool = False,
+        totals: Totals | None = None,
+        stats: ScorerStats | None = None,
+        on_progress: Callable[[ScoringProgress], None] | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+        **options: Unpack[PredictOptions],
+    ) -> Prediction:
+        """Return what labels new rows in the contexts of `frozen`, in the same server and store.
+
+        Args:
+            server: open.
+            store: where scores are kept.
+            contexts: as for `label`, like the next.
+            accept_other_model: take another model than the run's.
+            totals: as for `Prediction`, like all that follow.
+            stats: where reads are counted, those of the run's own rows too.
+            on_progress: called as rows are scored.
+            stopping: as for `icm_client.label`.
+            options: as for `label`.
+
+        Raises:
+            ModelChanged, RunError, EndpointError, ScoreError, StoreError: as `frozen`.
+        """
+        stats = stats or ScorerStats()
+        frozen = await self.frozen(
+            server,
+            store,
+            contexts=contexts,
+            accept_other_model=accept_other_model,
+            stats=stats,
+            on_progress=on_progress,
+            stopping=stopping,
+        )
+        return Prediction(
+            frozen,
+            server,
+            store,
+            totals=totals,
+            stats=stats,
+            on_progress=on_progress,
+            stopping=stopping,
+            **options,
+        )
 
     def kept(self) -> Frozen | None:
         """Return the contexts that the run's folder keeps of these labels; None where none are.

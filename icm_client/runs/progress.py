@@ -5,7 +5,7 @@ a `Budget`, `SearchJournal` writes into the run's folder.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Final
@@ -103,6 +103,27 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+def cost_since(began: float, servers: Iterable[tuple[Endpoint, Usage]], stats: ScorerStats) -> Cost:
+    """Return what has been used.
+
+    Args:
+        began: when, by `time.monotonic`.
+        servers: that were asked, each with its usage before.
+        stats: reads.
+    """
+    used = [(server.usage, before) for server, before in servers]
+    return Cost(
+        requests=sum(now.requests - before.requests for now, before in used),
+        retries=sum(now.retries - before.retries for now, before in used),
+        from_server=stats.asked,
+        from_store=stats.from_store,
+        computed_tokens=sum(now.computed_tokens - before.computed_tokens for now, before in used),
+        cached_tokens=sum(now.cached_tokens - before.cached_tokens for now, before in used),
+        seconds=time.monotonic() - began,
+        checked=stats.checked,
+    )
+
+
 class ProgressMeter:
     """Turns what the wire, the scorer and the search report into `Progress`.
 
@@ -164,23 +185,7 @@ class ProgressMeter:
 
     def cost(self) -> Cost:
         """What has been used since this meter was made."""
-
-        def used(total: str) -> int:
-            return sum(
-                getattr(server.usage, total) - getattr(before, total)
-                for server, before in self._servers
-            )
-
-        return Cost(
-            requests=used("requests"),
-            retries=used("retries"),
-            from_server=self._stats.asked,
-            from_store=self._stats.from_store,
-            computed_tokens=used("computed_tokens"),
-            cached_tokens=used("cached_tokens"),
-            seconds=time.monotonic() - self._started,
-            checked=self._stats.checked,
-        )
+        return cost_since(self._started, self._servers, self._stats)
 
     def _report(self) -> None:
         settings = self._settings

@@ -226,8 +226,9 @@ class PreparedRun:
     @property
     def rest(self) -> Dataset:
         """The rows that are not searched; those that a rule relates stand together."""
-        searched = set(self.searched or ())
-        every = in_units(np.arange(len(self.whole.dataset.rows)), _related(self.whole))
-        rows = [row for unit in every for row in unit if row not in searched]
-        chosen = rows if self.searched is not None else ()
-        return replace(only(self.whole.dataset, chosen), skipped=(), is_part=True)
+        rows: list[int] = []
+        if self.searched is not None:
+            searched = set(self.searched)
+            every = in_units(np.arange(len(self.whole.dataset.rows)), _related(self.whole))
+            rows = [row for unit in every for row in unit if row not in searched]
+        return replace(only(self.whole.dataset, rows), skipped=(), is_part=True)

@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, replace
-from hashlib import blake2b
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -246,12 +245,10 @@ def job_of(
     predictor: Predictor, server: ServerIdentity, contexts: int, gold: str | None
 ) -> dict[str, object]:
     """What all labels in a folder depend on, beside the rows."""
-    found = predictor.found
-    labels = [[f"{row.row.id}", row.label] for row in found.rows]
     return {
         "icm_client_shards": FORMAT,
-        "run": found.run,
-        "labels": blake2b(write_json([labels, found.seed]), digest_size=16).hexdigest(),
+        "run": predictor.found.run,
+        "labels": predictor.found.digest,
         "model": server.model,
         "fingerprint": server.fingerprint,
         "contexts": contexts,

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from icm_client.coherence.calibration import margin
 from icm_client.coherence.problem import FloatArray
 from icm_client.verdict.findings import Finding
 
@@ -42,11 +43,8 @@ def signals(
         label_mass: shape `[n]`, the share of the next token's probability that is on any label.
         length: shape `[n]`, tokens.
     """
-    if decided.shape[1] == 2:  # noqa: PLR2004
-        log_odds = decided[:, 0] - decided[:, 1]
-    else:
-        ordered = np.sort(decided, axis=1)
-        log_odds = ordered[:, -1] - ordered[:, -2]
+    of_two = decided.shape[1] == 2  # noqa: PLR2004
+    log_odds = decided[:, 0] - decided[:, 1] if of_two else margin(decided)
     mass = np.log(np.maximum(label_mass, np.finfo(float).tiny))
     return {"log-odds": log_odds, "label-mass": mass, "length": length.astype(float)}
 

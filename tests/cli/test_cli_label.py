@@ -2,18 +2,17 @@
 
 import re
 import socket
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import orjson
 import pytest
 from click.testing import CliRunner
+from whole_program import Run, whole_program
 
 import icm_client.runs.server
 from icm_client import Task, read_rows
-from icm_client.cli.main import cli, main
+from icm_client.cli.main import cli
 from icm_client.endpoints import Answer, Read
 from icm_client.errors import EndpointFault
 from icm_client.testing import PlantedConcept
@@ -21,15 +20,6 @@ from icm_client.testing import PlantedConcept
 ASKED = ("--template", r"Review: {text}\nSentiment:", "--labels", "positive,negative")
 TASK = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
 GOES_ON = "Every score so far is kept: the same command again goes on from here.\n"
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -44,16 +34,7 @@ def rows(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """The whole program, its exit status included."""
-
-    def run_main(*arguments: str | Path) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["icm-client", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        code = ended.value.code
-        return Ended(code if isinstance(code, int) else 0, printed.out, printed.err)
-
-    return run_main
+    return whole_program(monkeypatch, capsys)
 
 
 def concept(

@@ -4,17 +4,16 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import anyio
 import orjson
 import pytest
+from whole_program import Ended, Run, whole_program
 
 import icm_client.runs.server
 from icm_client import Task, label_sync, read_rows, rows_from
-from icm_client.cli.main import main
 from icm_client.testing import PlantedConcept, PlantedServer
 
 TASK = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
@@ -23,15 +22,6 @@ ROWS = [
     {"id": n, "text": f"words of row {n}", "gold": TASK.labels[n * 7 % 5 % 2]}
     for n in range(RUN + NEW + MORE)
 ]
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
 
 
 def concept(*, seed: int = 0) -> PlantedConcept:
@@ -64,15 +54,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     label_sync(data, task=TASK, endpoint=concept(), gold="gold", store="run.store", runs="runs")
     write("new.jsonl", ROWS[RUN : RUN + NEW])
 
-    def run_main(*arguments: str | Path) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["icm-client", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        code = ended.value.code
-        return Ended(code if isinstance(code, int) else 0, printed.out, printed.err)
-
-    return run_main
+    return whole_program(monkeypatch, capsys)
 
 
 @pytest.mark.usefixtures("endpoint")

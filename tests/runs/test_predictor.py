@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 from planted_reviews import COLOURS, TASK, reviews
 from predictions import NEW, RUN, concept, labelled, new_rows, predicted, run_in, write
 from test_fold_runs import trainer
+from text_film_server import text_film_server
 
 from icm_client import Labels, SweepSettings, Task, label, read_rows, rows_from
 from icm_client.coherence.anneal import AnnealSettings
@@ -584,26 +584,11 @@ async def test_a_run_without_a_record_has_a_predictor_too(tmp_path: Path) -> Non
 async def text_url() -> AsyncIterator[str]:
     """A server that takes text alone; great songs are positive, some more clearly than others."""
 
-    async def models(_: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": "m"}]})
+    def sure(prompt: str) -> float:
+        return -0.1 - zlib.crc32(prompt.encode()) % 100 / 1000
 
-    async def complete(request: web.Request) -> web.Response:
-        prompt = (await request.json())["prompt"]
-        row = prompt.rpartition("Review:")[2]
-        likely, other = (" positive", " negative") if "great" in row else (" negative", " positive")
-        sure = -0.1 - zlib.crc32(prompt.encode()) % 100 / 1000
-        told = {"top_logprobs": [{likely: sure, other: -2.5}]}
-        return web.json_response({"choices": [{"text": likely, "logprobs": told}]})
-
-    app = web.Application()
-    app.router.add_get("/v1/models", models)
-    app.router.add_post("/v1/completions", complete)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    async with text_film_server("m", sure) as url:
+        yield url
 
 
 async def test_a_server_that_takes_only_text(text_url: str, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 from rich.console import Console
+from text_film_server import text_film_server
 
 from icm_client import Server, SweepSettings, Task, label, rows_from
 from icm_client.cli.terminal import SearchLines
@@ -18,26 +18,8 @@ TEXTS = [f"{word} film {number}" for number in range(8) for word in ("great", "a
 @pytest.fixture
 async def url() -> AsyncIterator[str]:
     """It finds great films positive, and says what its list of models calls a wildcard."""
-
-    async def models(_: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": "*"}]})
-
-    async def complete(request: web.Request) -> web.Response:
-        prompt = (await request.json())["prompt"]
-        row = prompt.rpartition("Review:")[2]
-        likely, other = (" positive", " negative") if "great" in row else (" negative", " positive")
-        told = {"top_logprobs": [{likely: -0.1, other: -2.5}]}
-        return web.json_response({"choices": [{"text": likely, "logprobs": told}]})
-
-    app = web.Application()
-    app.router.add_get("/v1/models", models)
-    app.router.add_post("/v1/completions", complete)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    async with text_film_server("*") as found:
+        yield found
 
 
 async def test_no_token_id_is_shown_that_the_server_does_not_have(url: str, tmp_path: Path) -> None:
