@@ -1,5 +1,6 @@
 """The rooms of the package import one another in one direction: docs/architecture.md."""
 
+import logging.config
 import tomllib
 from pathlib import Path
 
@@ -14,7 +15,11 @@ CONTRACTS = [
 
 
 @pytest.mark.parametrize("contract", CONTRACTS)
-def test_the_contract_is_kept(contract: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_contract_is_kept(
+    contract: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It would disable our loggers for the tests that follow in this process.
+    monkeypatch.setattr(logging.config, "dictConfig", lambda _: None)
     status = lint_imports(
         config_filename=str(PYPROJECT), limit_to_contracts=(contract,), no_cache=True
     )
