@@ -9,7 +9,7 @@ from typing import Any, get_args
 import click
 
 from icm_client.cli.completion import complete_tasks
-from icm_client.cli.sections import Decorator
+from icm_client.cli.sections import section
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
@@ -65,7 +65,7 @@ def task_options(command: Callable[..., None]) -> Callable[..., None]:
             task = Task(template=unescape(template), labels=words)
         command(*args, task=task, **kwargs)
 
-    return _with_options(with_task, _TASK_OPTIONS)
+    return section("Task", *_TASK_OPTIONS)(with_task)
 
 
 _FORMATS = click.Choice(get_args(FileFormat))
@@ -114,32 +114,32 @@ def file_options(command: Callable[..., None]) -> Callable[..., None]:
         )
         command(*args, file=file, **kwargs)
 
-    return _with_options(with_file, _FILE_OPTIONS)
+    return section("Data", *_FILE_OPTIONS)(with_file)
 
 
-def _with_options(
-    command: Callable[..., None], options: Sequence[Decorator]
-) -> Callable[..., None]:
-    """The command with these options, in this order."""
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-limit_option = click.option(
-    "--limit",
-    type=click.IntRange(2),
-    metavar="N",
-    help="A sample of N rows, the same ones each time; a rule's groups stay whole. [default: all]",
+limit_option = section(
+    "Data",
+    click.option(
+        "--limit",
+        type=click.IntRange(2),
+        metavar="N",
+        help="A sample of N rows, the same ones each time; a rule's groups stay whole. "
+        "[default: all]",
+    ),
 )
 
 rows_alias = click.option("--rows", "limit", type=click.IntRange(2), hidden=True)
 """What --limit was called in `eval` and `ablate`."""
 
-gold_option = click.option("--gold", help="Field with known labels. [default: the task's]")
+gold_option = section(
+    "Task", click.option("--gold", help="Field with known labels. [default: the task's]")
+)
 
-output_format_option = click.option(
-    "--output-format", type=_FORMATS, help="The output's format. [default: by its name]"
+output_format_option = section(
+    "Output",
+    click.option(
+        "--output-format", type=_FORMATS, help="The output's format. [default: by its name]"
+    ),
 )
 
 seed_option = click.option(
@@ -298,7 +298,8 @@ def server_options(*, wire: bool = False) -> Callable[[Callable[..., None]], Cal
             )
             command(*args, server=server, **kwargs)
 
-        return _with_options(with_server, (*_SERVER_OPTIONS, *(_WIRE_OPTIONS if wire else ())))
+        options = (*_SERVER_OPTIONS, *(_WIRE_OPTIONS if wire else ()))
+        return section("Server", *options)(with_server)
 
     return decorate
 
@@ -390,6 +391,9 @@ _SEARCH_OPTIONS = (
         help="The same as --preset iterate: how many rows to label at a time, each time with a "
         f"model trained on those before. [default there: {IterateSettings().batch}]",
     ),
+)
+
+_CONSTRAINT_OPTIONS = (
     click.option(
         "--constraint",
         "rules",
@@ -433,7 +437,8 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
             raise click.UsageError("--group, --answer and --implies go with --constraint KIND.")
         command(*args, settings=settings, constraint=constraint, **kwargs)
 
-    return _with_options(with_search, _SEARCH_OPTIONS)
+    constraint = section("Constraint", *_CONSTRAINT_OPTIONS)
+    return section("Search", *_SEARCH_OPTIONS)(constraint(with_search))
 
 
 def settings_of(preset: Preset, given: Mapping[str, object]) -> Settings:

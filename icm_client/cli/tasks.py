@@ -35,7 +35,9 @@ _SAYS = {
 }
 
 
-@click.group("tasks", invoke_without_command=True, short_help="Show the built-in tasks.")
+@click.group(
+    "tasks", invoke_without_command=True, short_help="Show the built-in tasks, and write your own."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @click.pass_context
 def tasks_command(context: click.Context, *, as_json: bool) -> None:
@@ -48,7 +50,7 @@ def tasks_command(context: click.Context, *, as_json: bool) -> None:
         return
     tasks = {name: Task.builtin(name) for name in builtin_names()}
     if as_json:
-        print_json([_described(name, task) for name, task in tasks.items()])
+        print_json({"tasks": [_described(name, task) for name, task in tasks.items()]})
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("task", "labels", "constraint", ""):
