@@ -14,8 +14,9 @@ from rich.text import Text
 
 from icm_client.cli.eval import make_folder, print_notices
 from icm_client.cli.options import seed_option, server_options, store_option
+from icm_client.cli.search_display import SearchLines, moment
 from icm_client.cli.signals import draining
-from icm_client.cli.terminal import SearchLines, live_display, moment, print_json
+from icm_client.cli.terminal import live_display, print_json
 from icm_client.cli.trainer_options import (
     TrainerKind,
     epochs_option,
