@@ -210,12 +210,14 @@ def _readable(word: str) -> str:
     return text if unescape(text) == text else word
 
 
-def whole_command(context: click.Context) -> tuple[str, ...]:
+def whole_command(context: click.Context) -> tuple[str, ...] | None:
     """The command line with the options of the run file in it, as a run's record keeps it.
 
-    So the run can be resumed whatever becomes of the file.
+    So the run can be resumed whatever becomes of the file. None where no program was called.
     """
-    given: tuple[str, ...] = context.find_root().obj
+    given: tuple[str, ...] | None = context.find_root().obj
+    if given is None:
+        return None
     rest: list[str] = []
     words = iter(given)
     for word in words:
