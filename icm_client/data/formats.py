@@ -74,6 +74,20 @@ NO_OPTIONS: Final = FileOptions()
 """All goes by the file's name and content."""
 
 
+COMPRESSIONS: Final = (".gz", ".zst", ".bz2", ".xz")
+"""Endings of compressed files, after that of the format."""
+
+
+def unpacked_name(name: str) -> str:
+    """Return a file's name without the ending of its compression."""
+    plain = PurePath(name)
+    return str(plain.with_suffix("")) if plain.suffix.lower() in COMPRESSIONS else name
+
+
+def _suffix(name: str) -> str:
+    return PurePath(unpacked_name(name)).suffix.lower()
+
+
 def format_of(path: str, asked: FileFormat | None) -> FileFormat:
     """Return the format that was asked for, or else the one that the file's name shows.
 
@@ -87,22 +101,22 @@ def format_of(path: str, asked: FileFormat | None) -> FileFormat:
                 f"{listed(get_args(FileFormat))}"
             )
         return asked
-    suffix = PurePath(path).suffix.lower()
+    suffix = _suffix(path)
     if suffix not in _BY_SUFFIX:
         raise InputError(
-            f"{path}: the file's name does not show its format. End it in .jsonl, .csv, .tsv or "
-            f".parquet, or name the format: {listed(get_args(FileFormat))}"
+            f"{path}: the file's name does not show its format. End it in .jsonl, .csv, .tsv, "
+            f".parquet or .arrow, or name the format: {listed(get_args(FileFormat))}"
         )
     return _BY_SUFFIX[suffix]
 
 
 def delimiter_of(path: str) -> str:
     """Return what separates the columns of a CSV file of this name."""
-    return "\t" if PurePath(path).suffix.lower() == ".tsv" else ","
+    return "\t" if _suffix(path) == ".tsv" else ","
 
 
 def require_pyarrow(path: str) -> None:
-    """Do nothing if Parquet files can be handled.
+    """Do nothing if Parquet and Arrow files can be handled.
 
     Raises:
         SetupError: pyarrow is not installed.
@@ -111,5 +125,5 @@ def require_pyarrow(path: str) -> None:
         import pyarrow.parquet  # noqa: F401, PLC0415 - an optional extra, and slow to load
     except ImportError:
         raise SetupError(
-            f"{path}: Parquet files need pyarrow: pip install 'icm-client[parquet]'"
+            f"{path}: Parquet and Arrow files need pyarrow: pip install 'icm-client[parquet]'"
         ) from None
