@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final, Literal, get_args
 
+from icm_client.data.compression import is_compressed, unpacked_name
 from icm_client.data.messages import listed, shown
 from icm_client.errors import InputError, SetupError
 
@@ -74,16 +75,6 @@ NO_OPTIONS: Final = FileOptions()
 """All goes by the file's name and content."""
 
 
-COMPRESSIONS: Final = (".gz", ".zst", ".bz2", ".xz")
-"""Endings of compressed files, after that of the format."""
-
-
-def unpacked_name(name: str) -> str:
-    """Return a file's name without the ending of its compression."""
-    plain = PurePath(name)
-    return str(plain.with_suffix("")) if plain.suffix.lower() in COMPRESSIONS else name
-
-
 def _suffix(name: str) -> str:
     return PurePath(unpacked_name(name)).suffix.lower()
 
@@ -108,6 +99,26 @@ def format_of(path: str, asked: FileFormat | None) -> FileFormat:
             f".parquet or .arrow, or name the format: {listed(get_args(FileFormat))}"
         )
     return _BY_SUFFIX[suffix]
+
+
+def output_format_of(path: str, asked: FileFormat | None) -> FileFormat:
+    """Return the format in which labels are written; to standard output it is JSON Lines.
+
+    Raises:
+        InputError: as `format_of`; or a format that is not written, or not compressed.
+    """
+    kind = "jsonl" if asked is None and path == "-" else format_of(path, asked)
+    if kind == "xlsx":
+        raise InputError(
+            f"{path}: labels are not written as an Excel workbook: name a .csv file, which Excel "
+            "opens"
+        )
+    if kind in ("parquet", "arrow") and is_compressed(path):
+        raise InputError(
+            f"{path}: a file in the format {kind} is not compressed as a whole: leave out the "
+            f"ending {PurePath(path).suffix}"
+        )
+    return kind
 
 
 def delimiter_of(path: str) -> str:

@@ -25,7 +25,7 @@ from icm_client.data.json_rows import json_rows
 from icm_client.data.loaders import made_rows
 from icm_client.data.messages import shown
 from icm_client.data.rows import FEWEST_ROWS, Dataset, Place, collect
-from icm_client.data.sources import File, Named, found_files, named, opened, seekable
+from icm_client.data.sources import STDIN, File, Named, found_files, named, opened, seekable
 from icm_client.data.values import Unusable
 from icm_client.data.xlsx_rows import xlsx_rows
 from icm_client.errors import InputError, RowError
@@ -153,7 +153,7 @@ def opened_rows(
         def every() -> Generator[tuple[Place, object]]:
             for one in found.files:
                 said: list[str] = []
-                rows = _rows_of(one, said, file, template_fields, None if several else fewest)
+                rows = _rows_of(one, said, file, template_fields, 0 if several else fewest)
                 name = one.name if several else None
                 for line, row in rows:
                     yield Place(line, name), row
@@ -168,15 +168,17 @@ def _rows_of(
     warnings: list[str],
     options: FileOptions,
     template_fields: Sequence[str],
-    fewest: int | None,
+    fewest: int,
 ) -> Iterator[tuple[int, object]]:
-    """Yield the rows of a file with their lines; `fewest` is None where others go with it."""
+    """Yield the rows of a file with their lines; `fewest` is 0 where it may have none."""
     name = file.name
     with opened(file) as stream:
         if not stream.peek(1):
-            if fewest is None:
+            if not fewest:
                 warnings.append("the file is empty")
                 return
+            if name == STDIN:
+                raise RowError("nothing came: pipe the rows into the command", path=name)
             needed = "one row is" if fewest == 1 else f"{fewest} rows are"
             raise RowError(f"the file is empty; at least {needed} needed", path=name)
         kind = _kind_of(stream, file, options)

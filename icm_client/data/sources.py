@@ -4,17 +4,13 @@ What can be read only once is copied to a temporary file first: standard input, 
 lies behind a URL. So memory does not grow with it, and it can be read twice.
 """
 
-import bz2
 import glob
-import gzip
-import lzma
 import os
 import re
 import shutil
 import stat
 import sys
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, FileIO
@@ -25,18 +21,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 
+from icm_client.data.compression import DAMAGED, unpacked
 from icm_client.data.messages import listed
 from icm_client.data.values import read_json
 from icm_client.errors import InputError, RowError, SetupError
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 STANDARD_INPUT: Final = "-"
+STDIN: Final = "<stdin>"
+"""What messages and a run's record call standard input."""
 
-_STDIN: Final = "<stdin>"
 _SHEET: Final = re.compile(r"(.+\.xlsx)#(.+)", re.IGNORECASE | re.DOTALL)
 _COPIED_AT_ONCE: Final = 2**20
 
@@ -68,6 +61,10 @@ class Files:
     name: str
     files: tuple[File, ...]
 
+    def holds(self, path: str | os.PathLike[str]) -> bool:
+        """Return whether a path leads to one of them."""
+        return os.path.realpath(path) in {os.path.realpath(file.path) for file in self.files}
+
 
 Named = str | os.PathLike[str] | Files
 """A path, a pattern, a URL or `-`, or the files that were found there."""
@@ -80,7 +77,7 @@ def named(data: Named | Sequence[str | os.PathLike[str]]) -> str:
             return data.name
         case str() | os.PathLike():
             name = os.fspath(data)
-            return _STDIN if name == STANDARD_INPUT else _plain_url(name) if _is_url(name) else name
+            return STDIN if name == STANDARD_INPUT else _plain_url(name) if _is_url(name) else name
         case _:
             return ", ".join(map(named, data))
 
@@ -118,8 +115,8 @@ def opened(file: File) -> Iterator[BufferedReader]:
     """
     with explained(file.name), ExitStack() as kept:
         stream = kept.enter_context(file.path.open("rb"))
-        while (unpacked := _unpacked(stream)) is not None:
-            stream = kept.enter_context(BufferedReader(cast("FileIO", unpacked)))
+        while (inner := unpacked(stream)) is not None:
+            stream = kept.enter_context(inner)
         yield stream
 
 
@@ -146,37 +143,13 @@ def explained(name: str) -> Iterator[None]:
         raise RowError("this is a folder: name one file in it", path=name) from None
     except PermissionError:
         raise RowError("the file may not be read: check its permissions", path=name) from None
-    except gzip.BadGzipFile as problem:  # an OSError, too
-        raise _damaged(name, problem) from None
+    except DAMAGED as problem:
+        raise RowError(
+            f"the file is compressed, and damaged or cut off ({problem}): copy it again", path=name
+        ) from None
     except OSError as problem:
         reason = problem.strerror or str(problem)
         raise RowError(f"the file cannot be read: {reason}", path=name) from None
-    except (EOFError, zlib.error, lzma.LZMAError, zstd.ZstdError) as problem:
-        raise _damaged(name, problem) from None
-
-
-def _damaged(name: str, problem: Exception) -> RowError:
-    return RowError(
-        f"the file is compressed, and damaged or cut off ({problem}): copy it again", path=name
-    )
-
-
-# How compressed files begin, and what unpacks them.
-_PACKED: Final[Mapping[bytes, Callable[[BinaryIO], Any]]] = {
-    rb"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
-    rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18": zstd.ZstdFile,  # or a frame to skip in front
-    rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)": bz2.BZ2File,  # a block, or the end of an empty one
-    rb"\xfd7zXZ\x00": lzma.LZMAFile,
-}
-_LONGEST_SIGN: Final = 16
-
-
-def _unpacked(stream: BufferedReader) -> object | None:
-    beginning = stream.peek(_LONGEST_SIGN)[:_LONGEST_SIGN]
-    for sign, unpack in _PACKED.items():
-        if re.match(sign, beginning, re.DOTALL):
-            return cast("object", unpack(stream))
-    return None
 
 
 def _found(name: str, kept: ExitStack) -> list[File]:
@@ -211,8 +184,8 @@ def _standard_input(kept: ExitStack) -> File:
             "standard input is a terminal, and - reads the rows from it: pipe them into the "
             "command, for example zcat rows.jsonl.gz | icm-client label - --format jsonl"
         )
-    with explained(_STDIN):
-        return File(_STDIN, _copied(sys.stdin.buffer, kept))
+    with explained(STDIN):
+        return File(STDIN, _copied(sys.stdin.buffer, kept))
 
 
 def _saved_dataset(folder: Path) -> list[File]:
