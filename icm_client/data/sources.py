@@ -274,9 +274,8 @@ def _not_fetched(problem: Exception) -> str:
             "the file may not be read: it is not there, or needs a login (for hf:// hf auth login, "
             "or a token in HF_TOKEN)"
         )
-    return (
-        f"the file cannot be fetched: {(str(problem).splitlines() or [type(problem).__name__])[0]}"
-    )
+    lines = str(problem).splitlines() or [type(problem).__name__]
+    return f"the file cannot be fetched: {lines[0]}"
 
 
 def _refuse_remote_folder(system: Any, path: str, name: str) -> None:
