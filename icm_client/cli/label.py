@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial, wraps
-from pathlib import Path
 from typing import ParamSpec
 
 import anyio
 import click
 
 from icm_client.cli.options import (
+    check_output_option,
     file_options,
     limit_option,
     output_format_option,
+    refuse_overwriting,
     search_options,
     seed_option,
     server_options,
@@ -24,15 +25,17 @@ from icm_client.cli.result_display import (
     print_preview,
     print_result,
     print_warnings,
+    result_console,
 )
 from icm_client.cli.search_display import progress_display
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.terminal import print_json
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
-from icm_client.data import FileFormat, FileOptions, Task, check_output, find_beside, read_rows
+from icm_client.data import FileFormat, FileOptions, Task, find_beside, read_rows
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import task_for
 from icm_client.data.rows import refused_rows
+from icm_client.data.sources import found_files
 from icm_client.errors import IcmError, InputError, RowError
 from icm_client.record.layout import DEFAULT_BASE, LABELS
 from icm_client.runs.label import label_prepared
@@ -84,7 +87,7 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
 
 
 @click.command("label", short_help="Label the rows of a file.")
-@click.argument("data", type=click.Path())
+@click.argument("data", nargs=-1, required=True, type=click.Path())
 @click.option(
     "-o",
     "--output",
@@ -178,7 +181,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     context: click.Context,
     /,
     *,
-    data: str,
+    data: tuple[str, ...],
     output: str | None,
     task: Task | str | None,
     gold: str | None,
@@ -212,7 +215,10 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Label the rows of DATA (JSON Lines, a JSON array, CSV or Parquet).
+    """Label the rows of DATA: JSON Lines, a JSON array, CSV, Parquet, Arrow, or an Excel workbook.
+
+    DATA is a file or several, a pattern ('data/*.csv'), a URL, or - for standard input. With -o -
+    the labels go to standard output, and all else to standard error.
 
     Every score is kept: the same command again asks nothing twice, and goes on where an
     interrupted one stopped. At most 8 stored scores are first compared with what the server answers
@@ -229,22 +235,22 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         train_from=train_from,
         epochs=epochs,
     )
-    if output is not None:
-        if Path(output).resolve() == Path(data).resolve():
-            raise InputError(f"{output}: the labels would overwrite the rows; name another file")
-        check_output(output, output_format)
-    elif not (dry_run or forecasts):
+    if output is None and not (dry_run or forecasts):
         raise click.UsageError("Missing option '-o' / '--output': where should the labels go?")
-    found_at = find_beside(data) if task is None else None
-    task = task_for(data, task)
-    dataset = read_rows(
-        data,
-        **asdict(file),
-        gold=gold,
-        loader=task.loader,
-        template_fields=task.template_fields,
-        skip_bad_rows=True,
-    )
+    if output is not None:
+        check_output_option(output, output_format, as_json=as_json)
+    found_at = find_beside(data[0]) if task is None else None
+    task = task_for(data[0], task)
+    with found_files(data) as files:
+        refuse_overwriting(output, files)
+        dataset = read_rows(
+            files,
+            **asdict(file),
+            gold=gold,
+            loader=task.loader,
+            template_fields=task.template_fields,
+            skip_bad_rows=True,
+        )
     request = LabelRequest(
         dataset,
         task,
@@ -267,13 +273,13 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     )
     if dataset.skipped and not skip_bad_rows:  # they are named with those that the task refuses
         every = replace(request, skip_bad_rows=True).prepared().job.dataset
-        raise refused_rows(every.skipped, path=data, usable=len(every.rows))
+        raise refused_rows(every.skipped, path=dataset.name, usable=len(every.rows))
     if not as_json and not quiet and found_at is not None:
         click.echo(f"Task: {found_at}", err=True)
     prepared = request.prepared()
     job = prepared.whole
     if dry_run or (verbose and not as_json):
-        print_preview(job, as_json=as_json)
+        print_preview(job, result_console(output), as_json=as_json)
         if dry_run and not as_json and not quiet:
             print_notices(job.notices, job.dataset.skipped)
     if forecasts and not dry_run:
@@ -341,7 +347,7 @@ def _put_out(
         document = {**found.summary(), "output": place if lost is None or found.run else None}
         print_json(document)
     elif not quiet:
-        print_result(found, place)
+        print_result(found, place, result_console(output))
     print_warnings(found)
     if lost is not None:
         raise lost
