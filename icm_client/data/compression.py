@@ -14,9 +14,9 @@ from pathlib import PurePath
 from typing import BinaryIO, Final, NamedTuple, cast
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    from compression import zstd as zstd  # noqa: PLC0414 - one place knows where it comes from
 else:
-    from backports import zstd
+    from backports import zstd as zstd  # noqa: PLC0414
 
 
 class _Compression(NamedTuple):
@@ -33,7 +33,7 @@ _AT_ONCE: Final = 2**16
 COMPRESSIONS: Final[Mapping[str, _Compression]] = {
     ".gz": _Compression(
         re.compile(rb"\x1f\x8b"),
-        lambda file: gzip.GzipFile(fileobj=file),
+        lambda file: gzip.GzipFile(mode="rb", fileobj=file),
         # Neither time nor name, so that the same labels give the same bytes.
         lambda file: gzip.GzipFile("", "wb", fileobj=file, mtime=0),
     ),

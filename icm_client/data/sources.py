@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from io import BufferedReader, FileIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -32,6 +33,7 @@ STDIN: Final = "<stdin>"
 
 _SHEET: Final = re.compile(r"(.+\.xlsx)#(.+)", re.IGNORECASE | re.DOTALL)
 _COPIED_AT_ONCE: Final = 2**20
+_NOT_ALLOWED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,16 +257,25 @@ def _remote(url: str, kept: ExitStack) -> list[File]:
         raise
     except (ImportError, ValueError) as problem:  # of a protocol, with what to install for it
         raise SetupError(f"{name}: {problem}") from None
-    except FileNotFoundError:
-        raise RowError(
-            "no such file: check the address, and that you may read it", path=name
-        ) from None
     except Exception as problem:  # noqa: BLE001 - every file system has errors of its own
-        reason = str(problem).strip() or type(problem).__name__
-        raise RowError(f"the file cannot be fetched: {reason}", path=name) from None
+        raise RowError(_not_fetched(problem), path=name) from None
     if not files:
         raise _no_match(name)
     return files
+
+
+def _not_fetched(problem: Exception) -> str:
+    answer = getattr(problem, "response", problem)  # of the hub, and of aiohttp
+    status = getattr(answer, "status_code", getattr(answer, "status", None))
+    if isinstance(problem, FileNotFoundError) or status == HTTPStatus.NOT_FOUND:
+        return "no such file: check the address, and that you may read it"
+    if isinstance(problem, PermissionError) or status in _NOT_ALLOWED:
+        return (
+            "the file may not be read: it is not there, or needs a login (for hf:// hf auth login, "
+            "or a token in HF_TOKEN)"
+        )
+    lines = str(problem).splitlines() or [type(problem).__name__]
+    return f"the file cannot be fetched: {lines[0]}"
 
 
 def _refuse_remote_folder(system: Any, path: str, name: str) -> None:

@@ -41,10 +41,10 @@ def xlsx_rows(
     try:
         workbook = calamine.load_workbook(file)
         sheets = [
-            found.name
-            for found in workbook.sheets_metadata
-            if found.visible == calamine.SheetVisibleEnum.Visible
-            and found.typ == calamine.SheetTypeEnum.WorkSheet
+            one.name
+            for one in workbook.sheets_metadata
+            if one.visible == calamine.SheetVisibleEnum.Visible
+            and one.typ == calamine.SheetTypeEnum.WorkSheet
         ]
         if sheet is not None and sheet not in workbook.sheet_names:
             raise RowError(
@@ -53,7 +53,7 @@ def xlsx_rows(
                 path=path,
             )
         name = sheet or next(iter(sheets or workbook.sheet_names))
-        cells = workbook.get_sheet_by_name(name).iter_rows()
+        found = workbook.get_sheet_by_name(name)
     except calamine.CalamineError as problem:
         raise RowError(
             f"not a workbook that can be read: {shown(str(problem))}", path=path
@@ -64,10 +64,12 @@ def xlsx_rows(
             f"the rows are those of the sheet {shown(name)}; the workbook has also "
             f"{listed(others)}, which {shown(f'{path}#{others[0]}')} would name"
         )
-    yield from _rows(cells, path)
+    _, left = found.start or (0, 0)
+    yield from _rows(found.iter_rows(), path, left)
 
 
-def _rows(cells: Iterator[list[Any]], path: str) -> Iterator[tuple[int, object]]:
+def _rows(cells: Iterator[list[Any]], path: str, left: int) -> Iterator[tuple[int, object]]:
+    """Yield the rows; the cells are those from column number `left` on."""
     header: list[str] | None = None
     blank: list[int] = []
     for number, row in enumerate(cells, start=1):
@@ -77,26 +79,25 @@ def _rows(cells: Iterator[list[Any]], path: str) -> Iterator[tuple[int, object]]
         if header is None:
             if values:
                 names = ["" if value is None else str(value) for value in values]
-                while names and not names[0].strip():  # columns that are empty, to the left
-                    names.pop(0)
-                first = len(values) - len(names)
+                first = next(place for place, name in enumerate(names) if name)
+                names = names[first:]  # the columns before it have no names
                 header = header_of(names, path, number)
         elif not values:
             blank.append(number)
         else:
             yield from ((empty, BLANK) for empty in blank)
             blank.clear()
-            yield number, _fields(header, values, first)
+            yield number, _fields(header, values, first, left)
 
 
-def _fields(header: list[str], values: list[Any], first: int) -> object:
+def _fields(header: list[str], values: list[Any], first: int, left: int) -> object:
     """Return the row by column, or why it cannot be."""
     last = first + len(header)
     for place, value in enumerate(values):
         if value is not None and not first <= place < last:
             return Unusable(
-                f"the cell in column {_letters(place)} holds {shown(value)}, and the header names "
-                "no such column: name it, or empty the cell"
+                f"the cell in column {_letters(left + place)} holds {shown(value)}, and the header "
+                "names no such column: name it, or empty the cell"
             )
     own = values[first:last]
     return dict(zip(header, own + [None] * (len(header) - len(own)), strict=True))
