@@ -15,6 +15,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.completion import complete_runs
 from icm_client.cli.options import (
     check_output_option,
     file_options,
@@ -52,7 +53,7 @@ _LINES_APART_S = 10.0
 @click.command(
     "predict", cls=SectionedCommand, short_help="Label new rows with what a run has found."
 )
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=complete_runs)
 @click.argument("data", nargs=-1, required=True, type=click.Path())
 @section(
     "Output",
@@ -130,6 +131,15 @@ _LINES_APART_S = 10.0
     store_option,
 )
 @file_options
+@section(
+    "Data",
+    click.option(
+        "--limit",
+        type=click.IntRange(1),
+        metavar="N",
+        help="The first N rows alone, and what is left of a group that goes on. [default: all]",
+    ),
+)
 @output_format_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
@@ -154,6 +164,7 @@ def predict_command(
     base: Path,
     store: str | None,
     file: FileOptions,
+    limit: int | None,
     output_format: FileFormat | None,
     as_json: bool,
     quiet: bool,
@@ -189,6 +200,8 @@ def predict_command(
     hidden = quiet or as_json
     if engine == "ray":
         options |= {"store": store, "address": address, "workers": workers or WORKERS}
+        if limit is not None:
+            raise click.UsageError("--limit is not for --engine ray: name fewer files.")
         if len(data) > 1:
             raise click.UsageError("--engine ray takes one pattern: put it in quotes, 'data/*.csv'")
         found = _on_ray(predictor, data[0], output, hidden=hidden, options=options)
@@ -196,6 +209,7 @@ def predict_command(
         raise click.UsageError("--address and --workers go with --engine ray.")
     else:
         check_output_option(output, output_format, as_json=as_json)
+        options["limit"] = limit
         found = _here(predictor, data, output, store, hidden=hidden, options=options)
     if as_json:
         print_json(found.summary())
