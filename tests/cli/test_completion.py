@@ -30,7 +30,7 @@ def completed(*words: str) -> tuple[list[str], str]:
         text=True,
         check=False,
     )
-    return [line.partition(",")[2] for line in done.stdout.splitlines()], done.stderr
+    return [line.partition(",")[2] for line in done.stdout.split()], done.stderr
 
 
 @pytest.fixture(autouse=True)
