@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.completion import complete_runs
+from icm_client.cli.documents import print_json
 from icm_client.cli.options import file_options, seed_option, store_option
 from icm_client.cli.run_options import runs_option
 from icm_client.cli.sections import SectionedCommand, section
-from icm_client.cli.terminal import print_json
 from icm_client.cli.trainer_options import (
     epochs_option,
     lora_option,

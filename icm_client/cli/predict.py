@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.completion import complete_runs
+from icm_client.cli.documents import print_json
 from icm_client.cli.options import (
     check_output_option,
     file_options,
@@ -33,7 +34,6 @@ from icm_client.cli.result_display import (
 from icm_client.cli.run_options import runs_option
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
-from icm_client.cli.terminal import print_json
 from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat, FileOptions
 from icm_client.data.sources import found_files

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from icm_client.cli.completion import complete_runs
 from icm_client.cli.run_options import json_option, runs_option
+from icm_client.cli.sections import ListingGroup
 from icm_client.cli.terminal import columns_that_fit, print_json, print_table, share
 from icm_client.errors import InputError
 from icm_client.record.archive import Run, find_run, list_runs, remove_run, resume_command
@@ -106,7 +107,7 @@ def _kappa(kappa: float | None) -> str:
 _ROWS_SHOWN = 20
 
 
-@click.group("runs", short_help="List, resume, compare and remove runs.")
+@click.group("runs", cls=ListingGroup, short_help="List, resume, compare and remove runs.")
 def runs_group() -> None:
     """Runs of icm-client label, each in a folder of its own.
 

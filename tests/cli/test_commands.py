@@ -65,7 +65,6 @@ def test_help_shows_every_option_in_lines_that_fit(name: str, columns: int) -> N
 def test_the_sections_of_label_come_in_the_order_of_the_work() -> None:
     shown = CliRunner().invoke(cli, ["label", "--help"]).output
     assert re.findall(r"^(\w[\w ]*):$", shown, re.MULTILINE) == [
-        "Run file",
         "Task",
         "Data",
         "Output",
@@ -75,6 +74,7 @@ def test_the_sections_of_label_come_in_the_order_of_the_work() -> None:
         "Training",
         "Limits",
         "Record",
+        "Run file",
         "Options",
     ]
 
