@@ -31,7 +31,7 @@ from icm_client.cli.terminal import (
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
 from icm_client.data import FileFormat, Task, check_output, find_beside, read_rows, unescape
 from icm_client.data.constraint_spec import Rules
-from icm_client.data.csv_rows import Quote
+from icm_client.data.formats import Quote
 from icm_client.data.job import named_task
 from icm_client.data.rows import refused_rows
 from icm_client.errors import IcmError, InputError, RowError, TaskError

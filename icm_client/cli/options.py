@@ -15,7 +15,7 @@ from icm_client.coherence.leave_one_out import Layout
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data import FileFormat
 from icm_client.data.constraint_spec import KINDS, Rules, rules_of
-from icm_client.data.csv_rows import Quote
+from icm_client.data.formats import Quote
 from icm_client.data.messages import did_you_mean, listed
 from icm_client.endpoints import KINDS as SERVER_KINDS
 from icm_client.endpoints import GoodNeighbour, Kind, RetryPolicy, TransportSettings

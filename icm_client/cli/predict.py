@@ -27,6 +27,7 @@ from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.terminal import VERDICT_STYLES, print_json, print_notices, print_verdict
 from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat, check_output
+from icm_client.data.formats import FileOptions
 from icm_client.errors import InputError
 from icm_client.runs.predict_file import Predicted, PredictProgress, predict_file
 from icm_client.runs.predict_ray import WORKERS, ShardProgress, predict_shards
@@ -143,7 +144,7 @@ def predict_command(
         "endpoint": server,
         "contexts": contexts,
         "gold": gold,
-        "data_format": data_format,
+        "file": FileOptions(format=data_format),
         "output_format": output_format,
         "skip_bad_rows": skip_bad_rows,
         "fail_on_error": fail_on_error,

@@ -14,7 +14,7 @@ from icm_client.cli.options import quote_option
 from icm_client.cli.terminal import output_console, print_json, print_notices
 from icm_client.data import FileFormat, Task, builtin_names, check_output, read_rows
 from icm_client.data.constraint_spec import ConstraintSpec
-from icm_client.data.csv_rows import Quote
+from icm_client.data.formats import Quote
 from icm_client.data.items import items_of, render_items
 from icm_client.data.job import named_task
 from icm_client.data.loaders import loader_named

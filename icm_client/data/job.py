@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from icm_client.data import (
     take_own_gold,
 )
 from icm_client.data.constraint_spec import Rules
+from icm_client.data.formats import NO_OPTIONS, FileOptions
 from icm_client.data.frames import Frame
 from icm_client.data.gold_leak import refuse_gold_keys
 from icm_client.data.items import Item, items_of, prompt_warnings, render_items
@@ -93,6 +94,7 @@ class Job:
         gold: str | None = None,
         prior: Mapping[str, float] | None = None,
         constraint: Rules | None = None,
+        file: FileOptions = NO_OPTIONS,
         skip_bad_rows: bool = False,
     ) -> "Job":
         """Read, render and check everything; nothing is sent.
@@ -104,6 +106,7 @@ class Job:
             prior: label -> share; None takes the task's own.
             constraint: one rule or several; None takes the task's own; the kind "none" disables
                 it.
+            file: how a file of rows is read where neither its name nor its content shows it.
             skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
 
         Raises:
@@ -115,7 +118,7 @@ class Job:
             task = Task(**{**task.model_dump(), "prior": dict(prior)})
         if constraint is not None:
             task = Task(**{**task.model_dump(), "constraint": constraint})
-        dataset, own_prompts = _usable(_dataset(rows, gold, task), task)
+        dataset, own_prompts = _usable(_dataset(rows, gold, task, file), task)
         given = len(rows.skipped) if isinstance(rows, Dataset) else 0
         if len(dataset.skipped) > given and not skip_bad_rows:
             raise refused_rows(
@@ -153,7 +156,7 @@ class Job:
         return np.array(own, dtype=np.int64)
 
 
-def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
+def _dataset(rows: Rows, gold: str | None, task: Task, file: FileOptions) -> Dataset:
     """The rows that can be read, the others skipped; the caller refuses those where it must."""
     if isinstance(rows, str | os.PathLike):
         return read_rows(
@@ -161,6 +164,7 @@ def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
             gold=gold,
             loader=task.loader,
             template_fields=task.template_fields,
+            **asdict(file),
             skip_bad_rows=True,
         )
     if not isinstance(rows, Dataset):
