@@ -286,6 +286,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
             predicted=len(prepared.rest.rows),
             store=store,
             skip_bad_rows=skip_bad_rows,
+            limit=request.row_limit,
         )
         cost = anyio.run(forecast, prepared.job, server, settings)
         if as_json:

@@ -19,6 +19,7 @@ from icm_client.data import Dataset, Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, Rows
 from icm_client.data.rows import FEWEST_ROWS, only
+from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError
 from icm_client.runs.labels_file import Pins, read_pins, read_start
 from icm_client.runs.presets import (
@@ -29,8 +30,10 @@ from icm_client.runs.presets import (
     preset_settings,
 )
 from icm_client.runs.progress import Budget
+from icm_client.runs.row_lengths import Limited, RowLimit, within_limit
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.trainer import Trainer
+from icm_client.scoring import ScoreStore
 
 SEARCH_ROWS = 2048
 """Rows above which a sample of so many is searched, and the others are predicted from its labels;
@@ -57,6 +60,8 @@ class LabelOptions(TypedDict, total=False):
     skip_bad_rows: bool
     fresh: bool
     search_rows: int
+    max_row_tokens: int | None
+    truncate: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,17 @@ class LabelRequest:
     command: Sequence[str] | None = None
     fresh: bool = False
     search_rows: int = SEARCH_ROWS
+    max_row_tokens: int | None = None
+    truncate: bool = False
+
+    @property
+    def row_limit(self) -> RowLimit:
+        """How many tokens a row may take.
+
+        Raises:
+            InputError: a limit that says nothing.
+        """
+        return RowLimit(self.max_row_tokens, self.truncate)
 
     def prepared(self) -> "PreparedRun":
         """Everything that the request names, read and checked.
@@ -105,6 +121,7 @@ class LabelRequest:
             raise InputError(f"the seed must be 0 or more, not {seed}")
         if self.search_rows < FEWEST_ROWS:
             raise InputError(f"at least {FEWEST_ROWS} rows are searched, not {self.search_rows}")
+        self.row_limit  # noqa: B018 - refused here, before the rows are read
         settings = self._checked_settings()
         whole = Job.prepare(
             self.rows,
@@ -222,6 +239,20 @@ class PreparedRun:
     settings: Settings
     first: Start | IntArray | None
     pinned: IntArray | None
+
+    async def within_limit(self, server: Endpoint, store: ScoreStore) -> Limited:
+        """The rows that are searched, within the request's limit of tokens.
+
+        Raises:
+            RowError: rows that are not searched are too long, and are not to be skipped: they are
+                named together with those that are.
+            InputError, EndpointError, StoreError: as `icm_client.runs.row_lengths.within_limit`.
+        """
+        request, limit = self.request, self.request.row_limit
+        if self.searched is not None and limit.tokens is not None and not request.skip_bad_rows:
+            every = await within_limit(self.whole, limit, server, store)
+            every.refuse()
+        return await within_limit(self.job, limit, server, store)
 
     @property
     def rest(self) -> Dataset:
