@@ -3,18 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import click
-import orjson
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.documents import print_json as print_json  # noqa: PLC0414 - its old place
 from icm_client.coherence.result import Observed, PassRecord, Step, SweepRecord
 from icm_client.data.job import Job
 from icm_client.data.rows import FailedRow
-from icm_client.data.values import write_json
 from icm_client.record.folder import REPORT
 from icm_client.runs.progress import OnProgress, Progress
 from icm_client.runs.result import Labels
@@ -351,11 +349,6 @@ _WIDTH_OF_A_FILE = 1000
 def share(value: object) -> str:
     """A share as a percentage; a dash where there is none."""
     return f"{value:.1%}" if isinstance(value, float) else "-"
-
-
-def print_json(document: object) -> None:
-    """Print the document."""
-    click.echo(write_json(document, orjson.OPT_INDENT_2))
 
 
 def print_table(table: Table) -> None:

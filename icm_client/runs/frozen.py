@@ -59,7 +59,7 @@ class Found:
         server: who answered.
         seed: of the run.
         findings: on its labels.
-        limit: how many tokens a row could take, and new ones may.
+        row_limit: how many tokens a row could take, and new ones may.
     """
 
     run: str
@@ -68,7 +68,7 @@ class Found:
     server: ServerIdentity
     seed: int
     findings: tuple[Finding, ...]
-    limit: RowLimit = NO_LIMIT
+    row_limit: RowLimit = NO_LIMIT
 
     @cached_property
     def digest(self) -> str:
@@ -82,7 +82,7 @@ class Found:
             for one in self.rows
         ]
         content = [self.run, self.task.model_dump(mode="json"), self.seed, rows]
-        content += [settings] if (settings := self.limit.settings) else []
+        content += [settings] if (settings := self.row_limit.settings) else []
         return blake2b(write_json(content), digest_size=16).hexdigest()
 
 
@@ -102,7 +102,7 @@ class Frozen:
         usual: signal -> its values for the rows that the contexts were measured on, rising
             (`icm_client.verdict.shift`).
         findings: on the run's labels, and where another model is asked now.
-        limit: how many tokens a new row may take.
+        row_limit: how many tokens a new row may take.
     """
 
     run: str
@@ -115,7 +115,7 @@ class Frozen:
     calibration: Calibration
     usual: Mapping[str, FloatArray]
     findings: tuple[Finding, ...]
-    limit: RowLimit = NO_LIMIT
+    row_limit: RowLimit = NO_LIMIT
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -162,7 +162,7 @@ class Frozen:
             raise InputError(
                 f"the run {found.run} gives all rows one label: nothing can be predicted from it"
             )
-        within = await within_limit(job, found.limit, server, store)
+        within = await within_limit(job, found.row_limit, server, store)
         job = within.job
         pieces, settings, unusable, _ = await fitted_job(
             job, SweepSettings(), server, store, skip_bad_rows=True, too_long=within.too_long
@@ -217,7 +217,7 @@ class Frozen:
             calibration,
             {name: np.sort(values) for name, values in usual.items()},
             (*found.findings, *_other_model(found, server.identity)),
-            found.limit,
+            found.row_limit,
         )
 
     @property
@@ -261,7 +261,7 @@ class Frozen:
             "offsets": self.calibration.offsets.tolist(),
             "usual": {name: values.tolist() for name, values in self.usual.items()},
             "findings": [finding.summary() for finding in self.findings],
-            **self.limit.settings,
+            **self.row_limit.settings,
         }
         try:
             replace_file(path, write_json(document))

@@ -102,6 +102,7 @@ async def label(
     command: Sequence[str] | None = None,
     fresh: bool = False,
     search_rows: int = SEARCH_ROWS,
+    limit: int | None = None,
     max_row_tokens: int | None = None,
     truncate: bool = False,
     progress: OnProgress | None = None,
@@ -151,6 +152,8 @@ async def label(
         search_rows: the most rows that are searched. Of more, so many are drawn (by the seed,
             related rows together), and the others are predicted from their labels, one read each;
             "folds" and "iterate" search all.
+        limit: label a sample of so many rows alone, the same ones each time, related rows together;
+            None labels all.
         max_row_tokens: the most tokens that a row's own prompt may take; a row that takes more is
             one that cannot be used (`skip_bad_rows`).
         truncate: cut such rows to `max_row_tokens` instead, their longest text from its end;
@@ -189,6 +192,7 @@ async def label(
         command=command,
         fresh=fresh,
         search_rows=search_rows,
+        limit=limit,
         max_row_tokens=max_row_tokens,
         truncate=truncate,
     ).prepared()
@@ -371,7 +375,7 @@ class _Run:
                     *([notice] if notice else []),
                     *within.notices,
                 ),
-                limit=request.row_limit,
+                row_limit=request.row_limit,
                 cut=within.cut,
                 failed=failures.without_label(result),
                 stopped=self._why(stopped) if result.stopped or stopped else None,

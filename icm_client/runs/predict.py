@@ -182,7 +182,7 @@ class Prediction:
         self, dataset: Dataset, frozen: Frozen, demos: Pieces, meter: ShiftMeter
     ) -> Batch:
         job = Job.prepare(dataset, frozen.task, skip_bad_rows=self._skip)
-        within = await within_limit(job, frozen.limit, self._server, self._store)
+        within = await within_limit(job, frozen.row_limit, self._server, self._store)
         job, cut = within.job, within.cut
         scores = await self._scored(job, frozen, demos, within.too_long)
         decided = frozen.calibration.decide(scores.log_probs)

@@ -77,7 +77,7 @@ class Predicted:
         server: who answered.
         cost: of this process.
         output: the file with the labels; None where no row has one.
-        limit: how many tokens a row could take.
+        row_limit: how many tokens a row could take.
     """
 
     run: str
@@ -86,12 +86,12 @@ class Predicted:
     server: ServerIdentity
     cost: Cost
     output: str | None
-    limit: RowLimit = NO_LIMIT
+    row_limit: RowLimit = NO_LIMIT
 
     @property
     def notices(self) -> tuple[str, ...]:
         """Sentences on the rows that the user should see."""
-        cut = cut_notice(self.totals.cut, self.labelled, self.limit)
+        cut = cut_notice(self.totals.cut, self.labelled, self.row_limit)
         return () if cut is None else (cut,)
 
     @property
@@ -246,7 +246,7 @@ async def predict_file(
             server.identity,
             cost_since(began, [(server, usage)], prediction.stats),
             os.fspath(output) if written else None,
-            predictor.found.limit,
+            predictor.found.row_limit,
         )
 
 

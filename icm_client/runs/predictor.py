@@ -97,7 +97,7 @@ class Predictor:
                 labels.server,
                 labels.seed,
                 labels.findings,
-                labels.limit,
+                labels.row_limit,
             ),
             labels.run,
         )

@@ -60,6 +60,7 @@ class LabelOptions(TypedDict, total=False):
     skip_bad_rows: bool
     fresh: bool
     search_rows: int
+    limit: int | None
     max_row_tokens: int | None
     truncate: bool
 
@@ -93,6 +94,7 @@ class LabelRequest:
     command: Sequence[str] | None = None
     fresh: bool = False
     search_rows: int = SEARCH_ROWS
+    limit: int | None = None
     max_row_tokens: int | None = None
     truncate: bool = False
 
@@ -130,6 +132,7 @@ class LabelRequest:
             prior=self.prior,
             constraint=self.constraint,
             skip_bad_rows=self.skip_bad_rows,
+            limit=self.limit,
         )
         first = None if self.start is None else read_start(self.start, whole)
         pinned = None if self.pins is None else read_pins(self.pins, whole)

@@ -75,7 +75,7 @@ class Labels:
         run: the run's folder, where a record is kept.
         predicted: rows that were not searched, but labelled by one read in the context of others'
             labels (`icm_client.runs.predict`).
-        limit: how many tokens a row could take.
+        row_limit: how many tokens a row could take.
     """
 
     rows: tuple[LabelledRow, ...]
@@ -101,7 +101,7 @@ class Labels:
     seed: int
     run: Path | None
     predicted: int = 0
-    limit: RowLimit = NO_LIMIT
+    row_limit: RowLimit = NO_LIMIT
 
     def __repr__(self) -> str:
         """Return a line: the rows themselves may be thousands."""
@@ -140,7 +140,7 @@ class Labels:
 
     @property
     def cut(self) -> int:
-        """Rows that were cut to `limit`, and labelled by what is left of them."""
+        """Rows that were cut to `row_limit`, and labelled by what is left of them."""
         return sum(bool(row.cut_tokens) for row in self.rows)
 
     @property
@@ -215,7 +215,7 @@ class Labels:
             "label_mass": self.label_mass,
             "pinned": self.pinned,
             "predicted": self.predicted,
-            **({"cut": self.cut} if self.limit.truncate else {}),
+            **({"cut": self.cut} if self.row_limit.truncate else {}),
             "prior_source": self.prior_source,
             "share_intervals": {word: list(ends) for word, ends in self.share_intervals.items()},
             "groups_by_confidence": self.by_confidence,
@@ -244,7 +244,7 @@ def labels_found(
     cost: Cost,
     seed: int,
     run: Path | None,
-    limit: RowLimit,
+    row_limit: RowLimit,
     cut: Mapping[int, int] | None,
 ) -> Labels:
     """Diagnose what a search has found, and translate items and label numbers into rows and words.
@@ -267,7 +267,7 @@ def labels_found(
         cost: of the run.
         seed: of the run.
         run: its folder.
-        limit: how many tokens a row could take.
+        row_limit: how many tokens a row could take.
         cut: row -> tokens that were cut from its prompt; None where none are cut.
     """
     items = job.row_items
@@ -329,5 +329,5 @@ def labels_found(
         cost=cost,
         seed=seed,
         run=run,
-        limit=limit,
+        row_limit=row_limit,
     )

@@ -89,7 +89,7 @@ async def forecast_job(
     predicted: int = 0,
     store: str | os.PathLike[str] | None = None,
     skip_bad_rows: bool = False,
-    limit: RowLimit = NO_LIMIT,
+    row_limit: RowLimit = NO_LIMIT,
 ) -> RunCost:
     """Return what `label` would take for this job, in requests, tokens and minutes.
 
@@ -100,7 +100,7 @@ async def forecast_job(
         predicted: further rows, which are predicted from the labels of these.
         store: where token ids are kept; None takes the user's own.
         skip_bad_rows: as for `icm_client.label`.
-        limit: how many tokens a row may take.
+        row_limit: how many tokens a row may take.
 
     Raises:
         InputError: the search is not `fast`: its cost cannot be known before.
@@ -113,7 +113,7 @@ async def forecast_job(
         )
     with open_store(store) as kept:
         async with open_endpoint(endpoint) as server:
-            within = await within_limit(job, limit, server, kept)
+            within = await within_limit(job, row_limit, server, kept)
             fitted = await fitted_job(
                 within.job,
                 settings,

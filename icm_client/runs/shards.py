@@ -212,7 +212,7 @@ class ShardFolder:
                 server,
                 sum_of(Cost(**record["cost"]) for record in records),
                 str(self.path),
-                predictor.found.limit,
+                predictor.found.row_limit,
             )
             shards = [
                 {

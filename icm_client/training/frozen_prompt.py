@@ -94,7 +94,7 @@ def prompt_document(frozen: Frozen) -> dict[str, Any]:
     task, calibration = frozen.task, frozen.calibration
     how = list(_HOW)
     how += [_BOTH_ORDERS] if task.exchange is not None else []
-    how += [_LIMIT] if frozen.limit.tokens is not None else []
+    how += [_LIMIT] if frozen.row_limit.tokens is not None else []
     how += [_RULE] if any(rule.kind not in ("none", "asymmetry") for rule in task.rules) else []
     return {
         "icm_client_prompt": FORMAT,
@@ -115,5 +115,5 @@ def prompt_document(frozen: Frozen) -> dict[str, Any]:
         "label_token_ids": frozen.label_ids,
         "slope": calibration.slope,
         "offsets": calibration.offsets.tolist(),
-        **frozen.limit.settings,
+        **frozen.row_limit.settings,
     }

@@ -122,7 +122,7 @@ async def test_new_rows_are_treated_as_those_of_the_run_were(tmp_path: Path) -> 
     new = tmp_path / "new.jsonl"
     new.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows(80)))
     predictor = Predictor.load(found.run)
-    assert predictor.found.limit == RowLimit(30, truncate=True)
+    assert predictor.found.row_limit == RowLimit(30, truncate=True)
     with open_store(tmp_path / "s") as store:
         predicted = await predict_file(
             predictor, new, tmp_path / "out.jsonl", endpoint=Knowing(), store=store, gold="label"
@@ -135,7 +135,7 @@ async def test_new_rows_are_treated_as_those_of_the_run_were(tmp_path: Path) -> 
     assert {row["id"]: row["cut_tokens"] for row in lines[:N]} == was
     kept = predictor.kept()
     assert kept is not None
-    assert kept.limit == predictor.found.limit
+    assert kept.row_limit == predictor.found.row_limit
     assert max(len(prompt.split()) for prompt in kept.prompts) <= 30
 
 
