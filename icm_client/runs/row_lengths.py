@@ -17,9 +17,11 @@ from typing import Any, Final, NamedTuple, Self
 from icm_client.data import Dataset, JsonValue, Row
 from icm_client.data.items import duplicate_warning, items_of, render_items
 from icm_client.data.job import Job
-from icm_client.data.rows import path_of, refused_rows
-from icm_client.endpoints import Endpoint, TextEndpoint
+from icm_client.data.rows import FailedRow, path_of, refused_rows
+from icm_client.endpoints import Endpoint, ServerIdentity, TextEndpoint
 from icm_client.errors import InputError
+from icm_client.runs.presets import Settings, fitted_job
+from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScoreStore, token_counts
 
 _WORD = re.compile(r"\s\S{1,40}$")
@@ -168,6 +170,84 @@ async def within_limit(job: Job, limit: RowLimit, server: Endpoint, store: Score
     )
     cut = {row: kept[row].left_out if row in kept else 0 for row in lengths}
     return Limited(job, _of_items(uncut, job), cut)
+
+
+class LengthCheck(NamedTuple):
+    """What a server's tokenizer says of a job's rows.
+
+    Attributes:
+        bad: rows that it makes unusable: too long, or written otherwise where a label follows.
+        cut: rows that are cut, of those that can be used.
+        lengths: tokens of the shortest prompt, of the middle one and of the longest, of the rows
+            that can be used, once they are cut; characters where the server takes only text.
+        unit: "tokens" or "characters".
+        server: who was asked.
+        notices: sentences that the user should see.
+    """
+
+    bad: tuple[FailedRow, ...]
+    cut: int
+    lengths: tuple[int, int, int]
+    unit: str
+    server: ServerIdentity
+    notices: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """Return the lengths in one sentence."""
+        least, middle, most = self.lengths
+        return (
+            f"A row's prompt takes {least:,} to {most:,} {self.unit} of {self.server.model}, "
+            f"{middle:,} in the middle; its context holds {self.server.context_length:,}."
+        )
+
+
+async def check_lengths(
+    job: Job,
+    settings: Settings,
+    row_limit: RowLimit,
+    endpoint: Endpoint | Server | str | None,
+    store: ScoreStore,
+) -> LengthCheck:
+    """Find the rows that `label` would refuse or cut once it knew the server's tokenizer.
+
+    Nothing is scored.
+
+    Args:
+        job: all rows, and the task.
+        settings: of the search.
+        row_limit: how many tokens a row may take.
+        endpoint: as for `icm_client.label`.
+        store: where token ids are kept.
+
+    Raises:
+        RowError: fewer than two rows are left.
+        RowsTooLong, TaskError, InputError: the rows cannot be searched.
+        EndpointError, SetupError, StoreError: the tokenizer cannot be asked.
+    """
+    async with open_endpoint(endpoint) as server:
+        within = await within_limit(job, row_limit, server, store)
+        fitted = await fitted_job(
+            within.job, settings, server, store, skip_bad_rows=True, too_long=within.too_long
+        )
+        identity = server.identity
+    usable = [ids for n, ids in enumerate(fitted.pieces.prompts) if n not in fitted.unusable]
+    lengths = sorted(map(len, usable))
+    bad = {job.items[item].row: why for item, why in fitted.unusable.items()}
+    cut = sum(map(bool, (within.cut or {}).values()))
+    rows = job.dataset.rows
+    said = cut_notice(cut, len(rows) - len(bad), row_limit)
+    return LengthCheck(
+        tuple(rows[row].failed(why) for row, why in sorted(bad.items())),
+        cut,
+        (lengths[0], lengths[len(lengths) // 2], lengths[-1]),
+        "characters" if isinstance(server, TextEndpoint) else "tokens",
+        identity,
+        (
+            *([] if said is None else [said]),
+            *within.notices,
+            *([] if fitted.notice is None else [fitted.notice]),
+        ),
+    )
 
 
 def _too_long(length: int, most: int) -> str:
