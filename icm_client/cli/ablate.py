@@ -23,8 +23,9 @@ from icm_client.cli.options import (
     store_option,
     task_options,
 )
+from icm_client.cli.search_display import moment
 from icm_client.cli.signals import ended_at_once
-from icm_client.cli.terminal import live_display, moment, output_console, print_json
+from icm_client.cli.terminal import live_display, output_console, print_json
 from icm_client.data import FileOptions, Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, task_for

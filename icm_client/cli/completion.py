@@ -13,11 +13,10 @@ from typing import Final
 import click
 from click.shell_completion import CompletionItem
 
+from icm_client.record.layout import DEFAULT_BASE, RECORD
+
 _TASK: Final = ("-t", "--task")
 _TAKE_A_RUN: Final = ("export", "figures", "finetune", "predict", "report")
-
-RECORD: Final = "run.json"
-"""What makes a folder a run's; `icm_client.record.folder` has the same."""
 
 
 def complete_tasks(
@@ -36,7 +35,7 @@ def complete_runs(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The runs in the folder that --runs names, the newest first, and `latest`."""
-    base = context.params.get("base") or context.params.get("runs") or "runs"
+    base = context.params.get("base") or DEFAULT_BASE
     try:
         found = [path for path in Path(base).iterdir() if (path / RECORD).is_file()]
         found.sort(key=lambda path: path.stat().st_mtime, reverse=True)

@@ -24,8 +24,9 @@ from icm_client.cli.options import (
     store_option,
     task_options,
 )
+from icm_client.cli.search_display import moment
 from icm_client.cli.signals import draining, ended_at_once
-from icm_client.cli.terminal import live_display, moment, output_console
+from icm_client.cli.terminal import live_display, output_console
 from icm_client.cli.trainer_options import (
     TrainerKind,
     trainer_of,

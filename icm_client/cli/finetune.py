@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.options import file_options, runs_option, seed_option, store_option
+from icm_client.cli.options import file_options, seed_option, store_option
+from icm_client.cli.run_options import runs_option
 from icm_client.cli.terminal import print_json
 from icm_client.cli.trainer_options import (
     epochs_option,

@@ -19,22 +19,22 @@ from icm_client.cli.options import (
     store_option,
     task_options,
 )
-from icm_client.cli.signals import Interrupted, draining, ended_at_once
-from icm_client.cli.terminal import (
-    print_json,
+from icm_client.cli.result_display import (
     print_notices,
     print_preview,
     print_result,
     print_warnings,
-    progress_display,
 )
+from icm_client.cli.search_display import progress_display
+from icm_client.cli.signals import Interrupted, draining, ended_at_once
+from icm_client.cli.terminal import print_json
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
 from icm_client.data import FileFormat, FileOptions, Task, check_output, find_beside, read_rows
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import task_for
 from icm_client.data.rows import refused_rows
 from icm_client.errors import IcmError, InputError, RowError
-from icm_client.record.folder import DEFAULT_BASE, LABELS
+from icm_client.record.layout import DEFAULT_BASE, LABELS
 from icm_client.runs.label import label_prepared
 from icm_client.runs.presets import Settings, TrainedSettings
 from icm_client.runs.progress import Budget

@@ -21,7 +21,6 @@ from icm_client.data.formats import Quote
 from icm_client.data.messages import did_you_mean, listed
 from icm_client.endpoints import KINDS as SERVER_KINDS
 from icm_client.endpoints import GoodNeighbour, Kind, RetryPolicy, TransportSettings
-from icm_client.record.folder import DEFAULT_BASE
 from icm_client.runs.labels_file import KINDS as STARTS
 from icm_client.runs.presets import Preset, Settings, TrainedSettings, preset_settings
 from icm_client.runs.server import Server
@@ -149,17 +148,6 @@ seed_option = click.option(
 store_option = click.option(
     "--store", type=click.Path(), help="The score store. [default: in the user's cache]"
 )
-
-runs_option = click.option(
-    "--runs",
-    "base",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_BASE,
-    show_default=True,
-    help="The folder of all runs.",
-)
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class Names(click.ParamType[tuple[str, ...]]):

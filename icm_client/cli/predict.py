@@ -19,12 +19,13 @@ from rich.text import Text
 from icm_client.cli.options import (
     file_options,
     output_format_option,
-    runs_option,
     server_options,
     store_option,
 )
+from icm_client.cli.result_display import VERDICT_STYLES, print_notices, print_verdict
+from icm_client.cli.run_options import runs_option
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
-from icm_client.cli.terminal import VERDICT_STYLES, print_json, print_notices, print_verdict
+from icm_client.cli.terminal import print_json
 from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat, FileOptions, check_output
 from icm_client.errors import InputError

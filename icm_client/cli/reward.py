@@ -20,8 +20,9 @@ from icm_client.cli.options import (
     server_options,
     store_option,
 )
+from icm_client.cli.search_display import SearchLines, moment
 from icm_client.cli.signals import draining
-from icm_client.cli.terminal import SearchLines, live_display, moment, print_json
+from icm_client.cli.terminal import live_display, print_json
 from icm_client.cli.trainer_options import (
     TrainerKind,
     epochs_option,

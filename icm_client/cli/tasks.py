@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.options import file_options
-from icm_client.cli.terminal import output_console, print_json, print_notices
+from icm_client.cli.result_display import print_notices
+from icm_client.cli.terminal import output_console, print_json
 from icm_client.data import FileOptions, Task, builtin_names, check_output, read_rows
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.items import items_of, render_items

@@ -34,7 +34,8 @@ from icm_client.endpoints import Endpoint, NoticingEndpoint, Waiting, WireEvent
 from icm_client.errors import IcmError, InputError, ModelChanged, Retry, RunError, RunStopped
 from icm_client.record.archive import read_folder
 from icm_client.record.description import RunDescription
-from icm_client.record.folder import REPORT, RunFolder
+from icm_client.record.folder import RunFolder
+from icm_client.record.layout import REPORT
 from icm_client.report.report import write_report
 from icm_client.runs.fold_training import FoldTraining
 from icm_client.runs.frozen import PREDICTOR

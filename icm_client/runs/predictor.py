@@ -21,7 +21,7 @@ from icm_client.endpoints import Endpoint, ServerIdentity
 from icm_client.endpoints.identity_check import described
 from icm_client.errors import ModelChanged
 from icm_client.record.archive import find_run
-from icm_client.record.folder import DEFAULT_BASE
+from icm_client.record.layout import DEFAULT_BASE
 from icm_client.record.run_labels import read_labels
 from icm_client.runs.frozen import PREDICTOR, Found, Frozen
 from icm_client.runs.predict import Prediction, Totals
