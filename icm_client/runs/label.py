@@ -415,7 +415,9 @@ class _Run:
         if prepared.searched is not None:
             described["search_rows"] = request.search_rows
         return RunFolder.open(
-            RunDescription.of(prepared.whole, described, request.seed, server.identity),
+            RunDescription.of(
+                prepared.whole, described, request.seed, server.identity, request.part
+            ),
             base=Path(request.runs),
             command=request.command,
             fresh=request.fresh,

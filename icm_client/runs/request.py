@@ -72,6 +72,9 @@ class LabelRequest:
     The fields are arguments of `icm_client.label`, which says what they mean. Its others (endpoint,
     store, progress, stopping) say where a run happens and who follows it: they are those of
     `label_prepared`.
+
+    Attributes:
+        part: what the rows are of those in the file, for the run's name; None for all.
     """
 
     rows: Rows
@@ -97,6 +100,7 @@ class LabelRequest:
     limit: int | None = None
     max_row_tokens: int | None = None
     truncate: bool = False
+    part: str | None = None
 
     @property
     def row_limit(self) -> RowLimit:
@@ -108,7 +112,15 @@ class LabelRequest:
         return RowLimit(self.max_row_tokens, self.truncate)
 
     def prepared(self) -> "PreparedRun":
-        """Everything that the request names, read and checked.
+        """Everything that the request names, read and checked; of many rows a sample is searched.
+
+        Raises:
+            InputError: as `read`.
+        """
+        return self.read().sampled()
+
+    def read(self) -> "PreparedRun":
+        """Everything that the request names, read and checked, with all rows to be searched.
 
         Raises:
             InputError: something in it cannot be used: it names no preset, settings of another
@@ -136,21 +148,8 @@ class LabelRequest:
         )
         first = None if self.start is None else read_start(self.start, whole)
         pinned = None if self.pins is None else read_pins(self.pins, whole)
-        searched = (
-            None
-            if isinstance(settings, TrainedSettings)
-            else _sample(whole, self.search_rows, seed, pinned)
-        )
-        job = whole
-        if searched is not None:
-            part = replace(only(whole.dataset, searched), is_part=True)  # checked as a whole
-            job = Job.prepare(part, whole.task)
-            rows = set(searched)
-            items = [number for number, item in enumerate(whole.items) if item.row in rows]
-            first = first if first is None or isinstance(first, str) else first[items]
-            pinned = None if pinned is None else pinned[items]
         return PreparedRun(
-            replace(self, seed=seed), whole, searched, job, settings, first=first, pinned=pinned
+            replace(self, seed=seed), whole, None, whole, settings, first=first, pinned=pinned
         )
 
     def _checked_settings(self) -> Settings:
@@ -242,6 +241,44 @@ class PreparedRun:
     settings: Settings
     first: Start | IntArray | None
     pinned: IntArray | None
+
+    def only(self, rows: Sequence[int], part: str) -> "PreparedRun":
+        """The same run over some of the rows, by their numbers from 0; `part` names these.
+
+        What is said of the rows as a whole, and those that were skipped, stay with the whole.
+
+        Raises:
+            RowError, InputError: a rule of the task cannot be built from these rows alone.
+        """
+        whole = self.whole
+        dataset = replace(only(whole.dataset, rows), warnings=(), skipped=(), is_part=True)
+        job = Job.prepare(dataset, whole.task)
+        first, pinned = self._labels_of(rows)
+        request = replace(self.request, part=part)
+        return PreparedRun(request, job, None, job, self.settings, first=first, pinned=pinned)
+
+    def sampled(self) -> "PreparedRun":
+        """The same run, which searches no more rows than it is to, and predicts the others."""
+        whole, request = self.whole, self.request
+        if isinstance(self.settings, TrainedSettings):
+            return self
+        searched = _sample(whole, request.search_rows, request.seed, self.pinned)
+        if searched is None:
+            return self
+        dataset = replace(only(whole.dataset, searched), is_part=True)  # checked as a whole
+        first, pinned = self._labels_of(searched)
+        job = Job.prepare(dataset, whole.task)
+        return replace(self, searched=searched, job=job, first=first, pinned=pinned)
+
+    def _labels_of(self, rows: Sequence[int]) -> tuple[Start | IntArray | None, IntArray | None]:
+        """First and pinned labels of some of the rows' items."""
+        there = set(rows)
+        items = [number for number, item in enumerate(self.whole.items) if item.row in there]
+        first, pinned = self.first, self.pinned
+        return (
+            first if first is None or isinstance(first, str) else first[items],
+            None if pinned is None else pinned[items],
+        )
 
     async def within_limit(self, server: Endpoint, store: ScoreStore) -> Limited:
         """The rows that are searched, within the request's limit of tokens.
