@@ -24,6 +24,7 @@ from icm_client.cli.options import (
     task_options,
 )
 from icm_client.cli.search_display import moment
+from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import ended_at_once
 from icm_client.cli.terminal import live_display, output_console, print_json
 from icm_client.data import FileOptions, Task
@@ -56,30 +57,44 @@ PICTURES = ("ablation.svg", "ablation.png")
 
 @click.command(
     "ablate",
+    cls=SectionedCommand,
     short_help="Change one thing at a time, and compare.",
     context_settings={"default_map": {"preset": "paper"}},
 )
 @click.argument("data", type=click.Path())
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="The folder for the results (required)."
+@section(
+    "Output",
+    click.option(
+        "--out", type=click.Path(path_type=Path), help="The folder for the results (required)."
+    ),
 )
 @task_options
 @file_options
 @gold_option
-@click.option(
-    "--only",
-    type=Names(ABLATIONS),
-    default=",".join(ABLATIONS),
-    help=f"Some of {', '.join(ABLATIONS)}, separated by commas. [default: all]",
-)
-@click.option(
-    "--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs of each variant."
+@section(
+    "Comparison",
+    click.option(
+        "--only",
+        type=Names(ABLATIONS),
+        default=",".join(ABLATIONS),
+        help=f"Some of {', '.join(ABLATIONS)}, separated by commas. [default: all]",
+    ),
+    click.option(
+        "--seeds",
+        default=3,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Runs of each variant.",
+    ),
 )
 @limit_option
 @rows_alias
 @server_options(wire=True)
 @search_options
-@store_option
+@section(
+    "Record",
+    store_option,
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be run, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print plan or results as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no line for each run.")

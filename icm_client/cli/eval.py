@@ -25,6 +25,7 @@ from icm_client.cli.options import (
     task_options,
 )
 from icm_client.cli.search_display import moment
+from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining, ended_at_once
 from icm_client.cli.terminal import live_display, output_console
 from icm_client.cli.trainer_options import (
@@ -234,91 +235,113 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     return text.rstrip()
 
 
-@click.command("eval", short_help="Compare ICM labels with gold, human and random labels.")
+@click.command(
+    "eval",
+    cls=SectionedCommand,
+    short_help="Compare ICM labels with gold, human and random labels.",
+)
 @click.argument("data", type=click.Path())
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="A folder for the table and the pictures."
+@section(
+    "Output",
+    click.option(
+        "--out", type=click.Path(path_type=Path), help="A folder for the table and the pictures."
+    ),
 )
 @task_options
 @file_options
 @gold_option
-@click.option(
-    "--human",
-    metavar="FIELD",
-    help="Field with human labels: a label word, or a list of words or of ratings.",
+@section(
+    "Comparison",
+    click.option(
+        "--human",
+        metavar="FIELD",
+        help="Field with human labels: a label word, or a list of words or of ratings.",
+    ),
+    click.option(
+        "--human-positive",
+        metavar="LABEL",
+        help="The label that ratings above 0 stand for. [default: the task's first]",
+    ),
+    click.option(
+        "--chat-prompt",
+        callback=_chat_prompt,
+        metavar="TEXT|FILE",
+        help="The text before a row for zero-shot-chat, such as the HHH prompt.",
+    ),
+    click.option(
+        "--methods",
+        "kinds",
+        type=Names(KINDS),
+        help=f"Some of {', '.join(KINDS)}, separated by commas. [default: all that train no model; "
+        "with --finetune, all that show no demos]",
+    ),
 )
-@click.option(
-    "--human-positive",
-    metavar="LABEL",
-    help="The label that ratings above 0 stand for. [default: the task's first]",
-)
-@click.option(
-    "--chat-prompt",
-    callback=_chat_prompt,
-    metavar="TEXT|FILE",
-    help="The text before a row for zero-shot-chat, such as the HHH prompt.",
-)
-@click.option(
-    "--methods",
-    "kinds",
-    type=Names(KINDS),
-    help=f"Some of {', '.join(KINDS)}, separated by commas. [default: all that train no model; "
-    "with --finetune, all that show no demos]",
-)
-@click.option(
-    "--finetune",
-    is_flag=True,
-    help="Train models on the train rows' labels, and test them zero-shot.",
+@section(
+    "Training",
+    click.option(
+        "--finetune",
+        is_flag=True,
+        help="Train models on the train rows' labels, and test them zero-shot.",
+    ),
 )
 @trainer_options("--finetune")
-@click.option(
-    "--preset",
-    "presets",
-    type=click.Choice(get_args(InContextPreset)),
-    multiple=True,
-    default=("fast",),
-    help="ICM's search; repeat it to compare several. [default: fast]",
-)
-@click.option(
-    "--steps",
-    type=click.IntRange(0),
-    help="Steps of the searches paper and official. [default: the preset's]",
-)
-@click.option(
-    "--demos",
-    type=click.IntRange(2),
-    default=_SWEEP.demos,
-    show_default=True,
-    help="The most few-shot demos of a test row.",
-)
-@click.option(
-    "--contexts",
-    type=click.IntRange(1),
-    default=_SWEEP.averaged,
-    show_default=True,
-    metavar="M",
-    help="Contexts (draws of demos) in which a test row is scored; the scores are averaged.",
-)
-@click.option(
-    "--test",
-    type=click.FloatRange(0, min_open=True),
-    callback=_test,
-    default=0.5,
-    show_default=True,
-    metavar="ROWS",
-    help="Rows that are held out: a count if at least 1, else a fraction.",
+@section(
+    "Comparison",
+    click.option(
+        "--preset",
+        "presets",
+        type=click.Choice(get_args(InContextPreset)),
+        multiple=True,
+        default=("fast",),
+        help="ICM's search; repeat it to compare several. [default: fast]",
+    ),
+    click.option(
+        "--steps",
+        type=click.IntRange(0),
+        help="Steps of the searches paper and official. [default: the preset's]",
+    ),
+    click.option(
+        "--demos",
+        type=click.IntRange(2),
+        default=_SWEEP.demos,
+        show_default=True,
+        help="The most few-shot demos of a test row.",
+    ),
+    click.option(
+        "--contexts",
+        type=click.IntRange(1),
+        default=_SWEEP.averaged,
+        show_default=True,
+        metavar="M",
+        help="Contexts (draws of demos) in which a test row is scored; the scores are averaged.",
+    ),
+    click.option(
+        "--test",
+        type=click.FloatRange(0, min_open=True),
+        callback=_test,
+        default=0.5,
+        show_default=True,
+        metavar="ROWS",
+        help="Rows that are held out: a count if at least 1, else a fraction.",
+    ),
 )
 @limit_option
 @rows_alias
-@click.option(
-    "--seeds",
-    callback=_seeds,
-    default="0,1,2",
-    show_default=True,
-    help="Random seeds, each with a split of its own; separated by commas.",
+@section(
+    "Comparison",
+    click.option(
+        "--seeds",
+        callback=_seeds,
+        default="0,1,2",
+        show_default=True,
+        help="Random seeds, each with a split of its own; separated by commas.",
+    ),
 )
 @server_options(wire=True)
-@store_option
+@section(
+    "Record",
+    store_option,
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be run and read, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print plan or results as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no line for each method.")

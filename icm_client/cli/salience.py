@@ -14,6 +14,7 @@ from icm_client.cli.options import (
     store_option,
     task_options,
 )
+from icm_client.cli.sections import SectionedCommand
 from icm_client.cli.signals import ended_at_once
 from icm_client.cli.terminal import print_json, step_display
 from icm_client.data import FileOptions, Task
@@ -29,7 +30,11 @@ WORDS = "the first pull, in standard deviations of shuffled labels; chance is wi
 _STYLES = {"likely": "bold green", "unclear": "bold yellow", "unlikely": "bold red"}
 
 
-@click.command("salience", short_help="Estimate, before a run, whether it would beat chance.")
+@click.command(
+    "salience",
+    cls=SectionedCommand,
+    short_help="Estimate, before a run, whether it would beat chance.",
+)
 @click.argument("data", type=click.Path())
 @task_options
 @file_options
