@@ -17,7 +17,7 @@ from typing import Any, Final
 from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
 from icm_client.data.answer_text import exact
 from icm_client.data.messages import did_you_mean, listed, shown
-from icm_client.data.rows import FEWEST_ROWS, FailedRow, path_of, refused_rows, without_rows
+from icm_client.data.rows import FEWEST_ROWS, FailedRow, path_of, refused_rows
 from icm_client.data.values import Unusable, write_json
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError, RunStopped
@@ -41,6 +41,7 @@ class PreparedGroups:
         field: that parts the rows.
         matched_by: the fields in which rows of two values are the same; empty where there are none.
         whole: all rows.
+        skipped: rows that are in no run, by their lines.
         runs: value -> its run, in the order of the values' first rows.
         notices: sentences that the user should see.
     """
@@ -48,6 +49,7 @@ class PreparedGroups:
     field: str
     matched_by: tuple[str, ...]
     whole: PreparedRun
+    skipped: tuple[FailedRow, ...]
     runs: Mapping[str, PreparedRun]
     notices: tuple[str, ...]
 
@@ -75,13 +77,11 @@ def prepare_groups(
         _check_field(name, dataset)
     values, problems = _values(dataset, field)
     given = len(request.rows.skipped) if isinstance(request.rows, Dataset) else 0
-    if len(dataset.skipped) - given + len(problems) and not request.skip_bad_rows:
-        here = [dataset.rows[number].failed(why) for number, why in problems.items()]
-        raise refused_rows(
-            sorted((*dataset.skipped, *here), key=lambda row: row.line),
-            path=path_of(dataset),
-            usable=len(dataset.rows) - len(here),
-        )
+    here = [dataset.rows[number].failed(why) for number, why in problems.items()]
+    skipped = sorted((*dataset.skipped, *here), key=lambda row: row.line)
+    if len(skipped) > given and not request.skip_bad_rows:
+        usable = len(dataset.rows) - len(here)
+        raise refused_rows(skipped, path=path_of(dataset), usable=usable)
     rows_of: dict[str, list[int]] = {}
     for number, value in enumerate(values):
         if value is not None and number not in problems:
@@ -99,7 +99,8 @@ def prepare_groups(
     return PreparedGroups(
         field,
         tuple(fields),
-        replace(whole, whole=replace(whole.whole, dataset=without_rows(dataset, problems))),
+        whole,
+        tuple(skipped),
         runs,
         (*whole.whole.notices, *([notice] if few else [])),
     )
@@ -175,7 +176,7 @@ class GroupLabels:
     @property
     def failed(self) -> tuple[FailedRow, ...]:
         """The rows that have no label, by their lines."""
-        failed = [*self.prepared.whole.whole.dataset.skipped]
+        failed = [*self.prepared.skipped]
         for value, run in self.prepared.runs.items():
             if value in self.runs:
                 failed += self.runs[value].failed

@@ -192,6 +192,19 @@ class LengthCheck(NamedTuple):
     server: ServerIdentity
     notices: tuple[str, ...]
 
+    def summary(self) -> dict[str, JsonValue]:
+        """Return the lengths as JSON values."""
+        least, middle, most = self.lengths
+        return {
+            "least": least,
+            "middle": middle,
+            "most": most,
+            "unit": self.unit,
+            "cut": self.cut,
+            "model": self.server.model,
+            "context_length": self.server.context_length,
+        }
+
     def sentence(self) -> str:
         """Return the lengths in one sentence."""
         least, middle, most = self.lengths

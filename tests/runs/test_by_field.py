@@ -135,7 +135,7 @@ def test_values_of_too_few_rows_are_named_before_anything_is_spent() -> None:
     assert str(caught.value).endswith("2 rows cannot be used")
     assert caught.value.skippable
     prepared = prepare_groups(LabelRequest(made, TASK, skip_bad_rows=True), "persona")
-    assert [row.id for row in prepared.whole.whole.dataset.skipped] == ["k1", "e1"]
+    assert [row.id for row in prepared.skipped] == ["k1", "e1"]
     assert list(prepared.runs) == list(PERSONAS)
     blind = Task(template="{question}:", labels=("yes", "no"))
     with pytest.raises(RowError, match=r"rows:121: the field 'persona', .* holds nothing"):
