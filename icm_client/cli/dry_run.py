@@ -6,8 +6,9 @@ from typing import Final
 
 import anyio
 import click
+from rich.text import Text
 
-from icm_client.cli.result_display import print_notices, print_preview
+from icm_client.cli.result_display import print_notices, print_preview, result_console
 from icm_client.cli.terminal import print_json
 from icm_client.data.job import Job
 from icm_client.data.rows import path_of, refused_rows
@@ -19,7 +20,6 @@ from icm_client.runs.row_lengths import LengthCheck, check_lengths
 from icm_client.runs.server import Server
 from icm_client.scoring import open_store
 
-
 _PATIENCE: Final = RetryPolicy(attempts=3, attempt_timeout_s=5.0, item_timeout_s=10.0)
 """With a server whose tokenizer is asked: a dry run goes on without it."""
 
@@ -29,6 +29,7 @@ def show_dry_run(
     server: Server,
     *,
     store: str | None,
+    output: str | None,
     by: str | None,
     match: Sequence[str],
     serve: str | None,
@@ -62,8 +63,8 @@ def show_dry_run(
         except (EndpointError, SetupError) as error:
             unchecked = str(error)
     skipped = rows.skipped if groups is None else groups.skipped
-    found = {row.line: row for row in (*(checked.bad if checked else ()), *skipped)}
-    bad = [found[line] for line in sorted(found)]
+    found = {row.number: row for row in (*(checked.bad if checked else ()), *skipped)}
+    bad = [found[number] for number in sorted(found)]
     if unchecked is not None and not as_json:
         click.echo(f"Note: row lengths were not checked: {unchecked}", err=True)
     if bad and not request.skip_bad_rows:
@@ -88,12 +89,14 @@ def show_dry_run(
             }
         )
         return job
-    print_preview(job, as_json=False)
+    console = result_console(output)
+    print_preview(job, console, as_json=False)
     if groups is not None:
         for value, run in groups.runs.items():
-            click.echo(f"{by} = {value}: {len(run.whole.dataset.rows):,} rows")
+            words = f"{by} = {value}: {len(run.whole.dataset.rows):,} rows"
+            console.print(Text(words), soft_wrap=True)
     if checked is not None:
-        click.echo(checked.sentence())
+        console.print(Text(checked.sentence()), soft_wrap=True)
     if not quiet:
         print_notices(notices, bad)
     return job

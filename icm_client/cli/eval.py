@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.documents import print_json
 from icm_client.cli.options import (
     Names,
     file_options,
@@ -39,6 +40,7 @@ from icm_client.coherence.settings import SweepSettings
 from icm_client.data import FileOptions, Task, unescape
 from icm_client.data.job import Job, task_for
 from icm_client.data.messages import listed
+from icm_client.data.sources import found_files
 from icm_client.endpoints import ServerIdentity
 from icm_client.errors import IcmError, RunError
 from icm_client.experiments.comparison import Spent, write_results
@@ -159,7 +161,7 @@ def print_plan(evaluation: Evaluation, *, as_json: bool) -> None:
             "trainings": trainings,
             "notices": list(evaluation.notices),
         }
-        click.echo(orjson.dumps(plan, option=orjson.OPT_INDENT_2))
+        print_json(plan)
         return
     for name, some in reads.items():
         said = "unknown" if some is None else f"{some[0]:,}"
@@ -240,7 +242,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     cls=SectionedCommand,
     short_help="Compare ICM labels with gold, human and random labels.",
 )
-@click.argument("data", type=click.Path())
+@click.argument("data", nargs=-1, required=True, type=click.Path())
 @section(
     "Output",
     click.option(
@@ -347,7 +349,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
 @click.option("-q", "--quiet", is_flag=True, help="Print no line for each method.")
 def eval_command(  # noqa: C901 - options one by one
     *,
-    data: str,
+    data: tuple[str, ...],
     out: Path | None,
     task: Task | str | None,
     file: FileOptions,
@@ -392,7 +394,8 @@ def eval_command(  # noqa: C901 - options one by one
     )
     if human is None and human_positive is not None:
         raise click.UsageError("--human-positive goes with --human FIELD.")
-    job = Job.prepare(data, task_for(data, task), gold=gold, file=file, limit=limit)
+    with found_files(data) as files:
+        job = Job.prepare(files, task_for(data[0], task), gold=gold, file=file, limit=limit)
     evaluation = plan_evaluation(
         job,
         kinds=kinds,
@@ -442,7 +445,7 @@ def eval_command(  # noqa: C901 - options one by one
     evaluation = replace(evaluation, notices=(*evaluation.notices, *notices))
     found = results(evaluation, outcomes)
     shown = {
-        "data": data,
+        "data": job.dataset.name,
         "server": {"kind": identity.kind, "model": identity.model},
         **({} if trainer is None else {"trainer": dict(trainer.described)}),
         **document(evaluation, found),
@@ -451,7 +454,7 @@ def eval_command(  # noqa: C901 - options one by one
     missing: str | None = None
     if out is not None:
         as_bytes = orjson.dumps(shown, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        title = f"{Path(data).name}: {shown['rows']} rows"
+        title = f"{Path(job.dataset.name).name}: {shown['rows']} rows"
         written, missing = write_results(
             out,
             {"eval.json": as_bytes, "eval.csv": csv_text(found).encode()},
@@ -459,7 +462,7 @@ def eval_command(  # noqa: C901 - options one by one
             partial(draw_evaluation, found, title=title),
         )
     if as_json:
-        click.echo(orjson.dumps({**shown, "files": written}, option=orjson.OPT_INDENT_2))
+        print_json({**shown, "files": written})
     else:
         print_notices(notices)
         print_table(found)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial, wraps
-from pathlib import Path
 from typing import ParamSpec
 
 import anyio
@@ -12,9 +11,11 @@ import click
 from icm_client.cli.dry_run import show_dry_run
 from icm_client.cli.group_display import GroupProgress, print_group_warnings, print_groups
 from icm_client.cli.options import (
+    check_output_option,
     file_options,
     limit_option,
     output_format_option,
+    refuse_overwriting,
     search_options,
     seed_option,
     server_options,
@@ -25,6 +26,7 @@ from icm_client.cli.result_display import (
     print_preview,
     print_result,
     print_warnings,
+    result_console,
 )
 from icm_client.cli.run_file import (
     config_option,
@@ -38,10 +40,11 @@ from icm_client.cli.serve import serve_option, served
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.terminal import print_json
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
-from icm_client.data import FileFormat, FileOptions, Task, check_output, find_beside, read_rows
+from icm_client.data import Dataset, FileFormat, FileOptions, Task, find_beside, read_rows
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, task_for
 from icm_client.data.rows import refused_rows
+from icm_client.data.sources import found_files
 from icm_client.data.task_file import write_task
 from icm_client.errors import IcmError, InputError, RowError
 from icm_client.record.layout import DEFAULT_BASE, LABELS
@@ -100,7 +103,7 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
 
 
 @click.command("label", cls=SectionedCommand, short_help="Label the rows of a file.")
-@click.argument("data", type=click.Path())
+@click.argument("data", nargs=-1, required=True, type=click.Path())
 @config_option
 @task_options
 @section(
@@ -245,7 +248,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     context: click.Context,
     /,
     *,
-    data: str,
+    data: tuple[str, ...],
     output: str | None,
     task: Task | str | None,
     gold: str | None,
@@ -286,7 +289,10 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Label the rows of DATA (JSON Lines, a JSON array, CSV or Parquet).
+    """Label the rows of DATA: JSON Lines, a JSON array, CSV, Parquet, Arrow, or an Excel workbook.
+
+    DATA is a file or several, a pattern ('data/*.csv'), a URL, or - for standard input. With -o -
+    the labels go to standard output, and all else to standard error.
 
     Every score is kept: the same command again asks nothing twice, and goes on where an
     interrupted one stopped. At most 8 stored scores are first compared with what the server answers
@@ -307,20 +313,13 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         raise click.UsageError("--forecast is for one run: forecast the rows of one value alone.")
     if match and by is None:
         raise click.UsageError("--match goes with --by FIELD.")
-    if output is not None:
-        _check_place(output, output_format, data)
-    elif not (dry_run or forecasts):
+    if output is None and not (dry_run or forecasts):
         raise click.UsageError("Missing option '-o' / '--output': where should the labels go?")
-    found_at = find_beside(data) if task is None else None
-    task = task_for(data, task)
-    dataset = read_rows(
-        data,
-        **asdict(file),
-        gold=gold,
-        loader=task.loader,
-        template_fields=task.template_fields,
-        skip_bad_rows=True,
-    )
+    if output is not None:
+        check_output_option(output, output_format, as_json=as_json)
+    found_at = find_beside(data[0]) if task is None else None
+    task = task_for(data[0], task)
+    dataset = _rows(data, output, task, file, gold)
     request = LabelRequest(
         dataset,
         task,
@@ -350,6 +349,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
             request,
             server,
             store=store,
+            output=output,
             by=by,
             match=match,
             serve=serve,
@@ -360,13 +360,13 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         return
     if dataset.skipped and not skip_bad_rows:  # they are named with those that the task refuses
         every = replace(request, skip_bad_rows=True).prepared().job.dataset
-        raise refused_rows(every.skipped, path=data, usable=len(every.rows))
+        raise refused_rows(every.skipped, path=dataset.name, usable=len(every.rows))
     groups = None if by is None else prepare_groups(request, by, match=match)
     prepared = request.prepared() if groups is None else groups.whole
     job = prepared.whole
     _save(context, job, save_task, save_config)
     if verbose and not as_json:
-        print_preview(job, as_json=False)
+        print_preview(job, result_console(output), as_json=False)
     if forecasts:
         forecast = partial(
             forecast_job,
@@ -396,11 +396,20 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         context.exit(1)
 
 
-def _check_place(output: str, output_format: FileFormat | None, data: str) -> None:
-    """Refuse an output that would overwrite the rows, or that labels cannot be written to."""
-    if Path(output).resolve() == Path(data).resolve():
-        raise InputError(f"{output}: the labels would overwrite the rows; name another file")
-    check_output(output, output_format)
+def _rows(
+    data: tuple[str, ...], output: str | None, task: Task, file: FileOptions, gold: str | None
+) -> Dataset:
+    """The rows, those that cannot be used among its skipped ones."""
+    with found_files(data) as files:
+        refuse_overwriting(output, files)
+        return read_rows(
+            files,
+            **asdict(file),
+            gold=gold,
+            loader=task.loader,
+            template_fields=task.template_fields,
+            skip_bad_rows=True,
+        )
 
 
 def _save(context: click.Context, job: Job, task: str | None, config: str | None) -> None:
@@ -490,7 +499,11 @@ def _put_out(
         document = {**found.summary(), "output": None if place == "no file" else place}
         print_json(document)
     elif not quiet:
-        print_result(found, place) if isinstance(found, Labels) else print_groups(found, place)
+        console = result_console(output)
+        if isinstance(found, Labels):
+            print_result(found, place, console)
+        else:
+            print_groups(found, place, console)
     print_warnings(found) if isinstance(found, Labels) else print_group_warnings(found)
     if lost is not None:
         raise lost

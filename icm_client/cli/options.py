@@ -16,12 +16,15 @@ from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.leave_one_out import Layout
 from icm_client.coherence.settings import SweepSettings
-from icm_client.data import FileFormat, FileOptions, Task, unescape
+from icm_client.data import FileFormat, FileOptions, Task, check_output, unescape
 from icm_client.data.constraint_spec import KINDS, Rules, rules_of
 from icm_client.data.formats import Quote
 from icm_client.data.messages import did_you_mean, listed
+from icm_client.data.outputs import STANDARD_OUTPUT
+from icm_client.data.sources import Files
 from icm_client.endpoints import KINDS as SERVER_KINDS
 from icm_client.endpoints import GoodNeighbour, Kind, RetryPolicy, TransportSettings
+from icm_client.errors import InputError
 from icm_client.runs.labels_file import KINDS as STARTS
 from icm_client.runs.presets import Preset, Settings, TrainedSettings, preset_settings
 from icm_client.runs.server import Server
@@ -151,6 +154,28 @@ output_format_option = section(
         "--output-format", type=_FORMATS, help="The output's format. [default: by its name]"
     ),
 )
+
+
+def check_output_option(output: str, output_format: FileFormat | None, *, as_json: bool) -> None:
+    """Return if the labels can be written there, and nothing else is printed where they go.
+
+    Raises:
+        UsageError: labels and result would both be printed on standard output.
+        InputError, SetupError: as `check_output`.
+    """
+    check_output(output, output_format)
+    if as_json and output == STANDARD_OUTPUT:
+        raise click.UsageError(
+            "--json prints the result where -o - prints the labels: write the labels to a file, or "
+            "leave --json out (icm-client runs show --json has the result of a run)."
+        )
+
+
+def refuse_overwriting(output: str | None, files: Files) -> None:
+    """Refuse to write labels over the rows that they are of."""
+    if output is not None and output != STANDARD_OUTPUT and files.holds(output):
+        raise InputError(f"{output}: the labels would overwrite the rows; name another file")
+
 
 seed_option = click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="The random seed."

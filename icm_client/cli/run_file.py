@@ -12,7 +12,7 @@ relative to the file. No secret is written into one.
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -218,25 +218,32 @@ def whole_command(context: click.Context) -> tuple[str, ...] | None:
     given: tuple[str, ...] | None = context.find_root().obj
     if given is None:
         return None
-    rest: list[str] = []
+    command, *arguments = _without_files(given)
+    if len(arguments) + 1 == len(given):
+        return given
+    for parameter, value in _given(context):
+        if context.get_parameter_source(parameter.name or "") == ParameterSource.DEFAULT_MAP:
+            arguments += _as_arguments(parameter, value)
+    return (command, *arguments)
+
+
+def _without_files(given: Sequence[str]) -> list[str]:
+    """The words of a command line without the options that read or write a run file or a task."""
+    kept: list[str] = []
     words = iter(given)
     for word in words:
         option, equals, _ = word.partition("=")
-        if option in (f"--{_CONFIG}", f"--{_SAVE_CONFIG}", "--save-task"):
-            if not equals:
-                next(words, None)
-            continue
-        rest.append(word)
-    if len(rest) == len(given):
-        return given
-    command, *arguments = rest
-    for parameter, value in _given(context):
-        if context.get_parameter_source(parameter.name or "") != ParameterSource.DEFAULT_MAP:
-            continue
-        if isinstance(parameter, click.Argument):
-            arguments += _words(value)
-        elif value is True:
-            arguments.append(f"--{_key(parameter)}")
-        elif value is not False:
-            arguments += [f"--{_key(parameter)}={word}" for word in _words(value)]
-    return (command, *arguments)
+        if option not in (f"--{_CONFIG}", f"--{_SAVE_CONFIG}", "--save-task"):
+            kept.append(word)
+        elif not equals:
+            next(words, None)
+    return kept
+
+
+def _as_arguments(parameter: click.Parameter, value: object) -> list[str]:
+    """A value as the command line gives it."""
+    if isinstance(parameter, click.Argument):
+        return _words(value)
+    if isinstance(value, bool):
+        return [f"--{_key(parameter)}"] if value else []
+    return [f"--{_key(parameter)}={word}" for word in _words(value)]

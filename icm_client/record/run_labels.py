@@ -95,7 +95,7 @@ def read_labels(folder: Path) -> RunLabels:
         records = tuple(read_json(line) for line in lines)
         labels = tuple(str(record["label"]) for record in records)
         rows = tuple(
-            Row(record["id"], _fields(record, task, cuts=cuts), number)
+            Row(record["id"], _fields(record, task, cuts=cuts), number, number)
             for number, record in enumerate(records, start=1)
         )
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:

@@ -78,7 +78,7 @@ def prepare_groups(
     values, problems = _values(dataset, field)
     given = len(request.rows.skipped) if isinstance(request.rows, Dataset) else 0
     here = [dataset.rows[number].failed(why) for number, why in problems.items()]
-    skipped = sorted((*dataset.skipped, *here), key=lambda row: row.line)
+    skipped = sorted((*dataset.skipped, *here), key=lambda row: row.number)
     if len(skipped) > given and not request.skip_bad_rows:
         usable = len(dataset.rows) - len(here)
         raise refused_rows(skipped, path=path_of(dataset), usable=usable)
@@ -171,7 +171,7 @@ class GroupLabels:
             for found in self.runs.values()
             for number, row in enumerate(found.rows)
         ]
-        return sorted(every, key=lambda one: one[0].row.line)
+        return sorted(every, key=lambda one: one[0].row.number)
 
     @property
     def failed(self) -> tuple[FailedRow, ...]:
@@ -183,7 +183,7 @@ class GroupLabels:
             else:
                 why = f"its run was not begun: a limit was reached ({self.stopped})"
                 failed += [row.failed(why) for row in run.whole.dataset.rows]
-        return tuple(sorted(failed, key=lambda row: row.line))
+        return tuple(sorted(failed, key=lambda row: row.number))
 
     @cached_property
     def agreements(self) -> dict[tuple[str, str], Agreement]:
