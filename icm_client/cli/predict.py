@@ -215,7 +215,7 @@ def predict_command(
         print_json(found.summary())
     elif not quiet:
         print_predicted(found, result_console(output))
-    print_notices((), found.totals.failed)
+    print_notices(found.notices, found.totals.failed)
     print_verdict(found.verdict, found.findings, sure=found.confidence is not None)
     if found.totals.without_label:
         context.exit(1)

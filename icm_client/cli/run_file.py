@@ -45,7 +45,7 @@ _OF_ONE_TIME: Final = {
 _LABELS: Final = "labels"
 """One text with commas on the command line; in a file it may be a list, as in a task file."""
 
-_MAYBE_PATHS: Final = {"task", "init", "train-from"}
+_MAYBE_PATHS: Final = {"task", "init", "train-from", "serve"}
 """Options whose text may name a file, or something else."""
 
 _HEAD: Final = """\

@@ -4,6 +4,7 @@ The gold field, if there is one, is taken out of every row before a `Row` exists
 the rows, in `Dataset.gold`, where nothing that builds a prompt looks.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -24,6 +25,8 @@ FEWEST_ROWS = 2
 
 _FROM_PYTHON = "rows"
 _MOST_REASONS = 10
+_LENGTH = re.compile(r"^its prompt takes [\d,]+ tokens")
+"""How reasons begin that differ in a row's length alone."""
 
 
 class Place(NamedTuple):
@@ -430,14 +433,13 @@ def refused_rows(
     """
     alike: dict[str, list[FailedRow]] = {}
     for row in bad:
-        alike.setdefault(row.reason, []).append(row)
+        alike.setdefault(_LENGTH.sub("", row.reason), []).append(row)
     lines = []
-    for reason, rows in list(alike.items())[:_MOST_REASONS]:
-        first, *others = rows
+    for first, *others in list(alike.values())[:_MOST_REASONS]:
         name = f" (id {shown(first.id)})" if first.has_id else ""
-        lines.append(f"{first.place.named(path)}: {reason}{name}")
+        lines.append(f"{first.place.named(path)}: {first.reason}{name}")
         if others:
-            lines.append(f"  the same in {_places(others)}")
+            lines.append(f"  the same in {_places(others, first)}")
     if unsaid := [row for rows in list(alike.values())[_MOST_REASONS:] for row in rows]:
         lines.append(f"  and, for other reasons, {_places(unsaid)}")
     if len(bad) > 1:
@@ -451,10 +453,16 @@ def refused_rows(
     )
 
 
-def _places(rows: Sequence[FailedRow]) -> str:
-    return named_places(
-        [(row.place, f" (id {shown(row.id)})" if row.has_id else "") for row in rows]
-    )
+def _places(rows: Sequence[FailedRow], like: FailedRow | None = None) -> str:
+    """Their lines, each with id, and with length where that is not the one of `like`."""
+    places = []
+    for row in rows:
+        length = _LENGTH.match(row.reason)
+        said = [f"id {shown(row.id)}"] if row.has_id else []
+        if length is not None and like is not None and row.reason != like.reason:
+            said.append(length[0].removeprefix("its prompt takes "))
+        places.append((row.place, f" ({', '.join(said)})" if said else ""))
+    return named_places(places)
 
 
 def named_places(places: Sequence[tuple[Place, str]]) -> str:

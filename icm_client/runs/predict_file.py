@@ -32,6 +32,7 @@ from icm_client.errors import RunStopped
 from icm_client.runs.predict import BATCH, Prediction, Totals
 from icm_client.runs.predictor import Predictor
 from icm_client.runs.progress import Cost, cost_since
+from icm_client.runs.row_lengths import NO_LIMIT, RowLimit, cut_notice
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScoreStore, ScoringProgress
@@ -78,6 +79,7 @@ class Predicted:
         server: who answered.
         cost: of this process.
         output: the file with the labels; None where no row has one.
+        row_limit: how many tokens a row could take.
     """
 
     run: str
@@ -86,6 +88,13 @@ class Predicted:
     server: ServerIdentity
     cost: Cost
     output: str | None
+    row_limit: RowLimit = NO_LIMIT
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences on the rows that the user should see."""
+        cut = cut_notice(self.totals.cut, self.labelled, self.row_limit)
+        return () if cut is None else (cut,)
 
     @property
     def verdict(self) -> Verdict:
@@ -120,6 +129,7 @@ class Predicted:
             "accuracy": self.accuracy,
             "rows_with_gold": self.totals.with_gold,
             "findings": [finding.summary() for finding in self.findings],
+            "notices": list(self.notices),
             "without_label": self.totals.without_label,
             "failed": [row.summary() for row in self.totals.failed],
             "server": asdict(self.server),
@@ -253,6 +263,7 @@ async def predict_file(
                 server.identity,
                 cost_since(began, [(server, usage)], prediction.stats),
                 os.fspath(output) if written else None,
+                predictor.found.row_limit,
             )
 
 

@@ -19,6 +19,7 @@ from icm_client.data.rows import FailedRow, only
 from icm_client.endpoints import Exactness, ServerIdentity
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
+from icm_client.runs.row_lengths import NO_LIMIT, RowLimit
 from icm_client.verdict.diagnosis import Evidence, diagnose
 from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Verdict, verdict_of
 from icm_client.verdict.search_findings import agreement_matrix
@@ -74,6 +75,7 @@ class Labels:
         run: the run's folder, where a record is kept.
         predicted: rows that were not searched, but labelled by one read in the context of others'
             labels (`icm_client.runs.predict`).
+        row_limit: how many tokens a row could take.
     """
 
     rows: tuple[LabelledRow, ...]
@@ -99,6 +101,7 @@ class Labels:
     seed: int
     run: Path | None
     predicted: int = 0
+    row_limit: RowLimit = NO_LIMIT
 
     def __repr__(self) -> str:
         """Return a line: the rows themselves may be thousands."""
@@ -134,6 +137,11 @@ class Labels:
     def pinned(self) -> int:
         """Rows whose labels are pinned ones; their confidence and log-probs are the model's."""
         return sum(row.pinned for row in self.rows)
+
+    @property
+    def cut(self) -> int:
+        """Rows that were cut to `row_limit`, and labelled by what is left of them."""
+        return sum(bool(row.cut_tokens) for row in self.rows)
 
     @property
     def exactness(self) -> dict[str, int]:
@@ -207,6 +215,7 @@ class Labels:
             "label_mass": self.label_mass,
             "pinned": self.pinned,
             "predicted": self.predicted,
+            **({"cut": self.cut} if self.row_limit.truncate else {}),
             "prior_source": self.prior_source,
             "share_intervals": {word: list(ends) for word, ends in self.share_intervals.items()},
             "groups_by_confidence": self.by_confidence,
@@ -235,6 +244,8 @@ def labels_found(
     cost: Cost,
     seed: int,
     run: Path | None,
+    row_limit: RowLimit,
+    cut: Mapping[int, int] | None,
 ) -> Labels:
     """Diagnose what a search has found, and translate items and label numbers into rows and words.
 
@@ -256,6 +267,8 @@ def labels_found(
         cost: of the run.
         seed: of the run.
         run: its folder.
+        row_limit: how many tokens a row could take.
+        cut: row -> tokens that were cut from its prompt; None where none are cut.
     """
     items = job.row_items
     shown = job.task.exchange or job.task.template_fields
@@ -278,6 +291,7 @@ def labels_found(
             log_probs={word: log_probs[item][k] for word, k in order},
             exactness=exactness[item].value,
             pinned=pinned is not None and bool(pinned[item] == numbers[item]),
+            cut_tokens=None if cut is None else cut[row],
         )
         for row, item in zip(rows.tolist(), items[rows].tolist(), strict=True)
     )
@@ -315,4 +329,5 @@ def labels_found(
         cost=cost,
         seed=seed,
         run=run,
+        row_limit=row_limit,
     )

@@ -17,6 +17,7 @@ from icm_client.endpoints import Endpoint, Read, TextEndpoint
 from icm_client.endpoints.probe import number_of, prefix_cache, ratio, throughput
 from icm_client.errors import InputError
 from icm_client.runs.presets import Settings, fitted_job
+from icm_client.runs.row_lengths import NO_LIMIT, RowLimit, within_limit
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import (
     LabelTrie,
@@ -88,6 +89,7 @@ async def forecast_job(
     predicted: int = 0,
     store: str | os.PathLike[str] | None = None,
     skip_bad_rows: bool = False,
+    row_limit: RowLimit = NO_LIMIT,
 ) -> RunCost:
     """Return what `label` would take for this job, in requests, tokens and minutes.
 
@@ -98,6 +100,7 @@ async def forecast_job(
         predicted: further rows, which are predicted from the labels of these.
         store: where token ids are kept; None takes the user's own.
         skip_bad_rows: as for `icm_client.label`.
+        row_limit: how many tokens a row may take.
 
     Raises:
         InputError: the search is not `fast`: its cost cannot be known before.
@@ -110,7 +113,15 @@ async def forecast_job(
         )
     with open_store(store) as kept:
         async with open_endpoint(endpoint) as server:
-            fitted = await fitted_job(job, settings, server, kept, skip_bad_rows=skip_bad_rows)
+            within = await within_limit(job, row_limit, server, kept)
+            fitted = await fitted_job(
+                within.job,
+                settings,
+                server,
+                kept,
+                skip_bad_rows=skip_bad_rows,
+                too_long=within.too_long,
+            )
             assert isinstance(fitted.settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
             used = (
                 ids for item, ids in enumerate(fitted.pieces.prompts) if item not in fitted.unusable
