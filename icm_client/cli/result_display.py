@@ -1,20 +1,25 @@
 """What a run ends with: the result on standard output, warnings last, on standard error."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.terminal import duration, print_json
+from icm_client.cli.terminal import columns_that_fit, duration, print_json, share
 from icm_client.data.job import Job
 from icm_client.data.rows import FailedRow
 from icm_client.record.layout import REPORT
 from icm_client.runs.result import Labels
+from icm_client.stats.confusion import Confusion
 from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Severity, Verdict, many
 
 _NAMED_ROWS = 10
 """Rows without a label that are named one by one."""
+
+_GIVEN_SHOWN = 8
+"""The most labels of which the terminal shows what was taken for what; --json shows all."""
 
 VERDICT_STYLES: dict[Verdict, str] = {
     "trust": "green",
@@ -80,7 +85,39 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
         report = found.run / REPORT
         table.add_row("record in", Text(str(report if report.exists() else found.run)))
     table.add_row("labels in", Text(output))
-    (console or Console(highlight=False)).print(table)
+    console = console or Console(highlight=False)
+    console.print(table)
+    if (confused := found.confusion) is not None:
+        console.print()
+        console.print(_by_label(confused, console))
+
+
+def _by_label(confused: Confusion, console: Console) -> Table:
+    """A line for each gold label: how well it was found, and which labels its rows were given.
+
+    Where the terminal has no room for the labels that were given, they are left out.
+    """
+    by_label = confused.by_label
+    columns: dict[str, list[str]] = {
+        "gold label": [one.label for one in by_label],
+        "precision": [share(one.precision) for one in by_label],
+        "recall": [share(one.recall) for one in by_label],
+        "F1": [share(one.f1) for one in by_label],
+        "rows": [f"{one.gold:,}" for one in by_label],
+    }
+    given = [f"as {word}" for word in confused.labels]
+    for heading, counts in zip(given, zip(*confused.counts, strict=True), strict=True):
+        columns[heading] = [f"{count:,}" for count in counts]
+    fitting = columns_that_fit(columns, drop=given, console=console)
+    if len(given) > _GIVEN_SHOWN or len(fitting) < len(columns):
+        columns = {heading: columns[heading] for heading in columns if heading not in given}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in columns:
+        justify: Literal["left", "right"] = "left" if heading == "gold label" else "right"
+        table.add_column(Text(heading), justify=justify)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def print_notices(

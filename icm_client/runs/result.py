@@ -19,6 +19,7 @@ from icm_client.data.rows import FailedRow, only
 from icm_client.endpoints import Exactness, ServerIdentity
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
+from icm_client.stats.confusion import Confusion, confusion
 from icm_client.verdict.diagnosis import Evidence, diagnose
 from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Verdict, verdict_of
 from icm_client.verdict.search_findings import agreement_matrix
@@ -154,6 +155,13 @@ class Labels:
         pairs = zip(self.rows, self.dataset.gold or (), strict=True)
         return sum(row.label == gold for row, gold in pairs) / known
 
+    @property
+    def confusion(self) -> Confusion | None:
+        """Gold labels against the labels found; None where no row has gold."""
+        gold = self.dataset.gold or (None,) * len(self.rows)
+        pairs = zip(gold, (row.label for row in self.rows), strict=True)
+        return confusion(pairs, self.labels)
+
     def write(self, path: str | os.PathLike[str], *, format: FileFormat | None = None) -> None:  # noqa: A002 - the word that users know
         """Write one line a row: id, label, confidence, log-probs, then the row's own fields.
 
@@ -194,6 +202,7 @@ class Labels:
             "accuracy": self.accuracy,
             "rows_with_gold": self.rows_with_gold,
             "gold_field": self.dataset.gold_field,
+            "confusion": None if (found := self.confusion) is None else found.summary(),
             "utility": self.utility,
             "coherence": self.coherence,
             "findings": [finding.summary() for finding in self.findings],
@@ -217,6 +226,25 @@ class Labels:
             "cost": asdict(self.cost),
             "run": None if self.run is None else str(self.run),
         }
+
+
+def _telling_fields(job: Job) -> dict[str, list[str | None]]:
+    """The rows' fields that hold single values, and that may explain a label.
+
+    Gold is no field of a row. Where the user has not said which field holds gold, one that holds
+    label words and nothing else is left out: it would be compared with the labels.
+    """
+    rows, words = job.dataset.rows, {word.casefold() for word in job.labels}
+    fields: dict[str, list[str | None]] = {}
+    for name in dict.fromkeys(name for row in rows for name in row.fields):
+        values = [row.fields.get(name) for row in rows]
+        known = {str(value).strip() for value in values if isinstance(value, str | int)} - {""}
+        if not {value.casefold() for value in known} <= words:
+            fields[name] = [
+                (str(value).strip() or None) if isinstance(value, str | int) else None
+                for value in values
+            ]
+    return fields
 
 
 def labels_found(
@@ -262,7 +290,16 @@ def labels_found(
     texts = [tuple(f"{row.fields[name]}" for name in shown) for row in job.dataset.rows]
     if job.task.exchange is None:
         texts = [("\n".join(text),) for text in texts]
-    evidence = Evidence(items, texts, job.constraint, job.prior, repeated, pinned, interrupted)
+    evidence = Evidence(
+        items,
+        texts,
+        _telling_fields(job),
+        job.constraint,
+        job.prior,
+        repeated,
+        pinned,
+        interrupted,
+    )
     findings = diagnose(result, job.labels, evidence)
     rows = np.flatnonzero(result.labels[items] != UNLABELLED)
     confidence: list[float | None] = [None] * len(result.labels)

@@ -215,10 +215,17 @@ def test_labels_are_written_and_a_table_tells_of_them(run: Run, rows: Path) -> N
     assert ended.code == 0
     for word in ("positive", "negative", "accuracy", "coherence", "tokens", "out.jsonl"):
         assert word in ended.out
+    heading, *by_label = ended.out.splitlines()[-3:]
+    shown = "precision recall F1 rows as positive as negative"
+    assert heading.split()[2:] == shown.split()
+    told = dict(zip(TASK.labels, (line.split()[1:] for line in by_label), strict=True))
     lines = [orjson.loads(line) for line in Path("out.jsonl").read_bytes().splitlines()]
     assert len(lines) == 40
     assert {line["label"] for line in lines} == set(TASK.labels)
     assert sum(line["label"] == line["gold"] for line in lines) > 38
+    for gold, (*_, positive, negative) in told.items():
+        given = [line["label"] for line in lines if line["gold"] == gold]
+        assert (int(positive), int(negative)) == tuple(map(given.count, TASK.labels))
 
 
 @pytest.mark.usefixtures("endpoint")
@@ -240,6 +247,9 @@ def test_json_is_all_of_standard_output(run: Run, rows: Path) -> None:
     assert told["rows"] == 40
     assert told["counts"].keys() == {"positive", "negative"}
     assert told["accuracy"] > 0.95
+    assert told["confusion"]["labels"] == list(TASK.labels)
+    assert sum(map(sum, told["confusion"]["counts"])) == told["rows_with_gold"] == 40
+    assert told["confusion"]["by_label"]["positive"]["recall"] > 0.9
     assert told["findings"] == told["notices"] == []
     assert told["server"]["kind"] == "planted"
     keys = {"utility", "seed", "restart", "prior_source", "sweeps", "cost", "data"}
