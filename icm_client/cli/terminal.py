@@ -6,13 +6,13 @@ Nothing that takes long is imported here: `icm-client runs list` is to be there 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import click
-import orjson
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from icm_client.cli.documents import print_json as print_json  # noqa: PLC0414 - its old place
 
 _REDRAWS_A_SECOND = 4
 
@@ -65,14 +65,6 @@ _WIDTH_OF_A_FILE = 1000
 def share(value: object) -> str:
     """A share as a percentage; a dash where there is none."""
     return f"{value:.1%}" if isinstance(value, float) else "-"
-
-
-def print_json(document: object) -> None:
-    """Print the document."""
-    # Imported here: pydantic and NumPy come with it, which a table needs none of.
-    from icm_client.data.values import write_json  # noqa: PLC0415
-
-    click.echo(write_json(document, orjson.OPT_INDENT_2))
 
 
 def columns_that_fit(
