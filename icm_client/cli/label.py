@@ -27,7 +27,7 @@ from icm_client.cli.result_display import (
 )
 from icm_client.cli.search_display import progress_display
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
-from icm_client.cli.terminal import print_json
+from icm_client.cli.terminal import print_json, step_display
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
 from icm_client.data import FileFormat, FileOptions, Task, check_output, find_beside, read_rows
 from icm_client.data.constraint_spec import Rules
@@ -38,9 +38,9 @@ from icm_client.record.layout import DEFAULT_BASE, LABELS
 from icm_client.runs.label import label_prepared
 from icm_client.runs.presets import Settings, TrainedSettings
 from icm_client.runs.progress import Budget
-from icm_client.runs.request import SEARCH_ROWS, LabelRequest
+from icm_client.runs.request import SEARCH_ROWS, LabelRequest, PreparedRun
 from icm_client.runs.result import Labels
-from icm_client.runs.run_cost import forecast_job
+from icm_client.runs.run_cost import ProbeCost, forecast_job
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server
 from icm_client.scoring import open_store
@@ -275,21 +275,13 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     if dry_run or (verbose and not as_json):
         print_preview(job, as_json=as_json)
         if dry_run and not as_json and not quiet:
-            print_notices(job.notices, job.dataset.skipped)
+            print_notices(job.notices, job.dataset.skipped, warnings=job.warnings)
     if forecasts and not dry_run:
-        forecast = partial(
-            forecast_job,
-            predicted=len(prepared.rest.rows),
-            store=store,
-            skip_bad_rows=skip_bad_rows,
-        )
-        cost = anyio.run(forecast, prepared.job, server, settings)
-        if as_json:
-            print_json(cost.summary())
-        else:
-            click.echo(cost.sentence())
+        _print_forecast(prepared, server, store, as_json=as_json, quiet=quiet)
     if dry_run or forecasts or output is None:
         return
+    if not as_json and not quiet:  # now, while they can be heeded; after the run again
+        print_notices((), (), warnings=job.warnings)
 
     async def work() -> Labels:
         async with draining() as drain:
@@ -319,6 +311,32 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         context.exit(1)
 
 
+def _print_forecast(
+    prepared: PreparedRun, server: Server, store: str | None, *, as_json: bool, quiet: bool
+) -> None:
+    """Say what a forecast costs, then what is measured, and print what the run would take."""
+    hidden = as_json or quiet
+
+    def say(probe: ProbeCost) -> None:
+        if not hidden:
+            click.echo(probe.sentence(), err=True)
+
+    with step_display(hidden=hidden, prefix="Measuring ") as step:
+        forecast = partial(
+            forecast_job,
+            predicted=len(prepared.rest.rows),
+            store=store,
+            skip_bad_rows=prepared.request.skip_bad_rows,
+            on_probe=say,
+            on_step=step,
+        )
+        cost = anyio.run(forecast, prepared.job, server, prepared.settings)
+    if as_json:
+        print_json(cost.summary())
+    else:
+        click.echo(cost.sentence())
+
+
 def _put_out(
     found: Labels, output: str, output_format: FileFormat | None, *, as_json: bool, quiet: bool
 ) -> None:
@@ -342,6 +360,6 @@ def _put_out(
         print_json(document)
     elif not quiet:
         print_result(found, place)
-    print_warnings(found)
+    print_warnings(found, notes=not (as_json or quiet))
     if lost is not None:
         raise lost

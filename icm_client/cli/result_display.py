@@ -37,6 +37,7 @@ def print_preview(job: Job, *, as_json: bool) -> None:
             "rows": len(job.dataset.rows),
             "first_prompt": job.prompts[0],
             "labels": job.label_texts,
+            "warnings": job.warnings,
             "notices": job.notices,
         }
         print_json(shown)
@@ -121,12 +122,14 @@ def _by_label(confused: Confusion, console: Console) -> Table:
 
 
 def print_notices(
-    notices: Sequence[str], failed: Sequence[FailedRow], console: Console | None = None
+    notices: Sequence[str], failed: Sequence[FailedRow], *, warnings: Sequence[str] = ()
 ) -> None:
-    """Print notices, and rows without a label, on standard error or a console of yours."""
-    console = console or Console(stderr=True, highlight=False)
+    """Print what is worth knowing, what to mend, and rows without a label, on standard error."""
+    console = Console(stderr=True, highlight=False)
     for notice in notices:
-        console.print(Text(f"Note: {notice}.", style="yellow"), soft_wrap=True)
+        console.print(Text(f"Note: {notice}.", style="dim"), soft_wrap=True)
+    for warning in warnings:
+        console.print(Text(f"Warning: {warning}.", style="yellow"), soft_wrap=True)
     for row in failed[:_NAMED_ROWS]:
         console.print(
             Text(f"Warning: row {row.id!r} (line {row.line}) has no label: {row.reason}", "yellow"),
@@ -139,10 +142,15 @@ def print_notices(
         )
 
 
-def print_warnings(found: Labels) -> None:
-    """Print what a person must see before the labels are used, on standard error."""
+def print_warnings(found: Labels, *, notes: bool) -> None:
+    """Print what a person must see before the labels are used, on standard error.
+
+    Args:
+        found: the labels.
+        notes: print also what is worth knowing, and asks for nothing.
+    """
     console = Console(stderr=True, highlight=False)
-    print_notices(found.notices, found.failed, console)
+    print_notices(found.notices if notes else (), found.failed, warnings=found.warnings)
     if found.stopped is not None:
         console.print(
             Text(
@@ -152,7 +160,8 @@ def print_warnings(found: Labels) -> None:
             ),
             soft_wrap=True,
         )
-    print_verdict(found.verdict, found.findings, sure=found.confidence is not None)
+    findings = [one for one in found.findings if notes or one.severity != "note"]
+    print_verdict(found.verdict, findings, sure=found.confidence is not None)
 
 
 def print_verdict(verdict: Verdict, findings: Sequence[Finding], *, sure: bool) -> None:

@@ -8,6 +8,7 @@ escaped, and the script only ever sets them as text.
 
 import base64
 import shlex
+from collections.abc import Iterable
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -82,7 +83,8 @@ def render_report(data: ReportData) -> str:
         balance=_balance(data),
         balance_words=", ".join(f"{word}: {share:.0%}" for word, _, share in data.counts),
         facts=_facts(data),
-        notices=[f"{str(notice).rstrip('.')}." for notice in data.result.get("notices", ())],
+        warnings=_sentences(data.result.get("warnings", ())),
+        notices=_sentences(data.result.get("notices", ())),
         most_keys=min(_MOST_KEYS, len(data.table.words)),
     )
 
@@ -93,6 +95,10 @@ def embedded_json(value: object) -> str:
     for character, escape in _ESCAPES.items():
         text = text.replace(character, escape)
     return text
+
+
+def _sentences(said: Iterable[object]) -> list[str]:
+    return [f"{str(one).rstrip('.')}." for one in said]
 
 
 def _asset(name: str) -> str:

@@ -55,7 +55,8 @@ class Labels:
         utility: calibrated `U`, nats an item.
         coherence: `utility` as a share of the labels' entropy: 0 for chance, at most 1.
         findings: what a person must know before the labels are used; worst first.
-        notices: sentences on the data that the user should see.
+        warnings: sentences on what the user should mend before the labels are used.
+        notices: sentences on what is worth knowing about data, store, server and settings.
         failed: rows that have no label: the server refused them or failed on them for good, or
             they cannot be used and were to be skipped.
         stopped: what ended the search before its end: a limit, or an interruption; None where
@@ -84,6 +85,7 @@ class Labels:
     utility: float
     coherence: float
     findings: tuple[Finding, ...]
+    warnings: tuple[str, ...]
     notices: tuple[str, ...]
     failed: tuple[FailedRow, ...]
     stopped: str | None
@@ -206,6 +208,7 @@ class Labels:
             "utility": self.utility,
             "coherence": self.coherence,
             "findings": [finding.summary() for finding in self.findings],
+            "warnings": list(self.warnings),
             "notices": list(self.notices),
             "failed": [row.summary() for row in self.failed],
             "stopped": self.stopped,
@@ -256,6 +259,7 @@ def labels_found(
     exactness: Mapping[int, Exactness],
     pinned: IntArray | None,
     preset: Preset,
+    warnings: tuple[str, ...],
     notices: tuple[str, ...],
     failed: tuple[FailedRow, ...],
     stopped: str | None,
@@ -277,6 +281,7 @@ def labels_found(
         exactness: of each item's log-probs.
         pinned: shape `[N]`, labels that a person has given, `UNLABELLED` where an item is free.
         preset: as for `Labels`, like all that follow.
+        warnings: sentences on what the user should mend.
         notices: sentences on the data, the store, the server and the settings.
         failed: rows without a label.
         stopped: what ended the search early.
@@ -334,6 +339,7 @@ def labels_found(
         utility=result.utility,
         coherence=result.coherence,
         findings=findings,
+        warnings=warnings,
         notices=notices,
         failed=failed,
         stopped=stopped,
