@@ -13,7 +13,7 @@ from icm_client.data.rows import FailedRow
 from icm_client.record.layout import REPORT
 from icm_client.runs.result import Labels
 from icm_client.stats.confusion import Confusion
-from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Severity, Verdict, many
+from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Severity, Verdict, many, of_run
 
 _NAMED_ROWS = 10
 """Rows without a label that are named one by one."""
@@ -55,7 +55,8 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("verdict", Text(found.verdict, style=VERDICT_STYLES[found.verdict]))
+    verdict = f"{found.verdict}{of_run(found.stopped)}"
+    table.add_row("verdict", Text(verdict, style=VERDICT_STYLES[found.verdict]))
     total = len(found.rows)
     for word, count in found.counts.items():
         ends = found.share_intervals.get(word)

@@ -155,6 +155,14 @@ def test_gold_adds_what_it_tells_and_no_more_without(tmp_path: Path) -> None:
     assert told.count("<td>80.0%</td>") == 6  # precision, recall and F1 of both
 
 
+def test_the_verdict_on_a_run_that_was_ended_early_says_so(tmp_path: Path) -> None:
+    assert "ended early" not in page_of(tmp_path)
+    text = page_of(tmp_path, result={"stopped": "the limit of 20 requests"}, seed=1)
+    assert '<h2 id="verdict-title">Check</h2>' in text
+    assert "of a run that the limit of 20 requests ended early" in text
+    assert "icm-client runs resume rows-" in text
+
+
 def test_how_the_starts_agree_is_shown_where_there_were_several(tmp_path: Path) -> None:
     starts = [
         {"utility": 0.41, "coherence": 0.6, "agreement": [1.0, 0.731]},
