@@ -27,6 +27,7 @@ from icm_client.cli.result_display import (
 )
 from icm_client.cli.search_display import progress_display
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
+from icm_client.cli.streams import say_above
 from icm_client.cli.terminal import print_json, step_display
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
 from icm_client.data import FileFormat, FileOptions, Task, check_output, find_beside, read_rows
@@ -319,7 +320,7 @@ def _print_forecast(
 
     def say(probe: ProbeCost) -> None:
         if not hidden:
-            click.echo(probe.sentence(), err=True)
+            say_above(probe.sentence())
 
     with step_display(hidden=hidden, prefix="Measuring ") as step:
         forecast = partial(

@@ -110,9 +110,10 @@ def _by_label(confused: Confusion, console: Console) -> Table:
     given = [f"as {word}" for word in confused.labels]
     for heading, counts in zip(given, zip(*confused.counts, strict=True), strict=True):
         columns[heading] = [f"{count:,}" for count in counts]
-    fitting = columns_that_fit(columns, drop=given, console=console)
+    fitting = columns_that_fit(columns, drop=[*given, "rows"], console=console)
     if len(given) > _GIVEN_SHOWN or len(fitting) < len(columns):
-        columns = {heading: columns[heading] for heading in columns if heading not in given}
+        dropped = {*given, *(columns.keys() - fitting.keys())}
+        columns = {heading: columns[heading] for heading in columns if heading not in dropped}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in columns:
         justify: Literal["left", "right"] = "left" if heading == "gold label" else "right"
