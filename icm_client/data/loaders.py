@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TypeVar
 
 from icm_client.data.answer_text import final_answer
 from icm_client.data.messages import did_you_mean, listed, shown
@@ -20,6 +21,7 @@ from icm_client.errors import RowError, TaskError
 
 Raw = Mapping[str, object]
 Made = dict[str, object]
+Where = TypeVar("Where")
 
 _NEWLINES = re.compile(r"[ \t]*[\r\n]+[ \t\r\n]*")
 
@@ -102,8 +104,8 @@ def load(
 
 
 def made_rows(
-    name: str, rows: Iterable[tuple[int, object]], template_fields: Sequence[str] = ()
-) -> Iterator[tuple[int, object]]:
+    name: str, rows: Iterable[tuple[Where, object]], template_fields: Sequence[str] = ()
+) -> Iterator[tuple[Where, object]]:
     """Return the same, but with an `Unusable` in the place of each row that cannot be used.
 
     Raises:
@@ -146,7 +148,7 @@ def loaded(
     golds = dataset.gold or (None,) * len(dataset.rows)
     taken = () if dataset.gold_field is None else (dataset.gold_field,)
     rows = (
-        (row.line, {**row.fields, **dict.fromkeys(taken, known)})
+        (row.place, {**row.fields, **dict.fromkeys(taken, known)})
         for row, known in zip(dataset.rows, golds, strict=True)
     )
     made = collect(
