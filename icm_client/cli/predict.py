@@ -158,7 +158,7 @@ def predict_command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Label the rows of DATA with what RUN, a run's name or folder, has found.
+    """Label the rows of DATA with what RUN has found: a run's name, its beginning, or `latest`.
 
     DATA is a file or several, a pattern ('data/*.csv'), a URL, or - for standard input.
 

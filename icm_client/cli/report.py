@@ -28,7 +28,7 @@ from icm_client.report.run_figures import draw_run
 def report_command(
     *, run_name: str, output: Path | None, gold: str | None, opens: bool, base: Path
 ) -> None:
-    """Write the report of RUN: a run's name, its beginning, or its folder.
+    """Write the report of RUN: a run's name, its beginning, `latest`, or its folder.
 
     One HTML file that needs no network: the verdict, how the search went, every label in a table,
     and the rows to check first, with a way to correct them and to download what you corrected as a
@@ -55,7 +55,7 @@ def report_command(
 @click.option("--gold", metavar="FIELD", help="Field with known labels. [default: the run's]")
 @runs_option
 def figures_command(*, run_name: str, out: Path, gold: str | None, base: Path) -> None:
-    """Draw the figures of RUN (a run's name, its beginning, or its folder) for a paper.
+    """Draw the figures of RUN for a paper: a run's name, its beginning, `latest`, or its folder.
 
     Each is a PNG and an SVG one column wide: U, balance and flips by sweep or step, the log-odds
     with their threshold, and where there is gold the reliability curve.
