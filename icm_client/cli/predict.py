@@ -202,7 +202,9 @@ def predict_command(
     elif not quiet:
         print_predicted(found, result_console(output))
     print_notices((), found.totals.failed)
-    print_verdict(found.verdict, found.findings, sure=found.confidence is not None)
+    print_verdict(
+        found.verdict, found.findings, sure=found.confidence is not None, notes=not hidden
+    )
     if found.totals.without_label:
         context.exit(1)
 

@@ -167,17 +167,20 @@ def print_warnings(found: Labels, *, notes: bool) -> None:
             ),
             soft_wrap=True,
         )
-    findings = [one for one in found.findings if notes or one.severity != "note"]
-    print_verdict(found.verdict, findings, sure=found.confidence is not None)
+    sure = found.confidence is not None
+    print_verdict(found.verdict, found.findings, sure=sure, notes=notes)
 
 
-def print_verdict(verdict: Verdict, findings: Sequence[Finding], *, sure: bool) -> None:
+def print_verdict(
+    verdict: Verdict, findings: Sequence[Finding], *, sure: bool, notes: bool
+) -> None:
     """Print a verdict other than trust with its findings, on standard error.
 
     Args:
         verdict: on the labels.
         findings: worst first.
         sure: whether the labels have a confidence.
+        notes: print also findings that ask for nothing.
     """
     console = Console(stderr=True, highlight=False)
     if verdict != "trust":
@@ -186,7 +189,10 @@ def print_verdict(verdict: Verdict, findings: Sequence[Finding], *, sure: bool) 
     if not sure:
         console.print(Text(f"Warning: {NO_CONFIDENCE}", style="yellow"), soft_wrap=True)
     for finding in reversed(findings):  # the worst one last, where it is read
-        kind = "Note" if finding.severity == "note" else "Warning"
+        is_note = finding.severity == "note"
+        if is_note and not notes:
+            continue
+        kind = "Note" if is_note else "Warning"
         console.print(
             Text(f"{kind}: {finding.text}", _FINDING_STYLES[finding.severity]),
             soft_wrap=True,
