@@ -80,6 +80,7 @@ def show_dry_run(
                 "first_prompt": job.prompts[0],
                 "labels": job.label_texts,
                 "notices": notices,
+                "warnings": job.warnings,
                 "failed": [row.summary() for row in bad],
                 "lengths": None if checked is None else checked.summary(),
                 "lengths_not_checked": unchecked,
@@ -98,5 +99,5 @@ def show_dry_run(
     if checked is not None:
         console.print(Text(checked.sentence()), soft_wrap=True)
     if not quiet:
-        print_notices(notices, bad)
+        print_notices(notices, bad, warnings=job.warnings)
     return job
