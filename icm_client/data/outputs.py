@@ -89,7 +89,7 @@ def write_labels(
     name = os.fspath(path)
     if format_of(name, format) == "parquet":
         require_pyarrow(name)
-    columns, records = _records(labelled, gold, gold_field)
+    columns, records = label_records(labelled, gold, gold_field)
     target = output_target(name)
     with explained(name), replaced(target) as file:
         write_records(file, name, format, columns, records)
@@ -110,10 +110,14 @@ def column_of(field: str, record: Mapping[str, object], labels: Iterable[str]) -
     return column
 
 
-def _records(
+def label_records(
     labelled: Sequence[LabelledRow], gold: Sequence[str | None] | None, gold_field: str | None
-) -> tuple[list[str], list[_Record]]:
-    """Return the columns' names and the records; a record has no key for a field it lacks."""
+) -> tuple[list[str], list[dict[str, JsonValue]]]:
+    """Return the columns' names and the records; a record has no key for a field it lacks.
+
+    Raises:
+        ValueError: as `write_labels`.
+    """
     if not labelled:
         raise ValueError("no rows to write")
     golds = None if gold is None else len(gold)
