@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.text import Text
 
 import icm_client
-from icm_client.cli.terminal import SearchLines, moment, print_result
+from icm_client.cli.result_display import print_result
+from icm_client.cli.search_display import SearchLines, moment
 from icm_client.coherence.result import SweepRecord
 from icm_client.runs.progress import Progress
 

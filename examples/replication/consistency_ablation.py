@@ -40,7 +40,6 @@ from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError
-from icm_client.experiments.comparison import some_rows
 
 SAMPLE: Final = Path(__file__).parent / "samples" / "pairs.json"
 USUAL_PAIRS: Final = 128
@@ -79,7 +78,7 @@ def both_orders(data: Path, pairs: int) -> Job:
     ]
     if not with_gold:
         raise InputError(f"{data}: no pair has a known label, and there is nothing to compare with")
-    sample = some_rows(Job.prepare(with_gold, without_rule(TASK.template)), pairs)
+    sample = Job.prepare(with_gold, without_rule(TASK.template), limit=pairs).dataset
     rows = []
     for row, gold in zip(sample.rows, sample.gold or (), strict=True):
         question, one, other = (str(row.fields[name]) for name in TASK.template_fields)

@@ -12,14 +12,14 @@ import click
 import orjson
 
 from icm_client.cli.options import server_options
-from icm_client.cli.terminal import progress_display
+from icm_client.cli.search_display import progress_display
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
 from icm_client.endpoints import EmbeddedEndpoint, Endpoint
 from icm_client.record.archive import read_run
 from icm_client.record.description import RunDescription
-from icm_client.record.folder import DEFAULT_BASE
+from icm_client.record.layout import DEFAULT_BASE
 from icm_client.runs.label import label
 from icm_client.runs.presets import run_settings
 from icm_client.runs.server import Server, open_endpoint

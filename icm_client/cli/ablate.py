@@ -14,15 +14,19 @@ from rich.text import Text
 
 from icm_client.cli.options import (
     Names,
+    file_options,
     gold_option,
-    sample_option,
+    limit_option,
+    rows_alias,
     search_options,
     server_options,
     store_option,
-    task_option,
+    task_options,
 )
+from icm_client.cli.search_display import moment
 from icm_client.cli.signals import ended_at_once
-from icm_client.cli.terminal import live_display, moment, output_console, print_json
+from icm_client.cli.terminal import live_display, output_console, print_json
+from icm_client.data import FileOptions, Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, task_for
 from icm_client.errors import IcmError, InputError
@@ -40,7 +44,7 @@ from icm_client.experiments.ablation import (
     run_ablations,
     table,
 )
-from icm_client.experiments.comparison import some_rows, write_results
+from icm_client.experiments.comparison import write_results
 from icm_client.experiments.figures import draw_ablations
 from icm_client.runs.labels_file import read_start
 from icm_client.runs.presets import Settings
@@ -59,7 +63,8 @@ PICTURES = ("ablation.svg", "ablation.png")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The folder for the results (required)."
 )
-@task_option
+@task_options
+@file_options
 @gold_option
 @click.option(
     "--only",
@@ -70,7 +75,8 @@ PICTURES = ("ablation.svg", "ablation.png")
 @click.option(
     "--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs of each variant."
 )
-@sample_option
+@limit_option
+@rows_alias
 @server_options(wire=True)
 @search_options
 @store_option
@@ -81,11 +87,12 @@ def ablate_command(  # noqa: C901 - options one by one
     *,
     data: str,
     out: Path | None,
-    task_name: str | None,
+    task: Task | str | None,
+    file: FileOptions,
     gold: str | None,
     only: tuple[Ablation, ...],
     seeds: int,
-    count: int | None,
+    limit: int | None,
     server: Server,
     settings: Settings,
     start: str | None,
@@ -102,9 +109,9 @@ def ablate_command(  # noqa: C901 - options one by one
     """
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out': where should the results go?")
-    job = Job.prepare(data, task_for(data, task_name), gold=gold, constraint=constraint)
-    if count is not None:
-        job = Job.prepare(some_rows(job, count), job.task)
+    job = Job.prepare(
+        data, task_for(data, task), gold=gold, constraint=constraint, file=file, limit=limit
+    )
     if start is not None:
         read_start(start, job)
     plan = plan_ablations(job, settings, start=start, only=only)

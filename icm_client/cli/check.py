@@ -6,10 +6,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.options import server_options, store_option, task_option
+from icm_client.cli.options import (
+    file_options,
+    limit_option,
+    server_options,
+    store_option,
+    task_options,
+)
 from icm_client.cli.signals import Drain, draining
 from icm_client.cli.terminal import print_json, step_display
-from icm_client.data import find_beside, read_rows
+from icm_client.data import Dataset, FileOptions, Task
+from icm_client.data.job import Job, task_for
 from icm_client.endpoints.parsing import clipped
 from icm_client.endpoints.probe import Grade
 from icm_client.errors import TaskError
@@ -26,7 +33,7 @@ _STYLES = {Grade.GOOD: "green", Grade.NOTE: "yellow", Grade.BAD: "bold red"}
 
 @click.command("check", short_help="Find out whether a server can label, and what it costs.")
 @server_options()
-@task_option
+@task_options
 @click.option(
     "-d", "--data", type=click.Path(), help="Rows like the run's. [default: made-up ones]"
 )
@@ -36,14 +43,18 @@ _STYLES = {Grade.GOOD: "green", Grade.NOTE: "yellow", Grade.BAD: "bold red"}
     type=click.IntRange(2),
     help="How many rows the run would have, for its cost. [default: the data's, or 64]",
 )
+@file_options
+@limit_option
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check_command(
     *,
     server: Server,
-    task_name: str | None,
+    task: Task | str | None,
     data: str | None,
     run_rows: int | None,
+    file: FileOptions,
+    limit: int | None,
     store: str | None,
     as_json: bool,
 ) -> None:
@@ -51,12 +62,14 @@ def check_command(
 
     Exit status: 0 ready, 1 not ready. After Ctrl-C what was found is printed.
     """
-    task = find_beside(data) if task_name is None and data is not None else task_name
+    rows: Dataset | None = None
+    if data is not None:
+        job = Job.prepare(data, task_for(data, task), file=file, limit=limit)
+        rows, task = job.dataset, job.task
     if task is None:
         raise TaskError(
             "no task: name one with --task FILE or NAME, or put a task.toml beside the data"
         )
-    rows = None if data is None else read_rows(data)
 
     async def run() -> tuple[CheckReport, Drain]:
         if not as_json:

@@ -16,14 +16,17 @@ from rich.text import Text
 
 from icm_client.cli.options import (
     Names,
+    file_options,
     gold_option,
-    sample_option,
+    limit_option,
+    rows_alias,
     server_options,
     store_option,
-    task_option,
+    task_options,
 )
+from icm_client.cli.search_display import moment
 from icm_client.cli.signals import draining, ended_at_once
-from icm_client.cli.terminal import live_display, moment, output_console
+from icm_client.cli.terminal import live_display, output_console
 from icm_client.cli.trainer_options import (
     TrainerKind,
     trainer_of,
@@ -32,12 +35,12 @@ from icm_client.cli.trainer_options import (
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.settings import SweepSettings
-from icm_client.data import unescape
+from icm_client.data import FileOptions, Task, unescape
 from icm_client.data.job import Job, task_for
 from icm_client.data.messages import listed
 from icm_client.endpoints import ServerIdentity
 from icm_client.errors import IcmError, RunError
-from icm_client.experiments.comparison import Spent, some_rows, write_results
+from icm_client.experiments.comparison import Spent, write_results
 from icm_client.experiments.evaluation import (
     FIGURE_1,
     KINDS,
@@ -236,7 +239,8 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
 @click.option(
     "--out", type=click.Path(path_type=Path), help="A folder for the table and the pictures."
 )
-@task_option
+@task_options
+@file_options
 @gold_option
 @click.option(
     "--human",
@@ -304,7 +308,8 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     metavar="ROWS",
     help="Rows that are held out: a count if at least 1, else a fraction.",
 )
-@sample_option
+@limit_option
+@rows_alias
 @click.option(
     "--seeds",
     callback=_seeds,
@@ -321,7 +326,8 @@ def eval_command(  # noqa: C901 - options one by one
     *,
     data: str,
     out: Path | None,
-    task_name: str | None,
+    task: Task | str | None,
+    file: FileOptions,
     gold: str | None,
     human: str | None,
     human_positive: str | None,
@@ -336,7 +342,7 @@ def eval_command(  # noqa: C901 - options one by one
     demos: int,
     contexts: int,
     test: float,
-    count: int | None,
+    limit: int | None,
     seeds: tuple[int, ...],
     server: Server,
     store: str | None,
@@ -363,9 +369,7 @@ def eval_command(  # noqa: C901 - options one by one
     )
     if human is None and human_positive is not None:
         raise click.UsageError("--human-positive goes with --human FIELD.")
-    job = Job.prepare(data, task_for(data, task_name), gold=gold)
-    if count is not None:
-        job = Job.prepare(some_rows(job, count), job.task)
+    job = Job.prepare(data, task_for(data, task), gold=gold, file=file, limit=limit)
     evaluation = plan_evaluation(
         job,
         kinds=kinds,

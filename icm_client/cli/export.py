@@ -6,7 +6,8 @@ from typing import Literal
 import anyio
 import click
 
-from icm_client.cli.options import json_option, runs_option, server_options, store_option
+from icm_client.cli.options import server_options, store_option
+from icm_client.cli.run_options import json_option, runs_option
 from icm_client.cli.terminal import print_json
 from icm_client.data import check_output
 from icm_client.errors import InputError, ModelChanged

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.options import runs_option, seed_option, store_option
+from icm_client.cli.options import file_options, seed_option, store_option
+from icm_client.cli.run_options import runs_option
 from icm_client.cli.terminal import print_json
 from icm_client.cli.trainer_options import (
     epochs_option,
@@ -22,6 +23,7 @@ from icm_client.cli.trainer_options import (
     say,
     served_trainer,
 )
+from icm_client.data import FileOptions
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.record.archive import find_run
@@ -84,6 +86,7 @@ _LINES = 10
 )
 @click.option("--test", type=click.Path(), help="Rows to test on, which the run has not labelled.")
 @click.option("--gold", help="The test rows' field with known labels. [default: the task's]")
+@file_options
 @store_option
 @runs_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -105,6 +108,7 @@ def finetune_command(
     objective: Objective,
     test: str | None,
     gold: str | None,
+    file: FileOptions,
     store: str | None,
     base: Path,
     as_json: bool,
@@ -119,7 +123,7 @@ def finetune_command(
     found = read_labels(folder)
     if gold is not None and test is None:
         raise click.UsageError("--gold names a field of the test rows: add --test FILE.")
-    job = None if test is None else _test_rows(test, found, gold, objective)
+    job = None if test is None else _test_rows(test, found, gold, objective, file)
     out = out or folder / "models"
     trainer: Trainer
     if backend == "served":
@@ -155,11 +159,13 @@ def finetune_command(
         _print(done)
 
 
-def _test_rows(test: str, found: RunLabels, gold: str | None, objective: Objective) -> Job:
+def _test_rows(
+    test: str, found: RunLabels, gold: str | None, objective: Objective, file: FileOptions
+) -> Job:
     # Test rows are predicted one by one, so that no rule binds them; but for pairs of responses the
     # rule also says which label prefers the first one.
     rule = ConstraintSpec(kind="none") if objective == "sft" else None
-    return Job.prepare(test, found.task, gold=gold, constraint=rule)
+    return Job.prepare(test, found.task, gold=gold, constraint=rule, file=file)
 
 
 def _warn(found: RunLabels) -> None:

@@ -1,7 +1,7 @@
 """`icm-client label`: label the rows of a file."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import ParamSpec
@@ -10,32 +10,31 @@ import anyio
 import click
 
 from icm_client.cli.options import (
-    format_option,
+    file_options,
+    limit_option,
     output_format_option,
-    quote_option,
     search_options,
     seed_option,
     server_options,
     store_option,
-    task_option,
+    task_options,
 )
-from icm_client.cli.signals import Interrupted, draining, ended_at_once
-from icm_client.cli.terminal import (
-    print_json,
+from icm_client.cli.result_display import (
     print_notices,
     print_preview,
     print_result,
     print_warnings,
-    progress_display,
 )
+from icm_client.cli.search_display import progress_display
+from icm_client.cli.signals import Interrupted, draining, ended_at_once
+from icm_client.cli.terminal import print_json
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
-from icm_client.data import FileFormat, Task, check_output, find_beside, read_rows, unescape
+from icm_client.data import FileFormat, FileOptions, Task, check_output, find_beside, read_rows
 from icm_client.data.constraint_spec import Rules
-from icm_client.data.csv_rows import Quote
-from icm_client.data.job import named_task
+from icm_client.data.job import task_for
 from icm_client.data.rows import refused_rows
-from icm_client.errors import IcmError, InputError, RowError, TaskError
-from icm_client.record.folder import DEFAULT_BASE, LABELS
+from icm_client.errors import IcmError, InputError, RowError
+from icm_client.record.layout import DEFAULT_BASE, LABELS
 from icm_client.runs.label import label_prepared
 from icm_client.runs.presets import Settings, TrainedSettings
 from icm_client.runs.progress import Budget
@@ -92,9 +91,7 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     type=click.Path(),
     help="Where to write the labels; required but for --dry-run and --forecast.",
 )
-@task_option
-@click.option("--template", help=r"The prompt: {field} is a row's field, \n a newline.")
-@click.option("--labels", help="The label words, separated by commas.")
+@task_options
 @click.option("--gold", help="Field with known labels, used for the accuracy alone.")
 @click.option(
     "--prior",
@@ -167,8 +164,8 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     "began, label with that one from the start instead of ending.",
 )
 @store_option
-@format_option
-@quote_option
+@file_options
+@limit_option
 @output_format_option
 @click.option("--dry-run", is_flag=True, help="Check rows and task, show a prompt, and stop.")
 @click.option("--forecast", "forecasts", is_flag=True, help="Print what a run would take; stop.")
@@ -183,9 +180,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     *,
     data: str,
     output: str | None,
-    task_name: str | None,
-    template: str | None,
-    labels: str | None,
+    task: Task | str | None,
     gold: str | None,
     prior: dict[str, float] | None,
     server: Server,
@@ -208,8 +203,8 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     skip_bad_rows: bool,
     accept_drift: bool,
     store: str | None,
-    data_format: FileFormat | None,
-    quote: Quote,
+    file: FileOptions,
+    limit: int | None,
     output_format: FileFormat | None,
     dry_run: bool,
     forecasts: bool,
@@ -240,11 +235,11 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         check_output(output, output_format)
     elif not (dry_run or forecasts):
         raise click.UsageError("Missing option '-o' / '--output': where should the labels go?")
-    task, found_at = _task(data, task_name, template, labels)
+    found_at = find_beside(data) if task is None else None
+    task = task_for(data, task)
     dataset = read_rows(
         data,
-        format=data_format,
-        quote=quote,
+        **asdict(file),
         gold=gold,
         loader=task.loader,
         template_fields=task.template_fields,
@@ -268,6 +263,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         command=context.find_root().obj,
         fresh=fresh,
         search_rows=search_rows,
+        limit=limit,
     )
     if dataset.skipped and not skip_bad_rows:  # they are named with those that the task refuses
         every = replace(request, skip_bad_rows=True).prepared().job.dataset
@@ -349,26 +345,3 @@ def _put_out(
     print_warnings(found)
     if lost is not None:
         raise lost
-
-
-def _task(
-    data: str, name: str | None, template: str | None, labels: str | None
-) -> tuple[Task, Path | None]:
-    """The task that the options describe, and its file where that was found beside the data."""
-    if template is not None or labels is not None:
-        if template is None or labels is None:
-            raise click.UsageError("--template and --labels go together.")
-        if name is not None:
-            raise click.UsageError("--task and --template exclude each other.")
-        words = tuple(word.strip() for word in labels.split(","))
-        return Task(template=unescape(template), labels=words), None
-    if name is not None:
-        return named_task(name), None
-    beside = find_beside(data)
-    if beside is None:
-        raise TaskError(
-            "no task: name one with --task FILE or NAME, or write it down with --template "
-            "'Review: {text}\\nSentiment:' --labels positive,negative, or put a task.toml beside "
-            f"{data}"
-        )
-    return Task.from_toml(beside), beside

@@ -8,14 +8,19 @@ Commands are known by name and imported when they are called, so that help and c
 
 import sys
 from importlib import import_module
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 import icm_client
+from icm_client.cli.completion import quick_command
+from icm_client.cli.documents import print_error, printed
 from icm_client.cli.signals import Interrupted
 from icm_client.cli.streams import output_error, prepare_streams
 from icm_client.errors import IcmError, InputError
+
+PROGRAM = "icm-client"
 
 COMMANDS = {
     "ablate": ("ablate.ablate_command", "Change one thing at a time, and compare."),
@@ -35,7 +40,7 @@ COMMANDS = {
     ),
     "serve": ("serve.serve_command", "Start a vLLM server that suits many short requests."),
     "store": ("store.store_group", "Look after the score store."),
-    "tasks": ("tasks.tasks_command", "Show the built-in tasks."),
+    "tasks": ("tasks.tasks_command", "Show the built-in tasks, and write your own."),
     "watch": ("watch.watch_command", "Show how busy a vLLM server is."),
 }
 """Name -> the file and attribute of this folder, and the line in the list of commands."""
@@ -48,13 +53,57 @@ class Commands(click.Group):
         """The commands' names, in alphabetical order."""
         return sorted(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command; None where there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
+        if ctx.resilient_parsing and (quick := quick_command(cmd_name, ctx.args)) is not None:
+            return quick
         file, _, attribute = COMMANDS[cmd_name][0].partition(".")
         command: click.Command = getattr(import_module(f"icm_client.cli.{file}"), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is called; the names near a wrong one are in the error."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; where it fails under --json, print the error as JSON too."""
+        before = printed()
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, *_ENDS) as error:
+            if "--json" in (ctx.obj or ()) and printed() == before:
+                end = _end(error)
+                print_error(
+                    self._called(ctx),
+                    end.words.strip().removeprefix("Error: "),
+                    kind=type(error).__name__,
+                    status=end.status,
+                    goes_on=end.goes_on,
+                )
+            raise
+
+    def _called(self, ctx: click.Context) -> str:
+        """The name of the command that was called, and that of its own where it is a group."""
+        name = ctx.invoked_subcommand or ""
+        command = self.get_command(ctx, name)
+        own = command.commands if isinstance(command, click.Group) else ()
+        return " ".join([name, *[word for word in ctx.obj if word in own][:1]])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the commands without importing any, and the program's own options."""
+        found = [
+            CompletionItem(name, help=line)
+            for name, (_, line) in sorted(COMMANDS.items())
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """List them without importing any."""
@@ -69,7 +118,7 @@ GO_ON = "Every score so far is kept: the same command again goes on from here."
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(icm_client.__version__, prog_name="icm-client")
+@click.version_option(icm_client.__version__, prog_name=PROGRAM)
 def cli() -> None:
     """Find labels for unlabelled rows: those that a base model finds most coherent."""
 
@@ -79,7 +128,7 @@ def main(command: click.Command = cli) -> NoReturn:
     prepare_streams()
     try:
         arguments = _decoded(sys.argv[1:])
-        status = command(arguments, standalone_mode=False, obj=tuple(arguments))
+        status = command(arguments, prog_name=PROGRAM, standalone_mode=False, obj=tuple(arguments))
         if (error := output_error()) is not None:
             click.echo(f"Error: standard output cannot be written: {error}", err=True)
             status = status or 1
@@ -87,20 +136,37 @@ def main(command: click.Command = cli) -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    except Interrupted as stopped:
-        click.echo(f"\nInterrupted.{f' {GO_ON}' if stopped.goes_on else ''}", err=True)
-        sys.exit(stopped.status)
-    except IcmError as error:
-        click.echo(f"Error: {error}", err=True)
-        if error.goes_on:
+    except _ENDS as error:
+        end = _end(error)
+        click.echo(end.words, err=True)
+        if end.goes_on:
             click.echo(GO_ON, err=True)
-        sys.exit(1)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("\nInterrupted.", err=True)
-        sys.exit(130)
+        sys.exit(end.status)
+
+
+_ENDS = (IcmError, Interrupted, click.Abort, KeyboardInterrupt)
+
+
+class _End(NamedTuple):
+    """How a command ends with an error: what is said, the exit status, and whether it goes on."""
+
+    words: str
+    status: int
+    goes_on: bool = False
+
+
+def _end(error: BaseException) -> _End:
+    match error:
+        case click.ClickException():
+            return _End(error.format_message(), error.exit_code)
+        case InputError():
+            return _End(f"Error: {error}", 2)
+        case IcmError():
+            return _End(f"Error: {error}", 1, error.goes_on)
+        case Interrupted():
+            return _End("\nInterrupted.", error.status, error.goes_on)
+        case _:
+            return _End("\nInterrupted.", 130)
 
 
 def _decoded(arguments: list[str]) -> list[str]:

@@ -8,57 +8,137 @@ from typing import Any, get_args
 
 import click
 
+from icm_client.cli.completion import complete_tasks
+from icm_client.cli.sections import section
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.leave_one_out import Layout
 from icm_client.coherence.settings import SweepSettings
-from icm_client.data import FileFormat
+from icm_client.data import FileFormat, FileOptions, Task, unescape
 from icm_client.data.constraint_spec import KINDS, Rules, rules_of
-from icm_client.data.csv_rows import Quote
+from icm_client.data.formats import Quote
 from icm_client.data.messages import did_you_mean, listed
 from icm_client.endpoints import KINDS as SERVER_KINDS
 from icm_client.endpoints import GoodNeighbour, Kind, RetryPolicy, TransportSettings
-from icm_client.record.folder import DEFAULT_BASE
 from icm_client.runs.labels_file import KINDS as STARTS
 from icm_client.runs.presets import Preset, Settings, TrainedSettings, preset_settings
 from icm_client.runs.server import Server
 
-task_option = click.option(
-    "-t",
-    "--task",
-    "task_name",
-    help="A task file, or a built-in task (icm-client tasks lists them). "
-    "[default: NAME.task.toml or task.toml beside DATA]",
+_TASK_OPTIONS = (
+    click.option(
+        "-t",
+        "--task",
+        "task_name",
+        shell_complete=complete_tasks,
+        help="A task file, or a built-in task (icm-client tasks lists them). "
+        "[default: NAME.task.toml or task.toml beside DATA]",
+    ),
+    click.option("--template", help=r"The prompt: {field} is a row's field, \n a newline."),
+    click.option("--labels", help="The label words, separated by commas."),
 )
 
-gold_option = click.option("--gold", help="Field with known labels. [default: the task's]")
 
-sample_option = click.option(
-    "--rows",
-    "count",
-    type=click.IntRange(2),
-    metavar="N",
-    help="A sample of this many rows; a rule's groups stay whole. [default: all]",
-)
+def task_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --task, --template and --labels to a command, which receives one `task`.
+
+    It is a `Task` where the options write one down, the name or file that --task gives, or None;
+    `icm_client.data.job.task_for` makes a task of each.
+    """
+
+    @wraps(command)
+    def with_task(
+        *args: Any,
+        task_name: str | None,
+        template: str | None,
+        labels: str | None,
+        **kwargs: Any,
+    ) -> None:
+        task: Task | str | None = task_name
+        if template is not None or labels is not None:
+            if template is None or labels is None:
+                raise click.UsageError("--template and --labels go together.")
+            if task_name is not None:
+                raise click.UsageError("--task and --template exclude each other.")
+            words = tuple(word.strip() for word in labels.split(","))
+            task = Task(template=unescape(template), labels=words)
+        command(*args, task=task, **kwargs)
+
+    return section("Task", *_TASK_OPTIONS)(with_task)
+
 
 _FORMATS = click.Choice(get_args(FileFormat))
+_FILE = FileOptions()
 
-format_option = click.option(
-    "--format", "data_format", type=_FORMATS, help="DATA's format. [default: by its name]"
+_FILE_OPTIONS = (
+    click.option("--format", type=_FORMATS, help="The data's format. [default: by its name]"),
+    click.option(
+        "--encoding",
+        metavar="NAME",
+        help="The encoding of the data's text, such as latin-1. [default: UTF-8]",
+    ),
+    click.option(
+        "--delimiter",
+        metavar="CHARACTER",
+        help=r"Between the columns of CSV; \t is a tab. [default: by the data's name and header]",
+    ),
+    click.option(
+        "--quote",
+        type=click.Choice(get_args(Quote)),
+        default=_FILE.quote,
+        show_default=True,
+        help="Double quotes in CSV and TSV: text (none), around fields (standard), or whichever "
+        "the file's separator and lines suggest.",
+    ),
 )
 
-output_format_option = click.option(
-    "--output-format", type=_FORMATS, help="The output's format. [default: by its name]"
+
+def file_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what says how DATA is read to a command, which receives one `file`."""
+
+    @wraps(command)
+    def with_file(
+        *args: Any,
+        format: FileFormat | None,  # noqa: A002 - the option's name
+        encoding: str | None,
+        delimiter: str | None,
+        quote: Quote,
+        **kwargs: Any,
+    ) -> None:
+        file = FileOptions(
+            format=format,
+            encoding=encoding,
+            delimiter=None if delimiter is None else unescape(delimiter),
+            quote=quote,
+        )
+        command(*args, file=file, **kwargs)
+
+    return section("Data", *_FILE_OPTIONS)(with_file)
+
+
+limit_option = section(
+    "Data",
+    click.option(
+        "--limit",
+        type=click.IntRange(2),
+        metavar="N",
+        help="A sample of N rows, the same ones each time; a rule's groups stay whole. "
+        "[default: all]",
+    ),
 )
 
-quote_option = click.option(
-    "--quote",
-    type=click.Choice(get_args(Quote)),
-    default="auto",
-    show_default=True,
-    help="Double quotes in CSV and TSV: text (none), around fields (standard), or whichever "
-    "the file's separator and lines suggest.",
+rows_alias = click.option("--rows", "limit", type=click.IntRange(2), hidden=True)
+"""What --limit was called in `eval` and `ablate`."""
+
+gold_option = section(
+    "Task", click.option("--gold", help="Field with known labels. [default: the task's]")
+)
+
+output_format_option = section(
+    "Output",
+    click.option(
+        "--output-format", type=_FORMATS, help="The output's format. [default: by its name]"
+    ),
 )
 
 seed_option = click.option(
@@ -68,17 +148,6 @@ seed_option = click.option(
 store_option = click.option(
     "--store", type=click.Path(), help="The score store. [default: in the user's cache]"
 )
-
-runs_option = click.option(
-    "--runs",
-    "base",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_BASE,
-    show_default=True,
-    help="The folder of all runs.",
-)
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class Names(click.ParamType[tuple[str, ...]]):
@@ -217,9 +286,8 @@ def server_options(*, wire: bool = False) -> Callable[[Callable[..., None]], Cal
             )
             command(*args, server=server, **kwargs)
 
-        for option in reversed((*_SERVER_OPTIONS, *(_WIRE_OPTIONS if wire else ()))):
-            with_server = option(with_server)
-        return with_server
+        options = (*_SERVER_OPTIONS, *(_WIRE_OPTIONS if wire else ()))
+        return section("Server", *options)(with_server)
 
     return decorate
 
@@ -311,6 +379,9 @@ _SEARCH_OPTIONS = (
         help="The same as --preset iterate: how many rows to label at a time, each time with a "
         f"model trained on those before. [default there: {IterateSettings().batch}]",
     ),
+)
+
+_CONSTRAINT_OPTIONS = (
     click.option(
         "--constraint",
         "rules",
@@ -354,9 +425,8 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
             raise click.UsageError("--group, --answer and --implies go with --constraint KIND.")
         command(*args, settings=settings, constraint=constraint, **kwargs)
 
-    for option in reversed(_SEARCH_OPTIONS):
-        with_search = option(with_search)
-    return with_search
+    constraint = section("Constraint", *_CONSTRAINT_OPTIONS)
+    return section("Search", *_SEARCH_OPTIONS)(constraint(with_search))
 
 
 def settings_of(preset: Preset, given: Mapping[str, object]) -> Settings:

@@ -17,16 +17,17 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.options import (
-    format_option,
+    file_options,
     output_format_option,
-    runs_option,
     server_options,
     store_option,
 )
+from icm_client.cli.result_display import VERDICT_STYLES, print_notices, print_verdict
+from icm_client.cli.run_options import runs_option
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
-from icm_client.cli.terminal import VERDICT_STYLES, print_json, print_notices, print_verdict
+from icm_client.cli.terminal import print_json
 from icm_client.coherence.predict import CONTEXTS
-from icm_client.data import FileFormat, check_output
+from icm_client.data import FileFormat, FileOptions, check_output
 from icm_client.errors import InputError
 from icm_client.runs.predict_file import Predicted, PredictProgress, predict_file
 from icm_client.runs.predict_ray import WORKERS, ShardProgress, predict_shards
@@ -96,7 +97,7 @@ _LINES_APART_S = 10.0
 )
 @runs_option
 @store_option
-@format_option
+@file_options
 @output_format_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
@@ -120,7 +121,7 @@ def predict_command(
     workers: int | None,
     base: Path,
     store: str | None,
-    data_format: FileFormat | None,
+    file: FileOptions,
     output_format: FileFormat | None,
     as_json: bool,
     quiet: bool,
@@ -143,7 +144,7 @@ def predict_command(
         "endpoint": server,
         "contexts": contexts,
         "gold": gold,
-        "data_format": data_format,
+        "file": file,
         "output_format": output_format,
         "skip_bad_rows": skip_bad_rows,
         "fail_on_error": fail_on_error,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from icm_client.cli.options import runs_option
+from icm_client.cli.run_options import runs_option
 from icm_client.data.messages import shown
 from icm_client.errors import InputError
 from icm_client.record.archive import find_run

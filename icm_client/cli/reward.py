@@ -13,9 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.eval import make_folder, print_notices
-from icm_client.cli.options import seed_option, server_options, store_option
+from icm_client.cli.options import (
+    file_options,
+    limit_option,
+    seed_option,
+    server_options,
+    store_option,
+)
+from icm_client.cli.search_display import SearchLines, moment
 from icm_client.cli.signals import draining
-from icm_client.cli.terminal import SearchLines, live_display, moment, print_json
+from icm_client.cli.terminal import live_display, print_json
 from icm_client.cli.trainer_options import (
     TrainerKind,
     epochs_option,
@@ -23,7 +30,7 @@ from icm_client.cli.trainer_options import (
     lora_option,
     rate_option,
 )
-from icm_client.data import Dataset, Task
+from icm_client.data import Dataset, FileOptions, Task
 from icm_client.data.job import Job, task_for
 from icm_client.data.whole_files import replace_file
 from icm_client.errors import RunError
@@ -224,6 +231,8 @@ _DEFAULTS: Final = LocalSettings()
 )
 @click.option("--test", type=click.Path(), help="Pairs with known labels, to test both models on.")
 @click.option("--gold", help="The field with known labels. [default: the task's]")
+@file_options
+@limit_option
 @click.option(
     "--preset",
     type=click.Choice(get_args(InContextPreset)),
@@ -276,6 +285,8 @@ def reward_command(
     many: int | None,
     test: str | None,
     gold: str | None,
+    file: FileOptions,
+    limit: int | None,
     preset: InContextPreset,
     server: Server,
     trainer_kind: TrainerKind,
@@ -305,10 +316,10 @@ def reward_command(
         raise click.UsageError("Missing option '--out': where should the models go?")
     task = task_for(pairs, task_name, such_as="pairwise-preference, or a task file with `exchange`")
     plan = plan_reward(
-        _job(pairs, task, gold),
+        _job(pairs, task, gold, file, limit),
         first=first,
         many=many,
-        test=None if test is None else Job.prepare(test, task, gold=gold),
+        test=None if test is None else Job.prepare(test, task, gold=gold, file=file),
         seed=seed,
     )
     settings = LocalSettings("lora" if lora else "full", epochs, rate, batch)
@@ -357,9 +368,9 @@ def reward_command(
         print_steps(done, written)
 
 
-def _job(pairs: str, task: Task, gold: str | None) -> Job:
+def _job(pairs: str, task: Task, gold: str | None, file: FileOptions, limit: int | None) -> Job:
     """The pairs; the gold field, where they have it, is kept out of every prompt."""
-    job = Job.prepare(pairs, task)
+    job = Job.prepare(pairs, task, file=file, limit=limit)
     if gold is not None and any(gold in row.fields for row in job.dataset.rows):
-        return Job.prepare(pairs, task, gold=gold)
+        return Job.prepare(pairs, task, gold=gold, file=file, limit=limit)
     return job

@@ -1,28 +1,24 @@
 """`icm-client runs`: what was run here, how it ended, how to go on, and how runs differ."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from rich.table import Table
 
-from icm_client.cli.options import json_option, runs_option
-from icm_client.cli.terminal import print_json, print_table, share
+from icm_client.cli.run_options import json_option, runs_option
+from icm_client.cli.terminal import columns_that_fit, print_json, print_table, share
 from icm_client.errors import InputError
-from icm_client.record.archive import (
-    Run,
-    RunDiff,
-    diff_runs,
-    find_run,
-    labels_by_row,
-    list_runs,
-    read_run,
-    remove_run,
-)
-from icm_client.stats.agreement import Agreement, agreements
+from icm_client.record.archive import Run, find_run, list_runs, remove_run, resume_command
+
+if TYPE_CHECKING:
+    from icm_client.record.comparison import RunDiff
+    from icm_client.stats.agreement import Agreement
 
 
 @click.command("agree")
@@ -32,10 +28,14 @@ from icm_client.stats.agreement import Agreement, agreements
 def agree_command(*, names: tuple[str, ...], base: Path, as_json: bool) -> None:
     """Show how far runs over the same rows agree: other seeds, models, servers.
 
-    NAME may be a run's folder too. Rows are matched by their content, so their order and ids may
-    differ; runs over different data are refused. Kappa is 1 for the same labels and 0 for chance.
-    Where two runs agree better under another label permutation, that is shown too.
+    Rows are matched by their content, so their order and ids may differ; runs over different data
+    are refused. Kappa is 1 for the same labels and 0 for chance. Where two runs agree better under
+    another label permutation, that is shown too.
     """
+    # Imported here, as below: the list of runs is to be there at once, and needs no NumPy.
+    from icm_client.record.comparison import labels_by_row  # noqa: PLC0415
+    from icm_client.stats.agreement import agreements  # noqa: PLC0415
+
     runs = [find_run(name, base) for name in names]
     labels = [{row: found.label for row, found in by_row.items()} for by_row in labels_by_row(runs)]
     for run, own in zip(runs, labels, strict=True):
@@ -65,7 +65,7 @@ def _compared(run: Run) -> dict[str, Any]:
     }
 
 
-def _print_agreements(runs: Sequence[Run], found: Mapping[tuple[int, int], Agreement]) -> None:
+def _print_agreements(runs: Sequence[Run], found: "Mapping[tuple[int, int], Agreement]") -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("", "run", "seed", "model", "server", "preset", "coherence", "accuracy"):
         table.add_column(column)
@@ -106,7 +106,8 @@ _ROWS_SHOWN = 20
 def runs_group() -> None:
     """Runs of icm-client label, each in a folder of its own.
 
-    NAME is a run's name, or the beginning of a single run's name.
+    NAME is a run's name, the beginning of a single run's name, `latest` for the run that was worked
+    on last, or a run's folder.
     """
 
 
@@ -117,7 +118,10 @@ runs_group.add_command(agree_command)
 @runs_option
 @json_option
 def list_command(*, base: Path, as_json: bool) -> None:
-    """List the runs, the newest first."""
+    """List the runs, the one that was worked on last first.
+
+    A narrow terminal shows fewer columns; --json has everything.
+    """
     found = list_runs(base)
     if as_json:
         print_json(
@@ -129,28 +133,64 @@ def list_command(*, base: Path, as_json: bool) -> None:
     if not found.runs:
         click.echo(f"No runs in {base}.")
         return
+    now = datetime.now(UTC)
+    lines = [_line(run, now)._asdict() for run in found.runs]
+    columns = {name: [line[name] for line in lines] for name in _Line._fields}
     table = Table(box=None, pad_edge=False)
-    table.add_column("name", no_wrap=True)
-    for column in ("state", "rows", "seed", "model", "created", "verdict", "coherence", "accuracy"):
-        table.add_column(column)
-    for run in found.runs:
-        table.add_row(*_line(run))
+    kept = columns_that_fit(columns, drop=_DROPPED)
+    for name in kept:
+        table.add_column(name, no_wrap=True, justify="right" if name in _NUMBERS else "left")
+    for cells in zip(*kept.values(), strict=True):
+        table.add_row(*cells)
     print_table(table)
 
 
-def _line(run: Run) -> tuple[str, ...]:
+class _Line(NamedTuple):
+    """A run in the list; `age` is the time since it was worked on."""
+
+    name: str
+    state: str
+    age: str
+    verdict: str
+    rows: str
+    accuracy: str
+    coherence: str
+    seed: str
+    model: str
+
+
+_NUMBERS = frozenset({"age", "rows", "accuracy", "coherence", "seed"})
+
+_DROPPED = ("model", "seed", "coherence", "rows", "accuracy", "verdict", "age", "state")
+"""What a terminal that is too narrow does without, in this order; a name is always whole."""
+
+
+def _line(run: Run, now: datetime) -> _Line:
     result = run.result or {}
-    return (
-        run.name,
-        run.state,
-        str(run.record["rows"]),
-        str(run.record["seed"]),
-        str(run.record["server"].get("model")),
-        run.created,
-        str(result.get("verdict") or "-"),
-        share(result.get("coherence")),
-        share(result.get("accuracy")),
+    return _Line(
+        name=run.name,
+        state=run.state,
+        age=_age(now, datetime.fromisoformat(run.updated or run.created)),
+        verdict=str(result.get("verdict") or "-"),
+        rows=f"{run.record['rows']:,}",
+        accuracy=share(result.get("accuracy")),
+        coherence=share(result.get("coherence")),
+        seed=str(run.record["seed"]),
+        model=str(run.record["server"].get("model")),
     )
+
+
+_UNITS = ((60, "s"), (60, "min"), (48, "h"), (60, "d"))
+"""How many of a unit are still told in it."""
+
+
+def _age(now: datetime, then: datetime) -> str:
+    """`40 s`, `5 min`, `3 h`, `12 d`; of what is older, the day."""
+    passed = max(0.0, (now - then).total_seconds())  # the clock may have been set back
+    for (most, unit), seconds in zip(_UNITS, (1, 60, 3600, 86400), strict=True):
+        if passed < most * seconds:
+            return f"{passed // seconds:.0f} {unit}"
+    return f"{then:%Y-%m-%d}"
 
 
 @runs_group.command("show")
@@ -158,7 +198,7 @@ def _line(run: Run) -> tuple[str, ...]:
 @runs_option
 @json_option
 def show_command(*, name: str, base: Path, as_json: bool) -> None:
-    """Show what a run is and what it found. NAME may be a run's folder too."""
+    """Show what a run is and what it found."""
     run = find_run(name, base)
     if as_json:
         print_json(run.document())
@@ -167,6 +207,11 @@ def show_command(*, name: str, base: Path, as_json: bool) -> None:
     for key, value in _facts(run):
         table.add_row(key, value)
     print_table(table)
+    # Commands are printed whole, however narrow the terminal: they are to be pasted.
+    click.echo(f"\nIt was started in {run.record.get('folder')} by:")
+    click.echo(f"  {_command_line(run.record.get('command'))}")
+    if run.state in ("stopped", "failed") and run.record.get("command"):
+        click.echo(f"It goes on with:\n  {resume_command(run)}")
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -183,7 +228,6 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("server", str(record["server"].get("fingerprint"))),
         ("created", run.created),
         ("last event", f"{run.updated or '-'} ({run.events} in the journal)"),
-        ("command", _command_line(record.get("command"))),
         ("folder", str(run.path)),
     ]
     if result.get("verdict"):
@@ -196,7 +240,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _command_line(command: Sequence[str] | None) -> str:
-    return "(from Python)" if command is None else " ".join(["icm-client", *command])
+    return "(from Python)" if command is None else shlex.join(["icm-client", *map(str, command)])
 
 
 @runs_group.command("resume")
@@ -204,13 +248,13 @@ def _command_line(command: Sequence[str] | None) -> str:
 @runs_option
 @json_option
 @click.pass_context
-def resume_command(context: click.Context, *, name: str, base: Path, as_json: bool) -> None:
+def resume_runs_command(context: click.Context, *, name: str, base: Path, as_json: bool) -> None:
     """Run a run's command again, in the folder where it was started: it goes on where it stopped.
 
     A run that is done is replayed from the score store and writes the same labels again. Keys are
     never kept: give them in the environment (ICM_API_KEY), as the first time.
     """
-    run = read_run(name, base)
+    run = find_run(name, base)
     command = run.record.get("command")
     folder = Path(str(run.record.get("folder")))
     if not command:
@@ -244,7 +288,9 @@ def diff_command(*, first: str, second: str, base: Path, as_json: bool) -> None:
     Rows are matched by their content, so their order and ids may differ; runs over different data
     are refused.
     """
-    one, other = read_run(first, base), read_run(second, base)
+    from icm_client.record.comparison import diff_runs  # noqa: PLC0415 - as above
+
+    one, other = find_run(first, base), find_run(second, base)
     found = diff_runs(one, other)
     if as_json:
         document = {
@@ -261,7 +307,7 @@ def diff_command(*, first: str, second: str, base: Path, as_json: bool) -> None:
     _print_diff(one, other, found)
 
 
-def _print_diff(one: Run, other: Run, found: RunDiff) -> None:
+def _print_diff(one: Run, other: Run, found: "RunDiff") -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("", one.name, other.name):
         table.add_column(column)
@@ -288,7 +334,8 @@ def _print_diff(one: Run, other: Run, found: RunDiff) -> None:
 @json_option
 def remove_command(*, names: tuple[str, ...], base: Path, yes: bool, as_json: bool) -> None:
     """Remove runs: their folders, with labels and journals. The score store keeps all scores."""
-    runs = [read_run(name, base) for name in names]
+    named = [find_run(name, base) for name in names]
+    runs = list({run.path.resolve(): run for run in named}.values())  # two names may mean one run
     if not yes:
         listing = ", ".join(str(run.path) for run in runs)
         click.confirm(f"Remove {listing}?", abort=True, err=True)

@@ -6,11 +6,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.options import seed_option, server_options, store_option, task_option
+from icm_client.cli.options import (
+    file_options,
+    limit_option,
+    seed_option,
+    server_options,
+    store_option,
+    task_options,
+)
 from icm_client.cli.signals import ended_at_once
 from icm_client.cli.terminal import print_json, step_display
-from icm_client.data import read_rows
-from icm_client.data.job import task_for
+from icm_client.data import FileOptions, Task
+from icm_client.data.job import Job, task_for
 from icm_client.experiments.salience import SalienceReport, salience
 from icm_client.runs.server import Server
 from icm_client.scoring import open_store
@@ -24,7 +31,9 @@ _STYLES = {"likely": "bold green", "unclear": "bold yellow", "unlikely": "bold r
 
 @click.command("salience", short_help="Estimate, before a run, whether it would beat chance.")
 @click.argument("data", type=click.Path())
-@task_option
+@task_options
+@file_options
+@limit_option
 @server_options(wire=True)
 @seed_option
 @store_option
@@ -33,7 +42,9 @@ _STYLES = {"likely": "bold green", "unclear": "bold yellow", "unlikely": "bold r
 def salience_command(
     *,
     data: str,
-    task_name: str | None,
+    task: Task | str | None,
+    file: FileOptions,
+    limit: int | None,
     server: Server,
     seed: int,
     store: str | None,
@@ -47,13 +58,12 @@ def salience_command(
 
     Exit status: 0 whatever the answer, 1 failed, 2 wrong input.
     """
-    task = task_for(data, task_name)
-    rows = read_rows(data, loader=task.loader, template_fields=task.template_fields)
+    job = Job.prepare(data, task_for(data, task), file=file, limit=limit)
 
     async def run() -> SalienceReport:
         with step_display(hidden=as_json or quiet) as step:
             return await salience(
-                rows, task=task, endpoint=server, seed=seed, store=kept, step=step
+                job.dataset, task=job.task, endpoint=server, seed=seed, store=kept, step=step
             )
 
     with open_store(store) as kept, ended_at_once(kept):

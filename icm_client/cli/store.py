@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from icm_client.cli.options import json_option
+from icm_client.cli.run_options import json_option
 from icm_client.cli.terminal import print_json
 from icm_client.scoring import default_path
 from icm_client.scoring.store_transfer import export_store, import_store

@@ -2,19 +2,19 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
 
 import click
 import orjson
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.options import quote_option
-from icm_client.cli.terminal import output_console, print_json, print_notices
-from icm_client.data import FileFormat, Task, builtin_names, check_output, read_rows
+from icm_client.cli.options import file_options
+from icm_client.cli.result_display import print_notices
+from icm_client.cli.terminal import output_console, print_json
+from icm_client.data import FileOptions, Task, builtin_names, check_output, read_rows
 from icm_client.data.constraint_spec import ConstraintSpec
-from icm_client.data.csv_rows import Quote
 from icm_client.data.items import items_of, render_items
 from icm_client.data.job import named_task
 from icm_client.data.loaders import loader_named
@@ -36,7 +36,9 @@ _SAYS = {
 }
 
 
-@click.group("tasks", invoke_without_command=True, short_help="Show the built-in tasks.")
+@click.group(
+    "tasks", invoke_without_command=True, short_help="Show the built-in tasks, and write your own."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @click.pass_context
 def tasks_command(context: click.Context, *, as_json: bool) -> None:
@@ -49,7 +51,7 @@ def tasks_command(context: click.Context, *, as_json: bool) -> None:
         return
     tasks = {name: Task.builtin(name) for name in builtin_names()}
     if as_json:
-        print_json([_described(name, task) for name, task in tasks.items()])
+        print_json({"tasks": [_described(name, task) for name, task in tasks.items()]})
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("task", "labels", "constraint", ""):
@@ -105,16 +107,8 @@ def show_command(*, name: str, as_json: bool) -> None:
     type=click.Path(),
     help="Where to write the rows, as JSON Lines. [default: standard output]",
 )
-@click.option(
-    "--format",
-    "data_format",
-    type=click.Choice(get_args(FileFormat)),
-    help="DATA's format. [default: by its name]",
-)
-@quote_option
-def convert_command(
-    *, name: str, data: str, output: str | None, data_format: FileFormat | None, quote: Quote
-) -> None:
+@file_options
+def convert_command(*, name: str, data: str, output: str | None, file: FileOptions) -> None:
     """Write the rows that the task NAME makes from DATA, a public file in its own format.
 
     This is for looking at them: `icm-client label` reads such files itself. Known answers, where
@@ -132,14 +126,15 @@ def convert_command(
         check_output(output, "jsonl")
     dataset = read_rows(
         data,
-        format=data_format,
-        quote=quote,
+        **asdict(file),
         loader=task.loader,
         template_fields=task.template_fields,
     )
     print_notices(dataset.warnings, ())
-    with click.open_file(output or "-", "wb", atomic=output is not None) as file:
-        file.writelines(write_json(row.fields, orjson.OPT_APPEND_NEWLINE) for row in dataset.rows)
+    with click.open_file(output or "-", "wb", atomic=output is not None) as written:
+        written.writelines(
+            write_json(row.fields, orjson.OPT_APPEND_NEWLINE) for row in dataset.rows
+        )
 
 
 def _described(name: str, task: Task) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Read rows, describe tasks, write labels."""
 
-from icm_client.data.formats import FileFormat
+from icm_client.data.formats import FileFormat, FileOptions
 from icm_client.data.items import duplicate_warning
 from icm_client.data.loaders import LOADERS, load, loaded
 from icm_client.data.outputs import LabelledRow, check_output, write_labels
@@ -13,6 +13,7 @@ __all__ = [
     "LOADERS",
     "Dataset",
     "FileFormat",
+    "FileOptions",
     "JsonValue",
     "LabelledRow",
     "Row",

@@ -10,15 +10,12 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-from icm_client.data.formats import delimiter_of
+from icm_client.data.formats import NO_OPTIONS, FileOptions, delimiter_of
 from icm_client.data.messages import listed, named_lines, shown
 from icm_client.data.values import BLANK, Unusable
-from icm_client.errors import InputError, RowError
-
-Quote = Literal["auto", "none", "standard"]
-"""What a double quote means: by the file (see `csv_rows`), a character, or as in RFC 4180."""
+from icm_client.errors import RowError
 
 _LONGEST_FIELD = 2**31 - 1
 _CARRIAGE_RETURN = "a carriage return outside double quotes: end lines in \\n or \\r\\n"
@@ -47,18 +44,12 @@ class _Record(NamedTuple):
     quoted: bool = False
 
 
-def check_quote(quote: str) -> None:
-    """Raise `InputError` where `quote` is none of `Quote`."""
-    if quote not in get_args(Quote):
-        raise InputError(f"quote must be one of {listed(get_args(Quote))}, not {shown(quote)}")
-
-
 def csv_rows(
     lines: Iterator[str],
     path: str,
     warnings: list[str],
-    quote: Quote,
     broken: Mapping[int, str],
+    file: FileOptions = NO_OPTIONS,
 ) -> Iterator[tuple[int, object]]:
     """Yield each row with the line it starts on: its fields, `BLANK`, or why it has none.
 
@@ -71,8 +62,8 @@ def csv_rows(
         lines: the file's lines with their ends. A first line `sep=;` names the separator.
         path: the file as the user named it.
         warnings: sentences that the user should see are added here.
-        quote: what a double quote means.
-        broken: lines that are not UTF-8, with the reason; each is there once it has been read.
+        broken: lines that cannot be decoded, with the reason; each is there once it has been read.
+        file: what a double quote means, and what separates the columns.
 
     Raises:
         RowError: the header cannot be used; or a quote is never closed.
@@ -82,9 +73,9 @@ def csv_rows(
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
     numbered = enumerate(lines, start=1)
     first = next(numbered, (1, ""))
-    delimiter = None
+    quote, delimiter = file.quote, file.delimiter
     if named := _SEP_LINE.fullmatch(first[1]):
-        delimiter = named[1]
+        delimiter = delimiter or named[1]
         first = next(numbered, (2, ""))
     while not first[1].strip() and (following := next(numbered, None)):
         first = following

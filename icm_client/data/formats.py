@@ -1,12 +1,18 @@
-"""The three file formats that rows are read from and labels written to."""
+"""The file formats that rows are read from, and labels written to: all of them but workbooks."""
 
+import codecs
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from icm_client.data.messages import listed, shown
 from icm_client.errors import InputError, SetupError
 
-FileFormat = Literal["jsonl", "csv", "parquet"]
+FileFormat = Literal["jsonl", "csv", "parquet", "arrow", "xlsx"]
+
+Quote = Literal["auto", "none", "standard"]
+"""What a double quote in CSV means: by the file (`icm_client.data.csv_rows`), a character, or as
+in RFC 4180."""
 
 _BY_SUFFIX: dict[str, FileFormat] = {
     ".jsonl": "jsonl",
@@ -17,7 +23,55 @@ _BY_SUFFIX: dict[str, FileFormat] = {
     ".tsv": "csv",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".xlsx": "xlsx",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOptions:
+    """How a file of rows is read where neither its name nor its content shows it.
+
+    Attributes:
+        format: the file's format; None goes by its name.
+        encoding: of its text, by a name that Python knows, such as latin-1; None is UTF-8, or what
+            a byte order mark says.
+        delimiter: the character between the columns of a CSV file; None goes by its name and
+            header.
+        quote: what a double quote in a CSV file means.
+
+    Raises:
+        InputError: one of them cannot be.
+    """
+
+    format: FileFormat | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    quote: Quote = "auto"
+
+    def __post_init__(self) -> None:
+        if self.quote not in get_args(Quote):
+            raise InputError(
+                f"quote must be one of {listed(get_args(Quote))}, not {shown(self.quote)}"
+            )
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n\0'):
+            raise InputError(
+                f"the delimiter must be one character, such as ; or |, not {shown(self.delimiter)}"
+            )
+        if self.encoding is not None:
+            try:
+                codecs.lookup(self.encoding)
+            except LookupError:
+                raise InputError(
+                    f"there is no encoding {shown(self.encoding)}; for example there are utf-8, "
+                    "utf-16, latin-1, cp1252 and shift_jis"
+                ) from None
+
+
+NO_OPTIONS: Final = FileOptions()
+"""All goes by the file's name and content."""
 
 
 def format_of(path: str, asked: FileFormat | None) -> FileFormat:

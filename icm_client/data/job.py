@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from icm_client.coherence.contexts import in_units
 from icm_client.coherence.problem import Constraint, FloatArray, IntArray, Problem
 from icm_client.data import (
     Dataset,
@@ -20,10 +21,11 @@ from icm_client.data import (
     take_own_gold,
 )
 from icm_client.data.constraint_spec import Rules
+from icm_client.data.formats import NO_OPTIONS, FileOptions
 from icm_client.data.frames import Frame
 from icm_client.data.gold_leak import refuse_gold_keys
 from icm_client.data.items import Item, items_of, prompt_warnings, render_items
-from icm_client.data.rows import path_of, refused_rows, without_rows
+from icm_client.data.rows import FEWEST_ROWS, only, path_of, refused_rows, without_rows
 from icm_client.data.rule import build_constraint, rule_notices
 from icm_client.errors import InputError, TaskError
 
@@ -93,7 +95,9 @@ class Job:
         gold: str | None = None,
         prior: Mapping[str, float] | None = None,
         constraint: Rules | None = None,
+        file: FileOptions = NO_OPTIONS,
         skip_bad_rows: bool = False,
+        limit: int | None = None,
     ) -> "Job":
         """Read, render and check everything; nothing is sent.
 
@@ -104,7 +108,10 @@ class Job:
             prior: label -> share; None takes the task's own.
             constraint: one rule or several; None takes the task's own; the kind "none" disables
                 it.
+            file: how a file of rows is read where neither its name nor its content shows it.
             skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
+            limit: take a sample of at most so many rows, a rule's groups whole, and the same
+                one each time; None takes all.
 
         Raises:
             InputError: the message names what is wrong, where, and what to do.
@@ -115,7 +122,7 @@ class Job:
             task = Task(**{**task.model_dump(), "prior": dict(prior)})
         if constraint is not None:
             task = Task(**{**task.model_dump(), "constraint": constraint})
-        dataset, own_prompts = _usable(_dataset(rows, gold, task), task)
+        dataset, own_prompts = _usable(_dataset(rows, gold, task, file), task)
         given = len(rows.skipped) if isinstance(rows, Dataset) else 0
         if len(dataset.skipped) > given and not skip_bad_rows:
             raise refused_rows(
@@ -130,7 +137,7 @@ class Job:
         rule = build_constraint(task, dataset, items)
         order = sorted(range(len(task.labels)), key=lambda k: task.labels[k])
         shares = task.prior_vector()
-        return cls(
+        job = cls(
             dataset=dataset,
             task=task,
             items=items,
@@ -145,6 +152,7 @@ class Job:
                 *rule_notices(task, rule, dataset, items),
             ),
         )
+        return job if limit is None else cls.prepare(_some_rows(job, limit), task)
 
     @property
     def row_items(self) -> IntArray:
@@ -153,7 +161,7 @@ class Job:
         return np.array(own, dtype=np.int64)
 
 
-def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
+def _dataset(rows: Rows, gold: str | None, task: Task, file: FileOptions) -> Dataset:
     """The rows that can be read, the others skipped; the caller refuses those where it must."""
     if isinstance(rows, str | os.PathLike):
         return read_rows(
@@ -161,6 +169,7 @@ def _dataset(rows: Rows, gold: str | None, task: Task) -> Dataset:
             gold=gold,
             loader=task.loader,
             template_fields=task.template_fields,
+            **asdict(file),
             skip_bad_rows=True,
         )
     if not isinstance(rows, Dataset):
@@ -189,6 +198,27 @@ def _usable(dataset: Dataset, task: Task) -> tuple[Dataset, list[str]]:
     return without_rows(dataset, misfits), prompts
 
 
+def _some_rows(job: Job, count: int) -> Dataset:
+    """Draw a sample of at most `count` rows, in their order; a rule's groups stay whole.
+
+    It is the same sample each time, whatever the seed of a run: runs over it can be compared.
+
+    Raises:
+        InputError: fewer than two rows would be left.
+    """
+    units = in_units(np.random.default_rng(0).permutation(len(job.items)), job.constraint.groups)
+    chosen: set[int] = set()
+    for unit in units:
+        rows = {job.items[item].row for item in unit} - chosen
+        if len(chosen) + len(rows) <= count:
+            chosen |= rows
+    if len(chosen) < FEWEST_ROWS:
+        raise InputError(
+            f"{len(chosen)} of the rows, in whole groups, fit into {count}: ask for more"
+        )
+    return only(job.dataset, sorted(chosen))
+
+
 def named_task(name: str | os.PathLike[str]) -> Task:
     """Return the built-in task of this name, or the one that a file describes.
 
@@ -201,21 +231,28 @@ def named_task(name: str | os.PathLike[str]) -> Task:
     return Task.from_toml(name)
 
 
-def task_for(data: str | os.PathLike[str], name: str | None, *, such_as: str = "") -> Task:
-    """Return the task of this name or file, or else the one that lies beside `data`.
+def task_for(data: str | os.PathLike[str], asked: Task | str | None, *, such_as: str = "") -> Task:
+    """Return the task that is asked for, or else the one that lies beside `data`.
 
     Args:
         data: the rows' path.
-        name: of a built-in task, or a task file's path.
+        asked: a task, the name of a built-in one, or a task file's path.
         such_as: which tasks will do, where not all will, for the message.
 
     Raises:
         TaskError: there is none, or the file describes no task.
     """
-    if name is not None:
-        return named_task(name)
+    if asked is not None:
+        return asked if isinstance(asked, Task) else named_task(asked)
     beside = find_beside(data)
-    if beside is None:
-        which = f" ({such_as})" if such_as else ""
-        raise TaskError(f"no task: name one with --task{which}, or put a task.toml beside {data}")
-    return Task.from_toml(beside)
+    if beside is not None:
+        return Task.from_toml(beside)
+    if such_as:
+        raise TaskError(
+            f"no task: name one with --task ({such_as}), or put a task.toml beside {data}"
+        )
+    raise TaskError(
+        "no task: name one with --task FILE or NAME, or write it down with --template "
+        "'Review: {text}\\nSentiment:' --labels positive,negative, or put a task.toml beside "
+        f"{data} (icm-client tasks init writes one)"
+    )

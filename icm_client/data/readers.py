@@ -8,8 +8,15 @@ from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 
-from icm_client.data.csv_rows import Quote, check_quote, csv_rows, repeated_names
-from icm_client.data.formats import FileFormat, format_of, require_pyarrow
+from icm_client.data.csv_rows import csv_rows, repeated_names
+from icm_client.data.formats import (
+    NO_OPTIONS,
+    FileFormat,
+    FileOptions,
+    Quote,
+    format_of,
+    require_pyarrow,
+)
 from icm_client.data.frames import features_of, read_by
 from icm_client.data.json_rows import json_rows
 from icm_client.data.loaders import made_rows
@@ -55,6 +62,8 @@ def read_rows(
     template_fields: Sequence[str] = (),
     fewest: int = FEWEST_ROWS,
     quote: Quote = "auto",
+    encoding: str | None = None,
+    delimiter: str | None = None,
     skip_bad_rows: bool = False,
 ) -> Dataset:
     """Return the rows of a file.
@@ -70,6 +79,8 @@ def read_rows(
         template_fields: the fields of the task's template; a row that has them needs no loader.
         fewest: rows that the file must hold; 1 is enough for labels that a person has checked.
         quote: what a double quote means in CSV and TSV (`icm_client.data.csv_rows.csv_rows`).
+        encoding: of the text, by a name that Python knows; None is UTF-8.
+        delimiter: the character between the columns of CSV; None goes by the file.
         skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
 
     Raises:
@@ -83,11 +94,10 @@ def read_rows(
     with opened_rows(
         path,
         warnings,
-        format=format,
+        file=FileOptions(format=format, encoding=encoding, delimiter=delimiter, quote=quote),
         loader=loader,
         template_fields=template_fields,
         fewest=fewest,
-        quote=quote,
     ) as numbered:
         dataset = collect(
             numbered, path=os.fspath(path), gold=gold, fewest=fewest, skip_bad_rows=skip_bad_rows
@@ -100,11 +110,10 @@ def opened_rows(
     path: str | os.PathLike[str],
     warnings: list[str],
     *,
-    format: FileFormat | None = None,  # noqa: A002 - the word that users look for
+    file: FileOptions = NO_OPTIONS,
     loader: str | None = None,
     template_fields: Sequence[str] = (),
     fewest: int = FEWEST_ROWS,
-    quote: Quote = "auto",
 ) -> Iterator[Iterator[tuple[int, object]]]:
     """Open a file and give its rows, each with its line, as `collect` takes them.
 
@@ -116,23 +125,22 @@ def opened_rows(
         InputError, TaskError, SetupError: as `read_rows`.
     """
     name = os.fspath(path)
-    check_quote(quote)
     broken: dict[int, str] = {}
     try:
-        with Path(name).open("rb") as file:
-            _refuse_other_kinds(file, name, format)
-            match format_of(name, format):
+        with Path(name).open("rb") as opened:
+            _refuse_other_kinds(opened, name, file.format)
+            match format_of(name, file.format):
                 case "jsonl":
-                    lines = _text_lines(file, name, broken)
+                    lines = _text_lines(opened, name, broken)
                     rows = json_rows(lines, name, template_fields, fewest=fewest)
                     numbered = _with_broken(rows, broken)
                 case "csv":
-                    lines = _text_lines(file, name, broken)
-                    numbered = csv_rows(lines, name, warnings, quote, broken)
+                    lines = _text_lines(opened, name, broken)
+                    numbered = csv_rows(lines, name, warnings, broken, file)
                 case "parquet":
                     require_pyarrow(name)
-                    numbered = _parquet_rows(file, name)
-            if not file.peek(1):
+                    numbered = _parquet_rows(opened, name)
+            if not opened.peek(1):
                 needed = "one row is" if fewest == 1 else f"{fewest} rows are"
                 raise RowError(f"the file is empty; at least {needed} needed", path=name)
             if loader is not None:

@@ -13,7 +13,7 @@ from heapq import merge
 from operator import attrgetter
 
 from icm_client.data.answer_text import exact
-from icm_client.data.formats import FileFormat
+from icm_client.data.formats import NO_OPTIONS, FileOptions
 from icm_client.data.frames import Frame
 from icm_client.data.job import Rows
 from icm_client.data.loaders import loaded, made_rows
@@ -44,7 +44,7 @@ def row_batches(
     size: int,
     task: Task,
     gold: str | None = None,
-    format: FileFormat | None = None,  # noqa: A002 - the word that users look for
+    file: FileOptions = NO_OPTIONS,
     skip_bad_rows: bool = False,
     after: int = 0,
 ) -> Iterator[Dataset]:
@@ -67,7 +67,7 @@ def row_batches(
         task: its loader is applied, and its rules say which rows are related.
         gold: the field with the known labels; None takes the task's own in each batch whose rows
             have it.
-        format: a file's format where its name does not show it.
+        file: how a file is read where neither its name nor its content shows it.
         skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`. A batch may then
             have none that can be used.
         after: rows to pass over, usable and skipped alike. After the end of a batch, the batches
@@ -87,7 +87,7 @@ def row_batches(
     path = os.fspath(rows) if isinstance(rows, str | os.PathLike) else None
     warnings: list[str] = []
     number = 1
-    with _opened(rows, task, format, warnings) as numbered:
+    with _opened(rows, task, file, warnings) as numbered:
         for lines in _cut(numbered, size, task, path):
             passed = _place_after(lines, after)
             after -= _count(lines[:passed])
@@ -114,7 +114,7 @@ def row_batches(
 def _opened(
     rows: str | os.PathLike[str] | Iterable[Mapping[str, object] | str] | Frame,
     task: Task,
-    format: FileFormat | None,  # noqa: A002
+    file: FileOptions,
     warnings: list[str],
 ) -> Iterator[Iterator[_Line]]:
     """Give the rows as the task's loader makes them, each with its line or number."""
@@ -122,7 +122,7 @@ def _opened(
         with opened_rows(
             rows,
             warnings,
-            format=format,
+            file=file,
             loader=task.loader,
             template_fields=task.template_fields,
             fewest=1,

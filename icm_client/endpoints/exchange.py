@@ -28,7 +28,7 @@ from pydantic import SecretStr
 
 from icm_client.endpoints.http_errors import error_of_status
 from icm_client.endpoints.parsing import clipped
-from icm_client.endpoints.settings import TransportSettings
+from icm_client.endpoints.settings import NO_HEADERS, TransportSettings
 from icm_client.errors import (
     EndpointTimeout,
     EndpointUnreachable,
@@ -38,16 +38,11 @@ from icm_client.errors import (
     MalformedAnswer,
 )
 
-Body = Mapping[str, object] | bytes
-"""What is sent as JSON; bytes are sent as they are."""
-
 ERROR_BODY_BYTES: Final = 64 * 1024
 """So much is read of an answer whose status is an error; no message holds more."""
 
 _HANDSHAKE_S: Final = 1.5
 """After so many seconds of a TLS handshake, the port is asked whether it speaks TLS at all."""
-
-NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class Exchange:

@@ -1,11 +1,16 @@
 """What a user may set about requests to a server, and what is reported of them meanwhile."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 from icm_client.errors import InputError
+
+Body = Mapping[str, object] | bytes
+"""What is sent as JSON; bytes are sent as they are."""
+
+NO_HEADERS: Final[Mapping[str, str]] = {}
 
 BACKGROUND_PRIORITY: Final = 100
 """vLLM serves lower numbers first; a request without a priority has 0."""

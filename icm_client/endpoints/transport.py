@@ -26,12 +26,17 @@ import orjson
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from icm_client.endpoints.exchange import NO_HEADERS, Body, Exchange
 from icm_client.endpoints.identity_check import COMPARING, LOOKING, Evidence, IdentityCheck
 from icm_client.endpoints.limiter import Gate
 from icm_client.endpoints.parsing import MODELS, listed, models_in, page_words
 from icm_client.endpoints.protocol import ServerIdentity, Usage
-from icm_client.endpoints.settings import RetryPolicy, TransportSettings, Waiting
+from icm_client.endpoints.settings import (
+    NO_HEADERS,
+    Body,
+    RetryPolicy,
+    TransportSettings,
+    Waiting,
+)
 from icm_client.errors import (
     EndpointError,
     EndpointOverloaded,
@@ -80,6 +85,10 @@ class Transport:
     ) -> None:
         self.settings: Final = settings or TransportSettings()
         self.usage: Final = usage if usage is not None else Usage()
+        # Imported with the first server: the SDK below it takes half a second, and a command's help
+        # and a shell's completion open none.
+        from icm_client.endpoints.exchange import Exchange  # noqa: PLC0415
+
         self._exchange = Exchange(url, api_key=api_key, settings=self.settings)
         self.url: Final = self._exchange.url
         self._gate = Gate(

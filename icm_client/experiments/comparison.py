@@ -1,4 +1,4 @@
-"""What comparisons share: a sample of the rows, the cost, the errors that end all, the table."""
+"""What comparisons share: the cost, the errors that end all, the table."""
 
 import csv
 import io
@@ -9,15 +9,9 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from icm_client.coherence.contexts import in_units
-from icm_client.data import Dataset
-from icm_client.data.job import Job
 from icm_client.data.whole_files import replace_file
 from icm_client.endpoints import Endpoint
 from icm_client.errors import (
-    InputError,
     ModelChanged,
     RunError,
     RunStopped,
@@ -31,31 +25,6 @@ FATAL: Final = (ModelChanged, RunError, RunStopped, SetupError, StoreError)
 
 Record = dict[str, str | int | float | None]
 """A line of a table, by column; None where there is no figure."""
-
-
-def some_rows(job: Job, count: int) -> Dataset:
-    """Draw a seeded sample of at most `count` rows, in their order; a rule's groups stay whole.
-
-    Raises:
-        InputError: fewer than two rows would be left.
-    """
-    units = in_units(np.random.default_rng(0).permutation(len(job.items)), job.constraint.groups)
-    chosen: set[int] = set()
-    for unit in units:
-        rows = {job.items[item].row for item in unit} - chosen
-        if len(chosen) + len(rows) <= count:
-            chosen |= rows
-    if len(chosen) < 2:  # noqa: PLR2004
-        raise InputError(
-            f"{len(chosen)} of the rows, in whole groups, fit into {count}: ask for more"
-        )
-    data = job.dataset
-    kept = sorted(chosen)
-    return replace(
-        data,
-        rows=tuple(data.rows[row] for row in kept),
-        gold=None if data.gold is None else tuple(data.gold[row] for row in kept),
-    )
 
 
 @dataclass(frozen=True, slots=True)

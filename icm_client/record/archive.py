@@ -1,33 +1,30 @@
-"""The runs in a base folder: which ones exist, how they ended, and how two of them differ."""
+"""The runs in a base folder: which ones exist, how they ended, and which one a name means.
 
+Nothing that takes long is imported here: `icm-client runs list` is to be there at once.
+"""
+
+import difflib
 import os
 import secrets
+import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from itertools import combinations
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from filelock import FileLock, Timeout
 
-from icm_client.data import Task
-from icm_client.data.messages import did_you_mean, shown
-from icm_client.data.outputs import column_of
-from icm_client.data.values import read_json, write_json
-from icm_client.errors import InputError, RunError, TaskError
-from icm_client.record.folder import (
-    DEFAULT_BASE,
-    FORMAT,
-    JOURNAL,
-    LABELS,
-    LOCK,
-    RECORD,
-    RESULT,
-)
-from icm_client.record.journal import read
+from icm_client.errors import InputError, RunError
+from icm_client.record.journal import ENDS, count_events
+from icm_client.record.layout import DEFAULT_BASE, FORMAT, JOURNAL, LOCK, RECORD, RESULT
+
+LATEST = "latest"
+"""Stands for the run that was worked on last, wherever a run is named."""
+
+_ALIKE = 0.6  # as difflib, which is made for words
 
 _KEYS = ("name", "created", "data", "rows", "task", "settings", "seed", "server", "versions")
 
@@ -79,7 +76,7 @@ class RunList:
     """The runs of a base folder.
 
     Attributes:
-        runs: the newest first.
+        runs: the one that was worked on last first.
         notes: a sentence for each folder that is no run, or cannot be read.
     """
 
@@ -107,29 +104,16 @@ def list_runs(base: Path = DEFAULT_BASE) -> RunList:
             runs.append(read_folder(folder))
         except RunError as error:
             notes.append(f"not listed: {error}")
-    return RunList(tuple(sorted(runs, key=lambda run: (run.created, run.name))[::-1]), tuple(notes))
+    return RunList(tuple(sorted(runs, key=_worked_on, reverse=True)), tuple(notes))
 
 
-def read_run(name: str, base: Path = DEFAULT_BASE) -> Run:
-    """Return the run of this name, or the only one whose name begins with it.
-
-    Raises:
-        InputError: there is none, or more than one.
-        RunError: its folder cannot be read, or is no run's.
-    """
-    names = _names(base)
-    matching = [name] if name in names else [each for each in names if each.startswith(name)]
-    if len(matching) != 1 or not name:
-        what = "no run" if not matching or not name else "more than one run"
-        raise InputError(
-            f"{what} in {base} is called {shown(name)}: icm-client runs list shows them."
-            f"{did_you_mean(name, names)}"
-        )
-    return read_folder(base / matching[0])
+def _worked_on(run: Run) -> tuple[datetime, str]:
+    """When the run was last worked on; of a journal that says nothing, when it was created."""
+    return datetime.fromisoformat(run.updated or run.created), run.name
 
 
 def find_run(name: str, base: Path = DEFAULT_BASE) -> Run:
-    """Return the run in the folder `name`, or else the one of this name: `read_run`.
+    """Return the run in the folder `name`, or else the one in `base` that `name` means: `read_run`.
 
     Raises:
         InputError: there is none, or more than one.
@@ -139,6 +123,73 @@ def find_run(name: str, base: Path = DEFAULT_BASE) -> Run:
     if (folder / RECORD).is_file():
         return read_folder(folder.resolve())
     return read_run(name, base)
+
+
+def read_run(name: str, base: Path = DEFAULT_BASE) -> Run:
+    """Return the run of this name, or the only one whose name begins with it.
+
+    `latest` is the run that was worked on last: whose journal has the latest event.
+
+    Raises:
+        InputError: there is none, or more than one.
+        RunError: its folder cannot be read, or is no run's.
+    """
+    names = _names(base)
+    if name in names:
+        return read_folder(base / name)
+    if name == LATEST and (runs := list_runs(base).runs):
+        return runs[0]
+    matching = [each for each in names if each.startswith(name)] if name else []
+    if len(matching) == 1:
+        return read_folder(base / matching[0])
+    raise InputError(_no_single_run(name, base, names, matching))
+
+
+def _no_single_run(name: str, base: Path, names: Sequence[str], matching: Sequence[str]) -> str:
+    """Say that `name` means none of the runs, or which of them it may mean."""
+    # Imported here: the list of runs needs none of it, and pydantic takes long.
+    from icm_client.data.messages import listed, shown  # noqa: PLC0415
+
+    if not names:
+        return (
+            f"no run in {base} is called {shown(name)}: there are no runs there. Name their folder "
+            "with --runs"
+        )
+    if matching:
+        return (
+            f"{len(matching)} runs in {base} have a name that begins with {shown(name)}: "
+            f"{listed(matching)}. Write enough of one to tell it from the others"
+        )
+    near = _nearest(name, names)
+    meant = f" Did you mean {listed(near)}?" if near else ""
+    return (
+        f"no run in {base} is called {shown(name)}: {runs_command('list', base=base)} shows them."
+        f"{meant}"
+    )
+
+
+def _nearest(name: str, names: Sequence[str]) -> list[str]:
+    """The names that are most like `name`: as a whole, in their beginning, or in their digest."""
+    likeness = {
+        each: max(
+            difflib.SequenceMatcher(None, name.casefold(), part.casefold()).ratio()
+            for part in (each, each[: len(name)], *each.rsplit("-", 1))
+        )
+        for each in names
+    }
+    best = max(likeness.values())
+    return [each for each in names if likeness[each] == best >= _ALIKE]
+
+
+def runs_command(name: str, *arguments: str, base: Path) -> str:
+    """Return a command about runs as it can be pasted into a shell, from the same folder."""
+    where = [] if base.resolve() == DEFAULT_BASE.resolve() else ["--runs", str(base)]
+    return shlex.join(["icm-client", "runs", name, *arguments, *where])
+
+
+def resume_command(run: Run) -> str:
+    """Return the command that goes on with the run: its whole name, and where it lies."""
+    return runs_command("resume", run.name, base=run.path.parent)
 
 
 def _names(base: Path) -> list[str]:
@@ -161,9 +212,9 @@ def read_folder(folder: Path) -> Run:
     if missing or record.get("icm_client_run") != FORMAT or record["name"] != folder.name:
         raise RunError(f"{folder}: run.json describes no run of this name, or a newer version's")
     result = _document(folder / RESULT)
-    events = read(folder / JOURNAL)
-    last = events[-1] if events else {}
-    if is_running(folder):
+    events, last = count_events(folder / JOURNAL)
+    # A process that goes on writes an event first; asking for the lock takes longer than all else.
+    if last.get("event") not in ENDS and is_running(folder):
         state, reason = "running", None
     elif result is not None and result.get("stopped") is None:
         state, reason = "done", None
@@ -179,7 +230,7 @@ def read_folder(folder: Path) -> Run:
         updated=last.get("at"),
         record=record,
         result=result,
-        events=len(events),
+        events=events,
     )
 
 
@@ -230,181 +281,3 @@ def remove_run(run: Run) -> None:
         ) from None
     except OSError as error:
         raise RunError(f"{run.path}: cannot be removed: {error.strerror}") from error
-
-
-class LabelledId(NamedTuple):
-    """A row's id in a run, and the label that the run gave it."""
-
-    id: str | int
-    label: str
-
-
-class RowDiff(NamedTuple):
-    """A row that two runs label differently.
-
-    Attributes:
-        id: in the first run.
-        first: its label there.
-        second: its label in the second run.
-        id_in_second: its id there.
-    """
-
-    id: str | int
-    first: str
-    second: str
-    id_in_second: str | int
-
-
-@dataclass(frozen=True, slots=True)
-class RunDiff:
-    """Where two runs differ.
-
-    Attributes:
-        settings: `part.name` -> its value in the first and in the second run, None if absent.
-        labels: the rows labelled differently.
-        compared: how many rows both runs labelled.
-        only_in_first: ids of rows that the second run did not label.
-        only_in_second: ids of rows that the first run did not label.
-    """
-
-    settings: Mapping[str, tuple[Any, Any]]
-    labels: tuple[RowDiff, ...]
-    compared: int
-    only_in_first: tuple[str | int, ...]
-    only_in_second: tuple[str | int, ...]
-
-
-def diff_runs(first: Run, second: Run) -> RunDiff:
-    """Return where two runs differ, in their descriptions and in the labels they found.
-
-    Raises:
-        InputError: both have labels, and no row in common.
-        RunError: a labels file cannot be read.
-    """
-    ours, theirs = (dict(_flat(_description(run))) for run in (first, second))
-    settings = {
-        key: (ours.get(key), theirs.get(key))
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
-    }
-    found, other = labels_by_row([first, second])
-    shared = [row for row in found if row in other]
-    return RunDiff(
-        settings=settings,
-        labels=tuple(
-            RowDiff(found[row].id, found[row].label, other[row].label, other[row].id)
-            for row in shared
-            if found[row].label != other[row].label
-        ),
-        compared=len(shared),
-        only_in_first=tuple(found[row].id for row in found if row not in other),
-        only_in_second=tuple(other[row].id for row in other if row not in found),
-    )
-
-
-def labels_by_row(runs: Sequence[Run]) -> list[dict[str, LabelledId]]:
-    """Return each run's labels, with the same key where two runs' rows are the same.
-
-    Rows are the same if the fields that the runs' tasks read hold the same. Ids do not say so, for
-    the fourth row of another file has the id 4 too; they only tell rows of the same content apart.
-    A run without labels has no rows.
-
-    Raises:
-        InputError: two runs that have labels have no row in common.
-        RunError: a labels file or a task cannot be read.
-    """
-    tables = [label_records(run) for run in runs]
-    there = [number for number, records in enumerate(tables) if records]
-    tasks = {number: _task(runs[number]) for number in there}
-    read = {field for task in tasks.values() for field in task.read_fields}
-    columns = {
-        number: {
-            field: column
-            for field in sorted(read)
-            if any(
-                (column := column_of(field, record, tasks[number].labels)) in record
-                for record in tables[number]
-            )
-        }
-        for number in there
-    }
-    shared = [field for field in sorted(read) if all(field in own for own in columns.values())]
-    # A row is known by all that one of the models was shown, and not by a part of it.
-    if not any(set(task.template_fields) <= set(shared) for task in tasks.values()):
-        shared = []
-    found: list[dict[str, LabelledId]] = [{} for _ in runs]
-    for number, own in columns.items():
-        found[number] = _keyed(tables[number], [own[field] for field in shared])
-    for one, other in combinations(there, 2):
-        if not shared or found[one].keys().isdisjoint(found[other]):
-            raise InputError(
-                f"the runs {runs[one].name} and {runs[other].name} are over different data: no row "
-                f"of {runs[one].record['data']} is a row of {runs[other].record['data']}. Compare "
-                "runs over the same rows"
-            )
-    return found
-
-
-def _keyed(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, LabelledId]:
-    """A run's labels by a digest of the columns' content, in the order of the data.
-
-    Rows of the same content are numbered in the order of their ids.
-    """
-    alike: dict[str, list[str]] = {}
-    held = []
-    for record in records:
-        texts = [_as_text(record.get(column)) for column in columns]
-        held.append(blake2b(orjson.dumps(texts), digest_size=16).hexdigest())
-        alike.setdefault(held[-1], []).append(str(record["id"]))
-    places = {
-        (key, row): place for key, ids in alike.items() for place, row in enumerate(sorted(ids))
-    }
-    return {
-        f"{key}.{places[key, str(record['id'])]}": LabelledId(record["id"], record["label"])
-        for key, record in zip(held, records, strict=True)
-    }
-
-
-def _as_text(value: Any) -> str:
-    """The value as in a prompt: 5 is the same in a CSV and in a JSON file."""
-    return write_json(value).decode() if isinstance(value, list | dict) else str(value)
-
-
-def label_records(run: Run) -> list[dict[str, Any]]:
-    """Return the lines of a run's labels file, in the order of the data; none if there is none.
-
-    Raises:
-        RunError: the file cannot be read, or is damaged.
-    """
-    path = run.path / LABELS
-    try:
-        records = [read_json(line) for line in path.read_bytes().splitlines()]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-    except orjson.JSONDecodeError:
-        records = [None]
-    if not all(isinstance(record, dict) and {"id", "label"} <= record.keys() for record in records):
-        raise RunError(f"{path}: some lines hold no label: the file was damaged")
-    return records
-
-
-def _task(run: Run) -> Task:
-    try:
-        return Task.model_validate(run.record["task"])
-    except TaskError as error:
-        raise RunError(f"{run.path / RECORD}: describes no task: {error}") from None
-
-
-def _description(run: Run) -> dict[str, Any]:
-    left_out = {"name", "created", "command", "left_out", "folder", "icm_client_run"}
-    return {key: value for key, value in run.record.items() if key not in left_out}
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            yield from _flat(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item

@@ -26,15 +26,17 @@ from icm_client.data.values import write_json
 from icm_client.data.whole_files import replace_file
 from icm_client.errors import RunError, RunStopped
 from icm_client.record.description import RunDescription, installed_versions, without_secrets
-from icm_client.record.journal import Journal
-
-FORMAT = 1
-"""The version of run.json."""
-
-RECORD, JOURNAL, LABELS = "run.json", "journal.jsonl", "labels.jsonl"
-RESULT, REPORT, LOCK = "result.json", "report.html", "lock"
-
-DEFAULT_BASE = Path("runs")
+from icm_client.record.journal import FAILED, FINISHED, STOPPED, Journal
+from icm_client.record.layout import (
+    DEFAULT_BASE,
+    FORMAT,
+    JOURNAL,
+    LABELS,
+    LOCK,
+    RECORD,
+    REPORT,
+    RESULT,
+)
 
 _LOCK_TIMEOUT_S = 1.0  # who only looks whether a run is under way holds the lock for less
 
@@ -132,17 +134,17 @@ class RunFolder:
             document = write_json(dict(summary), orjson.OPT_INDENT_2)
             replace_file(self.path / RESULT, document)
         if summary.get("stopped") is None:
-            self._end("finished")
+            self._end(FINISHED)
         else:
             self.stop(str(summary["stopped"]))
 
     def stop(self, reason: str) -> None:
         """Record that the run stopped before its end, and why; the same command goes on."""
-        self._end("stopped", reason=reason)
+        self._end(STOPPED, reason=reason)
 
     def fail(self, error: BaseException) -> None:
         """Record that the run failed, and with which error."""
-        self._end("failed", error=type(error).__name__, reason=str(error))
+        self._end(FAILED, error=type(error).__name__, reason=str(error))
 
     def close(self) -> None:
         """Close the journal and release the lock; a second call does nothing."""

@@ -3,26 +3,17 @@
 A line is written with one call and ends in a newline, so a killed process leaves at most its last
 line torn. Such a line never happened: reading ignores it, and opening cuts it off.
 
-A sweep's event holds the labels after it, for looking at and not for searching, as one word: the
-rows' labels, numbered as in the event's `counts`, -1 where a row has none, as little-endian 16-bit
-integers, deflated, in base64. 100,000 rows take 26 kB with two labels, 52 kB with five. A pair's
-other order is left out: its label follows from the row's.
+A sweep's event holds the labels after it: `sweep_labels.py`.
 """
 
-import base64
-import binascii
 import json
 import os
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
-from icm_client.coherence.problem import IntArray
 from icm_client.errors import RunError
 
 __all__ = ["Journal", "RunError", "read"]
@@ -30,10 +21,10 @@ __all__ = ["Journal", "RunError", "read"]
 SWEEP, PASS = "sweep", "pass"
 """The events that hold labels."""
 
+FINISHED, STOPPED, FAILED = ENDS = ("finished", "stopped", "failed")
+"""The last event of a process that worked on the run."""
+
 _OURS = frozenset({"at", "event"})
-_NUMBERS = "<i2"
-_SAME = ("utility", "coherence", "moved")
-"""A sweep's event and the run's result agree in these, or belong to different searches."""
 
 
 class Journal:
@@ -145,77 +136,43 @@ def read(path: Path) -> list[dict[str, Any]]:
         return []
     except OSError as error:
         raise RunError(f"{path}: the journal cannot be read: {error.strerror}") from error
-    events = []
-    for number, line in enumerate(lines[:-1], start=1):  # after the last newline: torn, or empty
-        try:
-            event = json.loads(line)
-        except ValueError:
-            event = None
-        if not isinstance(event, Mapping) or not event.keys() >= _OURS:
-            raise RunError(f"{path}:{number}: not an event of a journal: the file was damaged")
-        events.append(dict(event))
-    return events
+    # After the last newline: a torn line, or nothing.
+    return [_event(line, path, number) for number, line in enumerate(lines[:-1], start=1)]
+
+
+def count_events(path: Path) -> tuple[int, Mapping[str, Any]]:
+    """Return how many events a journal has, and the last one; 0 and nothing without a file.
+
+    A journal may have megabytes, and only its last line is looked at.
+
+    Raises:
+        RunError: the file cannot be read, or its last whole line is no event.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return 0, {}
+    except OSError as error:
+        raise RunError(f"{path}: the journal cannot be read: {error.strerror}") from error
+    count, end = content.count(b"\n"), content.rfind(b"\n")
+    if not count:
+        return 0, {}
+    return count, _event(content[content.rfind(b"\n", 0, end) + 1 : end], path, count)
+
+
+def _event(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if not isinstance(event, Mapping) or not event.keys() >= _OURS:
+        raise RunError(f"{path}:{number}: not an event of a journal: the file was damaged")
+    return dict(event)
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, np.generic | np.ndarray):
+    if hasattr(value, "tolist"):  # NumPy's, which is not imported for reading a journal
         return value.tolist()
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"a {type(value).__name__} cannot be written to a journal")
-
-
-def packed(labels: IntArray) -> str:
-    """Return a sweep's labels as one word."""
-    return base64.b64encode(zlib.compress(labels.astype(_NUMBERS).tobytes())).decode()
-
-
-def unpacked(word: str) -> IntArray:
-    """Return the labels that `packed` was given, or raise `ValueError`."""
-    try:
-        content = zlib.decompress(base64.b64decode(word, validate=True))
-        return np.frombuffer(content, _NUMBERS).astype(np.int64)
-    except (binascii.Error, zlib.error) as error:
-        raise ValueError(f"no packed labels: {error}") from error
-
-
-def labels_by_sweep(
-    journal: Path, sweeps: Sequence[Mapping[str, Any]], words: Sequence[str]
-) -> list[IntArray | None]:
-    """Return the labels after each of a result's sweeps, or None where they are unknown.
-
-    A search that started again recorded some sweeps twice, and an older version recorded no
-    labels: they are known where the journal's last event of a sweep agrees with the result.
-
-    Args:
-        journal: of the run.
-        sweeps: as the run's result lists them; those with `trained_on` are passes.
-        words: the labels that the numbers returned are to stand for.
-
-    Returns:
-        For each sweep all rows of the data, as numbers in `words`, -1 where a row has no label.
-
-    Raises:
-        RunError: the journal cannot be read.
-    """
-    last: dict[object, Mapping[str, Any]] = {}
-    for event in read(journal):
-        if event["event"] in (SWEEP, PASS):
-            last[event["event"], event.get("restart"), event.get("sweep")] = event
-    found: list[IntArray | None] = []
-    for sweep in sweeps:
-        kind = PASS if "trained_on" in sweep else SWEEP
-        recorded = last.get((kind, sweep["restart"], sweep["sweep"]), {})
-        same = all(recorded.get(name) == sweep.get(name) for name in _SAME)
-        found.append(_labels(recorded, words, journal) if same and "labels" in recorded else None)
-    return found
-
-
-def _labels(event: Mapping[str, Any], words: Sequence[str], journal: Path) -> IntArray:
-    try:
-        numbers = np.array([words.index(word) for word in event["counts"]] + [-1])
-        return numbers[unpacked(event["labels"])]  # -1 is the last
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise RunError(
-            f"{journal}: the labels of a sweep cannot be read ({error}): the file was damaged"
-        ) from None

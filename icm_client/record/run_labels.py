@@ -11,7 +11,8 @@ from icm_client.data import Dataset, LabelledRow, Row, Task
 from icm_client.data.messages import shown
 from icm_client.data.values import read_json
 from icm_client.errors import InputError, RunError
-from icm_client.record.folder import LABELS, RECORD, RESULT
+from icm_client.record.archive import runs_command
+from icm_client.record.layout import LABELS, RECORD, RESULT
 
 OUR_COLUMNS: Final = ("label", "confidence", "exactness")
 """Columns of labels.jsonl beside the row's own fields; the log-probs' names depend on the task."""
@@ -75,11 +76,13 @@ def read_labels(folder: Path) -> RunLabels:
     """
     if not (folder / RECORD).is_file():
         raise InputError(
-            f"{folder} is no run's folder: it has no run.json. List all runs: icm-client runs list"
+            f"{folder} is no run's folder: it has no run.json. List all runs: "
+            f"{runs_command('list', base=folder.parent)}"
         )
     if not (folder / LABELS).is_file():
         raise InputError(
-            f"{folder}: this run has no labels yet. Continue it: icm-client runs resume"
+            f"{folder}: this run has no labels yet. Continue it: "
+            f"{runs_command('resume', folder.name, base=folder.parent)}"
         )
     try:
         task = Task.model_validate(orjson.loads((folder / RECORD).read_bytes())["task"])

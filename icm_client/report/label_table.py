@@ -13,8 +13,9 @@ from icm_client.data.outputs import column_of, columns_before_fields
 from icm_client.data.task import parse_template
 from icm_client.data.values import write_json
 from icm_client.errors import InputError, RunError
-from icm_client.record.archive import Run, label_records
-from icm_client.record.folder import LABELS
+from icm_client.record.archive import Run, resume_command
+from icm_client.record.comparison import label_records
+from icm_client.record.layout import LABELS
 
 NO_GOLD = -1
 """The gold label of a row that has none."""
@@ -87,7 +88,7 @@ def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
     if run.result is None or not path.is_file():
         raise InputError(
             f"the run {run.name} has no labels yet (it is {run.state}): "
-            f"icm-client runs resume {run.name} goes on with it"
+            f"{resume_command(run)} goes on with it"
         )
     records = label_records(run)
     if not records:

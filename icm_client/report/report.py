@@ -7,6 +7,7 @@ escaped, and the script only ever sets them as text.
 """
 
 import base64
+import shlex
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -206,7 +207,7 @@ def _facts(data: ReportData) -> dict[str, object]:
         ("gold", data.table.gold_field or ""),
         ("steps", steps),
         ("created", data.run.created),
-        ("command", " ".join(["icm-client", *map(str, command)]) if command else "(from Python)"),
+        ("command", shlex.join(["icm-client", *map(str, command)]) if command else "(from Python)"),
         ("versions", ", ".join(f"{key} {value}" for key, value in record["versions"].items())),
     ]
     return {

@@ -34,7 +34,8 @@ from icm_client.endpoints import Endpoint, NoticingEndpoint, Waiting, WireEvent
 from icm_client.errors import IcmError, InputError, ModelChanged, Retry, RunError, RunStopped
 from icm_client.record.archive import read_folder
 from icm_client.record.description import RunDescription
-from icm_client.record.folder import REPORT, RunFolder
+from icm_client.record.folder import RunFolder
+from icm_client.record.layout import REPORT
 from icm_client.report.report import write_report
 from icm_client.runs.fold_training import FoldTraining
 from icm_client.runs.frozen import PREDICTOR
@@ -101,6 +102,7 @@ async def label(
     command: Sequence[str] | None = None,
     fresh: bool = False,
     search_rows: int = SEARCH_ROWS,
+    limit: int | None = None,
     progress: OnProgress | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Labels:
@@ -148,6 +150,8 @@ async def label(
         search_rows: the most rows that are searched. Of more, so many are drawn (by the seed,
             related rows together), and the others are predicted from their labels, one read each;
             "folds" and "iterate" search all.
+        limit: label a sample of so many rows alone, the same ones each time, related rows together;
+            None labels all.
         progress: called as the run goes on; be quick, and do not raise.
         stopping: asked before each request; once it says so, what is under way is awaited and
             stored, and `RunStopped` is raised.
@@ -182,6 +186,7 @@ async def label(
         command=command,
         fresh=fresh,
         search_rows=search_rows,
+        limit=limit,
     ).prepared()
     with open_store(store) as kept:
         return await label_prepared(

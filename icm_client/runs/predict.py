@@ -12,7 +12,8 @@ import numpy as np
 
 from icm_client.coherence.assignment import JointAssignment
 from icm_client.coherence.problem import UNLABELLED, FloatArray, Query
-from icm_client.data import Dataset, FileFormat, LabelledRow
+from icm_client.data import Dataset, LabelledRow
+from icm_client.data.formats import NO_OPTIONS, FileOptions
 from icm_client.data.job import Job, Rows
 from icm_client.data.row_batches import row_batches
 from icm_client.data.rows import FailedRow, only, path_of, refused_rows
@@ -109,7 +110,7 @@ class Prediction:
         store: where scores are kept; the same call again asks nothing twice.
         batch: rows at a time.
         gold: the field with known labels, used for nothing but the accuracy; None takes the task's.
-        data_format: of a file, where its name does not show it.
+        file: how a file is read where neither its name nor its content shows it.
         skip_bad_rows: leave rows that cannot be used without a label; else one is a `RowError`.
         fail_on_error: as for `icm_client.label`, of the rows that have come so far.
         totals: of an earlier process that began this.
@@ -132,7 +133,7 @@ class Prediction:
         *,
         batch: int = BATCH,
         gold: str | None = None,
-        data_format: FileFormat | None = None,
+        file: FileOptions = NO_OPTIONS,
         skip_bad_rows: bool = False,
         fail_on_error: float = DEFAULT_FAIL_ON_ERROR,
         totals: Totals | None = None,
@@ -144,7 +145,7 @@ class Prediction:
         self.stats = stats or ScorerStats()
         self.under_way = 0
         self.frozen, self._server, self._store = frozen, server, store
-        self._batch, self._gold, self._format = batch, gold, data_format
+        self._batch, self._gold, self._file = batch, gold, file
         self._skip, self._limit = skip_bad_rows, fail_on_error
         self._on_progress, self._stopping = on_progress, stopping
         self._drift = DriftCheck(server)
@@ -166,7 +167,7 @@ class Prediction:
             size=self._batch,
             task=frozen.task,
             gold=self._gold,
-            format=self._format,
+            file=self._file,
             skip_bad_rows=self._skip,
             after=after,
         )

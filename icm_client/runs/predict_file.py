@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat
+from icm_client.data.formats import NO_OPTIONS, FileOptions
 from icm_client.data.job import Job
 from icm_client.data.label_sink import LabelSink
 from icm_client.data.row_batches import row_batches
@@ -135,7 +136,7 @@ async def predict_file(
     contexts: int = CONTEXTS,
     batch: int = BATCH,
     gold: str | None = None,
-    data_format: FileFormat | None = None,
+    file: FileOptions = NO_OPTIONS,
     output_format: FileFormat | None = None,
     skip_bad_rows: bool = False,
     fail_on_error: float = DEFAULT_FAIL_ON_ERROR,
@@ -155,8 +156,8 @@ async def predict_file(
         contexts: `M`, in which each row is read.
         batch: rows that are read and written together.
         gold: the field with known labels.
-        data_format: of `data`, where its name does not show it.
-        output_format: of `output`, likewise.
+        file: how `data` is read where neither its name nor its content shows it.
+        output_format: of `output`, where its name does not show it.
         skip_bad_rows: leave rows that cannot be used without a label.
         fail_on_error: as for `icm_client.label`, of the rows so far.
         accept_other_model: take another model than the run's.
@@ -173,7 +174,7 @@ async def predict_file(
             `icm_client.runs.predict.Prediction.batches`.
     """
     began = time.monotonic()
-    total = _checked(predictor, data, batch, gold, data_format, skip_bad_rows=skip_bad_rows)
+    total = _checked(predictor, data, batch, gold, file, skip_bad_rows=skip_bad_rows)
     state = PredictProgress(0, total)
 
     def moved(**changed: Any) -> None:
@@ -206,7 +207,7 @@ async def predict_file(
                 stopping=stopping,
                 batch=batch,
                 gold=gold,
-                data_format=data_format,
+                file=file,
                 skip_bad_rows=skip_bad_rows,
                 fail_on_error=fail_on_error,
                 totals=Totals.of(sink.state) if sink.state else None,
@@ -243,7 +244,7 @@ def _checked(
     data: str | os.PathLike[str],
     batch: int,
     gold: str | None,
-    data_format: FileFormat | None,
+    file: FileOptions,
     *,
     skip_bad_rows: bool,
 ) -> int:
@@ -256,7 +257,7 @@ def _checked(
     total = usable = 0
     bad: list[FailedRow] = []
     for dataset in row_batches(
-        data, size=batch, task=task, gold=gold, format=data_format, skip_bad_rows=True
+        data, size=batch, task=task, gold=gold, file=file, skip_bad_rows=True
     ):
         job = Job.prepare(dataset, task, skip_bad_rows=True)
         usable += len(job.dataset.rows)
@@ -280,8 +281,8 @@ def _identity(
 
     `skip_bad_rows` is not among it: who meets a row that is too long after an hour goes on with it.
     """
-    with Path(data).open("rb") as file:
-        content = file_digest(file, "blake2b").hexdigest()
+    with Path(data).open("rb") as opened:
+        content = file_digest(opened, "blake2b").hexdigest()
     found = predictor.found.digest
     described = [found, server.identity.fingerprint, content, *options]
     return blake2b(write_json(described), digest_size=16).hexdigest()

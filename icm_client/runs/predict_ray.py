@@ -35,6 +35,7 @@ from pydantic import SecretStr
 
 from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat
+from icm_client.data.formats import NO_OPTIONS, FileOptions
 from icm_client.data.values import write_json
 from icm_client.data.whole_files import replace_file
 from icm_client.endpoints import Endpoint, ServerIdentity, Usage
@@ -81,7 +82,7 @@ def predict_shards(
     contexts: int = CONTEXTS,
     batch: int = BATCH,
     gold: str | None = None,
-    data_format: FileFormat | None = None,
+    file: FileOptions = NO_OPTIONS,
     output_format: FileFormat | None = None,
     skip_bad_rows: bool = False,
     fail_on_error: float = DEFAULT_FAIL_ON_ERROR,
@@ -103,7 +104,7 @@ def predict_shards(
         contexts: `M`, in which each row is read.
         batch: rows of a shard that are read and written together.
         gold: the field with known labels.
-        data_format: of the shards, where their names do not show it.
+        file: how the shards are read where neither their names nor their content show it.
         output_format: of the labels; None takes the shards'.
         skip_bad_rows: leave rows that cannot be used without a label.
         fail_on_error: as for `icm_client.label`, of a shard's rows so far.
@@ -120,7 +121,7 @@ def predict_shards(
             shards done by then stay.
     """
     began = time.monotonic()
-    shards = find_shards(data, output, data_format=data_format, output_format=output_format)
+    shards = find_shards(data, output, data_format=file.format, output_format=output_format)
     server, api_key = _named(endpoint)
     _require_ray()
     folder = ShardFolder(Path(output).absolute())
@@ -158,7 +159,7 @@ def predict_shards(
                 "contexts": contexts,
                 "batch": batch,
                 "gold": gold,
-                "data_format": data_format,
+                "file": file,
                 "skip_bad_rows": skip_bad_rows,
                 "fail_on_error": fail_on_error,
                 "accept_other_model": accept_other_model,
@@ -254,7 +255,7 @@ class _Worker:
             if found is not None:
                 return found
             version = shard.version()
-            empty = shard.is_empty(self._work.options["data_format"])
+            empty = shard.is_empty(self._work.options["file"].format)
             shard.record.parent.mkdir(parents=True, exist_ok=True)
             shard.output.parent.mkdir(parents=True, exist_ok=True)
         if server.identity.fingerprint != self._work.measured.fingerprint:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 from anyio.from_thread import start_blocking_portal
 
 from icm_client.coherence.predict import CONTEXTS
-from icm_client.data import FileFormat, LabelledRow
+from icm_client.data import LabelledRow
+from icm_client.data.formats import FileOptions
 from icm_client.data.job import Rows
 from icm_client.endpoints import Endpoint, ServerIdentity
 from icm_client.endpoints.identity_check import described
 from icm_client.errors import ModelChanged
 from icm_client.record.archive import find_run
-from icm_client.record.folder import DEFAULT_BASE
+from icm_client.record.layout import DEFAULT_BASE
 from icm_client.record.run_labels import read_labels
 from icm_client.runs.frozen import PREDICTOR, Found, Frozen
 from icm_client.runs.predict import Prediction, Totals
@@ -37,7 +38,7 @@ class PredictOptions(TypedDict, total=False):
 
     batch: int
     gold: str | None
-    data_format: FileFormat | None
+    file: FileOptions
     skip_bad_rows: bool
     fail_on_error: float
 
@@ -121,7 +122,7 @@ class Predictor:
                 on the run's labels is asked.
             accept_other_model: take another model than the run's.
             options: rows in a `batch` (2,048); the `gold` field, which is taken out of the rows; a
-                file's `data_format`; `skip_bad_rows`, to leave out rows that cannot be used;
+                `file`, how a file is read; `skip_bad_rows`, to leave out rows that cannot be used;
                 `fail_on_error`, as for `icm_client.label`, of the rows so far.
 
         Raises:

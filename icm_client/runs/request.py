@@ -57,6 +57,7 @@ class LabelOptions(TypedDict, total=False):
     skip_bad_rows: bool
     fresh: bool
     search_rows: int
+    limit: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class LabelRequest:
     command: Sequence[str] | None = None
     fresh: bool = False
     search_rows: int = SEARCH_ROWS
+    limit: int | None = None
 
     def prepared(self) -> "PreparedRun":
         """Everything that the request names, read and checked.
@@ -113,6 +115,7 @@ class LabelRequest:
             prior=self.prior,
             constraint=self.constraint,
             skip_bad_rows=self.skip_bad_rows,
+            limit=self.limit,
         )
         first = None if self.start is None else read_start(self.start, whole)
         pinned = None if self.pins is None else read_pins(self.pins, whole)

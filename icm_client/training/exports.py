@@ -21,7 +21,7 @@ from icm_client.data.formats import format_of, require_pyarrow
 from icm_client.data.values import write_json
 from icm_client.data.whole_files import replace_file
 from icm_client.errors import InputError, RunError
-from icm_client.record.archive import Run
+from icm_client.record.archive import Run, resume_command
 from icm_client.record.run_labels import OUR_COLUMNS, RunLabels, read_labels
 from icm_client.training.card import CardFacts, dataset_card, export_card
 from icm_client.training.examples import chat_messages, task_examples, task_pairs
@@ -156,8 +156,8 @@ def export_run(
 def _labels_of(run: Run) -> RunLabels:
     if run.result is None:
         raise InputError(
-            f"the run {run.name} has no labels yet (it is {run.state}). Continue it: icm-client "
-            f"runs resume {run.name}"
+            f"the run {run.name} has no labels yet (it is {run.state}). Continue it: "
+            f"{resume_command(run)}"
         )
     found = read_labels(run.path)
     confidences = [record.get("confidence", "") for record in found.records]

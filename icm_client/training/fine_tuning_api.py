@@ -14,8 +14,8 @@ from typing import Final, Generic, TypeVar
 import httpx2
 from pydantic import BaseModel, Field, ValidationError
 
-from icm_client.endpoints.exchange import NO_HEADERS, Body
 from icm_client.endpoints.parsing import Wire, parsed
+from icm_client.endpoints.settings import NO_HEADERS, Body
 from icm_client.endpoints.transport import Transport
 
 FILES: Final = "/v1/files"

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from icm_client.data.whole_files import replace_file
-from icm_client.endpoints.exchange import Body
+from icm_client.endpoints.settings import Body
 from icm_client.errors import (
     AuthenticationRefused,
     EndpointError,

@@ -1,5 +1,7 @@
 """`icm-client runs` as a user meets it."""
 
+import shlex
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,13 @@ import click
 import orjson
 import pytest
 from click.testing import CliRunner, Result
+from rich.text import Text
+from terminals import PROGRAM, in_terminal
 
 import icm_client.runs.server
 from icm_client import Task, rows_from
 from icm_client.cli.main import cli
-from icm_client.cli.runs import runs_group
+from icm_client.cli.runs import _age, runs_group
 from icm_client.data.job import Job
 from icm_client.endpoints import ServerIdentity
 from icm_client.errors import InputError, RunError
@@ -86,11 +90,13 @@ def as_json(*arguments: str) -> Any:
 
 def test_no_runs_is_no_error() -> None:
     assert run("list").stdout == "No runs in runs.\n"
-    assert as_json("list") == {"runs": [], "notes": []}
+    found = as_json("list")
+    assert (found["runs"], found["notes"]) == ([], [])
 
 
 def test_the_list_tells_names_and_states_and_warns_of_what_is_no_run(folder: Path) -> None:
     done, stopped = write_run(0), write_run(1, done=False)
+    assert run("show", "latest").stdout.split()[:2] == ["run", stopped]
     (folder / "runs" / "mine").mkdir()
     shown = run("list")
     assert shown.exit_code == 0
@@ -107,6 +113,38 @@ def test_the_list_tells_names_and_states_and_warns_of_what_is_no_run(folder: Pat
     }
     assert len(found["notes"]) == 1
     assert len(as_json("list", "--runs", str(folder / "runs"))["runs"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown_there"),
+    [
+        (30, ["name", "state"]),
+        (40, ["name", "state", "age", "verdict"]),
+        (60, ["name", "state", "age", "verdict", "rows", "accuracy"]),
+        (80, ["name", "state", "age", "verdict", "rows", "accuracy", "coherence", "seed"]),
+        (
+            200,
+            ["name", "state", "age", "verdict", "rows", "accuracy", "coherence", "seed", "model"],
+        ),
+    ],
+)
+def test_the_list_has_the_columns_that_the_terminal_has_room_for(
+    columns: int, shown_there: list[str]
+) -> None:
+    names = [write_run(0), write_run(1, done=False)]
+    shown = in_terminal([*PROGRAM, "runs", "list"], columns)
+    lines = [line.rstrip() for line in Text.from_ansi(shown.replace("\r", "")).plain.splitlines()]
+    assert lines[0].split() == shown_there
+    assert {line.split()[0] for line in lines[1:]} == set(names)
+    assert max(map(len, lines)) <= columns
+
+
+def test_ages_are_told_in_the_largest_unit_that_says_enough() -> None:
+    now = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    passed = {-5: "0 s", 40: "40 s", 90: "1 min", 3 * 3600: "3 h", 3 * 86400: "3 d"}
+    for seconds, words in passed.items():
+        assert _age(now, now - timedelta(seconds=seconds)) == words
+    assert _age(now, now - timedelta(days=90)) == "2026-01-31"
 
 
 def test_show_tells_everything_about_one_run() -> None:
@@ -234,6 +272,19 @@ def test_runs_over_rows_that_imply_others_by_long_ids_are_compared(folder: Path)
     assert "1 of the 4 rows" in run("diff", one, other).stdout
 
 
+def test_two_names_of_one_run_remove_it_once() -> None:
+    name = write_run(0)
+    assert as_json("rm", "latest", name, f"runs/{name}", "--yes")["removed"] == [name]
+
+
+def test_a_command_with_spaces_and_quotes_is_shown_as_it_can_be_pasted() -> None:
+    asked = ["label", "my rows.jsonl", "--template", "It's {text}:", "-o", "out.jsonl"]
+    shown = run("show", write_run(0, asked, done=False)).stdout.splitlines()
+    command = next(line for line in shown if "icm-client label" in line)
+    assert shlex.split(command) == ["icm-client", *asked]
+    assert "  icm-client runs resume " in shown[-1]
+
+
 def test_rm_asks_first(folder: Path) -> None:
     name, other = write_run(0), write_run(1)
     path = folder / "runs" / name
@@ -242,7 +293,7 @@ def test_rm_asks_first(folder: Path) -> None:
     assert path.exists()
     assert run("rm", name, answer="y\n").exit_code == 0
     assert not path.exists()
-    assert as_json("rm", other, "--yes") == {"removed": [other]}
+    assert as_json("rm", other, "--yes")["removed"] == [other]
     assert list((folder / "runs").iterdir()) == []
 
 

@@ -45,7 +45,7 @@ def test_the_list_has_a_line_for_each_task() -> None:
 
 
 def test_the_list_as_json() -> None:
-    tasks = orjson.loads(printed("--json"))
+    tasks = orjson.loads(printed("--json"))["tasks"]
     assert [task["name"] for task in tasks] == list(builtin_names())
     assert {task["name"]: task["constraint"]["kind"] for task in tasks} == {
         "alpaca": "asymmetry",

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -22,6 +23,20 @@ def test_help_and_completion_import_nothing_that_takes_long() -> None:
     asked = f"import sys, icm_client.cli.main; print(sorted({slow} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_list_of_runs_imports_nothing_that_takes_long(tmp_path: Path) -> None:
+    """With 200 runs it takes 0.3 s; the servers' client alone would take as long."""
+    slow = "{'openai', 'aiohttp', 'numpy', 'pydantic', 'torch'}"
+    asked = (
+        "import sys\nfrom icm_client.cli.main import cli\n"
+        "cli(['runs', 'list'], standalone_mode=False)\n"
+        f"print(sorted({slow} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout == "No runs in runs.\n[]\n"
 
 
 def test_all_that_is_promised_is_there() -> None:

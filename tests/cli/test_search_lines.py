@@ -2,7 +2,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from icm_client.cli.terminal import SearchLines, WaitLines
+from icm_client.cli.search_display import SearchLines, WaitLines
 from icm_client.endpoints import Waiting
 from icm_client.runs.progress import Cost, Progress
 from icm_client.runs.trainer import TrainingProgress

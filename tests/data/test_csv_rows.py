@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from read_files import read, refused
 
 from icm_client.data import Dataset, JsonValue, loaded, read_rows, take_own_gold
-from icm_client.data.csv_rows import Quote
+from icm_client.data.formats import Quote
 from icm_client.errors import InputError
 
 

@@ -260,3 +260,29 @@ def test_spaces_at_a_rows_end_are_left_out_like_the_templates() -> None:
     pair = PAIRS.model_copy(update={"template": "{q}: {one} or {two}"})
     shown = Job.prepare([{"q": "q", "one": "a ", "two": "b"}] * 2, pair).prompts
     assert shown[:2] == ("q: a  or b", "q: b or a")
+
+
+WORDS = ("negative", "positive")
+REVIEWS = Task(template="Review: {text}\nSentiment:", labels=WORDS)
+ONE_TRUE = claim_task({"kind": "mutual-exclusion", "group": "question", "answer": "claim"})
+
+
+def test_a_sample_of_rows_holds_whole_groups_in_their_order() -> None:
+    rows: Rows = [{"question": f"q{n // 2}", "claim": f"claim {n}"} for n in range(12)]
+    some = Job.prepare(rows, ONE_TRUE, limit=7).dataset
+    questions = [str(row.fields["question"]) for row in some.rows]
+    assert len(questions) == 6
+    assert questions == sorted(questions)
+    assert all(questions.count(question) == 2 for question in questions)
+    assert Job.prepare(rows, ONE_TRUE, limit=7).dataset == some
+    with pytest.raises(InputError, match="in whole groups, fit into 1"):
+        Job.prepare(rows, ONE_TRUE, limit=1)
+
+
+def test_a_sample_keeps_each_rows_gold() -> None:
+    rows: Rows = [{"text": f"words of row {n}", "gold": WORDS[n * 7 % 5 % 2]} for n in range(20)]
+    some = Job.prepare(rows, REVIEWS, gold="gold", limit=5).dataset
+    assert len(some.rows) == 5
+    for row, gold in zip(some.rows, some.gold or (), strict=True):
+        number = int(str(row.fields["text"]).split()[-1])
+        assert gold == WORDS[number * 7 % 5 % 2]

@@ -1,5 +1,6 @@
 """Runs are listed, found by name, compared row by row, and removed."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,15 @@ from icm_client import Task, rows_from
 from icm_client.data.job import Job
 from icm_client.data.outputs import LabelledRow, write_labels
 from icm_client.errors import InputError, RunError
-from icm_client.record.archive import Run, diff_runs, list_runs, read_run, remove_run
+from icm_client.record.archive import (
+    Run,
+    find_run,
+    list_runs,
+    read_run,
+    remove_run,
+    resume_command,
+)
+from icm_client.record.comparison import diff_runs
 from icm_client.record.description import RunDescription
 from icm_client.record.folder import RunFolder
 
@@ -40,9 +49,9 @@ def test_what_is_no_run_is_left_out_of_the_list_with_a_note(base: Path) -> None:
 def test_a_run_is_named_by_its_beginning_where_that_is_enough(base: Path) -> None:
     names = [finished(base, described(seed=seed)) for seed in range(2)]
     assert read_run(names[0][:-2], base).name == names[0]
-    for unclear in ("rows-", "", "../runs", "elsewhere"):
+    for unknown in ("", "../runs", "elsewhere"):
         with pytest.raises(InputError, match="is called"):
-            read_run(unclear, base)
+            read_run(unknown, base)
 
 
 def test_runs_differ_in_settings_and_labels(base: Path) -> None:
@@ -152,3 +161,57 @@ def test_a_removed_run_is_gone(base: Path) -> None:
     run = read_run(finished(base, described()), base)
     remove_run(run)
     assert list(base.iterdir()) == []
+
+
+def test_latest_is_the_run_that_was_worked_on_last(base: Path) -> None:
+    with pytest.raises(InputError, match="there are no runs there"):
+        find_run("latest", base)
+    first, second = (finished(base, described(seed=seed)) for seed in range(2))
+    assert find_run("latest", base).name == second
+    with RunFolder.open(described(seed=0), base=base):
+        pass  # the older run goes on
+    assert find_run("latest", base).name == first
+    assert [run.name for run in list_runs(base).runs] == [first, second]
+
+
+def test_an_ambiguous_beginning_lists_the_runs_that_it_may_mean(base: Path) -> None:
+    names = [finished(base, described(seed=seed)) for seed in range(2)]
+    with pytest.raises(InputError, match="2 runs in") as refused:
+        find_run("rows-", base)
+    assert all(name in str(refused.value) for name in names)
+
+
+def test_a_name_that_no_run_has_is_answered_with_the_nearest(base: Path) -> None:
+    name = finished(base, described())
+    stem, _, digest = name.rpartition("-")
+    for mistyped in (name[:-1] + "0", f"{stem[:-1]}x-{digest[:3]}", digest, stem.upper()):
+        if not name.startswith(mistyped):
+            with pytest.raises(InputError, match=f"Did you mean '{name}'"):
+                find_run(mistyped, base)
+    with pytest.raises(InputError, match=r"called 'zzzzzzzzzz': icm-client runs list shows"):
+        find_run("zzzzzzzzzz", base)
+
+
+def test_a_command_that_is_printed_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = finished(Path("runs"), described())
+    assert resume_command(find_run("latest")) == f"icm-client runs resume {name}"
+    assert resume_command(find_run(f"runs/{name}")) == f"icm-client runs resume {name}"
+    elsewhere = tmp_path / "my runs"
+    name = finished(elsewhere, described())
+    printed = shlex.split(resume_command(find_run("latest", elsewhere)))
+    assert printed == ["icm-client", "runs", "resume", name, "--runs", str(elsewhere)]
+
+
+def test_a_list_does_not_read_whole_journals(base: Path) -> None:
+    """A journal of steps has megabytes: only its end says how a run ended."""
+    name = finished(base, described())
+    journal = base / name / "journal.jsonl"
+    events = len(journal.read_bytes().splitlines())
+    journal.write_bytes(b"no event\n" * 5 + journal.read_bytes() + b'{"torn')
+    (run,) = list_runs(base).runs
+    assert (run.state, run.events) == ("done", events + 5)
+    journal.write_bytes(journal.read_bytes() + b"\n")
+    assert "not an event" in list_runs(base).notes[0]

@@ -9,7 +9,7 @@ from rich.console import Console
 from text_film_server import text_film_server
 
 from icm_client import Server, SweepSettings, Task, label, rows_from
-from icm_client.cli.terminal import SearchLines
+from icm_client.cli.search_display import SearchLines
 from icm_client.runs.progress import Progress
 
 TEXTS = [f"{word} film {number}" for number in range(8) for word in ("great", "awful")]

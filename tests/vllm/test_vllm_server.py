@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import httpx2
@@ -20,10 +21,10 @@ from vllm_questions import (
     OTHER_ENGINE,
     SAMPLE,
     SAMPLE_ROWS,
-    agreement,
     forward,
     label,
     label_command,
+    labelled,
     labels_in,
     open_server,
     reads_for,
@@ -39,8 +40,13 @@ pytestmark = pytest.mark.skipif(PYTHON is None, reason="no vLLM given: scripts/t
 
 LLAMA_CPP = 0.5
 """Nats between vLLM and llama.cpp, which rounds activations to 8 bits in every layer."""
-AGREEMENT = 0.97
-"""Of the labels that llama.cpp finds."""
+AGREEMENT = 0.93
+"""Of the labels that llama.cpp finds; the others are of rows that neither is clear about."""
+
+
+def clearness(row: dict[str, Any]) -> float:
+    """Return how far the row is from the threshold, in nats."""
+    return float(abs(row["log_prob_positive"] - row["log_prob_negative"]))
 
 
 WATCH = "from icm_client.cli.watch import watch_command; watch_command()"
@@ -206,12 +212,17 @@ def test_llama_cpp_gives_the_same_labels(vllm: VllmServer, folder: Path) -> None
     }
     served = label(folder, 128, "vllm", vllm.environment)
     local = label(folder, 128, "llama", embedded)
-    shared = agreement(folder / "vllm.jsonl", folder / "llama.jsonl")
+    rows = list(zip(labelled(folder / "vllm.jsonl"), labelled(folder / "llama.jsonl"), strict=True))
+    apart = [pair for pair in rows if pair[0]["label"] != pair[1]["label"]]
+    unclear = [max(map(clearness, pair)) for pair in apart]
+    shared = 1 - len(apart) / len(rows)
     click.echo(
         f"\nvLLM {served['accuracy']:.1%}, llama.cpp {local['accuracy']:.1%}, the same label for "
-        f"{shared:.1%}"
+        f"{shared:.1%}; the others at most {max(unclear, default=0):.2f} nats from the threshold"
     )
     assert shared >= AGREEMENT
+    # A log-odds is the difference of two log-probs, each so far from the other engine's.
+    assert max(unclear, default=0) <= 2 * LLAMA_CPP
 
 
 def prompts_answered(vllm: VllmServer) -> float:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vllm_server import MODEL, PYTHON, ROOT, VllmServer
 
@@ -45,13 +46,13 @@ def label(folder: Path, rows: int, name: str, environment: Mapping[str, str]) ->
     return found
 
 
+def labelled(path: Path) -> list[dict[str, Any]]:
+    """Return what `icm-client label` wrote of each row."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
 def labels_in(path: Path) -> list[str]:
-    return [json.loads(line)["label"] for line in path.read_text("utf-8").splitlines()]
-
-
-def agreement(one: Path, other: Path) -> float:
-    pairs = list(zip(labels_in(one), labels_in(other), strict=True))
-    return sum(first == second for first, second in pairs) / len(pairs)
+    return [row["label"] for row in labelled(path)]
 
 
 def sample_reads(words: Sequence[TokenIds], prompts: Sequence[TokenIds], bos: int) -> list[Read]:

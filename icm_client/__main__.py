@@ -1,0 +1,5 @@
+"""`python -m icm_client` is `icm-client`."""
+
+from icm_client.cli.main import main
+
+main()
