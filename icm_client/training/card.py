@@ -30,6 +30,10 @@ _FORMATS: Final = {
     "csv": "CSV, one line for each row",
     "parquet": "Parquet",
     "hf": "a dataset folder: `datasets.load_dataset(FOLDER)`",
+    "label-studio": "tasks of Label Studio, the labels as predictions; the labeling interface is "
+    "the `.xml` file beside them",
+    "argilla": "a dataset folder of Argilla, the labels as suggestions: "
+    "`argilla.Dataset.from_disk(FOLDER)`",
 }
 _LICENCE: Final = (
     "The rows have the licence of the data that they came from. Labels that a model made may fall "
