@@ -11,7 +11,7 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -30,7 +30,7 @@ from icm_client.training.annotation_tools import (
     label_studio_tasks,
 )
 from icm_client.training.card import CardFacts, dataset_card, export_card
-from icm_client.training.examples import chat_messages, task_examples, task_pairs
+from icm_client.training.examples import chat_messages, examples_of, preferences_of
 from icm_client.verdict.findings import Verdict, recorded_verdict
 
 LineFormat = Literal["sft", "chat", "dpo", "reward"]
@@ -78,6 +78,7 @@ class Export:
         left_out: why rows are missing, and how many.
         verdict: on the labels.
         warnings: sentences that the user must see, the worst first.
+        shares: of several runs, run -> label -> rows.
     """
 
     path: Path
@@ -88,6 +89,7 @@ class Export:
     left_out: Mapping[str, int]
     verdict: Verdict
     warnings: tuple[str, ...]
+    shares: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def summary(self) -> dict[str, object]:
         """Return everything as JSON values."""
@@ -100,6 +102,7 @@ class Export:
             "left_out": dict(self.left_out),
             "verdict": self.verdict,
             "warnings": list(self.warnings),
+            "shares": {run: dict(labels) for run, labels in self.shares.items()},
         }
 
 
@@ -130,17 +133,10 @@ def export_run(
         RunError: the run's files are damaged.
     """
     name = os.fspath(path)
-    found = _labels_of(run)
+    found = labels_of(run)
     gold = _gold_columns(run.result or {}, found)
-    _check_request(found, to, name, min_confidence=min_confidence, gold=gold if with_gold else None)
-    verdict = recorded_verdict(run.result or {})
-    kept, left_out = _confident(found, min_confidence, verdict)
-    if to in ("dpo", "reward"):
-        kept, same = _comparable(kept)
-        left_out |= same
-    if not kept.labels:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
-        raise InputError(f"the run {run.name}: no row is left to export ({reasons})")
+    check_request(found, to, name, min_confidence=min_confidence, gold=gold if with_gold else None)
+    kept, left_out = kept_rows(run, found, to, min_confidence)
     parts, records = _parts(to, kept, gold, with_gold=with_gold)
     facts = CardFacts(
         run=run,
@@ -152,7 +148,7 @@ def export_run(
         left_out=left_out,
         min_confidence=min_confidence,
         with_gold=with_gold,
-        verdict=verdict,
+        verdict=recorded_verdict(run.result or {}),
     )
     return Export(
         path=Path(name),
@@ -161,9 +157,28 @@ def export_run(
         rows=len(kept.labels),
         records=records,
         left_out=left_out,
-        verdict=verdict,
-        warnings=_warnings(facts),
+        verdict=facts.verdict,
+        warnings=warnings_of(facts),
     )
+
+
+def kept_rows(
+    run: Run, found: RunLabels, to: ExportFormat, min_confidence: float | None
+) -> tuple[RunLabels, dict[str, int]]:
+    """Return the rows that are exported, and why others are not, with their numbers.
+
+    Raises:
+        InputError: none is left, or rows were requested by confidence although the labels are not
+            to be trusted.
+    """
+    kept, left_out = _confident(found, min_confidence, recorded_verdict(run.result or {}))
+    if to in ("dpo", "reward"):
+        kept, same = _comparable(kept)
+        left_out |= same
+    if not kept.labels:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
+        raise InputError(f"the run {run.name}: no row is left to export ({reasons})")
+    return kept, left_out
 
 
 def _parts(
@@ -188,7 +203,13 @@ def _parts(
             return {"": _writer(content)}, len(lines)
 
 
-def _labels_of(run: Run) -> RunLabels:
+def labels_of(run: Run) -> RunLabels:
+    """Return the run's labels.
+
+    Raises:
+        InputError: it has none yet.
+        RunError: they are damaged.
+    """
     if run.result is None:
         raise InputError(
             f"the run {run.name} has no labels yet (it is {run.state}). Continue it: "
@@ -216,7 +237,7 @@ def _our_columns(found: RunLabels) -> set[str]:
     return {"id", *OUR_COLUMNS, *(f"{_LOG_PROB}{label}" for label in found.task.labels)}
 
 
-def _check_request(
+def check_request(
     found: RunLabels,
     to: ExportFormat,
     name: str,
@@ -224,6 +245,7 @@ def _check_request(
     min_confidence: float | None,
     gold: tuple[str, ...] | None,
 ) -> None:
+    """Refuse what cannot be written, before anything is."""
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise InputError(f"a confidence lies between 0 and 1: {min_confidence:g} does not")
     if to == "reward" and found.task.exchange is None:
@@ -305,18 +327,10 @@ def _comparable(kept: RunLabels) -> tuple[RunLabels, dict[str, int]]:
     return kept.only(numbers), ({why: missing} if missing else {})
 
 
-def _lines(kept: RunLabels, to: LineFormat) -> Sequence[_Record]:
-    task = kept.task
-    if to in ("dpo", "reward") and task.exchange is not None:
-        return [pair._asdict() for pair in task_pairs(task, kept.dataset, kept.labels)]
-    examples = task_examples(task, kept.dataset, kept.labels)
-    if to == "dpo":
-        return [
-            {"prompt": example.prompt, "chosen": example.label, "rejected": other}
-            for example in examples
-            for other in task.label_texts
-            if other != example.label
-        ]
+def _lines(kept: RunLabels, to: LineFormat) -> Sequence[Mapping[str, Any]]:
+    if to in ("dpo", "reward"):
+        return [record for row in preferences_of(kept) for record in row]
+    examples = examples_of(kept)
     if to == "chat":
         return list(map(chat_messages, examples))
     return [{"prompt": example.prompt, "completion": example.label} for example in examples]
@@ -420,7 +434,8 @@ def _write_folder(folder: Path, parts: _Parts, card: bytes) -> Path:
     return folder / _CARD
 
 
-def _warnings(facts: CardFacts) -> tuple[str, ...]:
+def warnings_of(facts: CardFacts) -> tuple[str, ...]:
+    """Return what the user must see before the export is used, the worst first."""
     found = []
     if facts.verdict == "do not trust":
         why = " ".join(facts.reasons) or "The run's report says why."
