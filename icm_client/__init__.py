@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from icm_client.coherence.iterate import IterateSettings
     from icm_client.coherence.result import Step, SweepRecord
     from icm_client.coherence.settings import SweepSettings
-    from icm_client.data import Dataset, LabelledRow, Row, Task, read_rows, rows_from
+    from icm_client.data import Dataset, FileOptions, LabelledRow, Row, Task, read_rows, rows_from
     from icm_client.data.constraint_spec import ConstraintSpec
     from icm_client.endpoints import EmbeddedEndpoint, TransportSettings, connect
     from icm_client.errors import IcmError, InputError, RunStopped
@@ -39,6 +39,7 @@ __all__ = [
     "Cost",
     "Dataset",
     "EmbeddedEndpoint",
+    "FileOptions",
     "Finding",
     "FoldSettings",
     "IcmError",
@@ -75,7 +76,7 @@ _HOMES = {
     "coherence.folds": ("FoldSettings",),
     "coherence.iterate": ("IterateSettings",),
     "coherence.result": ("Step", "SweepRecord"),
-    "data": ("Dataset", "LabelledRow", "Row", "Task", "read_rows", "rows_from"),
+    "data": ("Dataset", "FileOptions", "LabelledRow", "Row", "Task", "read_rows", "rows_from"),
     "data.constraint_spec": ("ConstraintSpec",),
     "endpoints": ("EmbeddedEndpoint", "TransportSettings", "connect"),
     "errors": ("IcmError", "InputError", "RunStopped"),

@@ -13,6 +13,7 @@ from icm_client.cli.options import (
     store_option,
     task_options,
 )
+from icm_client.cli.sections import SectionedCommand
 from icm_client.cli.signals import Drain, draining
 from icm_client.cli.terminal import print_json, step_display
 from icm_client.data import Dataset, FileOptions, Task
@@ -31,7 +32,11 @@ PLANNED = (
 _STYLES = {Grade.GOOD: "green", Grade.NOTE: "yellow", Grade.BAD: "bold red"}
 
 
-@click.command("check", short_help="Find out whether a server can label, and what it costs.")
+@click.command(
+    "check",
+    cls=SectionedCommand,
+    short_help="Find out whether a server can label, and what it costs.",
+)
 @server_options()
 @task_options
 @click.option(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from icm_client.cli.completion import complete_tasks
 from icm_client.cli.sections import section
@@ -15,12 +16,15 @@ from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.leave_one_out import Layout
 from icm_client.coherence.settings import SweepSettings
-from icm_client.data import FileFormat, FileOptions, Task, unescape
+from icm_client.data import FileFormat, FileOptions, Task, check_output, unescape
 from icm_client.data.constraint_spec import KINDS, Rules, rules_of
 from icm_client.data.formats import Quote
 from icm_client.data.messages import did_you_mean, listed
+from icm_client.data.outputs import STANDARD_OUTPUT
+from icm_client.data.sources import Files
 from icm_client.endpoints import KINDS as SERVER_KINDS
 from icm_client.endpoints import GoodNeighbour, Kind, RetryPolicy, TransportSettings
+from icm_client.errors import InputError
 from icm_client.runs.labels_file import KINDS as STARTS
 from icm_client.runs.presets import Preset, Settings, TrainedSettings, preset_settings
 from icm_client.runs.server import Server
@@ -39,6 +43,12 @@ _TASK_OPTIONS = (
 )
 
 
+def on_command_line(*names: str) -> bool:
+    """Whether any of these parameters was given there, and not in a run file."""
+    context = click.get_current_context()
+    return any(context.get_parameter_source(name) == ParameterSource.COMMANDLINE for name in names)
+
+
 def task_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add --task, --template and --labels to a command, which receives one `task`.
 
@@ -54,6 +64,10 @@ def task_options(command: Callable[..., None]) -> Callable[..., None]:
         labels: str | None,
         **kwargs: Any,
     ) -> None:
+        if on_command_line("task_name") and not on_command_line("template", "labels"):
+            template = labels = None  # those of a run file
+        elif on_command_line("template", "labels") and not on_command_line("task_name"):
+            task_name = None
         task: Task | str | None = task_name
         if template is not None or labels is not None:
             if template is None or labels is None:
@@ -140,6 +154,28 @@ output_format_option = section(
         "--output-format", type=_FORMATS, help="The output's format. [default: by its name]"
     ),
 )
+
+
+def check_output_option(output: str, output_format: FileFormat | None, *, as_json: bool) -> None:
+    """Return if the labels can be written there, and nothing else is printed where they go.
+
+    Raises:
+        UsageError: labels and result would both be printed on standard output.
+        InputError, SetupError: as `check_output`.
+    """
+    check_output(output, output_format)
+    if as_json and output == STANDARD_OUTPUT:
+        raise click.UsageError(
+            "--json prints the result where -o - prints the labels: write the labels to a file, or "
+            "leave --json out (icm-client runs show --json has the result of a run)."
+        )
+
+
+def refuse_overwriting(output: str | None, files: Files) -> None:
+    """Refuse to write labels over the rows that they are of."""
+    if output is not None and output != STANDARD_OUTPUT and files.holds(output):
+        raise InputError(f"{output}: the labels would overwrite the rows; name another file")
+
 
 seed_option = click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="The random seed."
@@ -269,6 +305,12 @@ def server_options(*, wire: bool = False) -> Callable[[Callable[..., None]], Cal
             item_timeout: float = _RETRY.item_timeout_s,
             **kwargs: Any,
         ) -> None:
+            if gguf is not None and urls and on_command_line("gguf") != on_command_line("urls"):
+                # One of the two is a run file's.
+                if on_command_line("gguf"):
+                    urls, model = (), None
+                else:
+                    gguf = None
             neighbour = None if good_neighbour is None else GoodNeighbour(queue=good_neighbour)
             transport = TransportSettings(
                 retry=RetryPolicy(attempt_timeout_s=attempt_timeout, item_timeout_s=item_timeout),

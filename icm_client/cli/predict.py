@@ -1,6 +1,5 @@
 """`icm-client predict`: label new rows with what a run has found."""
 
-import glob
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,18 +16,26 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.options import (
+    check_output_option,
     file_options,
     output_format_option,
+    refuse_overwriting,
     server_options,
     store_option,
 )
-from icm_client.cli.result_display import VERDICT_STYLES, print_notices, print_verdict
+from icm_client.cli.result_display import (
+    VERDICT_STYLES,
+    print_notices,
+    print_verdict,
+    result_console,
+)
 from icm_client.cli.run_options import runs_option
+from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.terminal import print_json
 from icm_client.coherence.predict import CONTEXTS
-from icm_client.data import FileFormat, FileOptions, check_output
-from icm_client.errors import InputError
+from icm_client.data import FileFormat, FileOptions
+from icm_client.data.sources import found_files
 from icm_client.runs.predict_file import Predicted, PredictProgress, predict_file
 from icm_client.runs.predict_ray import WORKERS, ShardProgress, predict_shards
 from icm_client.runs.predictor import Predictor
@@ -42,61 +49,86 @@ _LINES_APART_S = 10.0
 """Seconds between two lines of progress, where there is no terminal."""
 
 
-@click.command("predict", short_help="Label new rows with what a run has found.")
+@click.command(
+    "predict", cls=SectionedCommand, short_help="Label new rows with what a run has found."
+)
 @click.argument("run_name", metavar="RUN")
-@click.argument("data", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="Where to write the labels.")
-@click.option("--gold", help="Field with known labels, used for the accuracy alone.")
-@click.option(
-    "--contexts",
-    type=click.IntRange(0),
-    default=CONTEXTS,
-    show_default=True,
-    help="Contexts that each row is read in; the reads are averaged. 0 shows no demos, for a model "
-    "that was trained on the run's labels.",
+@click.argument("data", nargs=-1, required=True, type=click.Path())
+@section(
+    "Output",
+    click.option(
+        "-o", "--output", required=True, type=click.Path(), help="Where to write the labels."
+    ),
+)
+@section(
+    "Prediction",
+    click.option("--gold", help="Field with known labels, used for the accuracy alone."),
+    click.option(
+        "--contexts",
+        type=click.IntRange(0),
+        default=CONTEXTS,
+        show_default=True,
+        help="Contexts that each row is read in; the reads are averaged. 0 shows no demos, for a "
+        "model that was trained on the run's labels.",
+    ),
 )
 @server_options(wire=True)
-@click.option(
-    "--accept-other-model",
-    is_flag=True,
-    help="Take another model than the run's: the run's rows are read again, for its own thresholds "
-    "and confidence.",
+@section(
+    "Prediction",
+    click.option(
+        "--accept-other-model",
+        is_flag=True,
+        help="Take another model than the run's: the run's rows are read again, for its own "
+        "thresholds and confidence.",
+    ),
+    click.option(
+        "--fail-on-error",
+        type=click.FloatRange(0, min_open=True),
+        default=DEFAULT_FAIL_ON_ERROR,
+        show_default=True,
+        metavar="ROWS",
+        help="How many rows without a score end it: a count if at least 1, else a fraction of the "
+        "rows so far.",
+    ),
 )
-@click.option(
-    "--fail-on-error",
-    type=click.FloatRange(0, min_open=True),
-    default=DEFAULT_FAIL_ON_ERROR,
-    show_default=True,
-    metavar="ROWS",
-    help="How many rows without a score end it: a count if at least 1, else a fraction of the rows "
-    "so far.",
+@section(
+    "Data",
+    click.option(
+        "--skip-bad-rows",
+        is_flag=True,
+        help="Leave rows that cannot be used (broken, empty, too long) without a label.",
+    ),
 )
-@click.option(
-    "--skip-bad-rows",
-    is_flag=True,
-    help="Leave rows that cannot be used (broken, empty, too long) without a label.",
+@section(
+    "Prediction",
+    click.option("--fresh", is_flag=True, help="Begin a partial output over; stored scores stay."),
 )
-@click.option("--fresh", is_flag=True, help="Begin a partial output over; stored scores stay.")
-@click.option(
-    "--engine",
-    type=click.Choice(get_args(Engine)),
-    default="local",
-    show_default=True,
-    help="ray: DATA is a pattern ('data/*.parquet'), OUTPUT a folder, and workers of a Ray cluster "
-    "label the files.",
+@section(
+    "Many machines",
+    click.option(
+        "--engine",
+        type=click.Choice(get_args(Engine)),
+        default="local",
+        show_default=True,
+        help="ray: DATA is a pattern ('data/*.parquet'), OUTPUT a folder, and workers of a Ray "
+        "cluster label the files.",
+    ),
+    click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="ray: the cluster. [env: RAY_ADDRESS; default: Ray is started on this machine]",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help=f"ray: processes that label, which share --max-in-flight. [default: {WORKERS}]",
+    ),
 )
-@click.option(
-    "--address",
-    metavar="HOST:PORT",
-    help="ray: the cluster. [env: RAY_ADDRESS; default: Ray is started on this machine]",
+@section(
+    "Record",
+    runs_option,
+    store_option,
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    help=f"ray: processes that label, which share --max-in-flight. [default: {WORKERS}]",
-)
-@runs_option
-@store_option
 @file_options
 @output_format_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -107,7 +139,7 @@ def predict_command(
     /,
     *,
     run_name: str,
-    data: str,
+    data: tuple[str, ...],
     output: str,
     gold: str | None,
     contexts: int,
@@ -128,13 +160,16 @@ def predict_command(
 ) -> None:
     """Label the rows of DATA with what RUN, a run's name or folder, has found.
 
+    DATA is a file or several, a pattern ('data/*.csv'), a URL, or - for standard input.
+
     Each row is read once, given demos that the run labelled, so any number of rows costs little
     more than their own length. What a row gets does not depend on the rows that come with it; rows
     that a rule of the task relates must stand next to each other.
 
     Labels are written to OUTPUT.partial as they come, and moved to OUTPUT at the end. The same
-    command again goes on where an interrupted one stopped. With --engine ray, OUTPUT is whole once
-    there is an OUTPUT/_manifest.json, which lists the files and counts their rows.
+    command again goes on where an interrupted one stopped. With -o - they are printed at the end,
+    and scores alone are kept until then. With --engine ray, OUTPUT is whole once there is an
+    OUTPUT/_manifest.json, which lists the files and counts their rows.
 
     Exit status: 0 done, 1 failed or some rows have no label, 2 wrong input, 130, 143 and 129
     interrupted (Ctrl-C, TERM, a closed terminal).
@@ -154,15 +189,18 @@ def predict_command(
     hidden = quiet or as_json
     if engine == "ray":
         options |= {"store": store, "address": address, "workers": workers or WORKERS}
-        found = _on_ray(predictor, data, output, hidden=hidden, options=options)
+        if len(data) > 1:
+            raise click.UsageError("--engine ray takes one pattern: put it in quotes, 'data/*.csv'")
+        found = _on_ray(predictor, data[0], output, hidden=hidden, options=options)
     elif address is not None or workers is not None:
         raise click.UsageError("--address and --workers go with --engine ray.")
     else:
+        check_output_option(output, output_format, as_json=as_json)
         found = _here(predictor, data, output, store, hidden=hidden, options=options)
     if as_json:
         print_json(found.summary())
     elif not quiet:
-        print_predicted(found)
+        print_predicted(found, result_console(output))
     print_notices((), found.totals.failed)
     print_verdict(found.verdict, found.findings, sure=found.confidence is not None)
     if found.totals.without_label:
@@ -171,26 +209,21 @@ def predict_command(
 
 def _here(
     predictor: Predictor,
-    data: str,
+    data: tuple[str, ...],
     output: str,
     store: str | None,
     *,
     hidden: bool,
     options: dict[str, Any],
 ) -> Predicted:
-    """Label a file, in this process."""
-    if glob.has_magic(data) and not Path(data).exists():
-        raise InputError(f"{data}: there is no such file; to label many, give --engine ray")
-    if Path(output).resolve() == Path(data).resolve():
-        raise InputError(f"{output}: the labels would overwrite the rows; name another file")
-    check_output(output, options["output_format"])
+    """Label a file or several, in this process."""
 
     async def work() -> Predicted:
         async with draining() as drain:
             with _display(hidden=hidden) as progress:
                 return await predict_file(
                     predictor,
-                    data,
+                    files,
                     output,
                     store=kept,
                     progress=progress,
@@ -198,8 +231,10 @@ def _here(
                     **options,
                 )
 
-    with open_store(store) as kept, ended_at_once(kept):
-        return anyio.run(work)
+    with found_files(data) as files:
+        refuse_overwriting(output, files)
+        with open_store(store) as kept, ended_at_once(kept):
+            return anyio.run(work)
 
 
 def _on_ray(
@@ -227,8 +262,8 @@ def _on_ray(
         raise Interrupted(signal.SIGINT) from None
 
 
-def print_predicted(found: Predicted) -> None:
-    """Print the table that a prediction ends with."""
+def print_predicted(found: Predicted, console: Console | None = None) -> None:
+    """Print the table that a prediction ends with, on standard output or a console of yours."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
@@ -249,7 +284,7 @@ def print_predicted(found: Predicted) -> None:
     table.add_row("time", f"{cost.seconds:,.1f} s")
     table.add_row("model", Text(f"{found.server.model} ({found.server.kind})"))
     table.add_row("labels in", Text(found.output or "no file: no row has a label"))
-    Console(highlight=False).print(table)
+    (console or Console(highlight=False)).print(table)
 
 
 @contextmanager

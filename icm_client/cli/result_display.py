@@ -8,6 +8,7 @@ from rich.text import Text
 
 from icm_client.cli.terminal import duration, print_json
 from icm_client.data.job import Job
+from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.data.rows import FailedRow
 from icm_client.record.layout import REPORT
 from icm_client.runs.result import Labels
@@ -25,7 +26,12 @@ VERDICT_STYLES: dict[Verdict, str] = {
 _FINDING_STYLES: dict[Severity, str] = {"fatal": "bold red", "check": "yellow", "note": "dim"}
 
 
-def print_preview(job: Job, *, as_json: bool) -> None:
+def result_console(output: str | None) -> Console:
+    """Where a result is printed: on standard output, unless the labels go there."""
+    return Console(stderr=output == STANDARD_OUTPUT, highlight=False)
+
+
+def print_preview(job: Job, console: Console, *, as_json: bool) -> None:
     """Print the first prompt as the model gets it, and the labels that may follow."""
     if as_json:
         shown = {
@@ -36,7 +42,6 @@ def print_preview(job: Job, *, as_json: bool) -> None:
         }
         print_json(shown)
         return
-    console = Console(highlight=False)
     console.print(Text(f"{len(job.dataset.rows):,} rows. The first prompt, and what may follow:\n"))
     console.print(Text(job.prompts[0], style="dim"), soft_wrap=True)
     for text in job.label_texts:

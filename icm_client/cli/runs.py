@@ -1,6 +1,7 @@
 """`icm-client runs`: what was run here, how it ended, how to go on, and how runs differ."""
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from dataclasses import asdict
@@ -267,6 +268,14 @@ def resume_runs_command(context: click.Context, *, name: str, base: Path, as_jso
     for option in run.record.get("left_out", ()):
         click.echo(f"This option was not kept, so it is not given again: {option}", err=True)
     kept = tuple(str(argument) for argument in command)
+    from icm_client.data.sources import STDIN  # noqa: PLC0415 - as above
+
+    if STDIN in str(run.record.get("data")) and sys.stdin.isatty():
+        raise InputError(
+            f"the run {run.name} read its rows from standard input, and they are not kept: pipe "
+            f"the same rows into it, for example zcat rows.jsonl.gz | icm-client runs resume "
+            f"{run.name}"
+        )
     arguments = [*kept, "--json"] if as_json and "--json" not in kept else list(kept)
     program = context.find_root().command
     with chdir(folder):

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from icm_client.cli.options import file_options
 from icm_client.cli.result_display import print_notices
+from icm_client.cli.sections import SectionedCommand
 from icm_client.cli.terminal import output_console, print_json
 from icm_client.data import FileOptions, Task, builtin_names, check_output, read_rows
 from icm_client.data.constraint_spec import ConstraintSpec
@@ -98,7 +99,11 @@ def show_command(*, name: str, as_json: bool) -> None:
         console.print(Text(prompt), soft_wrap=True)
 
 
-@tasks_command.command("convert", short_help="Write the rows that a task makes from a public file.")
+@tasks_command.command(
+    "convert",
+    cls=SectionedCommand,
+    short_help="Write the rows that a task makes from a public file.",
+)
 @click.argument("name")
 @click.argument("data", type=click.Path())
 @click.option(

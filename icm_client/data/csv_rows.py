@@ -178,7 +178,7 @@ def _rows(
             if isinstance(cells, Unusable):
                 raise RowError(str(cells), path=path, line=line)
             if cells:
-                header = _header(cells, path, line)
+                header = header_of(cells, path, line)
             continue
         if not isinstance(cells, Unusable) and not any(cell.strip() for cell in cells):
             blank.append(record)
@@ -201,7 +201,12 @@ def _rows(
     yield from ((one.line, BLANK) for one in blank if one.cells)
 
 
-def _header(cells: list[str], path: str, line: int) -> list[str]:
+def header_of(cells: list[str], path: str, line: int) -> list[str]:
+    """Return the columns' names.
+
+    Raises:
+        RowError: one is missing, or two are the same.
+    """
     if not any(cell.strip() for cell in cells):
         reason = "the header is empty: the first line must name the columns"
     elif "" in (names := [cell.strip() for cell in cells]):

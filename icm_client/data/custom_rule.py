@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from icm_client.coherence.problem import Constraint, Groups
 from icm_client.data.messages import did_you_mean, shown
-from icm_client.data.rows import Row
+from icm_client.data.rows import Row, named_places
 from icm_client.data.values import JsonValue
 from icm_client.errors import TaskError
 
@@ -137,7 +137,7 @@ class CustomRule(Constraint):
 
     def _about(self, i: int, y_i: int, j: int, y_j: int) -> str:
         asked = " and ".join(
-            f"row {shown(self._rows[item].id)} (line {self._rows[item].line}) as "
+            f"row {shown(self._rows[item].id)} ({named_places([(self._rows[item].place, '')])}) as "
             f"{shown(self._labels[label])}"
             for item, label in ((i, y_i), (j, y_j))
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final, Literal, get_args
 
+from icm_client.data.compression import is_compressed, unpacked_name
 from icm_client.data.messages import listed, shown
 from icm_client.errors import InputError, SetupError
 
@@ -74,6 +75,10 @@ NO_OPTIONS: Final = FileOptions()
 """All goes by the file's name and content."""
 
 
+def _suffix(name: str) -> str:
+    return PurePath(unpacked_name(name)).suffix.lower()
+
+
 def format_of(path: str, asked: FileFormat | None) -> FileFormat:
     """Return the format that was asked for, or else the one that the file's name shows.
 
@@ -87,22 +92,42 @@ def format_of(path: str, asked: FileFormat | None) -> FileFormat:
                 f"{listed(get_args(FileFormat))}"
             )
         return asked
-    suffix = PurePath(path).suffix.lower()
+    suffix = _suffix(path)
     if suffix not in _BY_SUFFIX:
         raise InputError(
-            f"{path}: the file's name does not show its format. End it in .jsonl, .csv, .tsv or "
-            f".parquet, or name the format: {listed(get_args(FileFormat))}"
+            f"{path}: the file's name does not show its format. End it in .jsonl, .csv, .tsv, "
+            f".parquet or .arrow, or name the format: {listed(get_args(FileFormat))}"
         )
     return _BY_SUFFIX[suffix]
 
 
+def output_format_of(path: str, asked: FileFormat | None) -> FileFormat:
+    """Return the format in which labels are written; to standard output it is JSON Lines.
+
+    Raises:
+        InputError: as `format_of`; or a format that is not written, or not compressed.
+    """
+    kind = "jsonl" if asked is None and path == "-" else format_of(path, asked)
+    if kind == "xlsx":
+        raise InputError(
+            f"{path}: labels are not written as an Excel workbook: name a .csv file, which Excel "
+            "opens"
+        )
+    if kind in ("parquet", "arrow") and is_compressed(path):
+        raise InputError(
+            f"{path}: a file in the format {kind} is not compressed as a whole: leave out the "
+            f"ending {PurePath(path).suffix}"
+        )
+    return kind
+
+
 def delimiter_of(path: str) -> str:
     """Return what separates the columns of a CSV file of this name."""
-    return "\t" if PurePath(path).suffix.lower() == ".tsv" else ","
+    return "\t" if _suffix(path) == ".tsv" else ","
 
 
 def require_pyarrow(path: str) -> None:
-    """Do nothing if Parquet files can be handled.
+    """Do nothing if Parquet and Arrow files can be handled.
 
     Raises:
         SetupError: pyarrow is not installed.
@@ -111,5 +136,5 @@ def require_pyarrow(path: str) -> None:
         import pyarrow.parquet  # noqa: F401, PLC0415 - an optional extra, and slow to load
     except ImportError:
         raise SetupError(
-            f"{path}: Parquet files need pyarrow: pip install 'icm-client[parquet]'"
+            f"{path}: Parquet and Arrow files need pyarrow: pip install 'icm-client[parquet]'"
         ) from None

@@ -27,9 +27,10 @@ from icm_client.data.gold_leak import refuse_gold_keys
 from icm_client.data.items import Item, items_of, prompt_warnings, render_items
 from icm_client.data.rows import FEWEST_ROWS, only, path_of, refused_rows, without_rows
 from icm_client.data.rule import build_constraint, rule_notices
+from icm_client.data.sources import Files, Named
 from icm_client.errors import InputError, TaskError
 
-Rows = Dataset | str | os.PathLike[str] | Iterable[Mapping[str, object] | str] | Frame
+Rows = Dataset | Named | Iterable[Mapping[str, object] | str] | Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ class Job:
 
 def _dataset(rows: Rows, gold: str | None, task: Task, file: FileOptions) -> Dataset:
     """The rows that can be read, the others skipped; the caller refuses those where it must."""
-    if isinstance(rows, str | os.PathLike):
+    if isinstance(rows, str | os.PathLike | Files):
         return read_rows(
             rows,
             gold=gold,

@@ -22,7 +22,8 @@ import orjson
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from icm_client.data.formats import FileFormat, format_of, require_pyarrow
+from icm_client.data.compression import is_compressed
+from icm_client.data.formats import FileFormat, output_format_of, require_pyarrow
 from icm_client.data.outputs import (
     LabelledRow,
     columns_before_fields,
@@ -108,10 +109,10 @@ class LabelSink:
             InputError: the output cannot be written; or what an earlier process has left of it is
                 of another identity, or damaged.
             RunError: another process writes it.
-            SetupError: a Parquet file, but pyarrow is not installed.
+            SetupError: a Parquet or Arrow file, but pyarrow is not installed.
         """
         name = os.fspath(path)
-        if format_of(name, format) == "parquet":
+        if output_format_of(name, format) in ("parquet", "arrow"):
             require_pyarrow(name)
         files = _Files.beside(output_target(name))
         with explained(name):
@@ -242,8 +243,8 @@ class LabelSink:
         own += [] if gold is None else [gold]
         columns = own_columns(own, ours)
         names = {key: columns[field] for field, key in committed.fields.items()}
-        is_lines = format_of(self._name, self._asked) == "jsonl"
-        is_lines = is_lines and not is_array(self._name, self._asked)
+        is_lines = output_format_of(self._name, self._asked) == "jsonl"
+        is_lines &= not is_array(self._name, self._asked) and not is_compressed(self._name)
         if is_lines and not committed.pinned and all(key == name for key, name in names.items()):
             put_in_place(files.partial, files.target)
             return

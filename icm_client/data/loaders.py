@@ -9,6 +9,7 @@ are left out.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TypeVar
 
 from icm_client.data.choices import (
     blank_claims,
@@ -34,6 +35,8 @@ from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.rows import Dataset, collect, path_of
 from icm_client.data.values import Unusable
 from icm_client.errors import RowError, TaskError
+
+Where = TypeVar("Where")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +117,8 @@ def load(
 
 
 def made_rows(
-    name: str, rows: Iterable[tuple[int, object]], template_fields: Sequence[str] = ()
-) -> Iterator[tuple[int, object]]:
+    name: str, rows: Iterable[tuple[Where, object]], template_fields: Sequence[str] = ()
+) -> Iterator[tuple[Where, object]]:
     """Return the same, but with an `Unusable` in the place of each row that cannot be used.
 
     Raises:
@@ -158,7 +161,7 @@ def loaded(
     golds = dataset.gold or (None,) * len(dataset.rows)
     taken = () if dataset.gold_field is None else (dataset.gold_field,)
     rows = (
-        (row.line, {**row.fields, **dict.fromkeys(taken, known)})
+        (row.place, {**row.fields, **dict.fromkeys(taken, known)})
         for row, known in zip(dataset.rows, golds, strict=True)
     )
     made = collect(

@@ -42,12 +42,17 @@ def listed(names: Iterable[str]) -> str:
 
 def named_lines(lines: Sequence[int | str]) -> str:
     """Return `line 5`, or `lines 5, 7 and 12`; the first dozen if there are more."""
-    if len(lines) == 1:
-        return f"line {lines[0]}"
-    numbers = [str(line) for line in lines[:_MOST_NAMES]]
-    more = len(lines) - _MOST_NAMES
-    last = f"{more:,} more" if more > 0 else numbers.pop()
-    return f"lines {', '.join(numbers)} and {last}"
+    return f"{'line' if len(lines) == 1 else 'lines'} {one_after_another(lines)}"
+
+
+def one_after_another(things: Sequence[object]) -> str:
+    """Return `5`, or `5, 7 and 12`; the first dozen if there are more."""
+    if len(things) == 1:
+        return str(things[0])
+    texts = [str(thing) for thing in things[:_MOST_NAMES]]
+    more = len(things) - _MOST_NAMES
+    last = f"{more:,} more" if more > 0 else texts.pop()
+    return f"{', '.join(texts)} and {last}"
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

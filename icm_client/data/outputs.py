@@ -1,22 +1,28 @@
-"""Write the labels with the rows that they belong to: JSON Lines, CSV or Parquet.
+"""Write the labels with the rows that they belong to: JSON Lines, CSV, Parquet or Arrow.
 
-All three hold the same columns: `id`, `label`, `confidence`, one `log_prob_<label>` a label,
+All of them hold the same columns: `id`, `label`, `confidence`, one `log_prob_<label>` a label,
 `exactness`, `pinned` where some rows are, then the row's own fields.
 """
 
 import math
 import os
+import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO, Final, cast
 
-from icm_client.data.formats import FileFormat, format_of, require_pyarrow
+from icm_client.data.formats import FileFormat, output_format_of, require_pyarrow
 from icm_client.data.record_files import write_records
 from icm_client.data.rows import Row
 from icm_client.data.values import JsonValue
 from icm_client.data.whole_files import replaced, temporary_beside
 from icm_client.errors import InputError
+
+STANDARD_OUTPUT: Final = "-"
 
 _Record = dict[str, JsonValue]
 
@@ -47,12 +53,22 @@ def check_output(path: str | os.PathLike[str], format: FileFormat | None = None)
     """Return if labels can be written there; a file is created and removed to find out.
 
     Raises:
-        InputError: no such folder, not a file, write-protected, or a format that is not known.
-        SetupError: a Parquet file, but pyarrow is not installed.
+        InputError: no such folder, not a file, write-protected, a format that is not known, or one
+            that is no text and would go to a terminal.
+        SetupError: a Parquet or Arrow file, but pyarrow is not installed.
     """
     name = os.fspath(path)
-    if format_of(name, format) == "parquet":
+    kind = output_format_of(name, format)
+    if kind in ("parquet", "arrow"):
         require_pyarrow(name)
+    if name == STANDARD_OUTPUT:
+        if sys.stdout.isatty() and kind in ("parquet", "arrow"):
+            raise InputError(
+                f"standard output is a terminal, and {kind} is no text: pipe it into a command or "
+                "a file"
+            )
+        _standard_output()
+        return
     target = output_target(name)
     with explained(name):
         temporary = temporary_beside(target)
@@ -70,12 +86,15 @@ def write_labels(
 ) -> None:
     """Write one record a row, in order; a file that is there is replaced in one step.
 
+    With the path `-` they go to standard output, as JSON Lines unless another format is named.
+
     The same rows give the same bytes. A field of the row that has one of our columns' names is
-    written as `row_<name>`. Where a format cannot hold a list or object (CSV; Parquet columns of
-    mixed kinds), it is written as JSON text.
+    written as `row_<name>`. Where a format cannot hold a list or object (CSV; Parquet and Arrow
+    columns of mixed kinds), it is written as JSON text.
 
     Args:
-        path: the file; its name shows the format, and a `.json` file holds one array.
+        path: the file; its name shows the format, a `.json` file holds one array, and what ends in
+            .gz, .zst, .bz2 or .xz after that is compressed.
         labelled: the rows with their labels; at least one.
         format: the format where the file's name does not show it.
         gold: the rows' gold labels, written back under `gold_field` as the last column.
@@ -83,16 +102,47 @@ def write_labels(
 
     Raises:
         InputError: the file cannot be written; what was there before is still there.
-        SetupError: a Parquet file, but pyarrow is not installed.
+        SetupError: a Parquet or Arrow file, but pyarrow is not installed.
         ValueError: no rows, rows with different labels, or a number that is not finite.
     """
     name = os.fspath(path)
-    if format_of(name, format) == "parquet":
+    if output_format_of(name, format) in ("parquet", "arrow"):
         require_pyarrow(name)
     columns, records = label_records(labelled, gold, gold_field)
+    if name == STANDARD_OUTPUT:
+        with explained("standard output"):
+            write_records(_standard_output(), name, format, columns, records)
+            sys.stdout.flush()
+        return
     target = output_target(name)
     with explained(name), replaced(target) as file:
         write_records(file, name, format, columns, records)
+
+
+@contextmanager
+def written_to(path: str | os.PathLike[str], format: FileFormat | None) -> Iterator[str]:  # noqa: A002
+    """Give the file to write to: that one; or for `-` a temporary one, printed at the block's end.
+
+    Nothing is printed of what is not there then, or where the block raises.
+    """
+    if os.fspath(path) != STANDARD_OUTPUT:
+        yield os.fspath(path)
+        return
+    with TemporaryDirectory(prefix="icm-client-") as folder:
+        file = Path(folder) / f"labels.{output_format_of(STANDARD_OUTPUT, format)}"
+        yield str(file)
+        if file.exists():
+            with explained("standard output"), file.open("rb") as written:
+                shutil.copyfileobj(written, _standard_output())
+                sys.stdout.flush()
+
+
+def _standard_output() -> BinaryIO:
+    """Return standard output for bytes, after the text that was printed before."""
+    sys.stdout.flush()
+    if not hasattr(sys.stdout, "buffer"):  # a notebook's
+        raise InputError("standard output takes text alone here: name a file")
+    return cast("BinaryIO", sys.stdout.buffer)
 
 
 def columns_before_fields(labels: Iterable[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Write records as JSON Lines, one JSON array, CSV or Parquet, a few in memory at a time.
+"""Write records as JSON Lines, one JSON array, CSV, Parquet or Arrow, a few in memory at a time.
 
 The same records give the same bytes, however many there are and wherever they come from.
 """
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
-from icm_client.data.formats import FileFormat, delimiter_of, format_of
+from icm_client.data.compression import packed, unpacked_name
+from icm_client.data.formats import FileFormat, delimiter_of, output_format_of
 from icm_client.data.values import JsonValue, write_json
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _EXACT_AS_FLOAT = 2**53
 
 def is_array(name: str, asked: FileFormat | None) -> bool:
     """Return whether a file of this name holds one JSON array, as `.json` does."""
-    return asked is None and name.lower().endswith(".json")
+    return asked is None and unpacked_name(name).lower().endswith(".json")
 
 
 def write_records(
@@ -42,8 +43,10 @@ def write_records(
 ) -> None:
     """Write the records to an open file in the format that its name shows, or that was asked for.
 
-    Where a format cannot hold a list or object (CSV; Parquet columns of mixed kinds), it is written
-    as JSON text.
+    It is compressed where the name ends in .gz, .zst, .bz2 or .xz.
+
+    Where a format cannot hold a list or object (CSV; Parquet and Arrow columns of mixed kinds), it
+    is written as JSON text.
 
     Args:
         file: to write to, from its beginning.
@@ -52,17 +55,18 @@ def write_records(
         columns: every key of the records, in the order of a table's columns.
         records: iterated more than once; a record may lack keys.
     """
-    match format_of(name, asked):
-        case "jsonl" if is_array(name, asked):
+    kind = output_format_of(name, asked)
+    with packed(file, name) as out:
+        if kind == "csv":
+            _write_csv(out, columns, records, delimiter_of(name))
+        elif kind in ("parquet", "arrow"):
+            _write_columns(out, columns, records, kind)
+        elif is_array(name, asked):
             before = chain([b"[\n"], repeat(b",\n"))
-            file.writelines(map(add, before, map(write_json, records)))
-            file.write(b"\n]\n")
-        case "jsonl":
-            file.writelines(write_json(record, orjson.OPT_APPEND_NEWLINE) for record in records)
-        case "csv":
-            _write_csv(file, columns, records, delimiter_of(name))
-        case "parquet":
-            _write_parquet(file, columns, records)
+            out.writelines(map(add, before, map(write_json, records)))
+            out.write(b"\n]\n")
+        else:
+            out.writelines(write_json(record, orjson.OPT_APPEND_NEWLINE) for record in records)
 
 
 def _write_csv(
@@ -96,7 +100,9 @@ def _cell(value: JsonValue) -> str:
     return write_json(value).decode() if isinstance(value, list | dict) else str(value)
 
 
-def _write_parquet(file: BinaryIO, columns: Sequence[str], records: Iterable[Record]) -> None:
+def _write_columns(
+    file: BinaryIO, columns: Sequence[str], records: Iterable[Record], kind: FileFormat
+) -> None:
     import pyarrow as pa  # noqa: PLC0415 - an optional extra, and slow to load
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -114,12 +120,14 @@ def _write_parquet(file: BinaryIO, columns: Sequence[str], records: Iterable[Rec
         return pa.array([None if value is None else _cell(value) for value in values], pa.string())
 
     rows = iter(records)
+    a_group = _ROW_GROUP if kind == "parquet" else _RECORDS_AT_ONCE
     batches: list[pa.RecordBatch] = []
-    with pq.ParquetWriter(file, schema) as writer:
+    open_writer = pq.ParquetWriter if kind == "parquet" else pa.ipc.new_file
+    with open_writer(file, schema) as writer:
         while some := list(islice(rows, _RECORDS_AT_ONCE)):
             arrays = [array(column, [record.get(column) for record in some]) for column in columns]
             batches.append(pa.record_batch(arrays, schema=schema))
-            if len(batches) * _RECORDS_AT_ONCE >= _ROW_GROUP:
+            if len(batches) * _RECORDS_AT_ONCE >= a_group:
                 writer.write_table(pa.Table.from_batches(batches))
                 batches.clear()
         if batches:

@@ -22,12 +22,15 @@ from icm_client.data.readers import opened_rows
 from icm_client.data.rows import (
     Dataset,
     FailedRow,
+    Place,
     Row,
     collect,
+    named_places,
     numbered_rows,
     path_of,
     take_own_gold,
 )
+from icm_client.data.sources import Files, Named, named
 from icm_client.data.task import Task
 from icm_client.data.values import BLANK, Unusable, json_value
 from icm_client.errors import InputError, RowError
@@ -35,7 +38,7 @@ from icm_client.errors import InputError, RowError
 MOST_GROUPS = 1_000_000
 """Groups that are remembered, to see whether one comes back; about 130 bytes each."""
 
-_Line = tuple[int, object]
+_Line = tuple[Place, object]
 
 
 def row_batches(
@@ -61,8 +64,9 @@ def row_batches(
     are one batch, since a row may name any other.
 
     Args:
-        rows: a file, read row by row; or an iterable, a generator too, from which one row is taken
-            in advance. Tables and datasets are in memory already, and are cut into batches.
+        rows: a file or several, read row by row; or an iterable, a generator too, from which one
+            row is taken in advance. Tables and datasets are in memory already, and are cut into
+            batches.
         size: rows of a batch, counted with those that are skipped; at least 1.
         task: its loader is applied, and its rules say which rows are related.
         gold: the field with the known labels; None takes the task's own in each batch whose rows
@@ -84,7 +88,7 @@ def row_batches(
     if isinstance(rows, Dataset):
         yield from _parts(rows, size, task, gold, skip_bad_rows=skip_bad_rows, after=after)
         return
-    path = os.fspath(rows) if isinstance(rows, str | os.PathLike) else None
+    path = named(rows) if isinstance(rows, str | os.PathLike | Files) else None
     warnings: list[str] = []
     number = 1
     with _opened(rows, task, file, warnings) as numbered:
@@ -112,13 +116,13 @@ def row_batches(
 
 @contextmanager
 def _opened(
-    rows: str | os.PathLike[str] | Iterable[Mapping[str, object] | str] | Frame,
+    rows: Named | Iterable[Mapping[str, object] | str] | Frame,
     task: Task,
     file: FileOptions,
     warnings: list[str],
 ) -> Iterator[Iterator[_Line]]:
     """Give the rows as the task's loader makes them, each with its line or number."""
-    if isinstance(rows, str | os.PathLike):
+    if isinstance(rows, str | os.PathLike | Files):
         with opened_rows(
             rows,
             warnings,
@@ -153,7 +157,7 @@ def _parts(
     if task.loader is not None:
         dataset = loaded(dataset, task.loader, task.template_fields, skip_bad_rows=skip_bad_rows)
     every: list[Sequence[Row | FailedRow]] = [dataset.rows, dataset.skipped]
-    numbered = ((row.line, row) for row in merge(*every, key=attrgetter("line")))
+    numbered = ((row.place, row) for row in merge(*every, key=attrgetter("number")))
     warnings = dataset.warnings
     end = 0
     for lines in _cut(numbered, size, task, path_of(dataset)):
@@ -193,14 +197,14 @@ def _cut(
     groups = _Groups(tuple({rule.group: None for rule in task.rules if rule.group}), path)
     batch: list[_Line] = []
     n_rows = 0
-    for line, value in numbered:
+    for place, value in numbered:
         own = groups.of(value)
         if n_rows >= size and value is not BLANK and not groups.goes_on(own):
             yield batch
             batch, n_rows = [], 0
             groups.close()
-        groups.enter(own, line, value)
-        batch.append((line, value))
+        groups.enter(own, place, value)
+        batch.append((place, value))
         n_rows += value is not BLANK
     if batch:
         yield batch
@@ -218,8 +222,8 @@ class _Groups:
         self._fields = fields
         self._path = path
         self._last: tuple[int | None, ...] = (None,) * len(fields)
-        self._open: dict[int, int] = {}  # of the batch that is read: group -> its first line
-        self._closed: dict[int, int] = {}
+        self._open: dict[int, Place] = {}  # of the batch that is read: group -> its first row
+        self._closed: dict[int, Place] = {}
 
     def of(self, value: object) -> tuple[int | None, ...]:
         """Return a row's group by each rule, or None where it is in none.
@@ -240,7 +244,7 @@ class _Groups:
             one is not None and one == last for one, last in zip(own, self._last, strict=True)
         )
 
-    def enter(self, own: tuple[int | None, ...], line: int, value: object) -> None:
+    def enter(self, own: tuple[int | None, ...], place: Place, value: object) -> None:
         """Note a row's groups.
 
         Raises:
@@ -250,16 +254,17 @@ class _Groups:
         for names, group in zip(self._fields, own, strict=True):
             if group in self._closed:
                 values = _key(_fields(value) or {}, names)
+                began = named_places([(self._closed[group], "")])
                 raise RowError(
                     f"{listed(map(str, values))} in {listed(names)} comes back after other rows: "
-                    f"its group began in line {self._closed[group]}. Rows are read in batches, so "
+                    f"its group began in {began}. Rows are read in batches, so "
                     "those of a group must stand next to each other: sort the file by "
                     f"{listed(names)}",
-                    path=self._path,
-                    line=line,
+                    path=place.file or self._path,
+                    line=place.line,
                 )
             if group is not None:
-                self._open.setdefault(group, line)
+                self._open.setdefault(group, place)
 
     def close(self) -> None:
         """End the batch."""

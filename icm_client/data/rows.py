@@ -6,10 +6,16 @@ the rows, in `Dataset.gold`, where nothing that builds a prompt looks.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import NamedTuple, cast
 
 from icm_client.data.frames import Frame, HubDataset, is_frame, rows_of
-from icm_client.data.messages import did_you_mean, listed, named_lines, shown
+from icm_client.data.messages import (
+    did_you_mean,
+    listed,
+    named_lines,
+    one_after_another,
+    shown,
+)
 from icm_client.data.values import BLANK, JsonValue, Unusable, json_value, kind_of
 from icm_client.errors import RowError
 
@@ -18,6 +24,22 @@ FEWEST_ROWS = 2
 
 _FROM_PYTHON = "rows"
 _MOST_REASONS = 10
+
+
+class Place(NamedTuple):
+    """Where a row stands.
+
+    Attributes:
+        line: 1-based line where it starts; for tables and Python, its number.
+        file: the file's name where rows come from several; None where they have one source.
+    """
+
+    line: int
+    file: str | None = None
+
+    def named(self, path: str | None) -> str:
+        """Return `file:line`, for messages; `path` is the source of rows that have only one."""
+        return f"{self.file or path or _FROM_PYTHON}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +51,25 @@ class FailedRow:
         line: its line in the file, as `Row.line`.
         reason: what is wrong with it, or the server's message; fit to be shown.
         has_id: whether the id is the row's own.
+        number: as `Row.number`, and `file` likewise.
     """
 
     id: str | int
     line: int
     reason: str
     has_id: bool = False
+    number: int = 0
+    file: str | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where the row stands."""
+        return Place(self.line, self.file)
 
     def summary(self) -> dict[str, str | int]:
-        """Return id, line and reason as JSON values."""
-        return {"id": self.id, "line": self.line, "reason": self.reason}
+        """Return id, line and reason as JSON values, and the file where there are several."""
+        where = {} if self.file is None else {"file": self.file}
+        return {"id": self.id, **where, "line": self.line, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +80,25 @@ class Row:
         id: the row's own `id`, or its 1-based number among the rows.
         fields: all fields of the row but the gold field, in the row's order.
         line: 1-based line where the row starts; for Parquet and Python, the row's number.
+        number: 1-based, of the row among all rows, those of earlier files too; it orders them.
+        file: the file's name where rows come from several; else it is the data set's.
     """
 
     id: str | int
     fields: Mapping[str, JsonValue]
     line: int
+    number: int = 0
+    file: str | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where the row stands."""
+        return Place(self.line, self.file)
 
     def failed(self, reason: str) -> FailedRow:
         """Return the row as one that has no label."""
-        return FailedRow(self.id, self.line, reason, "id" in self.fields)
+        has_id = "id" in self.fields
+        return FailedRow(self.id, self.line, reason, has_id, self.number, self.file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +156,7 @@ def rows_from(
 
 def numbered_rows(
     rows: Iterable[Mapping[str, object] | str] | Frame,
-) -> tuple[Iterator[tuple[int, object]], tuple[str, ...]]:
+) -> tuple[Iterator[tuple[Place, object]], tuple[str, ...]]:
     """Return the rows, each with its 1-based number, and sentences that the user should see.
 
     They are taken from `rows` one by one.
@@ -141,11 +182,11 @@ def numbered_rows(
     else:
         plain = cast("Iterable[object]", rows)
     as_fields = ({"text": row} if isinstance(row, str) else row for row in plain)
-    return enumerate(as_fields, start=1), warnings
+    return ((Place(number), row) for number, row in enumerate(as_fields, start=1)), warnings
 
 
 def collect(
-    numbered: Iterable[tuple[int, object]],
+    numbered: Iterable[tuple[Place, object]],
     *,
     path: str | None,
     gold: str | None,
@@ -153,7 +194,7 @@ def collect(
     skip_bad_rows: bool = False,
     part_from: int | None = None,
 ) -> Dataset:
-    """Return the dataset of `(line, fields)` pairs; `path` is for its name and for errors.
+    """Return the dataset of `(place, fields)` pairs; `path` is for its name and for errors.
 
     In the fields' place there may be `BLANK`, or an `Unusable` with the reason why there are none.
     With `part_from` they are a part of a file's rows, perhaps none, and this is the number of the
@@ -168,26 +209,26 @@ def collect(
     rows: list[Row] = []
     golds: list[str | None] = []
     bad: list[FailedRow] = []
-    blank: list[int] = []
-    first_lines: dict[str, int] = {}
+    blank: list[Place] = []
+    first_places: dict[str, Place] = {}
     is_part = part_from is not None
     fewest = 0 if is_part else fewest
-    for number, (line, raw) in enumerate(numbered, start=part_from or 1):
+    for number, (place, raw) in enumerate(numbered, start=part_from or 1):
         if raw is BLANK:
-            blank.append(line)
+            blank.append(place)
             continue
         row_id: str | int = number
         has_id = False
         try:
             fields = _fields(raw)
             row_id = _row_id(fields, default=number)
-            _refuse_second(row_id, first_lines, line, path or _FROM_PYTHON)
+            _refuse_second(row_id, first_places, place, path)
             has_id = "id" in fields
             label = None if gold is None else _take_gold(fields, gold)
         except Unusable as problem:
-            bad.append(FailedRow(row_id, line, str(problem), has_id))
+            bad.append(FailedRow(row_id, place.line, str(problem), has_id, number, place.file))
             continue
-        rows.append(Row(id=row_id, fields=fields, line=line))
+        rows.append(Row(row_id, fields, place.line, number, place.file))
         golds.append(label)
     if bad and not (skip_bad_rows and len(rows) >= fewest):
         raise refused_rows(bad, path=path, usable=len(rows), fewest=min(fewest, FEWEST_ROWS))
@@ -240,12 +281,14 @@ def _row_id(fields: Mapping[str, JsonValue], *, default: int) -> str | int:
     return row_id
 
 
-def _refuse_second(row_id: str | int, lines: dict[str, int], line: int, where: str) -> None:
+def _refuse_second(
+    row_id: str | int, places: dict[str, Place], place: Place, path: str | None
+) -> None:
     # 7 and "7" are one id: a CSV file cannot tell them apart.
-    first = lines.setdefault(str(row_id), line)
-    if first != line:
+    first = places.setdefault(str(row_id), place)
+    if first != place:
         raise Unusable(
-            f"the id {shown(row_id)} is already that of {where}:{first}; "
+            f"the id {shown(row_id)} is already that of {first.named(path)}; "
             "ids must be unique (rows without one are numbered 1, 2, 3, ...)"
         )
 
@@ -265,11 +308,12 @@ def _take_gold(fields: dict[str, JsonValue], gold: str) -> str | None:
     return text if text.strip() else None
 
 
-def _blank_rows(lines: Sequence[int]) -> tuple[str, ...]:
-    if not lines:
+def _blank_rows(places: Sequence[Place]) -> tuple[str, ...]:
+    if not places:
         return ()
-    rows = "1 row is" if len(lines) == 1 else f"{len(lines):,} rows are"
-    return (f"{rows} blank and left out ({named_lines(lines)}); the other rows keep their numbers",)
+    rows = "1 row is" if len(places) == 1 else f"{len(places):,} rows are"
+    where = named_places([(place, "") for place in places])
+    return (f"{rows} blank and left out ({where}); the other rows keep their numbers",)
 
 
 def _other_ids(fields: Mapping[str, JsonValue]) -> tuple[str, ...]:
@@ -363,7 +407,7 @@ def without_rows(
     if not problems:
         return dataset
     found = [dataset.rows[number].failed(why) for number, why in problems.items()]
-    bad = sorted((*dataset.skipped, *found), key=lambda row: row.line)
+    bad = sorted((*dataset.skipped, *found), key=lambda row: row.number)
     kept = [number for number in range(len(dataset.rows)) if number not in problems]
     if not skip_bad_rows or len(kept) < dataset.fewest:
         raise refused_rows(bad, path=path_of(dataset), usable=len(kept), fewest=dataset.fewest)
@@ -396,28 +440,41 @@ def refused_rows(
     for reason, rows in list(alike.items())[:_MOST_REASONS]:
         first, *others = rows
         name = f" (id {shown(first.id)})" if first.has_id else ""
-        lines.append(f"{path or 'rows'}:{first.line}: {reason}{name}")
+        lines.append(f"{first.place.named(path)}: {reason}{name}")
         if others:
             lines.append(f"  the same in {_places(others)}")
     if unsaid := [row for rows in list(alike.values())[_MOST_REASONS:] for row in rows]:
         lines.append(f"  and, for other reasons, {_places(unsaid)}")
     if len(bad) > 1:
         lines.append(f"{len(bad):,} rows cannot be used")
-    place = f"{path or 'rows'}:{bad[0].line}: "
+    place = bad[0].place
     return RowError(
-        "\n".join(lines).removeprefix(place),
-        path=path,
-        line=bad[0].line,
+        "\n".join(lines).removeprefix(f"{place.named(path)}: "),
+        path=place.file or path,
+        line=place.line,
         skippable=usable >= fewest,
     )
 
 
 def _places(rows: Sequence[FailedRow]) -> str:
-    return named_lines(
-        [f"{row.line} (id {shown(row.id)})" if row.has_id else row.line for row in rows]
+    return named_places(
+        [(row.place, f" (id {shown(row.id)})" if row.has_id else "") for row in rows]
     )
 
 
-def path_of(dataset: Dataset) -> str | None:
-    """Return the dataset's file as the user named it, or None for rows given from Python."""
+def named_places(places: Sequence[tuple[Place, str]]) -> str:
+    """Return `line 5`, or `lines 5 (id 'x'), 7 and 12`; with their files where there are several.
+
+    Args:
+        places: each with what is said of it, or nothing.
+    """
+    if any(place.file is not None for place, _ in places):
+        return one_after_another([f"{place.named(None)}{said}" for place, said in places])
+    return named_lines([f"{place.line}{said}" for place, said in places])
+
+
+def path_of(dataset: Dataset, row: Row | None = None) -> str | None:
+    """Return the file of a row, or of all, as the user named it; None for rows from Python."""
+    if row is not None and row.file is not None:
+        return row.file
     return None if dataset.name == _FROM_PYTHON else dataset.name

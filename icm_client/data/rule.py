@@ -22,8 +22,8 @@ from icm_client.data.answer_text import comparable, exact
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.custom_rule import CustomRule, load_function
 from icm_client.data.items import Item
-from icm_client.data.messages import did_you_mean, listed, named_lines, shown
-from icm_client.data.rows import Dataset, Row, path_of
+from icm_client.data.messages import did_you_mean, listed, shown
+from icm_client.data.rows import Dataset, Row, named_places, path_of
 from icm_client.data.task import Task
 from icm_client.data.values import JsonValue, Unusable
 from icm_client.errors import RowError, TaskError
@@ -154,14 +154,15 @@ def _pairs(
             found.setdefault(key, []).append(number)
     for values, group in found.items():
         if len(group) != _BOTH_ORDERS:
-            lines = [dataset.rows[number].line for number in group]
-            rows = f"{len(group)} rows ({named_lines(lines)}) have"
+            first = dataset.rows[group[0]]
+            where = named_places([(dataset.rows[number].place, "") for number in group])
+            rows = f"{len(group)} rows ({where}) have"
             raise RowError(
                 f"{'only this row has' if len(group) == 1 else rows} {listed(map(str, values))} in "
                 f"{listed(spec.group)}; asymmetry needs exactly the two orders of one comparison "
                 "in a group",
-                path=path_of(dataset),
-                line=lines[0],
+                path=path_of(dataset, first),
+                line=first.line,
             )
     return tuple((one, other) for one, other in found.values())
 
@@ -185,7 +186,7 @@ def _implications(field: str, dataset: Dataset) -> frozenset[tuple[int, int]]:
                 )
                 raise RowError(
                     f"the field {shown(field)} names {shown(implied)}, {reason}",
-                    path=path_of(dataset),
+                    path=path_of(dataset, row),
                     line=row.line,
                 )
             found.add((number, numbers[implied]))
@@ -215,6 +216,6 @@ def _read(
     except Unusable as problem:
         raise RowError(
             f"the field {shown(field)}, which the constraint reads, is {problem}",
-            path=path_of(dataset),
+            path=path_of(dataset, row),
             line=row.line,
         ) from None

@@ -18,6 +18,7 @@ from typing import ClassVar, NamedTuple, Self
 import orjson
 from pydantic import InstanceOf, field_validator
 
+from icm_client.data.compression import unpacked_name
 from icm_client.data.constraint_spec import ConstraintSpec, rules_problems
 from icm_client.data.messages import Described, did_you_mean, listed, shown
 from icm_client.data.rows import Dataset, Row, path_of, refused_rows
@@ -164,7 +165,7 @@ class Task(Described):
         try:
             return _filled(self._pieces(), row)
         except Unusable as problem:
-            raise RowError(str(problem), path=path, line=row.line) from None
+            raise RowError(str(problem), path=row.file or path, line=row.line) from None
 
     def render_all(self, dataset: Dataset) -> tuple[str, ...]:
         """Return every row's prompt, in order.
@@ -420,10 +421,11 @@ def example_row(task_name: str) -> Row | None:
 def find_beside(data_path: str | os.PathLike[str]) -> Path | None:
     """Return the task file that lies beside a data file, or None.
 
-    Beside `reviews.jsonl` it is `reviews.task.toml`, or else `task.toml`.
+    Beside `reviews.jsonl`, or `reviews.jsonl.gz`, it is `reviews.task.toml`, or else `task.toml`.
     """
     data = Path(data_path)
-    for name in (f"{data.stem}.task.toml", "task.toml"):
+    stem = Path(unpacked_name(data.name)).stem
+    for name in (f"{stem}.task.toml", "task.toml"):
         if (beside := data.with_name(name)).is_file():
             return beside
     return None

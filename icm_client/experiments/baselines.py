@@ -217,7 +217,7 @@ def read_human_labels(job: Job, field: str, positive: str | None = None) -> Huma
         except Unusable as problem:
             raise RowError(
                 f"the field of human labels, {shown(field)}, holds {problem}",
-                path=path_of(job.dataset),
+                path=path_of(job.dataset, row),
                 line=row.line,
             ) from None
     if not any(human):

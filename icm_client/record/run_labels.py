@@ -90,7 +90,7 @@ def read_labels(folder: Path) -> RunLabels:
         records = tuple(read_json(line) for line in lines)
         labels = tuple(str(record["label"]) for record in records)
         rows = tuple(
-            Row(record["id"], _fields(record, task), number)
+            Row(record["id"], _fields(record, task), number, number)
             for number, record in enumerate(records, start=1)
         )
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from icm_client.data.messages import listed, shown
+from icm_client.data.rows import Place
 from icm_client.data.values import Unusable, kind_of
 from icm_client.errors import InputError
 
@@ -53,13 +54,13 @@ class _Answers:
         settled: answers that were marked as the right ones.
     """
 
-    line: int
+    line: Place
     fields: _Row
     given: list[str] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
 
 
-def labels_of(rows: Iterable[tuple[int, object]], name: str) -> Iterator[tuple[int, object]]:
+def labels_of(rows: Iterable[tuple[Place, object]], name: str) -> Iterator[tuple[Place, object]]:
     """Yield annotated rows as rows with `id`, `label` and their fields; others as they are.
 
     Rows that nobody has answered are left out, and so are answers that were skipped or discarded.

@@ -435,18 +435,18 @@ class _Run:
                         findings = prediction.findings
             except RunStopped as late:
                 stopped = late
-        rows.sort(key=lambda one: one.row.line)
-        place = {row.line: number for number, row in enumerate(whole.rows)}
+        place = {row.id: number for number, row in enumerate(whole.rows)}
+        rows.sort(key=lambda one: place[one.row.id])
         searched = f"{len(found.rows):,} of {len(whole.rows):,} rows were searched"
         found = replace(
             found,
             rows=tuple(rows),
-            dataset=only(whole, [place[one.row.line] for one in rows]),
+            dataset=only(whole, [place[one.row.id] for one in rows]),
             predicted=len(rows) - len(found.rows),
             findings=findings,
             share_intervals={},  # they were of the rows that were searched
             notices=(*found.notices, f"{searched}, the others predicted from their labels"),
-            failed=tuple(sorted(failed, key=lambda row: row.line)),
+            failed=tuple(sorted(failed, key=lambda row: row.number)),
             stopped=None if stopped is None else self._why(stopped),
             cost=self._meter.cost(),
         )

@@ -208,7 +208,7 @@ class Prediction:
             tuple(labelled),
             only(job.dataset, kept).gold,
             job.dataset.gold_field,
-            tuple(sorted(failed, key=lambda row: row.line)),
+            tuple(sorted(failed, key=lambda row: row.number)),
             len(job.dataset.rows) + len(job.dataset.skipped),
         )
         self._count(batch)

@@ -10,11 +10,10 @@ Scores are kept besides, so the rows of a batch that a kill has interrupted are 
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b, file_digest
-from pathlib import Path
 from typing import Any, Final
 
 from icm_client.coherence.predict import CONTEXTS
@@ -22,8 +21,10 @@ from icm_client.data import FileFormat
 from icm_client.data.formats import NO_OPTIONS, FileOptions
 from icm_client.data.job import Job
 from icm_client.data.label_sink import LabelSink
+from icm_client.data.outputs import written_to
 from icm_client.data.row_batches import row_batches
 from icm_client.data.rows import FailedRow, refused_rows
+from icm_client.data.sources import Files, Named, explained, found_files
 from icm_client.data.values import write_json
 from icm_client.endpoints import Endpoint, ServerIdentity, Waiting, WireEvent
 from icm_client.errors import RunStopped
@@ -128,7 +129,7 @@ class Predicted:
 
 async def predict_file(
     predictor: Predictor,
-    data: str | os.PathLike[str],
+    data: Named | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
     endpoint: Endpoint | Server | str | None,
@@ -149,8 +150,10 @@ async def predict_file(
 
     Args:
         predictor: of a run.
-        data: a file in any format that rows are read from.
-        output: a file in any format that labels are written in; it is there when all is done.
+        data: a file or several, as for `icm_client.read_rows`; what can be read only once is copied
+            first.
+        output: a file in any format that labels are written in; it is there when all is done. What
+            goes to `-`, standard output, is printed then, and a kill loses it; scores are kept.
         endpoint: as for `icm_client.label`.
         store: where scores are kept.
         contexts: `M`, in which each row is read.
@@ -174,74 +177,77 @@ async def predict_file(
             `icm_client.runs.predict.Prediction.batches`.
     """
     began = time.monotonic()
-    total = _checked(predictor, data, batch, gold, file, skip_bad_rows=skip_bad_rows)
-    state = PredictProgress(0, total)
+    with found_files(data) as files, written_to(output, output_format) as target:
+        total = _checked(predictor, files, batch, gold, file, skip_bad_rows=skip_bad_rows)
+        state = PredictProgress(0, total)
 
-    def moved(**changed: Any) -> None:
-        nonlocal state
-        state = replace(state, **changed)
-        progress(state)
+        def moved(**changed: Any) -> None:
+            nonlocal state
+            state = replace(state, **changed)
+            progress(state)
 
-    def observe(event: WireEvent) -> None:
-        if isinstance(event, Waiting):
-            moved(waiting=event)
+        def observe(event: WireEvent) -> None:
+            if isinstance(event, Waiting):
+                moved(waiting=event)
 
-    prediction: Prediction | None = None
+        prediction: Prediction | None = None
 
-    def scored(at: ScoringProgress) -> None:
-        batch = 0 if prediction is None else prediction.under_way
-        moved(batch=batch, scored=at.done, to_score=at.total, waiting=None)
+        def scored(at: ScoringProgress) -> None:
+            batch = 0 if prediction is None else prediction.under_way
+            moved(batch=batch, scored=at.done, to_score=at.total, waiting=None)
 
-    async with open_endpoint(endpoint, observe, stopping) as server:
-        store.record_server(server.identity)
-        usage = replace(server.usage)
-        identity = _identity(predictor, data, server, contexts, gold)
-        with LabelSink.open(output, format=output_format, identity=identity, fresh=fresh) as sink:
-            moved(rows=sink.rows_done)
-            prediction = await predictor.begin(
-                server,
-                store,
-                contexts=contexts,
-                accept_other_model=accept_other_model,
-                on_progress=scored,
-                stopping=stopping,
-                batch=batch,
-                gold=gold,
-                file=file,
-                skip_bad_rows=skip_bad_rows,
-                fail_on_error=fail_on_error,
-                totals=Totals.of(sink.state) if sink.state else None,
+        async with open_endpoint(endpoint, observe, stopping) as server:
+            store.record_server(server.identity)
+            usage = replace(server.usage)
+            identity = _identity(predictor, files, server, asdict(file), contexts, gold)
+            with LabelSink.open(
+                target, format=output_format, identity=identity, fresh=fresh
+            ) as sink:
+                moved(rows=sink.rows_done)
+                prediction = await predictor.begin(
+                    server,
+                    store,
+                    contexts=contexts,
+                    accept_other_model=accept_other_model,
+                    on_progress=scored,
+                    stopping=stopping,
+                    batch=batch,
+                    gold=gold,
+                    file=file,
+                    skip_bad_rows=skip_bad_rows,
+                    fail_on_error=fail_on_error,
+                    totals=Totals.of(sink.state) if sink.state else None,
+                )
+                try:
+                    async with aclosing(prediction.batches(files, after=sink.rows_done)) as batches:
+                        async for done in batches:
+                            sink.append(
+                                done.rows,
+                                rows_read=done.came,
+                                gold=done.gold,
+                                gold_field=done.gold_field,
+                                state=prediction.totals.document(),
+                            )
+                            moved(rows=sink.rows_done, batch=0, scored=0, to_score=0)
+                except RunStopped as error:
+                    error.goes_on = error.goes_on or store.answers > 0 or sink.rows_done > 0
+                    raise
+                written = sink.rows_labelled > 0
+                if written:
+                    sink.finish()
+            return Predicted(
+                predictor.found.run,
+                prediction.totals,
+                prediction.findings,
+                server.identity,
+                cost_since(began, [(server, usage)], prediction.stats),
+                os.fspath(output) if written else None,
             )
-            try:
-                async with aclosing(prediction.batches(data, after=sink.rows_done)) as batches:
-                    async for done in batches:
-                        sink.append(
-                            done.rows,
-                            rows_read=done.came,
-                            gold=done.gold,
-                            gold_field=done.gold_field,
-                            state=prediction.totals.document(),
-                        )
-                        moved(rows=sink.rows_done, batch=0, scored=0, to_score=0)
-            except RunStopped as error:
-                error.goes_on = error.goes_on or store.answers > 0 or sink.rows_done > 0
-                raise
-            written = sink.rows_labelled > 0
-            if written:
-                sink.finish()
-        return Predicted(
-            predictor.found.run,
-            prediction.totals,
-            prediction.findings,
-            server.identity,
-            cost_since(began, [(server, usage)], prediction.stats),
-            os.fspath(output) if written else None,
-        )
 
 
 def _checked(
     predictor: Predictor,
-    data: str | os.PathLike[str],
+    files: Files,
     batch: int,
     gold: str | None,
     file: FileOptions,
@@ -257,7 +263,7 @@ def _checked(
     total = usable = 0
     bad: list[FailedRow] = []
     for dataset in row_batches(
-        data, size=batch, task=task, gold=gold, file=file, skip_bad_rows=True
+        files, size=batch, task=task, gold=gold, file=file, skip_bad_rows=True
     ):
         job = Job.prepare(dataset, task, skip_bad_rows=True)
         usable += len(job.dataset.rows)
@@ -267,13 +273,13 @@ def _checked(
         if len(bad) >= _ENOUGH:
             break
     if bad:
-        raise refused_rows(bad, path=os.fspath(data), usable=usable)
+        raise refused_rows(bad, path=files.name, usable=usable)
     return total
 
 
 def _identity(
     predictor: Predictor,
-    data: str | os.PathLike[str],
+    files: Files,
     server: Endpoint,
     *options: object,
 ) -> str:
@@ -281,8 +287,10 @@ def _identity(
 
     `skip_bad_rows` is not among it: who meets a row that is too long after an hour goes on with it.
     """
-    with Path(data).open("rb") as opened:
-        content = file_digest(opened, "blake2b").hexdigest()
+    content = []
+    for file in files.files:
+        with explained(file.name), file.path.open("rb") as opened:
+            content.append([file_digest(opened, "blake2b").hexdigest(), file.sheet])
     found = predictor.found.digest
     described = [found, server.identity.fingerprint, content, *options]
     return blake2b(write_json(described), digest_size=16).hexdigest()

@@ -255,7 +255,7 @@ class _Worker:
             if found is not None:
                 return found
             version = shard.version()
-            empty = shard.is_empty(self._work.options["file"].format)
+            empty = shard.is_empty(self._work.options["file"])
             shard.record.parent.mkdir(parents=True, exist_ok=True)
             shard.output.parent.mkdir(parents=True, exist_ok=True)
         if server.identity.fingerprint != self._work.measured.fingerprint:

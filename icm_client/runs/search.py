@@ -263,7 +263,7 @@ class FailureBudget:
             for number, item in enumerate(self._job.row_items.tolist())
             if result.labels[item] == UNLABELLED
         )
-        return tuple(sorted((*dataset.skipped, *failed), key=lambda row: row.line))
+        return tuple(sorted((*dataset.skipped, *failed), key=lambda row: row.number))
 
 
 class _StartAgainError(Exception):

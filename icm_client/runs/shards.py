@@ -14,15 +14,23 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, replace
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from icm_client.data import FileFormat
-from icm_client.data.formats import format_of, require_pyarrow
+from icm_client.data.compression import unpacked_name
+from icm_client.data.formats import (
+    NO_OPTIONS,
+    FileOptions,
+    format_of,
+    output_format_of,
+    require_pyarrow,
+)
 from icm_client.data.messages import listed
+from icm_client.data.readers import opened_rows
 from icm_client.data.values import write_json
 from icm_client.data.whole_files import replace_file
 from icm_client.endpoints import ServerIdentity
@@ -81,16 +89,14 @@ class Shard(NamedTuple):
         there = record["empty"] or self.output.exists()
         return record if there and record["version"] == self.version() else None
 
-    def is_empty(self, data_format: FileFormat | None) -> bool:
-        """Whether there are no rows: of many shards some often have none."""
-        kind = format_of(str(self.source), data_format)
-        if kind == "parquet":
-            import pyarrow.parquet as pq  # noqa: PLC0415 - an optional extra, and slow to load
+    def is_empty(self, file: FileOptions = NO_OPTIONS) -> bool:
+        """Whether there are no rows: of many shards some often have none.
 
-            return bool(pq.read_metadata(self.source).num_rows == 0)
-        with self.source.open("rb") as file:
-            lines = islice((line for line in file if line.strip()), 2)
-            return len(list(lines)) <= (kind == "csv")  # which may have a header
+        Raises:
+            RowError: it cannot be read.
+        """
+        with opened_rows(self.source, [], file=file, fewest=0) as rows:
+            return next(rows, None) is None
 
 
 def find_shards(
@@ -129,21 +135,22 @@ def find_shards(
             f"example {listed(by_format.values())}. Narrow the pattern"
         )
     (own,) = by_format
+    wanted = output_format_of(f"labels.{output_format or own}", output_format)
     folder = Path(output).absolute()
     shards: dict[str, Shard] = {}
     for source in sources:
         if folder.resolve() in source.resolve().parents:
             raise InputError(f"{source} lies in {output}, where the labels go: name another folder")
         path = source.relative_to(root)
-        if not _shows(path, output_format or own):
-            path = path.with_suffix(f".{output_format or own}")
+        if not _shows(path, wanted):
+            path = Path(unpacked_name(str(path))).with_suffix(f".{wanted}")
         name = path.as_posix()
         if name in shards:
             raise InputError(
                 f"the labels of {shards[name].source} and of {source} would both be {name}"
             )
         shards[name] = Shard(name, source, folder / name, folder / _RECORDS / f"{name}.json")
-    if (output_format or own) == "parquet":
+    if wanted in ("parquet", "arrow"):
         require_pyarrow(data)
     return list(shards.values())
 

@@ -51,7 +51,7 @@ def test_csv_lines_are_counted_as_an_editor_counts_them(csv: Path) -> None:
         (b"a,b\n1,2\r3,4\n", ":2: broken CSV: a carriage return outside double quotes"),
         (b'a\n"x\ny\xff"\nz\n', ":2: not UTF-8: byte 0xff at byte 2 of line 3"),
         (b'a\n"x\ny\0"\nz\n', ":2: a NUL byte at byte 2 of line 3"),
-        ("a,b\n1,2\n".encode("utf-16"), ":1: a NUL byte at byte 4 of the line"),
+        ("a,b\n1,2\n".encode("utf-16-le"), ":1: a NUL byte at byte 2 of the line"),
         (b"id\nx\n\ny\nx\n", ":5: the id 'x' is already that of "),
         (b"id,a\nx,1\n,2\n", ":3: the id is empty: give the row one"),
     ],

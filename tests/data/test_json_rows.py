@@ -78,7 +78,7 @@ def test_what_json_writes_is_read_back(
         (b'{"a": "\\ud800"}', "half of a surrogate pair (a lone \\ud800 to \\udfff) at column 8"),
         (b'{"a": "\\udc00"}', "half of a surrogate pair (a lone \\ud800 to \\udfff) at column 8"),
         (b'{"a": "\\ud800\\u0041"}', "half of a surrogate pair"),
-        (b'{"a": "\xff"}', "not UTF-8: byte 0xff at byte 8 of the line. Save the file as UTF-8"),
+        (b'{"a": "\xff"}', "not UTF-8: byte 0xff at byte 8 of the line. Name the encoding"),
         (b'{"a": "\xed\xa0\x80"}', "not UTF-8: byte 0xed at byte 8"),
         (b'{"a": "\0"}', "a NUL byte at byte 8 of the line"),
         (b'{"a": "\\u0000"}', "field 'a' holds a NUL character"),

@@ -1,5 +1,4 @@
 import datetime as dt
-import gzip
 import math
 import os
 import sys
@@ -50,8 +49,10 @@ def test_a_byte_order_mark_is_accepted(jsonl: Path, csv: Path, ending: bytes) ->
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(b'{"a": "b"}\n', mtime=0), "compressed with gzip: unpack it first, gunzip"),
-        (b"PK\x03\x04\x14\0\6\0", "a zip archive, as workbooks are too"),
+        (b"PK\x03\x04\x14\0\6\0", "a zip archive: unpack it first"),
+        (b"\xd0\xcf\x11\xe0", "an old Excel workbook, or one with a password"),
+        (bytes(257) + b"ustar", "a tar archive: unpack it first"),
+        (b"FEA1", "a Feather file of version 1"),
         (LFS_POINTER, "a pointer of Git LFS in the place of the data: git lfs pull gets it"),
         (b"\n<!DOCTYPE html>\n<html>", "a web page"),
     ],
@@ -77,7 +78,7 @@ def test_a_file_that_is_missing_empty_or_a_folder(tmp_path: Path, suffix: str) -
     assert refused(path, b"") == ": the file is empty; at least 2 rows are needed"
     path.unlink()
     path.mkdir()
-    with pytest.raises(RowError, match=r"this is a folder: name one file in it$"):
+    with pytest.raises(RowError, match=r"this is a folder: name one file in it, or "):
         read_rows(path)
 
 
@@ -123,10 +124,12 @@ def test_a_file_with_one_row(tmp_path: Path, suffix: str, content: bytes) -> Non
 
 def test_a_name_that_does_not_tell_the_format(tmp_path: Path) -> None:
     path = tmp_path / "rows.txt"
-    path.write_bytes(b'{"a": 1}\n{"a": 2}\n')
+    path.write_bytes(b"a\n1\n2\n")
     with pytest.raises(InputError, match="name does not show its format"):
         read_rows(path)
-    assert len(read_rows(path, format="jsonl").rows) == 2
+    assert len(read_rows(path, format="csv").rows) == 2
+    path.write_bytes(b'\xef\xbb\xbf \n{"a": 1}\n{"a": 2}\n')
+    assert len(read_rows(path).rows) == 2
 
 
 def test_a_format_that_is_not_known(jsonl: Path) -> None:

@@ -262,7 +262,7 @@ def test_a_file_without_rows_is_known(tmp_path: Path, name: str, empty: str, one
     shard = Shard(name, path, path, path)
     for content, is_empty in (("", True), (empty, True), (one, False)):
         path.write_text(content)
-        assert shard.is_empty(None) is is_empty
+        assert shard.is_empty() is is_empty
 
 
 def test_a_folder_has_labels_of_one_run_with_one_set_of_options(predict: Predict) -> None:
