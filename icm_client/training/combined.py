@@ -11,17 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import orjson
 
 from icm_client.data.messages import shown
-from icm_client.data.values import write_json
 from icm_client.data.whole_files import replace_file
 from icm_client.errors import InputError
 from icm_client.record.archive import Run
 from icm_client.record.run_labels import RunLabels
 from icm_client.training.card import CardFacts, export_card, table
 from icm_client.training.examples import preferences_of
-from icm_client.training.exports import Export, check_request, kept_rows, labels_of, warnings_of
+from icm_client.training.exports import (
+    Export,
+    check_request,
+    kept_rows,
+    labels_of,
+    warnings_of,
+    write_lines,
+)
 from icm_client.verdict.findings import Verdict, recorded_verdict
 
 _VERDICTS: tuple[Verdict, ...] = ("trust", "check", "do not trust")
@@ -107,13 +112,12 @@ def export_combined(
     _balance(parts, rng)
     rows = [part.preferences[row] for part in parts for row in part.rows]
     lines = [record for place in rng.permutation(len(rows)) for record in rows[place]]
-    content = b"".join(write_json(line, orjson.OPT_APPEND_NEWLINE) for line in lines)
     facts = [_facts(part, min_confidence) for part in parts]
     verdict = max((one.verdict for one in facts), key=_VERDICTS.index)
     card = Path(f"{name}.md")
     try:
         replace_file(card, _card(facts, len(lines), seed, verdict).encode("utf-8", "replace"))
-        replace_file(Path(os.path.realpath(name)), content)
+        write_lines(Path(os.path.realpath(name)), lines)
     except OSError as error:
         raise InputError(f"{name} cannot be written ({error.strerror})") from None
     missing: Counter[str] = Counter()

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -18,9 +18,11 @@ from typing import Any, Final, Literal, get_args
 import orjson
 
 from icm_client.data import FileFormat, LabelledRow, Row, check_output, write_labels
+from icm_client.data.compression import packed
 from icm_client.data.formats import format_of, require_pyarrow
+from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.data.values import write_json
-from icm_client.data.whole_files import replace_file
+from icm_client.data.whole_files import replace_file, replaced
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run, resume_command
 from icm_client.record.run_labels import OUR_COLUMNS, RunLabels, read_labels
@@ -199,8 +201,7 @@ def _parts(
             return {name: _json_writer(part) for name, part in files.items()}, len(kept.labels)
         case _:
             lines = _lines(kept, to)
-            content = b"".join(write_json(line, orjson.OPT_APPEND_NEWLINE) for line in lines)
-            return {"": _writer(content)}, len(lines)
+            return {"": lambda path: write_lines(path, lines)}, len(lines)
 
 
 def labels_of(run: Run) -> RunLabels:
@@ -258,6 +259,12 @@ def check_request(
         raise InputError(f"--to {to} has no place for gold labels: csv, parquet and hf have")
     if gold == ():
         raise InputError(f"the run {found.name} has no gold labels to write")
+    _check_name(name, to)
+
+
+def _check_name(name: str, to: ExportFormat) -> None:
+    if name == STANDARD_OUTPUT:
+        raise InputError("a card is written beside the labels: name a file, not -")
     if to in _FOLDERS:
         if to == "hf":
             require_pyarrow(name)
@@ -334,6 +341,12 @@ def _lines(kept: RunLabels, to: LineFormat) -> Sequence[Mapping[str, Any]]:
     if to == "chat":
         return list(map(chat_messages, examples))
     return [{"prompt": example.prompt, "completion": example.label} for example in examples]
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON Lines in one step, compressed where the name ends so (.gz, .zst, ...)."""
+    with replaced(path) as file, packed(file, path.name) as out:
+        out.writelines(write_json(line, orjson.OPT_APPEND_NEWLINE) for line in lines)
 
 
 def _writer(content: bytes) -> _Write:

@@ -1,6 +1,7 @@
 """Exports, read back by the programs that they are for, and the cards beside them."""
 
 import csv
+import gzip
 import re
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,12 @@ def test_the_verdict_is_the_runs_or_follows_from_its_findings(
     assert ("DO NOT TRUST THESE LABELS" in card) == (verdict == "do not trust")
 
 
+def test_lines_are_compressed_where_the_name_says_so(reviews: Run, tmp_path: Path) -> None:
+    plain = export_run(reviews, "sft", tmp_path / "train.jsonl").path.read_bytes()
+    packed = export_run(reviews, "sft", tmp_path / "train.jsonl.gz").path.read_bytes()
+    assert gzip.decompress(packed) == plain
+
+
 WRONG: dict[str, tuple[str, ExportFormat, dict[str, Any], str]] = {
     "no pairs": ("a.jsonl", "reward", {}, "--to dpo takes the label as chosen"),
     "gold in sft": ("a.jsonl", "sft", {"with_gold": True}, "no place for gold"),
@@ -359,6 +366,7 @@ WRONG: dict[str, tuple[str, ExportFormat, dict[str, Any], str]] = {
     "folder": (".", "sft", {}, "this is a folder"),
     "full folder": (".", "hf", {}, "is there already"),
     "argilla's folder": (".", "argilla", {}, "is there already"),
+    "standard output": ("-", "sft", {}, "a card is written beside the labels: name a file, not -"),
     "lines": ("a.jsonl", "label-studio", {}, "Label Studio imports files that end in .json"),
 }
 
@@ -370,7 +378,7 @@ def test_an_impossible_request_is_refused_before_anything_is_written(
     name, to, options, words = WRONG[case]
     (tmp_path / "there.txt").write_text("before")
     with pytest.raises(InputError, match=words):
-        export_run(reviews, to, tmp_path / name, **options)
+        export_run(reviews, to, name if name == "-" else tmp_path / name, **options)
     assert [path.name for path in tmp_path.iterdir()] == ["there.txt"]
 
 
