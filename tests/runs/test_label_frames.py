@@ -1,5 +1,6 @@
 """Tables of other libraries are labelled, and labels become tables of theirs."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,17 +24,37 @@ from icm_client.errors import RowError, SetupError
 Make = Callable[[list[dict[str, Any]]], Any]
 
 TABLES: dict[str, Make] = {
-    "pandas": pd.DataFrame,
-    "polars": pl.DataFrame,
-    "lazy": pl.LazyFrame,
-    "arrow": pa.Table.from_pylist,
-    "batch": pa.RecordBatch.from_pylist,
-    "reader": lambda rows: pa.Table.from_pylist(rows).to_reader(10),
-    "duckdb": lambda rows: duckdb.connect().from_arrow(pa.Table.from_pylist(rows)),
-    "dataset": datasets.Dataset.from_list,
-    "iterable": lambda rows: datasets.Dataset.from_list(rows).to_iterable_dataset(),
-    "classes": lambda rows: datasets.Dataset.from_list(rows).class_encode_column("label"),
+    "pandas.DataFrame": pd.DataFrame,
+    "polars.DataFrame": pl.DataFrame,
+    "polars.LazyFrame": pl.LazyFrame,
+    "pyarrow.Table": pa.Table.from_pylist,
+    "pyarrow.RecordBatch": pa.RecordBatch.from_pylist,
+    "pyarrow.RecordBatchReader": lambda rows: pa.Table.from_pylist(rows).to_reader(10),
+    "duckdb.DuckDBPyRelation": lambda rows: duckdb.connect().from_arrow(pa.Table.from_pylist(rows)),
+    "datasets.Dataset": lambda rows: datasets.Dataset.from_list(rows).class_encode_column("label"),
+    "datasets.IterableDataset": lambda rows: datasets.Dataset.from_list(rows).to_iterable_dataset(),
 }
+COLUMNS: dict[str, Callable[[list[str]], Any]] = {
+    "pandas.Series": pd.Series,
+    "polars.Series": pl.Series,
+}
+
+
+def test_the_page_has_these_tables() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rows.md").read_text("utf-8")
+    (section,) = re.findall(r"^## Tables from Python\n(.*?)^## ", page, re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE))
+    assert named == {*TABLES, *COLUMNS}
+    for name, make in TABLES.items():
+        assert type(make(reviews(2))).__name__ == name.partition(".")[2]
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+async def test_a_column_of_texts_is_labelled(name: str, store: Path) -> None:
+    texts = [row["text"] for row in reviews(32)]
+    expected = await label(texts, task=TASK, endpoint=planted(), store=store)
+    found = await label(COLUMNS[name](texts), task=TASK, endpoint=planted(), store=store)
+    assert [row.label for row in found.rows] == [row.label for row in expected.rows]
 
 
 @pytest.fixture(params=TABLES)
