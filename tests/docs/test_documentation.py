@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -45,6 +46,8 @@ def folder(tmp_path: Path) -> Path:
         "Is ice cold?,Yes,No,Yes; It is,No; Never\n",
         "utf-8",
     )
+    answer = {"annotation_id": 1, "annotator": 1, "icm_id": 1, "text": "good", "label": "positive"}
+    (tmp_path / "answers.json").write_text(json.dumps([answer]), "utf-8")
     toml = "".join(blocks(ROOT / "docs" / "rows.md", "toml"))
     (tmp_path / "sentiment.toml").write_text(toml, "utf-8")
     (run_file,) = blocks(ROOT / "docs" / "commands.md", "toml")
