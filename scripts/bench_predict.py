@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,9 @@ CONTEXTS = (1, 2, 3, 5)
 BYTES_A_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 PLANTED_TASK = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
 PLANTED_RUN = 256
+THREE = Task(template="Text: {text}\nKind:", labels=("red", "green", "blue"))
+CLASSES = ("red",) * 5 + ("green",) * 3 + ("blue",) * 2  # at these shares
+PLANTED_NOISE = 2.0
 WORDS = 20
 MOST_MB, MOST_MS = 500.0, 0.25
 
@@ -133,7 +137,7 @@ async def _sample(
 
     for seed in seeds:
         own, new, task, gold = _rows(data, tickets, sample, run_rows, new_rows, seed)
-        async with EmbeddedEndpoint() as server:
+        async with _server(sample, task, [*own, *new]) as server:
             with open_store(store) as kept:
                 found = await icm_client.label(
                     own, task=task, endpoint=server, seed=seed, store=kept, gold=gold
@@ -225,6 +229,10 @@ def _rows(  # noqa: PLR0917
     data: Path, tickets: Path | None, sample: str, run_rows: int, new_rows: int, seed: int
 ) -> tuple[list[Raw], list[Raw], Task, str]:
     """Rows of a run (those of `bench quality`), new ones, their task, and the field with gold."""
+    if sample == "planted":
+        classes = random.Random(seed).choices(CLASSES, k=2 * (run_rows + new_rows))  # noqa: S311
+        pool = [{"id": row, "text": _text(row), "gold": word} for row, word in enumerate(classes)]
+        return *_drawn(pool, run_rows, new_rows, seed), THREE, "gold"
     if sample in REVIEWS:
         pool = reviews(data / "vader_reviews" / f"{sample}.jsonl")
         task = Task.from_toml(EXAMPLES / REVIEWS[sample] / "task.toml")
@@ -235,6 +243,19 @@ def _rows(  # noqa: PLR0917
     every = [dict(row.fields) | {"gold": word} for row, word in known]
     task = Task(**{**job.task.model_dump(), "gold": None})
     return *_drawn(every, run_rows, new_rows, seed), task, "gold"
+
+
+@asynccontextmanager
+async def _server(sample: str, task: Task, rows: list[Raw]) -> AsyncIterator[Endpoint]:
+    """The embedded server, or one that knows the planted rows, of which it finds some unclear."""
+    if sample != "planted":
+        async with EmbeddedEndpoint() as server:
+            yield server
+        return
+    prompts = task.render_all(icm_client.rows_from(rows, gold="gold"))
+    classes = [task.labels.index(row["gold"]) for row in rows]
+    planted = dict(zip(prompts, classes, strict=True))
+    yield PlantedConcept(planted, task.label_texts, noise=PLANTED_NOISE)
 
 
 def _drawn(pool: list[Raw], first: int, then: int, seed: int) -> tuple[list[Raw], list[Raw]]:

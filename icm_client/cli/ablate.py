@@ -24,11 +24,13 @@ from icm_client.cli.options import (
     task_options,
 )
 from icm_client.cli.search_display import moment
+from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import ended_at_once
 from icm_client.cli.terminal import live_display, output_console, print_json
 from icm_client.data import FileOptions, Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, task_for
+from icm_client.data.sources import found_files
 from icm_client.errors import IcmError, InputError
 from icm_client.experiments.ablation import (
     ABLATIONS,
@@ -56,36 +58,50 @@ PICTURES = ("ablation.svg", "ablation.png")
 
 @click.command(
     "ablate",
+    cls=SectionedCommand,
     short_help="Change one thing at a time, and compare.",
     context_settings={"default_map": {"preset": "paper"}},
 )
-@click.argument("data", type=click.Path())
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="The folder for the results (required)."
+@click.argument("data", nargs=-1, required=True, type=click.Path())
+@section(
+    "Output",
+    click.option(
+        "--out", type=click.Path(path_type=Path), help="The folder for the results (required)."
+    ),
 )
 @task_options
 @file_options
 @gold_option
-@click.option(
-    "--only",
-    type=Names(ABLATIONS),
-    default=",".join(ABLATIONS),
-    help=f"Some of {', '.join(ABLATIONS)}, separated by commas. [default: all]",
-)
-@click.option(
-    "--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs of each variant."
+@section(
+    "Comparison",
+    click.option(
+        "--only",
+        type=Names(ABLATIONS),
+        default=",".join(ABLATIONS),
+        help=f"Some of {', '.join(ABLATIONS)}, separated by commas. [default: all]",
+    ),
+    click.option(
+        "--seeds",
+        default=3,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Runs of each variant.",
+    ),
 )
 @limit_option
 @rows_alias
 @server_options(wire=True)
 @search_options
-@store_option
+@section(
+    "Record",
+    store_option,
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be run, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print plan or results as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no line for each run.")
 def ablate_command(  # noqa: C901 - options one by one
     *,
-    data: str,
+    data: tuple[str, ...],
     out: Path | None,
     task: Task | str | None,
     file: FileOptions,
@@ -109,9 +125,10 @@ def ablate_command(  # noqa: C901 - options one by one
     """
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out': where should the results go?")
-    job = Job.prepare(
-        data, task_for(data, task), gold=gold, constraint=constraint, file=file, limit=limit
-    )
+    with found_files(data) as files:
+        job = Job.prepare(
+            files, task_for(data[0], task), gold=gold, constraint=constraint, file=file, limit=limit
+        )
     if start is not None:
         read_start(start, job)
     plan = plan_ablations(job, settings, start=start, only=only)
@@ -146,11 +163,12 @@ def ablate_command(  # noqa: C901 - options one by one
     with open_store(store) as kept, ended_at_once(kept):
         outcomes = anyio.run(run)
     compared = compare(plan, outcomes)
+    title = f"{Path(job.dataset.name).name}: {len(job.dataset.rows)} rows"
     written, missing = write_results(
         out,
         {"results.csv": csv_text(compared).encode()},
         PICTURES,
-        partial(draw_ablations, compared, title=f"{Path(data).name}: {len(job.dataset.rows)} rows"),
+        partial(draw_ablations, compared, title=title),
     )
     failed = sum(outcome.error is not None for one in compared for outcome in one.outcomes)
     if as_json:

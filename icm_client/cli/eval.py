@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.documents import print_json
 from icm_client.cli.options import (
     Names,
     file_options,
@@ -25,6 +26,7 @@ from icm_client.cli.options import (
     task_options,
 )
 from icm_client.cli.search_display import moment
+from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining, ended_at_once
 from icm_client.cli.terminal import live_display, output_console
 from icm_client.cli.trainer_options import (
@@ -38,6 +40,7 @@ from icm_client.coherence.settings import SweepSettings
 from icm_client.data import FileOptions, Task, unescape
 from icm_client.data.job import Job, task_for
 from icm_client.data.messages import listed
+from icm_client.data.sources import found_files
 from icm_client.endpoints import ServerIdentity
 from icm_client.errors import IcmError, RunError
 from icm_client.experiments.comparison import Spent, write_results
@@ -158,7 +161,7 @@ def print_plan(evaluation: Evaluation, *, as_json: bool) -> None:
             "trainings": trainings,
             "notices": list(evaluation.notices),
         }
-        click.echo(orjson.dumps(plan, option=orjson.OPT_INDENT_2))
+        print_json(plan)
         return
     for name, some in reads.items():
         said = "unknown" if some is None else f"{some[0]:,}"
@@ -234,97 +237,119 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     return text.rstrip()
 
 
-@click.command("eval", short_help="Compare ICM labels with gold, human and random labels.")
-@click.argument("data", type=click.Path())
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="A folder for the table and the pictures."
+@click.command(
+    "eval",
+    cls=SectionedCommand,
+    short_help="Compare ICM labels with gold, human and random labels.",
+)
+@click.argument("data", nargs=-1, required=True, type=click.Path())
+@section(
+    "Output",
+    click.option(
+        "--out", type=click.Path(path_type=Path), help="A folder for the table and the pictures."
+    ),
 )
 @task_options
 @file_options
 @gold_option
-@click.option(
-    "--human",
-    metavar="FIELD",
-    help="Field with human labels: a label word, or a list of words or of ratings.",
+@section(
+    "Comparison",
+    click.option(
+        "--human",
+        metavar="FIELD",
+        help="Field with human labels: a label word, or a list of words or of ratings.",
+    ),
+    click.option(
+        "--human-positive",
+        metavar="LABEL",
+        help="The label that ratings above 0 stand for. [default: the task's first]",
+    ),
+    click.option(
+        "--chat-prompt",
+        callback=_chat_prompt,
+        metavar="TEXT|FILE",
+        help="The text before a row for zero-shot-chat, such as the HHH prompt.",
+    ),
+    click.option(
+        "--methods",
+        "kinds",
+        type=Names(KINDS),
+        help=f"Some of {', '.join(KINDS)}, separated by commas. [default: all that train no model; "
+        "with --finetune, all that show no demos]",
+    ),
 )
-@click.option(
-    "--human-positive",
-    metavar="LABEL",
-    help="The label that ratings above 0 stand for. [default: the task's first]",
-)
-@click.option(
-    "--chat-prompt",
-    callback=_chat_prompt,
-    metavar="TEXT|FILE",
-    help="The text before a row for zero-shot-chat, such as the HHH prompt.",
-)
-@click.option(
-    "--methods",
-    "kinds",
-    type=Names(KINDS),
-    help=f"Some of {', '.join(KINDS)}, separated by commas. [default: all that train no model; "
-    "with --finetune, all that show no demos]",
-)
-@click.option(
-    "--finetune",
-    is_flag=True,
-    help="Train models on the train rows' labels, and test them zero-shot.",
+@section(
+    "Training",
+    click.option(
+        "--finetune",
+        is_flag=True,
+        help="Train models on the train rows' labels, and test them zero-shot.",
+    ),
 )
 @trainer_options("--finetune")
-@click.option(
-    "--preset",
-    "presets",
-    type=click.Choice(get_args(InContextPreset)),
-    multiple=True,
-    default=("fast",),
-    help="ICM's search; repeat it to compare several. [default: fast]",
-)
-@click.option(
-    "--steps",
-    type=click.IntRange(0),
-    help="Steps of the searches paper and official. [default: the preset's]",
-)
-@click.option(
-    "--demos",
-    type=click.IntRange(2),
-    default=_SWEEP.demos,
-    show_default=True,
-    help="The most few-shot demos of a test row.",
-)
-@click.option(
-    "--contexts",
-    type=click.IntRange(1),
-    default=_SWEEP.averaged,
-    show_default=True,
-    metavar="M",
-    help="Contexts (draws of demos) in which a test row is scored; the scores are averaged.",
-)
-@click.option(
-    "--test",
-    type=click.FloatRange(0, min_open=True),
-    callback=_test,
-    default=0.5,
-    show_default=True,
-    metavar="ROWS",
-    help="Rows that are held out: a count if at least 1, else a fraction.",
+@section(
+    "Comparison",
+    click.option(
+        "--preset",
+        "presets",
+        type=click.Choice(get_args(InContextPreset)),
+        multiple=True,
+        default=("fast",),
+        help="ICM's search; repeat it to compare several. [default: fast]",
+    ),
+    click.option(
+        "--steps",
+        type=click.IntRange(0),
+        help="Steps of the searches paper and official. [default: the preset's]",
+    ),
+    click.option(
+        "--demos",
+        type=click.IntRange(2),
+        default=_SWEEP.demos,
+        show_default=True,
+        help="The most few-shot demos of a test row.",
+    ),
+    click.option(
+        "--contexts",
+        type=click.IntRange(1),
+        default=_SWEEP.averaged,
+        show_default=True,
+        metavar="M",
+        help="Contexts (draws of demos) in which a test row is scored; the scores are averaged.",
+    ),
+    click.option(
+        "--test",
+        type=click.FloatRange(0, min_open=True),
+        callback=_test,
+        default=0.5,
+        show_default=True,
+        metavar="ROWS",
+        help="Rows that are held out: a count if at least 1, else a fraction.",
+    ),
 )
 @limit_option
 @rows_alias
-@click.option(
-    "--seeds",
-    callback=_seeds,
-    default="0,1,2",
-    show_default=True,
-    help="Random seeds, each with a split of its own; separated by commas.",
+@section(
+    "Comparison",
+    click.option(
+        "--seeds",
+        callback=_seeds,
+        default="0,1,2",
+        show_default=True,
+        help="Random seeds, each with a split of its own; separated by commas.",
+    ),
 )
 @server_options(wire=True)
-@store_option
+@section(
+    "Record",
+    store_option,
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be run and read, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print plan or results as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no line for each method.")
 def eval_command(  # noqa: C901 - options one by one
     *,
-    data: str,
+    data: tuple[str, ...],
     out: Path | None,
     task: Task | str | None,
     file: FileOptions,
@@ -369,7 +394,8 @@ def eval_command(  # noqa: C901 - options one by one
     )
     if human is None and human_positive is not None:
         raise click.UsageError("--human-positive goes with --human FIELD.")
-    job = Job.prepare(data, task_for(data, task), gold=gold, file=file, limit=limit)
+    with found_files(data) as files:
+        job = Job.prepare(files, task_for(data[0], task), gold=gold, file=file, limit=limit)
     evaluation = plan_evaluation(
         job,
         kinds=kinds,
@@ -419,7 +445,7 @@ def eval_command(  # noqa: C901 - options one by one
     evaluation = replace(evaluation, notices=(*evaluation.notices, *notices))
     found = results(evaluation, outcomes)
     shown = {
-        "data": data,
+        "data": job.dataset.name,
         "server": {"kind": identity.kind, "model": identity.model},
         **({} if trainer is None else {"trainer": dict(trainer.described)}),
         **document(evaluation, found),
@@ -428,7 +454,7 @@ def eval_command(  # noqa: C901 - options one by one
     missing: str | None = None
     if out is not None:
         as_bytes = orjson.dumps(shown, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        title = f"{Path(data).name}: {shown['rows']} rows"
+        title = f"{Path(job.dataset.name).name}: {shown['rows']} rows"
         written, missing = write_results(
             out,
             {"eval.json": as_bytes, "eval.csv": csv_text(found).encode()},
@@ -436,7 +462,7 @@ def eval_command(  # noqa: C901 - options one by one
             partial(draw_evaluation, found, title=title),
         )
     if as_json:
-        click.echo(orjson.dumps({**shown, "files": written}, option=orjson.OPT_INDENT_2))
+        print_json({**shown, "files": written})
     else:
         print_notices(notices)
         print_table(found)

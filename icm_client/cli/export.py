@@ -8,6 +8,7 @@ import click
 
 from icm_client.cli.options import server_options, store_option
 from icm_client.cli.run_options import json_option, runs_option
+from icm_client.cli.sections import SectionedCommand
 from icm_client.cli.terminal import print_json
 from icm_client.data import check_output
 from icm_client.errors import InputError, ModelChanged
@@ -20,7 +21,7 @@ from icm_client.training.exports import EXPORT_FORMATS, ExportFormat, export_run
 from icm_client.training.frozen_prompt import export_prompt
 
 
-@click.command("export", short_help="Write a run's labels for training.")
+@click.command("export", cls=SectionedCommand, short_help="Write a run's labels for training.")
 @click.argument("run", metavar="RUN")
 @click.option(
     "--to",

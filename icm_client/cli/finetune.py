@@ -15,6 +15,7 @@ from rich.text import Text
 
 from icm_client.cli.options import file_options, seed_option, store_option
 from icm_client.cli.run_options import runs_option
+from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.terminal import print_json
 from icm_client.cli.trainer_options import (
     epochs_option,
@@ -43,52 +44,73 @@ _LINES = 10
 """Lines that a training prints where there is no terminal."""
 
 
-@click.command("finetune", short_help="Train a model on a run's labels.")
+@click.command("finetune", cls=SectionedCommand, short_help="Train a model on a run's labels.")
 @click.argument("run", metavar="RUN")
-@click.option(
-    "--backend",
-    type=click.Choice(get_args(Backend)),
-    default="local",
-    show_default=True,
-    help="torch on this machine, or a service with OpenAI's fine-tuning API (--endpoint).",
+@section(
+    "Model",
+    click.option(
+        "--backend",
+        type=click.Choice(get_args(Backend)),
+        default="local",
+        show_default=True,
+        help="torch on this machine, or a service with OpenAI's fine-tuning API (--endpoint).",
+    ),
+    click.option(
+        "-m",
+        "--model",
+        help=f"What to train from: a folder, a GGUF file, a hub's OWNER/NAME. [default: {BUNDLED}]",
+    ),
+    click.option("-e", "--endpoint", metavar="URL", help="The service. [env: ICM_ENDPOINT]"),
 )
-@click.option(
-    "-m",
-    "--model",
-    help=f"What to train from: a folder, a GGUF file, a hub's OWNER/NAME. [default: {BUNDLED}]",
+@section(
+    "Output",
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help="Where trained models go. [default: models in the run's folder]",
+    ),
 )
-@click.option("-e", "--endpoint", metavar="URL", help="The service. [env: ICM_ENDPOINT]")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Where trained models go. [default: models in the run's folder]",
+@section(
+    "Training",
+    lora_option,
+    click.option(
+        "--rank",
+        type=click.IntRange(1),
+        help=f"The rank of the adapters. [default: {_DEFAULTS.rank}]",
+    ),
+    epochs_option(_DEFAULTS.epochs),
+    rate_option,
+    click.option(
+        "--batch-size",
+        "batch",
+        type=click.IntRange(1),
+        help=f"Examples in a forward pass. [default: {_DEFAULTS.batch}]",
+    ),
+    click.option(
+        "--accumulate", type=click.IntRange(1), help="Forward passes in a step. [default: 1]"
+    ),
+    seed_option,
+    click.option(
+        "--objective",
+        type=click.Choice(get_args(Objective)),
+        default="sft",
+        show_default=True,
+        help="Train on the label after its prompt, or train a reward model on pairs of responses.",
+    ),
 )
-@lora_option
-@click.option(
-    "--rank", type=click.IntRange(1), help=f"The rank of the adapters. [default: {_DEFAULTS.rank}]"
+@section(
+    "Test",
+    click.option(
+        "--test", type=click.Path(), help="Rows to test on, which the run has not labelled."
+    ),
+    click.option("--gold", help="The test rows' field with known labels. [default: the task's]"),
 )
-@epochs_option(_DEFAULTS.epochs)
-@rate_option
-@click.option(
-    "--batch-size",
-    "batch",
-    type=click.IntRange(1),
-    help=f"Examples in a forward pass. [default: {_DEFAULTS.batch}]",
-)
-@click.option("--accumulate", type=click.IntRange(1), help="Forward passes in a step. [default: 1]")
-@seed_option
-@click.option(
-    "--objective",
-    type=click.Choice(get_args(Objective)),
-    default="sft",
-    show_default=True,
-    help="Train on the label after its prompt, or train a reward model on pairs of responses.",
-)
-@click.option("--test", type=click.Path(), help="Rows to test on, which the run has not labelled.")
-@click.option("--gold", help="The test rows' field with known labels. [default: the task's]")
 @file_options
-@store_option
-@runs_option
+@section(
+    "Record",
+    store_option,
+    runs_option,
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 def finetune_command(

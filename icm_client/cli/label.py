@@ -27,15 +27,23 @@ from icm_client.cli.result_display import (
     print_warnings,
     result_console,
 )
+from icm_client.cli.run_file import (
+    config_option,
+    save_config_option,
+    whole_command,
+    write_config,
+)
 from icm_client.cli.search_display import progress_display
+from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.terminal import print_json
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
-from icm_client.data import FileFormat, FileOptions, Task, find_beside, read_rows
+from icm_client.data import Dataset, FileFormat, FileOptions, Task, find_beside, read_rows
 from icm_client.data.constraint_spec import Rules
-from icm_client.data.job import task_for
+from icm_client.data.job import Job, task_for
 from icm_client.data.rows import refused_rows
 from icm_client.data.sources import found_files
+from icm_client.data.task_file import write_task
 from icm_client.errors import IcmError, InputError, RowError
 from icm_client.record.layout import DEFAULT_BASE, LABELS
 from icm_client.runs.label import label_prepared
@@ -86,92 +94,116 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     return named
 
 
-@click.command("label", short_help="Label the rows of a file.")
+@click.command("label", cls=SectionedCommand, short_help="Label the rows of a file.")
 @click.argument("data", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(),
-    help="Where to write the labels; required but for --dry-run and --forecast.",
-)
+@config_option
 @task_options
-@click.option("--gold", help="Field with known labels, used for the accuracy alone.")
-@click.option(
-    "--prior",
-    callback=_prior,
-    multiple=True,
-    metavar="LABEL=SHARE",
-    help="A label's share of the rows, where known: positive=0.2.",
+@section(
+    "Task",
+    click.option("--gold", help="Field with known labels, used for the accuracy alone."),
+    click.option(
+        "--prior",
+        callback=_prior,
+        multiple=True,
+        metavar="LABEL=SHARE",
+        help="A label's share of the rows, where known: positive=0.2.",
+    ),
+    click.option(
+        "--save-task", type=click.Path(), metavar="FILE", help="Write the task into a file, too."
+    ),
 )
-@server_options(wire=True)
-@seed_option
-@search_options
-@click.option(
-    "--pin",
-    "pins",
-    type=click.Path(),
-    metavar="FILE",
-    help="Labels that a person has checked (id and label): the search keeps and uses them.",
-)
-@trainer_options("folds, iterate")
-@click.option(
-    "--runs",
-    type=click.Path(),
-    default=str(DEFAULT_BASE),
-    show_default=True,
-    help="The folder for the records of runs.",
-)
-@click.option("--no-record", is_flag=True, help="Keep no record of the run.")
-@click.option(
-    "--search-rows",
-    type=click.IntRange(2),
-    default=SEARCH_ROWS,
-    show_default=True,
-    help="The most rows to search. Of more, so many are drawn, and the others are predicted from "
-    "their labels, one read each.",
-)
-@click.option("--fresh", is_flag=True, help="Start the run's record over; stored scores stay.")
-@click.option(
-    "--max-requests",
-    type=click.IntRange(1),
-    help="End with the best labels so far (exit status 3) before a sweep that would take more "
-    "requests than these in all.",
-)
-@click.option(
-    "--max-prompt-tokens",
-    type=click.IntRange(1),
-    help="The same for prompt tokens that the server computes.",
-)
-@click.option(
-    "--max-minutes",
-    type=click.FloatRange(0, min_open=True),
-    help="The same for the time. After a tenth more, even a sweep under way is broken off.",
-)
-@click.option(
-    "--fail-on-error",
-    type=click.FloatRange(0, min_open=True),
-    default=DEFAULT_FAIL_ON_ERROR,
-    show_default=True,
-    metavar="ROWS",
-    help="How many rows without a score end the run: a count if at least 1, else a fraction.",
-)
-@click.option(
-    "--skip-bad-rows",
-    is_flag=True,
-    help="Leave rows that cannot be used (broken, empty, too long) without a label, and list them.",
-)
-@click.option(
-    "--accept-drift",
-    is_flag=True,
-    help="If another model answers than the one whose scores are stored, or than when the run "
-    "began, label with that one from the start instead of ending.",
-)
-@store_option
 @file_options
 @limit_option
-@output_format_option
+@section(
+    "Data",
+    click.option(
+        "--skip-bad-rows",
+        is_flag=True,
+        help="Leave rows that cannot be used (broken, empty, too long) without a label, and list "
+        "them.",
+    ),
+)
+@section(
+    "Output",
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(),
+        help="Where to write the labels; required but for --dry-run and --forecast.",
+    ),
+    output_format_option,
+)
+@server_options(wire=True)
+@section(
+    "Search",
+    seed_option,
+    search_options,
+    click.option(
+        "--pin",
+        "pins",
+        type=click.Path(),
+        metavar="FILE",
+        help="Labels that a person has checked (id and label): the search keeps and uses them.",
+    ),
+    click.option(
+        "--search-rows",
+        type=click.IntRange(2),
+        default=SEARCH_ROWS,
+        show_default=True,
+        help="The most rows to search. Of more, so many are drawn, and the others are predicted "
+        "from their labels, one read each.",
+    ),
+)
+@trainer_options("folds, iterate")
+@section(
+    "Limits",
+    click.option(
+        "--max-requests",
+        type=click.IntRange(1),
+        help="End with the best labels so far (exit status 3) before a sweep that would take more "
+        "requests than these in all.",
+    ),
+    click.option(
+        "--max-prompt-tokens",
+        type=click.IntRange(1),
+        help="The same for prompt tokens that the server computes.",
+    ),
+    click.option(
+        "--max-minutes",
+        type=click.FloatRange(0, min_open=True),
+        help="The same for the time. After a tenth more, even a sweep under way is broken off.",
+    ),
+    click.option(
+        "--fail-on-error",
+        type=click.FloatRange(0, min_open=True),
+        default=DEFAULT_FAIL_ON_ERROR,
+        show_default=True,
+        metavar="ROWS",
+        help="How many rows without a score end the run: a count if at least 1, else a fraction.",
+    ),
+)
+@section(
+    "Record",
+    click.option(
+        "--runs",
+        type=click.Path(),
+        default=str(DEFAULT_BASE),
+        show_default=True,
+        help="The folder for the records of runs.",
+    ),
+    click.option("--no-record", is_flag=True, help="Keep no record of the run."),
+    click.option("--fresh", is_flag=True, help="Start the run's record over; stored scores stay."),
+    store_option,
+    click.option(
+        "--accept-drift",
+        is_flag=True,
+        help="If another model answers than the one whose scores are stored, or than when the run "
+        "began, label with that one from the start instead of ending.",
+    ),
+)
 @click.option("--dry-run", is_flag=True, help="Check rows and task, show a prompt, and stop.")
 @click.option("--forecast", "forecasts", is_flag=True, help="Print what a run would take; stop.")
+@save_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show a prompt before the run.")
@@ -186,6 +218,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     task: Task | str | None,
     gold: str | None,
     prior: dict[str, float] | None,
+    save_task: str | None,
     server: Server,
     seed: int,
     settings: Settings,
@@ -211,6 +244,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     output_format: FileFormat | None,
     dry_run: bool,
     forecasts: bool,
+    save_config: str | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -241,16 +275,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         check_output_option(output, output_format, as_json=as_json)
     found_at = find_beside(data[0]) if task is None else None
     task = task_for(data[0], task)
-    with found_files(data) as files:
-        refuse_overwriting(output, files)
-        dataset = read_rows(
-            files,
-            **asdict(file),
-            gold=gold,
-            loader=task.loader,
-            template_fields=task.template_fields,
-            skip_bad_rows=True,
-        )
+    dataset = _rows(data, output, task, file, gold)
     request = LabelRequest(
         dataset,
         task,
@@ -266,7 +291,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         skip_bad_rows=skip_bad_rows,
         accept_drift=accept_drift,
         runs=None if no_record else runs,
-        command=context.find_root().obj,
+        command=whole_command(context),
         fresh=fresh,
         search_rows=search_rows,
         limit=limit,
@@ -278,6 +303,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         click.echo(f"Task: {found_at}", err=True)
     prepared = request.prepared()
     job = prepared.whole
+    _save(context, job, save_task, save_config)
     if dry_run or (verbose and not as_json):
         print_preview(job, result_console(output), as_json=as_json)
         if dry_run and not as_json and not quiet:
@@ -323,6 +349,33 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         context.exit(STOPPED)
     if found.failed:
         context.exit(1)
+
+
+def _rows(
+    data: tuple[str, ...], output: str | None, task: Task, file: FileOptions, gold: str | None
+) -> Dataset:
+    """The rows, those that cannot be used among its skipped ones."""
+    with found_files(data) as files:
+        refuse_overwriting(output, files)
+        return read_rows(
+            files,
+            **asdict(file),
+            gold=gold,
+            loader=task.loader,
+            template_fields=task.template_fields,
+            skip_bad_rows=True,
+        )
+
+
+def _save(context: click.Context, job: Job, task: str | None, config: str | None) -> None:
+    """Write the task and the run file that were asked for."""
+    if task is not None:
+        gold = job.dataset.gold_field
+        saved = job.task if gold is None else Task(**{**job.task.model_dump(), "gold": gold})
+        write_task(saved, task, tuple(job.dataset.rows[0].fields))
+    if config is not None:
+        for secret in write_config(context, config):
+            click.echo(f"Not written to {config}: {secret}.", err=True)
 
 
 def _put_out(

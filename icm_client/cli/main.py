@@ -82,7 +82,7 @@ class Commands(click.Group):
                 end = _end(error)
                 print_error(
                     self._called(ctx),
-                    end.words.strip().removeprefix("Error: "),
+                    end.words,
                     kind=type(error).__name__,
                     status=end.status,
                     goes_on=end.goes_on,
@@ -138,9 +138,13 @@ def main(command: click.Command = cli) -> NoReturn:
         sys.exit(error.exit_code)
     except _ENDS as error:
         end = _end(error)
-        click.echo(end.words, err=True)
-        if end.goes_on:
-            click.echo(GO_ON, err=True)
+        go_on = GO_ON if end.goes_on else ""
+        if isinstance(error, IcmError):
+            click.echo(f"Error: {end.words}", err=True)
+            if go_on:
+                click.echo(go_on, err=True)
+        else:
+            click.echo(f"\n{end.words} {go_on}".rstrip(" "), err=True)
         sys.exit(end.status)
 
 
@@ -160,13 +164,13 @@ def _end(error: BaseException) -> _End:
         case click.ClickException():
             return _End(error.format_message(), error.exit_code)
         case InputError():
-            return _End(f"Error: {error}", 2)
+            return _End(str(error), 2)
         case IcmError():
-            return _End(f"Error: {error}", 1, error.goes_on)
+            return _End(str(error), 1, error.goes_on)
         case Interrupted():
-            return _End("\nInterrupted.", error.status, error.goes_on)
+            return _End("Interrupted.", error.status, error.goes_on)
         case _:
-            return _End("\nInterrupted.", 130)
+            return _End("Interrupted.", 130)
 
 
 def _decoded(arguments: list[str]) -> list[str]:

@@ -30,6 +30,7 @@ from icm_client.cli.result_display import (
     result_console,
 )
 from icm_client.cli.run_options import runs_option
+from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.terminal import print_json
 from icm_client.coherence.predict import CONTEXTS
@@ -48,61 +49,86 @@ _LINES_APART_S = 10.0
 """Seconds between two lines of progress, where there is no terminal."""
 
 
-@click.command("predict", short_help="Label new rows with what a run has found.")
+@click.command(
+    "predict", cls=SectionedCommand, short_help="Label new rows with what a run has found."
+)
 @click.argument("run_name", metavar="RUN")
 @click.argument("data", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="Where to write the labels.")
-@click.option("--gold", help="Field with known labels, used for the accuracy alone.")
-@click.option(
-    "--contexts",
-    type=click.IntRange(0),
-    default=CONTEXTS,
-    show_default=True,
-    help="Contexts that each row is read in; the reads are averaged. 0 shows no demos, for a model "
-    "that was trained on the run's labels.",
+@section(
+    "Output",
+    click.option(
+        "-o", "--output", required=True, type=click.Path(), help="Where to write the labels."
+    ),
+)
+@section(
+    "Prediction",
+    click.option("--gold", help="Field with known labels, used for the accuracy alone."),
+    click.option(
+        "--contexts",
+        type=click.IntRange(0),
+        default=CONTEXTS,
+        show_default=True,
+        help="Contexts that each row is read in; the reads are averaged. 0 shows no demos, for a "
+        "model that was trained on the run's labels.",
+    ),
 )
 @server_options(wire=True)
-@click.option(
-    "--accept-other-model",
-    is_flag=True,
-    help="Take another model than the run's: the run's rows are read again, for its own thresholds "
-    "and confidence.",
+@section(
+    "Prediction",
+    click.option(
+        "--accept-other-model",
+        is_flag=True,
+        help="Take another model than the run's: the run's rows are read again, for its own "
+        "thresholds and confidence.",
+    ),
+    click.option(
+        "--fail-on-error",
+        type=click.FloatRange(0, min_open=True),
+        default=DEFAULT_FAIL_ON_ERROR,
+        show_default=True,
+        metavar="ROWS",
+        help="How many rows without a score end it: a count if at least 1, else a fraction of the "
+        "rows so far.",
+    ),
 )
-@click.option(
-    "--fail-on-error",
-    type=click.FloatRange(0, min_open=True),
-    default=DEFAULT_FAIL_ON_ERROR,
-    show_default=True,
-    metavar="ROWS",
-    help="How many rows without a score end it: a count if at least 1, else a fraction of the rows "
-    "so far.",
+@section(
+    "Data",
+    click.option(
+        "--skip-bad-rows",
+        is_flag=True,
+        help="Leave rows that cannot be used (broken, empty, too long) without a label.",
+    ),
 )
-@click.option(
-    "--skip-bad-rows",
-    is_flag=True,
-    help="Leave rows that cannot be used (broken, empty, too long) without a label.",
+@section(
+    "Prediction",
+    click.option("--fresh", is_flag=True, help="Begin a partial output over; stored scores stay."),
 )
-@click.option("--fresh", is_flag=True, help="Begin a partial output over; stored scores stay.")
-@click.option(
-    "--engine",
-    type=click.Choice(get_args(Engine)),
-    default="local",
-    show_default=True,
-    help="ray: DATA is a pattern ('data/*.parquet'), OUTPUT a folder, and workers of a Ray cluster "
-    "label the files.",
+@section(
+    "Many machines",
+    click.option(
+        "--engine",
+        type=click.Choice(get_args(Engine)),
+        default="local",
+        show_default=True,
+        help="ray: DATA is a pattern ('data/*.parquet'), OUTPUT a folder, and workers of a Ray "
+        "cluster label the files.",
+    ),
+    click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="ray: the cluster. [env: RAY_ADDRESS; default: Ray is started on this machine]",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help=f"ray: processes that label, which share --max-in-flight. [default: {WORKERS}]",
+    ),
 )
-@click.option(
-    "--address",
-    metavar="HOST:PORT",
-    help="ray: the cluster. [env: RAY_ADDRESS; default: Ray is started on this machine]",
+@section(
+    "Record",
+    runs_option,
+    store_option,
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    help=f"ray: processes that label, which share --max-in-flight. [default: {WORKERS}]",
-)
-@runs_option
-@store_option
 @file_options
 @output_format_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

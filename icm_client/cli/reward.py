@@ -21,6 +21,7 @@ from icm_client.cli.options import (
     store_option,
 )
 from icm_client.cli.search_display import SearchLines, moment
+from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining
 from icm_client.cli.terminal import live_display, print_json
 from icm_client.cli.trainer_options import (
@@ -201,73 +202,95 @@ def _within(accuracy: Accuracy) -> str:
 _DEFAULTS: Final = LocalSettings()
 
 
-@click.command("reward", short_help="Train a reward model on pairs, in three steps.")
+@click.command(
+    "reward", cls=SectionedCommand, short_help="Train a reward model on pairs, in three steps."
+)
 @click.argument("pairs", type=click.Path())
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="The folder for models, labels and figures (required).",
+@section(
+    "Output",
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help="The folder for models, labels and figures (required).",
+    ),
 )
-@click.option(
-    "-t",
-    "--task",
-    "task_name",
-    help="A task file, or a built-in task, that shows pairs in both orders. Default: "
-    "NAME.task.toml or task.toml beside PAIRS.",
+@section(
+    "Task",
+    click.option(
+        "-t",
+        "--task",
+        "task_name",
+        help="A task file, or a built-in task, that shows pairs in both orders. Default: "
+        "NAME.task.toml or task.toml beside PAIRS.",
+    ),
 )
-@click.option(
-    "--first",
-    type=click.IntRange(1),
-    default=FIRST,
-    show_default=True,
-    metavar="N",
-    help="Pairs that ICM labels, a random sample.",
+@section(
+    "Pairs",
+    click.option(
+        "--first",
+        type=click.IntRange(1),
+        default=FIRST,
+        show_default=True,
+        metavar="N",
+        help="Pairs that ICM labels, a random sample.",
+    ),
+    click.option(
+        "--many",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Pairs that the first reward model labels. [default: all]",
+    ),
+    click.option(
+        "--test", type=click.Path(), help="Pairs with known labels, to test both models on."
+    ),
+    click.option("--gold", help="The field with known labels. [default: the task's]"),
 )
-@click.option(
-    "--many",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Pairs that the first reward model labels. [default: all]",
-)
-@click.option("--test", type=click.Path(), help="Pairs with known labels, to test both models on.")
-@click.option("--gold", help="The field with known labels. [default: the task's]")
 @file_options
 @limit_option
-@click.option(
-    "--preset",
-    type=click.Choice(get_args(InContextPreset)),
-    default="fast",
-    show_default=True,
-    help="ICM's search.",
+@section(
+    "Search",
+    click.option(
+        "--preset",
+        type=click.Choice(get_args(InContextPreset)),
+        default="fast",
+        show_default=True,
+        help="ICM's search.",
+    ),
 )
 @server_options(wire=True)
-@click.option(
-    "--trainer",
-    "trainer_kind",
-    type=click.Choice(get_args(TrainerKind)),
-    default="local",
-    show_default=True,
-    help="What trains: torch on this machine. Fine-tuning APIs cannot train reward models.",
-)
-@click.option(
-    "--train-from",
-    metavar="MODEL",
-    help="The model to train from: a folder, a GGUF file, a hub's OWNER/NAME. [default: the "
-    "embedded server's]",
-)
-@lora_option
-@epochs_option(_DEFAULTS.epochs)
-@rate_option
-@click.option(
-    "--batch-size",
-    "batch",
-    type=click.IntRange(1),
-    default=_DEFAULTS.batch,
-    show_default=True,
-    help="Pairs in a forward pass.",
+@section(
+    "Training",
+    click.option(
+        "--trainer",
+        "trainer_kind",
+        type=click.Choice(get_args(TrainerKind)),
+        default="local",
+        show_default=True,
+        help="What trains: torch on this machine. Fine-tuning APIs cannot train reward models.",
+    ),
+    click.option(
+        "--train-from",
+        metavar="MODEL",
+        help="The model to train from: a folder, a GGUF file, a hub's OWNER/NAME. [default: the "
+        "embedded server's]",
+    ),
+    lora_option,
+    epochs_option(_DEFAULTS.epochs),
+    rate_option,
+    click.option(
+        "--batch-size",
+        "batch",
+        type=click.IntRange(1),
+        default=_DEFAULTS.batch,
+        show_default=True,
+        help="Pairs in a forward pass.",
+    ),
 )
 @seed_option
-@store_option
+@section(
+    "Record",
+    store_option,
+)
 @click.option(
     "--dry-run", is_flag=True, help="Check pairs and task, print what would be done, stop."
 )

@@ -14,10 +14,12 @@ from icm_client.cli.options import (
     store_option,
     task_options,
 )
+from icm_client.cli.sections import SectionedCommand
 from icm_client.cli.signals import ended_at_once
 from icm_client.cli.terminal import print_json, step_display
 from icm_client.data import FileOptions, Task
 from icm_client.data.job import Job, task_for
+from icm_client.data.sources import found_files
 from icm_client.experiments.salience import SalienceReport, salience
 from icm_client.runs.server import Server
 from icm_client.scoring import open_store
@@ -29,8 +31,12 @@ WORDS = "the first pull, in standard deviations of shuffled labels; chance is wi
 _STYLES = {"likely": "bold green", "unclear": "bold yellow", "unlikely": "bold red"}
 
 
-@click.command("salience", short_help="Estimate, before a run, whether it would beat chance.")
-@click.argument("data", type=click.Path())
+@click.command(
+    "salience",
+    cls=SectionedCommand,
+    short_help="Estimate, before a run, whether it would beat chance.",
+)
+@click.argument("data", nargs=-1, required=True, type=click.Path())
 @task_options
 @file_options
 @limit_option
@@ -41,7 +47,7 @@ _STYLES = {"likely": "bold green", "unclear": "bold yellow", "unlikely": "bold r
 @click.option("-q", "--quiet", is_flag=True, help="Print the result only.")
 def salience_command(
     *,
-    data: str,
+    data: tuple[str, ...],
     task: Task | str | None,
     file: FileOptions,
     limit: int | None,
@@ -58,7 +64,8 @@ def salience_command(
 
     Exit status: 0 whatever the answer, 1 failed, 2 wrong input.
     """
-    job = Job.prepare(data, task_for(data, task), file=file, limit=limit)
+    with found_files(data) as files:
+        job = Job.prepare(files, task_for(data[0], task), file=file, limit=limit)
 
     async def run() -> SalienceReport:
         with step_display(hidden=as_json or quiet) as step:

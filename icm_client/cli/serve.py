@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from icm_client.cache import cache_folder
+from icm_client.cli.sections import SectionedCommand, section
 from icm_client.serving.engine import DEVICES, Device
 from icm_client.serving.flags import LORA_RANKS, ServeOptions
 from icm_client.serving.hardware import detect
@@ -16,60 +17,80 @@ from icm_client.serving.plan import Plan, plan_server
 _DEFAULTS: Final = ServeOptions()
 
 
-@click.command("serve", short_help="Start a vLLM server that suits many short requests.")
+@click.command(
+    "serve", cls=SectionedCommand, short_help="Start a vLLM server that suits many short requests."
+)
 @click.argument("model")
 @click.argument("extra", nargs=-1, type=click.UNPROCESSED)
-@click.option(
-    "--host",
-    default=_DEFAULTS.host,
-    show_default=True,
-    help="The address to listen on; other than loopback it needs a key.",
+@section(
+    "Clients",
+    click.option(
+        "--host",
+        default=_DEFAULTS.host,
+        show_default=True,
+        help="The address to listen on; other than loopback it needs a key.",
+    ),
+    click.option(
+        "--port", default=_DEFAULTS.port, show_default=True, type=click.IntRange(1, 65535)
+    ),
+    click.option("--name", help="What clients call the model. [default: MODEL's own name]"),
 )
-@click.option("--port", default=_DEFAULTS.port, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--name", help="What clients call the model. [default: MODEL's own name]")
-@click.option(
-    "--context", type=click.IntRange(16), help="The context length, in tokens. [default: MODEL's]"
+@section(
+    "Model",
+    click.option(
+        "--context",
+        type=click.IntRange(16),
+        help="The context length, in tokens. [default: MODEL's]",
+    ),
+    click.option(
+        "--device",
+        type=click.Choice(DEVICES),
+        help="What to run on. [default: the GPUs, where there are any]",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+        help="The weights' type. [default: MODEL's own; on a CPU bfloat16 with AMX, else float32]",
+    ),
+    click.option(
+        "--block-size",
+        type=click.IntRange(1),
+        help="Tokens in a KV cache block. [default: 16 on a CPU; else the kernels' own]",
+    ),
 )
-@click.option(
-    "--device",
-    type=click.Choice(DEVICES),
-    help="What to run on. [default: the GPUs, where there are any]",
+@section(
+    "Hardware",
+    click.option("--tensor-parallel", type=click.IntRange(1), help="GPUs of each replica."),
+    click.option(
+        "--data-parallel",
+        type=click.IntRange(1),
+        help="Replicas of the model, each on its own GPUs.",
+    ),
+    click.option(
+        "--queue",
+        default=_DEFAULTS.queue,
+        show_default=True,
+        type=click.IntRange(1),
+        help="How many prompts may be inside the server; above that it answers 503.",
+    ),
+    click.option(
+        "--kv-cache-gib",
+        default=_DEFAULTS.kv_cache_gib,
+        show_default=True,
+        type=click.FloatRange(0.1),
+        help="The size of the KV cache on a CPU, in GiB.",
+    ),
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    help="The weights' type. [default: MODEL's own; on a CPU bfloat16 with AMX, else float32]",
-)
-@click.option(
-    "--block-size",
-    type=click.IntRange(1),
-    help="Tokens in a KV cache block. [default: 16 on a CPU; else the kernels' own]",
-)
-@click.option("--tensor-parallel", type=click.IntRange(1), help="GPUs of each replica.")
-@click.option(
-    "--data-parallel", type=click.IntRange(1), help="Replicas of the model, each on its own GPUs."
-)
-@click.option(
-    "--queue",
-    default=_DEFAULTS.queue,
-    show_default=True,
-    type=click.IntRange(1),
-    help="How many prompts may be inside the server; above that it answers 503.",
-)
-@click.option(
-    "--kv-cache-gib",
-    default=_DEFAULTS.kv_cache_gib,
-    show_default=True,
-    type=click.FloatRange(0.1),
-    help="The size of the KV cache on a CPU, in GiB.",
-)
-@click.option("--lora", is_flag=True, help="Let clients load adapters while the server runs.")
-@click.option(
-    "--lora-rank",
-    default=64,
-    show_default=True,
-    type=click.Choice(LORA_RANKS),
-    help="The largest rank of an adapter.",
+@section(
+    "Adapters",
+    click.option("--lora", is_flag=True, help="Let clients load adapters while the server runs."),
+    click.option(
+        "--lora-rank",
+        default=64,
+        show_default=True,
+        type=click.Choice(LORA_RANKS),
+        help="The largest rank of an adapter.",
+    ),
 )
 @click.option(
     "--start-timeout",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 import click
 
 from icm_client.cache import cache_folder
+from icm_client.cli.sections import Decorator, section
 from icm_client.errors import InputError
 from icm_client.runs.server import Server
 from icm_client.runs.trainer import Trainer
@@ -24,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., None])
 TrainerKind = Literal["local", "served"]
 
 
-def trainer_options(what: str) -> Callable[[F], F]:
+def trainer_options(what: str) -> Decorator:
     """Return a decorator that adds the options; `what` says in their help what trains."""
     options = (
         click.option(
@@ -47,12 +48,7 @@ def trainer_options(what: str) -> Callable[[F], F]:
         ),
     )
 
-    def add(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
+    return section("Training", *options)
 
 
 def trainer_of(

@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import anyio
 import click
-import orjson
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from icm_client.cli.documents import print_json_line
 from icm_client.cli.streams import output_is_lost
 from icm_client.endpoints import Transport
 from icm_client.errors import EndpointError, InputError
@@ -89,7 +89,7 @@ async def _print_json(moments: AsyncIterator[Moment]) -> None:
             if isinstance(moment, EndpointError)
             else {**asdict(moment[0]), "rates": asdict(moment[1])}
         )
-        click.echo(orjson.dumps(document))
+        print_json_line(document)
 
 
 async def _print_lines(moments: AsyncIterator[Moment]) -> None:

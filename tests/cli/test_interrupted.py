@@ -203,7 +203,8 @@ async def test_before_there_are_labels_an_interrupted_run_writes_none(tmp_path: 
         await events(tmp_path, "search", 1)
         process.send_signal(signal.SIGINT)
         done = await ended(process)
-    assert (done.status, done.out) == (130, "")
+    told = orjson.loads(done.out)
+    assert (done.status, told["status"], told["type"]) == (130, 130, "Interrupted")
     assert "Interrupted." in done.err
     assert not (tmp_path / "out.jsonl").exists()
     (run,) = list_runs(tmp_path / "runs").runs
