@@ -20,6 +20,10 @@ _MOST_COLUMNS = 6
 
 _MOST_PAIRS = 15
 
+_CLEAR = 0.5
+"""Kappa from which exchanged names are worth a line: of two labels that agree in less than half, an
+exchange always agrees in more."""
+
 
 class GroupProgress:
     """Shows the run that is under way, under its value; a context manager."""
@@ -110,7 +114,7 @@ def _print_agreements(found: GroupLabels, console: Console) -> None:
             table.add_row(f"{len(lowest) - _MOST_PAIRS:,} more agree as much or more", "(--json)")
     console.print(table)
     for (one, other), agreed in pairs.items():
-        if agreed.names:
+        if agreed.names and (agreed.exchanged_kappa or 0.0) >= _CLEAR:
             console.print(
                 Text(
                     f"{one} and {other} would agree in {agreed.exchanged_share:.0%} with the names "

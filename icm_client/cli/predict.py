@@ -31,6 +31,7 @@ from icm_client.cli.result_display import (
 )
 from icm_client.cli.run_options import runs_option
 from icm_client.cli.sections import SectionedCommand, section
+from icm_client.cli.serve import serve_option, served
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.terminal import print_json
 from icm_client.coherence.predict import CONTEXTS
@@ -73,6 +74,7 @@ _LINES_APART_S = 10.0
     ),
 )
 @server_options(wire=True)
+@serve_option
 @section(
     "Prediction",
     click.option(
@@ -144,6 +146,7 @@ def predict_command(
     gold: str | None,
     contexts: int,
     server: Server,
+    serve: str | None,
     accept_other_model: bool,
     fail_on_error: float,
     skip_bad_rows: bool,
@@ -175,8 +178,7 @@ def predict_command(
     interrupted (Ctrl-C, TERM, a closed terminal).
     """
     predictor = Predictor.load(run_name, runs=base)
-    options = {
-        "endpoint": server,
+    options: dict[str, Any] = {
         "contexts": contexts,
         "gold": gold,
         "file": file,
@@ -188,7 +190,10 @@ def predict_command(
     }
     hidden = quiet or as_json
     if engine == "ray":
-        options |= {"store": store, "address": address, "workers": workers or WORKERS}
+        options |= {"endpoint": server, "store": store, "address": address}
+        options["workers"] = workers or WORKERS
+        if serve is not None:
+            raise click.UsageError("--serve is for --engine local: name the workers' server.")
         if len(data) > 1:
             raise click.UsageError("--engine ray takes one pattern: put it in quotes, 'data/*.csv'")
         found = _on_ray(predictor, data[0], output, hidden=hidden, options=options)
@@ -196,7 +201,9 @@ def predict_command(
         raise click.UsageError("--address and --workers go with --engine ray.")
     else:
         check_output_option(output, output_format, as_json=as_json)
-        found = _here(predictor, data, output, store, hidden=hidden, options=options)
+        with served(serve, server) as (asked, has_ended):
+            options["endpoint"] = asked
+            found = _here(predictor, data, output, store, has_ended, hidden=hidden, options=options)
     if as_json:
         print_json(found.summary())
     elif not quiet:
@@ -212,14 +219,19 @@ def _here(
     data: tuple[str, ...],
     output: str,
     store: str | None,
+    has_ended: Callable[[], bool],
     *,
     hidden: bool,
     options: dict[str, Any],
 ) -> Predicted:
-    """Label a file or several, in this process."""
+    """Label a file or several, in this process; `has_ended` says that its server is no more."""
 
     async def work() -> Predicted:
         async with draining() as drain:
+
+            def stopping() -> bool:
+                return drain.stopping() or has_ended()
+
             with _display(hidden=hidden) as progress:
                 return await predict_file(
                     predictor,
@@ -227,7 +239,7 @@ def _here(
                     output,
                     store=kept,
                     progress=progress,
-                    stopping=drain.stopping,
+                    stopping=stopping,
                     **options,
                 )
 

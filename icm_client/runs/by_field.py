@@ -95,7 +95,7 @@ def prepare_groups(
     whole = replace(whole, request=replace(whole.request, skip_bad_rows=request.skip_bad_rows))
     runs = {value: whole.only(rows, value).sampled() for value, rows in rows_of.items()}
     few = [f"{value} ({len(rows)} rows)" for value, rows in rows_of.items() if len(rows) < FEW]
-    notice = f"so few rows are little to compare: {', '.join(few)}"
+    notice = f"a search of so few rows has little to compare: {', '.join(few)}"
     return PreparedGroups(
         field,
         tuple(fields),
