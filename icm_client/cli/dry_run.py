@@ -8,8 +8,8 @@ import anyio
 import click
 from rich.text import Text
 
+from icm_client.cli.documents import print_json
 from icm_client.cli.result_display import print_notices, print_preview, result_console
-from icm_client.cli.terminal import print_json
 from icm_client.data.job import Job
 from icm_client.data.rows import path_of, refused_rows
 from icm_client.endpoints import RetryPolicy

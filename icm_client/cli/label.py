@@ -8,6 +8,7 @@ from typing import ParamSpec
 import anyio
 import click
 
+from icm_client.cli.documents import print_json
 from icm_client.cli.dry_run import show_dry_run
 from icm_client.cli.group_display import GroupProgress, print_group_warnings, print_groups
 from icm_client.cli.options import (
@@ -38,7 +39,6 @@ from icm_client.cli.search_display import progress_display
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.serve import serve_option, served
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
-from icm_client.cli.terminal import print_json
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
 from icm_client.data import Dataset, FileFormat, FileOptions, Task, find_beside, read_rows
 from icm_client.data.constraint_spec import Rules
@@ -104,7 +104,6 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
 
 @click.command("label", cls=SectionedCommand, short_help="Label the rows of a file.")
 @click.argument("data", nargs=-1, required=True, type=click.Path())
-@config_option
 @task_options
 @section(
     "Task",
@@ -236,9 +235,10 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
         "began, label with that one from the start instead of ending.",
     ),
 )
+@config_option
+@save_config_option
 @click.option("--dry-run", is_flag=True, help="Check rows and task, show a prompt, and stop.")
 @click.option("--forecast", "forecasts", is_flag=True, help="Print what a run would take; stop.")
-@save_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show a prompt before the run.")

@@ -15,6 +15,8 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.completion import complete_runs
+from icm_client.cli.documents import print_json
 from icm_client.cli.options import (
     check_output_option,
     file_options,
@@ -33,7 +35,6 @@ from icm_client.cli.run_options import runs_option
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.serve import serve_option, served
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
-from icm_client.cli.terminal import print_json
 from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat, FileOptions
 from icm_client.data.sources import found_files
@@ -53,7 +54,7 @@ _LINES_APART_S = 10.0
 @click.command(
     "predict", cls=SectionedCommand, short_help="Label new rows with what a run has found."
 )
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=complete_runs)
 @click.argument("data", nargs=-1, required=True, type=click.Path())
 @section(
     "Output",
@@ -132,6 +133,15 @@ _LINES_APART_S = 10.0
     store_option,
 )
 @file_options
+@section(
+    "Data",
+    click.option(
+        "--limit",
+        type=click.IntRange(1),
+        metavar="N",
+        help="The first N rows alone, and what is left of a group that goes on. [default: all]",
+    ),
+)
 @output_format_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
@@ -157,6 +167,7 @@ def predict_command(
     base: Path,
     store: str | None,
     file: FileOptions,
+    limit: int | None,
     output_format: FileFormat | None,
     as_json: bool,
     quiet: bool,
@@ -190,10 +201,10 @@ def predict_command(
     }
     hidden = quiet or as_json
     if engine == "ray":
+        if serve is not None or limit is not None:
+            raise click.UsageError("--serve and --limit are for --engine local.")
         options |= {"endpoint": server, "store": store, "address": address}
         options["workers"] = workers or WORKERS
-        if serve is not None:
-            raise click.UsageError("--serve is for --engine local: name the workers' server.")
         if len(data) > 1:
             raise click.UsageError("--engine ray takes one pattern: put it in quotes, 'data/*.csv'")
         found = _on_ray(predictor, data[0], output, hidden=hidden, options=options)
@@ -201,6 +212,7 @@ def predict_command(
         raise click.UsageError("--address and --workers go with --engine ray.")
     else:
         check_output_option(output, output_format, as_json=as_json)
+        options["limit"] = limit
         with served(serve, server) as (asked, has_ended):
             options["endpoint"] = asked
             found = _here(predictor, data, output, store, has_ended, hidden=hidden, options=options)

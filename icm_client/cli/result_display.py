@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.terminal import duration, print_json
+from icm_client.cli.documents import print_json
+from icm_client.cli.terminal import duration
 from icm_client.data.job import Job
 from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.data.rows import FailedRow

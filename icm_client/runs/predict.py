@@ -153,8 +153,12 @@ class Prediction:
         self._on_progress, self._stopping = on_progress, stopping
         self._drift = DriftCheck(server)
 
-    async def batches(self, rows: Rows, *, after: int = 0) -> AsyncGenerator[Batch]:
+    async def batches(
+        self, rows: Rows, *, after: int = 0, until: int | None = None
+    ) -> AsyncGenerator[Batch]:
         """Label the rows, in order, from the one after the first `after`.
+
+        No batch is begun once `until` rows have been read; None reads all.
 
         Raises:
             TooManyFailed: as many rows as `fail_on_error` says have no score.
@@ -174,8 +178,12 @@ class Prediction:
             skip_bad_rows=self._skip,
             after=after,
         )
-        for dataset in came:
+        read = after
+        while until is None or read < until:
+            if (dataset := next(came, None)) is None:
+                return
             self.under_way = len(dataset.rows) + len(dataset.skipped)
+            read += self.under_way
             yield await self._labelled(dataset, frozen, demos, meter)
 
     async def _labelled(

@@ -8,6 +8,7 @@
 Scores are kept besides, so the rows of a batch that a kill has interrupted are not asked again.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -153,6 +154,7 @@ async def predict_file(
     fail_on_error: float = DEFAULT_FAIL_ON_ERROR,
     accept_other_model: bool = False,
     fresh: bool = False,
+    limit: int | None = None,
     progress: Callable[[PredictProgress], None] = lambda _: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Predicted:
@@ -175,6 +177,8 @@ async def predict_file(
         fail_on_error: as for `icm_client.label`, of the rows so far.
         accept_other_model: take another model than the run's.
         fresh: begin a partial output over.
+        limit: label the first rows alone: so many, and what is left of a group that goes on. None
+            labels all.
         progress: called as it goes on.
         stopping: asked before each request.
 
@@ -187,8 +191,12 @@ async def predict_file(
             `icm_client.runs.predict.Prediction.batches`.
     """
     began = time.monotonic()
+    if limit is not None:
+        batch = math.ceil(limit / math.ceil(limit / batch))  # so that no batch goes far beyond it
     with found_files(data) as files, written_to(output, output_format) as target:
-        total = _checked(predictor, files, batch, gold, file, skip_bad_rows=skip_bad_rows)
+        total = _checked(
+            predictor, files, batch, gold, file, limit=limit, skip_bad_rows=skip_bad_rows
+        )
         state = PredictProgress(0, total)
 
         def moved(**changed: Any) -> None:
@@ -209,7 +217,8 @@ async def predict_file(
         async with open_endpoint(endpoint, observe, stopping) as server:
             store.record_server(server.identity)
             usage = replace(server.usage)
-            identity = _identity(predictor, files, server, asdict(file), contexts, gold)
+            options = [asdict(file), contexts, gold, *([] if limit is None else [limit])]
+            identity = _identity(predictor, files, server, *options)
             with LabelSink.open(
                 target, format=output_format, identity=identity, fresh=fresh
             ) as sink:
@@ -229,7 +238,9 @@ async def predict_file(
                     totals=Totals.of(sink.state) if sink.state else None,
                 )
                 try:
-                    async with aclosing(prediction.batches(files, after=sink.rows_done)) as batches:
+                    until = None if limit is None else total
+                    some = prediction.batches(files, after=sink.rows_done, until=until)
+                    async with aclosing(some) as batches:
                         async for done in batches:
                             sink.append(
                                 done.rows,
@@ -263,9 +274,10 @@ def _checked(
     gold: str | None,
     file: FileOptions,
     *,
+    limit: int | None,
     skip_bad_rows: bool,
 ) -> int:
-    """Read and render every row, and return how many there are.
+    """Read and render every row, up to the limit, and return how many there are.
 
     Raises:
         RowError: names rows that cannot be used.
@@ -281,7 +293,7 @@ def _checked(
         total += len(job.dataset.rows) + len(job.dataset.skipped)
         if not skip_bad_rows:
             bad += job.dataset.skipped
-        if len(bad) >= _ENOUGH:
+        if len(bad) >= _ENOUGH or (limit is not None and total >= limit):
             break
     if bad:
         raise refused_rows(bad, path=files.name, usable=usable)

@@ -47,6 +47,8 @@ def folder(tmp_path: Path) -> Path:
     )
     toml = "".join(blocks(ROOT / "docs" / "rows.md", "toml"))
     (tmp_path / "sentiment.toml").write_text(toml, "utf-8")
+    (run_file,) = blocks(ROOT / "docs" / "commands.md", "toml")
+    (tmp_path / "run.toml").write_text(run_file, "utf-8")
     return tmp_path
 
 
@@ -60,6 +62,13 @@ def test_commands_run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.exit_code == 0, done.output
     if label:
         assert re.search("Sentiment:|I think this claim is", done.output)
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_run_file_shown_is_read() -> None:
+    done = CliRunner().invoke(cli, ["label", "--config", "run.toml", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "Review: good\nSentiment:" in done.output
 
 
 def predictions(page: Path) -> list[str]:
