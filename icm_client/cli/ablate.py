@@ -134,7 +134,7 @@ def ablate_command(  # noqa: C901 - options one by one
         read_start(start, job)
     plan = plan_ablations(job, settings, start=start, only=only)
     if not as_json:
-        for notice in (*job.notices, *plan.notices):
+        for notice in (*job.warnings, *job.notices, *plan.notices):
             click.echo(f"Note: {notice}.", err=True)
     if not plan.variants:
         raise InputError(f"nothing to compare: {'; '.join(plan.notices)}")

@@ -64,7 +64,9 @@ def export_command(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Write the labels of RUN (a run's name or folder), and a card that says how they were made.
+    """Write the labels of RUN, and a card that says how they were made.
+
+    RUN is a run's name, its beginning, `latest`, or its folder.
 
     \b
     sft      JSON Lines: prompt, completion (trl)

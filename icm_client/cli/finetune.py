@@ -137,7 +137,9 @@ def finetune_command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Train a model on the labels of RUN (a run's name or folder); the loss is on the label alone.
+    """Train a model on the labels of RUN; the loss is on the label alone.
+
+    RUN is a run's name, its beginning, `latest`, or its folder.
 
     Trained models are kept: the same command goes on from the last checkpoint of one that was
     killed, and after its end prints the same result.

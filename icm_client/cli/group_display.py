@@ -133,15 +133,22 @@ def _cell(agreed: Agreement | None) -> str:
     return f"{agreed.share:.0%} ({kappa}), {agreed.rows:,}"
 
 
-def print_group_warnings(found: GroupLabels) -> None:
-    """Print what a person must see before the labels are used, on standard error."""
+def print_group_warnings(found: GroupLabels, *, notes: bool) -> None:
+    """Print what a person must see before the labels are used, on standard error.
+
+    Args:
+        found: the labels.
+        notes: print also what is worth knowing, and asks for nothing.
+    """
     console = Console(stderr=True, highlight=False)
-    print_notices(found.prepared.notices, found.failed, console)
+    prepared = found.prepared
+    print_notices(prepared.notices if notes else (), found.failed, warnings=prepared.warnings)
     for value, labels in found.runs.items():
-        if labels.notices or labels.findings:
-            console.print(Text(f"{found.prepared.field} = {value}:", style="bold"), soft_wrap=True)
-        print_notices(labels.notices, (), console)
-        print_verdict(labels.verdict, labels.findings, sure=labels.confidence is not None)
+        if labels.warnings or labels.findings or (notes and labels.notices):
+            console.print(Text(f"{prepared.field} = {value}:", style="bold"), soft_wrap=True)
+        print_notices(labels.notices if notes else (), (), warnings=labels.warnings)
+        sure = labels.confidence is not None
+        print_verdict(labels.verdict, labels.findings, sure=sure, notes=notes)
     if found.stopped is not None:
         console.print(
             Text(

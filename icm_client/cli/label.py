@@ -24,6 +24,7 @@ from icm_client.cli.options import (
     task_options,
 )
 from icm_client.cli.result_display import (
+    print_notices,
     print_preview,
     print_result,
     print_warnings,
@@ -39,6 +40,8 @@ from icm_client.cli.search_display import progress_display
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.serve import serve_option, served
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
+from icm_client.cli.streams import say_above
+from icm_client.cli.terminal import step_display
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
 from icm_client.data import Dataset, FileFormat, FileOptions, Task, find_beside, read_rows
 from icm_client.data.constraint_spec import Rules
@@ -59,7 +62,7 @@ from icm_client.runs.presets import Settings, TrainedSettings
 from icm_client.runs.progress import Budget
 from icm_client.runs.request import SEARCH_ROWS, LabelRequest, PreparedRun
 from icm_client.runs.result import Labels
-from icm_client.runs.run_cost import forecast_job
+from icm_client.runs.run_cost import ProbeCost, forecast_job
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server
 from icm_client.scoring import open_store
@@ -368,21 +371,12 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     if verbose and not as_json:
         print_preview(job, result_console(output), as_json=False)
     if forecasts:
-        forecast = partial(
-            forecast_job,
-            predicted=len(prepared.rest.rows),
-            store=store,
-            skip_bad_rows=skip_bad_rows,
-            row_limit=request.row_limit,
-        )
         with served(serve, server) as (asked, _):
-            cost = anyio.run(forecast, prepared.job, asked, settings)
-        if as_json:
-            print_json(cost.summary())
-        else:
-            click.echo(cost.sentence())
+            _print_forecast(prepared, asked, store, as_json=as_json, quiet=quiet)
     if forecasts or output is None:
         return
+    if not as_json and not quiet:  # now, while they can be heeded; after the run again
+        print_notices((), (), warnings=job.warnings)
 
     found, interrupted = _labelled(
         prepared, groups, server, serve=serve, store=store, hidden=quiet or as_json
@@ -394,6 +388,33 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         context.exit(STOPPED)
     if found.failed:
         context.exit(1)
+
+
+def _print_forecast(
+    prepared: PreparedRun, server: Server, store: str | None, *, as_json: bool, quiet: bool
+) -> None:
+    """Say what a forecast costs, then what is measured, and print what the run would take."""
+    hidden = as_json or quiet
+
+    def say(probe: ProbeCost) -> None:
+        if not hidden:
+            say_above(probe.sentence())
+
+    with step_display(hidden=hidden, prefix="Measuring ") as step:
+        forecast = partial(
+            forecast_job,
+            predicted=len(prepared.rest.rows),
+            store=store,
+            skip_bad_rows=prepared.request.skip_bad_rows,
+            row_limit=prepared.request.row_limit,
+            on_probe=say,
+            on_step=step,
+        )
+        cost = anyio.run(forecast, prepared.job, server, prepared.settings)
+    if as_json:
+        print_json(cost.summary())
+    else:
+        click.echo(cost.sentence())
 
 
 def _rows(
@@ -504,6 +525,10 @@ def _put_out(
             print_result(found, place, console)
         else:
             print_groups(found, place, console)
-    print_warnings(found) if isinstance(found, Labels) else print_group_warnings(found)
+    notes = not (as_json or quiet)
+    if isinstance(found, Labels):
+        print_warnings(found, notes=notes)
+    else:
+        print_group_warnings(found, notes=notes)
     if lost is not None:
         raise lost

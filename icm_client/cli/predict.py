@@ -172,7 +172,7 @@ def predict_command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Label the rows of DATA with what RUN, a run's name or folder, has found.
+    """Label the rows of DATA with what RUN has found: a run's name, its beginning, or `latest`.
 
     DATA is a file or several, a pattern ('data/*.csv'), a URL, or - for standard input.
 
@@ -220,8 +220,10 @@ def predict_command(
         print_json(found.summary())
     elif not quiet:
         print_predicted(found, result_console(output))
-    print_notices(found.notices, found.totals.failed)
-    print_verdict(found.verdict, found.findings, sure=found.confidence is not None)
+    print_notices(() if hidden else found.notices, found.totals.failed)
+    print_verdict(
+        found.verdict, found.findings, sure=found.confidence is not None, notes=not hidden
+    )
     if found.totals.without_label:
         context.exit(1)
 

@@ -37,7 +37,7 @@ def report_command(
     base: Path,
     as_json: bool,
 ) -> None:
-    """Write the report of RUN: a run's name, its beginning, or its folder.
+    """Write the report of RUN: a run's name, its beginning, `latest`, or its folder.
 
     One HTML file that needs no network: the verdict, how the search went, every label in a table,
     and the rows to check first, with a way to correct them and to download what you corrected as a
@@ -70,7 +70,7 @@ def report_command(
 def figures_command(
     *, run_name: str, out: Path, gold: str | None, base: Path, as_json: bool
 ) -> None:
-    """Draw the figures of RUN (a run's name, its beginning, or its folder) for a paper.
+    """Draw the figures of RUN for a paper: a run's name, its beginning, `latest`, or its folder.
 
     Each is a PNG and an SVG one column wide: U, balance and flips by sweep or step, the log-odds
     with their threshold, and where there is gold the reliability curve.

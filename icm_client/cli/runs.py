@@ -18,6 +18,7 @@ from icm_client.cli.sections import ListingGroup
 from icm_client.cli.terminal import columns_that_fit, print_json, print_table, share
 from icm_client.errors import InputError
 from icm_client.record.archive import Run, find_run, list_runs, remove_run, resume_command
+from icm_client.verdict.findings import of_run
 
 if TYPE_CHECKING:
     from icm_client.record.comparison import RunDiff
@@ -236,7 +237,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("folder", str(run.path)),
     ]
     if result.get("verdict"):
-        facts.append(("verdict", str(result["verdict"])))
+        facts.append(("verdict", f"{result['verdict']}{of_run(result.get('stopped'))}"))
     if result.get("no_confidence"):
         facts.append(("confidence", str(result["no_confidence"])))
     facts += [(str(label), f"{count} rows") for label, count in result.get("counts", {}).items()]

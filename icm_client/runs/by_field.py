@@ -44,6 +44,7 @@ class PreparedGroups:
         skipped: rows that are in no run, by their lines.
         runs: value -> its run, in the order of the values' first rows.
         notices: sentences that the user should see.
+        warnings: sentences on what the user should mend.
     """
 
     field: str
@@ -52,6 +53,7 @@ class PreparedGroups:
     skipped: tuple[FailedRow, ...]
     runs: Mapping[str, PreparedRun]
     notices: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def prepare_groups(
@@ -102,7 +104,8 @@ def prepare_groups(
         whole,
         tuple(skipped),
         runs,
-        (*whole.whole.notices, *([notice] if few else [])),
+        whole.whole.notices,
+        (*whole.whole.warnings, *([notice] if few else [])),
     )
 
 
@@ -222,6 +225,7 @@ class GroupLabels:
                 for (one, other), found in self.agreements.items()
             ],
             "notices": list(self.prepared.notices),
+            "warnings": list(self.prepared.warnings),
             "failed": [row.summary() for row in self.failed],
             "stopped": self.stopped,
         }

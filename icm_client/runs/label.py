@@ -369,12 +369,12 @@ class _Run:
                 exactness=scorer.exactness,
                 pinned=prepared.pinned,
                 preset=preset_of(settings),
+                warnings=(*prepared.whole.warnings, *within.warnings),
                 notices=(
                     *prepared.whole.notices,
                     *store.notices,
                     *(server.notices if isinstance(server, NoticingEndpoint) else ()),
                     *([notice] if notice else []),
-                    *within.notices,
                 ),
                 row_limit=request.row_limit,
                 cut=within.cut,
@@ -394,7 +394,7 @@ class _Run:
                     folder.finish(found.summary(), partial(found.write, format="jsonl"))
                 except (RunError, InputError) as error:  # the labels stand without it
                     lost = f"the run has no record: {error}".rstrip(".")
-                    found = replace(found, run=None, notices=(*found.notices, lost))
+                    found = replace(found, run=None, warnings=(*found.warnings, lost))
         if found.run is not None:
             # The labels stand without it, and `icm-client report` says what is in the way.
             with suppress(RunError):

@@ -20,6 +20,7 @@ from icm_client.endpoints import Exactness, ServerIdentity
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
 from icm_client.runs.row_lengths import NO_LIMIT, RowLimit
+from icm_client.stats.confusion import Confusion, confusion
 from icm_client.verdict.diagnosis import Evidence, diagnose
 from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Verdict, verdict_of
 from icm_client.verdict.search_findings import agreement_matrix
@@ -55,7 +56,8 @@ class Labels:
         utility: calibrated `U`, nats an item.
         coherence: `utility` as a share of the labels' entropy: 0 for chance, at most 1.
         findings: what a person must know before the labels are used; worst first.
-        notices: sentences on the data that the user should see.
+        warnings: sentences on what the user should mend before the labels are used.
+        notices: sentences on what is worth knowing about data, store, server and settings.
         failed: rows that have no label: the server refused them or failed on them for good, or
             they cannot be used and were to be skipped.
         stopped: what ended the search before its end: a limit, or an interruption; None where
@@ -85,6 +87,7 @@ class Labels:
     utility: float
     coherence: float
     findings: tuple[Finding, ...]
+    warnings: tuple[str, ...]
     notices: tuple[str, ...]
     failed: tuple[FailedRow, ...]
     stopped: str | None
@@ -162,6 +165,13 @@ class Labels:
         pairs = zip(self.rows, self.dataset.gold or (), strict=True)
         return sum(row.label == gold for row, gold in pairs) / known
 
+    @property
+    def confusion(self) -> Confusion | None:
+        """Gold labels against the labels found; None where no row has gold."""
+        gold = self.dataset.gold or (None,) * len(self.rows)
+        pairs = zip(gold, (row.label for row in self.rows), strict=True)
+        return confusion(pairs, self.labels)
+
     def write(self, path: str | os.PathLike[str], *, format: FileFormat | None = None) -> None:  # noqa: A002 - the word that users know
         """Write one line a row: id, label, confidence, log-probs, then the row's own fields.
 
@@ -202,9 +212,11 @@ class Labels:
             "accuracy": self.accuracy,
             "rows_with_gold": self.rows_with_gold,
             "gold_field": self.dataset.gold_field,
+            "confusion": None if (found := self.confusion) is None else found.summary(),
             "utility": self.utility,
             "coherence": self.coherence,
             "findings": [finding.summary() for finding in self.findings],
+            "warnings": list(self.warnings),
             "notices": list(self.notices),
             "failed": [row.summary() for row in self.failed],
             "stopped": self.stopped,
@@ -228,6 +240,25 @@ class Labels:
         }
 
 
+def _telling_fields(job: Job) -> dict[str, list[str | None]]:
+    """The rows' fields that hold single values, and that may explain a label.
+
+    Gold is no field of a row. Where the user has not said which field holds gold, one that holds
+    label words and nothing else is left out: it would be compared with the labels.
+    """
+    rows, words = job.dataset.rows, {word.casefold() for word in job.labels}
+    fields: dict[str, list[str | None]] = {}
+    for name in dict.fromkeys(name for row in rows for name in row.fields):
+        values = [row.fields.get(name) for row in rows]
+        known = {str(value).strip() for value in values if isinstance(value, str | int)} - {""}
+        if not {value.casefold() for value in known} <= words:
+            fields[name] = [
+                (str(value).strip() or None) if isinstance(value, str | int) else None
+                for value in values
+            ]
+    return fields
+
+
 def labels_found(
     job: Job,
     result: SearchResult,
@@ -237,6 +268,7 @@ def labels_found(
     exactness: Mapping[int, Exactness],
     pinned: IntArray | None,
     preset: Preset,
+    warnings: tuple[str, ...],
     notices: tuple[str, ...],
     failed: tuple[FailedRow, ...],
     stopped: str | None,
@@ -260,6 +292,7 @@ def labels_found(
         exactness: of each item's log-probs.
         pinned: shape `[N]`, labels that a person has given, `UNLABELLED` where an item is free.
         preset: as for `Labels`, like all that follow.
+        warnings: sentences on what the user should mend.
         notices: sentences on the data, the store, the server and the settings.
         failed: rows without a label.
         stopped: what ended the search early.
@@ -275,7 +308,16 @@ def labels_found(
     texts = [tuple(f"{row.fields[name]}" for name in shown) for row in job.dataset.rows]
     if job.task.exchange is None:
         texts = [("\n".join(text),) for text in texts]
-    evidence = Evidence(items, texts, job.constraint, job.prior, repeated, pinned, interrupted)
+    evidence = Evidence(
+        items,
+        texts,
+        _telling_fields(job),
+        job.constraint,
+        job.prior,
+        repeated,
+        pinned,
+        interrupted,
+    )
     findings = diagnose(result, job.labels, evidence)
     rows = np.flatnonzero(result.labels[items] != UNLABELLED)
     confidence: list[float | None] = [None] * len(result.labels)
@@ -311,6 +353,7 @@ def labels_found(
         utility=result.utility,
         coherence=result.coherence,
         findings=findings,
+        warnings=warnings,
         notices=notices,
         failed=failed,
         stopped=stopped,

@@ -208,8 +208,13 @@ def _counts(facts: CardFacts) -> str:
 
 
 def _notices(result: Mapping[str, Any]) -> list[str]:
-    notices = [f"- {_plain(str(notice))}" for notice in result.get("notices", ())]
+    notices = [f"- {_plain(str(notice))}" for notice in _said(result)]
     return ["\n".join(["The run's notices:", "", *notices])] if notices else []
+
+
+def _said(result: Mapping[str, Any]) -> list[object]:
+    """What the run said about its data, what should be mended first."""
+    return [*result.get("warnings", ()), *result.get("notices", ())]
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
