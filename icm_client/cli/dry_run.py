@@ -73,6 +73,10 @@ def show_dry_run(
         *(job.notices if groups is None else groups.notices),
         *(checked.notices if checked else ()),
     )
+    warnings = (
+        *(job.warnings if groups is None else groups.warnings),
+        *(checked.warnings if checked else ()),
+    )
     if as_json:
         print_json(
             {
@@ -80,7 +84,7 @@ def show_dry_run(
                 "first_prompt": job.prompts[0],
                 "labels": job.label_texts,
                 "notices": notices,
-                "warnings": job.warnings,
+                "warnings": warnings,
                 "failed": [row.summary() for row in bad],
                 "lengths": None if checked is None else checked.summary(),
                 "lengths_not_checked": unchecked,
@@ -98,6 +102,5 @@ def show_dry_run(
             console.print(Text(words), soft_wrap=True)
     if checked is not None:
         console.print(Text(checked.sentence()), soft_wrap=True)
-    if not quiet:
-        print_notices(notices, bad, warnings=job.warnings)
+    print_notices(() if quiet else notices, () if quiet else bad, warnings=warnings)
     return job

@@ -20,6 +20,10 @@ _MOST_COLUMNS = 6
 
 _MOST_PAIRS = 15
 
+_CLEAR = 0.5
+"""Kappa from which exchanged names are worth a line: of two labels that agree in less than half, an
+exchange always agrees in more."""
+
 
 class GroupProgress:
     """Shows the run that is under way, under its value; a context manager."""
@@ -110,7 +114,7 @@ def _print_agreements(found: GroupLabels, console: Console) -> None:
             table.add_row(f"{len(lowest) - _MOST_PAIRS:,} more agree as much or more", "(--json)")
     console.print(table)
     for (one, other), agreed in pairs.items():
-        if agreed.names:
+        if agreed.names and (agreed.exchanged_kappa or 0.0) >= _CLEAR:
             console.print(
                 Text(
                     f"{one} and {other} would agree in {agreed.exchanged_share:.0%} with the names "
@@ -137,10 +141,11 @@ def print_group_warnings(found: GroupLabels, *, notes: bool) -> None:
         notes: print also what is worth knowing, and asks for nothing.
     """
     console = Console(stderr=True, highlight=False)
-    print_notices(found.prepared.notices if notes else (), found.failed)
+    prepared = found.prepared
+    print_notices(prepared.notices if notes else (), found.failed, warnings=prepared.warnings)
     for value, labels in found.runs.items():
-        if (notes and labels.notices) or labels.warnings or labels.findings:
-            console.print(Text(f"{found.prepared.field} = {value}:", style="bold"), soft_wrap=True)
+        if labels.warnings or labels.findings or (notes and labels.notices):
+            console.print(Text(f"{prepared.field} = {value}:", style="bold"), soft_wrap=True)
         print_notices(labels.notices if notes else (), (), warnings=labels.warnings)
         sure = labels.confidence is not None
         print_verdict(labels.verdict, labels.findings, sure=sure, notes=notes)

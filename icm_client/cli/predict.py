@@ -33,6 +33,7 @@ from icm_client.cli.result_display import (
 )
 from icm_client.cli.run_options import runs_option
 from icm_client.cli.sections import SectionedCommand, section
+from icm_client.cli.serve import serve_option, served
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat, FileOptions
@@ -74,6 +75,7 @@ _LINES_APART_S = 10.0
     ),
 )
 @server_options(wire=True)
+@serve_option
 @section(
     "Prediction",
     click.option(
@@ -154,6 +156,7 @@ def predict_command(
     gold: str | None,
     contexts: int,
     server: Server,
+    serve: str | None,
     accept_other_model: bool,
     fail_on_error: float,
     skip_bad_rows: bool,
@@ -186,8 +189,7 @@ def predict_command(
     interrupted (Ctrl-C, TERM, a closed terminal).
     """
     predictor = Predictor.load(run_name, runs=base)
-    options = {
-        "endpoint": server,
+    options: dict[str, Any] = {
         "contexts": contexts,
         "gold": gold,
         "file": file,
@@ -199,9 +201,10 @@ def predict_command(
     }
     hidden = quiet or as_json
     if engine == "ray":
-        options |= {"store": store, "address": address, "workers": workers or WORKERS}
-        if limit is not None:
-            raise click.UsageError("--limit is not for --engine ray: name fewer files.")
+        if serve is not None or limit is not None:
+            raise click.UsageError("--serve and --limit are for --engine local.")
+        options |= {"endpoint": server, "store": store, "address": address}
+        options["workers"] = workers or WORKERS
         if len(data) > 1:
             raise click.UsageError("--engine ray takes one pattern: put it in quotes, 'data/*.csv'")
         found = _on_ray(predictor, data[0], output, hidden=hidden, options=options)
@@ -210,12 +213,14 @@ def predict_command(
     else:
         check_output_option(output, output_format, as_json=as_json)
         options["limit"] = limit
-        found = _here(predictor, data, output, store, hidden=hidden, options=options)
+        with served(serve, server) as (asked, has_ended):
+            options["endpoint"] = asked
+            found = _here(predictor, data, output, store, has_ended, hidden=hidden, options=options)
     if as_json:
         print_json(found.summary())
     elif not quiet:
         print_predicted(found, result_console(output))
-    print_notices(found.notices, found.totals.failed)
+    print_notices(() if hidden else found.notices, found.totals.failed)
     print_verdict(
         found.verdict, found.findings, sure=found.confidence is not None, notes=not hidden
     )
@@ -228,14 +233,19 @@ def _here(
     data: tuple[str, ...],
     output: str,
     store: str | None,
+    has_ended: Callable[[], bool],
     *,
     hidden: bool,
     options: dict[str, Any],
 ) -> Predicted:
-    """Label a file or several, in this process."""
+    """Label a file or several, in this process; `has_ended` says that its server is no more."""
 
     async def work() -> Predicted:
         async with draining() as drain:
+
+            def stopping() -> bool:
+                return drain.stopping() or has_ended()
+
             with _display(hidden=hidden) as progress:
                 return await predict_file(
                     predictor,
@@ -243,7 +253,7 @@ def _here(
                     output,
                     store=kept,
                     progress=progress,
-                    stopping=drain.stopping,
+                    stopping=stopping,
                     **options,
                 )
 

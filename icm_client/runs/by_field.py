@@ -44,6 +44,7 @@ class PreparedGroups:
         skipped: rows that are in no run, by their lines.
         runs: value -> its run, in the order of the values' first rows.
         notices: sentences that the user should see.
+        warnings: sentences on what the user should mend.
     """
 
     field: str
@@ -52,6 +53,7 @@ class PreparedGroups:
     skipped: tuple[FailedRow, ...]
     runs: Mapping[str, PreparedRun]
     notices: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def prepare_groups(
@@ -95,14 +97,15 @@ def prepare_groups(
     whole = replace(whole, request=replace(whole.request, skip_bad_rows=request.skip_bad_rows))
     runs = {value: whole.only(rows, value).sampled() for value, rows in rows_of.items()}
     few = [f"{value} ({len(rows)} rows)" for value, rows in rows_of.items() if len(rows) < FEW]
-    notice = f"so few rows are little to compare: {', '.join(few)}"
+    notice = f"a search of so few rows has little to compare: {', '.join(few)}"
     return PreparedGroups(
         field,
         tuple(fields),
         whole,
         tuple(skipped),
         runs,
-        (*whole.whole.notices, *([notice] if few else [])),
+        whole.whole.notices,
+        (*whole.whole.warnings, *([notice] if few else [])),
     )
 
 
@@ -222,6 +225,7 @@ class GroupLabels:
                 for (one, other), found in self.agreements.items()
             ],
             "notices": list(self.prepared.notices),
+            "warnings": list(self.prepared.warnings),
             "failed": [row.summary() for row in self.failed],
             "stopped": self.stopped,
         }

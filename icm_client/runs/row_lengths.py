@@ -95,12 +95,12 @@ class Limited(NamedTuple):
             raise refused_rows(bad, path=path_of(dataset), usable=len(dataset.rows) - len(bad))
 
     @property
-    def notices(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """Sentences on rows that are alike once they are cut."""
         if not self.cut or not any(self.cut.values()):
             return ()
         warning = duplicate_warning(self.job.prompts)
-        if warning is None or any(warning in notice for notice in self.job.notices):
+        if warning is None or warning in self.job.warnings:
             return ()
         return (f"once rows are cut, {warning}",)
 
@@ -183,6 +183,7 @@ class LengthCheck(NamedTuple):
         unit: "tokens" or "characters".
         server: who was asked.
         notices: sentences that the user should see.
+        warnings: sentences on what the user should mend.
     """
 
     bad: tuple[FailedRow, ...]
@@ -191,6 +192,7 @@ class LengthCheck(NamedTuple):
     unit: str
     server: ServerIdentity
     notices: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def summary(self) -> dict[str, JsonValue]:
         """Return the lengths as JSON values."""
@@ -257,9 +259,9 @@ async def check_lengths(
         identity,
         (
             *([] if said is None else [said]),
-            *within.notices,
             *([] if fitted.notice is None else [fitted.notice]),
         ),
+        within.warnings,
     )
 
 

@@ -122,7 +122,7 @@ async def test_where_no_rows_are_the_same_there_are_no_agreements(tmp_path: Path
     found = await labelled(tmp_path, LabelRequest(made, TASK))
     assert found.agreements == {}
     assert len(found.rows) == len(made)
-    assert "farmer (13 rows)" in found.prepared.notices[-1]
+    assert "farmer (13 rows)" in found.prepared.warnings[-1]
 
 
 def test_values_of_too_few_rows_are_named_before_anything_is_spent() -> None:

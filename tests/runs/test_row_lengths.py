@@ -18,6 +18,7 @@ from icm_client.runs.predictor import Predictor
 from icm_client.runs.row_lengths import NO_LIMIT, RowLimit, within_limit
 from icm_client.scoring import open_store
 from icm_client.testing import PlantedConcept
+from icm_client.training.frozen_prompt import prompt_document
 
 N = 32
 LONG = {3: 40, 8: 300, 17: 90}
@@ -137,6 +138,9 @@ async def test_new_rows_are_treated_as_those_of_the_run_were(tmp_path: Path) -> 
     assert kept is not None
     assert kept.row_limit == predictor.found.row_limit
     assert max(len(prompt.split()) for prompt in kept.prompts) <= 30
+    document = prompt_document(kept)
+    assert (document["max_row_tokens"], document["truncate"]) == (30, True)
+    assert any("max_row_tokens" in sentence for sentence in document["how"])
 
 
 async def test_new_rows_over_the_limit_of_a_run_that_cuts_none_are_refused(tmp_path: Path) -> None:
