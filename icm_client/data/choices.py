@@ -12,7 +12,7 @@ import orjson
 
 from icm_client.data.layouts import Made, Raw, in_blind_order, text_in
 from icm_client.data.messages import listed, shown
-from icm_client.data.values import Unusable, kind_of
+from icm_client.data.values import Unusable, json_value, kind_of
 
 _NO_ANSWER = ("", "-1", "None")  # what test files have in the place of the answer
 _YES_OR_NO = {"true": "yes", "1": "yes", "yes": "yes", "false": "no", "0": "no", "no": "no"}
@@ -106,6 +106,7 @@ def _claims(
 
 def _choices(given: object) -> _Choices:
     """Return the choices of a list of texts, of objects, or of ARC's two lists."""
+    given = json_value(given)
     if isinstance(given, str) and given.lstrip().startswith(("[", "{")):  # as CSV has them
         try:
             given = orjson.loads(given)
