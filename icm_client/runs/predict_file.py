@@ -34,6 +34,7 @@ from icm_client.runs.progress import Cost, cost_since
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScoreStore, ScoringProgress
+from icm_client.stats.confusion import Confusion
 from icm_client.verdict.findings import Finding, Verdict, verdict_of
 
 _ENOUGH: Final = 10_000
@@ -72,6 +73,7 @@ class Predicted:
 
     Attributes:
         run: whose labels were used.
+        labels: the label words, in the task's order.
         totals: of all rows.
         findings: what a person must know before the labels are used; worst first.
         server: who answered.
@@ -80,6 +82,7 @@ class Predicted:
     """
 
     run: str
+    labels: tuple[str, ...]
     totals: Totals
     findings: tuple[Finding, ...]
     server: ServerIdentity
@@ -107,6 +110,22 @@ class Predicted:
         totals = self.totals
         return totals.right / totals.with_gold if totals.with_gold else None
 
+    @property
+    def confusion(self) -> Confusion | None:
+        """Gold labels against the labels given.
+
+        None where no row has gold, or where an older version began the output: it did not count
+        them.
+        """
+        counts = {
+            (gold, word): count
+            for gold, given in self.totals.confused.items()
+            for word, count in given.items()
+        }
+        if not counts or sum(counts.values()) < self.totals.with_gold:
+            return None
+        return Confusion.of(counts, self.labels)
+
     def summary(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         return {
@@ -118,6 +137,7 @@ class Predicted:
             "counts": self.totals.counts,
             "accuracy": self.accuracy,
             "rows_with_gold": self.totals.with_gold,
+            "confusion": None if (found := self.confusion) is None else found.summary(),
             "findings": [finding.summary() for finding in self.findings],
             "without_label": self.totals.without_label,
             "failed": [row.summary() for row in self.totals.failed],
@@ -237,6 +257,7 @@ async def predict_file(
                     sink.finish()
             return Predicted(
                 predictor.found.run,
+                predictor.found.task.labels,
                 prediction.totals,
                 prediction.findings,
                 server.identity,
