@@ -95,7 +95,12 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
     table.add_row("labels in", Text(output))
     console = console or Console(highlight=False)
     console.print(table)
-    if (confused := found.confusion) is not None:
+    print_confusion(found.confusion, console)
+
+
+def print_confusion(confused: Confusion | None, console: Console) -> None:
+    """Print how well each label was found, after an empty line; nothing where no gold is known."""
+    if confused is not None:
         console.print()
         console.print(_by_label(confused, console))
 
