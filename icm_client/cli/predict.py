@@ -15,6 +15,8 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.completion import complete_runs
+from icm_client.cli.documents import print_json
 from icm_client.cli.options import (
     check_output_option,
     file_options,
@@ -32,7 +34,6 @@ from icm_client.cli.result_display import (
 from icm_client.cli.run_options import runs_option
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
-from icm_client.cli.terminal import print_json
 from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat, FileOptions
 from icm_client.data.sources import found_files
@@ -52,7 +53,7 @@ _LINES_APART_S = 10.0
 @click.command(
     "predict", cls=SectionedCommand, short_help="Label new rows with what a run has found."
 )
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=complete_runs)
 @click.argument("data", nargs=-1, required=True, type=click.Path())
 @section(
     "Output",
@@ -130,6 +131,15 @@ _LINES_APART_S = 10.0
     store_option,
 )
 @file_options
+@section(
+    "Data",
+    click.option(
+        "--limit",
+        type=click.IntRange(1),
+        metavar="N",
+        help="The first N rows alone, and what is left of a group that goes on. [default: all]",
+    ),
+)
 @output_format_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
@@ -154,11 +164,12 @@ def predict_command(
     base: Path,
     store: str | None,
     file: FileOptions,
+    limit: int | None,
     output_format: FileFormat | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Label the rows of DATA with what RUN, a run's name or folder, has found.
+    """Label the rows of DATA with what RUN has found: a run's name, its beginning, or `latest`.
 
     DATA is a file or several, a pattern ('data/*.csv'), a URL, or - for standard input.
 
@@ -189,6 +200,8 @@ def predict_command(
     hidden = quiet or as_json
     if engine == "ray":
         options |= {"store": store, "address": address, "workers": workers or WORKERS}
+        if limit is not None:
+            raise click.UsageError("--limit is not for --engine ray: name fewer files.")
         if len(data) > 1:
             raise click.UsageError("--engine ray takes one pattern: put it in quotes, 'data/*.csv'")
         found = _on_ray(predictor, data[0], output, hidden=hidden, options=options)
@@ -196,13 +209,16 @@ def predict_command(
         raise click.UsageError("--address and --workers go with --engine ray.")
     else:
         check_output_option(output, output_format, as_json=as_json)
+        options["limit"] = limit
         found = _here(predictor, data, output, store, hidden=hidden, options=options)
     if as_json:
         print_json(found.summary())
     elif not quiet:
         print_predicted(found, result_console(output))
-    print_notices((), found.totals.failed)
-    print_verdict(found.verdict, found.findings, sure=found.confidence is not None)
+    print_notices(found.notices, found.totals.failed)
+    print_verdict(
+        found.verdict, found.findings, sure=found.confidence is not None, notes=not hidden
+    )
     if found.totals.without_label:
         context.exit(1)
 

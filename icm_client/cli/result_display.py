@@ -1,21 +1,27 @@
 """What a run ends with: the result on standard output, warnings last, on standard error."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.terminal import duration, print_json
+from icm_client.cli.documents import print_json
+from icm_client.cli.terminal import columns_that_fit, duration, share
 from icm_client.data.job import Job
 from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.data.rows import FailedRow
 from icm_client.record.layout import REPORT
 from icm_client.runs.result import Labels
-from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Severity, Verdict, many
+from icm_client.stats.confusion import Confusion
+from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Severity, Verdict, many, of_run
 
 _NAMED_ROWS = 10
 """Rows without a label that are named one by one."""
+
+_GIVEN_SHOWN = 8
+"""The most labels of which the terminal shows what was taken for what; --json shows all."""
 
 VERDICT_STYLES: dict[Verdict, str] = {
     "trust": "green",
@@ -38,6 +44,7 @@ def print_preview(job: Job, console: Console, *, as_json: bool) -> None:
             "rows": len(job.dataset.rows),
             "first_prompt": job.prompts[0],
             "labels": job.label_texts,
+            "warnings": job.warnings,
             "notices": job.notices,
         }
         print_json(shown)
@@ -54,7 +61,8 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("verdict", Text(found.verdict, style=VERDICT_STYLES[found.verdict]))
+    verdict = f"{found.verdict}{of_run(found.stopped)}"
+    table.add_row("verdict", Text(verdict, style=VERDICT_STYLES[found.verdict]))
     total = len(found.rows)
     for word, count in found.counts.items():
         ends = found.share_intervals.get(word)
@@ -85,16 +93,51 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
         report = found.run / REPORT
         table.add_row("record in", Text(str(report if report.exists() else found.run)))
     table.add_row("labels in", Text(output))
-    (console or Console(highlight=False)).print(table)
+    console = console or Console(highlight=False)
+    console.print(table)
+    if (confused := found.confusion) is not None:
+        console.print()
+        console.print(_by_label(confused, console))
+
+
+def _by_label(confused: Confusion, console: Console) -> Table:
+    """A line for each gold label: how well it was found, and which labels its rows were given.
+
+    Where the terminal has no room for the labels that were given, they are left out.
+    """
+    by_label = confused.by_label
+    columns: dict[str, list[str]] = {
+        "gold label": [one.label for one in by_label],
+        "precision": [share(one.precision) for one in by_label],
+        "recall": [share(one.recall) for one in by_label],
+        "F1": [share(one.f1) for one in by_label],
+        "rows": [f"{one.gold:,}" for one in by_label],
+    }
+    given = [f"as {word}" for word in confused.labels]
+    for heading, counts in zip(given, zip(*confused.counts, strict=True), strict=True):
+        columns[heading] = [f"{count:,}" for count in counts]
+    fitting = columns_that_fit(columns, drop=[*given, "rows"], console=console)
+    if len(given) > _GIVEN_SHOWN or len(fitting) < len(columns):
+        dropped = {*given, *(columns.keys() - fitting.keys())}
+        columns = {heading: columns[heading] for heading in columns if heading not in dropped}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in columns:
+        justify: Literal["left", "right"] = "left" if heading == "gold label" else "right"
+        table.add_column(Text(heading), justify=justify)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def print_notices(
-    notices: Sequence[str], failed: Sequence[FailedRow], console: Console | None = None
+    notices: Sequence[str], failed: Sequence[FailedRow], *, warnings: Sequence[str] = ()
 ) -> None:
-    """Print notices, and rows without a label, on standard error or a console of yours."""
-    console = console or Console(stderr=True, highlight=False)
+    """Print what is worth knowing, what to mend, and rows without a label, on standard error."""
+    console = Console(stderr=True, highlight=False)
     for notice in notices:
-        console.print(Text(f"Note: {notice}.", style="yellow"), soft_wrap=True)
+        console.print(Text(f"Note: {notice}.", style="dim"), soft_wrap=True)
+    for warning in warnings:
+        console.print(Text(f"Warning: {warning}.", style="yellow"), soft_wrap=True)
     for row in failed[:_NAMED_ROWS]:
         console.print(
             Text(f"Warning: row {row.id!r} (line {row.line}) has no label: {row.reason}", "yellow"),
@@ -107,10 +150,15 @@ def print_notices(
         )
 
 
-def print_warnings(found: Labels) -> None:
-    """Print what a person must see before the labels are used, on standard error."""
+def print_warnings(found: Labels, *, notes: bool) -> None:
+    """Print what a person must see before the labels are used, on standard error.
+
+    Args:
+        found: the labels.
+        notes: print also what is worth knowing, and asks for nothing.
+    """
     console = Console(stderr=True, highlight=False)
-    print_notices(found.notices, found.failed, console)
+    print_notices(found.notices if notes else (), found.failed, warnings=found.warnings)
     if found.stopped is not None:
         console.print(
             Text(
@@ -120,16 +168,20 @@ def print_warnings(found: Labels) -> None:
             ),
             soft_wrap=True,
         )
-    print_verdict(found.verdict, found.findings, sure=found.confidence is not None)
+    sure = found.confidence is not None
+    print_verdict(found.verdict, found.findings, sure=sure, notes=notes)
 
 
-def print_verdict(verdict: Verdict, findings: Sequence[Finding], *, sure: bool) -> None:
+def print_verdict(
+    verdict: Verdict, findings: Sequence[Finding], *, sure: bool, notes: bool
+) -> None:
     """Print a verdict other than trust with its findings, on standard error.
 
     Args:
         verdict: on the labels.
         findings: worst first.
         sure: whether the labels have a confidence.
+        notes: print also findings that ask for nothing.
     """
     console = Console(stderr=True, highlight=False)
     if verdict != "trust":
@@ -138,7 +190,10 @@ def print_verdict(verdict: Verdict, findings: Sequence[Finding], *, sure: bool) 
     if not sure:
         console.print(Text(f"Warning: {NO_CONFIDENCE}", style="yellow"), soft_wrap=True)
     for finding in reversed(findings):  # the worst one last, where it is read
-        kind = "Note" if finding.severity == "note" else "Warning"
+        is_note = finding.severity == "note"
+        if is_note and not notes:
+            continue
+        kind = "Note" if is_note else "Warning"
         console.print(
             Text(f"{kind}: {finding.text}", _FINDING_STYLES[finding.severity]),
             soft_wrap=True,

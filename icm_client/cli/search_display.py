@@ -19,14 +19,19 @@ _WAITS_APART_S = 10.0
 """Seconds between two lines on a wait, where no terminal shows it."""
 
 _STEP_LINES = 10
-"""Lines that a search of many steps prints."""
+"""Lines that a search of many steps prints at least; ..."""
+
+_LINES_APART_S = 60.0
+"""... and where no terminal shows a display, seconds after which there is always another line."""
 
 
 @contextmanager
 def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
     """Yield what to call with progress: a live display, or plain lines where no terminal is."""
     console = Console(stderr=True, highlight=False)
-    lines, waits = SearchLines(console), WaitLines(console)
+    seen = console.is_terminal and not hidden
+    lines = SearchLines(console, apart_s=None if seen else _LINES_APART_S)
+    waits = WaitLines(console)
     with live_display(console, hidden=hidden) as show:
 
         def report(progress: Progress) -> None:
@@ -75,10 +80,18 @@ def _waiting(progress: Progress, for_s: float = 0.0) -> str | None:
 
 
 class SearchLines:
-    """Prints how labels tokenize, then a line for each sweep, training, or tenth of the steps."""
+    """Prints how labels tokenize, then a line for each sweep, training, or tenth of the steps.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: where to.
+        apart_s: seconds after which there is a line in any case; None where a display shows how the
+            search goes on.
+    """
+
+    def __init__(self, console: Console, *, apart_s: float | None = None) -> None:
         self._console = console
+        self._apart_s = apart_s
+        self._printed_s = 0.0
         self._begun = False
         self._printed: Observed | None = None
         self._accepted = 0
@@ -97,31 +110,41 @@ class SearchLines:
             if training.name not in self._trainings:
                 self._trainings.add(training.name)
                 self._console.print(Text(f"training {training.name}"))
-        last = progress.last
-        if last is None or last is self._printed:
-            return
-        self._printed = last
-        said = (
-            _sweep(last, progress.labels)
-            if isinstance(last, SweepRecord)
-            else self._step(last, progress.of)
-        )
+        cost, last = progress.cost, progress.last
+        said = None
+        if last is not None and last is not self._printed:
+            self._printed = last
+            if isinstance(last, SweepRecord):
+                said = _sweep(last, progress.labels)
+            else:
+                self._accepted += last.accepted
+                if progress.of and last.n % max(1, progress.of // _STEP_LINES) == 0:
+                    said = self._step(last, progress.of)
+        overdue = self._apart_s is not None and cost.seconds - self._printed_s >= self._apart_s
+        if said is None and overdue:
+            said = self._under_way(progress)
         if said is not None:
-            cost = progress.cost
+            self._printed_s = cost.seconds
             self._console.print(
                 Text(f"{said}, {cost.computed_tokens:,} tokens computed, {cost.seconds:.0f} s"),
                 soft_wrap=True,
             )
 
-    def _step(self, step: Step, of: int | None) -> str | None:
-        self._accepted += step.accepted
-        if of is None or step.n % max(1, of // _STEP_LINES):
-            return None
+    def _step(self, step: Step, of: int) -> str:
         batch = f"batch {step.batch + 1}, " if step.batch else ""
         return (
             f"{batch}step {step.n} of {of}: U {step.U:+.2f}, T {step.T:.2f}, "
             f"alpha {step.alpha:g}, {self._accepted} accepted"
         )
+
+    def _under_way(self, progress: Progress) -> str | None:
+        """How far a step or a sweep is, between two lines on what has ended."""
+        if isinstance(progress.last, Step) and progress.of:
+            return self._step(progress.last, progress.of)
+        if not progress.total:
+            return None
+        left = "" if progress.left_s is None else f", about {duration(progress.left_s)} left"
+        return f"{progress.done:,} of {progress.total:,} scores{left}"
 
 
 def _sweep(sweep: SweepRecord, labels: tuple[str, ...]) -> str:
@@ -136,7 +159,7 @@ def _sweep(sweep: SweepRecord, labels: tuple[str, ...]) -> str:
 def moment(progress: Progress) -> Group:
     """What a live display shows: the sweep under way, and the cost so far."""
     cost = progress.cost
-    left = "" if progress.left_s is None else f"   about {duration(progress.left_s)} left"
+    left = "" if progress.left_s is None else f"about {duration(progress.left_s)} left   "
     retries = f" ({cost.retries:,} of them again)" if cost.retries else ""
     bar = Table.grid(padding=(0, 1))
     last = progress.last
@@ -144,7 +167,7 @@ def moment(progress: Progress) -> Group:
     bar.add_row(
         Text(doing),
         ProgressBar(total=max(progress.total, 1), completed=progress.done, width=40),
-        Text(f"{progress.done}/{progress.total} scores{left}"),
+        Text(f"{progress.done}/{progress.total} scores"),
     )
     for training in progress.training:
         steps = "" if training.steps is None else f"/{training.steps}"
@@ -159,7 +182,8 @@ def moment(progress: Progress) -> Group:
         bar,
         *([Text(why, style="yellow")] if why is not None else []),
         Text(
-            f"{cost.requests:,} requests{retries}   {cost.from_store:,} scores from the store   "
+            f"{left}{cost.requests:,} requests{retries}   "
+            f"{cost.from_store:,} scores from the store   "
             f"tokens: {cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached   "
             f"{duration(cost.seconds)}",
             style="dim",

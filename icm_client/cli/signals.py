@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import click
 from anyio.abc import TaskStatus
 
+from icm_client.cli.streams import say_above
 from icm_client.errors import IcmError, Retry, RunStopped
 from icm_client.task_groups import open_task_group
 
@@ -128,4 +128,4 @@ async def _listen(
             if len(drain.signals) > 1:
                 inside.cancel()
                 return
-            click.echo(f"\n{words}", err=True)
+            say_above(f"\n{words}")

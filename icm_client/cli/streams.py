@@ -45,6 +45,16 @@ def output_error() -> str | None:
     return None if error is None or _is_reader_gone(error) else error.strerror
 
 
+def say_above(words: str) -> None:
+    """Print a line on standard error; above a live display, where there is one.
+
+    `click.echo` would write into the display: it goes past what the display has put in the place of
+    `sys.stderr`.
+    """
+    sys.stderr.write(f"{words}\n")
+    sys.stderr.flush()
+
+
 class _Descriptor(io.FileIO):
     """Writes to a file descriptor that stays open, and drops what cannot be written."""
 

@@ -13,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.completion import complete_tasks
+from icm_client.cli.documents import print_json
 from icm_client.cli.options import file_options
 from icm_client.cli.result_display import print_notices, print_preview
 from icm_client.cli.run_options import json_option
-from icm_client.cli.sections import SectionedCommand, section
-from icm_client.cli.terminal import output_console, print_json
+from icm_client.cli.sections import ListingGroup, SectionedCommand, section
+from icm_client.cli.terminal import output_console
 from icm_client.data import (
     FileOptions,
     Task,
@@ -40,6 +41,9 @@ from icm_client.data.values import write_json
 from icm_client.errors import InputError, TaskError
 
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s")
+_NEEDED_WIDTH = {"task": 0, "labels": 100, "constraint": 70, "": 0}
+"""A column of the list -> the columns of a terminal from which on it is shown."""
+
 _SAYS = {
     "none": "any labels may stand together",
     "asymmetry": "the two orders of a pair have opposite labels",
@@ -52,7 +56,10 @@ _SAYS = {
 
 
 @click.group(
-    "tasks", invoke_without_command=True, short_help="Show the built-in tasks, and write your own."
+    "tasks",
+    cls=ListingGroup,
+    invoke_without_command=True,
+    short_help="Show the built-in tasks, and write your own.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @click.pass_context
@@ -68,17 +75,20 @@ def tasks_command(context: click.Context, *, as_json: bool) -> None:
     if as_json:
         print_json({"tasks": [_described(name, task) for name, task in tasks.items()]})
         return
+    console = output_console()
+    shown = [column for column, width in _NEEDED_WIDTH.items() if console.width >= width]
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("task", "labels", "constraint", ""):
+    for column in shown:
         table.add_column(column, header_style="bold", no_wrap=column != "")
     for name, task in tasks.items():
-        table.add_row(
-            Text(name),
-            Text(", ".join(task.labels)),
-            Text(" + ".join(rule.kind for rule in task.rules)),
-            Text(_SENTENCE_END.split(task.description or "")[0]),
-        )
-    output_console().print(table)
+        cells = {
+            "task": name,
+            "labels": ", ".join(task.labels),
+            "constraint": " + ".join(rule.kind for rule in task.rules),
+            "": _SENTENCE_END.split(task.description or "")[0],
+        }
+        table.add_row(*(Text(cells[column]) for column in shown))
+    console.print(table)
 
 
 @tasks_command.command("show", short_help="Show a task's prompt, labels and constraint.")

@@ -68,16 +68,17 @@ def share(value: object) -> str:
 
 
 def columns_that_fit(
-    columns: Mapping[str, Sequence[str]], *, drop: Sequence[str]
+    columns: Mapping[str, Sequence[str]], *, drop: Sequence[str], console: Console | None = None
 ) -> dict[str, Sequence[str]]:
-    """Return the columns that standard output has room for; all of them where it is no terminal.
+    """Return the columns that there is room for; all of them where no terminal is.
 
     Args:
         columns: cells by heading; between two columns there are two spaces.
         drop: headings in the order in which columns are left out; the others always stay.
+        console: where they go; None for standard output.
     """
     kept = dict(columns)
-    console = Console()
+    console = console or Console()
     if not console.is_terminal:
         return kept
     widths = {

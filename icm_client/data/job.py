@@ -26,7 +26,8 @@ from icm_client.data.frames import Frame
 from icm_client.data.gold_leak import refuse_gold_keys
 from icm_client.data.items import Item, items_of, prompt_warnings, render_items
 from icm_client.data.rows import FEWEST_ROWS, only, path_of, refused_rows, without_rows
-from icm_client.data.rule import build_constraint, rule_notices
+from icm_client.data.rule import build_constraint, idle_rules, rule_notices
+from icm_client.data.sanity import gold_notices, sanity_warnings
 from icm_client.data.sources import Files, Named
 from icm_client.errors import InputError, TaskError
 
@@ -49,7 +50,8 @@ class Job:
         label_texts: the texts that follow a prompt, aligned with `labels`.
         prior: the labels' shares aligned with `labels`, shape `[K]`, or None.
         constraint: which labels of two items may stand together; label numbers as in `labels`.
-        notices: sentences that the user should see.
+        warnings: sentences on what the user should mend before the labels are used.
+        notices: sentences on what is worth knowing.
     """
 
     dataset: Dataset
@@ -60,6 +62,7 @@ class Job:
     label_texts: tuple[str, ...]
     prior: FloatArray | None
     constraint: Constraint
+    warnings: tuple[str, ...]
     notices: tuple[str, ...]
 
     def problem(
@@ -147,9 +150,14 @@ class Job:
             label_texts=tuple(task.label_texts[k] for k in order),
             prior=None if shares is None else np.array([shares[k] for k in order]),
             constraint=rule,
+            warnings=(
+                *sanity_warnings(task, dataset),
+                *prompt_warnings(items, prompts),
+                *idle_rules(task, rule),
+            ),
             notices=(
                 *dataset.warnings,
-                *prompt_warnings(items, prompts),
+                *gold_notices(task, dataset),
                 *rule_notices(task, rule, dataset, items),
             ),
         )

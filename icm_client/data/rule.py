@@ -92,26 +92,34 @@ def _grouped(
 def rule_notices(
     task: Task, constraint: Constraint, dataset: Dataset, items: Sequence[Item]
 ) -> tuple[str, ...]:
-    """Return sentences on what each rule joins; none where there is no rule."""
+    """Return sentences on what each rule joins; none where there is no rule, or it joins none."""
     rows = len(dataset.rows)
     if task.exchange is not None and task.rules[0].kind != "none":
         return (f"each of {rows:,} pairs is shown in both orders: {len(items):,} prompts",)
-    built = constraint.rules if isinstance(constraint, AllOf) else (constraint,)
     return tuple(
-        _joins(spec, rule, rows)
-        for spec, rule in zip(task.rules, built, strict=True)
-        if spec.kind != "none"
+        _joins(spec, built, rows) for spec, built in _rules(task, constraint) if built.groups
     )
+
+
+def idle_rules(task: Task, constraint: Constraint) -> tuple[str, ...]:
+    """Return a sentence on each rule that joins no rows."""
+    return tuple(
+        f"the constraint {shown(spec.kind)} joins no rows, so it changes nothing: no two rows are "
+        f"related by {listed(name for _, name in spec.fields())}"
+        for spec, built in _rules(task, constraint)
+        if not built.groups
+    )
+
+
+def _rules(task: Task, constraint: Constraint) -> list[tuple[ConstraintSpec, Constraint]]:
+    """The task's rules, each with what was built of it."""
+    built = constraint.rules if isinstance(constraint, AllOf) else (constraint,)
+    each = zip(task.rules, built, strict=True)
+    return [(spec, rule) for spec, rule in each if spec.kind != "none"]
 
 
 def _joins(spec: ConstraintSpec, rule: Constraint, rows: int) -> str:
     groups = len(rule.groups)
-    if not groups:
-        names = listed(name for _, name in spec.fields())
-        return (
-            f"the constraint {shown(spec.kind)} joins no rows, so it changes nothing: no two rows "
-            f"are related by {names}"
-        )
     joined = sum(len(group) for group in rule.groups)
     return (
         f"the constraint {shown(spec.kind)} joins {joined:,} of {rows:,} rows in {groups:,} "

@@ -432,4 +432,4 @@ def find_beside(data_path: str | os.PathLike[str]) -> Path | None:
 def path_beside(data_path: str | os.PathLike[str]) -> Path:
     """Return where the task of a data file is looked for first: `reviews.task.toml`."""
     data = Path(data_path)
-    return data.with_name(f"{Path(unpacked_name(data.name)).stem}.task.toml")
+    return data.parent / f"{Path(unpacked_name(data.name)).stem}.task.toml"

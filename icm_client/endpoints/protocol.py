@@ -28,7 +28,10 @@ class Exactness(StrEnum):
 
 def worst(kinds: Iterable[Exactness]) -> Exactness:
     """The least reliable of `kinds`; `EXACT` where there are none."""
-    return max(kinds, key=list(Exactness).index, default=Exactness.EXACT)
+    return max(kinds, key=_RANKS.__getitem__, default=Exactness.EXACT)
+
+
+_RANKS = {kind: rank for rank, kind in enumerate(Exactness)}
 
 
 class Read(NamedTuple):

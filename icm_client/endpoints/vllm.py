@@ -241,17 +241,18 @@ class VllmEndpoint(TokenPrompts):
         positions = choice.logprobs.top_logprobs if choice.logprobs else []
         if len(positions) != 1 or not (found := positions[0]):
             raise MalformedAnswer(f"{self._transport.url}: a choice without log-probs of its token")
-        missing = [token for token in wanted if f"token_id:{token}" not in found]
-        if missing:
+        keys = [f"token_id:{token}" for token in wanted]
+        if not all(key in found for key in keys):
+            missing = [token for token, key in zip(wanted, keys, strict=True) if key not in found]
             raise LabelMissing(
                 f"{self._transport.url}: no log-probs of tokens {missing}; the server ignored "
                 "`logprob_token_ids`: it needs a vLLM whose /v1/completions has that field (0.32 "
                 "does), or --kind prompt-logprobs, which any vLLM has and is slower"
             )
-        return Answer(
-            tuple(log_prob(found[f"token_id:{token}"], token=token) for token in wanted),
-            Exactness.EXACT,
-        )
+        values = [
+            log_prob(found[key], token=token) for key, token in zip(keys, wanted, strict=True)
+        ]
+        return Answer(tuple(values), Exactness.EXACT)
 
 
 class PromptLogProbsEndpoint(VllmEndpoint):

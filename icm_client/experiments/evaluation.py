@@ -178,7 +178,7 @@ def plan_evaluation(
         job = Job.prepare(only(job.dataset, kept), job.task)
     annotated = None if human is None else read_human_labels(job, human, human_positive)
     wanted = set(kinds)
-    methods, notices = [], list(job.notices)
+    methods, notices = [], [*job.warnings, *job.notices]
     for kind in KINDS:
         missing = _missing(kind, job, annotated, chat_prompt)
         if kind in wanted and missing is not None:

@@ -151,7 +151,7 @@ async def salience(
                 computed_tokens=spent.computed_tokens,
                 requests=spent.requests,
                 model=server.identity.model,
-                notices=(*job.notices, *kept.notices),
+                notices=(*job.warnings, *job.notices, *kept.notices),
             )
 
 

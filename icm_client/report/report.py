@@ -8,6 +8,7 @@ escaped, and the script only ever sets them as text.
 
 import base64
 import shlex
+from collections.abc import Iterable
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -20,11 +21,11 @@ from markupsafe import Markup
 
 from icm_client.data.whole_files import replace_file
 from icm_client.errors import RunError
-from icm_client.record.archive import Run
+from icm_client.record.archive import Run, resume_command
 from icm_client.report.charts import charts_of
 from icm_client.report.report_data import MEANINGS, ReportData, page_rows, read_report
 from icm_client.report.svg import chart_svg, series_class
-from icm_client.verdict.findings import NO_CONFIDENCE
+from icm_client.verdict.findings import NO_CONFIDENCE, of_run
 
 _ASSETS = resources.files("icm_client.report").joinpath("report_page")
 _MOST_KEYS = 9
@@ -78,11 +79,14 @@ def render_report(data: ReportData) -> str:
         verdict_words=data.verdict.capitalize(),
         verdict_class=data.verdict.replace(" ", "-"),
         meaning=MEANINGS[data.verdict],
+        unfinished=of_run(data.result.get("stopped")).removeprefix(", "),
+        resume=resume_command(data.run),
         numbers=_numbers(data),
         balance=_balance(data),
         balance_words=", ".join(f"{word}: {share:.0%}" for word, _, share in data.counts),
         facts=_facts(data),
-        notices=[f"{str(notice).rstrip('.')}." for notice in data.result.get("notices", ())],
+        warnings=_sentences(data.result.get("warnings", ())),
+        notices=_sentences(data.result.get("notices", ())),
         most_keys=min(_MOST_KEYS, len(data.table.words)),
     )
 
@@ -93,6 +97,10 @@ def embedded_json(value: object) -> str:
     for character, escape in _ESCAPES.items():
         text = text.replace(character, escape)
     return text
+
+
+def _sentences(said: Iterable[object]) -> list[str]:
+    return [f"{str(one).rstrip('.')}." for one in said]
 
 
 def _asset(name: str) -> str:

@@ -8,9 +8,10 @@ import numpy as np
 
 from icm_client.coherence.problem import FloatArray
 from icm_client.record.archive import Run
-from icm_client.report.label_table import LabelTable, read_label_table
+from icm_client.report.label_table import NO_GOLD, LabelTable, read_label_table
 from icm_client.report.run_course import Course, read_course
 from icm_client.stats.calibration_curve import Reliability, reliability
+from icm_client.stats.confusion import Confusion, confusion
 from icm_client.verdict.findings import (
     VERDICTS,
     Finding,
@@ -57,6 +58,7 @@ class ReportData:
         findings: the worst first.
         table: the rows.
         course: how the search went.
+        confusion: gold labels against the labels found; None where no row has gold.
         reliability: of the confidences; None where no row has gold, or there are none.
         log_odds: what the histogram shows, nats, shape `[N]`: of two labels the first's log-odds,
             of more each row's margin. The threshold is 0.
@@ -69,6 +71,7 @@ class ReportData:
     findings: tuple[Finding, ...]
     table: LabelTable
     course: Course
+    confusion: Confusion | None
     reliability: Reliability | None
     log_odds: FloatArray
     starts: Starts | None
@@ -107,6 +110,13 @@ def read_report(run: Run, *, gold: str | None = None) -> ReportData:
         findings=worst_first(map(recorded_finding, result.get("findings", ()))),
         table=table,
         course=read_course(run, table),
+        confusion=confusion(
+            (
+                (None if gold == NO_GOLD else table.words[gold], table.words[label])
+                for gold, label in zip(table.gold.tolist(), table.held.tolist(), strict=True)
+            ),
+            table.words,
+        ),
         reliability=reliability(table.confidence[judged], table.right[judged])
         if judged.any() and not np.isnan(table.confidence).any()
         else None,

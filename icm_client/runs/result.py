@@ -5,7 +5,10 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
+from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +18,26 @@ from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
 from icm_client.coherence.result import SearchResult, Step, SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, Task, write_labels
 from icm_client.data.job import Job
+from icm_client.data.outputs import label_records
+from icm_client.data.record_files import write_records
 from icm_client.data.rows import FailedRow, only
+from icm_client.data.values import JsonValue
 from icm_client.endpoints import Exactness, ServerIdentity
+from icm_client.errors import SetupError
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
+from icm_client.runs.row_lengths import NO_LIMIT, RowLimit
+from icm_client.stats.confusion import Confusion, confusion
 from icm_client.verdict.diagnosis import Evidence, diagnose
 from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Verdict, verdict_of
 from icm_client.verdict.search_findings import agreement_matrix
 
 if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
     from icm_client.runs.predictor import Predictor
 
 
@@ -54,7 +68,8 @@ class Labels:
         utility: calibrated `U`, nats an item.
         coherence: `utility` as a share of the labels' entropy: 0 for chance, at most 1.
         findings: what a person must know before the labels are used; worst first.
-        notices: sentences on the data that the user should see.
+        warnings: sentences on what the user should mend before the labels are used.
+        notices: sentences on what is worth knowing about data, store, server and settings.
         failed: rows that have no label: the server refused them or failed on them for good, or
             they cannot be used and were to be skipped.
         stopped: what ended the search before its end: a limit, or an interruption; None where
@@ -74,6 +89,7 @@ class Labels:
         run: the run's folder, where a record is kept.
         predicted: rows that were not searched, but labelled by one read in the context of others'
             labels (`icm_client.runs.predict`).
+        row_limit: how many tokens a row could take.
     """
 
     rows: tuple[LabelledRow, ...]
@@ -83,6 +99,7 @@ class Labels:
     utility: float
     coherence: float
     findings: tuple[Finding, ...]
+    warnings: tuple[str, ...]
     notices: tuple[str, ...]
     failed: tuple[FailedRow, ...]
     stopped: str | None
@@ -99,6 +116,7 @@ class Labels:
     seed: int
     run: Path | None
     predicted: int = 0
+    row_limit: RowLimit = NO_LIMIT
 
     def __repr__(self) -> str:
         """Return a line: the rows themselves may be thousands."""
@@ -136,6 +154,11 @@ class Labels:
         return sum(row.pinned for row in self.rows)
 
     @property
+    def cut(self) -> int:
+        """Rows that were cut to `row_limit`, and labelled by what is left of them."""
+        return sum(bool(row.cut_tokens) for row in self.rows)
+
+    @property
     def exactness(self) -> dict[str, int]:
         """Rows by the least reliable kind of log-prob that their scores rest on."""
         return dict(Counter(row.exactness for row in self.rows))
@@ -153,6 +176,13 @@ class Labels:
             return None
         pairs = zip(self.rows, self.dataset.gold or (), strict=True)
         return sum(row.label == gold for row, gold in pairs) / known
+
+    @property
+    def confusion(self) -> Confusion | None:
+        """Gold labels against the labels found; None where no row has gold."""
+        gold = self.dataset.gold or (None,) * len(self.rows)
+        pairs = zip(gold, (row.label for row in self.rows), strict=True)
+        return confusion(pairs, self.labels)
 
     def write(self, path: str | os.PathLike[str], *, format: FileFormat | None = None) -> None:  # noqa: A002 - the word that users know
         """Write one line a row: id, label, confidence, log-probs, then the row's own fields.
@@ -174,6 +204,48 @@ class Labels:
             gold_field=self.dataset.gold_field,
         )
 
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return what `write` writes, as a pandas data frame with the same columns.
+
+        Raises:
+            SetupError: pandas is not installed.
+        """
+        columns, records = self._records()
+        return _library("pandas").DataFrame(records, columns=columns)
+
+    def to_arrow(self) -> "pa.Table":
+        """Return what `write` writes to a Parquet file, as a table of pyarrow.
+
+        A column in which numbers, texts or truth values are mixed holds text.
+
+        Raises:
+            SetupError: pyarrow is not installed.
+        """
+        parquet, file = _library("pyarrow.parquet"), BytesIO()
+        write_records(file, "labels", "parquet", *self._records())
+        return parquet.read_table(file)
+
+    def to_polars(self) -> "pl.DataFrame":
+        """Return the table of `to_arrow` as a polars data frame.
+
+        Raises:
+            SetupError: polars or pyarrow is not installed.
+        """
+        polars = _library("polars")
+        frame: pl.DataFrame = polars.from_arrow(self.to_arrow())
+        return frame
+
+    def to_dataset(self) -> "datasets.Dataset":
+        """Return the table of `to_arrow` as a dataset of `datasets`.
+
+        Raises:
+            SetupError: datasets is not installed.
+        """
+        return _library("datasets").Dataset(self.to_arrow())
+
+    def _records(self) -> tuple[list[str], list[dict[str, JsonValue]]]:
+        return label_records(self.rows, self.dataset.gold, self.dataset.gold_field)
+
     def predictor(self) -> "Predictor":
         """Return what labels new rows as these were labelled, each with one read."""
         # Imported here: who only labels rows needs none of it.
@@ -194,9 +266,11 @@ class Labels:
             "accuracy": self.accuracy,
             "rows_with_gold": self.rows_with_gold,
             "gold_field": self.dataset.gold_field,
+            "confusion": None if (found := self.confusion) is None else found.summary(),
             "utility": self.utility,
             "coherence": self.coherence,
             "findings": [finding.summary() for finding in self.findings],
+            "warnings": list(self.warnings),
             "notices": list(self.notices),
             "failed": [row.summary() for row in self.failed],
             "stopped": self.stopped,
@@ -207,6 +281,7 @@ class Labels:
             "label_mass": self.label_mass,
             "pinned": self.pinned,
             "predicted": self.predicted,
+            **({"cut": self.cut} if self.row_limit.truncate else {}),
             "prior_source": self.prior_source,
             "share_intervals": {word: list(ends) for word, ends in self.share_intervals.items()},
             "groups_by_confidence": self.by_confidence,
@@ -219,6 +294,33 @@ class Labels:
         }
 
 
+def _telling_fields(job: Job) -> dict[str, list[str | None]]:
+    """The rows' fields that hold single values, and that may explain a label.
+
+    Gold is no field of a row. Where the user has not said which field holds gold, one that holds
+    label words and nothing else is left out: it would be compared with the labels.
+    """
+    rows, words = job.dataset.rows, {word.casefold() for word in job.labels}
+    fields: dict[str, list[str | None]] = {}
+    for name in dict.fromkeys(name for row in rows for name in row.fields):
+        values = [row.fields.get(name) for row in rows]
+        known = {str(value).strip() for value in values if isinstance(value, str | int)} - {""}
+        if not {value.casefold() for value in known} <= words:
+            fields[name] = [
+                (str(value).strip() or None) if isinstance(value, str | int) else None
+                for value in values
+            ]
+    return fields
+
+
+def _library(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError:
+        package = name.partition(".")[0]
+        raise SetupError(f"this needs {package}: pip install {package}") from None
+
+
 def labels_found(
     job: Job,
     result: SearchResult,
@@ -228,6 +330,7 @@ def labels_found(
     exactness: Mapping[int, Exactness],
     pinned: IntArray | None,
     preset: Preset,
+    warnings: tuple[str, ...],
     notices: tuple[str, ...],
     failed: tuple[FailedRow, ...],
     stopped: str | None,
@@ -235,6 +338,8 @@ def labels_found(
     cost: Cost,
     seed: int,
     run: Path | None,
+    row_limit: RowLimit,
+    cut: Mapping[int, int] | None,
 ) -> Labels:
     """Diagnose what a search has found, and translate items and label numbers into rows and words.
 
@@ -249,6 +354,7 @@ def labels_found(
         exactness: of each item's log-probs.
         pinned: shape `[N]`, labels that a person has given, `UNLABELLED` where an item is free.
         preset: as for `Labels`, like all that follow.
+        warnings: sentences on what the user should mend.
         notices: sentences on the data, the store, the server and the settings.
         failed: rows without a label.
         stopped: what ended the search early.
@@ -256,13 +362,24 @@ def labels_found(
         cost: of the run.
         seed: of the run.
         run: its folder.
+        row_limit: how many tokens a row could take.
+        cut: row -> tokens that were cut from its prompt; None where none are cut.
     """
     items = job.row_items
     shown = job.task.exchange or job.task.template_fields
     texts = [tuple(f"{row.fields[name]}" for name in shown) for row in job.dataset.rows]
     if job.task.exchange is None:
         texts = [("\n".join(text),) for text in texts]
-    evidence = Evidence(items, texts, job.constraint, job.prior, repeated, pinned, interrupted)
+    evidence = Evidence(
+        items,
+        texts,
+        _telling_fields(job),
+        job.constraint,
+        job.prior,
+        repeated,
+        pinned,
+        interrupted,
+    )
     findings = diagnose(result, job.labels, evidence)
     rows = np.flatnonzero(result.labels[items] != UNLABELLED)
     confidence: list[float | None] = [None] * len(result.labels)
@@ -278,6 +395,7 @@ def labels_found(
             log_probs={word: log_probs[item][k] for word, k in order},
             exactness=exactness[item].value,
             pinned=pinned is not None and bool(pinned[item] == numbers[item]),
+            cut_tokens=None if cut is None else cut[row],
         )
         for row, item in zip(rows.tolist(), items[rows].tolist(), strict=True)
     )
@@ -297,6 +415,7 @@ def labels_found(
         utility=result.utility,
         coherence=result.coherence,
         findings=findings,
+        warnings=warnings,
         notices=notices,
         failed=failed,
         stopped=stopped,
@@ -315,4 +434,5 @@ def labels_found(
         cost=cost,
         seed=seed,
         run=run,
+        row_limit=row_limit,
     )

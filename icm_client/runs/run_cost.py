@@ -2,7 +2,8 @@
 
 import math
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -14,9 +15,10 @@ from icm_client.coherence.problem import Demo, Query
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
 from icm_client.endpoints import Endpoint, Read, TextEndpoint
-from icm_client.endpoints.probe import number_of, prefix_cache, ratio, throughput
+from icm_client.endpoints.probe import Figure, number_of, prefix_cache, ratio, throughput
 from icm_client.errors import InputError
 from icm_client.runs.presets import Settings, fitted_job
+from icm_client.runs.row_lengths import NO_LIMIT, RowLimit, within_limit
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import (
     LabelTrie,
@@ -33,6 +35,9 @@ SHORT_READS: Final = {8: 16, 64: 64}
 
 _SECONDS_A_LEVEL: Final = 3.0
 
+_CHARACTERS_A_TOKEN: Final = 4.0
+"""Of a server that takes texts, where nothing better is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunCost:
@@ -44,6 +49,7 @@ class RunCost:
         tokens: prompt tokens that the server computes, fewest and most.
         minutes: fewest and most; None where nothing was measured.
         sent_bytes: uploaded with those requests, fewest and most; None where that is not known.
+        probe: what the forecast itself has asked; None where it was not asked for.
     """
 
     rows: int
@@ -51,6 +57,7 @@ class RunCost:
     tokens: tuple[int, int]
     minutes: tuple[float, float] | None
     sent_bytes: tuple[int, int] | None = None
+    probe: "ProbeCost | None" = None
 
     def sentence(self) -> str:
         """Return the cost in one sentence."""
@@ -77,7 +84,28 @@ class RunCost:
             "computed_tokens": list(self.tokens),
             "minutes": None if self.minutes is None else list(self.minutes),
             "sent_bytes": None if self.sent_bytes is None else list(self.sent_bytes),
+            "probe": None if self.probe is None else asdict(self.probe),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeCost:
+    """The most that a forecast asks of the server, known before it asks anything.
+
+    Attributes:
+        requests: without retries.
+        prompt_tokens: of all of them; of a server that takes texts, an estimate.
+    """
+
+    requests: int
+    prompt_tokens: int
+
+    def sentence(self) -> str:
+        """Return the cost in one sentence."""
+        return (
+            f"The forecast sends at most {self.requests:,} requests with {self.prompt_tokens:,} "
+            "prompt tokens in all."
+        )
 
 
 async def forecast_job(
@@ -88,6 +116,9 @@ async def forecast_job(
     predicted: int = 0,
     store: str | os.PathLike[str] | None = None,
     skip_bad_rows: bool = False,
+    row_limit: RowLimit = NO_LIMIT,
+    on_probe: Callable[[ProbeCost], None] | None = None,
+    on_step: Callable[[str], None] | None = None,
 ) -> RunCost:
     """Return what `label` would take for this job, in requests, tokens and minutes.
 
@@ -98,6 +129,9 @@ async def forecast_job(
         predicted: further rows, which are predicted from the labels of these.
         store: where token ids are kept; None takes the user's own.
         skip_bad_rows: as for `icm_client.label`.
+        row_limit: how many tokens a row may take.
+        on_probe: called before anything is scored with what the forecast will ask at most.
+        on_step: called with what is measured next, in words.
 
     Raises:
         InputError: the search is not `fast`: its cost cannot be known before.
@@ -110,7 +144,15 @@ async def forecast_job(
         )
     with open_store(store) as kept:
         async with open_endpoint(endpoint) as server:
-            fitted = await fitted_job(job, settings, server, kept, skip_bad_rows=skip_bad_rows)
+            within = await within_limit(job, row_limit, server, kept)
+            fitted = await fitted_job(
+                within.job,
+                settings,
+                server,
+                kept,
+                skip_bad_rows=skip_bad_rows,
+                too_long=within.too_long,
+            )
             assert isinstance(fitted.settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
             used = (
                 ids for item, ids in enumerate(fitted.pieces.prompts) if item not in fitted.unusable
@@ -122,6 +164,8 @@ async def forecast_job(
                 server,
                 predicted=predicted,
                 rng=np.random.default_rng(),
+                on_probe=on_probe,
+                on_step=on_step,
             )
 
 
@@ -132,6 +176,8 @@ async def forecast(
     *,
     predicted: int = 0,
     rng: np.random.Generator,
+    on_probe: Callable[[ProbeCost], None] | None = None,
+    on_step: Callable[[str], None] | None = None,
 ) -> RunCost:
     """Return what the search of these settings would take, in requests, tokens and minutes.
 
@@ -141,29 +187,44 @@ async def forecast(
         pieces: of the rows that are searched.
         settings: fitted to the server.
         predicted: as for `forecast_job`.
-        server: asked about 80 times.
+        server: asked 82 times at most: a long prompt twice, and short ones for a few seconds.
         rng: draws the prompts; they should be new to the server's cache.
+        on_probe: as for `forecast_job`, like `on_step`.
+        on_step: as for `forecast_job`.
 
     Raises:
         EndpointError, ScoreError: the server did not answer, or not with a log-prob.
     """
     trie = LabelTrie(pieces.labels, pieces.label_texts)
     long = fresh_reads(pieces, trie, rng, 1, settings.demos)[0]
-    cache = (await prefix_cache(server, long)).figures
     levels = {n: fresh_reads(pieces, trie, rng, reads, 1) for n, reads in SHORT_READS.items()}
-    rates = (await throughput(server, levels, seconds=_SECONDS_A_LEVEL)).figures
-    return run_cost(
+    short = [read for reads in levels.values() for read in reads]
+    texts = isinstance(server, TextEndpoint)
+    length = 2 * len(long.prompt) + sum(len(read.prompt) for read in short)
+    probe = ProbeCost(2 + len(short), round(length / _CHARACTERS_A_TOKEN) if texts else length)
+    if on_probe is not None:
+        on_probe(probe)
+    say = on_step or (lambda _: None)
+    say("how fast a long prompt is computed, and whether it is cached")
+    cache = (await prefix_cache(server, long)).figures
+    rates: dict[str, Figure] = {}
+    for in_flight, reads in levels.items():
+        say(f"how many short prompts a second, {in_flight} at a time")
+        level = {in_flight: reads}
+        rates |= (await throughput(server, level, seconds=_SECONDS_A_LEVEL)).figures
+    cost = run_cost(
         len(pieces.prompts),
         pieces,
         settings,
         predicted=predicted,
         lanes=server.lanes,
-        texts=isinstance(server, TextEndpoint),
+        texts=texts,
         ids_a_token=0.0,
         tokens_a_second=ratio(cache["cold_computed_tokens"], cache["cold_s"]),
         reads_a_second=max(map(number_of, rates.values())),
         caches=server.usage.cached_tokens > 0 if cache["caches"] is None else bool(cache["caches"]),
     )
+    return replace(cost, probe=probe)
 
 
 def fresh_reads(
@@ -214,7 +275,7 @@ def run_cost(
     reads_a_row = len(LabelTrie(pieces.labels).reads(()))
     length = sum(map(len, pieces.prompts)) / max(len(pieces.prompts), 1)
     label = sum(map(len, pieces.labels)) / len(pieces.labels)
-    scale = 1 / (ids_a_token or 4.0) if texts else 1.0
+    scale = 1 / (ids_a_token or _CHARACTERS_A_TOKEN) if texts else 1.0
     demo = (length + label + len(pieces.separator)) * scale
     folds, n_labels = settings.folds, len(pieces.labels)
 

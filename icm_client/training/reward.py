@@ -119,7 +119,7 @@ def plan_reward(
         for number, row in enumerate(job.dataset.rows)
         if str(row.fields[one]) != str(row.fields[other])
     ]
-    notices = job.notices
+    notices = (*job.warnings, *job.notices)
     if same := len(job.dataset.rows) - len(usable):
         notices = (*notices, f"{same} pairs hold the same response twice and are left out")
     wanted = len(usable) if many is None else many

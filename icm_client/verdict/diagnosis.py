@@ -8,13 +8,14 @@ pins, repeated reads). `findings.verdict_of` lets the worst of them decide: one 
     names.py            does each label have the right name?
     stability.py        would another context, order or answer of the server give other labels?
     shortcuts.py        do length or single words explain the labels?
+    groups.py           does one value of a field, one question or source, explain a label?
     search_findings.py  how did the search go, and how did it end?
 
 The worst outcome is a wrong labelling that looks right. docs/diagnosis.md lists the findings and
 their thresholds, with what decided them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +31,7 @@ from icm_client.verdict.findings import (
     verdict_of,
     worst_first,
 )
+from icm_client.verdict.groups import group_findings
 from icm_client.verdict.names import name_findings
 from icm_client.verdict.search_findings import ended_early, interrupted, search_findings
 from icm_client.verdict.shortcuts import shortcut_findings
@@ -58,6 +60,8 @@ class Evidence:
             orders, the items as a whole are balanced whatever was found.
         texts: a row's text, or the two of a pair, in the order of `items`; None to leave shortcut
             features out.
+        fields: the rows' fields that may explain a label, in the order of `items`: what each row
+            holds there, None for nothing.
         constraint: the rule that the labels keep.
         prior: shape `[K]`, the labels' shares if the user gave them.
         repeated: shape `[R, K]`, nats: reads asked twice, the second log-probs less the first.
@@ -68,6 +72,7 @@ class Evidence:
 
     items: IntArray | None = None
     texts: Sequence[tuple[str, ...]] | None = None
+    fields: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     constraint: Constraint = field(default=NO_CONSTRAINT)
     prior: FloatArray | None = None
     repeated: FloatArray | None = None
@@ -118,6 +123,12 @@ def diagnose(
     if evidence.texts is not None and not one_label:
         texts = [text for text, kept in zip(evidence.texts, labelled, strict=True) if kept]
         findings += shortcut_findings(texts, held, labels)
+    if evidence.fields and not one_label:
+        fields = {
+            name: [value for value, kept in zip(values, labelled, strict=True) if kept]
+            for name, values in evidence.fields.items()
+        }
+        findings += group_findings(fields, held, labels)
     clear = groups is not None and groups.clear
     findings += search_findings(result, len(labels), clear=clear)
     if not _fatal(findings):

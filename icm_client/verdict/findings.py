@@ -76,6 +76,15 @@ def verdict_of(findings: Iterable[Finding]) -> Verdict:
     return "check" if "check" in severities else "trust"
 
 
+def of_run(stopped: object) -> str:
+    """Return what a verdict is of where the run did not come to its end; else nothing.
+
+    Args:
+        stopped: what ended it, `a limit of 20 requests`; None where nothing did.
+    """
+    return "" if stopped is None else f", of a run that {stopped} ended early"
+
+
 def recorded_severity(finding: Mapping[str, Any]) -> Severity:
     """Return a recorded finding's severity: one from before severities is fatal or `check`."""
     older: Severity = "fatal" if finding.get("fatal") else "check"

@@ -90,8 +90,8 @@ def test_a_dry_run_shows_the_first_prompt_and_needs_neither_output_nor_server(
     assert "Review: words of row 0\nSentiment:\n" in ended.out
     assert "' positive'" in ended.out
     assert "40 rows" in ended.out
-    assert ended.err == ""
-    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl"}
+    assert ended.err.startswith(f"Note: row lengths were not checked: GET {nothing_there[0]}")
+    assert {path.name for path in tmp_path.iterdir()} <= {"rows.jsonl", "cache"}
 
 
 @pytest.mark.parametrize(
@@ -215,10 +215,17 @@ def test_labels_are_written_and_a_table_tells_of_them(run: Run, rows: Path) -> N
     assert ended.code == 0
     for word in ("positive", "negative", "accuracy", "coherence", "tokens", "out.jsonl"):
         assert word in ended.out
+    heading, *by_label = ended.out.splitlines()[-3:]
+    shown = "precision recall F1 rows as positive as negative"
+    assert heading.split()[2:] == shown.split()
+    told = dict(zip(TASK.labels, (line.split()[1:] for line in by_label), strict=True))
     lines = [orjson.loads(line) for line in Path("out.jsonl").read_bytes().splitlines()]
     assert len(lines) == 40
     assert {line["label"] for line in lines} == set(TASK.labels)
     assert sum(line["label"] == line["gold"] for line in lines) > 38
+    for gold, (*_, positive, negative) in told.items():
+        given = [line["label"] for line in lines if line["gold"] == gold]
+        assert (int(positive), int(negative)) == tuple(map(given.count, TASK.labels))
 
 
 @pytest.mark.usefixtures("endpoint")
@@ -240,6 +247,9 @@ def test_json_is_all_of_standard_output(run: Run, rows: Path) -> None:
     assert told["rows"] == 40
     assert told["counts"].keys() == {"positive", "negative"}
     assert told["accuracy"] > 0.95
+    assert told["confusion"]["labels"] == list(TASK.labels)
+    assert sum(map(sum, told["confusion"]["counts"])) == told["rows_with_gold"] == 40
+    assert told["confusion"]["by_label"]["positive"]["recall"] > 0.9
     assert told["findings"] == told["notices"] == []
     assert told["server"]["kind"] == "planted"
     keys = {"utility", "seed", "restart", "prior_source", "sweeps", "cost", "data"}
@@ -287,11 +297,31 @@ def test_warnings_come_last_and_the_worst_one_at_the_very_end(
     ended = CliRunner().invoke(cli, ["label", str(rows), *ASKED, "-o", "out.jsonl"])
     assert ended.exit_code == 0
     lines = ended.output.splitlines()
-    warnings = [line.startswith(("Note: ", "Warning: ")) for line in lines]
-    assert sum(warnings) >= 2  # the two rows alike, and the incoherence
-    assert warnings == sorted(warnings)
-    assert "labels in" in lines[warnings.index(True) - 1]
-    assert "not to be trusted" in lines[-1]
+    (result_ends,) = (number for number, line in enumerate(lines) if line.startswith("labels in"))
+    last = lines[result_ends + 1 :]
+    assert all(line.startswith(("Note: ", "Warning: ")) for line in last)
+    alike = "Warning: 1 row has the same prompt as an earlier row"
+    assert lines[0].startswith(alike)  # before the run, while it can be heeded
+    assert sum(line.startswith(alike) for line in last) == 1
+    assert "not to be trusted" in last[-1]
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_quiet_and_json_leave_out_what_is_only_worth_knowing(run: Run, rows: Path) -> None:
+    lines = rows.read_bytes().splitlines()
+    rows.write_bytes(b"\n".join([*lines, b'{"text": "words of row 0", "gold": ""}']))
+    command = ("label", rows, *ASKED, "--gold", "gold", "-o", "out.jsonl")
+    note = "1 of 41 rows have no label in the gold field 'gold'"
+    warning = "1 row has the same prompt as an earlier row"
+    plain, quiet, told = run(*command), run(*command, "-q"), run(*command, "--json")
+    assert f"Note: {note}" in plain.err
+    for ended in (plain, quiet, told):
+        assert f"Warning: {warning}" in ended.err
+    for ended in (quiet, told):
+        assert "Note:" not in ended.err
+    document = orjson.loads(told.out)
+    assert [one.startswith(warning) for one in document["warnings"]] == [True]
+    assert [one.startswith(note) for one in document["notices"]] == [True]
 
 
 @pytest.mark.usefixtures("endpoint")
@@ -357,6 +387,21 @@ def test_pins_that_are_no_rows_end_with_2_and_their_line(
     assert ended.err.startswith("Error: checked.csv:3: no row of rows.jsonl has the id '41'")
     with pytest.raises(BlockingIOError):
         listening.accept()
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_a_forecast_says_first_what_it_costs_and_then_what_it_measures(
+    run: Run, rows: Path
+) -> None:
+    ended = run("label", rows, *ASKED, "--forecast")
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("A run over 40 rows: ")
+    cost, *steps = ended.err.splitlines()
+    assert re.fullmatch(
+        r"The forecast sends at most 82 requests with [\d,]+ prompt tokens in all\.", cost
+    )
+    assert [step.split()[0] for step in steps] == ["Measuring"] * 3
+    assert run("label", rows, *ASKED, "--forecast", "-q").err == ""
 
 
 def test_a_forecast_labels_nothing(run: Run, rows: Path, endpoint: PlantedConcept) -> None:
@@ -440,3 +485,23 @@ def test_whole_numbers_past_64_bits_come_back_in_every_place(run: Run, tmp_path:
     rows = read_rows("out.csv").rows
     assert [row.id for row in rows] == [str(big + n) for n in range(40)]
     assert rows[0].fields["n"] == str(big)
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_a_limit_labels_the_same_few_rows_whatever_the_seed(run: Run, rows: Path) -> None:
+    few = ("--limit", "12", "-q")
+    assert run("label", rows, *ASKED, "-o", "a.jsonl", *few).code == 0
+    assert run("label", rows, *ASKED, "-o", "b.jsonl", "--seed", "5", *few).code == 0
+    ids = [[row.id for row in read_rows(name).rows] for name in ("a.jsonl", "b.jsonl")]
+    assert ids[0] == ids[1] == sorted(ids[0])
+    assert len(ids[0]) == 12
+    assert ids[0] != list(range(1, 13))
+
+
+def test_a_limit_too_small_for_a_group_is_refused(run: Run, tmp_path: Path) -> None:
+    lines = [{"text": f"row {n}", "of": n // 5} for n in range(10)]
+    (tmp_path / "grouped.jsonl").write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    rule = ("--constraint", "at-most-one", "--group", "of", "--limit", "4", "--dry-run")
+    ended = run("label", "grouped.jsonl", *ASKED, *rule)
+    assert ended.code == 2
+    assert "0 of the rows, in whole groups, fit into 4: ask for more" in ended.err

@@ -118,7 +118,7 @@ def test_the_list_tells_names_and_states_and_warns_of_what_is_no_run(folder: Pat
 @pytest.mark.parametrize(
     ("columns", "shown_there"),
     [
-        (30, ["name", "state"]),
+        (26, ["name", "state"]),
         (40, ["name", "state", "age", "verdict"]),
         (60, ["name", "state", "age", "verdict", "rows", "accuracy"]),
         (80, ["name", "state", "age", "verdict", "rows", "accuracy", "coherence", "seed"]),

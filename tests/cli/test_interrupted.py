@@ -283,7 +283,7 @@ async def test_a_record_that_went_takes_no_labels_with_it(tmp_path: Path) -> Non
     assert len(written(tmp_path)) == N
     assert "trust" in done.out
     assert "record in" not in done.out
-    assert "Note: the run has no record" in done.err
+    assert "Warning: the run has no record" in done.err
 
 
 def stored(folder: Path) -> int:

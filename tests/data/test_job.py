@@ -104,13 +104,13 @@ def test_both_orders_are_shown_without_the_rule_too() -> None:
 
 def test_a_text_compared_with_itself_is_warned_about() -> None:
     rows = [*COMPARISONS, {"q": "odd", "one": "7", "two": "7"}]
-    (said, _) = Job.prepare(rows, PAIRS).notices
+    (said,) = Job.prepare(rows, PAIRS).warnings
     assert said.startswith("1 row compares a text with itself")
 
 
 def test_rows_that_hold_both_orders_already_are_warned_about() -> None:
     rows = [*COMPARISONS, {"q": "sum", "one": "5", "two": "4"}]
-    (said, _) = Job.prepare(rows, PAIRS).notices
+    (said,) = Job.prepare(rows, PAIRS).warnings
     assert said.startswith("2 rows have the same prompt as an earlier row")
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -51,8 +52,12 @@ def folder(tmp_path: Path) -> Path:
         "Is ice cold?,Yes,No,Yes; It is,No; Never\n",
         "utf-8",
     )
+    answer = {"annotation_id": 1, "annotator": 1, "icm_id": 1, "text": "good", "label": "positive"}
+    (tmp_path / "answers.json").write_text(json.dumps([answer]), "utf-8")
     toml = "".join(blocks(ROOT / "docs" / "rows.md", "toml"))
     (tmp_path / "sentiment.toml").write_text(toml, "utf-8")
+    (run_file,) = blocks(ROOT / "docs" / "commands.md", "toml")
+    (tmp_path / "run.toml").write_text(run_file, "utf-8")
     return tmp_path
 
 
@@ -65,6 +70,13 @@ def test_commands_run(command: str) -> None:
     assert done.exit_code == 0, done.output
     if label:
         assert re.search("Sentiment:|I think this claim is", done.output)
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_run_file_shown_is_read() -> None:
+    done = CliRunner().invoke(cli, ["label", "--config", "run.toml", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "Review: good\nSentiment:" in done.output
 
 
 def predictions(page: Path) -> list[str]:

@@ -143,10 +143,24 @@ def test_older_records_have_a_verdict_from_their_findings(
 
 def test_gold_adds_what_it_tells_and_no_more_without(tmp_path: Path) -> None:
     without, told = page_of(tmp_path), page_of(tmp_path, gold="label")
-    for words in ("Accuracy", "Reliability", "unlike gold"):
+    for words in ("Accuracy", "Reliability", "unlike gold", "Labels against gold"):
         assert words not in without
         assert words in told
     assert "80.0%" in told
+    # 40 rows, 20 of each label; 16 of each have it as their gold label too.
+    for word, counts in (("positive", (16, 4)), ("negative", (4, 16))):
+        cells = re.search(rf'<th scope="row">{word}</th>(.*?)</tr>', told)
+        assert cells is not None
+        assert tuple(map(int, re.findall(r">(\d+)</td>", cells[1]))) == counts
+    assert told.count("<td>80.0%</td>") == 6  # precision, recall and F1 of both
+
+
+def test_the_verdict_on_a_run_that_was_ended_early_says_so(tmp_path: Path) -> None:
+    assert "ended early" not in page_of(tmp_path)
+    text = page_of(tmp_path, result={"stopped": "the limit of 20 requests"}, seed=1)
+    assert '<h2 id="verdict-title">Check</h2>' in text
+    assert "of a run that the limit of 20 requests ended early" in text
+    assert "icm-client runs resume rows-" in text
 
 
 def test_how_the_starts_agree_is_shown_where_there_were_several(tmp_path: Path) -> None:

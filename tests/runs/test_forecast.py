@@ -10,7 +10,7 @@ from icm_client.coherence.settings import SweepSettings
 from icm_client.data.job import Job
 from icm_client.endpoints import connect
 from icm_client.runs.presets import fit
-from icm_client.runs.run_cost import SHORT_READS, forecast
+from icm_client.runs.run_cost import SHORT_READS, ProbeCost, forecast
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
 from icm_client.testing import PlantedServer
 
@@ -26,9 +26,26 @@ async def test_a_run_stays_within_its_forecast(tmp_path: Path, n: int) -> None:
                 )
                 settings, _ = fit(SweepSettings(), pieces, endpoint)
                 assert isinstance(settings, SweepSettings)
-                cost = await forecast(pieces, settings, endpoint, rng=np.random.default_rng(1))
+                said: list[ProbeCost] = []
+                steps: list[str] = []
+
+                def announced(probe: ProbeCost) -> None:
+                    assert endpoint.usage.requests == 0, "the cost is said before it is spent"
+                    said.append(probe)
+
+                cost = await forecast(
+                    pieces,
+                    settings,
+                    endpoint,
+                    rng=np.random.default_rng(1),
+                    on_probe=announced,
+                    on_step=steps.append,
+                )
                 probed, before = endpoint.usage.requests, endpoint.usage.computed_tokens
-                assert probed <= 2 + sum(SHORT_READS.values())
+                assert said == [cost.probe]
+                assert probed <= said[0].requests == 2 + sum(SHORT_READS.values())
+                assert before <= said[0].prompt_tokens
+                assert len(steps) == 1 + len(SHORT_READS)
                 await search(
                     Problem(n, 2),
                     Scorer(endpoint, store, pieces),
