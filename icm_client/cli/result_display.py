@@ -11,7 +11,7 @@ from icm_client.cli.documents import print_json
 from icm_client.cli.terminal import columns_that_fit, duration, share
 from icm_client.data.job import Job
 from icm_client.data.outputs import STANDARD_OUTPUT
-from icm_client.data.rows import FailedRow
+from icm_client.data.rows import FailedRow, named_places
 from icm_client.record.layout import REPORT
 from icm_client.runs.result import Labels
 from icm_client.stats.confusion import Confusion
@@ -144,8 +144,9 @@ def print_notices(
     for warning in warnings:
         console.print(Text(f"Warning: {warning}.", style="yellow"), soft_wrap=True)
     for row in failed[:_NAMED_ROWS]:
+        where = named_places([(row.place, "")])
         console.print(
-            Text(f"Warning: row {row.id!r} (line {row.line}) has no label: {row.reason}", "yellow"),
+            Text(f"Warning: row {row.id!r} ({where}) has no label: {row.reason}", "yellow"),
             soft_wrap=True,
         )
     if len(failed) > _NAMED_ROWS:
