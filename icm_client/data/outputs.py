@@ -112,7 +112,7 @@ def write_labels(
     name = os.fspath(path)
     if output_format_of(name, format) in ("parquet", "arrow"):
         require_pyarrow(name)
-    columns, records = _records(labelled, gold, gold_field)
+    columns, records = label_records(labelled, gold, gold_field)
     if name == STANDARD_OUTPUT:
         with explained("standard output"):
             write_records(_standard_output(), name, format, columns, records)
@@ -164,10 +164,14 @@ def column_of(field: str, record: Mapping[str, object], labels: Iterable[str]) -
     return column
 
 
-def _records(
+def label_records(
     labelled: Sequence[LabelledRow], gold: Sequence[str | None] | None, gold_field: str | None
-) -> tuple[list[str], list[_Record]]:
-    """Return the columns' names and the records; a record has no key for a field it lacks."""
+) -> tuple[list[str], list[dict[str, JsonValue]]]:
+    """Return the columns' names and the records; a record has no key for a field it lacks.
+
+    Raises:
+        ValueError: as `write_labels`.
+    """
     if not labelled:
         raise ValueError("no rows to write")
     golds = None if gold is None else len(gold)

@@ -7,9 +7,9 @@ the rows, in `Dataset.gold`, where nothing that builds a prompt looks.
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from icm_client.data.frames import Frame, rows_of
+from icm_client.data.frames import Frame, HubDataset, is_frame, rows_of
 from icm_client.data.messages import (
     did_you_mean,
     listed,
@@ -167,19 +167,24 @@ def numbered_rows(
     Raises:
         RowError: it is one row, or several tables; or the columns of a table cannot be used.
     """
-    if isinstance(rows, Mapping) and any(isinstance(one, Frame) for one in rows.values()):
+    if isinstance(rows, Mapping) and any(is_frame(one) for one in rows.values()):
+        split = isinstance(next(iter(rows.values())), HubDataset)
         raise RowError(
-            f"these are several tables ({listed(rows)}): choose one, rows[{next(iter(rows))!r}]"
+            f"these are {len(rows)} {'splits' if split else 'tables'}, {listed(rows)}: pick one, "
+            f"such as rows[{next(iter(rows))!r}]"
         )
     if isinstance(rows, str | Mapping):
         raise RowError(f"a list of rows is needed, not one alone ({kind_of(rows)})")
     warnings: tuple[str, ...] = ()
-    if isinstance(rows, Frame):
+    plain: Iterable[object]
+    if is_frame(rows):
         try:
-            rows, warnings = rows_of(rows)
+            plain, warnings = rows_of(rows)
         except Unusable as problem:
             raise RowError(str(problem)) from None
-    as_fields = ({"text": row} if isinstance(row, str) else row for row in rows)
+    else:
+        plain = cast("Iterable[object]", rows)
+    as_fields = ({"text": row} if isinstance(row, str) else row for row in plain)
     return ((Place(number), row) for number, row in enumerate(as_fields, start=1)), warnings
 
 

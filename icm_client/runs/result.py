@@ -5,7 +5,10 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
+from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +18,12 @@ from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
 from icm_client.coherence.result import SearchResult, Step, SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, Task, write_labels
 from icm_client.data.job import Job
+from icm_client.data.outputs import label_records
+from icm_client.data.record_files import write_records
 from icm_client.data.rows import FailedRow, only
+from icm_client.data.values import JsonValue
 from icm_client.endpoints import Exactness, ServerIdentity
+from icm_client.errors import SetupError
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
 from icm_client.runs.row_lengths import NO_LIMIT, RowLimit
@@ -26,6 +33,11 @@ from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Verdict, verdict
 from icm_client.verdict.search_findings import agreement_matrix
 
 if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
     from icm_client.runs.predictor import Predictor
 
 
@@ -192,6 +204,48 @@ class Labels:
             gold_field=self.dataset.gold_field,
         )
 
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return what `write` writes, as a pandas data frame with the same columns.
+
+        Raises:
+            SetupError: pandas is not installed.
+        """
+        columns, records = self._records()
+        return _library("pandas").DataFrame(records, columns=columns)
+
+    def to_arrow(self) -> "pa.Table":
+        """Return what `write` writes to a Parquet file, as a table of pyarrow.
+
+        A column in which numbers, texts or truth values are mixed holds text.
+
+        Raises:
+            SetupError: pyarrow is not installed.
+        """
+        parquet, file = _library("pyarrow.parquet"), BytesIO()
+        write_records(file, "labels", "parquet", *self._records())
+        return parquet.read_table(file)
+
+    def to_polars(self) -> "pl.DataFrame":
+        """Return the table of `to_arrow` as a polars data frame.
+
+        Raises:
+            SetupError: polars or pyarrow is not installed.
+        """
+        polars = _library("polars")
+        frame: pl.DataFrame = polars.from_arrow(self.to_arrow())
+        return frame
+
+    def to_dataset(self) -> "datasets.Dataset":
+        """Return the table of `to_arrow` as a dataset of `datasets`.
+
+        Raises:
+            SetupError: datasets is not installed.
+        """
+        return _library("datasets").Dataset(self.to_arrow())
+
+    def _records(self) -> tuple[list[str], list[dict[str, JsonValue]]]:
+        return label_records(self.rows, self.dataset.gold, self.dataset.gold_field)
+
     def predictor(self) -> "Predictor":
         """Return what labels new rows as these were labelled, each with one read."""
         # Imported here: who only labels rows needs none of it.
@@ -257,6 +311,14 @@ def _telling_fields(job: Job) -> dict[str, list[str | None]]:
                 for value in values
             ]
     return fields
+
+
+def _library(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError:
+        package = name.partition(".")[0]
+        raise SetupError(f"this needs {package}: pip install {package}") from None
 
 
 def labels_found(

@@ -50,12 +50,18 @@ def test_the_list_as_json() -> None:
     assert [task["name"] for task in tasks] == list(builtin_names())
     assert {task["name"]: task["constraint"]["kind"] for task in tasks} == {
         "alpaca": "asymmetry",
+        "arc": "at-most-one",
         "author-gender": "none",
+        "boolq": "none",
         "gsm8k-verification": "mutual-exclusion",
+        "hellaswag": "at-most-one",
+        "multiple-choice": "at-most-one",
         "pairwise-preference": "asymmetry",
+        "piqa": "at-most-one",
         "sentiment": "none",
         "truthfulqa": "none",
         "truthfulqa-preference": "asymmetry",
+        "winogrande": "at-most-one",
     }
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import anyio
 import pytest
+import xlsxwriter
 from click.testing import CliRunner
 
 import icm_client
 from icm_client.cli.main import cli, main
 from icm_client.cli.predict import predict_command
+from icm_client.data.compression import zstd
 from icm_client.data.job import named_task
 from icm_client.testing import PlantedConcept
 
@@ -37,6 +40,10 @@ def commands(page: Path) -> list[str]:
 def folder(tmp_path: Path) -> Path:
     """A folder with the files that the documentation's commands name."""
     (tmp_path / "reviews.csv").write_text("text\ngood\nbad\n", "utf-8")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "new.csv.zst").write_bytes(zstd.compress(b"text\nfine\ndull\n"))
+    with xlsxwriter.Workbook(tmp_path / "more.xlsx") as book:
+        book.add_worksheet().write_column(0, 0, ["text", "superb"])
     (tmp_path / "broken.jsonl").write_text(
         '{"text": "good"}\n{"text": "bad"}\n{"txt": "odd"}\n', "utf-8"
     )
@@ -45,6 +52,8 @@ def folder(tmp_path: Path) -> Path:
         "Is ice cold?,Yes,No,Yes; It is,No; Never\n",
         "utf-8",
     )
+    answer = {"annotation_id": 1, "annotator": 1, "icm_id": 1, "text": "good", "label": "positive"}
+    (tmp_path / "answers.json").write_text(json.dumps([answer]), "utf-8")
     toml = "".join(blocks(ROOT / "docs" / "rows.md", "toml"))
     (tmp_path / "sentiment.toml").write_text(toml, "utf-8")
     (run_file,) = blocks(ROOT / "docs" / "commands.md", "toml")
