@@ -1,6 +1,5 @@
 """The file formats that rows are read from, and labels written to: all of them but workbooks."""
 
-import codecs
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final, Literal, get_args
@@ -63,8 +62,8 @@ class FileOptions:
             )
         if self.encoding is not None:
             try:
-                codecs.lookup(self.encoding)
-            except LookupError:
+                "\n".encode(self.encoding)
+            except (LookupError, UnicodeError):
                 raise InputError(
                     f"there is no encoding {shown(self.encoding)}; for example there are utf-8, "
                     "utf-16, latin-1, cp1252 and shift_jis"

@@ -109,7 +109,7 @@ class Dataset:
     """The rows of one file or list, at least two; or a part of them, and then perhaps none.
 
     Attributes:
-        name: the path as the user gave it, or `rows`.
+        name: the path or URL as the user gave it, several separated by commas; or `rows`.
         rows: in the file's order.
         gold: for every row its gold label as text, or None where the row has none; None as a
             whole where no gold field was named.

@@ -15,6 +15,7 @@ from icm_client.data import Dataset, Task, read_rows, rows_from, take_own_gold
 from icm_client.data import row_batches as batches_module
 from icm_client.data.job import Job, Rows
 from icm_client.data.row_batches import row_batches
+from icm_client.data.sources import found_files
 from icm_client.errors import InputError, RowError
 
 TASK = Task(template="{text}:", labels=("yes", "no"))
@@ -77,6 +78,23 @@ def test_after_some_rows_the_batches_are_those_of_an_undisturbed_run(
         after = sum(len(batch.rows) for batch in every[:done])
         again = list(row_batches(path, size=3, task=TASK, gold="label", after=after))
         assert again == every[done:]
+
+
+def test_batches_of_several_files_are_their_rows_one_after_another(tmp_path: Path) -> None:
+    one, other = in_groups("a", "a", "b"), in_groups("b", "c", "c")
+    paths = [written(tmp_path / "1.csv", one), written(tmp_path / "2.jsonl", other)]
+    with found_files(paths) as files:
+        whole = read_rows(files)
+        batches = list(row_batches(files, size=2, task=QUESTIONS))
+        assert [len(batch.rows) for batch in batches] == [2, 2, 2]  # the group goes on
+        assert tuple(row for batch in batches for row in batch.rows) == whole.rows
+        assert [row.file for row in whole.rows] == [str(paths[0])] * 3 + [str(paths[1])] * 3
+        assert list(row_batches(files, size=2, task=QUESTIONS, after=4)) == batches[2:]
+    written(paths[1], in_groups("c", "b"))
+    with pytest.raises(RowError) as caught, found_files(paths) as files:
+        list(row_batches(files, size=1, task=QUESTIONS))
+    assert str(caught.value).startswith(f"{paths[1]}:2: 'b' in 'q' comes back after other rows")
+    assert f"its group began in {paths[0]}:4." in str(caught.value)
 
 
 def test_rows_from_python_are_taken_one_by_one() -> None:

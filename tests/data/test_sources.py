@@ -598,6 +598,7 @@ def test_a_url_whose_package_is_not_installed(monkeypatch: pytest.MonkeyPatch) -
         ({"quote": "both"}, "quote must be one of 'auto', 'none', 'standard', not 'both'"),
         ({"delimiter": "||"}, "the delimiter must be one character, such as ; or |, not '||'"),
         ({"delimiter": '"'}, "the delimiter must be one character"),
+        ({"encoding": "hex"}, "there is no encoding 'hex'"),
         ({"encoding": "latin-0"}, "there is no encoding 'latin-0'; for example there are utf-8"),
     ],
 )

@@ -1,5 +1,6 @@
 """Many files to labels: which files, what a worker does with one, and all of it on a real Ray."""
 
+import gzip
 import json
 import os
 import re
@@ -66,6 +67,21 @@ def test_a_shards_labels_have_its_path_below_the_pattern(tmp_path: Path) -> None
     assert names(find_shards("data/*/*.jsonl", "out")) == ["a/one.jsonl", "a/two.jsonl"]
     found = find_shards("data/a/x.txt", "out", data_format="jsonl", output_format="csv")
     assert names(found) == ["x.csv"]
+
+
+def test_compressed_shards_and_workbooks(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("a.jsonl.gz", "b.jsonl.zst"):
+        (tmp_path / "data" / name).touch()
+    assert names(find_shards("data/*", "out")) == ["a.jsonl.gz", "b.jsonl.zst"]
+    assert names(find_shards("data/*", "out", output_format="arrow")) == ["a.arrow", "b.arrow"]
+    assert all(shard.is_empty() for shard in find_shards("data/*", "out"))
+    (tmp_path / "data" / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "some"}\n'))
+    assert [shard.is_empty() for shard in find_shards("data/*", "out")] == [False, True]
+    (tmp_path / "data" / "c.xlsx").touch()
+    with pytest.raises(InputError, match="labels are not written as an Excel workbook"):
+        find_shards("data/*.xlsx", "out")
+    assert names(find_shards("data/*.xlsx", "out", output_format="csv")) == ["c.csv"]
 
 
 def test_a_pattern_that_means_nothing_is_refused(tmp_path: Path) -> None:
