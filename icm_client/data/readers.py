@@ -213,12 +213,7 @@ def _kind_of(stream: BufferedReader, file: File, options: FileOptions) -> FileFo
         kind = "xlsx"
     if kind is None:
         _refuse_other_kinds(beginning, file.name)
-        try:
-            kind = format_of(file.name, asked)
-        except InputError:
-            if asked is not None or not _JSON.match(beginning):
-                raise
-            kind = "jsonl"
+        kind = _kind_of_text(beginning, file.name, asked)
     elif asked not in (None, kind):
         raise InputError(
             f"{file.name}: the file is {_NAMES[kind]}, and was to be read as {_NAMES[asked]}: "
@@ -236,6 +231,19 @@ def _kind_of(stream: BufferedReader, file: File, options: FileOptions) -> FileFo
     if file.sheet is not None and kind != "xlsx":
         raise InputError(f"{file.name}: the file is {_NAMES[kind]}, which has no sheets")
     return kind
+
+
+def _kind_of_text(beginning: bytes, name: str, asked: FileFormat | None) -> FileFormat:
+    try:
+        return format_of(name, asked)
+    except InputError:
+        if asked is None and _JSON.match(beginning):
+            return "jsonl"
+        if asked is None and name == STDIN:
+            raise InputError(
+                f"{name}: what came does not show its format: name it, for example --format csv"
+            ) from None
+        raise
 
 
 def _is_workbook(stream: BufferedReader) -> bool:

@@ -365,6 +365,7 @@ WRONG: Mapping[str, Callable[[pytest.MonkeyPatch, Site], Case]] = {
     ),
     "unknown": lambda *_: Case(written("unknown", separated().encode())),
     "`-` at a terminal": lambda patch, _: Case(standard_input(patch, b"", terminal=True)),
+    "`-` with CSV in it": lambda patch, _: Case(standard_input(patch, separated().encode())),
     "`-` with nothing in it": lambda patch, _: Case(standard_input(patch, b"")),
     "https://HOST/missing.jsonl": lambda _, site: Case(f"{site.url}/missing.jsonl"),
     "https://HOST/secret.jsonl": lambda _, site: Case(f"{site.url}/secret.jsonl"),
