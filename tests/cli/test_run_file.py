@@ -8,6 +8,7 @@ from whole_program import Run, whole_program
 
 import icm_client.runs.server
 from icm_client import Task, read_rows
+from icm_client.errors import SetupError
 from icm_client.record.archive import list_runs
 from icm_client.testing import PlantedConcept
 
@@ -22,6 +23,16 @@ labels = ["positive", "negative"]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     return whole_program(monkeypatch, capsys)
+
+
+def _no_server() -> None:
+    raise SetupError("no server")
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run asks a server's tokenizer, and goes on without one."""
+    monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", _no_server)
 
 
 @pytest.fixture(autouse=True)
