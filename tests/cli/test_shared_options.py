@@ -23,7 +23,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return whole_program(monkeypatch, capsys)
 
 
-def _no_server() -> None:
+def _no_server(*_: object) -> None:
     raise SetupError("no server")
 
 
