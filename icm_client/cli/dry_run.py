@@ -95,7 +95,7 @@ def show_dry_run(
         )
         return job
     console = result_console(output)
-    print_preview(job, console, as_json=False)
+    print_preview(job, console)
     if groups is not None:
         for value, run in groups.runs.items():
             words = f"{by} = {value}: {len(run.whole.dataset.rows):,} rows"

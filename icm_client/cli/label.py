@@ -371,7 +371,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     job = prepared.whole
     _save(context, job, save_task, save_config)
     if verbose and not as_json:
-        print_preview(job, result_console(output), as_json=False)
+        print_preview(job, result_console(output))
     if forecasts:
         with served(serve, server) as (asked, _):
             _print_forecast(prepared, asked, store, as_json=as_json, quiet=quiet)

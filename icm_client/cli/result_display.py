@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.documents import print_json
 from icm_client.cli.terminal import columns_that_fit, duration, share
 from icm_client.data.job import Job
 from icm_client.data.outputs import STANDARD_OUTPUT
@@ -37,18 +36,8 @@ def result_console(output: str | None) -> Console:
     return Console(stderr=output == STANDARD_OUTPUT, highlight=False)
 
 
-def print_preview(job: Job, console: Console, *, as_json: bool) -> None:
+def print_preview(job: Job, console: Console) -> None:
     """Print the first prompt as the model gets it, and the labels that may follow."""
-    if as_json:
-        shown = {
-            "rows": len(job.dataset.rows),
-            "first_prompt": job.prompts[0],
-            "labels": job.label_texts,
-            "warnings": job.warnings,
-            "notices": job.notices,
-        }
-        print_json(shown)
-        return
     console.print(Text(f"{len(job.dataset.rows):,} rows. The first prompt, and what may follow:\n"))
     console.print(Text(job.prompts[0], style="dim"), soft_wrap=True)
     for text in job.label_texts:

@@ -111,7 +111,9 @@ def _choices(given: object) -> _Choices:
         try:
             given = orjson.loads(given)
         except orjson.JSONDecodeError:
-            raise Unusable(f"the choices are not JSON: {shown(given)}") from None
+            raise Unusable(
+                f'the choices are not JSON, such as ["yes", "no"]: {shown(given)}'
+            ) from None
     labels: object = None
     if isinstance(given, Mapping):
         labels, given = given.get("label"), given.get("text")

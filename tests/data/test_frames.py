@@ -144,7 +144,7 @@ def test_rows_of_a_stream_are_taken_one_batch_at_a_time() -> None:
 
 def test_several_tables_are_refused() -> None:
     sheets = {"May": pd.DataFrame({"text": ["a", "b"]}), "June": pd.DataFrame({"text": ["c", "d"]})}
-    with pytest.raises(RowError, match=r"these are 2 tables, 'May', 'June': pick one"):
+    with pytest.raises(RowError, match=r"these are tables by name, 'May', 'June': pick one"):
         rows_from(sheets)
 
 
@@ -208,7 +208,8 @@ def test_classes_of_datasets_have_their_names(made: str, tmp_path: Path) -> None
 def test_a_split_must_be_named() -> None:
     both = datasets.DatasetDict({"train": hub_dataset(), "test": hub_dataset()})
     with pytest.raises(
-        RowError, match=r"these are 2 splits, 'train', 'test': pick one, such as rows\['train'\]"
+        RowError,
+        match=r"these are splits by name, 'train', 'test': pick one, such as rows\['train'\]",
     ):
         rows_from(both)
 
