@@ -31,13 +31,14 @@ from icm_client.cli.result_display import (
     result_console,
 )
 from icm_client.cli.run_file import (
+    ConfiguredCommand,
     config_option,
     save_config_option,
     whole_command,
     write_config,
 )
 from icm_client.cli.search_display import progress_display
-from icm_client.cli.sections import SectionedCommand, section
+from icm_client.cli.sections import section
 from icm_client.cli.serve import serve_option, served
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.streams import say_above
@@ -106,7 +107,7 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     return named
 
 
-@click.command("label", cls=SectionedCommand, short_help="Label the rows of a file.")
+@click.command("label", cls=ConfiguredCommand, short_help="Label the rows of a file.")
 @click.argument("data", nargs=-1, required=True, type=click.Path())
 @task_options
 @section(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
-from click.core import ParameterSource
 
 from icm_client.cli.completion import complete_tasks
 from icm_client.cli.sections import section
@@ -43,12 +42,6 @@ _TASK_OPTIONS = (
 )
 
 
-def on_command_line(*names: str) -> bool:
-    """Whether any of these parameters was given there, and not in a run file."""
-    context = click.get_current_context()
-    return any(context.get_parameter_source(name) == ParameterSource.COMMANDLINE for name in names)
-
-
 def task_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add --task, --template and --labels to a command, which receives one `task`.
 
@@ -64,10 +57,6 @@ def task_options(command: Callable[..., None]) -> Callable[..., None]:
         labels: str | None,
         **kwargs: Any,
     ) -> None:
-        if on_command_line("task_name") and not on_command_line("template", "labels"):
-            template = labels = None  # those of a run file
-        elif on_command_line("template", "labels") and not on_command_line("task_name"):
-            task_name = None
         task: Task | str | None = task_name
         if template is not None or labels is not None:
             if template is None or labels is None:
@@ -306,12 +295,6 @@ def server_options(*, wire: bool = False) -> Callable[[Callable[..., None]], Cal
             item_timeout: float = _RETRY.item_timeout_s,
             **kwargs: Any,
         ) -> None:
-            if gguf is not None and urls and on_command_line("gguf") != on_command_line("urls"):
-                # One of the two is a run file's.
-                if on_command_line("gguf"):
-                    urls, model = (), None
-                else:
-                    gguf = None
             neighbour = None if good_neighbour is None else GoodNeighbour(queue=good_neighbour)
             transport = TransportSettings(
                 retry=RetryPolicy(attempt_timeout_s=attempt_timeout, item_timeout_s=item_timeout),

@@ -19,7 +19,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from icm_client.cli.sections import section
+from icm_client.cli.sections import SectionedCommand, section
 from icm_client.data.messages import did_you_mean, shown
 from icm_client.data.task import unescape
 from icm_client.data.task_file import toml_value, write_new
@@ -131,6 +131,35 @@ def _names_file(parameter: click.Parameter, value: str, folder: Path) -> bool:
     if isinstance(parameter.type, click.Path):
         return True
     return _key(parameter) in _MAYBE_PATHS and (folder / value).exists()
+
+
+_RIVALS: Final[Mapping[str, tuple[str, ...]]] = {
+    "task_name": ("template", "labels"),
+    "template": ("task_name",),
+    "labels": ("task_name",),
+    "urls": ("gguf", "serve"),
+    "model": ("gguf", "serve"),
+    "gguf": ("urls", "serve"),
+    "serve": ("urls", "gguf"),
+}
+"""Parameter -> those that say otherwise: one of them on the command line puts out the file's."""
+
+
+class ConfiguredCommand(SectionedCommand):
+    """A command with --config, whose command line wins over the file in what both speak of."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse them, and put out what the file says and the command line says otherwise."""
+        rest = super().parse_args(ctx, args)
+        source = ctx.get_parameter_source
+        for parameter in self.params:
+            name = parameter.name or ""
+            if source(name) == ParameterSource.DEFAULT_MAP and any(
+                source(rival) == ParameterSource.COMMANDLINE for rival in _RIVALS.get(name, ())
+            ):
+                ctx.params[name] = () if parameter.multiple else None
+                ctx.set_parameter_source(name, ParameterSource.DEFAULT)
+        return rest
 
 
 config_option = section(

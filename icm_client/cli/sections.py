@@ -47,7 +47,16 @@ _WHOLE: Final = 200
 
 
 class SectionedCommand(click.Command):
-    """A command whose help shows its options by section."""
+    """A command whose help shows its options by section.
+
+    A number is shown as N: click's own "INTEGER RANGE" says no more than the range behind it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for parameter in self.params:
+            if isinstance(parameter.type, click.IntRange | click.FloatRange):
+                parameter.metavar = parameter.metavar or "N"
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections in the order of their first options, and the other options last."""

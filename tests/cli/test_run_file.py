@@ -8,6 +8,7 @@ from whole_program import Run, whole_program
 
 import icm_client.runs.server
 from icm_client import Task, read_rows
+from icm_client.errors import SetupError
 from icm_client.record.archive import list_runs
 from icm_client.testing import PlantedConcept
 
@@ -22,6 +23,16 @@ labels = ["positive", "negative"]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     return whole_program(monkeypatch, capsys)
+
+
+def _no_server(*_: object) -> None:
+    raise SetupError("no server")
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run asks a server's tokenizer, and goes on without one."""
+    monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", _no_server)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +50,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch, rows: Path) -> PlantedConcept:
     classes = [TASK.labels.index(gold or "") for gold in dataset.gold or ()]
     planted = dict(zip(TASK.render_all(dataset), classes, strict=True))
     concept = PlantedConcept(planted, TASK.label_texts, strength=3.0)
-    monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", lambda: concept)
+    monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", lambda *_: concept)
     return concept
 
 
@@ -58,6 +69,27 @@ def test_the_command_line_wins(run: Run, tmp_path: Path) -> None:
 def test_a_task_on_the_command_line_takes_the_place_of_the_files_template(run: Run) -> None:
     ended = run("label", "--config", "run.toml", "--task", "author-gender", "--dry-run", "--json")
     assert orjson.loads(ended.out)["labels"] == [" female", " male"]
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_what_the_command_line_puts_out_is_neither_saved_nor_recorded(
+    run: Run, tmp_path: Path
+) -> None:
+    """Else the saved file, or the run's own command, would contradict itself."""
+    (tmp_path / "mine.toml").write_text(
+        'template = "Review: {text}\\nSentiment:"\nlabels = ["positive", "negative"]\n', "utf-8"
+    )
+    (tmp_path / "run.toml").write_text(FILE + 'endpoint = "http://127.0.0.1:9"\n', "utf-8")
+    given = ("--config", "run.toml", "--task", "mine.toml", "--save-config", "new.toml")
+    assert run("label", *given, "--gguf", "m.gguf", "--dry-run").code == 0
+    saved = (tmp_path / "new.toml").read_text("utf-8")
+    assert 'task = "mine.toml"' in saved
+    for absent in ("template", "labels", "endpoint"):
+        assert f"{absent} =" not in saved
+    (tmp_path / "run.toml").write_text(FILE, "utf-8")
+    assert run("label", *given[:4], "-o", "out.jsonl", "-q").code == 0
+    (kept,) = list_runs(tmp_path / "runs").runs
+    assert kept.record["command"] == ["label", *given[2:4], "-o", "out.jsonl", "-q", "rows.jsonl"]
 
 
 def test_a_template_on_the_command_line_takes_the_place_of_the_files_task(

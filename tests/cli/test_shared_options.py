@@ -9,6 +9,7 @@ from whole_program import Run, whole_program
 
 import icm_client.runs.server
 from icm_client import Task
+from icm_client.errors import SetupError
 from icm_client.testing import PlantedConcept
 
 TASK = Task(template="Kritik: {text}\nUrteil:", labels=("gut", "schlecht"))
@@ -20,6 +21,16 @@ WORDS = [f'größter "Film", Nummer {number}' for number in range(40)]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     return whole_program(monkeypatch, capsys)
+
+
+def _no_server(*_: object) -> None:
+    raise SetupError("no server")
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run asks a server's tokenizer, and goes on without one."""
+    monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", _no_server)
 
 
 @pytest.fixture(autouse=True)
