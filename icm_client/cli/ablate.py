@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.documents import print_json
 from icm_client.cli.options import (
     Names,
     file_options,
@@ -26,7 +27,7 @@ from icm_client.cli.options import (
 from icm_client.cli.search_display import moment
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import ended_at_once
-from icm_client.cli.terminal import live_display, output_console, print_json
+from icm_client.cli.terminal import live_display, output_console
 from icm_client.data import FileOptions, Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, task_for

@@ -1,11 +1,14 @@
 """`icm-client check`: find out whether a server can label, and what a run would cost."""
 
+from dataclasses import replace
+
 import anyio
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.documents import print_json
 from icm_client.cli.options import (
     file_options,
     limit_option,
@@ -13,16 +16,17 @@ from icm_client.cli.options import (
     store_option,
     task_options,
 )
-from icm_client.cli.sections import SectionedCommand
+from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import Drain, draining
-from icm_client.cli.terminal import print_json, step_display
+from icm_client.cli.terminal import step_display
 from icm_client.data import Dataset, FileOptions, Task
 from icm_client.data.job import Job, task_for
 from icm_client.endpoints.parsing import clipped
 from icm_client.endpoints.probe import Grade
-from icm_client.errors import TaskError
 from icm_client.runs.check import CheckReport, check
 from icm_client.runs.server import Server
+
+BRIEF = "Without a task, ten requests show who serves, and whether log-probs come back."
 
 PLANNED = (
     "The check sends about 250 short requests and a dozen long ones: it takes about a minute, or a "
@@ -37,23 +41,28 @@ _STYLES = {Grade.GOOD: "green", Grade.NOTE: "yellow", Grade.BAD: "bold red"}
     cls=SectionedCommand,
     short_help="Find out whether a server can label, and what it costs.",
 )
+@click.argument("url", required=False)
 @server_options()
 @task_options
-@click.option(
-    "-d", "--data", type=click.Path(), help="Rows like the run's. [default: made-up ones]"
+@section(
+    "Data",
+    click.option(
+        "-d", "--data", type=click.Path(), help="Rows like the run's. [default: made-up ones]"
+    ),
+    click.option(
+        "--rows",
+        "run_rows",
+        type=click.IntRange(2),
+        help="How many rows the run would have, for its cost. [default: the data's, or 64]",
+    ),
+    file_options,
+    limit_option,
 )
-@click.option(
-    "--rows",
-    "run_rows",
-    type=click.IntRange(2),
-    help="How many rows the run would have, for its cost. [default: the data's, or 64]",
-)
-@file_options
-@limit_option
-@store_option
+@section("Record", store_option)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check_command(
     *,
+    url: str | None,
     server: Server,
     task: Task | str | None,
     data: str | None,
@@ -63,7 +72,11 @@ def check_command(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Probe a server, and say whether a labelling run would work.
+    """Probe the server at URL (or --endpoint), and say whether a labelling run would work.
+
+    Without a task: who serves which model, whether log-probs come back and of what kind, and what
+    to do next. With a task or --data, prompts such as a run would send: what they need, and what
+    the run would cost.
 
     Exit status: 0 ready, 1 not ready. After Ctrl-C what was found is printed.
     """
@@ -71,14 +84,14 @@ def check_command(
     if data is not None:
         job = Job.prepare(data, task_for(data, task), file=file, limit=limit)
         rows, task = job.dataset, job.task
-    if task is None:
-        raise TaskError(
-            "no task: name one with --task FILE or NAME, or put a task.toml beside the data"
-        )
+    if url is not None:
+        if server.url is not None:
+            raise click.UsageError("The server is named twice, as URL and with --endpoint.")
+        server = replace(server, url=url)
 
     async def run() -> tuple[CheckReport, Drain]:
         if not as_json:
-            click.echo(PLANNED, err=True)
+            click.echo(BRIEF if task is None else PLANNED, err=True)
         with step_display(hidden=as_json, prefix="Checking: ") as step:
             async with draining("Stopping.") as drain:
                 report = await check(
@@ -127,3 +140,5 @@ def print_report(report: CheckReport, console: Console | None = None) -> None:
         console.print(Text("Not ready:", style="bold red"))
         for reason in report.reasons:
             console.print(Text(f"  {clipped(reason)}"), soft_wrap=True)
+    for command, does in report.next:
+        console.print(Text(f"  {command}", style="bold"), Text(does), sep="\n    ", soft_wrap=True)

@@ -17,6 +17,7 @@ from icm_client.record.layout import DEFAULT_BASE, RECORD
 
 _TASK: Final = ("-t", "--task")
 _TAKE_A_RUN: Final = ("export", "figures", "finetune", "predict", "report")
+_TAKE_A_TASK: Final = (("show",), ("convert",))
 
 
 def complete_tasks(
@@ -58,16 +59,19 @@ def quick_command(name: str, words: Sequence[str]) -> click.Command | None:
         return _Quick(name, click.Option([*_TASK, "typed"], shell_complete=complete_tasks))
     if not words and name in _TAKE_A_RUN:
         return _Quick(name, click.Argument(["run"], shell_complete=complete_runs))
+    if name == "tasks" and tuple(words) in _TAKE_A_TASK:
+        task = click.Argument(["task"], shell_complete=complete_tasks)
+        return _Quick(name, click.Argument(["command"]), task)
     return None
 
 
 class _Quick(click.Command):
-    """A command that completes one parameter; for its options the command itself is imported."""
+    """A command that completes a name; for its options the command itself is imported."""
 
-    def __init__(self, name: str, parameter: click.Parameter) -> None:
+    def __init__(self, name: str, *parameters: click.Parameter) -> None:
         super().__init__(
             name,
-            params=[parameter],
+            params=list(parameters),
             context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
         )
 

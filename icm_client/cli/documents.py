@@ -1,4 +1,4 @@
-"""What --json prints: one object a command, whose first keys are the same (docs/json.md).
+"""What --json prints: one object a command, whose first keys are the same (docs/commands.md).
 
     {"command": "runs list", "version": "0.1.0", ...}
 

@@ -13,10 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.completion import complete_runs
+from icm_client.cli.documents import print_json
 from icm_client.cli.options import file_options, seed_option, store_option
 from icm_client.cli.run_options import runs_option
 from icm_client.cli.sections import SectionedCommand, section
-from icm_client.cli.terminal import print_json
 from icm_client.cli.trainer_options import (
     epochs_option,
     lora_option,
@@ -45,7 +46,7 @@ _LINES = 10
 
 
 @click.command("finetune", cls=SectionedCommand, short_help="Train a model on a run's labels.")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=complete_runs)
 @section(
     "Model",
     click.option(

@@ -8,6 +8,9 @@ from typing import ParamSpec
 import anyio
 import click
 
+from icm_client.cli.documents import print_json
+from icm_client.cli.dry_run import show_dry_run
+from icm_client.cli.group_display import GroupProgress, print_group_warnings, print_groups
 from icm_client.cli.options import (
     check_output_option,
     file_options,
@@ -35,18 +38,26 @@ from icm_client.cli.run_file import (
 )
 from icm_client.cli.search_display import progress_display
 from icm_client.cli.sections import SectionedCommand, section
+from icm_client.cli.serve import serve_option, served
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.streams import say_above
-from icm_client.cli.terminal import print_json, step_display
+from icm_client.cli.terminal import step_display
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
 from icm_client.data import Dataset, FileFormat, FileOptions, Task, find_beside, read_rows
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, task_for
+from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.data.rows import refused_rows
 from icm_client.data.sources import found_files
 from icm_client.data.task_file import write_task
 from icm_client.errors import IcmError, InputError, RowError
 from icm_client.record.layout import DEFAULT_BASE, LABELS
+from icm_client.runs.by_field import (
+    GroupLabels,
+    PreparedGroups,
+    label_groups,
+    prepare_groups,
+)
 from icm_client.runs.label import label_prepared
 from icm_client.runs.presets import Settings, TrainedSettings
 from icm_client.runs.progress import Budget
@@ -97,7 +108,6 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
 
 @click.command("label", cls=SectionedCommand, short_help="Label the rows of a file.")
 @click.argument("data", nargs=-1, required=True, type=click.Path())
-@config_option
 @task_options
 @section(
     "Task",
@@ -123,6 +133,32 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
         help="Leave rows that cannot be used (broken, empty, too long) without a label, and list "
         "them.",
     ),
+    click.option(
+        "--max-row-tokens",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Rows whose own prompt takes more tokens cannot be used. [default: what the server's "
+        "context has room for]",
+    ),
+    click.option(
+        "--truncate",
+        is_flag=True,
+        help="Cut such rows to --max-row-tokens, their longest text from its end; the column "
+        "cut_tokens says which.",
+    ),
+    click.option(
+        "--by",
+        metavar="FIELD",
+        help="A run for each value of FIELD, such as a persona or a country, and how far their "
+        "labels agree; limits are of all runs together.",
+    ),
+    click.option(
+        "--match",
+        multiple=True,
+        metavar="FIELD",
+        help="With --by: what rows of two values share that are the same; it may be repeated. "
+        "[default: the template's other fields]",
+    ),
 )
 @section(
     "Output",
@@ -135,6 +171,7 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
     output_format_option,
 )
 @server_options(wire=True)
+@serve_option
 @section(
     "Search",
     seed_option,
@@ -202,9 +239,10 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
         "began, label with that one from the start instead of ending.",
     ),
 )
+@config_option
+@save_config_option
 @click.option("--dry-run", is_flag=True, help="Check rows and task, show a prompt, and stop.")
 @click.option("--forecast", "forecasts", is_flag=True, help="Print what a run would take; stop.")
-@save_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show a prompt before the run.")
@@ -238,6 +276,11 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     max_minutes: float | None,
     fail_on_error: float,
     skip_bad_rows: bool,
+    max_row_tokens: int | None,
+    truncate: bool,
+    by: str | None,
+    match: tuple[str, ...],
+    serve: str | None,
     accept_drift: bool,
     store: str | None,
     file: FileOptions,
@@ -270,6 +313,10 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         train_from=train_from,
         epochs=epochs,
     )
+    if forecasts and by is not None:
+        raise click.UsageError("--forecast is for one run: forecast the rows of one value alone.")
+    if match and by is None:
+        raise click.UsageError("--match goes with --by FIELD.")
     if output is None and not (dry_run or forecasts):
         raise click.UsageError("Missing option '-o' / '--output': where should the labels go?")
     if output is not None:
@@ -296,45 +343,45 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         fresh=fresh,
         search_rows=search_rows,
         limit=limit,
+        max_row_tokens=max_row_tokens,
+        truncate=truncate,
     )
+    if not as_json and not quiet and found_at is not None:
+        click.echo(f"Task: {found_at}", err=True)
+    if dry_run:
+        shown = show_dry_run(
+            request,
+            server,
+            store=store,
+            output=output,
+            by=by,
+            match=match,
+            serve=serve,
+            as_json=as_json,
+            quiet=quiet,
+        )
+        _save(context, shown, save_task, save_config)
+        return
     if dataset.skipped and not skip_bad_rows:  # they are named with those that the task refuses
         every = replace(request, skip_bad_rows=True).prepared().job.dataset
         raise refused_rows(every.skipped, path=dataset.name, usable=len(every.rows))
-    if not as_json and not quiet and found_at is not None:
-        click.echo(f"Task: {found_at}", err=True)
-    prepared = request.prepared()
+    groups = None if by is None else prepare_groups(request, by, match=match)
+    prepared = request.prepared() if groups is None else groups.whole
     job = prepared.whole
     _save(context, job, save_task, save_config)
-    if dry_run or (verbose and not as_json):
-        print_preview(job, result_console(output), as_json=as_json)
-        if dry_run and not as_json and not quiet:
-            print_notices(job.notices, job.dataset.skipped, warnings=job.warnings)
-    if forecasts and not dry_run:
-        _print_forecast(prepared, server, store, as_json=as_json, quiet=quiet)
-    if dry_run or forecasts or output is None:
+    if verbose and not as_json:
+        print_preview(job, result_console(output))
+    if forecasts:
+        with served(serve, server) as (asked, _):
+            _print_forecast(prepared, asked, store, as_json=as_json, quiet=quiet)
+    if forecasts or output is None:
         return
     if not as_json and not quiet:  # now, while they can be heeded; after the run again
         print_notices((), (), warnings=job.warnings)
 
-    async def work() -> Labels:
-        async with draining() as drain:
-            with progress_display(hidden=quiet or as_json) as progress:
-                return await label_prepared(
-                    prepared,
-                    endpoint=server,
-                    store=kept,
-                    progress=progress,
-                    stopping=drain.stopping,
-                )
-
-    interrupted: Interrupted | None = None
-    try:
-        with open_store(store) as kept, ended_at_once(kept):
-            found = anyio.run(work)
-    except Interrupted as stopped:
-        if stopped.labels is None:
-            raise
-        found, interrupted = stopped.labels, stopped
+    found, interrupted = _labelled(
+        prepared, groups, server, serve=serve, store=store, hidden=quiet or as_json
+    )
     _put_out(found, output, output_format, as_json=as_json, quiet=quiet)
     if interrupted is not None:
         raise interrupted
@@ -360,6 +407,7 @@ def _print_forecast(
             predicted=len(prepared.rest.rows),
             store=store,
             skip_bad_rows=prepared.request.skip_bad_rows,
+            row_limit=prepared.request.row_limit,
             on_probe=say,
             on_step=step,
         )
@@ -397,8 +445,58 @@ def _save(context: click.Context, job: Job, task: str | None, config: str | None
             click.echo(f"Not written to {config}: {secret}.", err=True)
 
 
+def _labelled(
+    prepared: PreparedRun,
+    groups: PreparedGroups | None,
+    server: Server,
+    *,
+    serve: str | None,
+    store: str | None,
+    hidden: bool,
+) -> tuple[Labels | GroupLabels, Interrupted | None]:
+    """What the run has found, or those of the groups; and the signal that has ended it early."""
+
+    async def work() -> Labels | GroupLabels:
+        async with draining() as drain:
+
+            def stopping() -> bool:
+                return drain.stopping() or has_ended()
+
+            if groups is not None:
+                with GroupProgress(groups.field, hidden=hidden) as shown:
+                    return await label_groups(
+                        groups,
+                        endpoint=asked,
+                        store=kept,
+                        began=shown.begin,
+                        progress=shown,
+                        stopping=stopping,
+                    )
+            with progress_display(hidden=hidden) as progress:
+                return await label_prepared(
+                    prepared, endpoint=asked, store=kept, progress=progress, stopping=stopping
+                )
+
+    try:
+        with (
+            served(serve, server) as (asked, has_ended),
+            open_store(store) as kept,
+            ended_at_once(kept),
+        ):
+            return anyio.run(work), None
+    except Interrupted as stopped:
+        if stopped.labels is None:
+            raise
+        return stopped.labels, stopped
+
+
 def _put_out(
-    found: Labels, output: str, output_format: FileFormat | None, *, as_json: bool, quiet: bool
+    found: Labels | GroupLabels,
+    output: str,
+    output_format: FileFormat | None,
+    *,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Write the labels, and print what a person must know about them.
 
@@ -407,19 +505,31 @@ def _put_out(
             printed by then, and the run's record has the labels too.
     """
     lost: IcmError | None = None
-    place = output
+    place = "standard output" if output == STANDARD_OUTPUT else output
     try:
         found.write(output, format=output_format)
     except InputError as error:
-        place = "no file" if found.run is None else str(found.run / LABELS)
-        kept = "" if found.run is None else f". The labels are in {place}"
+        runs = (
+            [found.run] if isinstance(found, Labels) else [one.run for one in found.runs.values()]
+        )
+        places = [str(run / LABELS) for run in runs if run is not None]
+        place = ", ".join(places) or "no file"
+        kept = f". The labels are in {place}" if places else ""
         lost = IcmError(f"{error}{kept}")
         lost.goes_on = True
     if as_json:
-        document = {**found.summary(), "output": place if lost is None or found.run else None}
+        document = {**found.summary(), "output": None if place == "no file" else place}
         print_json(document)
     elif not quiet:
-        print_result(found, place, result_console(output))
-    print_warnings(found, notes=not (as_json or quiet))
+        console = result_console(output)
+        if isinstance(found, Labels):
+            print_result(found, place, console)
+        else:
+            print_groups(found, place, console)
+    notes = not (as_json or quiet)
+    if isinstance(found, Labels):
+        print_warnings(found, notes=notes)
+    else:
+        print_group_warnings(found, notes=notes)
     if lost is not None:
         raise lost

@@ -232,7 +232,8 @@ _SERVER_OPTIONS = (
     click.option(
         "--kind",
         type=click.Choice(SERVER_KINDS),
-        help="The server's kind. [default: it is asked what it is]",
+        metavar="KIND",
+        help=f"The server's kind: {', '.join(SERVER_KINDS)}. [default: it is asked what it is]",
     ),
     click.option(
         "--allow-floor",

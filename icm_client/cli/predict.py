@@ -15,6 +15,8 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.completion import complete_runs
+from icm_client.cli.documents import print_json
 from icm_client.cli.options import (
     check_output_option,
     file_options,
@@ -32,8 +34,8 @@ from icm_client.cli.result_display import (
 )
 from icm_client.cli.run_options import runs_option
 from icm_client.cli.sections import SectionedCommand, section
+from icm_client.cli.serve import serve_option, served
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
-from icm_client.cli.terminal import print_json
 from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat, FileOptions
 from icm_client.data.sources import found_files
@@ -53,7 +55,7 @@ _LINES_APART_S = 10.0
 @click.command(
     "predict", cls=SectionedCommand, short_help="Label new rows with what a run has found."
 )
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=complete_runs)
 @click.argument("data", nargs=-1, required=True, type=click.Path())
 @section(
     "Output",
@@ -74,6 +76,7 @@ _LINES_APART_S = 10.0
     ),
 )
 @server_options(wire=True)
+@serve_option
 @section(
     "Prediction",
     click.option(
@@ -131,6 +134,15 @@ _LINES_APART_S = 10.0
     store_option,
 )
 @file_options
+@section(
+    "Data",
+    click.option(
+        "--limit",
+        type=click.IntRange(1),
+        metavar="N",
+        help="The first N rows alone, and what is left of a group that goes on. [default: all]",
+    ),
+)
 @output_format_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
@@ -145,6 +157,7 @@ def predict_command(
     gold: str | None,
     contexts: int,
     server: Server,
+    serve: str | None,
     accept_other_model: bool,
     fail_on_error: float,
     skip_bad_rows: bool,
@@ -155,6 +168,7 @@ def predict_command(
     base: Path,
     store: str | None,
     file: FileOptions,
+    limit: int | None,
     output_format: FileFormat | None,
     as_json: bool,
     quiet: bool,
@@ -176,8 +190,7 @@ def predict_command(
     interrupted (Ctrl-C, TERM, a closed terminal).
     """
     predictor = Predictor.load(run_name, runs=base)
-    options = {
-        "endpoint": server,
+    options: dict[str, Any] = {
         "contexts": contexts,
         "gold": gold,
         "file": file,
@@ -189,7 +202,10 @@ def predict_command(
     }
     hidden = quiet or as_json
     if engine == "ray":
-        options |= {"store": store, "address": address, "workers": workers or WORKERS}
+        if serve is not None or limit is not None:
+            raise click.UsageError("--serve and --limit are for --engine local.")
+        options |= {"endpoint": server, "store": store, "address": address}
+        options["workers"] = workers or WORKERS
         if len(data) > 1:
             raise click.UsageError("--engine ray takes one pattern: put it in quotes, 'data/*.csv'")
         found = _on_ray(predictor, data[0], output, hidden=hidden, options=options)
@@ -197,12 +213,15 @@ def predict_command(
         raise click.UsageError("--address and --workers go with --engine ray.")
     else:
         check_output_option(output, output_format, as_json=as_json)
-        found = _here(predictor, data, output, store, hidden=hidden, options=options)
+        options["limit"] = limit
+        with served(serve, server) as (asked, has_ended):
+            options["endpoint"] = asked
+            found = _here(predictor, data, output, store, has_ended, hidden=hidden, options=options)
     if as_json:
         print_json(found.summary())
     elif not quiet:
         print_predicted(found, result_console(output))
-    print_notices((), found.totals.failed)
+    print_notices(() if hidden else found.notices, found.totals.failed)
     print_verdict(
         found.verdict, found.findings, sure=found.confidence is not None, notes=not hidden
     )
@@ -215,14 +234,19 @@ def _here(
     data: tuple[str, ...],
     output: str,
     store: str | None,
+    has_ended: Callable[[], bool],
     *,
     hidden: bool,
     options: dict[str, Any],
 ) -> Predicted:
-    """Label a file or several, in this process."""
+    """Label a file or several, in this process; `has_ended` says that its server is no more."""
 
     async def work() -> Predicted:
         async with draining() as drain:
+
+            def stopping() -> bool:
+                return drain.stopping() or has_ended()
+
             with _display(hidden=hidden) as progress:
                 return await predict_file(
                     predictor,
@@ -230,7 +254,7 @@ def _here(
                     output,
                     store=kept,
                     progress=progress,
-                    stopping=drain.stopping,
+                    stopping=stopping,
                     **options,
                 )
 

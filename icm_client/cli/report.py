@@ -5,7 +5,9 @@ from pathlib import Path
 
 import click
 
-from icm_client.cli.run_options import runs_option
+from icm_client.cli.completion import complete_runs
+from icm_client.cli.documents import print_json
+from icm_client.cli.run_options import json_option, runs_option
 from icm_client.data.messages import shown
 from icm_client.errors import InputError
 from icm_client.record.archive import find_run
@@ -15,7 +17,7 @@ from icm_client.report.run_figures import draw_run
 
 
 @click.command("report", short_help="Write a run's report, an HTML page.")
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=complete_runs)
 @click.option(
     "-o",
     "--output",
@@ -25,8 +27,15 @@ from icm_client.report.run_figures import draw_run
 @click.option("--gold", metavar="FIELD", help="Field with known labels. [default: the run's]")
 @click.option("--open", "opens", is_flag=True, help="Open the page in the browser.")
 @runs_option
+@json_option
 def report_command(
-    *, run_name: str, output: Path | None, gold: str | None, opens: bool, base: Path
+    *,
+    run_name: str,
+    output: Path | None,
+    gold: str | None,
+    opens: bool,
+    base: Path,
+    as_json: bool,
 ) -> None:
     """Write the report of RUN: a run's name, its beginning, `latest`, or its folder.
 
@@ -39,13 +48,16 @@ def report_command(
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {shown(path.parent)}: create it first")
     write_report(run, path, gold=gold)
-    click.echo(f"Report in {path}")
+    if as_json:
+        print_json({"run": run.name, "report": str(path)})
+    else:
+        click.echo(f"Report in {path}")
     if opens and not webbrowser.open(path.resolve().as_uri()):
         click.echo("No browser could be opened: open the file by hand.", err=True)
 
 
 @click.command("figures", short_help="Draw a run's figures as PNG and SVG.")
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=complete_runs)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -54,11 +66,19 @@ def report_command(
 )
 @click.option("--gold", metavar="FIELD", help="Field with known labels. [default: the run's]")
 @runs_option
-def figures_command(*, run_name: str, out: Path, gold: str | None, base: Path) -> None:
+@json_option
+def figures_command(
+    *, run_name: str, out: Path, gold: str | None, base: Path, as_json: bool
+) -> None:
     """Draw the figures of RUN for a paper: a run's name, its beginning, `latest`, or its folder.
 
     Each is a PNG and an SVG one column wide: U, balance and flips by sweep or step, the log-odds
     with their threshold, and where there is gold the reliability curve.
     """
-    for path in draw_run(read_report(find_run(run_name, base), gold=gold), out):
+    run = find_run(run_name, base)
+    drawn = [str(path) for path in draw_run(read_report(run, gold=gold), out)]
+    if as_json:
+        print_json({"run": run.name, "files": drawn})
+        return
+    for path in drawn:
         click.echo(path)

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.terminal import columns_that_fit, duration, print_json, share
+from icm_client.cli.terminal import columns_that_fit, duration, share
 from icm_client.data.job import Job
 from icm_client.data.outputs import STANDARD_OUTPUT
-from icm_client.data.rows import FailedRow
+from icm_client.data.rows import FailedRow, named_places
 from icm_client.record.layout import REPORT
 from icm_client.runs.result import Labels
 from icm_client.stats.confusion import Confusion
@@ -36,18 +36,8 @@ def result_console(output: str | None) -> Console:
     return Console(stderr=output == STANDARD_OUTPUT, highlight=False)
 
 
-def print_preview(job: Job, console: Console, *, as_json: bool) -> None:
+def print_preview(job: Job, console: Console) -> None:
     """Print the first prompt as the model gets it, and the labels that may follow."""
-    if as_json:
-        shown = {
-            "rows": len(job.dataset.rows),
-            "first_prompt": job.prompts[0],
-            "labels": job.label_texts,
-            "warnings": job.warnings,
-            "notices": job.notices,
-        }
-        print_json(shown)
-        return
     console.print(Text(f"{len(job.dataset.rows):,} rows. The first prompt, and what may follow:\n"))
     console.print(Text(job.prompts[0], style="dim"), soft_wrap=True)
     for text in job.label_texts:
@@ -143,8 +133,9 @@ def print_notices(
     for warning in warnings:
         console.print(Text(f"Warning: {warning}.", style="yellow"), soft_wrap=True)
     for row in failed[:_NAMED_ROWS]:
+        where = named_places([(row.place, "")])
         console.print(
-            Text(f"Warning: row {row.id!r} (line {row.line}) has no label: {row.reason}", "yellow"),
+            Text(f"Warning: row {row.id!r} ({where}) has no label: {row.reason}", "yellow"),
             soft_wrap=True,
         )
     if len(failed) > _NAMED_ROWS:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.documents import print_json
 from icm_client.cli.eval import make_folder, print_notices
 from icm_client.cli.options import (
     file_options,
@@ -23,7 +24,7 @@ from icm_client.cli.options import (
 from icm_client.cli.search_display import SearchLines, moment
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining
-from icm_client.cli.terminal import live_display, print_json
+from icm_client.cli.terminal import live_display
 from icm_client.cli.trainer_options import (
     TrainerKind,
     epochs_option,

@@ -19,6 +19,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
+from icm_client.cli.sections import section
 from icm_client.data.messages import did_you_mean, shown
 from icm_client.data.task import unescape
 from icm_client.data.task_file import toml_value, write_new
@@ -44,7 +45,7 @@ _OF_ONE_TIME: Final = {
 _LABELS: Final = "labels"
 """One text with commas on the command line; in a file it may be a list, as in a task file."""
 
-_MAYBE_PATHS: Final = {"task", "init", "train-from"}
+_MAYBE_PATHS: Final = {"task", "init", "train-from", "serve"}
 """Options whose text may name a file, or something else."""
 
 _HEAD: Final = """\
@@ -121,7 +122,7 @@ def _from_folder(parameter: click.Parameter, value: object, folder: Path) -> obj
         return [_from_folder(parameter, one, folder) for one in value]
     if not isinstance(value, str) or not _names_file(parameter, value, folder):
         return value
-    return os.path.join(folder, value)  # noqa: PTH118 - as it was given where the folder is this one
+    return value if folder == Path() else str(folder / value)
 
 
 def _names_file(parameter: click.Parameter, value: str, folder: Path) -> bool:
@@ -132,21 +133,27 @@ def _names_file(parameter: click.Parameter, value: str, folder: Path) -> bool:
     return _key(parameter) in _MAYBE_PATHS and (folder / value).exists()
 
 
-config_option = click.option(
-    "--config",
-    type=click.Path(),
-    metavar="FILE",
-    is_eager=True,
-    expose_value=False,
-    callback=_read,
-    help="Take options from a run file (TOML); those given here win over it.",
+config_option = section(
+    "Run file",
+    click.option(
+        "--config",
+        type=click.Path(),
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=_read,
+        help="Take options from a run file (TOML); those given here win over it.",
+    ),
 )
 
-save_config_option = click.option(
-    "--save-config",
-    type=click.Path(),
-    metavar="FILE",
-    help="Write the options given into a run file, too.",
+save_config_option = section(
+    "Run file",
+    click.option(
+        "--save-config",
+        type=click.Path(),
+        metavar="FILE",
+        help="Write the options given into a run file, too.",
+    ),
 )
 
 
@@ -179,7 +186,7 @@ def write_config(context: click.Context, path: str) -> tuple[str, ...]:
         kept = without_secrets(words)
         left_out += kept.left_out
         plain: object = value if isinstance(value, bool | int | float) else list(kept.arguments)
-        if isinstance(plain, list) and len(plain) == 1 and parameter.nargs == 1:
+        if isinstance(plain, list) and len(plain) == 1:
             plain = _readable(plain[0]) if key != _LABELS else plain[0].split(",")
         lines.append(f"{key} = {toml_value(plain)}\n")
     write_new(path, _HEAD + "".join(lines), "run file")

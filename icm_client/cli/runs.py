@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from rich.table import Table
 
+from icm_client.cli.completion import complete_runs
+from icm_client.cli.documents import print_json
 from icm_client.cli.run_options import json_option, runs_option
-from icm_client.cli.terminal import columns_that_fit, print_json, print_table, share
+from icm_client.cli.sections import ListingGroup
+from icm_client.cli.terminal import columns_that_fit, print_table, share
 from icm_client.errors import InputError
 from icm_client.record.archive import Run, find_run, list_runs, remove_run, resume_command
 from icm_client.verdict.findings import of_run
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
 
 
 @click.command("agree")
-@click.argument("names", metavar="NAME NAME...", nargs=-1, required=True)
+@click.argument(
+    "names", metavar="NAME NAME...", nargs=-1, required=True, shell_complete=complete_runs
+)
 @runs_option
 @json_option
 def agree_command(*, names: tuple[str, ...], base: Path, as_json: bool) -> None:
@@ -104,7 +109,7 @@ def _kappa(kappa: float | None) -> str:
 _ROWS_SHOWN = 20
 
 
-@click.group("runs", short_help="List, resume, compare and remove runs.")
+@click.group("runs", cls=ListingGroup, short_help="List, resume, compare and remove runs.")
 def runs_group() -> None:
     """Runs of icm-client label, each in a folder of its own.
 
@@ -196,7 +201,7 @@ def _age(now: datetime, then: datetime) -> str:
 
 
 @runs_group.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_runs)
 @runs_option
 @json_option
 def show_command(*, name: str, base: Path, as_json: bool) -> None:
@@ -246,7 +251,7 @@ def _command_line(command: Sequence[str] | None) -> str:
 
 
 @runs_group.command("resume")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_runs)
 @runs_option
 @json_option
 @click.pass_context
@@ -288,8 +293,8 @@ def resume_runs_command(context: click.Context, *, name: str, base: Path, as_jso
 
 
 @runs_group.command("diff")
-@click.argument("first")
-@click.argument("second")
+@click.argument("first", shell_complete=complete_runs)
+@click.argument("second", shell_complete=complete_runs)
 @runs_option
 @json_option
 def diff_command(*, first: str, second: str, base: Path, as_json: bool) -> None:
@@ -338,7 +343,7 @@ def _print_diff(one: Run, other: Run, found: "RunDiff") -> None:
 
 
 @runs_group.command("rm")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_runs)
 @runs_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @json_option

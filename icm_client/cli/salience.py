@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from icm_client.cli.documents import print_json
 from icm_client.cli.options import (
     file_options,
     limit_option,
@@ -16,7 +17,7 @@ from icm_client.cli.options import (
 )
 from icm_client.cli.sections import SectionedCommand
 from icm_client.cli.signals import ended_at_once
-from icm_client.cli.terminal import print_json, step_display
+from icm_client.cli.terminal import step_display
 from icm_client.data import FileOptions, Task
 from icm_client.data.job import Job, task_for
 from icm_client.data.sources import found_files

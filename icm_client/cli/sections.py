@@ -42,6 +42,10 @@ def _parameters(command: Callable[..., Any]) -> list[click.Parameter]:
     return found
 
 
+_WHOLE: Final = 200
+"""Letters; no command's first sentence has more."""
+
+
 class SectionedCommand(click.Command):
     """A command whose help shows its options by section."""
 
@@ -59,3 +63,17 @@ class SectionedCommand(click.Command):
             if records:
                 with formatter.section(name):
                     formatter.write_dl(records)
+
+
+class ListingGroup(click.Group):
+    """A group whose list of commands has their first sentences whole, on a narrow terminal too."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a line or more for each command."""
+        lines = [
+            (name, command.get_short_help_str(limit=_WHOLE))
+            for name in self.list_commands(ctx)
+            if (command := self.get_command(ctx, name)) is not None
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(lines)

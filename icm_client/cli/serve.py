@@ -1,6 +1,13 @@
-"""`icm-client serve`: start a vLLM server that suits many short requests."""
+"""`icm-client serve`: start a vLLM server that suits many short requests.
 
+`served` starts one for as long as another command needs it (`--serve MODEL`).
+"""
+
+import socket
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -8,13 +15,28 @@ import click
 
 from icm_client.cache import cache_folder
 from icm_client.cli.sections import SectionedCommand, section
+from icm_client.cli.signals import Interrupted
+from icm_client.runs.server import Server
 from icm_client.serving.engine import DEVICES, Device
-from icm_client.serving.flags import LORA_RANKS, ServeOptions
+from icm_client.serving.flags import KEY_VARIABLE, LORA_RANKS, ServeOptions
 from icm_client.serving.hardware import detect
-from icm_client.serving.launch import Launch, ServerFailed
+from icm_client.serving.launch import Launch, ServerFailed, StartInterrupted
 from icm_client.serving.plan import Plan, plan_server
+from icm_client.settings import Environment
 
 _DEFAULTS: Final = ServeOptions()
+_START_TIMEOUT_S: Final = 1800.0
+
+serve_option = section(
+    "Server",
+    click.option(
+        "--serve",
+        "serve",
+        metavar="MODEL",
+        help="Serve MODEL with vLLM on this machine while the command runs, as icm-client serve "
+        "does: a folder, a GGUF file, a hub's OWNER/NAME, or gemma-3-270m.",
+    ),
+)
 
 
 @click.command(
@@ -94,7 +116,7 @@ _DEFAULTS: Final = ServeOptions()
 )
 @click.option(
     "--start-timeout",
-    default=1800.0,
+    default=_START_TIMEOUT_S,
     show_default=True,
     type=click.FloatRange(1),
     help="Seconds to wait until the server answers.",
@@ -169,6 +191,55 @@ def serve_command(
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.status)
     sys.exit(status)
+
+
+@contextmanager
+def served(model: str | None, server: Server) -> Iterator[tuple[Server, Callable[[], bool]]]:
+    """Serve a model within the block, and end the server after it; None leaves all as it is.
+
+    The server listens on a free port of this machine only, and its key is the client's. Its log is
+    removed with it, unless something fails.
+
+    Args:
+        model: as `icm-client serve` takes it.
+        server: the other options of the command.
+
+    Yields:
+        The server to ask, and what says whether it has ended before its time.
+
+    Raises:
+        click.UsageError: another server is named too.
+        InputError, SetupError: the model cannot be served here; nothing has been started.
+        ServerFailed: it did not start, or ended before the block did.
+        Interrupted: a signal came before it was ready.
+    """
+    if model is None:
+        yield server, lambda: False
+        return
+    if server.url is not None or server.gguf is not None or server.model is not None:
+        raise click.UsageError("--serve starts a server: leave out --endpoint, --model and --gguf.")
+    with socket.socket() as free:
+        free.bind((_DEFAULTS.host, 0))
+        port = free.getsockname()[1]
+    plan = plan_server(
+        model, replace(_DEFAULTS, port=port), detect(), lambda words: click.echo(words, err=True)
+    )
+    environment = plan.environment()
+    key = Environment().api_key
+    environment.pop(KEY_VARIABLE, None)
+    if key is not None:
+        environment[KEY_VARIABLE] = key.get_secret_value()
+    log = cache_folder() / "logs" / f"vllm-{port}.log"
+    click.echo(_heading(plan, log), err=True)
+    launch = Launch(
+        plan.command, environment, url=plan.url, log=log, start_timeout_s=_START_TIMEOUT_S
+    )
+    try:
+        with launch.serving() as has_ended:
+            yield replace(server, url=plan.url, model=plan.name), has_ended
+    except StartInterrupted as came:
+        raise Interrupted(came.number, goes_on=False) from None
+    log.unlink(missing_ok=True)
 
 
 def _print(plan: Plan) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from icm_client.cli.documents import print_json
 from icm_client.cli.run_options import json_option
-from icm_client.cli.terminal import print_json
+from icm_client.cli.sections import ListingGroup
 from icm_client.scoring import default_path
 from icm_client.scoring.store_transfer import export_store, import_store
 from icm_client.scoring.store_upkeep import check, describe, prune
@@ -42,7 +43,7 @@ _store_option = click.option(
 )
 
 
-@click.group("store", short_help="Look after the score store.")
+@click.group("store", cls=ListingGroup, short_help="Look after the score store.")
 def store_group() -> None:
     """The score store keeps every answer of every server, so that nothing is asked twice."""
 

@@ -50,6 +50,7 @@ class _Committed(BaseModel):
         fields: the rows' own fields so far, each with its key in OUT.partial.
         gold_field: the field with the known labels, once there was one.
         pinned: whether a row is pinned.
+        cut: whether rows say by how much they were cut.
         whole: whether every row is there, and OUT has been or will be made.
         state: the caller's.
     """
@@ -62,6 +63,7 @@ class _Committed(BaseModel):
     fields: dict[str, str] = {}
     gold_field: str | None = None
     pinned: bool = False
+    cut: bool = False
     whole: bool = False
     state: dict[str, Any] = {}
 
@@ -207,6 +209,7 @@ class LabelSink:
                 fields=fields,
                 gold_field=earlier.gold_field or gold_field,
                 pinned=earlier.pinned or any(item.pinned for item in labelled),
+                cut=earlier.cut or any(item.cut_tokens is not None for item in labelled),
                 whole=False,
                 state=earlier.state if state is None else dict(state),
             )
@@ -238,6 +241,7 @@ class LabelSink:
         files, committed = self._files, self._committed
         ours = [*columns_before_fields(committed.labels or ())]
         ours += ["pinned"] if committed.pinned else []
+        ours += ["cut_tokens"] if committed.cut else []
         gold = committed.gold_field
         own = [field for field in committed.fields if field != gold]
         own += [] if gold is None else [gold]
@@ -327,6 +331,8 @@ def _record(
     record = dict(zip(ours, found_values(item, labels), strict=True))
     if item.pinned:
         record["pinned"] = True
+    if item.cut_tokens is not None:
+        record["cut_tokens"] = item.cut_tokens
     for field, value in chain(item.row.fields.items(), gold.items()):
         if field != "id":
             record[_key(field, fields, ours)] = value
@@ -343,7 +349,7 @@ def _key(field: str, known: dict[str, str], ours: Sequence[str]) -> str:
         name = field
         while name.startswith("row_"):
             name = name.removeprefix("row_")
-        known[field] = f"row_{field}" if name in (*ours, "pinned") else field
+        known[field] = f"row_{field}" if name in (*ours, "pinned", "cut_tokens") else field
     return known[field]
 
 

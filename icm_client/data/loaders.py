@@ -6,24 +6,37 @@ first depends on them, and columns that would give them away (`Best Answer`, `gr
 are left out.
 """
 
-import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeVar
 
-from icm_client.data.answer_text import final_answer
+from icm_client.data.choices import (
+    blank_claims,
+    choice_claims,
+    ending_claims,
+    solution_claims,
+    yes_or_no,
+)
+from icm_client.data.layouts import (
+    Made,
+    Raw,
+    alpaca_farm,
+    model_solutions,
+    own_solutions,
+    released_answers,
+    released_claims,
+    released_responses,
+    released_solutions,
+    truthfulqa_claims,
+    truthfulqa_pairs,
+)
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.rows import Dataset, collect, path_of
-from icm_client.data.values import Unusable, kind_of
+from icm_client.data.values import Unusable
 from icm_client.errors import RowError, TaskError
 
-Raw = Mapping[str, object]
-Made = dict[str, object]
 Where = TypeVar("Where")
-
-_NEWLINES = re.compile(r"[ \t]*[\r\n]+[ \t\r\n]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +61,7 @@ class Loader:
     Attributes:
         fields: the template's fields that it makes.
         layouts: those it understands; the first whose columns a row has is used.
-        added: further fields, which a constraint needs.
+        added: further fields, which a constraint or the gold needs.
     """
 
     fields: tuple[str, ...]
@@ -192,183 +205,6 @@ def _no_layout(loader: Loader, raw: Raw, needed: tuple[str, ...]) -> str:
     )
 
 
-# The layouts. Each function takes a row of the file and its place in it, from 1, and yields the
-# rows that it makes; it raises `Unusable` where a column that it reads is empty or no text.
-
-
-def _truthfulqa_claims(raw: Raw, number: int) -> Iterator[Made]:
-    """TruthfulQA's CSV: one row an answer. One listed as correct and as incorrect is left out."""
-    question = _text(raw, "Question")
-    correct = _answers(raw, "Correct Answers", "Best Answer")
-    incorrect = _answers(raw, "Incorrect Answers", "Best Incorrect Answer")
-    claims = _in_blind_order(question, {*correct} ^ {*incorrect})
-    for position, claim in enumerate(claims, start=1):
-        yield {
-            "id": f"q{number}-c{position}",
-            "question": question,
-            "claim": claim,
-            "label": str(claim in correct),
-        }
-
-
-def _truthfulqa_pairs(raw: Raw, number: int) -> Iterator[Made]:
-    """TruthfulQA's CSV: its best answer against its best incorrect one.
-
-    The release of 817 questions names no best incorrect answer: one is taken by a hash of its text.
-    A question all of whose incorrect answers are listed as correct, too, is `Unusable`.
-    """
-    question = _text(raw, "Question")
-    best = _text(raw, "Best Answer")
-    if "Best Incorrect Answer" in raw:
-        incorrect = _text(raw, "Best Incorrect Answer")
-    else:
-        correct = _answers(raw, "Correct Answers", "Best Answer")
-        every = _answers(raw, "Incorrect Answers", "Best Incorrect Answer")
-        others = [answer for answer in every if answer not in correct]
-        if not others:
-            raise Unusable("no incorrect answer that is not among the correct ones too")
-        incorrect = min(others, key=lambda answer: _digest("chosen", question, answer))
-    first, second = _in_blind_order(question, (best, incorrect))
-    yield {
-        "id": f"q{number}",
-        "question": question,
-        "answer_1": first,
-        "answer_2": second,
-        "label": str(first == best),
-    }
-
-
-def _model_solutions(raw: Raw, number: int) -> Iterator[Made]:
-    """grade-school-math's example_model_solutions.jsonl: one row a model's solution.
-
-    A solution that is word for word another model's is left out: the label of the one would give
-    away that of the other.
-    """
-    question = _text(raw, "question")
-    tries = {
-        solver: tried
-        for solver, tried in raw.items()
-        if isinstance(tried, Mapping) and "solution" in tried
-    }
-    if not tries:
-        raise Unusable("no model's solution, an object with 'solution' and 'is_correct'")
-    seen: set[str] = set()
-    for solver, tried in tries.items():
-        claim = _text(tried, "solution")
-        if claim not in seen:
-            seen.add(claim)
-            yield {
-                "id": f"q{number}-{solver}",
-                "question": question,
-                "claim": claim,
-                "answer": final_answer(claim),
-                "label": _truth(tried.get("is_correct")),
-            }
-
-
-def _released_claims(raw: Raw, _number: int) -> Iterator[Made]:
-    """The released code's JSON: `choice` is the claim, and every other field stays.
-
-    Among those that stay is `consistency_id`. For TruthfulQA that code made it from the gold
-    labels, so no task here uses it as a key.
-    """
-    yield _renamed(raw, {"question": "question", "choice": "claim"})
-
-
-def _released_solutions(raw: Raw, _number: int) -> Iterator[Made]:
-    """The same for solutions of problems, with the final answer that each ends with."""
-    made = _renamed(raw, {"question": "question", "choice": "claim"})
-    yield {**made, "answer": final_answer(_text(raw, "choice"))}
-
-
-def _own_solutions(raw: Raw, _number: int) -> Iterator[Made]:
-    """Rows with question and claim, and the final answer that each claim ends with."""
-    yield {**raw, "answer": final_answer(_text(raw, "claim"))}
-
-
-def _released_answers(raw: Raw, _number: int) -> Iterator[Made]:
-    """The released code's pairs of answers: `choice` and `choice_2`."""
-    yield _renamed(raw, {"question": "question", "choice": "answer_1", "choice_2": "answer_2"})
-
-
-def _released_responses(raw: Raw, _number: int) -> Iterator[Made]:
-    """The released code's pairs of responses, each on one line."""
-    made = _renamed(raw, {"question": "question"})
-    del made["choice"], made["choice_2"]
-    yield {
-        **made,
-        "response_1": _on_one_line(_text(raw, "choice")),
-        "response_2": _on_one_line(_text(raw, "choice_2")),
-    }
-
-
-def _alpaca_farm(raw: Raw, _number: int) -> Iterator[Made]:
-    """AlpacaFarm's preferences: 1 says that the first output is better, 2 the second.
-
-    Each output is put on one line. A preference that is neither leaves the row without gold.
-    """
-    made: Made = {
-        "question": _text(raw, "instruction"),
-        "response_1": _on_one_line(_text(raw, "output_1")),
-        "response_2": _on_one_line(_text(raw, "output_2")),
-    }
-    more = raw.get("input")
-    if isinstance(more, str) and more.strip():
-        made["question"] = f"{made['question']}\n{more.strip()}"
-    if "id" in raw:
-        made["id"] = raw["id"]
-    if "preference" in raw:
-        better = str(raw["preference"]).removesuffix(".0")  # a CSV file has it as text
-        made["label"] = {"1": "True", "2": "False"}.get(better)
-    yield made
-
-
-def _renamed(raw: Raw, names: Mapping[str, str]) -> Made:
-    made = {names.get(field, field): value for field, value in raw.items()}
-    for old, new in names.items():
-        made[new] = _text(raw, old)
-    if "label" in raw:
-        made["label"] = _truth(raw["label"])
-    return made
-
-
-def _text(raw: Raw, field: str) -> str:
-    value = raw[field]
-    if not isinstance(value, str):
-        raise Unusable(f"the field {shown(field)} must be text, not {kind_of(value)}")
-    if not value.strip():
-        raise Unusable(f"the field {shown(field)} is empty")
-    return value.strip()
-
-
-def _truth(value: object) -> object:
-    """The label of true, 1, false or 0; other values stay, and the check of gold judges them."""
-    return str(bool(value)) if isinstance(value, int) and value in (0, 1) else value
-
-
-def _on_one_line(text: str) -> str:
-    """The text with spaces for newlines, as the paper shows responses."""
-    return _NEWLINES.sub(" ", text)
-
-
-def _in_blind_order(question: str, answers: Iterable[str]) -> list[str]:
-    """The answers in an order that depends on the texts alone, and not on which are correct."""
-    return sorted(answers, key=lambda answer: _digest("order", question, answer))
-
-
-def _digest(purpose: str, *texts: str) -> bytes:
-    # With one digest for both purposes, the answer chosen for its small one would come first, too.
-    return hashlib.sha256("\0".join((purpose, *texts)).encode()).digest()
-
-
-def _answers(raw: Raw, column: str, best: str) -> list[str]:
-    """The answers of a TruthfulQA column, which semicolons separate, with the best one's."""
-    answers = _text(raw, column).split(";")
-    if best in raw:
-        answers.append(_text(raw, best))
-    return list(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
-
-
 _TRUTHFULQA = "TruthfulQA.csv (the release of 790 or of 817 questions)"
 _TRUTHFULQA_COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 _RELEASED = "the paper's released JSON (question, choice, label)"
@@ -381,40 +217,69 @@ LOADERS: Mapping[str, Loader] = MappingProxyType(
         "truthfulqa": Loader(
             fields=("question", "claim"),
             layouts=(
-                Layout(_TRUTHFULQA, _TRUTHFULQA_COLUMNS, _truthfulqa_claims),
-                Layout(_RELEASED, _RELEASED_COLUMNS, _released_claims),
+                Layout(_TRUTHFULQA, _TRUTHFULQA_COLUMNS, truthfulqa_claims),
+                Layout(_RELEASED, _RELEASED_COLUMNS, released_claims),
             ),
         ),
         "truthfulqa-preference": Loader(
             fields=("question", "answer_1", "answer_2"),
             layouts=(
-                Layout(_TRUTHFULQA, _TRUTHFULQA_COLUMNS, _truthfulqa_pairs),
-                Layout(_RELEASED_PAIRS, _RELEASED_PAIR_COLUMNS, _released_answers),
+                Layout(_TRUTHFULQA, _TRUTHFULQA_COLUMNS, truthfulqa_pairs),
+                Layout(_RELEASED_PAIRS, _RELEASED_PAIR_COLUMNS, released_answers),
             ),
         ),
         "gsm8k": Loader(
             fields=("question", "claim"),
             layouts=(
                 Layout(
-                    "grade-school-math's example_model_solutions.jsonl",
+                    "grade-school-math's examplemodel_solutions.jsonl",
                     ("question", "ground_truth"),
-                    _model_solutions,
+                    model_solutions,
                 ),
-                Layout(_RELEASED, _RELEASED_COLUMNS, _released_solutions),
-                Layout("rows that lack only 'answer'", ("question", "claim"), _own_solutions),
+                Layout(_RELEASED, _RELEASED_COLUMNS, released_solutions),
+                Layout("rows that lack only 'answer'", ("question", "claim"), own_solutions),
             ),
             added=("answer",),
         ),
         "alpaca": Loader(
             fields=("question", "response_1", "response_2"),
             layouts=(
-                Layout(_RELEASED_PAIRS, _RELEASED_PAIR_COLUMNS, _released_responses),
+                Layout(_RELEASED_PAIRS, _RELEASED_PAIR_COLUMNS, released_responses),
                 Layout(
                     "AlpacaFarm's JSON (instruction, input, output_1, output_2, preference)",
                     ("instruction", "output_1", "output_2"),
-                    _alpaca_farm,
+                    alpaca_farm,
                 ),
             ),
+        ),
+        "multiple-choice": Loader(
+            fields=("question", "claim"),
+            layouts=(
+                Layout("HellaSwag (ctx, endings, label)", ("ctx", "endings"), ending_claims),
+                Layout("PIQA (goal, sol1, sol2, label)", ("goal", "sol1", "sol2"), solution_claims),
+                Layout(
+                    "WinoGrande (sentence, option1, option2, answer)",
+                    ("sentence", "option1", "option2"),
+                    blank_claims,
+                ),
+                Layout(
+                    "ARC (question, choices, answerKey), MMLU (question, choices, answer)",
+                    ("question", "choices"),
+                    choice_claims,
+                ),
+            ),
+            added=("question_id",),
+        ),
+        "boolq": Loader(
+            fields=("passage", "question"),
+            layouts=(
+                Layout(
+                    "BoolQ (question, passage, answer)",
+                    ("question", "passage", "answer"),
+                    yes_or_no,
+                ),
+            ),
+            added=("label",),
         ),
     }
 )

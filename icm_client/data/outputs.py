@@ -1,7 +1,8 @@
 """Write the labels with the rows that they belong to: JSON Lines, CSV, Parquet or Arrow.
 
 All of them hold the same columns: `id`, `label`, `confidence`, one `log_prob_<label>` a label,
-`exactness`, `pinned` where some rows are, then the row's own fields.
+`exactness`, `pinned` where some rows are, `cut_tokens` where long rows are cut, then the row's own
+fields.
 """
 
 import math
@@ -39,6 +40,8 @@ class LabelledRow:
         log_probs: label word -> log-prob in nats, the same labels in the same order in every row.
         exactness: the least reliable kind of log-prob that they come from: exact, top-k or floor.
         pinned: whether a person gave the label; confidence and log-probs are the model's.
+        cut_tokens: by how many tokens the row was cut before the model read it, 0 for a row that is
+            whole; None in all rows where none are cut.
     """
 
     row: Row
@@ -47,6 +50,7 @@ class LabelledRow:
     log_probs: Mapping[str, float]
     exactness: str
     pinned: bool = False
+    cut_tokens: int | None = None
 
 
 def check_output(path: str | os.PathLike[str], format: FileFormat | None = None) -> None:  # noqa: A002
@@ -108,7 +112,7 @@ def write_labels(
     name = os.fspath(path)
     if output_format_of(name, format) in ("parquet", "arrow"):
         require_pyarrow(name)
-    columns, records = _records(labelled, gold, gold_field)
+    columns, records = label_records(labelled, gold, gold_field)
     if name == STANDARD_OUTPUT:
         with explained("standard output"):
             write_records(_standard_output(), name, format, columns, records)
@@ -146,7 +150,7 @@ def _standard_output() -> BinaryIO:
 
 
 def columns_before_fields(labels: Iterable[str]) -> tuple[str, ...]:
-    """Return the columns before the rows' own fields; `pinned` may stand between the two."""
+    """Return the columns before the rows' own fields; `pinned` and `cut_tokens` may follow."""
     return ("id", "label", "confidence", *(f"log_prob_{label}" for label in labels), "exactness")
 
 
@@ -160,10 +164,14 @@ def column_of(field: str, record: Mapping[str, object], labels: Iterable[str]) -
     return column
 
 
-def _records(
+def label_records(
     labelled: Sequence[LabelledRow], gold: Sequence[str | None] | None, gold_field: str | None
-) -> tuple[list[str], list[_Record]]:
-    """Return the columns' names and the records; a record has no key for a field it lacks."""
+) -> tuple[list[str], list[dict[str, JsonValue]]]:
+    """Return the columns' names and the records; a record has no key for a field it lacks.
+
+    Raises:
+        ValueError: as `write_labels`.
+    """
     if not labelled:
         raise ValueError("no rows to write")
     golds = None if gold is None else len(gold)
@@ -171,14 +179,20 @@ def _records(
         raise ValueError("gold needs a gold_field, and a label or None for every row")
     labels = tuple(labelled[0].log_probs)
     ours = [*columns_before_fields(labels)]
-    ours += ["pinned"] if any(item.pinned for item in labelled) else []
+    may_follow = {
+        "pinned": any(item.pinned for item in labelled),
+        "cut_tokens": any(item.cut_tokens is not None for item in labelled),
+    }
+    following = [name for name, there in may_follow.items() if there]
+    ours += following
     own = dict.fromkeys(name for item in labelled for name in item.row.fields if name != "id")
     if gold_field is not None:
         own[gold_field] = None
     names = own_columns(own, ours)
     records = []
     for index, item in enumerate(labelled):
-        record = dict(zip(ours, (*found_values(item, labels), item.pinned), strict=False))
+        values = (*found_values(item, labels), *(getattr(item, name) for name in following))
+        record = dict(zip(ours, values, strict=True))
         for field, value in item.row.fields.items():
             if field != "id":
                 record[names[field]] = value

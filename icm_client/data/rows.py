@@ -4,11 +4,12 @@ The gold field, if there is one, is taken out of every row before a `Row` exists
 the rows, in `Dataset.gold`, where nothing that builds a prompt looks.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from icm_client.data.frames import Frame, rows_of
+from icm_client.data.frames import Frame, HubDataset, is_frame, rows_of
 from icm_client.data.messages import (
     did_you_mean,
     listed,
@@ -24,6 +25,8 @@ FEWEST_ROWS = 2
 
 _FROM_PYTHON = "rows"
 _MOST_REASONS = 10
+_LENGTH = re.compile(r"^its prompt takes [\d,]+ tokens")
+"""How reasons begin that differ in a row's length alone."""
 
 
 class Place(NamedTuple):
@@ -141,8 +144,8 @@ def rows_from(
 
     Args:
         rows: dictionaries of JSON values; dates, decimals and NumPy scalars are converted. Or a
-            data frame of pandas, whose index becomes the rows' ids; a table of pyarrow; a dataset
-            of `datasets`, whose classes have their names. Missing values become None.
+            table of pandas, whose index becomes the rows' ids, of polars, pyarrow or DuckDB; or a
+            dataset of `datasets`, whose classes have their names. Missing values become None.
         gold: the field with the known labels, if any: it is taken out of the rows.
         skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
 
@@ -164,19 +167,24 @@ def numbered_rows(
     Raises:
         RowError: it is one row, or several tables; or the columns of a table cannot be used.
     """
-    if isinstance(rows, Mapping) and any(isinstance(one, Frame) for one in rows.values()):
+    if isinstance(rows, Mapping) and any(is_frame(one) for one in rows.values()):
+        split = isinstance(next(iter(rows.values())), HubDataset)
         raise RowError(
-            f"these are several tables ({listed(rows)}): choose one, rows[{next(iter(rows))!r}]"
+            f"these are {'splits' if split else 'tables'} by name, {listed(rows)}: pick one, such "
+            f"as rows[{next(iter(rows))!r}]"
         )
     if isinstance(rows, str | Mapping):
         raise RowError(f"a list of rows is needed, not one alone ({kind_of(rows)})")
     warnings: tuple[str, ...] = ()
-    if isinstance(rows, Frame):
+    plain: Iterable[object]
+    if is_frame(rows):
         try:
-            rows, warnings = rows_of(rows)
+            plain, warnings = rows_of(rows)
         except Unusable as problem:
             raise RowError(str(problem)) from None
-    as_fields = ({"text": row} if isinstance(row, str) else row for row in rows)
+    else:
+        plain = cast("Iterable[object]", rows)
+    as_fields = ({"text": row} if isinstance(row, str) else row for row in plain)
     return ((Place(number), row) for number, row in enumerate(as_fields, start=1)), warnings
 
 
@@ -430,14 +438,13 @@ def refused_rows(
     """
     alike: dict[str, list[FailedRow]] = {}
     for row in bad:
-        alike.setdefault(row.reason, []).append(row)
+        alike.setdefault(_LENGTH.sub("", row.reason), []).append(row)
     lines = []
-    for reason, rows in list(alike.items())[:_MOST_REASONS]:
-        first, *others = rows
+    for first, *others in list(alike.values())[:_MOST_REASONS]:
         name = f" (id {shown(first.id)})" if first.has_id else ""
-        lines.append(f"{first.place.named(path)}: {reason}{name}")
+        lines.append(f"{first.place.named(path)}: {first.reason}{name}")
         if others:
-            lines.append(f"  the same in {_places(others)}")
+            lines.append(f"  the same in {_places(others, first)}")
     if unsaid := [row for rows in list(alike.values())[_MOST_REASONS:] for row in rows]:
         lines.append(f"  and, for other reasons, {_places(unsaid)}")
     if len(bad) > 1:
@@ -451,10 +458,16 @@ def refused_rows(
     )
 
 
-def _places(rows: Sequence[FailedRow]) -> str:
-    return named_places(
-        [(row.place, f" (id {shown(row.id)})" if row.has_id else "") for row in rows]
-    )
+def _places(rows: Sequence[FailedRow], like: FailedRow | None = None) -> str:
+    """Their lines, each with id, and with length where that is not the one of `like`."""
+    places = []
+    for row in rows:
+        length = _LENGTH.match(row.reason)
+        said = [f"id {shown(row.id)}"] if row.has_id else []
+        if length is not None and like is not None and row.reason != like.reason:
+            said.append(length[0].removeprefix("its prompt takes "))
+        places.append((row.place, f" ({', '.join(said)})" if said else ""))
+    return named_places(places)
 
 
 def named_places(places: Sequence[tuple[Place, str]]) -> str:

@@ -423,9 +423,13 @@ def find_beside(data_path: str | os.PathLike[str]) -> Path | None:
 
     Beside `reviews.jsonl`, or `reviews.jsonl.gz`, it is `reviews.task.toml`, or else `task.toml`.
     """
-    data = Path(data_path)
-    stem = Path(unpacked_name(data.name)).stem
-    for name in (f"{stem}.task.toml", "task.toml"):
-        if (beside := data.with_name(name)).is_file():
-            return beside
+    for name in (path_beside(data_path), path_beside(data_path).with_name("task.toml")):
+        if name.is_file():
+            return name
     return None
+
+
+def path_beside(data_path: str | os.PathLike[str]) -> Path:
+    """Return where the task of a data file is looked for first: `reviews.task.toml`."""
+    data = Path(data_path)
+    return data.parent / f"{Path(unpacked_name(data.name)).stem}.task.toml"

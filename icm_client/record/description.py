@@ -27,7 +27,10 @@ _SECRET = re.compile(
     r"(^|[-_])((api|access|secret|private)[-_]?key|token|secret|password|authorization|bearer)$",
     re.IGNORECASE,
 )
-_SECRET_IN_URL = re.compile(f"^key$|{_SECRET.pattern}", re.IGNORECASE)
+_SECRET_IN_URL = re.compile(
+    f"^(key|sig)$|(signature|credential)$|{_SECRET.pattern}",
+    re.IGNORECASE,  # of signed links
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class RunDescription:
         settings: of the search.
         seed: of everything random.
         server: which server answers.
+        part: what the rows are of those in the data set; None for all.
     """
 
     data: str
@@ -51,10 +55,16 @@ class RunDescription:
     settings: Mapping[str, JsonValue]
     seed: int
     server: ServerIdentity
+    part: str | None = None
 
     @classmethod
     def of(
-        cls, job: Job, settings: Mapping[str, JsonValue], seed: int, server: ServerIdentity
+        cls,
+        job: Job,
+        settings: Mapping[str, JsonValue],
+        seed: int,
+        server: ServerIdentity,
+        part: str | None = None,
     ) -> Self:
         """Describe the run of `job`; `settings` are all settings that can change its labels."""
         digest = blake2b(digest_size=16, person=b"icm run rows")
@@ -75,11 +85,12 @@ class RunDescription:
             settings=settings,
             seed=seed,
             server=server,
+            part=part,
         )
 
     @property
     def name(self) -> str:
-        """The data file's stem and ten hexadecimal digits."""
+        """The data file's stem, the part of it if it is one, and ten hexadecimal digits."""
         content = {
             "rows": self.rows_digest,
             "task": {k: v for k, v in self.task.items() if k not in _TASK_FOR_PEOPLE},
@@ -91,7 +102,8 @@ class RunDescription:
         }
         packed = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
         digest = blake2b(packed, digest_size=_DIGEST_BYTES, person=b"icm run").hexdigest()
-        return f"{_stem(self.data)}-{digest}"
+        part = "" if self.part is None else f"-{_plain(self.part)}"
+        return f"{_stem(self.data)}{part}-{digest}"
 
     def document(self) -> dict[str, Any]:
         """Return the description as JSON values."""
@@ -103,14 +115,19 @@ class RunDescription:
             "settings": dict(self.settings),
             "seed": self.seed,
             "server": asdict(self.server),
+            **({} if self.part is None else {"part": self.part}),
         }
 
 
 def _stem(data: str) -> str:
     """The file's name up to its first dot, in letters, digits, `_` and `-`."""
     stem = PurePath(data).name.lstrip(".").partition(".")[0]
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")
-    return plain[:_STEM_LENGTH] or "rows"
+    return _plain(stem)
+
+
+def _plain(text: str) -> str:
+    """The text in letters, digits, `_` and `-`; "rows" where nothing of it is left."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_-")[:_STEM_LENGTH] or "rows"
 
 
 @cache

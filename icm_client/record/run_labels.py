@@ -29,6 +29,7 @@ class RunLabels:
         labels: the rows' label words, aligned with `dataset.rows`.
         records: the lines of labels.jsonl, aligned with them.
         result: the run's summary; empty where it cannot be read.
+        cuts: whether the run has cut rows that were too long.
     """
 
     name: str
@@ -37,6 +38,7 @@ class RunLabels:
     labels: tuple[str, ...]
     records: tuple[Mapping[str, Any], ...]
     result: Mapping[str, Any]
+    cuts: bool = False
 
     @property
     def labelled(self) -> tuple[LabelledRow, ...]:
@@ -52,6 +54,7 @@ class RunLabels:
                 {word: float(record[f"log_prob_{word}"]) for word in self.task.labels},
                 str(record["exactness"]),
                 pinned=record.get("pinned") is True,
+                cut_tokens=record["cut_tokens"] if self.cuts else None,
             )
             for row, label, record in zip(self.dataset.rows, self.labels, self.records, strict=True)
         )
@@ -85,12 +88,14 @@ def read_labels(folder: Path) -> RunLabels:
             f"{runs_command('resume', folder.name, base=folder.parent)}"
         )
     try:
-        task = Task.model_validate(orjson.loads((folder / RECORD).read_bytes())["task"])
+        described = orjson.loads((folder / RECORD).read_bytes())
+        task = Task.model_validate(described["task"])
+        cuts = bool(described["settings"].get("truncate"))
         lines = (folder / LABELS).read_bytes().splitlines()
         records = tuple(read_json(line) for line in lines)
         labels = tuple(str(record["label"]) for record in records)
         rows = tuple(
-            Row(record["id"], _fields(record, task), number, number)
+            Row(record["id"], _fields(record, task, cuts=cuts), number, number)
             for number, record in enumerate(records, start=1)
         )
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
@@ -98,14 +103,16 @@ def read_labels(folder: Path) -> RunLabels:
     if unknown := sorted(set(labels) - set(task.labels)):
         raise RunError(f"{folder}: {shown(unknown[0])} is not one of the task's labels")
     dataset = Dataset(str(folder / LABELS), rows, None, None, ())
-    return RunLabels(folder.name, task, dataset, labels, records, _summary(folder))
+    return RunLabels(folder.name, task, dataset, labels, records, _summary(folder), cuts)
 
 
-def _fields(record: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def _fields(record: Mapping[str, Any], task: Task, *, cuts: bool) -> dict[str, Any]:
     """Return the row's own fields; one that has the name of our column is called `row_<name>`."""
     ours = {*OUR_COLUMNS, *(f"log_prob_{label}" for label in task.labels)}
     if "row_pinned" in record:  # there are pins, and rows with a field of that name
         ours.add("pinned")
+    if cuts:
+        ours.add("cut_tokens")
     fields = {name: value for name, value in record.items() if name not in ours}
     for name in ours & {*task.template_fields}:
         longer = [other for other in record if other.endswith(name) and other != name]

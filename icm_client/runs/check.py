@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from icm_client.data.job import Job, Rows, named_task
 from icm_client.endpoints import (
     Endpoint,
     PromptLogProbsEndpoint,
+    Read,
     RetryPolicy,
     TextEndpoint,
     TransportSettings,
@@ -49,6 +51,11 @@ from icm_client.task_groups import open_task_group
 OnStep = Callable[[str], None]
 """Called before each step, with what it is."""
 
+_ANY_TASK: Final = Task(
+    template="Is this row made up for a check? {text}\nAnswer:", labels=("yes", "no")
+)
+"""What is asked where no task is given."""
+
 MADE_UP_ROWS: Final = 64
 """Rows that are made up where none are given: enough for a context and some targets."""
 
@@ -72,12 +79,14 @@ class CheckReport:
         cost: what a labelling run would take; None where no server has answered.
         requests: sent by the check itself.
         tokens: prompt tokens computed for the check itself.
+        next: what to do now, one command each with what it does; none where a task was checked.
     """
 
     observations: tuple[Observation, ...]
     cost: RunCost | None
     requests: int
     tokens: int
+    next: tuple[tuple[str, str], ...] = ()
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -107,12 +116,13 @@ class CheckReport:
             "run": None if self.cost is None else self.cost.summary(),
             "requests": self.requests,
             "computed_tokens": self.tokens,
+            "next": [{"command": command, "does": does} for command, does in self.next],
         }
 
 
 async def check(
     *,
-    task: Task | str | os.PathLike[str],
+    task: Task | str | os.PathLike[str] | None = None,
     rows: Rows | None = None,
     run_rows: int | None = None,
     endpoint: Endpoint | Server | str | None = None,
@@ -128,8 +138,11 @@ async def check(
     observation, and the others are made all the same. On a slow server, probes for which no time is
     left are cut short or left out, and reported as such.
 
+    Without a task half a dozen requests show who serves which model, whether log-probs come back
+    and of what kind, and that prompts arrive whole.
+
     Args:
-        task: as for `icm_client.label`.
+        task: as for `icm_client.label`; None asks nothing about a run.
         rows: as for `icm_client.label`; None makes some up.
         run_rows: how many rows the run would have, for its cost; None takes those of `rows`.
         endpoint: as for `icm_client.label`; retries and requests in flight are the check's own.
@@ -143,7 +156,7 @@ async def check(
         InputError: rows or task cannot be used; nothing has been sent.
         StoreError: token ids cannot be kept.
     """
-    job = Job.prepare(_made_up(task) if rows is None else rows, task)
+    job = _job(task, rows)
     report_step = step or (lambda _: None)
 
     def waits(event: WireEvent) -> None:
@@ -157,7 +170,7 @@ async def check(
         if begun is None:
             return CheckReport((), None, 0, 0)
         probing, server = begun
-        cost = probing.run_cost(run_rows or len(job.prompts))
+        cost = None if task is None else probing.run_cost(run_rows or len(job.prompts))
         used = server.usage
         return CheckReport(tuple(probing.observations), cost, used.requests, used.computed_tokens)
 
@@ -167,7 +180,11 @@ async def check(
             async with open_endpoint(_for_a_check(endpoint), waits) as server:
                 probing = Probing(job, server, kept, np.random.default_rng(seed), report_step)
                 begun = probing, server
-                await probing.ask(settings or SweepSettings())
+                await (
+                    probing.ask_briefly()
+                    if task is None
+                    else probing.ask(settings or SweepSettings())
+                )
                 report = so_far()
         except EndpointError as error:
             report = CheckReport((failed("server", error, fatal=True),), None, 0, 0)
@@ -184,9 +201,34 @@ async def check(
             tasks.start_soon(work)
             tasks.start_soon(watch)
     if report is not None:
-        return report
+        return replace(report, next=_next(report, endpoint)) if task is None else report
     seen = so_far()
     return replace(seen, observations=(*seen.observations, _STOPPED))
+
+
+def _job(task: Task | str | os.PathLike[str] | None, rows: Rows | None) -> Job:
+    """What is asked: rows and task, made up where they are not given."""
+    if task is not None:
+        return Job.prepare(_made_up(task) if rows is None else rows, task)
+    if rows is not None:
+        raise TaskError("rows are given, and no task: name one")
+    return Job.prepare(_made_up(_ANY_TASK), _ANY_TASK)
+
+
+def _next(
+    report: CheckReport, endpoint: Endpoint | Server | str | None
+) -> tuple[tuple[str, str], ...]:
+    """What to do once a server is known to give log-probs, or to give none."""
+    if not report.ready:
+        return (("icm-client serve MODEL", "starts a vLLM server here that gives log-probs"),)
+    url = endpoint.url if isinstance(endpoint, Server) else endpoint
+    urls = [url] if isinstance(url, str) else url if isinstance(url, tuple) else []
+    option = "".join(f" -e {shlex.quote(one)}" for one in urls)
+    return (
+        ("icm-client tasks init DATA", "writes down what to ask about your rows, in a file"),
+        (f"icm-client check{option} --data DATA", "tries that prompt, and says what a run costs"),
+        (f"icm-client label DATA -o labels.jsonl{option}", "labels the rows"),
+    )
 
 
 def _for_a_check(endpoint: Endpoint | Server | str | None) -> Endpoint | Server:
@@ -220,6 +262,7 @@ _BESIDE: Final = 7
 _NOISE_READS: Final = 2
 _NOISE_DEMOS: Final = 8
 _NEIGHBOURS: Final = 8
+_BRIEF_DEMOS: Final = 16
 
 _SECONDS: Final = 120.0
 """About what a check takes at most: on a slow server, later probes are cut short or left out."""
@@ -259,12 +302,40 @@ class Probing:
         self._settings = SweepSettings()
         self._began = time.monotonic()
 
+    async def ask_briefly(self) -> None:
+        """Make the observations that say who serves, and whether log-probs come back."""
+        self._settings = SweepSettings(demos=_BRIEF_DEMOS)
+        await self._first_probes()
+        # How made-up labels are tokenized, and how many made-up rows fit, says nothing.
+        self.observations[:] = [
+            replace(one, says=one.says.partition(": room for")[0])
+            for one in self.observations
+            if one.name != "labels" or one.verdict is Grade.BAD
+        ]
+
     async def ask(self, settings: SweepSettings) -> None:
         """Make the observations, for a run with these `settings`."""
         self._settings = settings
+        fresh = await self._first_probes()
+        if fresh is None:
+            return
+        server, demos = self._server, self._settings.demos
+        cold = fresh(1, demos)[0]
+        await self._kept("prefix cache", lambda: prefix_cache(server, cold))
+        apart = fresh(_NOISE_READS, min(demos, _NOISE_DEMOS))
+        beside = fresh(_BESIDE, 1)
+        await self._kept("noise", lambda: noise_floor(server, apart, beside))
+        levels = {n: fresh(_READS_A_LEVEL[n], 1) for n in IN_FLIGHT}
+        await self._kept("throughput", lambda: throughput(server, levels, seconds=_SECONDS_A_LEVEL))
+        if isinstance(server, VllmEndpoint) and not isinstance(server, PromptLogProbsEndpoint):
+            near = fresh(_NEIGHBOURS, 1)
+            await self._kept("neighbours", lambda: neighbours(server, near))
+
+    async def _first_probes(self) -> Callable[[int, int], list[Read]] | None:
+        """Ask what a run cannot do without; return what makes new reads, unless it is missing."""
         await self._kept("labels", self._tokenize, fatal=True)
         if self._pieces is None:
-            return
+            return None
         pieces, demos = self._pieces, self._settings.demos
         trie = LabelTrie(pieces.labels, pieces.label_texts)
         fresh = partial(fresh_reads, pieces, trie, self._rng)
@@ -281,19 +352,10 @@ class Probing:
         server = self._server
         await self._kept("log-probs", lambda: label_scores(server, short, words), fatal=True)
         if self.observations[-1].verdict is Grade.BAD:
-            return  # the other probes would fail the same way
+            return None  # the other probes would fail the same way
         await self._kept("prompts", lambda: prompts_arrive(server, short, long), fatal=True)
         await self._kept("raw or processed", lambda: raw_log_probs(server, short))
-        cold = fresh(1, demos)[0]
-        await self._kept("prefix cache", lambda: prefix_cache(server, cold))
-        apart = fresh(_NOISE_READS, min(demos, _NOISE_DEMOS))
-        beside = fresh(_BESIDE, 1)
-        await self._kept("noise", lambda: noise_floor(server, apart, beside))
-        levels = {n: fresh(_READS_A_LEVEL[n], 1) for n in IN_FLIGHT}
-        await self._kept("throughput", lambda: throughput(server, levels, seconds=_SECONDS_A_LEVEL))
-        if isinstance(server, VllmEndpoint) and not isinstance(server, PromptLogProbsEndpoint):
-            near = fresh(_NEIGHBOURS, 1)
-            await self._kept("neighbours", lambda: neighbours(server, near))
+        return fresh
 
     def run_cost(self, n_rows: int) -> RunCost | None:
         """What a run over `n_rows` would take, from what the probes have measured."""

@@ -27,6 +27,7 @@ from icm_client.endpoints.protocol import TextEndpoint, TokenIds
 from icm_client.errors import InputError, RowError, RunError, TaskError
 from icm_client.runs.labels_file import put
 from icm_client.runs.presets import fitted_job
+from icm_client.runs.row_lengths import NO_LIMIT, RowLimit, within_limit
 from icm_client.scoring import (
     Pieces,
     Scorer,
@@ -58,6 +59,7 @@ class Found:
         server: who answered.
         seed: of the run.
         findings: on its labels.
+        row_limit: how many tokens a row could take, and new ones may.
     """
 
     run: str
@@ -66,6 +68,7 @@ class Found:
     server: ServerIdentity
     seed: int
     findings: tuple[Finding, ...]
+    row_limit: RowLimit = NO_LIMIT
 
     @cached_property
     def digest(self) -> str:
@@ -79,6 +82,7 @@ class Found:
             for one in self.rows
         ]
         content = [self.run, self.task.model_dump(mode="json"), self.seed, rows]
+        content += [settings] if (settings := self.row_limit.settings) else []
         return blake2b(write_json(content), digest_size=16).hexdigest()
 
 
@@ -98,6 +102,7 @@ class Frozen:
         usual: signal -> its values for the rows that the contexts were measured on, rising
             (`icm_client.verdict.shift`).
         findings: on the run's labels, and where another model is asked now.
+        row_limit: how many tokens a new row may take.
     """
 
     run: str
@@ -110,6 +115,7 @@ class Frozen:
     calibration: Calibration
     usual: Mapping[str, FloatArray]
     findings: tuple[Finding, ...]
+    row_limit: RowLimit = NO_LIMIT
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -156,8 +162,10 @@ class Frozen:
             raise InputError(
                 f"the run {found.run} gives all rows one label: nothing can be predicted from it"
             )
+        within = await within_limit(job, found.row_limit, server, store)
+        job = within.job
         pieces, settings, unusable, _ = await fitted_job(
-            job, SweepSettings(), server, store, skip_bad_rows=True
+            job, SweepSettings(), server, store, skip_bad_rows=True, too_long=within.too_long
         )
         assert isinstance(settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
         labels[list(unusable)] = UNLABELLED
@@ -209,6 +217,7 @@ class Frozen:
             calibration,
             {name: np.sort(values) for name, values in usual.items()},
             (*found.findings, *_other_model(found, server.identity)),
+            found.row_limit,
         )
 
     @property
@@ -252,6 +261,7 @@ class Frozen:
             "offsets": self.calibration.offsets.tolist(),
             "usual": {name: values.tolist() for name, values in self.usual.items()},
             "findings": [finding.summary() for finding in self.findings],
+            **self.row_limit.settings,
         }
         try:
             replace_file(path, write_json(document))
@@ -286,6 +296,7 @@ class Frozen:
                 ),
                 {name: np.array(values) for name, values in content["usual"].items()},
                 tuple(recorded_finding(one) for one in content["findings"]),
+                RowLimit.of(content),
             )
         except OSError as error:
             raise RunError(f"{path}: cannot be read: {error.strerror}") from error

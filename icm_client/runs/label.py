@@ -59,6 +59,7 @@ from icm_client.runs.progress import (
 from icm_client.runs.repeat_reads import read_again, second_fingerprint
 from icm_client.runs.request import SEARCH_ROWS, LabelRequest, PreparedRun
 from icm_client.runs.result import Labels, labels_found
+from icm_client.runs.row_lengths import cut_notice
 from icm_client.runs.search import (
     DEFAULT_FAIL_ON_ERROR,
     FailureBudget,
@@ -103,6 +104,8 @@ async def label(
     fresh: bool = False,
     search_rows: int = SEARCH_ROWS,
     limit: int | None = None,
+    max_row_tokens: int | None = None,
+    truncate: bool = False,
     progress: OnProgress | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Labels:
@@ -114,8 +117,8 @@ async def label(
     rows, task, settings, seed and scores.
 
     Args:
-        rows: a data file's path, a data set that was read, or mappings (or texts, which become
-            the field `text`).
+        rows: a data file's path, a data set that was read, mappings (or texts, which become the
+            field `text`), or a table of pandas, polars, pyarrow, DuckDB or `datasets`.
         task: a `Task`, the name of a built-in one, or a task file's path.
         endpoint: a server's base URL, a `Server`, an endpoint that is open (and stays so), or None
             for ICM_ENDPOINT, else the embedded llama.cpp server with gemma-3-270m.
@@ -152,6 +155,10 @@ async def label(
             "folds" and "iterate" search all.
         limit: label a sample of so many rows alone, the same ones each time, related rows together;
             None labels all.
+        max_row_tokens: the most tokens that a row's own prompt may take; a row that takes more is
+            one that cannot be used (`skip_bad_rows`).
+        truncate: cut such rows to `max_row_tokens` instead, their longest text from its end;
+            `LabelledRow.cut_tokens` says which.
         progress: called as the run goes on; be quick, and do not raise.
         stopping: asked before each request; once it says so, what is under way is awaited and
             stored, and `RunStopped` is raised.
@@ -187,6 +194,8 @@ async def label(
         fresh=fresh,
         search_rows=search_rows,
         limit=limit,
+        max_row_tokens=max_row_tokens,
+        truncate=truncate,
     ).prepared()
     with open_store(store) as kept:
         return await label_prepared(
@@ -283,8 +292,15 @@ class _Run:
         request, job = prepared.request, prepared.job
         store.record_server(server.identity)
         meter.connected(server)
+        within = await prepared.within_limit(server, store)
+        job = within.job
         pieces, settings, unusable, notice = await fitted_job(
-            job, prepared.settings, server, store, skip_bad_rows=request.skip_bad_rows
+            job,
+            prepared.settings,
+            server,
+            store,
+            skip_bad_rows=request.skip_bad_rows,
+            too_long=within.too_long,
         )
         failures = FailureBudget(job, settings, request.fail_on_error, unusable)
         scorer = Scorer(
@@ -353,13 +369,15 @@ class _Run:
                 exactness=scorer.exactness,
                 pinned=prepared.pinned,
                 preset=preset_of(settings),
-                warnings=prepared.whole.warnings,
+                warnings=(*prepared.whole.warnings, *within.warnings),
                 notices=(
                     *prepared.whole.notices,
                     *store.notices,
                     *(server.notices if isinstance(server, NoticingEndpoint) else ()),
                     *([notice] if notice else []),
                 ),
+                row_limit=request.row_limit,
+                cut=within.cut,
                 failed=failures.without_label(result),
                 stopped=self._why(stopped) if result.stopped or stopped else None,
                 server=server.identity,
@@ -369,6 +387,8 @@ class _Run:
             )
             if stopped is None:
                 found, stopped = await self._with_the_rest(found, server, store, scorer.stats)
+            if (cut := cut_notice(found.cut, len(found.rows), request.row_limit)) is not None:
+                found = replace(found, notices=(*found.notices, cut))
             if folder is not None:
                 try:
                     folder.finish(found.summary(), partial(found.write, format="jsonl"))
@@ -391,10 +411,13 @@ class _Run:
         described = run_settings(
             prepared.settings, prepared.first, request.trainer, prepared.pinned
         )
+        described |= request.row_limit.settings
         if prepared.searched is not None:
             described["search_rows"] = request.search_rows
         return RunFolder.open(
-            RunDescription.of(prepared.whole, described, request.seed, server.identity),
+            RunDescription.of(
+                prepared.whole, described, request.seed, server.identity, request.part
+            ),
             base=Path(request.runs),
             command=request.command,
             fresh=request.fresh,

@@ -1,7 +1,7 @@
 """Labels that a person or a run has written down, rows of `id` and `label`, as a search's input.
 
 `read_start` reads first labels (`--init`, the paper's Figure 9), `read_pins` labels that a person
-has checked (`--pin`): the search keeps and uses these.
+has checked (`--pin`): the search keeps and uses these. Both read what annotation tools export, too.
 """
 
 import os
@@ -19,11 +19,13 @@ from icm_client.coherence.problem import UNLABELLED, IntArray
 from icm_client.data.job import Job
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.outputs import column_of
-from icm_client.data.readers import read_rows
+from icm_client.data.readers import opened_rows
+from icm_client.data.rows import collect
 from icm_client.errors import InputError, RowError
+from icm_client.runs.annotations import labels_of
 
 Pins = Mapping[str, str] | Mapping[int, str] | str | os.PathLike[str]
-"""Row id -> label, or a file of rows with `id` and `label`."""
+"""Row id -> label, or a file of rows with `id` and `label`, or of a tool's annotations."""
 
 KINDS = get_args(Start)
 
@@ -127,7 +129,7 @@ def _labels_in(source: Pins, job: Job, *, numbered: bool = False) -> Iterator[_G
 
     Args:
         source: a file of rows with `id` and `label`, at least one, in any format that rows are
-            read from; or id -> label.
+            read from; what `icm_client.runs.annotations` reads; or id -> label.
         job: whose rows and labels they are.
         numbered: a file's rows without an id are identified by their number.
 
@@ -145,7 +147,8 @@ def _labels_in(source: Pins, job: Job, *, numbered: bool = False) -> Iterator[_G
         ]
     else:
         name = os.fspath(source)
-        rows = read_rows(name, fewest=1).rows
+        with opened_rows(name, [], fewest=1) as lines_read:
+            rows = collect(labels_of(lines_read, name), path=name, gold=None, fewest=1).rows
         for row in rows:
             if "id" not in row.fields and not numbered:
                 raise RowError("no 'id': say which row the label is for", path=name, line=row.line)

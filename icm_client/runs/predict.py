@@ -20,6 +20,7 @@ from icm_client.data.rows import FailedRow, only, path_of, refused_rows
 from icm_client.endpoints import Endpoint
 from icm_client.errors import TooManyFailed
 from icm_client.runs.frozen import Frozen
+from icm_client.runs.row_lengths import within_limit
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.scoring import (
     Pieces,
@@ -60,6 +61,7 @@ class Totals:
         without_label: how many there are.
         without_score: those of them that the server refused, or failed on for good.
         shift: signal -> counts, as `ShiftMeter.counts`.
+        cut: rows with a label that were cut before they were read.
     """
 
     rows: int = 0
@@ -72,6 +74,7 @@ class Totals:
     without_label: int = 0
     without_score: int = 0
     shift: dict[str, list[int]] = field(default_factory=dict)
+    cut: int = 0
 
     def document(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -152,8 +155,12 @@ class Prediction:
         self._on_progress, self._stopping = on_progress, stopping
         self._drift = DriftCheck(server)
 
-    async def batches(self, rows: Rows, *, after: int = 0) -> AsyncGenerator[Batch]:
+    async def batches(
+        self, rows: Rows, *, after: int = 0, until: int | None = None
+    ) -> AsyncGenerator[Batch]:
         """Label the rows, in order, from the one after the first `after`.
+
+        No batch is begun once `until` rows have been read; None reads all.
 
         Raises:
             TooManyFailed: as many rows as `fail_on_error` says have no score.
@@ -173,15 +180,21 @@ class Prediction:
             skip_bad_rows=self._skip,
             after=after,
         )
-        for dataset in came:
+        read = after
+        while until is None or read < until:
+            if (dataset := next(came, None)) is None:
+                return
             self.under_way = len(dataset.rows) + len(dataset.skipped)
+            read += self.under_way
             yield await self._labelled(dataset, frozen, demos, meter)
 
     async def _labelled(
         self, dataset: Dataset, frozen: Frozen, demos: Pieces, meter: ShiftMeter
     ) -> Batch:
         job = Job.prepare(dataset, frozen.task, skip_bad_rows=self._skip)
-        scores = await self._scored(job, frozen, demos)
+        within = await within_limit(job, frozen.row_limit, self._server, self._store)
+        job, cut = within.job, within.cut
+        scores = await self._scored(job, frozen, demos, within.too_long)
         decided = frozen.calibration.decide(scores.log_probs)
         labels = JointAssignment(job.constraint, len(job.labels))(decided).labels
         trusted = verdict_of(frozen.findings) != "do not trust"
@@ -201,6 +214,7 @@ class Prediction:
                     confidence=float(np.exp(log_probs[label])) if trusted else None,
                     log_probs={word: log_probs[k] for word, k in order},
                     exactness=scores.exactness[item],
+                    cut_tokens=None if cut is None else cut[row],
                 )
             )
             kept.append(row)
@@ -216,8 +230,11 @@ class Prediction:
         self._count(batch)
         return batch
 
-    async def _scored(self, job: Job, frozen: Frozen, demos: Pieces) -> "_Scored":
+    async def _scored(
+        self, job: Job, frozen: Frozen, demos: Pieces, too_long: Mapping[int, str]
+    ) -> "_Scored":
         pieces, unusable = await with_prompts(demos, job.prompts, self._server, self._store)
+        unusable |= too_long
         first, n_items = len(demos.prompts), len(job.prompts)
         longest = max(len(context_ids(demos, context)) for context in frozen.contexts)
         length = np.array([len(ids) for ids in pieces.prompts[first:]])
@@ -269,6 +286,7 @@ class Prediction:
         totals.rows += batch.came
         for row in batch.rows:
             totals.counts[row.label] = totals.counts.get(row.label, 0) + 1
+            totals.cut += bool(row.cut_tokens)
             totals.sure += row.confidence or 0.0
         for row, known in zip(batch.rows, batch.gold or (), strict=False):
             if known is not None:

@@ -8,6 +8,7 @@
 Scores are kept besides, so the rows of a batch that a kill has interrupted are not asked again.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ from icm_client.errors import RunStopped
 from icm_client.runs.predict import BATCH, Prediction, Totals
 from icm_client.runs.predictor import Predictor
 from icm_client.runs.progress import Cost, cost_since
+from icm_client.runs.row_lengths import NO_LIMIT, RowLimit, cut_notice
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScoreStore, ScoringProgress
@@ -79,6 +81,7 @@ class Predicted:
         server: who answered.
         cost: of this process.
         output: the file with the labels; None where no row has one.
+        row_limit: how many tokens a row could take.
     """
 
     run: str
@@ -88,6 +91,13 @@ class Predicted:
     server: ServerIdentity
     cost: Cost
     output: str | None
+    row_limit: RowLimit = NO_LIMIT
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences on the rows that the user should see."""
+        cut = cut_notice(self.totals.cut, self.labelled, self.row_limit)
+        return () if cut is None else (cut,)
 
     @property
     def verdict(self) -> Verdict:
@@ -139,6 +149,7 @@ class Predicted:
             "rows_with_gold": self.totals.with_gold,
             "confusion": None if (found := self.confusion) is None else found.summary(),
             "findings": [finding.summary() for finding in self.findings],
+            "notices": list(self.notices),
             "without_label": self.totals.without_label,
             "failed": [row.summary() for row in self.totals.failed],
             "server": asdict(self.server),
@@ -163,6 +174,7 @@ async def predict_file(
     fail_on_error: float = DEFAULT_FAIL_ON_ERROR,
     accept_other_model: bool = False,
     fresh: bool = False,
+    limit: int | None = None,
     progress: Callable[[PredictProgress], None] = lambda _: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Predicted:
@@ -185,6 +197,8 @@ async def predict_file(
         fail_on_error: as for `icm_client.label`, of the rows so far.
         accept_other_model: take another model than the run's.
         fresh: begin a partial output over.
+        limit: label the first rows alone: so many, and what is left of a group that goes on. None
+            labels all.
         progress: called as it goes on.
         stopping: asked before each request.
 
@@ -197,8 +211,12 @@ async def predict_file(
             `icm_client.runs.predict.Prediction.batches`.
     """
     began = time.monotonic()
+    if limit is not None:
+        batch = math.ceil(limit / math.ceil(limit / batch))  # so that no batch goes far beyond it
     with found_files(data) as files, written_to(output, output_format) as target:
-        total = _checked(predictor, files, batch, gold, file, skip_bad_rows=skip_bad_rows)
+        total = _checked(
+            predictor, files, batch, gold, file, limit=limit, skip_bad_rows=skip_bad_rows
+        )
         state = PredictProgress(0, total)
 
         def moved(**changed: Any) -> None:
@@ -219,7 +237,8 @@ async def predict_file(
         async with open_endpoint(endpoint, observe, stopping) as server:
             store.record_server(server.identity)
             usage = replace(server.usage)
-            identity = _identity(predictor, files, server, asdict(file), contexts, gold)
+            options = [asdict(file), contexts, gold, *([] if limit is None else [limit])]
+            identity = _identity(predictor, files, server, *options)
             with LabelSink.open(
                 target, format=output_format, identity=identity, fresh=fresh
             ) as sink:
@@ -239,7 +258,9 @@ async def predict_file(
                     totals=Totals.of(sink.state) if sink.state else None,
                 )
                 try:
-                    async with aclosing(prediction.batches(files, after=sink.rows_done)) as batches:
+                    until = None if limit is None else total
+                    some = prediction.batches(files, after=sink.rows_done, until=until)
+                    async with aclosing(some) as batches:
                         async for done in batches:
                             sink.append(
                                 done.rows,
@@ -263,6 +284,7 @@ async def predict_file(
                 server.identity,
                 cost_since(began, [(server, usage)], prediction.stats),
                 os.fspath(output) if written else None,
+                predictor.found.row_limit,
             )
 
 
@@ -273,9 +295,10 @@ def _checked(
     gold: str | None,
     file: FileOptions,
     *,
+    limit: int | None,
     skip_bad_rows: bool,
 ) -> int:
-    """Read and render every row, and return how many there are.
+    """Read and render every row, up to the limit, and return how many there are.
 
     Raises:
         RowError: names rows that cannot be used.
@@ -291,7 +314,7 @@ def _checked(
         total += len(job.dataset.rows) + len(job.dataset.skipped)
         if not skip_bad_rows:
             bad += job.dataset.skipped
-        if len(bad) >= _ENOUGH:
+        if len(bad) >= _ENOUGH or (limit is not None and total >= limit):
             break
     if bad:
         raise refused_rows(bad, path=files.name, usable=usable)

@@ -25,6 +25,7 @@ from icm_client.record.layout import DEFAULT_BASE
 from icm_client.record.run_labels import read_labels
 from icm_client.runs.frozen import PREDICTOR, Found, Frozen
 from icm_client.runs.predict import Prediction, Totals
+from icm_client.runs.row_lengths import RowLimit
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScorerStats, ScoreStore, ScoringProgress, open_store
 from icm_client.verdict.findings import recorded_finding
@@ -80,6 +81,7 @@ class Predictor:
                 ServerIdentity(**kept.record["server"]),
                 int(kept.record["seed"]),
                 tuple(recorded_finding(one) for one in result.get("findings", ())),
+                RowLimit.of(kept.record["settings"]),
             ),
             kept.path,
         )
@@ -95,6 +97,7 @@ class Predictor:
                 labels.server,
                 labels.seed,
                 labels.findings,
+                labels.row_limit,
             ),
             labels.run,
         )

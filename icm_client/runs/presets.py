@@ -88,8 +88,18 @@ async def fitted_job(
     store: ScoreStore,
     *,
     skip_bad_rows: bool = False,
+    too_long: Mapping[int, str] | None = None,
 ) -> Fitted:
     """Tokenize a job's prompts, and fit the settings to the server.
+
+    Args:
+        job: rows and task.
+        settings: of the search.
+        server: whose tokenizer and context these are.
+        store: where token ids are kept.
+        skip_bad_rows: leave rows that cannot be scored aside, in `Fitted.unusable`.
+        too_long: items that cannot be scored for their length, with the reasons
+            (`icm_client.runs.row_lengths`).
 
     Raises:
         RowError: labels merge with the ends of some rows' prompts, or rows are too long.
@@ -101,6 +111,7 @@ async def fitted_job(
     pieces = await tokenize_pieces(
         job.prompts, job.label_texts, job.task.separator, server, store, merged=unusable
     )
+    unusable |= too_long or {}
     unusable |= _too_long(pieces, server, unusable)
     rows = {job.items[item].row: why for item, why in sorted(unusable.items(), reverse=True)}
     if rows:

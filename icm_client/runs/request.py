@@ -19,6 +19,7 @@ from icm_client.data import Dataset, Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, Rows
 from icm_client.data.rows import FEWEST_ROWS, only
+from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError
 from icm_client.runs.labels_file import Pins, read_pins, read_start
 from icm_client.runs.presets import (
@@ -29,8 +30,10 @@ from icm_client.runs.presets import (
     preset_settings,
 )
 from icm_client.runs.progress import Budget
+from icm_client.runs.row_lengths import Limited, RowLimit, within_limit
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.trainer import Trainer
+from icm_client.scoring import ScoreStore
 
 SEARCH_ROWS = 2048
 """Rows above which a sample of so many is searched, and the others are predicted from its labels;
@@ -58,6 +61,8 @@ class LabelOptions(TypedDict, total=False):
     fresh: bool
     search_rows: int
     limit: int | None
+    max_row_tokens: int | None
+    truncate: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,9 @@ class LabelRequest:
     The fields are arguments of `icm_client.label`, which says what they mean. Its others (endpoint,
     store, progress, stopping) say where a run happens and who follows it: they are those of
     `label_prepared`.
+
+    Attributes:
+        part: what the rows are of those in the file, for the run's name; None for all.
     """
 
     rows: Rows
@@ -90,9 +98,29 @@ class LabelRequest:
     fresh: bool = False
     search_rows: int = SEARCH_ROWS
     limit: int | None = None
+    max_row_tokens: int | None = None
+    truncate: bool = False
+    part: str | None = None
+
+    @property
+    def row_limit(self) -> RowLimit:
+        """How many tokens a row may take.
+
+        Raises:
+            InputError: a limit that says nothing.
+        """
+        return RowLimit(self.max_row_tokens, self.truncate)
 
     def prepared(self) -> "PreparedRun":
-        """Everything that the request names, read and checked.
+        """Everything that the request names, read and checked; of many rows a sample is searched.
+
+        Raises:
+            InputError: as `read`.
+        """
+        return self.read().sampled()
+
+    def read(self) -> "PreparedRun":
+        """Everything that the request names, read and checked, with all rows to be searched.
 
         Raises:
             InputError: something in it cannot be used: it names no preset, settings of another
@@ -107,6 +135,7 @@ class LabelRequest:
             raise InputError(f"the seed must be 0 or more, not {seed}")
         if self.search_rows < FEWEST_ROWS:
             raise InputError(f"at least {FEWEST_ROWS} rows are searched, not {self.search_rows}")
+        self.row_limit  # noqa: B018 - refused here, before the rows are read
         settings = self._checked_settings()
         whole = Job.prepare(
             self.rows,
@@ -119,21 +148,8 @@ class LabelRequest:
         )
         first = None if self.start is None else read_start(self.start, whole)
         pinned = None if self.pins is None else read_pins(self.pins, whole)
-        searched = (
-            None
-            if isinstance(settings, TrainedSettings)
-            else _sample(whole, self.search_rows, seed, pinned)
-        )
-        job = whole
-        if searched is not None:
-            part = replace(only(whole.dataset, searched), is_part=True)  # checked as a whole
-            job = Job.prepare(part, whole.task)
-            rows = set(searched)
-            items = [number for number, item in enumerate(whole.items) if item.row in rows]
-            first = first if first is None or isinstance(first, str) else first[items]
-            pinned = None if pinned is None else pinned[items]
         return PreparedRun(
-            replace(self, seed=seed), whole, searched, job, settings, first=first, pinned=pinned
+            replace(self, seed=seed), whole, None, whole, settings, first=first, pinned=pinned
         )
 
     def _checked_settings(self) -> Settings:
@@ -225,6 +241,58 @@ class PreparedRun:
     settings: Settings
     first: Start | IntArray | None
     pinned: IntArray | None
+
+    def only(self, rows: Sequence[int], part: str) -> "PreparedRun":
+        """The same run over some of the rows, by their numbers from 0; `part` names these.
+
+        What is said of the rows as a whole, and those that were skipped, stay with the whole.
+
+        Raises:
+            RowError, InputError: a rule of the task cannot be built from these rows alone.
+        """
+        whole = self.whole
+        dataset = replace(only(whole.dataset, rows), warnings=(), skipped=(), is_part=True)
+        job = Job.prepare(dataset, whole.task)
+        first, pinned = self._labels_of(rows)
+        request = replace(self.request, part=part)
+        return PreparedRun(request, job, None, job, self.settings, first=first, pinned=pinned)
+
+    def sampled(self) -> "PreparedRun":
+        """The same run, which searches no more rows than it is to, and predicts the others."""
+        whole, request = self.whole, self.request
+        if isinstance(self.settings, TrainedSettings):
+            return self
+        searched = _sample(whole, request.search_rows, request.seed, self.pinned)
+        if searched is None:
+            return self
+        dataset = replace(only(whole.dataset, searched), is_part=True)  # checked as a whole
+        first, pinned = self._labels_of(searched)
+        job = Job.prepare(dataset, whole.task)
+        return replace(self, searched=searched, job=job, first=first, pinned=pinned)
+
+    def _labels_of(self, rows: Sequence[int]) -> tuple[Start | IntArray | None, IntArray | None]:
+        """First and pinned labels of some of the rows' items."""
+        there = set(rows)
+        items = [number for number, item in enumerate(self.whole.items) if item.row in there]
+        first, pinned = self.first, self.pinned
+        return (
+            first if first is None or isinstance(first, str) else first[items],
+            None if pinned is None else pinned[items],
+        )
+
+    async def within_limit(self, server: Endpoint, store: ScoreStore) -> Limited:
+        """The rows that are searched, within the request's limit of tokens.
+
+        Raises:
+            RowError: rows that are not searched are too long, and are not to be skipped: they are
+                named together with those that are.
+            InputError, EndpointError, StoreError: as `icm_client.runs.row_lengths.within_limit`.
+        """
+        request, limit = self.request, self.request.row_limit
+        if self.searched is not None and limit.tokens is not None and not request.skip_bad_rows:
+            every = await within_limit(self.whole, limit, server, store)
+            every.refuse()
+        return await within_limit(self.job, limit, server, store)
 
     @property
     def rest(self) -> Dataset:

@@ -5,7 +5,10 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
+from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,16 +18,26 @@ from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
 from icm_client.coherence.result import SearchResult, Step, SweepRecord
 from icm_client.data import Dataset, FileFormat, LabelledRow, Task, write_labels
 from icm_client.data.job import Job
+from icm_client.data.outputs import label_records
+from icm_client.data.record_files import write_records
 from icm_client.data.rows import FailedRow, only
+from icm_client.data.values import JsonValue
 from icm_client.endpoints import Exactness, ServerIdentity
+from icm_client.errors import SetupError
 from icm_client.runs.presets import Preset
 from icm_client.runs.progress import Cost
+from icm_client.runs.row_lengths import NO_LIMIT, RowLimit
 from icm_client.stats.confusion import Confusion, confusion
 from icm_client.verdict.diagnosis import Evidence, diagnose
 from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Verdict, verdict_of
 from icm_client.verdict.search_findings import agreement_matrix
 
 if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
     from icm_client.runs.predictor import Predictor
 
 
@@ -76,6 +89,7 @@ class Labels:
         run: the run's folder, where a record is kept.
         predicted: rows that were not searched, but labelled by one read in the context of others'
             labels (`icm_client.runs.predict`).
+        row_limit: how many tokens a row could take.
     """
 
     rows: tuple[LabelledRow, ...]
@@ -102,6 +116,7 @@ class Labels:
     seed: int
     run: Path | None
     predicted: int = 0
+    row_limit: RowLimit = NO_LIMIT
 
     def __repr__(self) -> str:
         """Return a line: the rows themselves may be thousands."""
@@ -137,6 +152,11 @@ class Labels:
     def pinned(self) -> int:
         """Rows whose labels are pinned ones; their confidence and log-probs are the model's."""
         return sum(row.pinned for row in self.rows)
+
+    @property
+    def cut(self) -> int:
+        """Rows that were cut to `row_limit`, and labelled by what is left of them."""
+        return sum(bool(row.cut_tokens) for row in self.rows)
 
     @property
     def exactness(self) -> dict[str, int]:
@@ -184,6 +204,48 @@ class Labels:
             gold_field=self.dataset.gold_field,
         )
 
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return what `write` writes, as a pandas data frame with the same columns.
+
+        Raises:
+            SetupError: pandas is not installed.
+        """
+        columns, records = self._records()
+        return _library("pandas").DataFrame(records, columns=columns)
+
+    def to_arrow(self) -> "pa.Table":
+        """Return what `write` writes to a Parquet file, as a table of pyarrow.
+
+        A column in which numbers, texts or truth values are mixed holds text.
+
+        Raises:
+            SetupError: pyarrow is not installed.
+        """
+        parquet, file = _library("pyarrow.parquet"), BytesIO()
+        write_records(file, "labels", "parquet", *self._records())
+        return parquet.read_table(file)
+
+    def to_polars(self) -> "pl.DataFrame":
+        """Return the table of `to_arrow` as a polars data frame.
+
+        Raises:
+            SetupError: polars or pyarrow is not installed.
+        """
+        polars = _library("polars")
+        frame: pl.DataFrame = polars.from_arrow(self.to_arrow())
+        return frame
+
+    def to_dataset(self) -> "datasets.Dataset":
+        """Return the table of `to_arrow` as a dataset of `datasets`.
+
+        Raises:
+            SetupError: datasets is not installed.
+        """
+        return _library("datasets").Dataset(self.to_arrow())
+
+    def _records(self) -> tuple[list[str], list[dict[str, JsonValue]]]:
+        return label_records(self.rows, self.dataset.gold, self.dataset.gold_field)
+
     def predictor(self) -> "Predictor":
         """Return what labels new rows as these were labelled, each with one read."""
         # Imported here: who only labels rows needs none of it.
@@ -219,6 +281,7 @@ class Labels:
             "label_mass": self.label_mass,
             "pinned": self.pinned,
             "predicted": self.predicted,
+            **({"cut": self.cut} if self.row_limit.truncate else {}),
             "prior_source": self.prior_source,
             "share_intervals": {word: list(ends) for word, ends in self.share_intervals.items()},
             "groups_by_confidence": self.by_confidence,
@@ -250,6 +313,14 @@ def _telling_fields(job: Job) -> dict[str, list[str | None]]:
     return fields
 
 
+def _library(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError:
+        package = name.partition(".")[0]
+        raise SetupError(f"this needs {package}: pip install {package}") from None
+
+
 def labels_found(
     job: Job,
     result: SearchResult,
@@ -267,6 +338,8 @@ def labels_found(
     cost: Cost,
     seed: int,
     run: Path | None,
+    row_limit: RowLimit,
+    cut: Mapping[int, int] | None,
 ) -> Labels:
     """Diagnose what a search has found, and translate items and label numbers into rows and words.
 
@@ -289,6 +362,8 @@ def labels_found(
         cost: of the run.
         seed: of the run.
         run: its folder.
+        row_limit: how many tokens a row could take.
+        cut: row -> tokens that were cut from its prompt; None where none are cut.
     """
     items = job.row_items
     shown = job.task.exchange or job.task.template_fields
@@ -320,6 +395,7 @@ def labels_found(
             log_probs={word: log_probs[item][k] for word, k in order},
             exactness=exactness[item].value,
             pinned=pinned is not None and bool(pinned[item] == numbers[item]),
+            cut_tokens=None if cut is None else cut[row],
         )
         for row, item in zip(rows.tolist(), items[rows].tolist(), strict=True)
     )
@@ -358,4 +434,5 @@ def labels_found(
         cost=cost,
         seed=seed,
         run=run,
+        row_limit=row_limit,
     )

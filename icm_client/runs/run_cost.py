@@ -18,6 +18,7 @@ from icm_client.endpoints import Endpoint, Read, TextEndpoint
 from icm_client.endpoints.probe import Figure, number_of, prefix_cache, ratio, throughput
 from icm_client.errors import InputError
 from icm_client.runs.presets import Settings, fitted_job
+from icm_client.runs.row_lengths import NO_LIMIT, RowLimit, within_limit
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import (
     LabelTrie,
@@ -115,6 +116,7 @@ async def forecast_job(
     predicted: int = 0,
     store: str | os.PathLike[str] | None = None,
     skip_bad_rows: bool = False,
+    row_limit: RowLimit = NO_LIMIT,
     on_probe: Callable[[ProbeCost], None] | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> RunCost:
@@ -127,6 +129,7 @@ async def forecast_job(
         predicted: further rows, which are predicted from the labels of these.
         store: where token ids are kept; None takes the user's own.
         skip_bad_rows: as for `icm_client.label`.
+        row_limit: how many tokens a row may take.
         on_probe: called before anything is scored with what the forecast will ask at most.
         on_step: called with what is measured next, in words.
 
@@ -141,7 +144,15 @@ async def forecast_job(
         )
     with open_store(store) as kept:
         async with open_endpoint(endpoint) as server:
-            fitted = await fitted_job(job, settings, server, kept, skip_bad_rows=skip_bad_rows)
+            within = await within_limit(job, row_limit, server, kept)
+            fitted = await fitted_job(
+                within.job,
+                settings,
+                server,
+                kept,
+                skip_bad_rows=skip_bad_rows,
+                too_long=within.too_long,
+            )
             assert isinstance(fitted.settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
             used = (
                 ids for item, ids in enumerate(fitted.pieces.prompts) if item not in fitted.unusable

@@ -220,6 +220,7 @@ class ShardFolder:
                 server,
                 sum_of(Cost(**record["cost"]) for record in records),
                 str(self.path),
+                predictor.found.row_limit,
             )
             shards = [
                 {
@@ -281,6 +282,7 @@ def _added(records: Iterable[Mapping[str, Any]]) -> Totals:
         for word, count in part.counts.items():
             whole.counts[word] = whole.counts.get(word, 0) + count
         whole.sure += part.sure
+        whole.cut += part.cut
         whole.right += part.right
         whole.with_gold += part.with_gold
         for gold, given in part.confused.items():

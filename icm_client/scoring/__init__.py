@@ -7,6 +7,7 @@ from icm_client.scoring.assemble import (
     Pieces,
     context_ids,
     prompt_ids,
+    token_counts,
     tokenize_pieces,
     with_prompts,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "plan",
     "prompt_ids",
     "prune",
+    "token_counts",
     "tokenize_pieces",
     "with_prompts",
 ]

@@ -183,6 +183,21 @@ async def with_prompts(
     return replace(pieces, prompts=(*pieces.prompts, *further)), found
 
 
+async def token_counts(texts: Sequence[str], endpoint: Endpoint, store: ScoreStore) -> list[int]:
+    """Return how many tokens each text takes; ids that are in the store are not asked for again.
+
+    Args:
+        texts: such as prompts.
+        endpoint: tokenizes; no `TextEndpoint`, whose pieces are characters.
+        store: where token ids are kept.
+
+    Raises:
+        EndpointError: the server did not tokenize.
+        StoreError: the store could not be read or written.
+    """
+    return list(map(len, await _Tokenizer(endpoint, store, kept=False).ids(texts)))
+
+
 class _Tokenizer:
     """Token ids by way of the store, each text asked once."""
 

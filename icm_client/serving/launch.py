@@ -1,4 +1,6 @@
-"""Start a server, wait until it answers, and stay with it until it ends.
+"""Start a server, wait until it answers, and stay with it until it ends: `Launch.run`.
+
+`Launch.serving` does so for as long as a block of code uses it.
 
 The server runs in a session of its own, so that Ctrl-C reaches it once, through this process.
 Whatever happens, none of its processes is left: not after a signal, a crash, or a SIGKILL of this
@@ -11,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
@@ -55,8 +57,20 @@ class ServerFailed(IcmError):
         self.status = status or 1
 
 
+class StartInterrupted(Exception):
+    """A signal came while the server started; it has been ended.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
 class Launch:
-    """One server from start to end; call `run`.
+    """One server from start to end; call `run`, or use `serving`.
 
     It must be used in the main thread of a process of its own: signals are handled, and every
     descendant of this process is ended.
@@ -113,6 +127,62 @@ class Launch:
                 self._end(process)
         return _status(process)
 
+    @contextmanager
+    def serving(self) -> Iterator[Callable[[], bool]]:
+        """Start it, wait until it answers, let the block use it, and end it.
+
+        Signals that come in the block are the block's: the server is in another session, and does
+        not see Ctrl-C. One that comes while the server is being ended kills it at once.
+
+        Yields:
+            What says whether it has ended, though nobody asked it to.
+
+        Raises:
+            SetupError: the log cannot be written, or the program cannot be started.
+            ServerFailed: it did not answer in time, or it failed, was killed or ended by itself, at
+                its start or in the block; then from the block's own error, if that has one.
+            StartInterrupted: a signal came before it was ready.
+        """
+        adopt_orphans()
+        with self._output() as output:
+            with self._handled():
+                process = self._started(output)
+                try:
+                    self._wait_until_ready(process, ())
+                except BaseException:
+                    self._end(process)
+                    raise
+                if self._came:
+                    self._end(process)
+                    raise StartInterrupted(self._came[0])
+            try:
+                yield lambda: process.poll() is not None
+            except Exception as error:
+                self._check_not_ended(process, error)
+                raise
+            else:
+                self._check_not_ended(process, None)
+            finally:
+                with self._handled():
+                    self._came.append(signal.SIGTERM)  # so that the next one does not wait
+                    self._forwarded = len(self._came)
+                    if process.poll() is None:
+                        process.terminate()
+                        self._ends_by = time.monotonic() + self._grace_s
+                    while self._is_running(process):
+                        time.sleep(_LOOK_S)
+                    self._end(process)
+
+    def _check_not_ended(self, process: subprocess.Popen[bytes], error: Exception | None) -> None:
+        """Raise `ServerFailed` from the block's error if the server has ended by then."""
+        if process.poll() is None:
+            return
+        try:
+            self._check_asked_to_end(process, "ended")
+        except ServerFailed as failed:
+            failed.goes_on = isinstance(error, IcmError) and error.goes_on
+            raise failed from error
+
     def _started(self, output: IO[bytes] | None) -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen(
@@ -122,7 +192,7 @@ class Launch:
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
                 start_new_session=True,
-                # This process has one thread, so no lock can be held at the fork.
+                # No other thread of this process is in Python code, nor does one allocate memory.
                 preexec_fn=dying_with_parent,  # noqa: PLW1509
             )
         except OSError as error:

@@ -30,6 +30,10 @@ _FORMATS: Final = {
     "csv": "CSV, one line for each row",
     "parquet": "Parquet",
     "hf": "a dataset folder: `datasets.load_dataset(FOLDER)`",
+    "label-studio": "tasks of Label Studio, the labels as predictions; the labeling interface is "
+    "the `.xml` file beside them",
+    "argilla": "a dataset folder of Argilla, the labels as suggestions: "
+    "`argilla.Dataset.from_disk(FOLDER)`",
 }
 _LICENCE: Final = (
     "The rows have the licence of the data that they came from. Labels that a model made may fall "
@@ -81,8 +85,8 @@ class CardFacts:
         return tuple(str(one["message"]) for one in worst or findings)
 
 
-def export_card(facts: CardFacts) -> str:
-    """Return the card of an exported file."""
+def export_card(facts: CardFacts, heading: str = "#") -> str:
+    """Return the card of an exported file, whose title is a heading of this level."""
     record, result, task = facts.run.record, facts.result, facts.task
     server = record["server"]
     preset = result.get("preset") or record["settings"].get("preset")
@@ -110,22 +114,22 @@ def export_card(facts: CardFacts) -> str:
     if facts.with_gold:
         made["accuracy against gold"] = _share(result.get("accuracy"))
     parts = [
-        f"# Labels of {_plain(PurePath(str(record['data'])).name)}",
+        f"{heading} Labels of {_plain(PurePath(str(record['data'])).name)}",
         _verdict(facts),
-        "## What is in it",
+        f"{heading}# What is in it",
         _contents(facts),
         _counts(facts),
-        "## How the labels were made",
-        _table(("", ""), [(key, value) for key, value in made.items() if value not in (None, "")]),
+        f"{heading}# How the labels were made",
+        table(("", ""), [(key, value) for key, value in made.items() if value not in (None, "")]),
         "The prompt template, with the row's fields in braces:",
         _fenced(task.template),
         "One of these follows it: "
         + ", ".join(f"`{_plain(repr(text))}`" for text in task.label_texts)
         + ".",
         *_notices(result),
-        "## Versions",
-        _table(("", ""), versions),
-        "## Licence",
+        f"{heading}# Versions",
+        table(("", ""), versions),
+        f"{heading}# Licence",
         _LICENCE,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -204,7 +208,7 @@ def _counts(facts: CardFacts) -> str:
         for label in facts.task.labels
         for here in [facts.exported.get(label, 0)]
     ]
-    return _table(("label", "rows found", "rows here", "share here"), rows)
+    return table(("label", "rows found", "rows here", "share here"), rows)
 
 
 def _notices(result: Mapping[str, Any]) -> list[str]:
@@ -217,7 +221,8 @@ def _said(result: Mapping[str, Any]) -> list[object]:
     return [*result.get("warnings", ()), *result.get("notices", ())]
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    """Return a table in Markdown; what a cell holds stands on one line."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(_plain(str(cell)) for cell in line) + " |" for line in lines)
 

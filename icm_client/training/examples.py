@@ -88,6 +88,28 @@ def task_pairs(task: Task, dataset: Dataset, labels: tuple[str | None, ...]) -> 
     return pairs
 
 
+def preferences_of(found: RunLabels) -> list[list[dict[str, str]]]:
+    """Return for each row the records that prefer its label, with `prompt`, `chosen`, `rejected`.
+
+    Of a pair that is the better response against the other; else the label's text against that of
+    each other label.
+
+    Args:
+        found: the labels; of pairs those that prefer one of the two.
+    """
+    task = found.task
+    if task.exchange is not None:
+        return [[pair._asdict()] for pair in pairs_of(found)]
+    return [
+        [
+            {"prompt": example.prompt, "chosen": example.label, "rejected": other}
+            for other in task.label_texts
+            if other != example.label
+        ]
+        for example in examples_of(found)
+    ]
+
+
 def gold_pairs(test: Job) -> list[Pair]:
     """Return the rows that have a gold label as pairs, the better response first.
 

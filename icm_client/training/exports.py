@@ -2,29 +2,37 @@
 
 Formats: trl's prompt-completion and preference types
 (https://huggingface.co/docs/trl/dataset_formats), OpenAI's chat examples, which axolotl reads too
-(https://platform.openai.com/docs/guides/supervised-fine-tuning), tables, and a dataset folder.
+(https://platform.openai.com/docs/guides/supervised-fine-tuning), tables, a dataset folder, and what
+Label Studio and Argilla read (`icm_client.training.annotation_tools`).
 """
 
 import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import orjson
 
 from icm_client.data import FileFormat, LabelledRow, Row, check_output, write_labels
+from icm_client.data.compression import packed
 from icm_client.data.formats import format_of, require_pyarrow
+from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.data.values import write_json
-from icm_client.data.whole_files import replace_file
+from icm_client.data.whole_files import replace_file, replaced
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run, resume_command
 from icm_client.record.run_labels import OUR_COLUMNS, RunLabels, read_labels
+from icm_client.training.annotation_tools import (
+    argilla_files,
+    label_studio_interface,
+    label_studio_tasks,
+)
 from icm_client.training.card import CardFacts, dataset_card, export_card
-from icm_client.training.examples import chat_messages, task_examples, task_pairs
+from icm_client.training.examples import chat_messages, examples_of, preferences_of
 from icm_client.verdict.findings import Verdict, recorded_verdict
 
 LineFormat = Literal["sft", "chat", "dpo", "reward"]
@@ -33,19 +41,30 @@ LineFormat = Literal["sft", "chat", "dpo", "reward"]
 TableFormat = Literal["csv", "parquet", "hf"]
 """All columns of a row; `hf` is a dataset folder."""
 
-ExportFormat = LineFormat | TableFormat
+ToolFormat = Literal["label-studio", "argilla"]
+"""The labels as predictions, for people to check; `argilla` is a folder."""
 
-EXPORT_FORMATS: Final[tuple[ExportFormat, ...]] = (*get_args(LineFormat), *get_args(TableFormat))
+ExportFormat = LineFormat | TableFormat | ToolFormat
+
+EXPORT_FORMATS: Final[tuple[ExportFormat, ...]] = (
+    *get_args(LineFormat),
+    *get_args(TableFormat),
+    *get_args(ToolFormat),
+)
 
 OPENAI_FEWEST: Final = 10
 """OpenAI's fine-tuning API accepts no fewer examples."""
 
+_FOLDERS: Final = ("hf", "argilla")
 _TABLES: Final[Mapping[str, FileFormat]] = {"csv": "csv", "parquet": "parquet", "hf": "parquet"}
 _DATA_FILE: Final = "data/train.parquet"
+_CARD: Final = "README.md"
 _LOG_PROB: Final = "log_prob_"
 
 _Record = dict[str, Any]
 _Write = Callable[[Path], None]
+# What an export writes: each by its path in the folder, or by what its name adds to the file's.
+_Parts = Mapping[str, _Write]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +72,7 @@ class Export:
     """What was written.
 
     Attributes:
-        path: the file, or the folder of `hf`.
+        path: the file, or the folder of `hf` and `argilla`.
         card: the Markdown file that says how the labels were made.
         format: as requested.
         rows: of the run that are in it.
@@ -61,6 +80,7 @@ class Export:
         left_out: why rows are missing, and how many.
         verdict: on the labels.
         warnings: sentences that the user must see, the worst first.
+        shares: of several runs, run -> label -> rows.
     """
 
     path: Path
@@ -71,6 +91,7 @@ class Export:
     left_out: Mapping[str, int]
     verdict: Verdict
     warnings: tuple[str, ...]
+    shares: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def summary(self) -> dict[str, object]:
         """Return everything as JSON values."""
@@ -83,6 +104,7 @@ class Export:
             "left_out": dict(self.left_out),
             "verdict": self.verdict,
             "warnings": list(self.warnings),
+            "shares": {run: dict(labels) for run, labels in self.shares.items()},
         }
 
 
@@ -99,7 +121,8 @@ def export_run(
     Args:
         run: from `icm_client.record.archive.read_run`.
         to: the format.
-        path: where to; for `hf` a new or empty folder.
+        path: where to; for `hf` and `argilla` a new or empty folder. The labeling interface of
+            Label Studio is written beside the file, as `path` + `.xml`.
         min_confidence: leave out rows whose label has less confidence (`LabelledRow`).
         with_gold: also write the gold labels that the run was compared with, as a column.
 
@@ -112,23 +135,11 @@ def export_run(
         RunError: the run's files are damaged.
     """
     name = os.fspath(path)
-    found = _labels_of(run)
+    found = labels_of(run)
     gold = _gold_columns(run.result or {}, found)
-    _check_request(found, to, name, min_confidence=min_confidence, gold=gold if with_gold else None)
-    verdict = recorded_verdict(run.result or {})
-    kept, left_out = _confident(found, min_confidence, verdict)
-    if to in ("dpo", "reward"):
-        kept, same = _comparable(kept)
-        left_out |= same
-    if not kept.labels:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
-        raise InputError(f"the run {run.name}: no row is left to export ({reasons})")
-    if to == "csv" or to == "parquet" or to == "hf":  # noqa: PLR1714 - mypy does not narrow `in`
-        rows = _table(kept, gold)
-        write, records = _table_writer(to, rows, kept, gold[0] if with_gold else None), len(rows)
-    else:
-        lines = _lines(kept, to)
-        write, records = _lines_writer(lines), len(lines)
+    check_request(found, to, name, min_confidence=min_confidence, gold=gold if with_gold else None)
+    kept, left_out = kept_rows(run, found, to, min_confidence)
+    parts, records = _parts(to, kept, gold, with_gold=with_gold)
     facts = CardFacts(
         run=run,
         to=to,
@@ -139,21 +150,67 @@ def export_run(
         left_out=left_out,
         min_confidence=min_confidence,
         with_gold=with_gold,
-        verdict=verdict,
+        verdict=recorded_verdict(run.result or {}),
     )
     return Export(
         path=Path(name),
-        card=_written(name, to, facts, write),
+        card=_written(name, to, facts, parts),
         format=to,
         rows=len(kept.labels),
         records=records,
         left_out=left_out,
-        verdict=verdict,
-        warnings=_warnings(facts),
+        verdict=facts.verdict,
+        warnings=warnings_of(facts),
     )
 
 
-def _labels_of(run: Run) -> RunLabels:
+def kept_rows(
+    run: Run, found: RunLabels, to: ExportFormat, min_confidence: float | None
+) -> tuple[RunLabels, dict[str, int]]:
+    """Return the rows that are exported, and why others are not, with their numbers.
+
+    Raises:
+        InputError: none is left, or rows were requested by confidence although the labels are not
+            to be trusted.
+    """
+    kept, left_out = _confident(found, min_confidence, recorded_verdict(run.result or {}))
+    if to in ("dpo", "reward"):
+        kept, same = _comparable(kept)
+        left_out |= same
+    if not kept.labels:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
+        raise InputError(f"the run {run.name}: no row is left to export ({reasons})")
+    return kept, left_out
+
+
+def _parts(
+    to: ExportFormat, kept: RunLabels, gold: tuple[str, ...], *, with_gold: bool
+) -> tuple[_Parts, int]:
+    """Return what is to be written, and how many records it holds."""
+    match to:
+        case "csv" | "parquet" | "hf":
+            rows = _table(kept, gold)
+            write = _table_writer(to, rows, kept, gold[0] if with_gold else None)
+            return {_DATA_FILE if to == "hf" else "": write}, len(rows)
+        case "label-studio":
+            tasks = label_studio_tasks(kept, _own_fields(kept, gold))
+            interface = label_studio_interface(kept.task).encode()
+            return {"": _json_writer(tasks), ".xml": _writer(interface)}, len(tasks)
+        case "argilla":
+            files = argilla_files(kept)
+            return {name: _json_writer(part) for name, part in files.items()}, len(kept.labels)
+        case _:
+            lines = _lines(kept, to)
+            return {"": lambda path: write_lines(path, lines)}, len(lines)
+
+
+def labels_of(run: Run) -> RunLabels:
+    """Return the run's labels.
+
+    Raises:
+        InputError: it has none yet.
+        RunError: they are damaged.
+    """
     if run.result is None:
         raise InputError(
             f"the run {run.name} has no labels yet (it is {run.state}). Continue it: "
@@ -181,7 +238,7 @@ def _our_columns(found: RunLabels) -> set[str]:
     return {"id", *OUR_COLUMNS, *(f"{_LOG_PROB}{label}" for label in found.task.labels)}
 
 
-def _check_request(
+def check_request(
     found: RunLabels,
     to: ExportFormat,
     name: str,
@@ -189,6 +246,7 @@ def _check_request(
     min_confidence: float | None,
     gold: tuple[str, ...] | None,
 ) -> None:
+    """Refuse what cannot be written, before anything is."""
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise InputError(f"a confidence lies between 0 and 1: {min_confidence:g} does not")
     if to == "reward" and found.task.exchange is None:
@@ -201,9 +259,19 @@ def _check_request(
         raise InputError(f"--to {to} has no place for gold labels: csv, parquet and hf have")
     if gold == ():
         raise InputError(f"the run {found.name} has no gold labels to write")
-    if to == "hf":
+    _check_name(name, to)
+
+
+def _check_name(name: str, to: ExportFormat) -> None:
+    if name == STANDARD_OUTPUT:
+        raise InputError("a card is written beside the labels: name a file, not -")
+    if to in _FOLDERS:
+        if to == "hf":
+            require_pyarrow(name)
         _check_folder(Path(name))
         return
+    if to == "label-studio" and not name.endswith(".json"):
+        raise InputError(f"{name}: Label Studio imports files that end in .json: name one")
     wanted = _TABLES.get(to, "jsonl")
     try:
         named = format_of(name, None)
@@ -216,11 +284,10 @@ def _check_request(
 
 
 def _check_folder(folder: Path) -> None:
-    require_pyarrow(str(folder))
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"{folder} is there already: name a new folder, or remove it")
     # An empty folder is replaced, so its parent must be writable, as for a new one.
-    check_output(folder.with_name(f"{folder.name}.tmp") if folder.is_dir() else folder, "parquet")
+    check_output(folder.with_name(f"{folder.name}.tmp") if folder.is_dir() else folder, "jsonl")
 
 
 def _confident(
@@ -267,26 +334,36 @@ def _comparable(kept: RunLabels) -> tuple[RunLabels, dict[str, int]]:
     return kept.only(numbers), ({why: missing} if missing else {})
 
 
-def _lines(kept: RunLabels, to: LineFormat) -> Sequence[_Record]:
-    task = kept.task
-    if to in ("dpo", "reward") and task.exchange is not None:
-        return [pair._asdict() for pair in task_pairs(task, kept.dataset, kept.labels)]
-    examples = task_examples(task, kept.dataset, kept.labels)
-    if to == "dpo":
-        return [
-            {"prompt": example.prompt, "chosen": example.label, "rejected": other}
-            for example in examples
-            for other in task.label_texts
-            if other != example.label
-        ]
+def _lines(kept: RunLabels, to: LineFormat) -> Sequence[Mapping[str, Any]]:
+    if to in ("dpo", "reward"):
+        return [record for row in preferences_of(kept) for record in row]
+    examples = examples_of(kept)
     if to == "chat":
         return list(map(chat_messages, examples))
     return [{"prompt": example.prompt, "completion": example.label} for example in examples]
 
 
-def _lines_writer(lines: Sequence[_Record]) -> _Write:
-    content = b"".join(write_json(line, orjson.OPT_APPEND_NEWLINE) for line in lines)
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON Lines in one step, compressed where the name ends so (.gz, .zst, ...)."""
+    with replaced(path) as file, packed(file, path.name) as out:
+        out.writelines(write_json(line, orjson.OPT_APPEND_NEWLINE) for line in lines)
+
+
+def _writer(content: bytes) -> _Write:
     return lambda path: replace_file(path, content)
+
+
+def _json_writer(value: object) -> _Write:
+    return _writer(write_json(value, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def _own_fields(kept: RunLabels, gold: Sequence[str]) -> list[_Record]:
+    """Each row's own fields by the names of their columns, without gold."""
+    ours = {*_our_columns(kept), *gold}
+    return [
+        {name: value for name, value in record.items() if name not in ours}
+        for record in kept.records
+    ]
 
 
 def _table(kept: RunLabels, gold: Sequence[str]) -> list[LabelledRow]:
@@ -294,15 +371,13 @@ def _table(kept: RunLabels, gold: Sequence[str]) -> list[LabelledRow]:
     task = kept.task
     texts = dict(zip(task.labels, task.label_texts, strict=True))
     prompts = task.render_all(kept.dataset)
-    ours = {*_our_columns(kept), *gold}
     rows = []
-    for row, label, record, prompt in zip(
-        kept.dataset.rows, kept.labels, kept.records, prompts, strict=True
+    for row, label, record, prompt, own in zip(
+        kept.dataset.rows, kept.labels, kept.records, prompts, _own_fields(kept, gold), strict=True
     ):
         fields: _Record = {"prompt": prompt, "completion": texts[label]}
-        for name, value in record.items():
-            if name not in ours:
-                fields[_unused(name, fields, record)] = value
+        for name, value in own.items():
+            fields[_unused(name, fields, record)] = value
         log_probs = {
             label: record[f"{_LOG_PROB}{label}"]
             for label in task.labels
@@ -339,14 +414,16 @@ def _table_writer(
     return write
 
 
-def _written(name: str, to: ExportFormat, facts: CardFacts, write: _Write) -> Path:
+def _written(name: str, to: ExportFormat, facts: CardFacts, parts: _Parts) -> Path:
     """Write the card, then the data: labels never lie there without a card."""
     try:
-        if to == "hf":
-            return _write_folder(Path(name), facts, write)
+        if to in _FOLDERS:
+            content = dataset_card(facts, _DATA_FILE) if to == "hf" else export_card(facts)
+            return _write_folder(Path(name), parts, content.encode("utf-8", "replace"))
         card = Path(f"{name}.md")
         replace_file(card, export_card(facts).encode("utf-8", "replace"))
-        write(Path(os.path.realpath(name)))
+        for added, write in parts.items():
+            write(Path(os.path.realpath(f"{name}{added}")))
     except OSError as error:
         raise InputError(
             f"{name} cannot be written ({error.strerror}): name a place where you may write and "
@@ -355,31 +432,33 @@ def _written(name: str, to: ExportFormat, facts: CardFacts, write: _Write) -> Pa
     return card
 
 
-def _write_folder(folder: Path, facts: CardFacts, write: _Write) -> Path:
+def _write_folder(folder: Path, parts: _Parts, card: bytes) -> Path:
     """The folder is complete or missing: it is moved into place once it has been written."""
     temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     try:
-        (temporary / _DATA_FILE).parent.mkdir(parents=True)
-        write(temporary / _DATA_FILE)
-        content = dataset_card(facts, _DATA_FILE).encode("utf-8", "replace")
-        replace_file(temporary / "README.md", content)
+        for name, write in parts.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            write(temporary / name)
+        replace_file(temporary / _CARD, card)
         temporary.replace(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return folder / "README.md"
+    return folder / _CARD
 
 
-def _warnings(facts: CardFacts) -> tuple[str, ...]:
+def warnings_of(facts: CardFacts) -> tuple[str, ...]:
+    """Return what the user must see before the export is used, the worst first."""
+    checked = facts.to in get_args(ToolFormat)  # by people, before anything is trained
     found = []
     if facts.verdict == "do not trust":
         why = " ".join(facts.reasons) or "The run's report says why."
         found.append(f"DO NOT TRUST THESE LABELS. {why} What is trained on them learns that too.")
-    elif facts.verdict == "check":
+    elif facts.verdict == "check" and not checked:
         found.append(f"check these labels before you train on them. {' '.join(facts.reasons)}")
     if stopped := facts.result.get("stopped"):
         found.append(f"the search was stopped by {stopped}: these are the best labels until then")
-    if len(facts.exported) == 1:
+    if len(facts.exported) == 1 and not checked:
         (label,) = facts.exported
         found.append(f"every exported row has the label {label!r}: nothing can be learned from it")
     if facts.to == "chat" and facts.records < OPENAI_FEWEST:

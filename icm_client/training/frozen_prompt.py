@@ -29,6 +29,10 @@ _BOTH_ORDERS: Final = (
     "This task compares the fields of `exchange`. Ask both orders: the label is the k with the "
     "highest sum of log probability[k] and, with the two fields exchanged, log probability[1 - k]."
 )
+_LIMIT: Final = (
+    "Rows whose prompt, without the context, takes more tokens than `max_row_tokens` had no label; "
+    "where `truncate` is true, their texts were cut from the end to one length instead."
+)
 _RULE: Final = (
     "The task has a rule for rows of one group (`constraint`), which icm-client predict keeps and "
     "a prompt cannot."
@@ -90,6 +94,7 @@ def prompt_document(frozen: Frozen) -> dict[str, Any]:
     task, calibration = frozen.task, frozen.calibration
     how = list(_HOW)
     how += [_BOTH_ORDERS] if task.exchange is not None else []
+    how += [_LIMIT] if frozen.row_limit.tokens is not None else []
     how += [_RULE] if any(rule.kind not in ("none", "asymmetry") for rule in task.rules) else []
     return {
         "icm_client_prompt": FORMAT,
@@ -110,4 +115,5 @@ def prompt_document(frozen: Frozen) -> dict[str, Any]:
         "label_token_ids": frozen.label_ids,
         "slope": calibration.slope,
         "offsets": calibration.offsets.tolist(),
+        **frozen.row_limit.settings,
     }

@@ -338,7 +338,54 @@ def test_rows_of_the_run_may_be_given(check: Check, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["run"]["rows"] == 40
 
 
-def test_no_task_is_a_usage_matter() -> None:
-    result = CliRunner().invoke(check_command, ["--endpoint", "http://127.0.0.1:9"])
+def test_without_a_task_a_few_requests_say_who_serves_and_what_to_do_next(
+    url: str, behaviour: Behaviour
+) -> None:
+    result = CliRunner().invoke(check_command, [url, "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    found = observed(result)
+    assert list(found) == ["server", "log-probs", "prompts", "raw or processed"]
+    assert found["server"]["says"] == "base on vllm, context 4,096 tokens"
+    assert found["log-probs"]["figures"]["exactness"] == "exact"
+    assert told["run"] is None
+    assert [one["command"] for one in told["next"]] == [
+        "icm-client tasks init DATA",
+        f"icm-client check -e {url} --data DATA",
+        f"icm-client label DATA -o labels.jsonl -e {url}",
+    ]
+    assert behaviour.requests < 10
+    printed = CliRunner().invoke(check_command, ["--endpoint", url])
+    assert printed.stdout.index("Ready.") < printed.stdout.index("icm-client tasks init DATA")
+
+
+def test_without_a_task_a_server_without_log_probs_is_not_ready(
+    url: str, behaviour: Behaviour
+) -> None:
+    behaviour.ignores_ids = True
+    result = CliRunner().invoke(check_command, [url])
+    assert result.exit_code == 1
+    assert "Not ready:" in result.stdout
+    assert "icm-client serve MODEL" in result.stdout
+
+
+def test_a_server_that_is_named_twice_is_a_usage_matter(url: str) -> None:
+    result = CliRunner().invoke(check_command, [url, "--endpoint", url])
+    assert result.exit_code == 2
+    assert "named twice" in result.output
+
+
+def test_rows_without_a_task_are_refused(url: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    result = CliRunner().invoke(check_command, [url, "--data", "rows.jsonl"])
     assert result.exit_code == 1
     assert "no task" in str(result.exception)
+
+
+def test_template_labels_and_a_sample_of_the_rows(url: str, tmp_path: Path) -> None:
+    lines = [json.dumps({"words": f"row {n}"}) for n in range(40)]
+    (tmp_path / "rows.txt").write_text("\n".join(lines))
+    asked = ("--template", "{words}:", "--labels", "yes,no", "--format", "jsonl", "--limit", "30")
+    result = CliRunner().invoke(check_command, [url, "-d", "rows.txt", *asked, "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["run"]["rows"] == 30

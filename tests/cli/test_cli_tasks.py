@@ -1,5 +1,6 @@
 """`icm-client tasks` as a user meets it."""
 
+import re
 from pathlib import Path
 
 import orjson
@@ -7,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from icm_client.cli.tasks import tasks_command
-from icm_client.data import builtin_names, read_rows
+from icm_client.data import Task, builtin_names, read_rows
 from icm_client.errors import InputError, RowError, TaskError
 
 CSV = (
@@ -49,12 +50,18 @@ def test_the_list_as_json() -> None:
     assert [task["name"] for task in tasks] == list(builtin_names())
     assert {task["name"]: task["constraint"]["kind"] for task in tasks} == {
         "alpaca": "asymmetry",
+        "arc": "at-most-one",
         "author-gender": "none",
+        "boolq": "none",
         "gsm8k-verification": "mutual-exclusion",
+        "hellaswag": "at-most-one",
+        "multiple-choice": "at-most-one",
         "pairwise-preference": "asymmetry",
+        "piqa": "at-most-one",
         "sentiment": "none",
         "truthfulqa": "none",
         "truthfulqa-preference": "asymmetry",
+        "winogrande": "at-most-one",
     }
 
 
@@ -179,3 +186,73 @@ def test_convert_is_for_tasks_that_read_a_public_file(truthfulqa_csv: Path) -> N
     done = run("convert", "sentiment", truthfulqa_csv)
     assert isinstance(done.exception, InputError)
     assert "no public file to convert: give rows with 'text'" in str(done.exception)
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    path = tmp_path / "reviews.csv"
+    path.write_text("text,gold\nGood film,positive\nBad film,negative\nFine,positive\n", "utf-8")
+    return path
+
+
+def test_init_asks_nothing_where_the_options_say_all(reviews: Path, tmp_path: Path) -> None:
+    asked = ("--template", r"Review: {text}\nSentiment:", "--labels", "positive, negative")
+    shown = printed("init", reviews, *asked)
+    task = Task.from_toml(tmp_path / "reviews.task.toml")
+    assert task == Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
+    assert "Review: Good film\nSentiment:" in shown
+    assert f"icm-client label {reviews} -o labels.jsonl" in shown
+
+
+def test_init_takes_the_labels_from_the_gold_field(reviews: Path, tmp_path: Path) -> None:
+    printed("init", reviews, "--template", "{text}:", "--gold", "gold", "-o", tmp_path / "t.toml")
+    task = Task.from_toml(tmp_path / "t.toml")
+    assert (task.labels, task.gold) == (("negative", "positive"), "gold")
+
+
+def test_init_begins_with_a_built_in_task(tmp_path: Path) -> None:
+    shown = printed("init", "--task", "sentiment", "--labels", "good,bad")
+    task = Task.from_toml(tmp_path / "task.toml")
+    assert task == Task(**{**Task.builtin("sentiment").model_dump(), "labels": ("good", "bad")})
+    assert "icm-client label ROWS --task task.toml" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "Missing option '--labels'"),
+        (("--labels", "a,b"), "Missing option '--template': .* The rows have text, gold"),
+        (("--labels", "a", "--template", "{text}"), "at least 2 labels"),
+        (("--labels", "a,b", "--template", "{txt}"), "no field 'txt'.*Did you mean 'text'"),
+        (("--gold", "glod", "--template", "{text}"), "no field 'glod'.*Did you mean 'gold'"),
+    ],
+)
+def test_init_without_a_terminal_asks_nothing_and_says_what_is_missing(
+    reviews: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    done = run("init", reviews, *options)
+    assert done.exit_code != 0
+    assert re.search(message, done.output + str(done.exception), re.DOTALL)
+    assert not (tmp_path / "reviews.task.toml").exists()
+
+
+def test_init_overwrites_nothing(reviews: Path, tmp_path: Path) -> None:
+    place = tmp_path / "reviews.task.toml"
+    place.write_text("# mine", "utf-8")
+    done = run("init", reviews, "--labels", "a,b", "--template", "{text}:")
+    assert isinstance(done.exception, InputError)
+    assert place.read_text("utf-8") == "# mine"
+
+
+def test_init_asks_on_a_terminal_and_again_where_an_answer_cannot_be_used(
+    reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icm_client.cli.tasks._can_ask", lambda: True)
+    answers = "glod\ngold\none\n\n{txt}\n\n"
+    done = CliRunner().invoke(tasks_command, ["init", str(reviews)], input=answers)
+    assert done.exit_code == 0, done.output
+    for told in ("Did you mean 'gold'?", "at least 2 labels", "Did you mean 'text'?"):
+        assert told in done.stderr
+    task = Task.from_toml(tmp_path / "reviews.task.toml")
+    assert (task.template, task.labels) == ("Text: {text}\nLabel:", ("negative", "positive"))
+    assert task.gold == "gold"

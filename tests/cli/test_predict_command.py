@@ -90,6 +90,17 @@ def test_json_has_everything_and_quiet_nothing(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("endpoint")
+def test_a_limit_takes_the_first_rows_and_goes_on_as_without_one(run: Run) -> None:
+    some = run("predict", "reviews", "new.jsonl", "-o", "some.jsonl", "--limit", "10", "--json")
+    assert json.loads(some.out)["rows"] == 10
+    run("predict", "reviews", "new.jsonl", "-o", "all.jsonl", "-q")
+    lines = Path("all.jsonl").read_bytes().splitlines()
+    assert Path("some.jsonl").read_bytes().splitlines() == lines[:10]
+    every = run("predict", "reviews", "new.jsonl", "-o", "e.jsonl", "--limit", "99", "--json")
+    assert json.loads(every.out)["rows"] == NEW
+
+
+@pytest.mark.usefixtures("endpoint")
 def test_other_formats_and_gold_in_another_field(run: Run) -> None:
     pytest.importorskip("pyarrow")
     lines = [f'{row["id"]},"{row["text"]}",{row["gold"]}' for row in ROWS[RUN : RUN + NEW]]

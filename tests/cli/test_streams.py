@@ -1,15 +1,14 @@
 """Terminals that are not UTF-8, pipes that nobody reads, closed streams and full disks."""
 
-import os
 import shlex
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
 
 import anyio
 import orjson
 import pytest
+from shells import shell
 
 from icm_client import Task
 from icm_client.testing import PlantedConcept, PlantedServer
@@ -21,7 +20,6 @@ pytestmark = [
 
 N = 24
 TASK = Task(template="Review: {text}\nSentiment:", labels=("好", "ärgerlich"))
-ICM = shlex.join([sys.executable, "-c", "from icm_client.cli.main import main; main()"])
 RUN = "label rows.jsonl -o out.jsonl --task task.toml -e {url}"
 
 
@@ -35,23 +33,6 @@ async def server(tmp_path: Path) -> AsyncIterator[PlantedServer]:
     prompts = {TASK.template.format(**row): n * 7 % 5 % 2 for n, row in enumerate(rows)}
     async with PlantedServer(PlantedConcept(prompts, TASK.label_texts)) as started:
         yield started
-
-
-class Done(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-async def shell(folder: Path, line: str, **environment: str) -> Done:
-    """Run a line of bash, in which `icm` is the command."""
-    done = await anyio.run_process(
-        ["bash", "-o", "pipefail", "-c", f'icm() {{ {ICM} "$@"; }}; {line}'],
-        cwd=folder,
-        env={**os.environ, "ICM_CACHE_DIR": str(folder / "cache"), **environment},
-        check=False,
-    )
-    return Done(done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1"))
 
 
 def written(folder: Path) -> int:

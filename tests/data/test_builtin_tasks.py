@@ -22,12 +22,18 @@ def prompt_of(name: str) -> str:
 def test_the_tasks_there_are() -> None:
     assert builtin_names() == (
         "alpaca",
+        "arc",
         "author-gender",
+        "boolq",
         "gsm8k-verification",
+        "hellaswag",
+        "multiple-choice",
         "pairwise-preference",
+        "piqa",
         "sentiment",
         "truthfulqa",
         "truthfulqa-preference",
+        "winogrande",
     )
 
 
@@ -94,6 +100,11 @@ def test_prompts_are_the_papers_and_the_space_is_the_labels(name: str, prompt: s
         ("truthfulqa", ConstraintSpec(kind="none")),
         ("sentiment", ConstraintSpec(kind="none")),
         ("author-gender", ConstraintSpec(kind="none")),
+        ("boolq", ConstraintSpec(kind="none")),
+        *(
+            (name, ConstraintSpec(kind="at-most-one", group=("question_id",), true="True"))
+            for name in ("arc", "hellaswag", "multiple-choice", "piqa", "winogrande")
+        ),
         (
             "gsm8k-verification",
             ConstraintSpec(

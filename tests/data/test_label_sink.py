@@ -16,7 +16,8 @@ from icm_client.data.label_sink import LabelSink
 from icm_client.data.values import JsonValue
 from icm_client.errors import InputError, RunError
 
-FORMATS = [".jsonl", ".json", ".csv", ".tsv", ".parquet"]
+PLAIN = [".jsonl", ".json", ".csv", ".tsv"]
+FORMATS = [*PLAIN, ".parquet", ".arrow", ".jsonl.gz", ".csv.zst", ".json.bz2", ".tsv.xz"]
 HERE = Path(__file__).parent
 
 
@@ -334,7 +335,7 @@ def test_rows_that_do_not_fit_are_not_written(tmp_path: Path) -> None:
     assert len(path.read_bytes().splitlines()) == 2
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv"])
+@pytest.mark.parametrize("suffix", [*PLAIN, ".jsonl.gz", ".csv.zst"])
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, suffix: str) -> None:
     items = labelled([{"text": "x" * 200}] * 1000)
 

@@ -1,7 +1,10 @@
 import csv
 import errno
+import gzip
+import io
 import json
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +16,21 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import feather
 
-from icm_client.data import LabelledRow, Row, check_output, read_rows, rows_from, write_labels
+from icm_client.data import (
+    FileFormat,
+    LabelledRow,
+    Row,
+    check_output,
+    read_rows,
+    rows_from,
+    write_labels,
+)
+from icm_client.data.outputs import written_to
 from icm_client.errors import InputError, SetupError
 
-SUFFIXES = [".jsonl", ".csv", ".tsv", ".parquet"]
+SUFFIXES = [".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".jsonl.gz", ".csv.zst"]
 
 
 def labelled(
@@ -34,6 +47,10 @@ def names_in(folder: Path) -> list[str]:
 def columns(path: Path) -> list[str]:
     if path.suffix == ".parquet":
         return list(pq.read_table(path).column_names)
+    if path.suffix == ".arrow":
+        return list(feather.read_table(path).column_names)
+    if path.suffix in (".gz", ".zst"):
+        return ["id", "label", *list(read_rows(path).rows[0].fields)[2:]]
     if path.suffix == ".jsonl":
         return list(json.loads(path.read_text().splitlines()[0]))
     with path.open(newline="") as file:
@@ -202,6 +219,60 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_a_compressed_file_has_neither_its_time_nor_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl.gz"
+    write_labels(path, labelled({"a": 1}, {"a": 2}))
+    content = path.read_bytes()
+    assert content[3] == 0  # no name among what gzip could keep
+    assert content[4:8] == bytes(4)  # the time
+    write_labels(tmp_path / "labels.jsonl", labelled({"a": 1}, {"a": 2}))
+    assert gzip.decompress(content) == (tmp_path / "labels.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "said"),
+    [
+        ("labels.xlsx", None, "labels are not written as an Excel workbook: name a .csv file"),
+        ("labels", "xlsx", "labels are not written as an Excel workbook"),
+        ("labels.parquet.gz", None, "is not compressed as a whole: leave out the ending .gz"),
+        ("labels.zst", "arrow", "is not compressed as a whole: leave out the ending .zst"),
+        ("labels.gz", None, "the file's name does not show its format"),
+    ],
+)
+def test_what_labels_are_not_written_as(
+    tmp_path: Path, name: str, asked: FileFormat | None, said: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        check_output(tmp_path / name, asked)
+    with pytest.raises(InputError, match=re.escape(said)):
+        write_labels(tmp_path / name, labelled({"a": 1}, {"a": 2}), format=asked)
+    assert names_in(tmp_path) == []
+
+
+def test_standard_output(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = labelled({"a": 1}, {"a": 2})
+    check_output("-")
+    write_labels("-", rows)
+    write_labels(tmp_path / "labels.jsonl", rows)
+    printed = capfdbinary.readouterr().out
+    assert printed == (tmp_path / "labels.jsonl").read_bytes()
+    with written_to("-", "csv") as file:
+        write_labels(file, rows)
+        assert capfdbinary.readouterr().out == b""
+    write_labels(tmp_path / "labels.csv", rows)
+    assert capfdbinary.readouterr().out == (tmp_path / "labels.csv").read_bytes()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    check_output("-", "csv")
+    for table in ("parquet", "arrow"):
+        with pytest.raises(InputError, match=f"standard output is a terminal, and {table} is no"):
+            check_output("-", table)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with pytest.raises(InputError, match="standard output takes text alone here: name a file"):
+        check_output("-")
+
+
 def test_a_format_may_be_named(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     write_labels(path, labelled({"a": 1}, {"a": 2}), format="csv")
@@ -293,7 +364,7 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     assert stat.S_ISFIFO(path.stat().st_mode)
 
 
-@pytest.mark.parametrize("name", ["labels", "labels.txt", "-"])
+@pytest.mark.parametrize("name", ["labels", "labels.txt", "labels.gz"])
 def test_a_name_that_does_not_tell_the_format(tmp_path: Path, name: str) -> None:
     both_refuse(Path(name), "name does not show its format")
     assert names_in(tmp_path) == []

@@ -20,7 +20,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.feather
@@ -163,10 +162,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with Site(("127.0.0.1", 0), _Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
         server.shutdown()
@@ -210,6 +209,8 @@ def piped(content: bytes) -> str:
 
 
 def saved() -> str:
+    import datasets  # noqa: PLC0415 - slow to load
+
     datasets.Dataset.from_list(ROWS).save_to_disk("saved", num_shards=2)
     return "saved/"
 
@@ -294,6 +295,8 @@ def test_a_file_and_a_pattern_of_the_hub(site: Site) -> None:
 
 
 def saved_splits() -> str:
+    import datasets  # noqa: PLC0415
+
     whole = datasets.Dataset.from_list(ROWS)
     datasets.DatasetDict({"train": whole, "test": whole}).save_to_disk("splits")
     return "splits/"

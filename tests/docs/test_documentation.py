@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import anyio
 import pytest
+import xlsxwriter
 from click.testing import CliRunner
 
 import icm_client
 from icm_client.cli.main import cli, main
 from icm_client.cli.predict import predict_command
+from icm_client.data.compression import zstd
 from icm_client.data.job import named_task
 from icm_client.testing import PlantedConcept
 
@@ -37,6 +40,10 @@ def commands(page: Path) -> list[str]:
 def folder(tmp_path: Path) -> Path:
     """A folder with the files that the documentation's commands name."""
     (tmp_path / "reviews.csv").write_text("text\ngood\nbad\n", "utf-8")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "new.csv.zst").write_bytes(zstd.compress(b"text\nfine\ndull\n"))
+    with xlsxwriter.Workbook(tmp_path / "more.xlsx") as book:
+        book.add_worksheet().write_column(0, 0, ["text", "superb"])
     (tmp_path / "broken.jsonl").write_text(
         '{"text": "good"}\n{"text": "bad"}\n{"txt": "odd"}\n', "utf-8"
     )
@@ -45,20 +52,32 @@ def folder(tmp_path: Path) -> Path:
         "Is ice cold?,Yes,No,Yes; It is,No; Never\n",
         "utf-8",
     )
+    answer = {"annotation_id": 1, "annotator": 1, "icm_id": 1, "text": "good", "label": "positive"}
+    (tmp_path / "answers.json").write_text(json.dumps([answer]), "utf-8")
     toml = "".join(blocks(ROOT / "docs" / "rows.md", "toml"))
     (tmp_path / "sentiment.toml").write_text(toml, "utf-8")
+    (run_file,) = blocks(ROOT / "docs" / "commands.md", "toml")
+    (tmp_path / "run.toml").write_text(run_file, "utf-8")
     return tmp_path
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("command", [line for page in PAGES for line in commands(page)])
-def test_commands_run(command: str) -> None:
+def test_commands_run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ICM_ENDPOINT", "http://127.0.0.1:9")  # no lengths: no model is started
     words = shlex.split(command)[1:]
     label = words[0] == "label"
     done = CliRunner().invoke(cli, [*words, "--dry-run"] if label else words)
     assert done.exit_code == 0, done.output
     if label:
         assert re.search("Sentiment:|I think this claim is", done.output)
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_run_file_shown_is_read() -> None:
+    done = CliRunner().invoke(cli, ["label", "--config", "run.toml", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "Review: good\nSentiment:" in done.output
 
 
 def predictions(page: Path) -> list[str]:

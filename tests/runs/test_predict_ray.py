@@ -302,11 +302,12 @@ def test_workers_share_the_requests_in_flight(
     assert given == [(3, 85), (8, 32), (4, 1)]
 
 
-def test_the_command_for_one_file_names_the_other_engine(predictor: Predictor) -> None:
+def test_the_options_of_one_engine_are_not_for_the_other(predictor: Predictor) -> None:
     folder = str(predictor._folder)
     runner = CliRunner()
-    done = runner.invoke(cli, ["predict", folder, "data/*.jsonl", "-o", "out"])
-    assert "to label many, give --engine ray" in str(done.exception)
+    ray = ["--engine", "ray", "-o", "out"]
+    done = runner.invoke(cli, ["predict", folder, "a.jsonl", "b.jsonl", *ray])
+    assert "--engine ray takes one pattern: put it in quotes" in done.output
     done = runner.invoke(cli, ["predict", folder, "a.jsonl", "-o", "b.jsonl", "--workers", "3"])
     assert "--address and --workers go with --engine ray" in done.output
 

@@ -32,6 +32,31 @@ except ServerFailed as error:
 """
 
 
+BLOCK = """
+import os, sys, time
+from pathlib import Path
+from icm_client.serving.launch import Launch, ServerFailed, StartInterrupted
+port, log, timeout, *words = sys.argv[1:]
+launch = Launch(
+    [sys.executable, *words], os.environ, url=f"http://127.0.0.1:{port}",
+    log=Path(log), start_timeout_s=float(timeout), grace_s=1.0,
+)
+try:
+    with launch.serving() as has_ended:
+        print("it is ready", flush=True)
+        while not has_ended() and not Path(words[2], "go on").exists():
+            time.sleep(0.05)
+        if has_ended():
+            raise ConnectionError("nobody answers")
+    print("after it", flush=True)
+except StartInterrupted as came:
+    sys.exit(128 + came.number)
+except ServerFailed as error:
+    print(f"Error: {error} (from {error.__cause__!r})", file=sys.stderr)
+    sys.exit(error.status)
+"""
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -40,14 +65,16 @@ def free_port() -> int:
 
 
 class Launched:
-    def __init__(self, folder: Path, *words: str, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, folder: Path, *words: str, timeout_s: float = 30.0, script: str = LAUNCHER
+    ) -> None:
         self.folder = folder
         port = free_port()
         self.process = subprocess.Popen(
             [
                 sys.executable,
                 "-c",
-                LAUNCHER,
+                script,
                 str(port),
                 str(folder / "server.log"),
                 str(timeout_s),
@@ -253,3 +280,66 @@ def test_a_server_that_is_never_ready_is_given_up(launch: list[Launched], tmp_pa
     assert status == 1
     assert "in 1 s (--start-timeout)" in errors
     assert_all_gone(launched.pids())
+
+
+def test_a_block_has_a_server_that_is_gone_when_it_ends(
+    launch: list[Launched], tmp_path: Path
+) -> None:
+    launch.append(launched := Launched(tmp_path, "--orphan", script=BLOCK))
+    launched.wait_until_ready()
+    pids = launched.pids()
+    assert all(map(alive, pids.values()))
+    (tmp_path / "go on").touch()
+    output, errors = launched.process.communicate(timeout=20)
+    assert (launched.process.returncode, output) == (0, "after it\n")
+    assert errors.startswith("Ready after ")
+    assert (tmp_path / "signal").read_text("ascii") == str(int(signal.SIGTERM))
+    assert_all_gone(pids)
+
+
+def test_a_block_whose_server_dies_says_why_it_did(launch: list[Launched], tmp_path: Path) -> None:
+    launch.append(launched := Launched(tmp_path, script=BLOCK))
+    launched.wait_until_ready()
+    pids = launched.pids()
+    os.kill(pids["main"], signal.SIGKILL)
+    status, errors = launched.end()
+    assert status == 128 + signal.SIGKILL
+    assert "Error: the server ended: it was killed by SIGKILL" in errors
+    assert "(from ConnectionError('nobody answers'))" in errors
+    assert_all_gone(pids)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_server_of_a_block_loads_leaves_nothing(
+    number: signal.Signals, launch: list[Launched], tmp_path: Path
+) -> None:
+    launch.append(launched := Launched(tmp_path, "--late", "60", script=BLOCK))
+    pids = launched.pids()
+    launched.process.send_signal(number)
+    assert launched.end()[0] == 128 + number
+    assert_all_gone(pids)
+
+
+def test_ctrl_c_in_a_block_and_one_more_end_a_deaf_server_at_once(
+    launch: list[Launched], tmp_path: Path
+) -> None:
+    launch.append(launched := Launched(tmp_path, "--deaf", script=BLOCK))
+    launched.wait_until_ready()
+    pids = launched.pids()
+    launched.process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    launched.process.send_signal(signal.SIGINT)
+    _, errors = launched.end(timeout_s=5.0)
+    assert "KeyboardInterrupt" in errors
+    assert_all_gone(pids)
+
+
+def test_a_block_that_is_killed_takes_its_server_with_it(
+    launch: list[Launched], tmp_path: Path
+) -> None:
+    launch.append(launched := Launched(tmp_path, script=BLOCK))
+    launched.wait_until_ready()
+    pids = launched.pids()
+    launched.process.kill()
+    launched.process.communicate()
+    assert_all_gone({role: pids[role] for role in ("main", "worker")}, within_s=10)

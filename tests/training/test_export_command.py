@@ -77,4 +77,4 @@ def test_the_help_says_what_dpo_makes_of_a_classification() -> None:
     shown = CliRunner().invoke(cli, ["export", "--help"]).output
     said = " ".join(shown.split())
     assert "dpo takes the label's text as chosen and each other label's as rejected" in said
-    assert "\n  sft      JSON Lines: prompt, completion (trl)\n" in shown, "a line a format"
+    assert "\n  sft           JSON Lines: prompt, completion (trl)\n" in shown, "a line a format"

@@ -1,9 +1,11 @@
 """Exports, read back by the programs that they are for, and the cards beside them."""
 
 import csv
+import gzip
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import orjson
 import pytest
@@ -194,14 +196,57 @@ def test_a_dataset_folder_is_loaded_by_its_path_and_its_card_has_metadata(
     assert body.strip().startswith("# Labels of")
 
 
+def test_label_studio_gets_tasks_with_predictions_and_an_interface(
+    reviews: Run, tmp_path: Path
+) -> None:
+    done = export_run(reviews, "label-studio", tmp_path / "tasks.json")
+    tasks = orjson.loads(done.path.read_bytes())
+    interface = ET.fromstring((tmp_path / "tasks.json.xml").read_text("utf-8"))  # noqa: S314 - our own
+    (text,), (choices,) = interface.iter("Text"), interface.iter("Choices")
+    assert [choice.get("value") for choice in choices] == list(REVIEWS.labels)
+    assert len(tasks) == done.records == 16
+    for task, record, given in zip(tasks, found_in(reviews), review_rows(), strict=True):
+        assert task["data"] == {
+            "icm_id": given["id"],
+            "icm_prompt": f"Review: {given['text']}\nSentiment:",
+            "text": given["text"],
+            "row_label": given["label"],
+            "stars": given["stars"],
+        }
+        assert text.get("value") == "$icm_prompt"
+        (prediction,) = task["predictions"]
+        assert prediction["score"] == record["confidence"]
+        (result,) = prediction["result"]
+        assert (result["from_name"], result["to_name"]) == (choices.get("name"), text.get("name"))
+        assert result["value"] == {"choices": [record["label"]]}
+    assert "the labeling interface is the `.xml` file" in done.card.read_text("utf-8")
+
+
+def test_argilla_gets_a_folder_with_suggestions(reviews: Run, tmp_path: Path) -> None:
+    done = export_run(reviews, "argilla", tmp_path / "argilla")
+    records = orjson.loads((done.path / "records.json").read_bytes())
+    settings = orjson.loads((done.path / ".argilla/settings.json").read_bytes())
+    (question,), (field,) = settings["questions"], settings["fields"]
+    assert [option["value"] for option in question["settings"]["options"]] == list(REVIEWS.labels)
+    for record, found in zip(records, found_in(reviews), strict=True):
+        assert record["fields"] == {field["name"]: f"Review: {found['text']}\nSentiment:"}
+        assert record["suggestions"][question["name"]] == {
+            "value": found["label"],
+            "score": found["confidence"],
+            "agent": "icm-client",
+        }
+    assert orjson.loads((done.path / ".argilla/dataset.json").read_bytes())["name"] == reviews.name
+    assert done.card == done.path / "README.md"
+
+
 @pytest.mark.parametrize("to", EXPORT_FORMATS)
 def test_gold_is_not_exported_by_default(
     reviews: Run, pairs: Run, tmp_path: Path, to: ExportFormat
 ) -> None:
     run = pairs if to == "reward" else reviews
-    done = export_run(run, to, tmp_path / "out")
-    data = done.path / "data" / "train.parquet" if to == "hf" else done.path
-    assert b"gold" not in data.read_bytes()
+    done = export_run(run, to, tmp_path / ("out.json" if to == "label-studio" else "out"))
+    data = {"hf": done.path / "data/train.parquet", "argilla": done.path / "records.json"}
+    assert b"gold" not in data.get(to, done.path).read_bytes()
     card = done.card.read_text("utf-8")
     assert GOLD.findall(card.replace("It holds no gold labels.", "")) == []
 
@@ -304,6 +349,12 @@ def test_the_verdict_is_the_runs_or_follows_from_its_findings(
     assert ("DO NOT TRUST THESE LABELS" in card) == (verdict == "do not trust")
 
 
+def test_lines_are_compressed_where_the_name_says_so(reviews: Run, tmp_path: Path) -> None:
+    plain = export_run(reviews, "sft", tmp_path / "train.jsonl").path.read_bytes()
+    packed = export_run(reviews, "sft", tmp_path / "train.jsonl.gz").path.read_bytes()
+    assert gzip.decompress(packed) == plain
+
+
 WRONG: dict[str, tuple[str, ExportFormat, dict[str, Any], str]] = {
     "no pairs": ("a.jsonl", "reward", {}, "--to dpo takes the label as chosen"),
     "gold in sft": ("a.jsonl", "sft", {"with_gold": True}, "no place for gold"),
@@ -314,6 +365,9 @@ WRONG: dict[str, tuple[str, ExportFormat, dict[str, Any], str]] = {
     "no folder": ("none/a.jsonl", "sft", {}, "create it first"),
     "folder": (".", "sft", {}, "this is a folder"),
     "full folder": (".", "hf", {}, "is there already"),
+    "argilla's folder": (".", "argilla", {}, "is there already"),
+    "standard output": ("-", "sft", {}, "a card is written beside the labels: name a file, not -"),
+    "lines": ("a.jsonl", "label-studio", {}, "Label Studio imports files that end in .json"),
 }
 
 
@@ -324,7 +378,7 @@ def test_an_impossible_request_is_refused_before_anything_is_written(
     name, to, options, words = WRONG[case]
     (tmp_path / "there.txt").write_text("before")
     with pytest.raises(InputError, match=words):
-        export_run(reviews, to, tmp_path / name, **options)
+        export_run(reviews, to, name if name == "-" else tmp_path / name, **options)
     assert [path.name for path in tmp_path.iterdir()] == ["there.txt"]
 
 
