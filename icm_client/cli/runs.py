@@ -16,7 +16,7 @@ from icm_client.cli.completion import complete_runs
 from icm_client.cli.documents import print_json
 from icm_client.cli.run_options import json_option, runs_option
 from icm_client.cli.sections import ListingGroup
-from icm_client.cli.terminal import columns_that_fit, print_table, share
+from icm_client.cli.terminal import print_table, share, table_that_fits
 from icm_client.errors import InputError
 from icm_client.record.archive import Run, find_run, list_runs, remove_run, resume_command
 from icm_client.verdict.findings import of_run
@@ -73,21 +73,19 @@ def _compared(run: Run) -> dict[str, Any]:
 
 
 def _print_agreements(runs: Sequence[Run], found: "Mapping[tuple[int, int], Agreement]") -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "run", "seed", "model", "server", "preset", "coherence", "accuracy"):
-        table.add_column(column)
-    for number, run in enumerate(runs, start=1):
-        about = _compared(run)
-        shares = (share(about["coherence"]), share(about["accuracy"]))
-        words = (
-            about["name"],
-            about["seed"],
-            about["model"],
-            about["server"],
-            about["preset"] or "-",
-        )
-        table.add_row(str(number), *map(str, words), *shares)
-    print_table(table)
+    compared = [_compared(run) for run in runs]
+    columns = {
+        "": [str(number) for number in range(1, len(runs) + 1)],
+        "run": [about["name"] for about in compared],
+        "seed": [str(about["seed"]) for about in compared],
+        "model": [str(about["model"]) for about in compared],
+        "server": [str(about["server"]) for about in compared],
+        "preset": [str(about["preset"] or "-") for about in compared],
+        "coherence": [share(about["coherence"]) for about in compared],
+        "accuracy": [share(about["accuracy"]) for about in compared],
+    }
+    dropped = ("server", "preset", "coherence", "accuracy", "seed", "model")
+    print_table(table_that_fits(columns, drop=dropped, numbers=_NUMBERS))
     pairs = Table(box=None, pad_edge=False)
     for column in ("runs", "rows", "agree", "kappa", "with labels permuted"):
         pairs.add_column(column)
@@ -143,13 +141,7 @@ def list_command(*, base: Path, as_json: bool) -> None:
     now = datetime.now(UTC)
     lines = [_line(run, now)._asdict() for run in found.runs]
     columns = {name: [line[name] for line in lines] for name in _Line._fields}
-    table = Table(box=None, pad_edge=False)
-    kept = columns_that_fit(columns, drop=_DROPPED)
-    for name in kept:
-        table.add_column(name, no_wrap=True, justify="right" if name in _NUMBERS else "left")
-    for cells in zip(*kept.values(), strict=True):
-        table.add_row(*cells)
-    print_table(table)
+    print_table(table_that_fits(columns, drop=_DROPPED, numbers=_NUMBERS))
 
 
 class _Line(NamedTuple):

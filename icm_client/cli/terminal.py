@@ -3,7 +3,7 @@
 Nothing that takes long is imported here: `icm-client runs list` is to be there at once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.cells import cell_len
@@ -88,6 +88,25 @@ def columns_that_fit(
             break
         del kept[heading]
     return kept
+
+
+def table_that_fits(
+    columns: Mapping[str, Sequence[str]], *, drop: Sequence[str], numbers: Collection[str]
+) -> Table:
+    """Return a table of the columns that standard output has room for: `columns_that_fit`.
+
+    Args:
+        columns: cells by heading.
+        drop: as for `columns_that_fit`.
+        numbers: headings of columns that are aligned to the right.
+    """
+    table = Table(box=None, pad_edge=False)
+    kept = columns_that_fit(columns, drop=drop)
+    for heading in kept:
+        table.add_column(heading, no_wrap=True, justify="right" if heading in numbers else "left")
+    for cells in zip(*kept.values(), strict=True):
+        table.add_row(*cells)
+    return table
 
 
 def print_table(table: Table) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from filelock import FileLock, Timeout
 
 from icm_client.errors import InputError, RunError
 from icm_client.record.journal import ENDS, count_events
@@ -253,6 +252,8 @@ def is_running(folder: Path) -> bool:
     lock_path = folder / LOCK
     if not lock_path.exists() or not os.access(lock_path, os.W_OK):
         return False  # in a folder that we cannot write, nobody can know
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - asyncio comes with it
+
     try:
         with FileLock(lock_path, timeout=0, thread_local=False):
             return False
@@ -268,6 +269,8 @@ def remove_run(run: Run) -> None:
     Raises:
         RunError: a process works on the run, or the folder cannot be deleted.
     """
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - asyncio comes with it
+
     lock = FileLock(run.path / LOCK, timeout=0, thread_local=False)
     try:
         # It gets another name first: a folder that is half deleted must not look like a run.

@@ -80,7 +80,7 @@ def render_report(data: ReportData) -> str:
         verdict_class=data.verdict.replace(" ", "-"),
         meaning=MEANINGS[data.verdict],
         unfinished=of_run(data.result.get("stopped")).removeprefix(", "),
-        resume=resume_command(data.run),
+        resume=resume_command(data.run) if data.run.record.get("command") else "",
         numbers=_numbers(data),
         balance=_balance(data),
         balance_words=", ".join(f"{word}: {share:.0%}" for word, _, share in data.counts),

@@ -139,6 +139,15 @@ def test_the_list_has_the_columns_that_the_terminal_has_room_for(
     assert max(map(len, lines)) <= columns
 
 
+def test_runs_that_are_compared_fit_a_narrow_terminal_too() -> None:
+    names = [write_run(0), write_run(1)]
+    shown = in_terminal([*PROGRAM, "runs", "agree", *names], 60)
+    lines = Text.from_ansi(shown.replace("\r", "")).plain.splitlines()
+    assert lines[0].split() == ["run", "seed", "model", "coherence", "accuracy"]
+    assert [line.split()[1] for line in lines[1:3]] == names
+    assert max(len(line.rstrip()) for line in lines) <= 60
+
+
 def test_ages_are_told_in_the_largest_unit_that_says_enough() -> None:
     now = datetime(2026, 5, 1, 12, tzinfo=UTC)
     passed = {-5: "0 s", 40: "40 s", 90: "1 min", 3 * 3600: "3 h", 3 * 86400: "3 d"}

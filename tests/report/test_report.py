@@ -163,6 +163,14 @@ def test_the_verdict_on_a_run_that_was_ended_early_says_so(tmp_path: Path) -> No
     assert "icm-client runs resume rows-" in text
 
 
+def test_what_should_be_mended_stands_with_the_findings(tmp_path: Path) -> None:
+    said = "1 row has the same prompt as <b>another</b>"
+    text = page_of(tmp_path, result={"warnings": [said], "findings": []})
+    assert "No findings" not in text
+    assert "the same prompt as &lt;b&gt;another&lt;/b&gt;." in text
+    assert "No findings" in page_of(tmp_path, result={"findings": []}, seed=1)
+
+
 def test_how_the_starts_agree_is_shown_where_there_were_several(tmp_path: Path) -> None:
     starts = [
         {"utility": 0.41, "coherence": 0.6, "agreement": [1.0, 0.731]},
