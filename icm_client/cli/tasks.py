@@ -243,7 +243,7 @@ def init_command(
         return
     click.echo(f"Wrote {place}.")
     if job is not None:
-        print_preview(job, output_console(), as_json=False)
+        print_preview(job, output_console())
     found = bool(data) and find_beside(data[0]) == place
     rows = shlex.join(data) if data else "ROWS"
     option = "" if found else f" --task {shlex.quote(str(place))}"
