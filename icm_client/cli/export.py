@@ -6,10 +6,11 @@ from typing import Literal
 import anyio
 import click
 
+from icm_client.cli.completion import complete_runs
+from icm_client.cli.documents import print_json
 from icm_client.cli.options import server_options, store_option
 from icm_client.cli.run_options import json_option, runs_option
-from icm_client.cli.sections import SectionedCommand
-from icm_client.cli.terminal import print_json
+from icm_client.cli.sections import SectionedCommand, section
 from icm_client.data import check_output
 from icm_client.errors import InputError, ModelChanged
 from icm_client.record.archive import find_run
@@ -24,49 +25,56 @@ from icm_client.training.push import check_push, push
 
 
 @click.command("export", cls=SectionedCommand, short_help="Write a run's labels for training.")
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
-@click.option(
-    "--to",
-    type=click.Choice([*EXPORT_FORMATS, "prompt"]),
-    required=True,
-    help="The format, as listed above.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="PATH",
-    help="The file to write; for hf and argilla a new folder.",
-)
-@click.option(
-    "--min-confidence",
-    type=click.FloatRange(0, 1),
-    metavar="SHARE",
-    help="Leave out rows whose label has less confidence than this.",
-)
-@click.option(
-    "--with-gold",
-    is_flag=True,
-    help="Write the gold labels too, as a column of csv, parquet or hf.",
-)
-@click.option(
-    "--push",
-    "repository",
-    metavar="OWNER/NAME",
-    help="Upload the folder of --to hf as this dataset repository, private unless --public.",
-)
-@click.option("--public", is_flag=True, help="With --push: let everyone see the repository.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Of several runs: draws the rows of their equal shares.",
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_runs)
+@section(
+    "Output",
+    click.option(
+        "--to",
+        type=click.Choice([*EXPORT_FORMATS, "prompt"]),
+        required=True,
+        metavar="FORMAT",
+        help="The format, one of those above.",
+    ),
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        required=True,
+        metavar="PATH",
+        help="The file to write; for hf and argilla a new folder.",
+    ),
+    click.option(
+        "--min-confidence",
+        type=click.FloatRange(0, 1),
+        metavar="SHARE",
+        help="Leave out rows whose label has less confidence than this.",
+    ),
+    click.option(
+        "--with-gold",
+        is_flag=True,
+        help="Write the gold labels too, as a column of csv, parquet or hf.",
+    ),
+    click.option(
+        "--push",
+        "repository",
+        metavar="OWNER/NAME",
+        help="Upload the folder of --to hf as this dataset repository, private unless --public.",
+    ),
+    click.option("--public", is_flag=True, help="With --push: let everyone see the repository."),
+    click.option(
+        "--seed",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Of several runs: draws the rows of their equal shares.",
+    ),
 )
 @server_options()
-@runs_option
-@store_option
+@section(
+    "Record",
+    runs_option,
+    store_option,
+)
 @json_option
 def export_command(
     *,

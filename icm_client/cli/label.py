@@ -46,6 +46,7 @@ from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_opti
 from icm_client.data import Dataset, FileFormat, FileOptions, Task, find_beside, read_rows
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, task_for
+from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.data.rows import refused_rows
 from icm_client.data.sources import found_files
 from icm_client.data.task_file import write_task
@@ -504,7 +505,7 @@ def _put_out(
             printed by then, and the run's record has the labels too.
     """
     lost: IcmError | None = None
-    place = output
+    place = "standard output" if output == STANDARD_OUTPUT else output
     try:
         found.write(output, format=output_format)
     except InputError as error:

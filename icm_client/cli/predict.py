@@ -27,6 +27,7 @@ from icm_client.cli.options import (
 )
 from icm_client.cli.result_display import (
     VERDICT_STYLES,
+    print_confusion,
     print_notices,
     print_verdict,
     result_console,
@@ -310,7 +311,9 @@ def print_predicted(found: Predicted, console: Console | None = None) -> None:
     table.add_row("time", f"{cost.seconds:,.1f} s")
     table.add_row("model", Text(f"{found.server.model} ({found.server.kind})"))
     table.add_row("labels in", Text(found.output or "no file: no row has a label"))
-    (console or Console(highlight=False)).print(table)
+    console = console or Console(highlight=False)
+    console.print(table)
+    print_confusion(found.confusion, console)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rich.text import Text
 from icm_client.cli.terminal import columns_that_fit, duration, share
 from icm_client.data.job import Job
 from icm_client.data.outputs import STANDARD_OUTPUT
-from icm_client.data.rows import FailedRow
+from icm_client.data.rows import FailedRow, named_places
 from icm_client.record.layout import REPORT
 from icm_client.runs.result import Labels
 from icm_client.stats.confusion import Confusion
@@ -84,7 +84,12 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
     table.add_row("labels in", Text(output))
     console = console or Console(highlight=False)
     console.print(table)
-    if (confused := found.confusion) is not None:
+    print_confusion(found.confusion, console)
+
+
+def print_confusion(confused: Confusion | None, console: Console) -> None:
+    """Print how well each label was found, after an empty line; nothing where no gold is known."""
+    if confused is not None:
         console.print()
         console.print(_by_label(confused, console))
 
@@ -128,8 +133,9 @@ def print_notices(
     for warning in warnings:
         console.print(Text(f"Warning: {warning}.", style="yellow"), soft_wrap=True)
     for row in failed[:_NAMED_ROWS]:
+        where = named_places([(row.place, "")])
         console.print(
-            Text(f"Warning: row {row.id!r} (line {row.line}) has no label: {row.reason}", "yellow"),
+            Text(f"Warning: row {row.id!r} ({where}) has no label: {row.reason}", "yellow"),
             soft_wrap=True,
         )
     if len(failed) > _NAMED_ROWS:

@@ -186,7 +186,7 @@ def write_config(context: click.Context, path: str) -> tuple[str, ...]:
         kept = without_secrets(words)
         left_out += kept.left_out
         plain: object = value if isinstance(value, bool | int | float) else list(kept.arguments)
-        if isinstance(plain, list) and len(plain) == 1 and parameter.nargs == 1:
+        if isinstance(plain, list) and len(plain) == 1:
             plain = _readable(plain[0]) if key != _LABELS else plain[0].split(",")
         lines.append(f"{key} = {toml_value(plain)}\n")
     write_new(path, _HEAD + "".join(lines), "run file")

@@ -13,9 +13,10 @@ import click
 from rich.table import Table
 
 from icm_client.cli.completion import complete_runs
+from icm_client.cli.documents import print_json
 from icm_client.cli.run_options import json_option, runs_option
 from icm_client.cli.sections import ListingGroup
-from icm_client.cli.terminal import columns_that_fit, print_json, print_table, share
+from icm_client.cli.terminal import columns_that_fit, print_table, share
 from icm_client.errors import InputError
 from icm_client.record.archive import Run, find_run, list_runs, remove_run, resume_command
 from icm_client.verdict.findings import of_run

@@ -1,4 +1,4 @@
-"""Where a command prints: consoles, live displays, tables and JSON.
+"""Where a command prints for people: consoles, live displays and tables.
 
 Nothing that takes long is imported here: `icm-client runs list` is to be there at once.
 """
@@ -11,8 +11,6 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-
-from icm_client.cli.documents import print_json as print_json  # noqa: PLC0414 - its old place
 
 _REDRAWS_A_SECOND = 4
 

@@ -12,7 +12,7 @@ import orjson
 
 from icm_client.data.layouts import Made, Raw, in_blind_order, text_in
 from icm_client.data.messages import listed, shown
-from icm_client.data.values import Unusable, kind_of
+from icm_client.data.values import Unusable, json_value, kind_of
 
 _NO_ANSWER = ("", "-1", "None")  # what test files have in the place of the answer
 _YES_OR_NO = {"true": "yes", "1": "yes", "yes": "yes", "false": "no", "0": "no", "no": "no"}
@@ -106,11 +106,14 @@ def _claims(
 
 def _choices(given: object) -> _Choices:
     """Return the choices of a list of texts, of objects, or of ARC's two lists."""
+    given = json_value(given)
     if isinstance(given, str) and given.lstrip().startswith(("[", "{")):  # as CSV has them
         try:
             given = orjson.loads(given)
         except orjson.JSONDecodeError:
-            raise Unusable(f"the choices are not JSON: {shown(given)}") from None
+            raise Unusable(
+                f'the choices are not JSON, such as ["yes", "no"]: {shown(given)}'
+            ) from None
     labels: object = None
     if isinstance(given, Mapping):
         labels, given = given.get("label"), given.get("text")

@@ -254,4 +254,4 @@ def _with_index(table: nw.DataFrame[Any], index: Any) -> tuple[nw.DataFrame[Any]
 
 def _is_id(value: object) -> bool:
     known = isinstance(value, str | int | np.integer | dt.date) and not isinstance(value, bool)
-    return known and bool(str(value).strip())
+    return known and str(value).strip() not in ("", "NaT")  # a missing time is a date to Python

@@ -144,8 +144,8 @@ def rows_from(
 
     Args:
         rows: dictionaries of JSON values; dates, decimals and NumPy scalars are converted. Or a
-            data frame of pandas, whose index becomes the rows' ids; a table of pyarrow; a dataset
-            of `datasets`, whose classes have their names. Missing values become None.
+            table of pandas, whose index becomes the rows' ids, of polars, pyarrow or DuckDB; or a
+            dataset of `datasets`, whose classes have their names. Missing values become None.
         gold: the field with the known labels, if any: it is taken out of the rows.
         skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
 
@@ -170,8 +170,8 @@ def numbered_rows(
     if isinstance(rows, Mapping) and any(is_frame(one) for one in rows.values()):
         split = isinstance(next(iter(rows.values())), HubDataset)
         raise RowError(
-            f"these are {len(rows)} {'splits' if split else 'tables'}, {listed(rows)}: pick one, "
-            f"such as rows[{next(iter(rows))!r}]"
+            f"these are {'splits' if split else 'tables'} by name, {listed(rows)}: pick one, such "
+            f"as rows[{next(iter(rows))!r}]"
         )
     if isinstance(rows, str | Mapping):
         raise RowError(f"a list of rows is needed, not one alone ({kind_of(rows)})")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from icm_client.data.messages import listed, shown
-from icm_client.data.rows import Dataset
+from icm_client.data.rows import Dataset, named_places
 from icm_client.data.task import Task
 
 _LONG = 48
@@ -93,11 +93,11 @@ def _placeholders(task: Task, dataset: Dataset) -> list[str]:
         # In a column of short answers "none" or "unknown" is one of them.
         if not empty or len(set(map(str, held))) * 2 < len(held):
             continue
-        first = dataset.rows[empty[0]]
+        where = named_places([(dataset.rows[empty[0]].place, "")])
         rows = "1 row has" if len(empty) == 1 else f"{len(empty):,} rows have"
         sentences.append(
             f"{rows} nothing but {shown(held[empty[0]])} or the like in the field {shown(field)}, "
-            f"the first in line {first.line}: the model is asked about it as about any text. Leave "
+            f"the first in {where}: the model is asked about it as about any text. Leave "
             "such rows out"
         )
     return sentences

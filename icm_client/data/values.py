@@ -59,6 +59,8 @@ def json_value(value: object, depth: int = 0) -> JsonValue:
     """
     if type(value) is str:  # as most are, in files of many rows
         return _text(value)
+    if isinstance(value, np.ndarray) and value.ndim:  # pandas' cells of lists
+        value = list(value)
     if not isinstance(value, Mapping | list | tuple):
         return _scalar(value)
     if depth == _DEEPEST:

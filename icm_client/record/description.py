@@ -27,7 +27,10 @@ _SECRET = re.compile(
     r"(^|[-_])((api|access|secret|private)[-_]?key|token|secret|password|authorization|bearer)$",
     re.IGNORECASE,
 )
-_SECRET_IN_URL = re.compile(f"^key$|{_SECRET.pattern}", re.IGNORECASE)
+_SECRET_IN_URL = re.compile(
+    f"^(key|sig)$|(signature|credential)$|{_SECRET.pattern}",
+    re.IGNORECASE,  # of signed links
+)
 
 
 @dataclass(frozen=True, slots=True)

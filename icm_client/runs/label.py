@@ -117,8 +117,8 @@ async def label(
     rows, task, settings, seed and scores.
 
     Args:
-        rows: a data file's path, a data set that was read, or mappings (or texts, which become
-            the field `text`).
+        rows: a data file's path, a data set that was read, mappings (or texts, which become the
+            field `text`), or a table of pandas, polars, pyarrow, DuckDB or `datasets`.
         task: a `Task`, the name of a built-in one, or a task file's path.
         endpoint: a server's base URL, a `Server`, an endpoint that is open (and stays so), or None
             for ICM_ENDPOINT, else the embedded llama.cpp server with gemma-3-270m.

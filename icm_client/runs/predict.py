@@ -56,6 +56,7 @@ class Totals:
         sure: the rows' confidence, added up.
         right: rows whose label is the gold one.
         with_gold: rows that have a label, and whose gold label is known.
+        confused: gold label -> label -> how many of these.
         failed: rows without a label; not all of many.
         without_label: how many there are.
         without_score: those of them that the server refused, or failed on for good.
@@ -68,6 +69,7 @@ class Totals:
     sure: float = 0.0
     right: int = 0
     with_gold: int = 0
+    confused: dict[str, dict[str, int]] = field(default_factory=dict)
     failed: list[FailedRow] = field(default_factory=list)
     without_label: int = 0
     without_score: int = 0
@@ -287,8 +289,11 @@ class Prediction:
             totals.cut += bool(row.cut_tokens)
             totals.sure += row.confidence or 0.0
         for row, known in zip(batch.rows, batch.gold or (), strict=False):
-            totals.with_gold += known is not None
-            totals.right += known == row.label
+            if known is not None:
+                totals.with_gold += 1
+                totals.right += known == row.label
+                given = totals.confused.setdefault(known, {})
+                given[row.label] = given.get(row.label, 0) + 1
         totals.without_label += len(batch.failed)
         totals.failed += batch.failed[: max(0, MOST_LISTED - len(totals.failed))]
 

@@ -36,6 +36,7 @@ from icm_client.runs.row_lengths import NO_LIMIT, RowLimit, cut_notice
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import ScoreStore, ScoringProgress
+from icm_client.stats.confusion import Confusion
 from icm_client.verdict.findings import Finding, Verdict, verdict_of
 
 _ENOUGH: Final = 10_000
@@ -74,6 +75,7 @@ class Predicted:
 
     Attributes:
         run: whose labels were used.
+        labels: the label words, in the task's order.
         totals: of all rows.
         findings: what a person must know before the labels are used; worst first.
         server: who answered.
@@ -83,6 +85,7 @@ class Predicted:
     """
 
     run: str
+    labels: tuple[str, ...]
     totals: Totals
     findings: tuple[Finding, ...]
     server: ServerIdentity
@@ -117,6 +120,22 @@ class Predicted:
         totals = self.totals
         return totals.right / totals.with_gold if totals.with_gold else None
 
+    @property
+    def confusion(self) -> Confusion | None:
+        """Gold labels against the labels given.
+
+        None where no row has gold, or where an older version began the output: it did not count
+        them.
+        """
+        counts = {
+            (gold, word): count
+            for gold, given in self.totals.confused.items()
+            for word, count in given.items()
+        }
+        if not counts or sum(counts.values()) < self.totals.with_gold:
+            return None
+        return Confusion.of(counts, self.labels)
+
     def summary(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         return {
@@ -128,6 +147,7 @@ class Predicted:
             "counts": self.totals.counts,
             "accuracy": self.accuracy,
             "rows_with_gold": self.totals.with_gold,
+            "confusion": None if (found := self.confusion) is None else found.summary(),
             "findings": [finding.summary() for finding in self.findings],
             "notices": list(self.notices),
             "without_label": self.totals.without_label,
@@ -258,6 +278,7 @@ async def predict_file(
                     sink.finish()
             return Predicted(
                 predictor.found.run,
+                predictor.found.task.labels,
                 prediction.totals,
                 prediction.findings,
                 server.identity,

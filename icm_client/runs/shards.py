@@ -214,6 +214,7 @@ class ShardFolder:
             totals = _added(records)
             whole = Predicted(
                 predictor.found.run,
+                predictor.found.task.labels,
                 totals,
                 findings_on(frozen, totals),
                 server,
@@ -284,6 +285,10 @@ def _added(records: Iterable[Mapping[str, Any]]) -> Totals:
         whole.cut += part.cut
         whole.right += part.right
         whole.with_gold += part.with_gold
+        for gold, given in part.confused.items():
+            added = whole.confused.setdefault(gold, {})
+            for word, count in given.items():
+                added[word] = added.get(word, 0) + count
         whole.without_label += part.without_label
         whole.without_score += part.without_score
         for signal, counts in part.shift.items():

@@ -1,9 +1,9 @@
 """Which labels are taken for which, where gold is known: counts, precision, recall and F1."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,14 @@ class Confusion:
     labels: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
 
+    @classmethod
+    def of(cls, counts: Mapping[tuple[str, str], int], labels: Sequence[str]) -> Self:
+        """Return the same from rows by gold label and label found; what is missing is 0."""
+        return cls(
+            tuple(labels),
+            tuple(tuple(counts.get((gold, found), 0) for found in labels) for gold in labels),
+        )
+
     @property
     def by_label(self) -> tuple[LabelQuality, ...]:
         """Each label's precision, recall and F1, in the order of `labels`."""
@@ -88,9 +96,4 @@ def confusion(pairs: Iterable[tuple[str | None, str]], labels: Sequence[str]) ->
         labels: the label words, each once, shape `[K]`.
     """
     counts = Counter((gold, found) for gold, found in pairs if gold is not None)
-    if not counts:
-        return None
-    return Confusion(
-        tuple(labels),
-        tuple(tuple(counts[gold, found] for found in labels) for gold in labels),
-    )
+    return Confusion.of(counts, labels) if counts else None

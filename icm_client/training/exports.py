@@ -449,15 +449,16 @@ def _write_folder(folder: Path, parts: _Parts, card: bytes) -> Path:
 
 def warnings_of(facts: CardFacts) -> tuple[str, ...]:
     """Return what the user must see before the export is used, the worst first."""
+    checked = facts.to in get_args(ToolFormat)  # by people, before anything is trained
     found = []
     if facts.verdict == "do not trust":
         why = " ".join(facts.reasons) or "The run's report says why."
         found.append(f"DO NOT TRUST THESE LABELS. {why} What is trained on them learns that too.")
-    elif facts.verdict == "check":
+    elif facts.verdict == "check" and not checked:
         found.append(f"check these labels before you train on them. {' '.join(facts.reasons)}")
     if stopped := facts.result.get("stopped"):
         found.append(f"the search was stopped by {stopped}: these are the best labels until then")
-    if len(facts.exported) == 1:
+    if len(facts.exported) == 1 and not checked:
         (label,) = facts.exported
         found.append(f"every exported row has the label {label!r}: nothing can be learned from it")
     if facts.to == "chat" and facts.records < OPENAI_FEWEST:

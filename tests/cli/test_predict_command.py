@@ -61,11 +61,16 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_prediction_ends_with_a_table(run: Run) -> None:
     ended = run("predict", "reviews", "new.jsonl", "-o", "out.jsonl", "--gold", "gold")
     assert (ended.code, ended.err) == (0, "")
-    lines = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in ended.out.splitlines())
+    table, by_label = ended.out.split("\n\n")
+    lines = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in table.splitlines())
     assert lines["verdict"] == "trust"
     assert lines["positive"] == "18 rows (60%)"
     assert lines["accuracy"] == "100.0% of 30 rows with gold"
     assert lines["labels in"] == "out.jsonl"
+    assert [line.split() for line in by_label.splitlines()[1:]] == [
+        ["positive", "100.0%", "100.0%", "100.0%", "18", "18", "0"],
+        ["negative", "100.0%", "100.0%", "100.0%", "12", "0", "12"],
+    ]
     assert re.fullmatch(r"9\d\.\d% on average", lines["confidence"])
     rows = read_rows("out.jsonl").rows
     assert [row.id for row in rows] == [row["id"] for row in ROWS[RUN : RUN + NEW]]
@@ -78,6 +83,7 @@ def test_json_has_everything_and_quiet_nothing(run: Run) -> None:
     told = json.loads(ended.out)
     assert (told["rows"], told["labelled"], told["without_label"]) == (NEW, NEW, 0)
     assert (told["accuracy"], told["verdict"], told["output"]) == (1, "trust", "out.jsonl")
+    assert told["confusion"]["counts"] == [[18, 0], [0, 12]]
     assert told["cost"]["from_server"] == NEW + RUN // 2
     quiet = run("predict", "reviews", "new.jsonl", "-o", "out.jsonl", "-q")
     assert quiet == Ended(0, "", "")

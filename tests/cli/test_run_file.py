@@ -132,7 +132,7 @@ def test_what_is_saved_is_read_as_the_same_run(run: Run, tmp_path: Path) -> None
     ended = run(*given, "--dry-run", "--save-config", "sub/run.toml", "--json")
     assert ended.code == 0, ended.err
     saved = (tmp_path / "sub" / "run.toml").read_text("utf-8")
-    assert 'data = ["../rows.jsonl"]' in saved
+    assert 'data = "../rows.jsonl"' in saved
     assert r'template = "Review: {text}\nSentiment:"' in saved
     assert 'labels = ["positive", "negative"]' in saved
     assert 'runs = "../mine"' in saved

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -234,7 +235,12 @@ def parquet(path: Path) -> Path:
     return path.with_suffix(".parquet")
 
 
-@pytest.mark.parametrize("form", [csv, classes, parquet])
+def read_by_pandas(path: Path) -> Any:
+    """Lists are arrays there."""
+    return pd.read_parquet(parquet(path))
+
+
+@pytest.mark.parametrize("form", [csv, classes, parquet, read_by_pandas])
 def test_other_forms_of_the_same_questions_give_the_same_claims(
     form: Callable[[Path], Any], tmp_path: Path
 ) -> None:

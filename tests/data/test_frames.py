@@ -144,7 +144,7 @@ def test_rows_of_a_stream_are_taken_one_batch_at_a_time() -> None:
 
 def test_several_tables_are_refused() -> None:
     sheets = {"May": pd.DataFrame({"text": ["a", "b"]}), "June": pd.DataFrame({"text": ["c", "d"]})}
-    with pytest.raises(RowError, match=r"these are 2 tables, 'May', 'June': pick one"):
+    with pytest.raises(RowError, match=r"these are tables by name, 'May', 'June': pick one"):
         rows_from(sheets)
 
 
@@ -208,7 +208,8 @@ def test_classes_of_datasets_have_their_names(made: str, tmp_path: Path) -> None
 def test_a_split_must_be_named() -> None:
     both = datasets.DatasetDict({"train": hub_dataset(), "test": hub_dataset()})
     with pytest.raises(
-        RowError, match=r"these are 2 splits, 'train', 'test': pick one, such as rows\['train'\]"
+        RowError,
+        match=r"these are splits by name, 'train', 'test': pick one, such as rows\['train'\]",
     ):
         rows_from(both)
 
@@ -236,6 +237,16 @@ def test_labels_can_be_joined_by_the_index_of_a_frame(index: object, ids: list[o
         assert frame.join(labels.rename("label")).eval("text == label").all()
 
 
+def test_lists_that_pandas_read_from_parquet_are_lists(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a", "b"], "scores": [[0.5, 1.0], [2.0]], "by": [{"n": [1]}] * 2})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    frame = pd.read_parquet(tmp_path / "rows.parquet")
+    assert isinstance(frame["scores"][0], np.ndarray)
+    assert [dict(row.fields) for row in rows_from(frame).rows] == [
+        {"id": n, **row} for n, row in enumerate(table.to_pylist())
+    ]
+
+
 def test_a_filtered_frame_keeps_its_index() -> None:
     frame = pd.DataFrame({"text": list("abcdef")})
     assert [row.id for row in rows_from(frame[frame.text > "c"]).rows] == [3, 4, 5]
@@ -254,6 +265,8 @@ def test_rows_with_ids_keep_them_and_the_index_is_a_field() -> None:
     [
         ([1, 1, 2], {"index": 1}),
         ([0.5, 1.5, 2.5], {"index": 0.5}),
+        (pd.DatetimeIndex(["2020-01-01", None, "2020-01-03"]), {"index": "2020-01-01T00:00:00"}),
+        (["a", None, "c"], {"index": "a"}),
         (
             pd.MultiIndex.from_product([["x"], [1, 2, 3]], names=["page", None]),
             {"page": "x", "level_1": 1},

@@ -81,6 +81,8 @@ def test_a_name_is_one_that_every_file_system_takes(file: str, stem: str) -> Non
         (["--embedding-token", "CANARY", "--max-prompt-tokens", "9"], ["--max-prompt-tokens", "9"]),
         (["-e", "https://u:CANARY@host:1/v1?a=b"], ["-e", "https://host:1/v1?a=b"]),
         (["--endpoint=http://host/?api_key=CANARY&a=b"], ["--endpoint=http://host/?a=b"]),
+        (["s3.host://b/x.csv?X-Amz-Signature=CANARY&a=b"], ["s3.host://b/x.csv?a=b"]),
+        (["https://b/x.csv?sv=1&sig=CANARY"], ["https://b/x.csv?sv=1"]),
         (["--template", "See http://x?key=1 {text}"], ["--template", "See http://x?key=1 {text}"]),
         (["--group-key", "question"], ["--group-key", "question"]),
     ],

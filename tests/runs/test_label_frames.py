@@ -95,7 +95,9 @@ def test_batches_of_a_table_are_those_of_its_rows(table: Make) -> None:
 
 async def test_of_several_splits_one_is_to_be_picked(tmp_path: Path) -> None:
     splits = datasets.DatasetDict({"test": datasets.Dataset.from_list(reviews(32))})
-    with pytest.raises(RowError, match=r"1 splits, 'test': pick one, such as rows\['test'\]"):
+    with pytest.raises(
+        RowError, match=r"these are splits by name, 'test': pick one, such as rows\['test'\]"
+    ):
         await label(splits, task=TASK, endpoint=planted(), store=tmp_path / "store")
 
 

@@ -203,6 +203,8 @@ def test_shards_have_the_bytes_that_each_gets_alone(
     found = predict(gold="label", progress=seen.append)
     assert [at.done for at in seen] == [0, 1, 2, 3, 4, 5]
     assert (found.totals.rows, found.labelled, found.accuracy) == (ROWS, ROWS, 1.0)
+    assert found.confusion is not None
+    assert sum(label.right for label in found.confusion.by_label) == ROWS
     assert found.verdict == "trust"
     for shard in find_shards("data/*", "out"):
         assert alone(predictor, url, shard.source, Path("a.parquet")) == shard.output.read_bytes()
