@@ -416,7 +416,7 @@ class _Run:
             described["search_rows"] = request.search_rows
         return RunFolder.open(
             RunDescription.of(
-                prepared.whole, described, request.seed, server.identity, request.part
+                prepared.whole, described, request.seed, server.identity, prepared.part
             ),
             base=Path(request.runs),
             command=request.command,

@@ -72,9 +72,6 @@ class LabelRequest:
     The fields are arguments of `icm_client.label`, which says what they mean. Its others (endpoint,
     store, progress, stopping) say where a run happens and who follows it: they are those of
     `label_prepared`.
-
-    Attributes:
-        part: what the rows are of those in the file, for the run's name; None for all.
     """
 
     rows: Rows
@@ -100,7 +97,6 @@ class LabelRequest:
     limit: int | None = None
     max_row_tokens: int | None = None
     truncate: bool = False
-    part: str | None = None
 
     @property
     def row_limit(self) -> RowLimit:
@@ -232,6 +228,7 @@ class PreparedRun:
         settings: of the search, before they are fitted to the server.
         first: first labels, shape `[N]`, or their kind; None leaves them to the search.
         pinned: labels that the search keeps, shape `[N]`, `UNLABELLED` where an item is free.
+        part: what the rows are of those in the data, for the run's name; None for all.
     """
 
     request: LabelRequest
@@ -241,6 +238,7 @@ class PreparedRun:
     settings: Settings
     first: Start | IntArray | None
     pinned: IntArray | None
+    part: str | None = None
 
     def only(self, rows: Sequence[int], part: str) -> "PreparedRun":
         """The same run over some of the rows, by their numbers from 0; `part` names these.
@@ -254,8 +252,7 @@ class PreparedRun:
         dataset = replace(only(whole.dataset, rows), warnings=(), skipped=(), is_part=True)
         job = Job.prepare(dataset, whole.task)
         first, pinned = self._labels_of(rows)
-        request = replace(self.request, part=part)
-        return PreparedRun(request, job, None, job, self.settings, first=first, pinned=pinned)
+        return replace(self, whole=job, job=job, first=first, pinned=pinned, part=part)
 
     def sampled(self) -> "PreparedRun":
         """The same run, which searches no more rows than it is to, and predicts the others."""

@@ -41,6 +41,8 @@ async def command(folder: Path, server: PlantedServer, *options: str) -> tuple[i
         check=False,
     )
     printed = orjson.loads(done.stdout) if done.stdout else None
+    if printed is not None and "error" in printed:  # which standard error has, too
+        printed = None
     return done.returncode, printed, done.stderr.decode()
 
 

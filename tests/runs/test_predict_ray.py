@@ -324,6 +324,8 @@ def test_the_options_of_one_engine_are_not_for_the_other(predictor: Predictor) -
     ray = ["--engine", "ray", "-o", "out"]
     done = runner.invoke(cli, ["predict", folder, "a.jsonl", "b.jsonl", *ray])
     assert "--engine ray takes one pattern: put it in quotes" in done.output
+    done = runner.invoke(cli, ["predict", folder, "a.jsonl", *ray, "--serve", "gemma-3-270m"])
+    assert "--serve and --limit are for --engine local" in done.output
     done = runner.invoke(cli, ["predict", folder, "a.jsonl", "-o", "b.jsonl", "--workers", "3"])
     assert "--address and --workers go with --engine ray" in done.output
 

@@ -10,6 +10,7 @@ from text_film_server import text_film_server
 
 from icm_client import Server, SweepSettings, Task, label, rows_from
 from icm_client.cli.search_display import SearchLines
+from icm_client.errors import InputError
 from icm_client.runs.progress import Progress
 
 TEXTS = [f"{word} film {number}" for number in range(8) for word in ("great", "awful")]
@@ -43,3 +44,16 @@ async def test_no_token_id_is_shown_that_the_server_does_not_have(url: str, tmp_
     assert {now.label_tokens for now in seen} == {((), ())}
     told = console.file.getvalue()  # type: ignore[attr-defined]
     assert told.splitlines()[0] == "Labels: negative, positive"
+
+
+async def test_a_limit_of_tokens_is_refused_where_nobody_counts_them(
+    url: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="--max-row-tokens needs a server that tokenizes"):
+        await label(
+            rows_from(TEXTS),
+            task=Task(template="Review: {text}\nSentiment:", labels=("positive", "negative")),
+            endpoint=Server(url, model="m"),
+            store=tmp_path / "scores.sqlite3",
+            max_row_tokens=100,
+        )
