@@ -1,6 +1,7 @@
 """What the documentation shows is what happens."""
 
 import ast
+import gzip
 import inspect
 import json
 import re
@@ -42,6 +43,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "reviews.csv").write_text("text\ngood\nbad\n", "utf-8")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "new.csv.zst").write_bytes(zstd.compress(b"text\nfine\ndull\n"))
+    (tmp_path / "reviews-1.jsonl.gz").write_bytes(
+        gzip.compress(b'{"text": "fine"}\n{"text": "dull"}\n')
+    )
     with xlsxwriter.Workbook(tmp_path / "more.xlsx") as book:
         book.add_worksheet().write_column(0, 0, ["text", "superb"])
     (tmp_path / "broken.jsonl").write_text(
