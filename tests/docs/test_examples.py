@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import orjson
+import pandas as pd
 import pytest
 
 import icm_client
@@ -43,7 +44,7 @@ def test_three_data_sets_are_labelled_at_once_on_the_embedded_server(
 
 
 async def test_the_snippets_of_the_python_page_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = named_task("sentiment")
     planted: dict[str, int] = {}
@@ -52,11 +53,15 @@ async def test_the_snippets_of_the_python_page_run(
         (tmp_path / f"{name}.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
         prompts = task.render_all(icm_client.rows_from(rows))
         planted |= {prompt: n * 7 % 5 % 2 for n, prompt in enumerate(prompts)}
+    table = "".join(f"r{n},reviews number {n}\n" for n in range(32))
+    (tmp_path / "reviews.csv").write_text(f"review,text\n{table}", "utf-8")
     page = (ROOT / "docs" / "python.md").read_text("utf-8")
     snippets = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     concept = PlantedConcept(planted, task.label_texts, meaning=2.0)
+    there = {"icm_client": icm_client, "pandas": pd}
     async with PlantedServer(concept, model="gemma-3-27b") as server:
+        monkeypatch.setenv("ICM_ENDPOINT", server.url)
         for snippet in snippets:
             compiled = compile(
                 snippet.replace("http://localhost:8000", server.url),
@@ -64,10 +69,14 @@ async def test_the_snippets_of_the_python_page_run(
                 "exec",
                 flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
             )
-            running = eval(compiled, {"icm_client": icm_client})  # noqa: S307 - our own page
+            running = eval(compiled, there)  # noqa: S307 - our own page
             assert inspect.isawaitable(running)
             await running
     assert len(icm_client.read_rows(tmp_path / "labels.jsonl").rows) == 32
+    frame = there["frame"]
+    assert isinstance(frame, pd.DataFrame)
+    assert list(frame.columns) == ["text", "label", "confidence"]
+    assert frame["label"].notna().all()
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("reviews")
     lines = capsys.readouterr().out.splitlines()
