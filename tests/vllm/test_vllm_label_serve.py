@@ -92,17 +92,6 @@ def test_it_labels_and_leaves_nothing_behind(commands: list[Command], tmp_path: 
     assert command.new_logs() == set(), "a log is kept only where something failed"
 
 
-def test_a_signal_in_mid_run_ends_the_server_too(commands: list[Command], tmp_path: Path) -> None:
-    commands.append(command := Command(tmp_path, "--max-in-flight", "1"))
-    family = command.wait_until("Ready after")
-    time.sleep(2)
-    command.process.send_signal(signal.SIGTERM)
-    status, _, said = command.end()
-    assert status == 143, said
-    assert "Stopping: requests under way are awaited" in said
-    assert not any(Path(f"/proc/{pid}").exists() for pid in family)
-
-
 def test_a_server_that_dies_in_mid_run_is_told_with_its_log(
     commands: list[Command], tmp_path: Path
 ) -> None:

@@ -27,6 +27,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vllm")
     lines = SAMPLE_ROWS.read_text("utf-8").splitlines(keepends=True)
     (folder / "64.jsonl").write_text("".join(lines[:64]), "utf-8")
-    (folder / "128.jsonl").write_text("".join(lines), "utf-8")
     (folder / "task.toml").write_bytes((SAMPLE / "task.toml").read_bytes())
     return folder
