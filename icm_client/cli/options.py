@@ -140,7 +140,9 @@ gold_option = section(
 output_format_option = section(
     "Output",
     click.option(
-        "--output-format", type=_FORMATS, help="The output's format. [default: by its name]"
+        "--output-format",
+        type=click.Choice([kind for kind in get_args(FileFormat) if kind != "xlsx"]),
+        help="The output's format. [default: by its name]",
     ),
 )
 
