@@ -23,13 +23,13 @@ _TAKE_A_TASK: Final = (("show",), ("convert",))
 def complete_tasks(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The built-in tasks, and task files below the folder that is being typed."""
+    """The built-in tasks; or files, where none begins so: bash takes either names or files."""
     folder = resources.files("icm_client").joinpath("data", "tasks")
     names = sorted(
         file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")
     )
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-    return [*found, CompletionItem(incomplete, type="file")]
+    return found or [CompletionItem(incomplete, type="file")]
 
 
 def complete_runs(

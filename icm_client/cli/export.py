@@ -100,12 +100,12 @@ def export_command(
     chat          JSON Lines: messages (OpenAI, axolotl, trl)
     dpo           JSON Lines: prompt, chosen, rejected (trl, axolotl)
     reward        the same, for reward models: pairs of responses only
-    csv           a table: prompt, completion, label, confidence, log-probs, the row's fields
+    csv           a table: prompt, completion, label, confidence, the row's fields
     parquet       the same
-    hf            the same as a folder that datasets.load_dataset reads, with a dataset card
-    label-studio  tasks, the labels as predictions; the labeling interface is PATH.xml
-    argilla       a folder that argilla.Dataset.from_disk reads, the labels as suggestions
-    prompt        JSON: the demos, label tokens and thresholds that icm-client predict uses
+    hf            the same, as a folder for datasets.load_dataset, with a card
+    label-studio  tasks with the labels as predictions; interface in PATH.xml
+    argilla       a folder for argilla.Dataset.from_disk, labels as suggestions
+    prompt        JSON: demos, label tokens and thresholds, as predict uses them
 
     Prompts and label texts are those that the model was asked, the label's space included. A pair
     of responses is in sft and chat in both orders; dpo and reward take the response that the label

@@ -65,13 +65,17 @@ def print_groups(found: GroupLabels, output: str, console: Console | None = None
     console = console or Console(highlight=False)
     words = found.prepared.whole.whole.task.labels
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in (found.prepared.field, "rows", *words, "verdict", "record in"):
-        table.add_column(Text(title), justify="right" if title in ("rows", *words) else "left")
+    gold = any(labels.accuracy is not None for labels in found.runs.values())
+    numbers = ("rows", *words, *(("accuracy",) if gold else ()))
+    for title in (found.prepared.field, *numbers, "verdict", "record in"):
+        table.add_column(Text(title), justify="right" if title in numbers else "left")
     for value, labels in found.runs.items():
         shares = (f"{count / len(labels.rows):.0%}" for count in labels.counts.values())
         verdict = Text(labels.verdict, style=VERDICT_STYLES[labels.verdict])
         run = "-" if labels.run is None else str(labels.run)
-        table.add_row(Text(value), f"{len(labels.rows):,}", *shares, verdict, Text(run))
+        right = "-" if labels.accuracy is None else f"{labels.accuracy:.1%}"
+        cells = (f"{len(labels.rows):,}", *shares, *((right,) if gold else ()))
+        table.add_row(Text(value), *cells, verdict, Text(run))
     console.print(table)
     console.print()
     _print_agreements(found, console)

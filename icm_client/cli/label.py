@@ -361,7 +361,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
             as_json=as_json,
             quiet=quiet,
         )
-        _save(context, shown, save_task, save_config)
+        _save(context, shown, save_task, save_config, say=not (quiet or as_json))
         return
     if dataset.skipped and not skip_bad_rows:  # they are named with those that the task refuses
         every = replace(request, skip_bad_rows=True).prepared().job.dataset
@@ -369,7 +369,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     groups = None if by is None else prepare_groups(request, by, match=match)
     prepared = request.prepared() if groups is None else groups.whole
     job = prepared.whole
-    _save(context, job, save_task, save_config)
+    _save(context, job, save_task, save_config, say=not (quiet or as_json))
     if verbose and not as_json:
         print_preview(job, result_console(output))
     if forecasts:
@@ -435,8 +435,10 @@ def _rows(
         )
 
 
-def _save(context: click.Context, job: Job, task: str | None, config: str | None) -> None:
-    """Write the task and the run file that were asked for."""
+def _save(
+    context: click.Context, job: Job, task: str | None, config: str | None, *, say: bool
+) -> None:
+    """Write the task and the run file that were asked for, and say so."""
     if task is not None:
         gold = job.dataset.gold_field
         saved = job.task if gold is None else Task(**{**job.task.model_dump(), "gold": gold})
@@ -444,6 +446,8 @@ def _save(context: click.Context, job: Job, task: str | None, config: str | None
     if config is not None:
         for secret in write_config(context, config):
             click.echo(f"Not written to {config}: {secret}.", err=True)
+    if say and (written := [name for name in (task, config) if name is not None]):
+        click.echo(f"Wrote {' and '.join(written)}.", err=True)
 
 
 def _labelled(

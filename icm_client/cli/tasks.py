@@ -222,7 +222,7 @@ def init_command(
         gold = _asked_gold(gold, fields, answered=None not in (template, labels))
         task = Task(
             labels=_asked_labels(labels, gold, dataset),
-            template=_asked_template(template, gold, fields),
+            template=_asked_template(template, gold, dataset),
             gold=gold,
         )
     else:
@@ -244,10 +244,12 @@ def init_command(
     click.echo(f"Wrote {place}.")
     if job is not None:
         print_preview(job, output_console())
+        print_notices((), job.dataset.skipped)
     found = bool(data) and find_beside(data[0]) == place
     rows = shlex.join(data) if data else "ROWS"
     option = "" if found else f" --task {shlex.quote(str(place))}"
-    click.echo(f"Next: icm-client label {rows}{option} -o labels.jsonl --forecast")
+    skips = " --skip-bad-rows" if job is not None and job.dataset.skipped else ""
+    click.echo(f"Next: icm-client label {rows}{option} -o labels.jsonl{skips} --forecast")
 
 
 def _place(data: tuple[str, ...]) -> Path:
@@ -316,12 +318,18 @@ def _asked_labels(labels: str | None, gold: str | None, dataset: Dataset | None)
     return tuple(found)
 
 
-def _asked_template(template: str | None, gold: str | None, fields: Sequence[str]) -> str:
+def _asked_template(template: str | None, gold: str | None, dataset: Dataset | None) -> str:
     if template is not None:
         return unescape(template)
-    shown_fields = [field for field in fields if field not in ("id", gold)]
+    first = {} if dataset is None else dataset.rows[0].fields
+    fields = tuple(first)
     if _can_ask():
-        lines = [f"{field.capitalize()}: {{{field}}}" for field in shown_fields]
+        texts = [
+            field
+            for field, value in first.items()
+            if isinstance(value, str) and field not in ("id", gold)
+        ]
+        lines = [f"{field.capitalize()}: {{{field}}}" for field in texts]
         default = r"\n".join([*lines, "Label:"]) if lines else None
         asked = click.prompt(
             r"Prompt ({field} is a row's field, \n a newline)",

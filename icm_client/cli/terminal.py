@@ -6,6 +6,7 @@ Nothing that takes long is imported here: `icm-client runs list` is to be there 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import click
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -111,8 +112,13 @@ def table_that_fits(
 
 def print_table(table: Table) -> None:
     """Print the table; where it does not go to a terminal, no line is cut."""
-    wide = None if Console().is_terminal else _WIDTH_OF_A_FILE
-    Console(highlight=False, markup=False, width=wide).print(table)
+    if Console().is_terminal:
+        Console(highlight=False, markup=False).print(table)
+        return
+    console = Console(highlight=False, markup=False, width=_WIDTH_OF_A_FILE)
+    with console.capture() as printed:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 def duration(seconds: float) -> str:

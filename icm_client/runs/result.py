@@ -318,7 +318,8 @@ def _library(name: str) -> ModuleType:
         return import_module(name)
     except ImportError:
         package = name.partition(".")[0]
-        raise SetupError(f"this needs {package}: pip install {package}") from None
+        extra = "'icm-client[parquet]'" if package == "pyarrow" else package
+        raise SetupError(f"this needs {package}: pip install {extra}") from None
 
 
 def labels_found(
@@ -406,7 +407,9 @@ def labels_found(
     share_intervals = {}
     if result.prior.interval is not None:
         low, high = result.prior.interval
-        share_intervals = dict(zip(job.labels, ((low, high), (1 - high, 1 - low)), strict=True))
+        share = sum(row.label == job.labels[0] for row in labelled) / max(len(labelled), 1)
+        if low <= share <= high:  # else a rule or pins have decided against the scores
+            share_intervals = dict(zip(job.labels, ((low, high), (1 - high, 1 - low)), strict=True))
     return Labels(
         rows=labelled,
         dataset=only(job.dataset, rows.tolist()),

@@ -197,7 +197,8 @@ def _contents(facts: CardFacts) -> str:
     sentences += [f"Left out, {reason}: {count} rows." for reason, count in facts.left_out.items()]
     if failed := len(facts.result.get("failed", ())):
         sentences.append(f"{failed} rows of the data could not be scored and have no label.")
-    sentences.append(f"It holds {'' if facts.with_gold else 'no '}gold labels.")
+    holds = "gold labels" if facts.with_gold else "no field that was named as gold"
+    sentences.append(f"It holds {holds}.")
     return " ".join(sentences)
 
 

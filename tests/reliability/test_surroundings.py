@@ -177,6 +177,7 @@ async def test_answers_of_another_model_are_withdrawn_though_the_clock_was_set(
 def test_only_stamps_are_taken_from_the_wall_clock() -> None:
     """Deadlines and durations by a clock that jumps would end a request, or never end it."""
     stamped = {
+        "cli/runs.py",  # how long ago a run was worked on
         "endpoints/http_errors.py",  # a date that a server names
         "record/folder.py",
         "record/journal.py",

@@ -248,7 +248,7 @@ def test_gold_is_not_exported_by_default(
     data = {"hf": done.path / "data/train.parquet", "argilla": done.path / "records.json"}
     assert b"gold" not in data.get(to, done.path).read_bytes()
     card = done.card.read_text("utf-8")
-    assert GOLD.findall(card.replace("It holds no gold labels.", "")) == []
+    assert GOLD.findall(card.replace("It holds no field that was named as gold.", "")) == []
 
 
 @pytest.mark.parametrize("to", ["csv", "parquet", "hf"])

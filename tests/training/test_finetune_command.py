@@ -37,11 +37,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_folder(folder: Path, task: Task, rows: list[dict[str, Any]], labels: list[str]) -> Path:
     """What a run leaves there that is read."""
     folder.mkdir(parents=True)
-    others = dict.fromkeys(
-        ("created", "data", "rows", "settings", "seed", "server", "versions"), ""
-    )
+    others = dict.fromkeys(("created", "data", "rows", "seed", "server", "versions"), "")
     record = {"icm_client_run": 1, "name": folder.name, "task": task.model_dump(mode="json")}
-    record |= others
+    record |= others | {"settings": {}}
     (folder / "run.json").write_bytes(orjson.dumps(record))
     (folder / "result.json").write_bytes(orjson.dumps({"verdict": "do not trust"}))
     log_probs = dict.fromkeys(task.labels, -0.7)
