@@ -63,7 +63,7 @@ def heading() -> dict[str, object]:
         names.insert(0, context.info_name or "")
         context = context.parent
     return {
-        "command": " ".join(names) or context.info_name,
+        "command": " ".join(names) or context.command.name,
         "version": icm_client.__version__,
     }
 

@@ -82,9 +82,10 @@ def no_groups(result: SearchResult, items: IntArray, groups: LabelGroups | None)
     if coherent and few:
         return []
     figures = (
-        f"Coherence {_coherence_of(scores, labels):.0%}; rows of no group whose scores spread as "
-        f"these do would have {_coherence_of_no_group(scores):.0%}. One group for each label "
-        f"explains the scores better than a single one by {groups.gain:.1f} nats; "
+        f"The averaged scores have a coherence of {_coherence_of(scores, labels):.0%}; rows of no "
+        f"group whose scores spread as these do would have {_coherence_of_no_group(scores):.0%}. "
+        "One group for each label explains the scores better than a single one by "
+        f"{groups.gain:.1f} nats; "
         f"{groups.needed:.1f} are needed"
     )
     advice = f"Label more rows, so that groups show if there are any. {TRY_ANOTHER_QUESTION}"

@@ -47,9 +47,9 @@ def runs(tmp_path: Path) -> None:
     [
         (("la",), ["label"]),
         (("runs", "sh"), ["show"]),
-        (("label", "rows.csv", "--task", "senti"), ["sentiment", "senti"]),
-        (("check", "-t", "truthfulqa-"), ["truthfulqa-preference", "truthfulqa-"]),
-        (("tasks", "show", "gsm"), ["gsm8k-verification", "gsm"]),
+        (("label", "rows.csv", "--task", "senti"), ["sentiment"]),
+        (("check", "-t", "truthfulqa-"), ["truthfulqa-preference"]),
+        (("tasks", "show", "gsm"), ["gsm8k-verification"]),
         (("predict", ""), ["reviews-1", "reviews-2", "claims-3", "latest"]),
         (("runs", "show", "rev"), ["reviews-1", "reviews-2"]),
         (("report", "no"), []),
@@ -59,6 +59,35 @@ def test_names_are_offered_at_once(words: tuple[str, ...], offered: list[str]) -
     found, slow = completed(*words)
     assert found == offered
     assert slow in ("[]", "['rich']")  # whose tables `runs` imports
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("icm-client label rows.csv -t senti", "sentiment"),
+        ("icm-client label rows.csv -t ./mine", "./mine.toml"),
+        ("icm-client report reviews-", "reviews-1 reviews-2"),
+    ],
+)
+def test_bash_offers_them(typed: str, offered: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").touch()
+    *_, before, word = words = typed.split()
+    script = (
+        f'eval "$(_ICM_CLIENT_COMPLETE=bash_source icm-client)"; COMP_WORDS=({typed}); '
+        f"COMP_CWORD={len(words) - 1}; _icm_client_completion icm-client {word} {before}; "
+        'compopt() { :; }; [ "${#COMPREPLY[@]}" = 0 ] && COMPREPLY=($(compgen -f -- '
+        f'{word})); echo "${{COMPREPLY[@]}}"'
+    )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["/bin/bash", "-c", script],
+        env=os.environ | {"PATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == offered.split(), done.stderr
 
 
 def test_options_are_offered() -> None:

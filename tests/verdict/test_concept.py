@@ -58,7 +58,7 @@ def test_rows_of_no_group_are_not_believed_whatever_their_coherence(n_rows: int)
 def test_what_a_search_finds_in_nothing_is_said_beside_what_it_found() -> None:
     log_odds = np.random.default_rng(0).normal(scale=0.65, size=20_000)
     (finding,) = doubts(scored(log_odds, coherence=0.29))
-    here, nothing = re.findall(r"(?:Coherence|would have) (\d+)%", finding.figures)
+    here, nothing = re.findall(r"(?:a coherence of|would have) (\d+)%", finding.figures)
     assert abs(int(here) - int(nothing)) <= 1
     assert int(nothing) > 20, "over the 15% of `incoherent`: coherence alone does not tell"
 
