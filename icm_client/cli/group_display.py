@@ -1,8 +1,6 @@
 """What `label --by FIELD` shows: each value's run as it goes on, and how far the labels agree."""
 
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.table import Table
@@ -26,7 +24,7 @@ exchange always agrees in more."""
 
 
 class GroupProgress:
-    """Shows the run that is under way, under its value; a context manager."""
+    """Shows the run that is under way, under its value, until it is closed."""
 
     def __init__(self, field: str, *, hidden: bool) -> None:
         self._field = field
@@ -34,20 +32,13 @@ class GroupProgress:
         self._shown = ExitStack()
         self._report: OnProgress | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the display of the last run."""
         self._shown.close()
 
     def begin(self, value: str, rows: int) -> None:
         """Show that a value's run begins."""
-        self._shown.close()
+        self.close()
         if not self._hidden:
             Console(stderr=True, highlight=False).print(
                 Text(f"{self._field} = {value}, {rows:,} rows", style="bold"), soft_wrap=True

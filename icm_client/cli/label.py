@@ -1,6 +1,7 @@
 """`icm-client label`: label the rows of a file."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial, wraps
 from typing import ParamSpec
@@ -468,7 +469,7 @@ def _labelled(
                 return drain.stopping() or has_ended()
 
             if groups is not None:
-                with GroupProgress(groups.field, hidden=hidden) as shown:
+                with closing(GroupProgress(groups.field, hidden=hidden)) as shown:
                     return await label_groups(
                         groups,
                         endpoint=asked,
