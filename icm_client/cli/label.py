@@ -365,7 +365,7 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         _save(context, shown, save_task, save_config, say=not (quiet or as_json))
         return
     if dataset.skipped and not skip_bad_rows:  # they are named with those that the task refuses
-        every = replace(request, skip_bad_rows=True).prepared().job.dataset
+        every = replace(request, skip_bad_rows=True).read().whole.dataset
         raise refused_rows(every.skipped, path=dataset.name, usable=len(every.rows))
     groups = None if by is None else prepare_groups(request, by, match=match)
     prepared = request.prepared() if groups is None else groups.whole

@@ -161,7 +161,7 @@ class _Line(NamedTuple):
 _NUMBERS = frozenset({"age", "rows", "accuracy", "coherence", "seed"})
 
 _DROPPED = ("model", "seed", "coherence", "rows", "accuracy", "verdict", "age", "state")
-"""What a terminal that is too narrow does without, in this order; a name is always whole."""
+"""What is left out on a narrow terminal, in this order; a name is always whole."""
 
 
 def _line(run: Run, now: datetime) -> _Line:

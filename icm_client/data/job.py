@@ -90,6 +90,21 @@ class Job:
             np.setdiff1d(np.arange(n_items), list(left_out)) if left_out else None,
         )
 
+    def by_row(self, reasons: Mapping[int, str]) -> dict[int, str]:
+        """Rows with a reason by their numbers, rising, of items with one; a pair's first counts."""
+        rows: dict[int, str] = {}
+        for item in sorted(reasons):
+            rows.setdefault(self.items[item].row, reasons[item])
+        return dict(sorted(rows.items()))
+
+    def by_item(self, reasons: Mapping[int, str]) -> dict[int, str]:
+        """The items of rows with a reason: of a pair both orders."""
+        return {
+            number: reasons[item.row]
+            for number, item in enumerate(self.items)
+            if item.row in reasons
+        }
+
     @classmethod
     def prepare(
         cls,

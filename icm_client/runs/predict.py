@@ -245,11 +245,11 @@ class Prediction:
                 f"its prompt takes {length[item]:,} tokens, and the server's context has room for "
                 f"{room:,} beside the demos: shorten the text",
             )
-        rows = {job.items[item].row: why for item, why in sorted(unusable.items(), reverse=True)}
+        rows = job.by_row(unusable)
         if rows and not self._skip:
-            bad = [job.dataset.rows[row].failed(why) for row, why in sorted(rows.items())]
+            bad = [job.dataset.rows[row].failed(why) for row, why in rows.items()]
             raise refused_rows(bad, path=path_of(job.dataset), usable=len(job.dataset.rows))
-        unusable = {n: rows[one.row] for n, one in enumerate(job.items) if one.row in rows}
+        unusable = job.by_item(rows)
         failed: dict[int, str] = {}
 
         def note(items: Mapping[int, FailedItem]) -> None:

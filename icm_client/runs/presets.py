@@ -113,13 +113,13 @@ async def fitted_job(
     )
     unusable |= too_long or {}
     unusable |= _too_long(pieces, server, unusable)
-    rows = {job.items[item].row: why for item, why in sorted(unusable.items(), reverse=True)}
+    rows = job.by_row(unusable)
     if rows:
-        bad = [job.dataset.rows[row].failed(why) for row, why in sorted(rows.items())]
+        bad = [job.dataset.rows[row].failed(why) for row, why in rows.items()]
         usable = len(job.dataset.rows) - len(rows)
         if not skip_bad_rows or usable < FEWEST_ROWS:
             raise refused_rows(bad, path=path_of(job.dataset), usable=usable)
-    unusable = {item: rows[one.row] for item, one in enumerate(job.items) if one.row in rows}
+    unusable = job.by_item(rows)
     fitted, notice = fit(settings, pieces, server, without=unusable)
     return Fitted(pieces, fitted, unusable, notice)
 

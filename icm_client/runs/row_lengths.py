@@ -88,7 +88,7 @@ class Limited(NamedTuple):
 
     def refuse(self) -> None:
         """Raise `RowError` where rows take too many tokens; it names them all."""
-        rows = {self.job.items[item].row: why for item, why in self.too_long.items()}
+        rows = self.job.by_row(self.too_long)
         if rows:
             dataset = self.job.dataset
             bad = [dataset.rows[row].failed(why) for row, why in rows.items()]
@@ -142,7 +142,7 @@ async def within_limit(job: Job, limit: RowLimit, server: Endpoint, store: Score
     long = {row: length for row, length in lengths.items() if length > most}
     if not limit.truncate:
         reasons = {row: _too_long(length, most) for row, length in long.items()}
-        return Limited(job, _of_items(reasons, job), None)
+        return Limited(job, job.by_item(reasons), None)
     cuts = [_Cut(job.dataset.rows[row], length, job) for row, length in long.items()]
     while under_way := [one for one in cuts if not one.is_done(most)]:
         tried = [one.next_length(most) for one in under_way]
@@ -169,7 +169,7 @@ async def within_limit(job: Job, limit: RowLimit, server: Endpoint, store: Score
         ),
     )
     cut = {row: kept[row].left_out if row in kept else 0 for row in lengths}
-    return Limited(job, _of_items(uncut, job), cut)
+    return Limited(job, job.by_item(uncut), cut)
 
 
 class LengthCheck(NamedTuple):
@@ -247,12 +247,12 @@ async def check_lengths(
         identity = server.identity
     usable = [ids for n, ids in enumerate(fitted.pieces.prompts) if n not in fitted.unusable]
     lengths = sorted(map(len, usable))
-    bad = {job.items[item].row: why for item, why in fitted.unusable.items()}
+    bad = job.by_row(fitted.unusable)
     cut = sum(map(bool, (within.cut or {}).values()))
     rows = job.dataset.rows
     said = cut_notice(cut, len(rows) - len(bad), row_limit)
     return LengthCheck(
-        tuple(rows[row].failed(why) for row, why in sorted(bad.items())),
+        tuple(rows[row].failed(why) for row, why in bad.items()),
         cut,
         (lengths[0], lengths[len(lengths) // 2], lengths[-1]),
         "characters" if isinstance(server, TextEndpoint) else "tokens",
@@ -270,10 +270,6 @@ def _too_long(length: int, most: int) -> str:
         f"its prompt takes {length:,} tokens, more than the {most:,} of --max-row-tokens: shorten "
         "the text, or have such rows cut (--truncate)"
     )
-
-
-def _of_items(reasons: Mapping[int, str], job: Job) -> dict[int, str]:
-    return {n: reasons[item.row] for n, item in enumerate(job.items) if item.row in reasons}
 
 
 def _prompts(rows: Sequence[Row], job: Job) -> list[tuple[str, ...]]:

@@ -27,9 +27,8 @@ from icm_client.training.exports import (
     warnings_of,
     write_lines,
 )
-from icm_client.verdict.findings import Verdict, recorded_verdict
+from icm_client.verdict.findings import VERDICTS, Verdict, recorded_verdict
 
-_VERDICTS: tuple[Verdict, ...] = ("trust", "check", "do not trust")
 _CONTRADICTED = "a row that is labelled differently elsewhere in these runs"
 _REPEATED = "a row that is there already"
 _BEYOND = "beyond the smallest share"
@@ -113,7 +112,7 @@ def export_combined(
     rows = [part.preferences[row] for part in parts for row in part.rows]
     lines = [record for place in rng.permutation(len(rows)) for record in rows[place]]
     facts = [_facts(part, min_confidence) for part in parts]
-    verdict = max((one.verdict for one in facts), key=_VERDICTS.index)
+    verdict = max((one.verdict for one in facts), key=VERDICTS.index)
     card = Path(f"{name}.md")
     try:
         replace_file(card, _card(facts, len(lines), seed, verdict).encode("utf-8", "replace"))

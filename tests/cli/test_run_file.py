@@ -4,11 +4,10 @@ from pathlib import Path
 
 import orjson
 import pytest
-from whole_program import Run, whole_program
+from whole_program import Run, whole_program, without_server
 
 import icm_client.runs.server
 from icm_client import Task, read_rows
-from icm_client.errors import SetupError
 from icm_client.record.archive import list_runs
 from icm_client.testing import PlantedConcept
 
@@ -25,14 +24,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return whole_program(monkeypatch, capsys)
 
 
-def _no_server(*_: object) -> None:
-    raise SetupError("no server")
-
-
 @pytest.fixture(autouse=True)
 def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dry run asks a server's tokenizer, and goes on without one."""
-    monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", _no_server)
+    without_server(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
+import icm_client.runs.server
 from icm_client.cli.main import main
+from icm_client.errors import SetupError
 
 
 class Ended(NamedTuple):
@@ -17,6 +19,15 @@ class Ended(NamedTuple):
 
 
 Run = Callable[..., Ended]
+
+
+def without_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no embedded server start: a dry run, which asks one's tokenizer, goes on without."""
+
+    def start(*_: object) -> None:
+        raise SetupError("no server")
+
+    monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", start)
 
 
 def whole_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
