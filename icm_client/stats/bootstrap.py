@@ -3,10 +3,10 @@
 After Efron and Tibshirani (1993, chapter 13): test rows and seeds are drawn again and again, with
 replacement, and the middle 95% of the accuracies is the interval. Rows that belong together are
 drawn together. A row has the same weight in all seeds, and all methods see the same draws, so the
-difference between two methods is taken within each draw.
+difference between two methods is taken within each draw, and so is the share of a gap.
 """
 
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from icm_client.coherence.problem import FloatArray, IntArray
 DRAWS: Final = 2000
 _AT_A_TIME: Final = 250
 _PERCENTILES: Final = (2.5, 97.5)
+_NO_GAP: Final = 1e-9
+"""Accuracies that differ by less are the same; a sum over seeds may round in another order."""
 
 
 class Interval(NamedTuple):
@@ -22,6 +24,30 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+Gap = Literal["none", "unclear", "clear"]
+"""Whether one accuracy is above another. `unclear`: it is, but not in more than 2.5% of the draws,
+so that a share of the gap has no interval."""
+
+
+class GapRecovered(NamedTuple):
+    """How far a method gets on the way from one accuracy to a higher one.
+
+    Attributes:
+        share: 0 at the lower end, 1 at the upper one; None where there is no gap.
+        interval: None where there is no gap, or where it has no ends (`gap_recovered`).
+    """
+
+    share: float | None
+    interval: Interval | None
+
+    @property
+    def gap(self) -> Gap:
+        """Whether there is a gap."""
+        if self.share is None:
+            return "none"
+        return "unclear" if self.interval is None else "clear"
 
 
 def mean_over_seeds(correct: FloatArray) -> float:
@@ -57,6 +83,40 @@ def paired_interval(
         seed: of the draws, which are the same for both.
     """
     return _interval(_draws(correct, units, seed) - _draws(other, units, seed))
+
+
+def gap_recovered(
+    correct: FloatArray, zero: FloatArray, one: FloatArray, units: IntArray, *, seed: int = 0
+) -> GapRecovered:
+    """Return `(a - a_zero) / (a_one - a_zero)`, each `a` being `mean_over_seeds`.
+
+    The share is exactly 0 for `zero` and 1 for `one`; below 0 or above 1 it is what it is. Where
+    `one` is no better than `zero` there is no gap, and no share.
+
+    The interval takes all three from the same draw. A draw in which `one` is no better has no
+    share: it counts as below the lower end and as above the upper one. If they are more than 2.5%
+    of the draws, neither end is a number, and there is no interval.
+
+    Args:
+        correct: shape `[seeds, rows]`, of the method.
+        zero: of the method at the lower end, with the same seeds and test rows.
+        one: of the method at the upper end; likewise.
+        units: shape `[rows]`; rows with the same number are drawn together.
+        seed: of the draws, which are the same for all three.
+    """
+    start = mean_over_seeds(zero)
+    gap = mean_over_seeds(one) - start
+    if gap < _NO_GAP:
+        return GapRecovered(None, None)
+    share = (mean_over_seeds(correct) - start) / gap
+    starts = _draws(zero, units, seed)
+    gaps = _draws(one, units, seed) - starts
+    there = gaps >= _NO_GAP
+    shares = (_draws(correct, units, seed) - starts)[there] / gaps[there]
+    without = np.full(len(gaps) - len(shares), np.inf)
+    low = float(np.percentile(np.append(shares, -without), _PERCENTILES[0], method="lower"))
+    high = float(np.percentile(np.append(shares, without), _PERCENTILES[1], method="higher"))
+    return GapRecovered(share, Interval(low, high) if np.isfinite(high - low) else None)
 
 
 def _draws(correct: FloatArray, units: IntArray, seed: int) -> FloatArray:
