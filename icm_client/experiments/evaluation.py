@@ -12,6 +12,7 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
+from icm_client.coherence.contexts import REPEATED
 from icm_client.coherence.problem import IntArray
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.simple import FewShotSettings
@@ -317,5 +318,5 @@ def fewest_and_most_reads(evaluation: Evaluation, method: Method) -> tuple[int, 
             reads += len(split.train)
         sweep = len(split.train) * orders
         fewest += reads + sweep * passes[0]
-        most += reads + sweep * passes[1]
+        most += reads + sweep * passes[1] + (REPEATED if search else 0)
     return fewest, most
