@@ -27,8 +27,8 @@ class Interval(NamedTuple):
 
 
 Gap = Literal["none", "unclear", "clear"]
-"""Whether one accuracy is above another. `unclear`: it is, but not in more than 2.5% of the draws,
-so that a share of the gap has no interval."""
+"""Whether one accuracy is above another. `unclear`: it is, but in more than 2.5% of the draws it is
+not, so that a share of the gap has no interval."""
 
 
 class GapRecovered(NamedTuple):
