@@ -393,9 +393,9 @@ def eval_command(  # noqa: C901 - options one by one
     """Predict held-out rows of DATA, given train rows as demos with labels from several sources.
 
     ICM's labels are found without gold. All methods that show demos use the same contexts and
-    calibration, so that only the labels differ. For each method the table has the share that it
-    recovers of the gap between zero-shot and golden labels, and its cost. Scores are kept: the same command again asks
-    nothing twice, but for a few reads that show that the model is still the same.
+    calibration, so that only the labels differ. Each method's cost stands beside the share that it
+    recovers of the gap between zero-shot and golden labels. Scores are kept: the same command again
+    asks nothing twice, but for a few reads that show that the model is still the same.
 
     With --finetune, models are trained on the labels instead, and predict the held-out rows
     zero-shot. Trained models are kept too, and a training that was killed goes on.
