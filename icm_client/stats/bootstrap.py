@@ -68,7 +68,7 @@ def bootstrap_interval(correct: FloatArray, units: IntArray, *, seed: int = 0) -
         units: shape `[rows]`; rows with the same number are drawn together.
         seed: of the draws.
     """
-    return _interval(_draws(correct, units, seed))
+    return _interval(_draws(units, seed, correct)[0])
 
 
 def paired_interval(
@@ -82,7 +82,8 @@ def paired_interval(
         units: shape `[rows]`; rows with the same number are drawn together.
         seed: of the draws, which are the same for both.
     """
-    return _interval(_draws(correct, units, seed) - _draws(other, units, seed))
+    ours, others = _draws(units, seed, correct, other)
+    return _interval(ours - others)
 
 
 def gap_recovered(
@@ -109,24 +110,26 @@ def gap_recovered(
     if gap < _NO_GAP:
         return GapRecovered(None, None)
     share = (mean_over_seeds(correct) - start) / gap
-    starts = _draws(zero, units, seed)
-    gaps = _draws(one, units, seed) - starts
-    there = gaps >= _NO_GAP
-    shares = (_draws(correct, units, seed) - starts)[there] / gaps[there]
-    without = np.full(len(gaps) - len(shares), np.inf)
+    found, starts, ends = _draws(units, seed, correct, zero, one)
+    there = ends - starts >= _NO_GAP
+    shares = (found - starts)[there] / (ends - starts)[there]
+    without = np.full(DRAWS - len(shares), np.inf)
     low = float(np.percentile(np.append(shares, -without), _PERCENTILES[0], method="lower"))
     high = float(np.percentile(np.append(shares, without), _PERCENTILES[1], method="higher"))
     return GapRecovered(share, Interval(low, high) if np.isfinite(high - low) else None)
 
 
-def _draws(correct: FloatArray, units: IntArray, seed: int) -> FloatArray:
-    """The mean in each draw, `[DRAWS]`; NaN where no test row of any drawn seed was drawn."""
+def _draws(units: IntArray, seed: int, *correct: FloatArray) -> FloatArray:
+    """The mean of each method in each draw, `[methods, DRAWS]`, all with the same test rows.
+
+    NaN where no test row of any drawn seed was drawn.
+    """
     rng = np.random.default_rng(seed)
-    tested = ~np.isnan(correct)
+    tested = ~np.isnan(correct[0])
     drawn_from = np.unique(units[tested.any(axis=0)])  # units that have a test row
     place = np.searchsorted(drawn_from, units)
-    right = np.nan_to_num(correct)
-    n_seeds, n_units = len(correct), len(drawn_from)
+    right = np.nan_to_num(np.stack(correct, axis=0)).transpose(0, 2, 1)  # [methods, rows, seeds]
+    n_seeds, n_units = len(tested), len(drawn_from)
     means = []
     for begin in range(0, DRAWS, _AT_A_TIME):
         count = min(_AT_A_TIME, DRAWS - begin)
@@ -136,11 +139,11 @@ def _draws(correct: FloatArray, units: IntArray, seed: int) -> FloatArray:
         seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=count)
         rows = weights @ tested.T.astype(np.float64)
         known = rows > 0
-        accuracy = np.divide(weights @ right.T, rows, out=np.zeros_like(rows), where=known)
+        accuracy = weights @ right / np.where(known, rows, 1)
         of = (seeds * known).sum(axis=1)
-        total = (seeds * accuracy).sum(axis=1)
-        means.append(np.divide(total, of, out=np.full(count, np.nan), where=of > 0))
-    return np.concatenate(means)
+        total = (seeds * accuracy).sum(axis=2)
+        means.append(total / np.where(of > 0, of, np.nan))
+    return np.concatenate(means, axis=1)
 
 
 def _interval(draws: FloatArray) -> Interval:
