@@ -1,8 +1,9 @@
 """Read rows from JSON Lines, or from one JSON array, and say where one is broken."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import NamedTuple
 
 import orjson
@@ -18,7 +19,12 @@ _STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"|["\[\]{},]')
 
 
 def json_rows(
-    lines: Iterable[str], path: str, template_fields: Sequence[str] = (), *, fewest: int = 2
+    lines: Iterable[str],
+    path: str,
+    template_fields: Sequence[str] = (),
+    *,
+    fewest: int = 2,
+    broken: Mapping[int, str] = MappingProxyType({}),
 ) -> Iterator[tuple[int, object]]:
     """Yield the file's values, each with its line, or in an array with its number.
 
@@ -31,6 +37,7 @@ def json_rows(
         path: the file as the user named it, for errors.
         template_fields: the fields of the template, which distinguish columns from rows.
         fewest: the rows that the file must hold.
+        broken: lines that cannot be decoded, with the reason; each is there once it has been read.
 
     Raises:
         RowError: the file has another shape, such as columns; or an array is broken.
@@ -44,15 +51,17 @@ def json_rows(
         yield from _array_rows(every, path)
         return
     for line, ended in every:
-        if ended.strip():
-            yield line, _value_of_line(ended.rstrip("\r\n"))
-
-
-def _value_of_line(text: str) -> object:
-    try:
-        return read_json(text)
-    except orjson.JSONDecodeError as problem:
-        return Unusable(_broken_json(text, problem, f"at column {problem.colno}", "line"))
+        if line in broken:
+            yield line, Unusable(broken[line])
+        elif ended.strip():
+            text = ended.rstrip("\r\n")
+            value: object
+            try:
+                value = read_json(text)
+            except orjson.JSONDecodeError as problem:
+                where = f"at column {problem.colno}"
+                value = Unusable(_broken_json(text, problem, where, "line"))
+            yield line, value
 
 
 def _broken_json(text: str, problem: orjson.JSONDecodeError, where: str, what: str) -> str:
