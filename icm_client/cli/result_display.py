@@ -146,12 +146,7 @@ def print_notices(
 
 
 def print_warnings(found: Labels, *, notes: bool) -> None:
-    """Print what a person must see before the labels are used, on standard error.
-
-    Args:
-        found: the labels.
-        notes: print also what is worth knowing, and asks for nothing.
-    """
+    """Print what a person must see before the labels are used, on standard error; `notes` too."""
     console = Console(stderr=True, highlight=False)
     print_notices(found.notices if notes else (), found.failed, warnings=found.warnings)
     if found.stopped is not None:

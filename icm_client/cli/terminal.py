@@ -94,13 +94,7 @@ def columns_that_fit(
 def table_that_fits(
     columns: Mapping[str, Sequence[str]], *, drop: Sequence[str], numbers: Collection[str]
 ) -> Table:
-    """Return a table of the columns that standard output has room for: `columns_that_fit`.
-
-    Args:
-        columns: cells by heading.
-        drop: as for `columns_that_fit`.
-        numbers: headings of columns that are aligned to the right.
-    """
+    """Return a table of the columns that standard output has room for: `columns_that_fit`."""
     table = Table(box=None, pad_edge=False)
     kept = columns_that_fit(columns, drop=drop)
     for heading in kept:

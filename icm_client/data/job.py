@@ -244,11 +244,7 @@ def _some_rows(job: Job, count: int) -> Dataset:
 
 
 def named_task(name: str | os.PathLike[str]) -> Task:
-    """Return the built-in task of this name, or the one that a file describes.
-
-    Raises:
-        TaskError: there is neither, or the file describes no task.
-    """
+    """Return the built-in task of this name, or the one that a file describes."""
     name = os.fspath(name)
     if name in builtin_names() or not (Path(name).suffix or Path(name).exists()):
         return Task.builtin(name)
@@ -262,9 +258,6 @@ def task_for(data: str | os.PathLike[str], asked: Task | str | None, *, such_as:
         data: the rows' path.
         asked: a task, the name of a built-in one, or a task file's path.
         such_as: which tasks will do, where not all will, for the message.
-
-    Raises:
-        TaskError: there is none, or the file describes no task.
     """
     if asked is not None:
         return asked if isinstance(asked, Task) else named_task(asked)

@@ -294,13 +294,7 @@ class _Files(NamedTuple):
 
 
 class _Records:
-    """The records of OUT.partial as they are in the output, read one by one.
-
-    Args:
-        path: of the file.
-        names: the rows' own keys there -> their columns in the output.
-        pinned: whether the output has the column of this name.
-    """
+    """The records of OUT.partial as they are in the output, read one by one."""
 
     def __init__(self, path: Path, names: Mapping[str, str], *, pinned: bool) -> None:
         self._path = path

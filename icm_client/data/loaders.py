@@ -119,11 +119,7 @@ def load(
 def made_rows(
     name: str, rows: Iterable[tuple[Where, object]], template_fields: Sequence[str] = ()
 ) -> Iterator[tuple[Where, object]]:
-    """Return the same, but with an `Unusable` in the place of each row that cannot be used.
-
-    Raises:
-        TaskError: no loader has that name; at once, before the first row.
-    """
+    """Return the same, but with an `Unusable` in the place of each row that cannot be used."""
     loader = loader_named(name)
     needed = tuple(template_fields) or loader.fields
     return (
@@ -149,10 +145,6 @@ def loaded(
         template_fields: as for `load`.
         gold: the field of the made rows with the known labels; None keeps the dataset's own.
         skip_bad_rows: as for `read_rows`.
-
-    Raises:
-        TaskError: no loader has that name.
-        RowError: as `collect`, for what the loader makes of the rows.
     """
     loader = loader_named(name)
     ready = (*(tuple(template_fields) or loader.fields), *loader.added)

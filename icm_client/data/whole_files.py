@@ -10,11 +10,7 @@ from typing import BinaryIO
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write the file in one step.
-
-    Raises:
-        OSError: it cannot be written; what was there before is still there.
-    """
+    """Write the file in one step."""
     with replaced(path) as file:
         file.write(content)
 
@@ -29,9 +25,6 @@ def replaced(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
         path: the file; one that is there keeps its permissions.
         temporary: the name under which it is written, in the same folder. None takes a new one;
             whoever names it must be alone in writing it.
-
-    Raises:
-        OSError: it cannot be written.
     """
     if temporary is None:
         temporary = temporary_beside(path)

@@ -177,11 +177,6 @@ class VllmEndpoint(TokenPrompts):
 
         A router before several replicas (vLLM's with `--policy consistent_hash`) sends a session
         to one of them, so that its prefixes are computed only there.
-
-        Args:
-            prompts: at least one.
-            asked: of each, besides one token.
-            parse: reads the answer.
         """
         body = {
             "model": self.identity.model,

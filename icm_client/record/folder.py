@@ -121,10 +121,6 @@ class RunFolder:
 
         A run whose summary has `stopped` can go on.
 
-        Args:
-            summary: JSON values, `Labels.summary()`.
-            write_labels: writes a JSON Lines file at a path, `Labels.write`.
-
         Raises:
             RunError: the folder cannot be written.
         """

@@ -42,11 +42,6 @@ _ESCAPES = {
 def write_report(run: Run, path: Path, *, gold: str | None = None) -> None:
     """Write the report of a run that is done; an old file is replaced in one step.
 
-    Args:
-        run: from `icm_client.record.archive.read_run`.
-        path: of the HTML file.
-        gold: the rows' field with gold labels, if the run did not know it.
-
     Raises:
         InputError: the run has no labels yet, or the gold field is missing or holds no labels.
         RunError: a file of the run cannot be read, or the page cannot be written.

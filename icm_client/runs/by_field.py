@@ -251,10 +251,6 @@ async def label_groups(
         began: called with a value and how many rows it has, before its run.
         progress: of the run under way.
         stopping: once it says so, the run under way is stopped, and `RunStopped` raised.
-
-    Raises:
-        IcmError: as `icm_client.label`. What earlier runs have found is in their folders, and the
-            same call goes on.
     """
     runs: dict[str, Labels] = {}
     stopped: str | None = None

@@ -241,11 +241,7 @@ class Frozen:
         )
 
     def save(self, path: Path) -> None:
-        """Write the file in one step.
-
-        Raises:
-            RunError: it cannot be written.
-        """
+        """Write the file in one step."""
         document = {
             "icm_client_predictor": FORMAT,
             "run": self.run,

@@ -298,11 +298,7 @@ def _checked(
     limit: int | None,
     skip_bad_rows: bool,
 ) -> int:
-    """Read and render every row, up to the limit, and return how many there are.
-
-    Raises:
-        RowError: names rows that cannot be used.
-    """
+    """Read and render every row, up to the limit, and return how many there are."""
     task = predictor.found.task
     total = usable = 0
     bad: list[FailedRow] = []

@@ -25,21 +25,9 @@ async def read_again(
 ) -> FloatArray:
     """Ask what was asked before once more, and return by how much the answers differ.
 
-    Args:
-        queries: those whose answers the store has.
-        server: who answers.
-        store: where both answers are kept.
-        pieces: what the queries index into.
-        run: the run's scorer, in whose totals the second reads are counted.
-        on_progress: as for `Scorer`.
-        stopping: as for `Scorer`.
-
     Returns:
         Shape `[len(queries), K]`, nats: the second log-probs less the first; NaN where the server
         refused one.
-
-    Raises:
-        IcmError: as `Scorer`.
     """
     again = _AskedAgain(server)
     first, second = (

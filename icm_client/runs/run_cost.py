@@ -191,9 +191,6 @@ async def forecast(
         rng: draws the prompts; they should be new to the server's cache.
         on_probe: as for `forecast_job`, like `on_step`.
         on_step: as for `forecast_job`.
-
-    Raises:
-        EndpointError, ScoreError: the server did not answer, or not with a log-prob.
     """
     trie = LabelTrie(pieces.labels, pieces.label_texts)
     long = fresh_reads(pieces, trie, rng, 1, settings.demos)[0]

@@ -48,9 +48,6 @@ class DriftCheck:
     been looked at, are not asked about again. Nothing is asked of an endpoint whose fingerprint is
     a digest of its weights.
 
-    Args:
-        endpoint: answers again.
-
     Attributes:
         reads: how many the server has answered for it.
     """
@@ -156,9 +153,6 @@ def withdraw_doubtful(error: IcmError, store: ScoreStore, fingerprint: str) -> i
 
     Returns:
         How many answers.
-
-    Raises:
-        StoreError: the store cannot be written.
     """
     changed = _model_change(error)
     if changed is None or math.isinf(changed.last_confirmed_at):

@@ -169,11 +169,7 @@ class Scorer:
         return rows
 
     def _look_up(self, queries: Sequence[Query], *, aside: bool = False) -> Call:
-        """Return what `queries` ask, with the answers that the store has.
-
-        Raises:
-            PromptTooLong: a prompt does not fit the server's context.
-        """
+        """Return what `queries` ask, with the answers that the store has."""
         identity = self._endpoint.identity
         room = identity.context_length - 1  # one for the token that is read
         contexts: dict[Context, TokenIds] = {}  # fold contexts are shared by many queries

@@ -296,11 +296,7 @@ def _fits(log_probs: Sequence[float], read: Asked) -> bool:
 
 @contextmanager
 def open_store(store: ScoreStore | str | os.PathLike[str] | None) -> Iterator[ScoreStore]:
-    """Open the store that a user named, or by default the user's own; close what was opened here.
-
-    Raises:
-        StoreError: it cannot be opened.
-    """
+    """Open the store that a user named, or the user's own; close what was opened here."""
     if isinstance(store, ScoreStore):
         yield store
         return

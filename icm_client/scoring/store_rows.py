@@ -68,11 +68,7 @@ class Merged(NamedTuple):
 
 
 def merge(connection: sqlite3.Connection, table: Table, rows: Iterable[StoredRow]) -> Merged:
-    """Add the sound ones of `rows`; a whole row that is there already stands.
-
-    Raises:
-        sqlite3.Error: the file cannot be written.
-    """
+    """Add the sound ones of `rows`; a whole row that is there already stands."""
     added = there = damaged = 0
     source = iter(rows)
     while some := list(islice(source, _ROWS_A_TRANSACTION)):
@@ -115,11 +111,7 @@ def is_sound(table: Table, cells: tuple[Any, ...]) -> bool:
 def stored_rows(
     source: sqlite3.Connection, table: Table, order: str = "ASC"
 ) -> Iterator[StoredRow]:
-    """Yield every row of a file of any version, damaged ones included, by ascending key.
-
-    Raises:
-        sqlite3.Error: the file cannot be read any further.
-    """
+    """Yield every row of a file of any version, damaged ones included, by ascending key."""
     (version,) = source.execute("PRAGMA user_version").fetchone()
     origin = "NULL, NULL" if version == 1 else "server, stored_at"
     servers = {} if version == 1 else known_servers(source)

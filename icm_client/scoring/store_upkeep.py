@@ -133,12 +133,7 @@ _SHARES = """
 
 
 def describe(path: Path) -> StoreInfo:
-    """Return what is in the store at `path`.
-
-    Raises:
-        InputError: there is none.
-        StoreError: it cannot be read.
-    """
+    """Return what is in the store at `path`."""
     with opened(path) as connection:
         known = known_servers(connection)
         servers = [
@@ -163,10 +158,6 @@ def check(path: Path, *, repair: bool = False) -> StoreCheck:
         path: of the store.
         repair: drop the bad rows; where the structure is damaged, set the file aside and keep
             what can be read in a new one.
-
-    Raises:
-        InputError: there is no store at `path`.
-        StoreError: it cannot be read or written.
     """
     found = path.stat().st_ino if path.is_file() else 0
     rows, bad = {}, {}
@@ -247,12 +238,6 @@ def prune(
     """Drop what is older than `older_than`, and of `model`; where both are given, both must hold.
 
     Rows from before their time was recorded count from the day the file was brought up to date.
-
-    Args:
-        path: of the store.
-        older_than: the age from which rows are dropped.
-        model: the one whose answers are dropped.
-        dry_run: change nothing, only count.
 
     Raises:
         ValueError: neither age nor model is given.

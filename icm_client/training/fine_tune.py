@@ -54,17 +54,7 @@ class HeldOut:
 async def measure(
     endpoint: Endpoint, job: Job, *, store: ScoreStore | str | os.PathLike[str] | None = None
 ) -> HeldOut:
-    """Have the model label the job's rows zero-shot, and compare with gold.
-
-    Args:
-        endpoint: the model.
-        job: rows, task and gold.
-        store: where scores are kept; None takes the user's own.
-
-    Raises:
-        InputError: no row has a gold label.
-        EndpointError, ScoreError, StoreError: as `Scorer`.
-    """
+    """Have the model label the job's rows zero-shot, and compare with gold."""
     words = job.dataset.gold or ()
     known = [row for row, word in enumerate(words) if word is not None]
     if not known:

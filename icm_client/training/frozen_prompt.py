@@ -67,15 +67,7 @@ class PromptExport:
 
 
 def export_prompt(frozen: Frozen, path: str | os.PathLike[str]) -> PromptExport:
-    """Write contexts, label tokens and thresholds; an existing file is replaced at once.
-
-    Args:
-        frozen: from `Predictor.frozen` or `Predictor.kept`.
-        path: where to.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write contexts, label tokens and thresholds; an existing file is replaced at once."""
     name = os.fspath(path)
     check_output(name, "jsonl")
     try:

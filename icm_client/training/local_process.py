@@ -41,17 +41,7 @@ _CLOSED: Final = (
 async def train_in_child(
     orders: Orders, *, name: str, gpu: str | None, progress: OnTraining | None
 ) -> Report:
-    """Train as ordered; return the last report. When cancelled, it ends the child first.
-
-    Args:
-        orders: what to train.
-        name: of the training, for progress and errors.
-        gpu: the one that the child sees; None hides all GPUs.
-        progress: called after every step.
-
-    Raises:
-        TrainingError: the training failed, or its process died; the log stays in the work folder.
-    """
+    """Train as ordered; return the last report. When cancelled, it ends the child first."""
     log = orders.work / "log.txt"
     try:
         file = log.open("ab")

@@ -28,11 +28,7 @@ from icm_client.training.local_settings import (
 
 
 def label_trainer(orders: Orders, tokenizer: PreTrainedTokenizerBase) -> Trainer:
-    """Return what trains on the labels in `orders.examples`, the loss on the labels' tokens alone.
-
-    Raises:
-        TrainingError: a prompt or label is empty, or the two merge into one token.
-    """
+    """Return what trains on `orders.examples`, the loss on the labels' tokens alone."""
     examples = [Example(*row) for row in json.loads(orders.examples.read_bytes())]
     encoded = encode(examples, tokenizer)
     model = AutoModelForCausalLM.from_pretrained(orders.base, dtype=_dtype(orders))

@@ -169,13 +169,7 @@ class HeldOutPairs:
 def measured(
     pairs: Sequence[Pair], by_first: Sequence[Scores], by_final: Sequence[Scores]
 ) -> HeldOutPairs:
-    """Return how often each model is right, and how often the longer response is the better one.
-
-    Args:
-        pairs: the better response first.
-        by_first: the first model's scores of them.
-        by_final: the final model's.
-    """
+    """Return how often each model is right, and the longer response; of `pairs` the better is first."""
     first, final = _right(by_first), _right(by_final)
     longer = _right([Scores(len(pair.chosen), len(pair.rejected)) for pair in pairs])
     units = np.arange(len(pairs))

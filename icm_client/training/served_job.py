@@ -118,11 +118,7 @@ class Submission:
     def of(
         cls, examples: Sequence[Example], base: str, name: str, seed: int, settings: ServedSettings
     ) -> Self:
-        """Write the examples as a training file, in an order drawn from `seed`.
-
-        Raises:
-            TrainingError: they have fewer than two different labels.
-        """
+        """Write the examples as a training file, in an order drawn from `seed`."""
         check_examples(examples, name)
         ordered = list(examples)
         random.Random(seed).shuffle(ordered)  # noqa: S311 - an order, not a secret
@@ -254,11 +250,7 @@ class StateFile:
             lock.release()
 
     def note(self, stage: Stage, **facts: str | float | None) -> None:
-        """Record how far the training is.
-
-        Raises:
-            TrainingError: the file cannot be written.
-        """
+        """Record how far the training is."""
         self.state = self.state.model_copy(update={"stage": stage, **facts})
         try:
             replace_file(self.path, self.state.model_dump_json(indent=2).encode())
@@ -286,15 +278,7 @@ def _read(path: Path) -> TrainingState | None:
 
 
 class ServedJob:
-    """A submission on its way to a model.
-
-    Args:
-        api: the service.
-        submission: what is trained.
-        noted: how far it is; kept up to date.
-        settings: how long to wait.
-        progress: called after every look at the job.
-    """
+    """A submission on its way to a model."""
 
     def __init__(
         self,
