@@ -17,11 +17,9 @@ from icm_client.cache import cache_folder
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import Interrupted
 from icm_client.runs.server import Server
-from icm_client.serving.engine import DEVICES, Device
-from icm_client.serving.flags import KEY_VARIABLE, LORA_RANKS, ServeOptions
-from icm_client.serving.hardware import detect
+from icm_client.serving.hardware import DEVICES, Device, detect
 from icm_client.serving.launch import Launch, ServerFailed, StartInterrupted
-from icm_client.serving.plan import Plan, plan_server
+from icm_client.serving.plan import KEY_VARIABLE, LORA_RANKS, Plan, ServeOptions, plan_server
 from icm_client.settings import Environment
 
 _DEFAULTS: Final = ServeOptions()

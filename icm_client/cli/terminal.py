@@ -104,6 +104,14 @@ def table_that_fits(
     return table
 
 
+def facts_table() -> Table:
+    """Return an empty table of names and what is known of them."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
 def print_table(table: Table) -> None:
     """Print the table; where it does not go to a terminal, no line is cut."""
     if Console().is_terminal:

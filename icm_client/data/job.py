@@ -23,11 +23,10 @@ from icm_client.data import (
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.formats import NO_OPTIONS, FileOptions
 from icm_client.data.frames import Frame
-from icm_client.data.gold_leak import refuse_gold_keys
 from icm_client.data.items import Item, items_of, prompt_warnings, render_items
 from icm_client.data.rows import FEWEST_ROWS, only, path_of, refused_rows, without_rows
 from icm_client.data.rule import build_constraint, idle_rules, rule_notices
-from icm_client.data.sanity import gold_notices, sanity_warnings
+from icm_client.data.sanity import gold_notices, refuse_gold_keys, sanity_warnings
 from icm_client.data.sources import Files, Named
 from icm_client.errors import InputError, TaskError
 

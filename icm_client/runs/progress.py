@@ -106,14 +106,14 @@ OnProgress = Callable[[Progress], None]
 
 def cost_since(began: float, servers: Iterable[tuple[Endpoint, Usage]], stats: ScorerStats) -> Cost:
     """Return what was used since `began` (`time.monotonic`), by servers with their usage then."""
-    used = [(server.usage, before) for server, before in servers]
+    used = sum((server.usage - before for server, before in servers), Usage())
     return Cost(
-        requests=sum(now.requests - before.requests for now, before in used),
-        retries=sum(now.retries - before.retries for now, before in used),
+        requests=used.requests,
+        retries=used.retries,
         from_server=stats.asked,
         from_store=stats.from_store,
-        computed_tokens=sum(now.computed_tokens - before.computed_tokens for now, before in used),
-        cached_tokens=sum(now.cached_tokens - before.cached_tokens for now, before in used),
+        computed_tokens=used.computed_tokens,
+        cached_tokens=used.cached_tokens,
         seconds=time.monotonic() - began,
         checked=stats.checked,
     )

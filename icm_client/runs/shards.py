@@ -21,13 +21,13 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from icm_client.data import FileFormat
-from icm_client.data.compression import unpacked_name
 from icm_client.data.formats import (
     NO_OPTIONS,
     FileOptions,
     format_of,
     output_format_of,
     require_pyarrow,
+    unpacked_name,
 )
 from icm_client.data.messages import listed
 from icm_client.data.readers import opened_rows

@@ -12,8 +12,8 @@ from icm_client.scoring.assemble import (
     with_prompts,
 )
 from icm_client.scoring.call import ScorerStats
-from icm_client.scoring.label_trie import LabelTokens, LabelTrie
 from icm_client.scoring.planner import Branch, assign_lanes, optimal_tokens, plan, prune
+from icm_client.scoring.prompts import LabelTokens, LabelTrie
 from icm_client.scoring.scorer import Scorer, ScoringProgress
 from icm_client.scoring.store import ScoreStore, default_path, open_store
 

@@ -37,8 +37,7 @@ from icm_client.scoring.call import (
 )
 from icm_client.scoring.drift import DriftCheck, withdraw_doubtful
 from icm_client.scoring.execute import Caller, execute
-from icm_client.scoring.label_trie import LabelTrie
-from icm_client.scoring.prompts import Question, score_keys
+from icm_client.scoring.prompts import LabelTrie, Question, score_keys
 from icm_client.scoring.store import ScoreStore
 
 _CONTROLS = 3

@@ -27,7 +27,6 @@ from icm_client.cache import cache_folder
 from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
 from icm_client.errors import StoreError
 from icm_client.scoring.prompts import Asked, pack_ids, score_keys, token_keys, unpack_ids
-from icm_client.scoring.store_damage import may_be_set_aside, set_aside
 from icm_client.scoring.store_file import (
     BROKEN,
     SCHEMA_VERSION,
@@ -44,6 +43,7 @@ from icm_client.scoring.store_file import (
     server_number,
     transaction,
 )
+from icm_client.scoring.store_rows import may_be_set_aside, set_aside
 
 __all__ = ["SCHEMA_VERSION", "ScoreStore", "default_path", "open_store"]
 

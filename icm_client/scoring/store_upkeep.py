@@ -10,7 +10,6 @@ from pathlib import Path
 
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.errors import InputError, StoreError
-from icm_client.scoring.store_damage import set_aside
 from icm_client.scoring.store_file import (
     SCHEMA_VERSION,
     SCORES,
@@ -23,7 +22,7 @@ from icm_client.scoring.store_file import (
     is_whole,
     transaction,
 )
-from icm_client.scoring.store_rows import UNKNOWN, as_text, known_servers
+from icm_client.scoring.store_rows import UNKNOWN, as_text, known_servers, set_aside
 
 _PROBLEMS_AT_MOST = 20
 

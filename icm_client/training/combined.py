@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from icm_client.data.messages import shown
+from icm_client.data.outputs import explained
 from icm_client.data.whole_files import replace_file
 from icm_client.errors import InputError
 from icm_client.record.archive import Run
@@ -114,11 +115,9 @@ def export_combined(
     facts = [_facts(part, min_confidence) for part in parts]
     verdict = max((one.verdict for one in facts), key=VERDICTS.index)
     card = Path(f"{name}.md")
-    try:
+    with explained(name):
         replace_file(card, _card(facts, len(lines), seed, verdict).encode("utf-8", "replace"))
         write_lines(Path(os.path.realpath(name)), lines)
-    except OSError as error:
-        raise InputError(f"{name} cannot be written ({error.strerror})") from None
     missing: Counter[str] = Counter()
     for part in parts:
         missing.update(part.left_out)

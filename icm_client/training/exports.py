@@ -18,9 +18,8 @@ from typing import Any, Final, Literal, get_args
 import orjson
 
 from icm_client.data import FileFormat, LabelledRow, Row, check_output, write_labels
-from icm_client.data.compression import packed
-from icm_client.data.formats import format_of, require_pyarrow
-from icm_client.data.outputs import STANDARD_OUTPUT
+from icm_client.data.formats import format_of, packed, require_pyarrow
+from icm_client.data.outputs import STANDARD_OUTPUT, explained
 from icm_client.data.values import write_json
 from icm_client.data.whole_files import replace_file, replaced
 from icm_client.errors import InputError, RunError
@@ -416,7 +415,7 @@ def _table_writer(
 
 def _written(name: str, to: ExportFormat, facts: CardFacts, parts: _Parts) -> Path:
     """Write the card, then the data: labels never lie there without a card."""
-    try:
+    with explained(name):
         if to in _FOLDERS:
             content = dataset_card(facts, _DATA_FILE) if to == "hf" else export_card(facts)
             return _write_folder(Path(name), parts, content.encode("utf-8", "replace"))
@@ -424,11 +423,6 @@ def _written(name: str, to: ExportFormat, facts: CardFacts, parts: _Parts) -> Pa
         replace_file(card, export_card(facts).encode("utf-8", "replace"))
         for added, write in parts.items():
             write(Path(os.path.realpath(f"{name}{added}")))
-    except OSError as error:
-        raise InputError(
-            f"{name} cannot be written ({error.strerror}): name a place where you may write and "
-            "there is space"
-        ) from None
     return card
 
 

@@ -169,7 +169,7 @@ class HeldOutPairs:
 def measured(
     pairs: Sequence[Pair], by_first: Sequence[Scores], by_final: Sequence[Scores]
 ) -> HeldOutPairs:
-    """Return how often each model is right, and the longer response; of `pairs` the better is first."""
+    """Return how often each model, and the longer response, is right; a better one is first."""
     first, final = _right(by_first), _right(by_final)
     longer = _right([Scores(len(pair.chosen), len(pair.rejected)) for pair in pairs])
     units = np.arange(len(pairs))

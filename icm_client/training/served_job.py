@@ -19,10 +19,9 @@ from typing import Final, Literal, Self
 
 import anyio
 import orjson
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from icm_client.data.whole_files import replace_file
+from icm_client.data.whole_files import locked, replace_file
 from icm_client.endpoints.settings import Body
 from icm_client.errors import (
     AuthenticationRefused,
@@ -226,15 +225,13 @@ class StateFile:
         stem = _UNSAFE.sub("_", submission.name).strip("_-")[:40] or "training"
         place = blake2b(f"{url} {submission.digest}".encode(), digest_size=8).hexdigest()
         path = folder / f"{stem}-{place}.json"
-        lock = FileLock(f"{path}.lock", timeout=0, thread_local=False)
+        busy = TrainingError(
+            f"the training {submission.name} is under way in another process: wait for it, or end "
+            f"it and make the same call again (state: {path})"
+        )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise TrainingError(
-                f"the training {submission.name} is under way in another process: wait for it, or "
-                f"end it and make the same call again (state: {path})"
-            ) from None
+            lock = locked(Path(f"{path}.lock"), busy)
         except OSError as error:
             raise TrainingError(f"{folder}: cannot be written: {error.strerror}") from error
         new = TrainingState(
