@@ -183,11 +183,7 @@ def refuse_other_shapes(
 ) -> Iterator[tuple[int, str]]:
     """Return the lines, unless they show another shape: bare values a line, or one object in all.
 
-    Args:
-        lines: from the first that is not blank, with their numbers.
-        path: the file as the user named it, for errors.
-        template_fields: the fields of the template, which distinguish columns from rows.
-        fewest: the rows that the file must hold; a single object may be the one row.
+    The first of them is not blank. A single object may be the one row of a file that needs no more.
 
     Raises:
         RowError: they do; the message has the command that makes rows of the file.

@@ -273,13 +273,6 @@ _REPORTED_EVERY_S: Final = 10.0
 class Probing:
     """Makes the probes one after the other, over one job and one server.
 
-    Args:
-        job: rows and task.
-        server: the server that is asked.
-        store: where token ids are kept.
-        rng: draws the prompts.
-        step: called before each probe, with its name.
-
     Attributes:
         observations: one a probe, in the order they were made.
     """

@@ -149,12 +149,6 @@ async def with_prompts(
 ) -> tuple[Pieces, dict[int, str]]:
     """Tokenize further prompts, after which the labels are to be written as `pieces` has them.
 
-    Args:
-        pieces: of the task; `label_texts` too.
-        prompts: the template filled in.
-        endpoint: tokenizes.
-        store: where token ids are kept.
-
     Returns:
         1. Pieces whose items are those of `pieces`, and then the further ones.
         2. The further ones that cannot be scored, counted from 0, with the reason: their prompt is

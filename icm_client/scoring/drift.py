@@ -145,11 +145,7 @@ class DriftCheck:
 def withdraw_doubtful(error: IcmError, store: ScoreStore, fingerprint: str) -> int:
     """Drop from the store the answers since the server was last known to be unchanged.
 
-    Args:
-        error: why a call ended; only a `ModelChanged`, or a group of errors with one in it, casts
-            doubt on anything.
-        store: where the answers are.
-        fingerprint: of the server that they are stored under.
+    Only a `ModelChanged`, or a group of errors with one in it, casts doubt on any.
 
     Returns:
         How many answers.

@@ -85,12 +85,6 @@ def export_combined(
     A row that several runs label alike is taken once, and one that they label differently not at
     all. Which rows are taken, and their order, is drawn.
 
-    Args:
-        runs: finished runs, two or more.
-        path: the JSON Lines file; one that is there is replaced at once.
-        min_confidence: leave out rows whose label has less confidence.
-        seed: of the draw.
-
     Raises:
         InputError: as `export_run`; a run is named twice; or of a run no row with one of its labels
             is left, so that no share can be equal.

@@ -68,11 +68,6 @@ class ScoreFile:
     ) -> None:
         """Score the missing pairs, and write each batch at once.
 
-        Args:
-            judge: the model.
-            progress: called with the number of scored pairs, after each batch.
-            stopping: asked before each batch.
-
         Raises:
             RunStopped: `stopping` returned true; what was scored is kept.
             TrainingError: a score is NaN or infinite.

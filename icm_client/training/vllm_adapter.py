@@ -132,13 +132,6 @@ async def open_adapter(
     """Load an adapter into a served vLLM, yield it as an endpoint, and unload it at the end.
 
     If somebody else has loaded this version, it is used and not unloaded.
-
-    Args:
-        url: the server's root or its OpenAI root.
-        folder: the adapter; the server must find it at the same path.
-        name: its name there, before the digest of its version.
-        api_key: the server's key, if it has one.
-        settings: deadlines and retries of every request.
     """
     key = SecretStr(api_key) if isinstance(api_key, str) else api_key
     folder = await anyio.to_thread.run_sync(folder.absolute)
