@@ -167,7 +167,7 @@ def test_a_solution_that_is_another_models_is_left_out() -> None:
 
 
 def test_a_problem_without_solutions_is_refused() -> None:
-    assert "rows:1: no model's solution" in refused("gsm8k", solutions())
+    assert "no model's solution" in refused("gsm8k", solutions())
 
 
 def test_rows_with_claims_only_get_the_answers() -> None:
