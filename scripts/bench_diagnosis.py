@@ -173,7 +173,7 @@ def two_axes(runs: int, draw: int = 0) -> list[Setting]:
                 bias=chance.choice([-1.5, 0.0, 1.5]),
                 noise=chance.choice([0.5, 1.0]),
                 seed=seed,
-                rows=chance.choice([60, 96, 150]),
+                rows=chance.choice([96, 150]),
                 second=second,
             )
         )

@@ -72,6 +72,9 @@ ASKED_FIRST = 128
 ASKED_FIRST_OF_A_LABEL = 16
 """Items of a fold that are read first, the larger of the two: enough where the words are clear."""
 
+FEWEST_OF_A_SPLIT = 30
+"""Items of which it is said how words split them: fewer fall into two groups by chance."""
+
 SPLIT_GAIN, SPLIT_GAIN_AN_ITEM = 3.0, 0.04
 """Nats by which two groups must explain what the words say better than a single one, and nats for
 each item, the larger of the two, for words to split the items."""
@@ -127,8 +130,8 @@ class NameExchange:
         pull_of_all: the pull over all labels, with the names as found. NaN where a label has too
             few items.
         best_pull: the same with the names that the words favour most.
-        split: how the words of two labels split the items; None for more labels, and where they
-            say the same of all.
+        split: how the words of two labels split the items; None for more labels, for few items,
+            and where they say the same of all.
     """
 
     names: tuple[int, ...]
@@ -456,7 +459,7 @@ def word_split(folds: Sequence[Effects]) -> WordSplit | None:
     """Return how the label words split the items of these folds; None as in `NameExchange`."""
     held = np.concatenate([fold.held for fold in folds])
     said = np.concatenate([fold.said for fold in folds])
-    if said.shape[1] > 2 or not len(held):  # noqa: PLR2004
+    if said.shape[1] > 2 or len(held) < FEWEST_OF_A_SPLIT:  # noqa: PLR2004
         return None
     log_odds = said[:, 1] - said[:, 0]
     if np.ptp(log_odds) < _TOLERANCE:

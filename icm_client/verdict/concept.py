@@ -33,40 +33,15 @@ UNSURE = 0.7
 """`unsure` is found where the mean confidence of the labels is lower."""
 
 SAME_SPLIT = 0.1
-"""`by-words` takes the place of `incoherent` and `unresponsive` where the label words clearly split
-the rows into two groups, and up to this share of the labels differ from them."""
+"""`by-words` takes the place of `unresponsive` where the label words split the rows in two groups,
+and up to this share of the labels differ from these."""
 
-MOST_SEPARATION = 100.0
-"""Beyond this, figures say no more: the words' groups have next to no spread."""
-
-_CLEAR_SPLIT = 2.0  # times the gain that is needed
 _SAMPLED = 20_000  # rows of no group, drawn to see how coherent their labels look
 
 
 def salience(result: SearchResult, *, one_label: bool) -> list[Finding]:
     """Do labels follow from each other, or each from its row? `one_label`: nearly all are one."""
-    response = result.exchange.response
-    incoherent, unresponsive = result.coherence < INCOHERENT, response < RESPONSIVE  # not NaN
-    turning = (
-        f"With the demos' labels exchanged, {response:.0%} of the rows that were asked again turn "
-        f"the way their label says, balanced over the labels; 50% is chance, {RESPONSIVE:.0%} is "
-        "needed"
-    )
-    if (incoherent or unresponsive) and not one_label and _of_words(result.exchange.split):
-        assert result.exchange.split is not None  # noqa: S101 - of which they are
-        message = (
-            "The labels are what the label words say of each row by itself. That clearly makes two "
-            "groups of the rows, but demos with these labels hardly teach them."
-        )
-        advice = "Look at a few rows of each label: in demos the model may see something else."
-        split = result.exchange.split
-        figures = (
-            f"Coherence {result.coherence:.0%}. {turning}. The words' groups lie "
-            f"{min(split.separation, MOST_SEPARATION):.1f} standard deviations apart; "
-            f"{split.differing:.0%} of {split.items:,} labels differ from them"
-        )
-        return [Finding("by-words", message, advice, "check", figures)]
-    if incoherent:
+    if result.coherence < INCOHERENT:
         why = (
             "and one label for nearly all rows says nothing about any of them"
             if one_label
@@ -75,20 +50,35 @@ def salience(result: SearchResult, *, one_label: bool) -> list[Finding]:
         message = f"The labels are not to be trusted: they hardly predict each other, {why}."
         figures = f"Coherence {result.coherence:.0%}; {INCOHERENT:.0%} is needed"
         return [Finding("incoherent", message, TRY_ANOTHER_QUESTION, "fatal", figures)]
-    if not unresponsive:
+    response = result.exchange.response
+    if not response < RESPONSIVE:  # or NaN
         return []
+    figures = (
+        f"With the demos' labels exchanged, {response:.0%} of the rows that were asked again turn "
+        f"the way their label says, balanced over the labels; 50% is chance, {RESPONSIVE:.0%} is "
+        "needed"
+    )
+    split = result.exchange.split
+    if split is not None and _of_words(split) and not one_label:
+        message = (
+            "The labels follow what the label words say of each row by itself, which makes two "
+            "groups of the rows, and not the demos."
+        )
+        advice = "Look at a few rows of each label: in demos the model may see something else."
+        figures += (
+            f". Of {split.items:,} labels {split.differing:.0%} differ from the words' groups"
+        )
+        return [Finding("by-words", message, advice, "check", figures)]
     message = (
         "The labels are not to be trusted: they do not follow the demos, but what the model says "
         "about each row by itself."
     )
-    return [Finding("unresponsive", message, TRY_ANOTHER_QUESTION, "fatal", turning)]
+    return [Finding("unresponsive", message, TRY_ANOTHER_QUESTION, "fatal", figures)]
 
 
-def _of_words(split: WordSplit | None) -> bool:
-    """Whether the label words clearly split the rows, and the labels are their two groups."""
-    if split is None or split.differing > SAME_SPLIT:
-        return False
-    return split.gain >= _CLEAR_SPLIT * split.needed
+def _of_words(split: WordSplit) -> bool:
+    """Whether the label words split the rows, and the labels are their two groups."""
+    return split.differing <= SAME_SPLIT and split.gain >= split.needed
 
 
 def groups_of(result: SearchResult, items: IntArray) -> LabelGroups | None:
