@@ -3,8 +3,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from concept_score import ConceptScore, ScriptedScore, planted_classes
+from numpy.typing import NDArray
 
 from icm_client.coherence.calibration import log_softmax
 from icm_client.coherence.contexts import fold_contexts, score_folds
