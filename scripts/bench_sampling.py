@@ -48,6 +48,7 @@ from icm_client.coherence.fast import search
 from icm_client.coherence.objective import LeaveOneOut
 from icm_client.coherence.problem import (
     BoolArray,
+    Context,
     Demo,
     FloatArray,
     IntArray,
@@ -187,7 +188,9 @@ class PlantedItems:
 
     async def __call__(self, queries: Sequence[Query]) -> FloatArray:
         """As `Score`."""
-        agreement = {(): 0.0}  # contexts are shared: each is gone through once
+        agreement: dict[Context, float] = {
+            (): 0.0
+        }  # contexts are shared: each is gone through once
         for context in {query.context for query in queries} - {()}:
             items, labels = np.array(context).T
             shown = self._shown[items]
