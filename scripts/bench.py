@@ -18,7 +18,7 @@ from bench_finetune import finetune
 from bench_memory import memory
 from bench_planner import planner
 from bench_predict import predict
-from bench_quality import quality, thresholds
+from bench_quality import quality, several, thresholds
 from bench_salience import salience_bench
 from bench_sampling import sampling
 from bench_search import neutral, presets
@@ -33,7 +33,7 @@ def bench() -> None:
 
 for command in (
     *(chance, diagnosis, finetune, memory, neutral, planner, predict, presets, quality),
-    *(salience_bench, sampling, store, thresholds, wire),
+    *(salience_bench, sampling, several, store, thresholds, wire),
 ):
     bench.add_command(command)
 
