@@ -9,7 +9,6 @@ import anyio
 import click
 import orjson
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.documents import print_json
@@ -24,7 +23,7 @@ from icm_client.cli.options import (
 from icm_client.cli.search_display import SearchLines, moment
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining
-from icm_client.cli.terminal import live_display
+from icm_client.cli.terminal import facts_table, live_display
 from icm_client.cli.trainer_options import (
     TrainerKind,
     epochs_option,
@@ -37,7 +36,7 @@ from icm_client.data.job import Job, task_for
 from icm_client.data.whole_files import replace_file
 from icm_client.errors import RunError
 from icm_client.runs.label import label
-from icm_client.runs.presets import InContextPreset, preset_settings
+from icm_client.runs.presets import SearchPreset, preset_settings
 from icm_client.runs.progress import OnProgress, Progress
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server
@@ -159,9 +158,7 @@ def print_steps(done: RewardSteps, written: list[str]) -> None:
             err=True,
             fg="red" if done.verdict == "do not trust" else "yellow",
         )
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column()
+    table = facts_table()
     table.add_row("ICM's labels", f"{len(done.few):,} pairs{_right(done.few_accuracy)}")
     ties = f", {done.ties:,} scored alike and left out" if done.ties else ""
     table.add_row(
@@ -252,7 +249,7 @@ _DEFAULTS: Final = LocalSettings()
     "Search",
     click.option(
         "--preset",
-        type=click.Choice(get_args(InContextPreset)),
+        type=click.Choice(get_args(SearchPreset)),
         default="fast",
         show_default=True,
         help="ICM's search.",
@@ -311,7 +308,7 @@ def reward_command(
     gold: str | None,
     file: FileOptions,
     limit: int | None,
-    preset: InContextPreset,
+    preset: SearchPreset,
     server: Server,
     trainer_kind: TrainerKind,
     train_from: str | None,
