@@ -19,8 +19,9 @@ from bench_memory import memory
 from bench_planner import planner
 from bench_predict import predict
 from bench_presets import presets
-from bench_quality import quality, thresholds
+from bench_quality import quality, several, thresholds
 from bench_salience import salience_bench
+from bench_sampling import sampling
 from bench_search import neutral
 from bench_store import store
 from bench_wire import wire
@@ -33,7 +34,7 @@ def bench() -> None:
 
 for command in (
     *(chance, diagnosis, finetune, memory, neutral, planner, predict, presets, quality),
-    *(salience_bench, store, thresholds, wire),
+    *(salience_bench, sampling, several, store, thresholds, wire),
 ):
     bench.add_command(command)
 

@@ -15,7 +15,7 @@ tokens, and relabels them all:
             D <- argmax under the rule of S + b, pins fixed;   U <- mean_i s_t(i, y_i)
             stop at max, or t >= min, K = 2, clear in all sweeps but the first, shares told, and
                     another sweep would change < 4%: S <- mean of all sweeps but the first
-                or t >= M and (moved < 1% or coherent) and U no longer climbs
+                or t >= M (K > 2: M + 3) and (moved < 1% or coherent) and U no longer climbs
                     (and no averaged sweep is much less coherent than the last)
             t <= 2: D <- labels sampled at T / 2^(t-1)
         keep the restart of highest U; no further one if coherent
@@ -247,6 +247,7 @@ class _Search:
                 max_sweeps=last,
             )
         labels, averaged, prior = at.labels, at.averaged, at.prior
+        least = settings.averaged + (settings.several if shape[1] > 2 else 0)  # noqa: PLR2004
         window: deque[FloatArray] = deque(maxlen=settings.averaged)
         # All but the first, whose demos had random labels.
         later: deque[FloatArray] = deque(maxlen=settings.averaged)
@@ -284,7 +285,7 @@ class _Search:
             highest = max(highest, utility)
             sweep += 1
             settled = record.moved < settings.moving * len(labels) or coherent
-            steady = sweep >= settings.averaged and settled and not climbs
+            steady = sweep >= least and settled and not climbs
             over = sweep >= settings.max_sweeps or (
                 sweep >= settings.min_sweeps and (steady or clear is not None)
             )
