@@ -1,4 +1,4 @@
-"""Where labelling breaks on a user's own rows: runs on rows with trouble in them, and what they say.
+"""Where labelling breaks on a user's own rows: runs on rows with trouble in them.
 
     run the search on the rows as they are
     for each trouble (`icm_client.experiments.stress_rows`):
@@ -138,24 +138,29 @@ class Stressed:
         return len(self.trusted_wrongly) / len(self.wrong) if self.wrong else None
 
 
+Planned = tuple[Kind | None, str, str, int | None]
+"""Kind, name, strength and number of rows; None where the undisturbed run's labels decide."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What would be run with a seed.
 
     Attributes:
-        runs: kind, name, strength and number of rows of each; the rows are None where the
-            undisturbed run's labels decide.
+        runs: the undisturbed one first.
         notices: sentences on what is left out.
     """
 
-    runs: tuple[tuple[Kind | None, str, str, int | None], ...]
+    runs: tuple[Planned, ...]
     notices: tuple[str, ...]
 
 
 def plan_stress(job: Job, kinds: Sequence[Kind] = KINDS) -> Plan:
     """Return what would be run; nothing is sent."""
     made, notices = _troubles(job, kinds, 0, undisturbed_labels=None)
-    runs = [(one.kind, one.name, one.strength, len(one.dataset.rows)) for one in made]
+    runs: list[Planned] = [
+        (one.kind, one.name, one.strength, len(one.dataset.rows)) for one in made
+    ]
     if "imbalance" in kinds and _gold(job) is None and not job.constraint.groups:
         runs += [("imbalance", "imbalance", f"{share:.0%}", None) for share in SHARES]
     return Plan(tuple(runs), notices)
@@ -227,7 +232,8 @@ def _troubles(
     job: Job, kinds: Sequence[Kind], seed: int, *, undisturbed_labels: Labels | None
 ) -> tuple[list[Trouble], tuple[str, ...]]:
     """All sets of rows, the undisturbed one first; imbalance only where its rows can be known."""
-    found, notices = [undisturbed(job)], []
+    found = [undisturbed(job)]
+    notices: list[str] = []
     known: Labelling | None = _gold(job)
     order = np.random.default_rng((seed, 3)).permutation(len(job.dataset.rows)).tolist()
     if known is None and undisturbed_labels is not None:
@@ -308,7 +314,8 @@ class _Judge:
         if trouble.kind == "impossible":
             return replace(outcome, wrong=True)
         right = agreement(self._right, labels).share
-        before = agreement(self._right, {row: self._before[row] for row in labels if row in self._before}).share
+        same_rows = {row: word for row, word in self._before.items() if row in labels}
+        before = agreement(self._right, same_rows).share
         follows = None
         if trouble.feature is not None:
             ids = (f"{row.id}" for row in trouble.dataset.rows)
@@ -370,5 +377,42 @@ def document(stressed: Stressed) -> Mapping[str, object]:
         "wrong": len(stressed.wrong),
         "trusted_wrongly": [outcome.full_name for outcome in stressed.trusted_wrongly],
         "false_trust": stressed.false_trust,
+        "summary": summary(stressed),
         "notices": list(stressed.notices),
     }
+
+
+def summary(stressed: Stressed) -> list[str]:
+    """What all runs come to, in sentences."""
+    said = []
+    first, disturbed = stressed.outcomes[0], [one for one in stressed.outcomes if one.kind]
+    if first.wrong:
+        said.append(
+            f"The labels of the rows as they are ({first.right:.1%} right) are little better than "
+            "chance, before any trouble is made."
+        )
+    wrong, ended = stressed.wrong, [one for one in stressed.outcomes if one.verdict is not None]
+    runs = f"{len(wrong)} of {len(ended)} runs"
+    if not wrong:
+        said.append(f"The labels were wrong in {runs}.")
+    elif not stressed.trusted_wrongly:
+        said.append(f"The labels were wrong in {runs}, and the verdict trusts none of these.")
+    else:
+        believed = stressed.trusted_wrongly
+        said.append(
+            f"The labels were wrong in {runs}, and the verdict trusts {len(believed)} of these "
+            f"({stressed.false_trust:.0%}): {_names(believed)}."
+        )
+    turned = [one for one in disturbed if one.turned]
+    if turned:
+        said.append(f"They turned to a planted feature: {_names(turned)}.")
+    sound = [one for one in ended if not one.wrong]
+    if sound:
+        trusted = sum(one.trusted for one in sound)
+        said.append(f"Of the {len(sound)} other runs the verdict trusts {trusted}.")
+    return said
+
+
+def _names(outcomes: Sequence[Outcome]) -> str:
+    """The troubles' names, each once."""
+    return ", ".join(dict.fromkeys(outcome.full_name for outcome in outcomes))

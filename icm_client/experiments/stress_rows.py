@@ -48,7 +48,18 @@ UNRELATED: Final = (
 _NEUTRAL: Final = tuple(
     f"The {thing} is {place} {day}."
     for thing, place, day in product(
-        ("parcel", "ladder", "ticket", "bucket", "lamp", "folder", "kettle", "wagon", "map", "rope"),
+        (
+            "parcel",
+            "ladder",
+            "ticket",
+            "bucket",
+            "lamp",
+            "folder",
+            "kettle",
+            "wagon",
+            "map",
+            "rope",
+        ),
         ("in the hall", "by the door", "at the station", "under the bench", "near the window"),
         ("today", "on Monday", "on Wednesday", "this week", "in May", "in autumn", "at noon"),
     )
