@@ -101,7 +101,7 @@ MOST_ROWS: Final = 128
 @click.option("--dry-run", is_flag=True, help="Print what would be run, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print plan or results as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no line for each run.")
-def stress_command(  # noqa: C901 - options one by one
+def stress_command(
     *,
     data: tuple[str, ...],
     out: Path | None,

@@ -409,7 +409,7 @@ def summary(stressed: Stressed) -> list[str]:
     sound = [one for one in ended if not one.wrong]
     if sound:
         trusted = sum(one.trusted for one in sound)
-        said.append(f"Of the {len(sound)} other runs the verdict trusts {trusted}.")
+        said.append(f"The verdict trusts {trusted} of the {len(sound)} others.")
     return said
 
 

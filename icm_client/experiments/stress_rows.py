@@ -252,10 +252,13 @@ def _garbled(texts: Sequence[str], rng: np.random.Generator) -> list[str]:
 
 def _asking(template: str, line: str) -> str:
     """The template up to its last field, and another last line."""
+    pieces = list(parse_template(template))
+    while pieces[-1].field is None:
+        pieces.pop()
     shown = "".join(
-        piece.literal.replace("{", "{{").replace("}", "}}") + f"{{{piece.field}}}"
-        for piece in parse_template(template)
-        if piece.field is not None
+        piece.literal.replace("{", "{{").replace("}", "}}")
+        + ("" if piece.field is None else f"{{{piece.field}}}")
+        for piece in pieces
     )
     return f"{shown}\n{line}"
 
