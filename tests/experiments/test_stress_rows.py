@@ -136,12 +136,11 @@ def test_imbalanced_sets_have_equally_many_rows(firsts: int) -> None:
 def test_too_few_rows_of_a_label_make_no_imbalance() -> None:
     job = job_of(40)
     labels = ["good"] * 5 + ["bad"] * 30 + [None] * 5
-    assert imbalance(job, labels, range(40)) == (
-        [],
-        (
-            "imbalance is left out: 5 rows are good and 30 are not, and sets of "
-            f"{FEWEST} rows are needed",
-        ),
+    made, (notice,) = imbalance(job, labels, range(40))
+    assert made == []
+    assert notice == (
+        "imbalance is left out: 5 rows are good and 30 are not, and sets of "
+        f"{FEWEST} rows are needed"
     )
 
 
