@@ -241,7 +241,7 @@ def _print_plan(plan: Plan, seeds: int, notices: Sequence[str], *, as_json: bool
         rows = same[0][1]
         said = "as many as its labels allow" if rows is None else f"{rows:,}"
         click.echo(f"{name:<14}{said} rows{''.join(f', {one}' for one, _ in same if one)}")
-    click.echo(f"{len(plan.runs)} sets of rows, {seeds} seeds: {len(plan.runs) * seeds} runs")
+    click.echo(f"{len(plan.runs)} sets of rows, seeds: {seeds}; {len(plan.runs) * seeds} runs")
 
 
 def _print_table(found: Stressed) -> None:

@@ -18,6 +18,7 @@ A wrong run is a false trust where its verdict is `trust`.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -37,7 +38,7 @@ from icm_client.experiments.stress_rows import (
     undisturbed,
 )
 from icm_client.runs.label import label
-from icm_client.runs.presets import InContextSettings, Settings, TrainedSettings, preset_of
+from icm_client.runs.presets import Settings, TrainedSettings, preset_of
 from icm_client.runs.progress import OnProgress
 from icm_client.runs.result import Labels
 from icm_client.scoring import ScoreStore
@@ -204,12 +205,14 @@ async def run_stress(
             f"stress runs many searches in context, and {preset_of(settings)} trains models: take "
             "a preset that trains none, such as fast or bootstrap"
         )
-    run = _Runner(settings, start, endpoint, store, progress)
+    run = partial(
+        label, endpoint=endpoint, settings=settings, start=start, store=store, progress=progress
+    )
     outcomes: list[Outcome] = []
     notices: dict[str, None] = {}
     for seed in range(seeds):
         own = undisturbed(job)
-        before = await run(own, seed)
+        before = await run(own.dataset, task=own.task, seed=seed)
         judge = _Judge(_gold(job), before)
         outcomes.append(judge(own, seed, before))
         ended(outcomes[-1])
@@ -217,7 +220,8 @@ async def run_stress(
         notices.update(dict.fromkeys(left_out))
         for trouble in made[1:]:
             try:
-                outcome = judge(trouble, seed, await run(trouble, seed))
+                found = await run(trouble.dataset, task=trouble.task, seed=seed)
+                outcome = judge(trouble, seed, found)
             except FATAL:
                 raise
             except IcmError as error:
@@ -264,27 +268,6 @@ def _gold(job: Job) -> Labelling | None:
 
 def _by_id(found: Labels) -> dict[str, str]:
     return {f"{row.row.id}": row.label for row in found.rows}
-
-
-@dataclass(frozen=True, slots=True)
-class _Runner:
-    settings: InContextSettings
-    start: str | None
-    endpoint: Endpoint
-    store: ScoreStore | str | os.PathLike[str] | None
-    progress: OnProgress | None
-
-    async def __call__(self, trouble: Trouble, seed: int) -> Labels:
-        return await label(
-            trouble.dataset,
-            task=trouble.task,
-            endpoint=self.endpoint,
-            settings=self.settings,
-            start=self.start,
-            seed=seed,
-            store=self.store,
-            progress=self.progress,
-        )
 
 
 class _Judge:

@@ -57,7 +57,7 @@ def test_a_dry_run_lists_the_troubles_and_sends_nothing(
     assert lines[0] == "undisturbed   44 rows"
     assert "opinion       44 rows, x1, x2, x4" in lines
     assert "no-answer     44 rows, neutral, letters" in lines
-    assert lines[-1] == "24 sets of rows, 1 seeds: 24 runs"
+    assert lines[-1] == "24 sets of rows, seeds: 1; 24 runs"
     told = orjson.loads(
         stress(rows, "--dry-run", "--json", "--seeds", "2", "--only", "imbalance").stdout
     )
