@@ -386,9 +386,12 @@ def summary(stressed: Stressed) -> list[str]:
             f"The labels were wrong in {runs}, and the verdict trusts {len(believed)} of these "
             f"({stressed.false_trust:.0%}): {_names(believed)}."
         )
+    spoilt = [one for one in disturbed if one.kind == "salient" and one.wrong]
+    if spoilt and not first.wrong:
+        said.append(f"A planted feature spoils them: {_names(spoilt)}.")
     turned = [one for one in disturbed if one.turned]
     if turned:
-        said.append(f"They turned to a planted feature: {_names(turned)}.")
+        said.append(f"They follow it rather than what is right: {_names(turned)}.")
     sound = [one for one in ended if not one.wrong]
     if sound:
         trusted = sum(one.trusted for one in sound)

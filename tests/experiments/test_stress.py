@@ -96,7 +96,8 @@ async def test_a_feature_that_turns_the_labels_is_found() -> None:
     names = {outcome.full_name for outcome in found.trusted_wrongly}
     assert {"no-answer neutral", "no-answer letters"} <= names
     assert "unrelated shelf" not in names  # no label word of it is ever said
-    assert any(f"turned to a planted feature: {TURNED}." in one for one in summary(found))
+    assert f"They follow it rather than what is right: {TURNED}." in summary(found)
+    assert any(one.startswith("A planted feature spoils them: ") for one in summary(found))
     assert len(csv_text(found).splitlines()) == 25
     assert document(found)["compared_with"] == "gold"
 
