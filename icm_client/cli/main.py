@@ -40,6 +40,10 @@ COMMANDS = {
     ),
     "serve": ("serve.serve_command", "Start a vLLM server that suits many short requests."),
     "store": ("store.store_group", "Look after the score store."),
+    "stress": (
+        "stress.stress_command",
+        "Find out where labelling breaks on your rows, and whether the verdict sees it.",
+    ),
     "tasks": ("tasks.tasks_command", "Show the built-in tasks, and write your own."),
     "watch": ("watch.watch_command", "Show how busy a vLLM server is."),
 }
