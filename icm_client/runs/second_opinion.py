@@ -1,0 +1,296 @@
+"""What another model says of a run's labels: `second_opinion`. Its search is not repeated.
+
+    split the run's rows in two halves, groups kept whole
+    C_f <- balanced demos from the other half, with the run's labels
+    s_i <- log P(y | x_i, C_f) - log mean_j P(y | x_j, C_f)     each row is read once
+    U   <- mean_i s_i(y_i)                                      of the run's labels y
+    b   <- where s shows a group for each label: theirs | else what gives the labels the run's shares
+    log-odds of a label <- s_i(y_i) + b(y_i) - max over other labels of s_i(y) + b(y)
+
+Labels that were found with one model and follow what another sees, too, come from the rows. A row's
+log-odds under 0 say that the other model, given the run's labels of other rows, disputes its label.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from icm_client.coherence.calibration import (
+    coherence,
+    label_counts,
+    log_softmax,
+    utility_of,
+)
+from icm_client.coherence.contexts import fold_contexts, joined, score_folds
+from icm_client.coherence.label_prior import estimate_prior, offsets_for_prior
+from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
+from icm_client.coherence.settings import SweepSettings
+from icm_client.data import FileFormat, Row
+from icm_client.data.outputs import explained, output_target
+from icm_client.data.record_files import write_records
+from icm_client.data.whole_files import replaced
+from icm_client.endpoints import Endpoint, ServerIdentity
+from icm_client.errors import InputError, TooManyFailed
+from icm_client.record.archive import find_run
+from icm_client.record.layout import DEFAULT_BASE
+from icm_client.runs.predictor import Predictor
+from icm_client.runs.presets import fitted_job
+from icm_client.runs.row_lengths import within_limit
+from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
+from icm_client.runs.server import Server, open_endpoint
+from icm_client.scoring import Scorer, ScorerStats, ScoreStore, ScoringProgress, open_store
+from icm_client.verdict.concept import COHERENT, INCOHERENT
+
+_SEED = 21  # with the run's seed, of halves and demos: the search drew its own from the seed alone
+_TWO = 2
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRow:
+    """A row's label, as the other model sees it.
+
+    Attributes:
+        row: the user's row.
+        label: that the run gave it.
+        other: the likeliest of the other labels.
+        log_odds: of `label` against `other`, nats; under 0 the model disputes it.
+        probability: of `label`, 0 to 1.
+    """
+
+    row: Row
+    label: str
+    other: str
+    log_odds: float
+    probability: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the model would give the row the run's label."""
+        return self.log_odds >= 0
+
+    def record(self) -> dict[str, Any]:
+        """Return what is written of the row, without its own fields."""
+        return {
+            "id": self.row.id,
+            "label": self.label,
+            "agrees": self.agrees,
+            "log_odds": self.log_odds,
+            "probability": self.probability,
+            "other": self.other,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SecondOpinion:
+    """What a model says of a run's labels.
+
+    Attributes:
+        run: its name.
+        rows: those that were read, the most disputed first.
+        server: who was asked.
+        utility: calibrated `U` of the run's labels, nats an item.
+        standard_error: of `utility`.
+        coherence: `utility` as a share of the labels' entropy.
+        own: the run's own server, `utility` and `coherence`, for which its labels were chosen.
+        unread: ids of rows that the server could not score.
+        stats: what was asked.
+    """
+
+    run: str
+    rows: tuple[JudgedRow, ...]
+    server: ServerIdentity
+    utility: float
+    standard_error: float
+    coherence: float
+    own: Mapping[str, Any]
+    unread: tuple[str | int, ...]
+    stats: ScorerStats
+
+    @property
+    def finds(self) -> Literal["coherent", "partly coherent", "incoherent"]:
+        """How coherent the labels are, by the thresholds of a run's own verdict."""
+        if self.coherence < INCOHERENT:
+            return "incoherent"
+        return "coherent" if self.coherence >= COHERENT else "partly coherent"
+
+    @property
+    def disputed(self) -> tuple[JudgedRow, ...]:
+        """The rows whose label the model disputes, the most disputed first."""
+        return tuple(row for row in self.rows if not row.agrees)
+
+    def sentence(self) -> str:
+        """Return in a sentence or two what the model finds."""
+        figures = f"coherence {self.coherence:.0%}, for the run's own model {self._own_coherence}"
+        if self.finds == "incoherent":
+            return (
+                f"{self.server.model} finds these labels incoherent ({figures}): they follow "
+                "nothing that it sees in the rows, and what it disputes says little"
+            )
+        return (
+            f"{self.server.model} finds these labels {self.finds} ({figures}), and disputes "
+            f"{len(self.disputed):,} of {len(self.rows):,}"
+        )
+
+    @property
+    def _own_coherence(self) -> str:
+        own = self.own["coherence"]
+        return "unknown" if own is None else f"{own:.0%}"
+
+    def write(self, path: str | os.PathLike[str], *, format: FileFormat | None = None) -> None:  # noqa: A002 - the word that users know
+        """Write a line a row: id, label, agrees, log_odds, probability, other, then its fields.
+
+        Rows that the model disputes stand first. A field with one of these names is left to us.
+
+        Raises:
+            InputError: the file cannot be written.
+            SetupError: a Parquet or Arrow file, but pyarrow is not installed.
+        """
+        records = [{**one.row.fields, **one.record()} for one in self.rows]
+        columns = list(
+            dict.fromkeys([*self.rows[0].record(), *(n for one in records for n in one)])
+        )
+        name = os.fspath(path)
+        with explained(name), replaced(output_target(name)) as file:
+            write_records(file, name, format, columns, records)
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything as JSON values, of the rows without their fields."""
+        return {
+            "run": self.run,
+            "server": asdict(self.server),
+            "finds": self.finds,
+            "utility": self.utility,
+            "standard_error": self.standard_error,
+            "coherence": self.coherence,
+            "own": dict(self.own),
+            "disputed": len(self.disputed),
+            "rows": [row.record() for row in self.rows],
+            "unread": list(self.unread),
+            "cost": asdict(self.stats),
+        }
+
+
+async def second_opinion(
+    run: str | os.PathLike[str],
+    *,
+    endpoint: Endpoint | Server | str | None = None,
+    store: ScoreStore | str | os.PathLike[str] | None = None,
+    runs: str | os.PathLike[str] = DEFAULT_BASE,
+    on_progress: Callable[[ScoringProgress], None] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> SecondOpinion:
+    """Have a model read every row of a run once, given the run's labels of others.
+
+    Args:
+        run: its folder, name, or the beginning of its name. The rows are in its folder.
+        endpoint: as for `icm_client.label`.
+        store: as for `icm_client.label`.
+        runs: the folder of all runs.
+        on_progress: called as rows are scored.
+        stopping: as for `icm_client.label`.
+
+    Raises:
+        InputError: there is no such run, it has no labels yet, or all rows have one label.
+        TooManyFailed: over a twentieth of the rows cannot be scored.
+        RunError, EndpointError, ScoreError, StoreError, RunStopped: as `icm_client.label`.
+    """
+    kept = find_run(os.fspath(run), Path(runs))
+    found = Predictor.load(kept.path).found
+    job = found.job()
+    labels = found.of_items(job)[0]
+    if len(np.unique(labels[labels != UNLABELLED])) < _TWO:
+        raise InputError(
+            f"the run {found.run} gives all rows one label: there is nothing to be coherent"
+        )
+    with open_store(store) as scores_kept:
+        async with open_endpoint(endpoint, stopping=stopping) as server:
+            scores_kept.record_server(server.identity)
+            within = await within_limit(job, found.row_limit, server, scores_kept)
+            pieces, settings, unusable, _ = await fitted_job(
+                within.job,
+                replace(SweepSettings(), keep=1.0),
+                server,
+                scores_kept,
+                skip_bad_rows=True,
+                too_long=within.too_long,
+            )
+            assert isinstance(settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
+            scorer = Scorer(
+                server,
+                scores_kept,
+                pieces,
+                on_progress=on_progress,
+                on_failed=lambda _: None,  # counted below
+                stopping=stopping,
+                unusable=unusable,
+            )
+            labels[list(unusable)] = UNLABELLED
+            shape = len(labels), len(job.labels)
+            contexts = fold_contexts(
+                2,  # a sweep whose demos may be any of the rows
+                labels,
+                np.zeros(shape),
+                job.problem(),
+                settings=settings,
+                rng=np.random.default_rng((found.seed, _SEED)),
+            )
+            scores, _ = joined(await score_folds(contexts, scorer), shape)
+            identity = server.identity
+    scored = ~np.isnan(scores).any(axis=1)
+    items = job.row_items
+    unread = [found.rows[n].row.id for n in np.flatnonzero(~scored[items]).tolist()]
+    if len(unread) > DEFAULT_FAIL_ON_ERROR * len(items):
+        raise TooManyFailed(
+            f"{identity.model} could not score {len(unread):,} of the {len(items):,} rows of the "
+            f"run {found.run}, of which the first is {unread[0]!r}: shorten them, or ask another "
+            "server"
+        )
+    utility = utility_of(scores, labels)
+    told = scores[scored & (labels != UNLABELLED), labels[scored & (labels != UNLABELLED)]]
+    decided = scores + _offsets(scores[scored], labels[scored], job.prior)
+    rows = [
+        _judged(found.rows[number].row, labels[item], decided[item], job.labels)
+        for number, item in enumerate(items.tolist())
+        if scored[item]
+    ]
+    own = kept.result or {}
+    return SecondOpinion(
+        run=found.run,
+        rows=tuple(sorted(rows, key=lambda row: row.log_odds)),
+        server=identity,
+        utility=utility,
+        standard_error=float(told.std(ddof=1) / np.sqrt(len(told))),
+        coherence=coherence(utility, label_counts(labels, len(job.labels))),
+        own={
+            "server": asdict(found.server),
+            "utility": own.get("utility"),
+            "coherence": own.get("coherence"),
+        },
+        unread=tuple(unread),
+        stats=scorer.stats,
+    )
+
+
+def _offsets(scores: FloatArray, labels: IntArray, prior: FloatArray | None) -> FloatArray:
+    """What is added to scores `[n, K]` before labels are chosen, `[K]`."""
+    found = estimate_prior(scores, prior)
+    if found.source != "even":
+        return found.offsets
+    counts = np.array(label_counts(labels, scores.shape[1]))
+    return offsets_for_prior(scores, np.maximum(counts, 1) / np.maximum(counts, 1).sum())
+
+
+def _judged(row: Row, label: int, decided: FloatArray, words: tuple[str, ...]) -> JudgedRow:
+    rest = np.where(np.arange(len(words)) == label, -np.inf, decided)
+    other = int(rest.argmax())
+    return JudgedRow(
+        row,
+        words[label],
+        words[other],
+        float(decided[label] - decided[other]),
+        float(np.exp(log_softmax(decided)[label])),
+    )
