@@ -43,7 +43,7 @@ class RunLabels:
     @property
     def gold_column(self) -> str | None:
         """The column of labels.jsonl that holds gold, its last; None where no row has any."""
-        return next(reversed(self.records[0])) if self.result.get("rows_with_gold") else None
+        return [*self.records[0]][-1] if self.result.get("rows_with_gold") else None
 
     @property
     def labelled(self) -> tuple[LabelledRow, ...]:

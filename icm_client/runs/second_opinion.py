@@ -4,7 +4,7 @@
     C_f <- balanced demos from the other half, with the run's labels
     s_i <- log P(y | x_i, C_f) - log mean_j P(y | x_j, C_f)     each row is read once
     U   <- mean_i s_i(y_i)                                      of the run's labels y
-    b   <- where s shows a group for each label: theirs | else what gives the labels the run's shares
+    b   <- where s shows a group for each label: theirs | else those of the run's shares
     log-odds of a label <- s_i(y_i) + b(y_i) - max over other labels of s_i(y) + b(y)
 
 Labels that were found with one model and follow what another sees, too, come from the rows. A row's
@@ -13,7 +13,7 @@ log-odds under 0 say that the other model, given the run's labels of other rows,
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from icm_client.coherence.label_prior import estimate_prior, offsets_for_prior
 from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data import FileFormat, Row
+from icm_client.data.job import Job
 from icm_client.data.outputs import explained, output_target
 from icm_client.data.record_files import write_records
 from icm_client.data.whole_files import replaced
@@ -37,8 +38,9 @@ from icm_client.endpoints import Endpoint, ServerIdentity
 from icm_client.errors import InputError, TooManyFailed
 from icm_client.record.archive import find_run
 from icm_client.record.layout import DEFAULT_BASE
+from icm_client.runs.frozen import Found
 from icm_client.runs.predictor import Predictor
-from icm_client.runs.presets import fitted_job
+from icm_client.runs.presets import Settings, fitted_job
 from icm_client.runs.row_lengths import within_limit
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
@@ -46,6 +48,8 @@ from icm_client.scoring import Scorer, ScorerStats, ScoreStore, ScoringProgress,
 from icm_client.verdict.concept import COHERENT, INCOHERENT
 
 _SEED = 21  # with the run's seed, of halves and demos: the search drew its own from the seed alone
+_LATER_SWEEP = 2  # whose demos are drawn from all rows; the first two are a search's beginning
+_OWN = ("utility", "coherence")
 _TWO = 2
 
 
@@ -202,62 +206,42 @@ async def second_opinion(
     found = Predictor.load(kept.path).found
     job = found.job()
     labels = found.of_items(job)[0]
-    if len(np.unique(labels[labels != UNLABELLED])) < _TWO:
+    if len(np.unique(labels)) < _TWO:
         raise InputError(
             f"the run {found.run} gives all rows one label: there is nothing to be coherent"
         )
+    stats = ScorerStats()
     with open_store(store) as scores_kept:
         async with open_endpoint(endpoint, stopping=stopping) as server:
-            scores_kept.record_server(server.identity)
-            within = await within_limit(job, found.row_limit, server, scores_kept)
-            pieces, settings, unusable, _ = await fitted_job(
-                within.job,
-                replace(SweepSettings(), keep=1.0),
-                server,
-                scores_kept,
-                skip_bad_rows=True,
-                too_long=within.too_long,
-            )
-            assert isinstance(settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
-            scorer = Scorer(
-                server,
-                scores_kept,
-                pieces,
-                on_progress=on_progress,
-                on_failed=lambda _: None,  # counted below
-                stopping=stopping,
-                unusable=unusable,
-            )
-            labels[list(unusable)] = UNLABELLED
-            shape = len(labels), len(job.labels)
-            contexts = fold_contexts(
-                2,  # a sweep whose demos may be any of the rows
+            scores = await _read(
+                found,
+                job,
                 labels,
-                np.zeros(shape),
-                job.problem(),
-                settings=settings,
-                rng=np.random.default_rng((found.seed, _SEED)),
+                server,
+                scores_kept,
+                stats=stats,
+                on_progress=on_progress,
+                stopping=stopping,
             )
-            scores, _ = joined(await score_folds(contexts, scorer), shape)
             identity = server.identity
-    scored = ~np.isnan(scores).any(axis=1)
-    items = job.row_items
-    unread = [found.rows[n].row.id for n in np.flatnonzero(~scored[items]).tolist()]
-    if len(unread) > DEFAULT_FAIL_ON_ERROR * len(items):
+    scored = np.isfinite(scores).all(axis=1).reshape(-1)
+    unread = [
+        row.row.id for row, item in zip(found.rows, job.row_items, strict=True) if not scored[item]
+    ]
+    if len(unread) > DEFAULT_FAIL_ON_ERROR * len(found.rows):
         raise TooManyFailed(
-            f"{identity.model} could not score {len(unread):,} of the {len(items):,} rows of the "
-            f"run {found.run}, of which the first is {unread[0]!r}: shorten them, or ask another "
-            "server"
+            f"{identity.model} could not score {len(unread):,} of the {len(found.rows):,} rows of "
+            f"the run {found.run}, of which the first is {unread[0]!r}: ask another server"
         )
-    utility = utility_of(scores, labels)
-    told = scores[scored & (labels != UNLABELLED), labels[scored & (labels != UNLABELLED)]]
     decided = scores + _offsets(scores[scored], labels[scored], job.prior)
     rows = [
-        _judged(found.rows[number].row, labels[item], decided[item], job.labels)
-        for number, item in enumerate(items.tolist())
+        _judged(one.row, labels[item], decided[item], job.labels)
+        for one, item in zip(found.rows, job.row_items, strict=True)
         if scored[item]
     ]
-    own = kept.result or {}
+    labels = np.where(scored, labels, UNLABELLED)
+    told = scores[scored, labels[scored]]
+    utility, own = utility_of(scores, labels), kept.result or {}
     return SecondOpinion(
         run=found.run,
         rows=tuple(sorted(rows, key=lambda row: row.log_odds)),
@@ -265,14 +249,52 @@ async def second_opinion(
         utility=utility,
         standard_error=float(told.std(ddof=1) / np.sqrt(len(told))),
         coherence=coherence(utility, label_counts(labels, len(job.labels))),
-        own={
-            "server": asdict(found.server),
-            "utility": own.get("utility"),
-            "coherence": own.get("coherence"),
-        },
+        own={"server": asdict(found.server), **{name: own.get(name) for name in _OWN}},
         unread=tuple(unread),
-        stats=scorer.stats,
+        stats=stats,
     )
+
+
+async def _read(
+    found: Found,
+    job: Job,
+    labels: IntArray,
+    server: Endpoint,
+    store: ScoreStore,
+    *,
+    stats: ScorerStats,
+    on_progress: Callable[[ScoringProgress], None] | None,
+    stopping: Callable[[], bool],
+) -> FloatArray:
+    """Calibrated scores `[N, K]` of all items, nats; NaN of those that the server cannot score."""
+    store.record_server(server.identity)
+    within = await within_limit(job, found.row_limit, server, store)
+    settings: Settings = SweepSettings(keep=1.0)  # any row may be a demo
+    pieces, settings, unusable, _ = await fitted_job(
+        within.job, settings, server, store, skip_bad_rows=True, too_long=within.too_long
+    )
+    assert isinstance(settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
+    scorer = Scorer(
+        server,
+        store,
+        pieces,
+        on_progress=on_progress,
+        on_failed=lambda _: None,  # the caller counts them
+        stopping=stopping,
+        unusable=unusable,
+    )
+    scorer.stats = stats
+    usable, shape = labels.copy(), (len(labels), len(job.labels))
+    usable[list(unusable)] = UNLABELLED
+    contexts = fold_contexts(
+        _LATER_SWEEP,
+        usable,
+        np.zeros(shape),
+        job.problem(),
+        settings=settings,
+        rng=np.random.default_rng((found.seed, _SEED)),
+    )
+    return joined(await score_folds(contexts, scorer), shape)[0]
 
 
 def _offsets(scores: FloatArray, labels: IntArray, prior: FloatArray | None) -> FloatArray:

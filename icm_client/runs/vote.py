@@ -9,6 +9,7 @@ compare every two runs, by gold or by what the others say
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -64,7 +65,8 @@ class Voter:
         coherence: of them, for that model.
         standing: to what most of the others say; None where there are no two others.
         counts: whether it has a vote.
-        weight: of its vote in a weighted majority, nats; None where votes count otherwise.
+        weight: the most that its vote counts in a weighted majority, nats; a row of less confidence
+            counts less. None where votes are counted otherwise.
         estimated: the share of its labels that is right, if the vote's probabilities are.
         agrees: the share that is the label voted for.
         accuracy: the share that is the gold label, of the rows with gold; None where none has.
@@ -220,7 +222,7 @@ def vote(runs: Sequence[Run]) -> Vote:
     words = sorted(kept[0].task.labels)
     votes = np.array([[words.index(one[row]) for one in labellings] for row in keys])
     coherences = [float(one.result.get("coherence") or 0.0) for one in kept]
-    posterior, weights = _counted(votes, heard, coherences, len(words))
+    posterior, weights = _counted(votes, heard, coherences, _confidence(kept, at), len(words))
     rows = _labelled(runs[0], kept, at, posterior)
     gold_field, gold = _gold(kept, at)
 
@@ -275,7 +277,11 @@ def _read(runs: Sequence[Run]) -> list[RunLabels]:
 
 
 def _counted(
-    votes: IntArray, heard: Sequence[int], coherences: Sequence[float], n_labels: int
+    votes: IntArray,
+    heard: Sequence[int],
+    coherences: Sequence[float],
+    confidence: FloatArray,
+    n_labels: int,
 ) -> tuple[FloatArray, FloatArray | None]:
     """The labels' probabilities `[N, K]`, and the weights `[R]` of a majority, if it is one."""
     if len(heard) >= FEWEST_LABELLINGS and len(votes) >= ROWS_OF_A_LABEL * n_labels:
@@ -283,7 +289,17 @@ def _counted(
     weights = np.zeros(len(coherences))
     implied = [implied_accuracy(coherences[number], n_labels) for number in heard]
     weights[heard] = bounded(np.array([weight(accuracy, n_labels) for accuracy in implied]))
-    return weighted_majority(votes, weights, n_labels), weights
+    of_rows = np.vectorize(partial(weight, n_labels=n_labels))(confidence)
+    return weighted_majority(votes, np.minimum(of_rows, weights), n_labels), weights
+
+
+def _confidence(kept: Sequence[RunLabels], at: Sequence[Sequence[int]]) -> FloatArray:
+    """How sure each run is of its labels, `[N, R]`; 1 where it gives no confidence."""
+    columns = [
+        [1.0 if (sure := one.records[n]["confidence"]) is None else float(sure) for n in places]
+        for one, places in zip(kept, at, strict=True)
+    ]
+    return np.array(columns).T
 
 
 def _labelled(
@@ -415,7 +431,7 @@ def _notices(runs: Sequence[Run], voters: Sequence[Voter], left_out: int) -> Ite
         best = max((voters[number] for number in heard), key=lambda voter: voter.coherence)
         yield (
             "two runs do not show which of them is right more often: contested rows have the label "
-            f"of the more coherent one, {best.run}"
+            f"of the more confident one, and of the more coherent one, {best.run}, where both are"
         )
     asked: dict[str, list[str]] = {}
     for number in heard:

@@ -13,9 +13,10 @@ labelling `r` gives to row `i`:
 `pi[r]` is a confusion matrix: how often `r` gives `l` where `k` is right. One row of even votes for
 each label (`1 / K` and `1`) keeps what the few rows of a label say from being certain.
 
-That takes three labellings and many rows. Else `q` is a weighted majority, in which a vote of a
-labelling that is right with probability `a`, and else gives any other label, counts
-`log(a (K - 1) / (1 - a))` nats; `a` is what its coherence implies.
+That takes three labellings and many rows. Else `q` is a weighted majority. The vote of a labelling
+that is right with probability `a`, and else gives any other label, counts
+`log(a (K - 1) / (1 - a))` nats: `a` is what its coherence implies, or the confidence that it has in
+the row's label where that is lower.
 
 All of it takes the labellings to err independently. Two that make the same mistakes are believed.
 """
@@ -43,7 +44,7 @@ HARDLY, SOME, CLEARLY = 0.2, 0.4, 0.5
 clearly agrees under other names has exchanged them. Of 64 rows that two labellings have alike by
 chance, the standard error is 0.125."""
 
-SUREST = 0.99
+SUREST = 0.999
 """The highest accuracy that a coherence implies."""
 
 _ITERATIONS = 1000
@@ -86,11 +87,11 @@ def weighted_majority(votes: IntArray, weights: FloatArray, n_labels: int) -> Fl
 
     Args:
         votes: shape `[N, R]`.
-        weights: shape `[R]`, nats; `bounded` keeps a single one from deciding.
+        weights: shape `[N, R]`, nats.
         n_labels: `K`.
     """
     posterior: FloatArray = np.exp(
-        log_softmax(np.einsum("irk,r->ik", np.eye(n_labels)[votes], weights))
+        log_softmax(np.einsum("irk,ir->ik", np.eye(n_labels)[votes], weights))
     )
     return posterior
 
@@ -107,8 +108,9 @@ def bounded(weights: FloatArray) -> FloatArray:
 
 
 def weight(accuracy: float, n_labels: int) -> float:
-    """Return what a vote counts in a weighted majority, nats: 0 at chance."""
-    return math.log(accuracy * (n_labels - 1) / (1 - accuracy))
+    """Return what a vote counts in a weighted majority, nats: 0 at chance and below."""
+    right = min(max(accuracy, 1 / n_labels), SUREST)
+    return math.log(right * (n_labels - 1) / (1 - right))
 
 
 def implied_accuracy(coherence: float, n_labels: int) -> float:
