@@ -7,11 +7,11 @@ labelling `r` gives to row `i`:
     q[i, k] <- share of row i's votes that are for k
     until q stands still:
         p[k] <- mean_i q[i, k]
-        pi[r, k, l] <- (sum_i q[i, k] [v[i, r] = l] + 1 / K) / (sum_i q[i, k] + 1)
+        pi[r, k, l] <- (sum_i q[i, k] [v[i, r] = l] + S / K) / (sum_i q[i, k] + S)
         q[i, k] <- p[k] prod_r pi[r, k, v[i, r]], normalised over k
 
-`pi[r]` is a confusion matrix: how often `r` gives `l` where `k` is right. One row of even votes for
-each label (`1 / K` and `1`) keeps what the few rows of a label say from being certain.
+`pi[r]` is a confusion matrix: how often `r` gives `l` where `k` is right. `S` rows of even votes
+for each label keep what the few rows of a label say from being certain.
 
 That takes three labellings and many rows. Else `q` is a weighted majority. The vote of a labelling
 that is right with probability `a`, and else gives any other label, counts
@@ -37,7 +37,10 @@ FEWEST_LABELLINGS = 3
 
 ROWS_OF_A_LABEL = 50
 """Rows for each label from which on confusion matrices are estimated: with fewer a majority is
-right as often (docs/second_opinions.md)."""
+as good (docs/second_opinions.md)."""
+
+SMOOTHING = 8.0
+"""`S`: with 1, three labellings of two labels end a point under their majority."""
 
 HARDLY, SOME, CLEARLY = 0.2, 0.4, 0.5
 """Kappas: who hardly agrees with others that have some agreement is contradicted by them; who
@@ -55,7 +58,7 @@ _TINY = np.finfo(np.float64).tiny
 
 
 def dawid_skene(
-    votes: IntArray, n_labels: int, *, smoothing: float = 1.0, iterations: int = _ITERATIONS
+    votes: IntArray, n_labels: int, *, smoothing: float = SMOOTHING, iterations: int = _ITERATIONS
 ) -> FloatArray:
     """Return the probability of each row's labels, `[N, K]`, by expectation maximisation.
 
