@@ -45,7 +45,8 @@ from icm_client.runs.row_lengths import within_limit
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.scoring import Scorer, ScorerStats, ScoreStore, ScoringProgress, open_store
-from icm_client.verdict.concept import COHERENT, INCOHERENT
+from icm_client.stats.agreement import Agreement, agreement
+from icm_client.stats.votes import HARDLY, SOME, exchanged
 
 _SEED = 21  # with the run's seed, of halves and demos: the search drew its own from the seed alone
 _LATER_SWEEP = 2  # whose demos are drawn from all rows; the first two are a search's beginning
@@ -99,6 +100,7 @@ class SecondOpinion:
         utility: calibrated `U` of the run's labels, nats an item.
         standard_error: of `utility`.
         coherence: `utility` as a share of the labels' entropy.
+        agreement: of the labels that the model would give, first, with the run's.
         own: the run's own server, `utility` and `coherence`, for which its labels were chosen.
         unread: ids of rows that the server could not score.
         stats: what was asked.
@@ -110,16 +112,22 @@ class SecondOpinion:
     utility: float
     standard_error: float
     coherence: float
+    agreement: Agreement
     own: Mapping[str, Any]
     unread: tuple[str | int, ...]
     stats: ScorerStats
 
     @property
-    def finds(self) -> Literal["coherent", "partly coherent", "incoherent"]:
-        """How coherent the labels are, by the thresholds of a run's own verdict."""
-        if self.coherence < INCOHERENT:
-            return "incoherent"
-        return "coherent" if self.coherence >= COHERENT else "partly coherent"
+    def finds(self) -> Literal["coherent", "faintly coherent", "incoherent"]:
+        """Whether the model's labels agree with the run's beyond chance, by the kappas of a vote.
+
+        `utility` alone does not say so: a model that is 5 nats sure of each row has a coherence of
+        14% for labels of which it disputes a tenth.
+        """
+        kappa = self.agreement.kappa or 0.0
+        return (
+            "incoherent" if kappa < HARDLY else "faintly coherent" if kappa < SOME else "coherent"
+        )
 
     @property
     def disputed(self) -> tuple[JudgedRow, ...]:
@@ -127,22 +135,22 @@ class SecondOpinion:
         return tuple(row for row in self.rows if not row.agrees)
 
     def sentence(self) -> str:
-        """Return in a sentence or two what the model finds."""
-        figures = f"coherence {self.coherence:.0%}, for the run's own model {self._own_coherence}"
+        """Return in a sentence what the model finds."""
+        alike = self.agreement
+        kappa = "-" if alike.kappa is None else f"{alike.kappa:.2f}"
+        figures = f"{len(self.disputed):,} of {alike.rows:,} labels, kappa {kappa}"
+        if exchanged(alike):
+            renamed = ", ".join(f"{theirs} as {ours}" for theirs, ours in alike.names.items())
+            return (
+                f"{self.server.model} has these classes under exchanged names ({renamed}): it "
+                f"disputes {figures}"
+            )
         if self.finds == "incoherent":
             return (
-                f"{self.server.model} finds these labels incoherent ({figures}): they follow "
-                "nothing that it sees in the rows, and what it disputes says little"
+                f"{self.server.model} finds these labels incoherent: given the others, it disputes "
+                f"{figures}; they follow nothing that it sees in the rows"
             )
-        return (
-            f"{self.server.model} finds these labels {self.finds} ({figures}), and disputes "
-            f"{len(self.disputed):,} of {len(self.rows):,}"
-        )
-
-    @property
-    def _own_coherence(self) -> str:
-        own = self.own["coherence"]
-        return "unknown" if own is None else f"{own:.0%}"
+        return f"{self.server.model} finds these labels {self.finds}, and disputes {figures}"
 
     def write(self, path: str | os.PathLike[str], *, format: FileFormat | None = None) -> None:  # noqa: A002 - the word that users know
         """Write a line a row: id, label, agrees, log_odds, probability, other, then its fields.
@@ -153,10 +161,8 @@ class SecondOpinion:
             InputError: the file cannot be written.
             SetupError: a Parquet or Arrow file, but pyarrow is not installed.
         """
-        records = [{**one.row.fields, **one.record()} for one in self.rows]
-        columns = list(
-            dict.fromkeys([*self.rows[0].record(), *(n for one in records for n in one)])
-        )
+        records = [{**one.record(), **one.row.fields, **one.record()} for one in self.rows]
+        columns = list(dict.fromkeys(column for record in records for column in record))
         name = os.fspath(path)
         with explained(name), replaced(output_target(name)) as file:
             write_records(file, name, format, columns, records)
@@ -170,6 +176,7 @@ class SecondOpinion:
             "utility": self.utility,
             "standard_error": self.standard_error,
             "coherence": self.coherence,
+            "agreement": asdict(self.agreement),
             "own": dict(self.own),
             "disputed": len(self.disputed),
             "rows": [row.record() for row in self.rows],
@@ -249,6 +256,10 @@ async def second_opinion(
         utility=utility,
         standard_error=float(told.std(ddof=1) / np.sqrt(len(told))),
         coherence=coherence(utility, label_counts(labels, len(job.labels))),
+        agreement=agreement(
+            {str(row.row.id): row.label if row.agrees else row.other for row in rows},
+            {str(row.row.id): row.label for row in rows},
+        ),
         own={"server": asdict(found.server), **{name: own.get(name) for name in _OWN}},
         unread=tuple(unread),
         stats=stats,
@@ -274,27 +285,32 @@ async def _read(
         within.job, settings, server, store, skip_bad_rows=True, too_long=within.too_long
     )
     assert isinstance(settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
+    spoilt = set(unusable)  # not to be shown
     scorer = Scorer(
         server,
         store,
         pieces,
         on_progress=on_progress,
-        on_failed=lambda _: None,  # the caller counts them
+        on_failed=lambda failed: spoilt.update(item for item in failed if failed[item].as_demo),
         stopping=stopping,
         unusable=unusable,
     )
     scorer.stats = stats
-    usable, shape = labels.copy(), (len(labels), len(job.labels))
-    usable[list(unusable)] = UNLABELLED
-    contexts = fold_contexts(
-        _LATER_SWEEP,
-        usable,
-        np.zeros(shape),
-        job.problem(),
-        settings=settings,
-        rng=np.random.default_rng((found.seed, _SEED)),
-    )
-    return joined(await score_folds(contexts, scorer), shape)[0]
+    shape = len(labels), len(job.labels)
+    while True:
+        known, usable = len(spoilt), labels.copy()
+        usable[list(spoilt)] = UNLABELLED
+        contexts = fold_contexts(
+            _LATER_SWEEP,
+            usable,
+            np.zeros(shape),
+            job.problem(),
+            settings=settings,
+            rng=np.random.default_rng((found.seed, _SEED)),
+        )
+        scores, _ = joined(await score_folds(contexts, scorer), shape)
+        if len(spoilt) == known:
+            return scores
 
 
 def _offsets(scores: FloatArray, labels: IntArray, prior: FloatArray | None) -> FloatArray:

@@ -27,7 +27,8 @@ def labelling(words: str) -> dict[str, str]:
 def noisy(right: np.ndarray, confusion: np.ndarray, chance: np.random.Generator) -> np.ndarray:
     """Labels of one who gives label `l` where `k` is right with probability `confusion[k, l]`."""
     reached = chance.random(len(right))[:, np.newaxis] >= confusion.cumsum(axis=1)[right]
-    return np.minimum(reached.sum(axis=1), len(confusion) - 1)
+    labels: np.ndarray = np.minimum(reached.sum(axis=1), len(confusion) - 1)
+    return labels
 
 
 def test_one_step_by_hand() -> None:
