@@ -102,7 +102,7 @@ def test_another_model_s_opinion(runs: list[Run], monkeypatch: pytest.MonkeyPatc
     assert lines[-1] == "all rows in opinion.csv"
     table = Path("opinion.csv").read_text("utf-8").splitlines()
     assert table[0] == "id,label,agrees,log_odds,probability,other,text"
-    assert sum(",false," in line for line in table) == 6
+    assert sum(",False," in line for line in table) == 6
     deceived = orjson.loads(run("score", runs[2].name, "--json").stdout)
     assert deceived["finds"] == "incoherent"
     assert deceived["disputed"] > ROWS / 4
