@@ -23,6 +23,7 @@ from bench_quality import quality, thresholds
 from bench_salience import salience_bench
 from bench_search import neutral
 from bench_store import store
+from bench_votes import votes
 from bench_wire import wire
 
 
@@ -33,7 +34,7 @@ def bench() -> None:
 
 for command in (
     *(chance, diagnosis, finetune, memory, neutral, planner, predict, presets, quality),
-    *(salience_bench, store, thresholds, wire),
+    *(salience_bench, store, thresholds, votes, wire),
 ):
     bench.add_command(command)
 

@@ -32,6 +32,7 @@ from icm_client.scoring import ScoringProgress, open_store
 
 _ROWS_SHOWN = 20
 _TEXT = 60  # of a row, in a table
+_LEAST = 0.001
 _METHODS = {
     "dawid-skene": "Dawid and Skene's: each run's confusion matrix, from how the runs agree",
     "weighted-majority": "a weighted majority",
@@ -254,7 +255,10 @@ def _pairs(found: Vote) -> Table:
         test = tests.get(pair)
         figures: Sequence[str] = ()
         if test is not None:
-            figures = (f"{test.first:,}, {test.second:,}", f"{test.p:.3f}")
+            figures = (
+                f"{test.first:,}, {test.second:,}",
+                f"{test.p:.3f}" if test.p >= _LEAST else f"< {_LEAST}",
+            )
         table.add_row(", ".join(pair), *agreed.get(pair, ("", "")), *figures)
     return table
 
