@@ -431,7 +431,7 @@ def _notices(runs: Sequence[Run], voters: Sequence[Voter], left_out: int) -> Ite
         best = max((voters[number] for number in heard), key=lambda voter: voter.coherence)
         yield (
             "two runs do not show which of them is right more often: contested rows have the label "
-            f"of the more confident one, and of the more coherent one, {best.run}, where both are"
+            f"of the one that is surer there ({best.run} is the more coherent one)"
         )
     asked: dict[str, list[str]] = {}
     for number in heard:
@@ -440,6 +440,6 @@ def _notices(runs: Sequence[Run], voters: Sequence[Voter], left_out: int) -> Ite
     for same in asked.values():
         if len(same) > 1:
             yield (
-                f"{listed(same)} asked the same model, and may share its mistakes: the vote takes "
+                f"{', '.join(same)} asked the same model, and may share its mistakes: the vote takes "
                 "runs to err independently"
             )

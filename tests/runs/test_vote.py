@@ -136,7 +136,7 @@ async def test_two_runs_are_weighed_by_coherence_and_confidence(tmp_path: Path) 
     assert found.voters[1].weight is not None
     assert found.voters[0].weight < found.voters[1].weight
     assert found.voters[1].agrees > 0.95
-    assert any(f"the more coherent one, {sure.name}" in one for one in found.notices)
+    assert any(f"({sure.name} is the more coherent one)" in one for one in found.notices)
     contested = found.contested
     assert 0 < len(contested) < ROWS / 2
     assert [found.rows[n].confidence for n in contested] == sorted(
