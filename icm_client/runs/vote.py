@@ -440,6 +440,6 @@ def _notices(runs: Sequence[Run], voters: Sequence[Voter], left_out: int) -> Ite
     for same in asked.values():
         if len(same) > 1:
             yield (
-                f"{', '.join(same)} asked the same model, and may share its mistakes: the vote takes "
-                "runs to err independently"
+                f"{', '.join(same)} asked the same model, and may share its mistakes: the vote "
+                "takes runs to err independently"
             )
