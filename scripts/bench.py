@@ -24,6 +24,7 @@ from bench_salience import salience_bench
 from bench_sampling import sampling
 from bench_search import neutral
 from bench_store import store
+from bench_votes import votes
 from bench_wire import wire
 
 
@@ -34,7 +35,7 @@ def bench() -> None:
 
 for command in (
     *(chance, diagnosis, finetune, memory, neutral, planner, predict, presets, quality),
-    *(salience_bench, sampling, several, store, thresholds, wire),
+    *(salience_bench, sampling, several, store, thresholds, votes, wire),
 ):
     bench.add_command(command)
 

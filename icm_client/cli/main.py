@@ -97,7 +97,7 @@ class Commands(click.Group):
         """The name of the command that was called, and that of its own where it is a group."""
         name = ctx.invoked_subcommand or ""
         command = self.get_command(ctx, name)
-        own = command.commands if isinstance(command, click.Group) else ()
+        own = command.list_commands(ctx) if isinstance(command, click.Group) else ()
         return " ".join([name, *[word for word in ctx.obj if word in own][:1]])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

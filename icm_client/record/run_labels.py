@@ -39,13 +39,18 @@ class RunLabels:
     cuts: bool = False
 
     @property
+    def gold_column(self) -> str | None:
+        """The column of labels.jsonl that holds gold, its last; None where no row has any."""
+        return [*self.records[0]][-1] if self.result.get("rows_with_gold") else None
+
+    @property
     def labelled(self) -> tuple[LabelledRow, ...]:
         """The rows with labels, confidence and log-probs, as the run returned them; no gold."""
-        gold = self.result.get("gold_field")
+        gold = (self.result.get("gold_field"), self.gold_column)
         return tuple(
             LabelledRow(
                 replace(
-                    row, fields={name: row.fields[name] for name in row.fields if name != gold}
+                    row, fields={name: row.fields[name] for name in row.fields if name not in gold}
                 ),
                 label,
                 record["confidence"],
