@@ -170,11 +170,7 @@ def print_verdict(
 ) -> None:
     """Print a verdict other than trust with its findings, on standard error.
 
-    Args:
-        verdict: on the labels.
-        findings: worst first.
-        sure: whether the labels have a confidence.
-        notes: print also findings that ask for nothing.
+    The worst of the findings comes last. With `notes` also those that ask for nothing are printed.
     """
     console = Console(stderr=True, highlight=False)
     if verdict != "trust":

@@ -282,11 +282,6 @@ class SearchJournal:
     A run that goes on replays its search from the score store and from what has been trained. The
     first sweeps, steps or passes that it then reports are in the journal already, and are not
     written twice.
-
-    Args:
-        job: the rows that are searched.
-        searched: their numbers among all rows; None where they are all.
-        n_rows: all rows.
     """
 
     def __init__(self, job: Job, searched: Sequence[int] | None, n_rows: int) -> None:

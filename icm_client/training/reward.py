@@ -96,12 +96,7 @@ def plan_reward(
 ) -> RewardPlan:
     """Draw the pairs of each step from the seed; gold is not used.
 
-    Args:
-        job: the pairs.
-        first: how many ICM labels.
-        many: how many the first reward model labels, those of `first` among them; None takes all.
-        test: held-out pairs with gold.
-        seed: of the sample.
+    ICM labels the `first`, and the first reward model `many`, those among them; None takes all.
 
     Raises:
         InputError: the task compares no two fields; there are too few pairs for the steps; or test
