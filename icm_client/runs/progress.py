@@ -29,7 +29,7 @@ from icm_client.endpoints import (
 )
 from icm_client.errors import InputError
 from icm_client.record.journal import PASS, SWEEP, Journal, read
-from icm_client.record.sweep_labels import packed
+from icm_client.record.run_labels import packed
 from icm_client.runs.presets import Settings, TrainingEvent, preset_of
 from icm_client.runs.trainer import Trained, TrainingProgress
 from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
