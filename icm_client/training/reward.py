@@ -245,6 +245,9 @@ async def reward_in_three_steps(
 ) -> RewardSteps:
     """Label a few pairs, train on them, label many by that model, and train on those.
 
+    The folder, for scores, is made if missing, and locked for this process meanwhile. `stopping` is
+    asked before a training and before each batch of scores; a training under way is finished.
+
     Raises:
         TrainingError: nothing can be learned from the labels, or a training failed.
         RunError: the folder cannot be used, or another process works in it.

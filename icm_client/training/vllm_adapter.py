@@ -75,6 +75,8 @@ def adapter_name(folder: Path, name: str) -> str:
 async def load_adapter(transport: Transport, folder: Path, name: str) -> bool:
     """Have vLLM load the adapter under this name; return False if it had it before.
 
+    The server's machine must find the folder at the same absolute path.
+
     Raises:
         TrainingError: the server was not started for adapters or for one of this rank, cannot
             read the folder, or cannot use what lies there; the message quotes it and says what to
