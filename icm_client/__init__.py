@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from icm_client.coherence.iterate import IterateSettings
     from icm_client.coherence.result import Step, SweepRecord
     from icm_client.coherence.settings import SweepSettings
+    from icm_client.coherence.simple import FewShotSettings, ZeroShotSettings
     from icm_client.data import Dataset, FileOptions, LabelledRow, Row, Task, read_rows, rows_from
     from icm_client.data.constraint_spec import ConstraintSpec
     from icm_client.endpoints import EmbeddedEndpoint, TransportSettings, connect
@@ -39,6 +40,7 @@ __all__ = [
     "Cost",
     "Dataset",
     "EmbeddedEndpoint",
+    "FewShotSettings",
     "FileOptions",
     "Finding",
     "FoldSettings",
@@ -59,6 +61,7 @@ __all__ = [
     "SweepSettings",
     "Task",
     "TransportSettings",
+    "ZeroShotSettings",
     "__version__",
     "connect",
     "label",
@@ -73,6 +76,7 @@ _HOMES = {
     "coherence.anneal": ("AnnealSettings",),
     "coherence.anneal_official": ("OfficialSettings",),
     "coherence.settings": ("SweepSettings",),
+    "coherence.simple": ("FewShotSettings", "ZeroShotSettings"),
     "coherence.folds": ("FoldSettings",),
     "coherence.iterate": ("IterateSettings",),
     "coherence.result": ("Step", "SweepRecord"),

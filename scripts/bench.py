@@ -18,9 +18,10 @@ from bench_finetune import finetune
 from bench_memory import memory
 from bench_planner import planner
 from bench_predict import predict
+from bench_presets import presets
 from bench_quality import quality, thresholds
 from bench_salience import salience_bench
-from bench_search import neutral, presets
+from bench_search import neutral
 from bench_store import store
 from bench_wire import wire
 

@@ -65,7 +65,7 @@ from icm_client.experiments.evaluation_results import (
 )
 from icm_client.experiments.evaluation_run import run_evaluation
 from icm_client.experiments.figures import draw_evaluation
-from icm_client.runs.presets import InContextPreset, InContextSettings, preset_settings
+from icm_client.runs.presets import InContextSettings, SearchPreset, preset_settings
 from icm_client.runs.progress import Progress
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.runs.trainer import TrainingProgress
@@ -292,7 +292,7 @@ def _chat_prompt(_: click.Context, __: click.Parameter, value: str | None) -> st
     click.option(
         "--preset",
         "presets",
-        type=click.Choice(get_args(InContextPreset)),
+        type=click.Choice(get_args(SearchPreset)),
         multiple=True,
         default=("fast",),
         help="ICM's search; repeat it to compare several. [default: fast]",
@@ -362,7 +362,7 @@ def eval_command(  # noqa: C901 - options one by one
     trainer_kind: TrainerKind | None,
     train_from: str | None,
     epochs: int | None,
-    presets: tuple[InContextPreset, ...],
+    presets: tuple[SearchPreset, ...],
     steps: int | None,
     demos: int,
     contexts: int,
@@ -487,7 +487,7 @@ def _wanted(kinds: tuple[Kind, ...] | None, *, finetune: bool) -> tuple[Kind, ..
     return kinds
 
 
-def _searches(presets: Sequence[InContextPreset], steps: int | None) -> list[InContextSettings]:
+def _searches(presets: Sequence[SearchPreset], steps: int | None) -> list[InContextSettings]:
     searches: list[InContextSettings] = []
     for preset in dict.fromkeys(presets):
         settings = preset_settings(preset)

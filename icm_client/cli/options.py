@@ -1,10 +1,10 @@
 """Options that several commands have: for task and rows, the server, the search, the runs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import click
 
@@ -15,10 +15,11 @@ from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.leave_one_out import Layout
 from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.simple import FewShotSettings
 from icm_client.data import FileFormat, FileOptions, Task, check_output, unescape
 from icm_client.data.constraint_spec import KINDS, Rules, rules_of
 from icm_client.data.formats import Quote
-from icm_client.data.messages import did_you_mean, listed
+from icm_client.data.messages import did_you_mean, listed, one_after_another
 from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.data.sources import Files
 from icm_client.endpoints import KINDS as SERVER_KINDS
@@ -321,9 +322,24 @@ def server_options(*, wire: bool = False) -> Callable[[Callable[..., None]], Cal
 
 
 _FAST, _PAPER, _FOLDS = SweepSettings(), AnnealSettings(), FoldSettings()
-_OF_FOLDS = ("folds", "passes")
 _OF_SWEEPS = ("initial", "demos", "restarts", "max_sweeps")
-_NUMBERS = (*_OF_FOLDS, *_OF_SWEEPS, "iterations", "alpha", "layout", "batch", "iterate")
+_SWEEPING: Final = ("fast", "folds", "iterate")
+_ANNEALED: Final = ("paper", "official")
+_TAKEN_BY: Final[Mapping[str, tuple[str, ...]]] = {
+    "demos": get_args(Preset),
+    "initial": (*_SWEEPING, *_ANNEALED),
+    "restarts": _SWEEPING,
+    "max_sweeps": _SWEEPING,
+    "rounds": ("bootstrap",),
+    "iterations": _ANNEALED,
+    "alpha": _ANNEALED,
+    "layout": _ANNEALED,
+    "batch": _ANNEALED,
+    "folds": ("folds",),
+    "passes": ("folds",),
+    "iterate": ("iterate",),
+}
+"""The numbers of a search, as settings name them -> the presets that have them."""
 
 _SEARCH_OPTIONS = (
     click.option(
@@ -332,13 +348,15 @@ _SEARCH_OPTIONS = (
         default="fast",
         show_default=True,
         help="The search. fast: sweeps; paper: the paper's Algorithms 1 and 2; official: its "
-        "released code; folds: Algorithms 3 and 4, with models trained on the labels; iterate: the "
-        "same, batch after batch.",
+        "released code; zero-shot, zero-shot-calibrated: no demos; random: demos with random "
+        "labels; bootstrap: then with the labels predicted; folds: Algorithms 3 and 4, with models "
+        "trained on the labels; iterate: the same, batch after batch.",
     ),
     click.option(
         "--demos",
         type=click.IntRange(2),
-        help=f"The most labelled rows in a context. [default: {_FAST.demos} for fast, else all]",
+        help="The most labelled rows in a context. "
+        f"[default: paper, official all; else {_FAST.demos}]",
     ),
     click.option(
         "--initial",
@@ -362,6 +380,12 @@ _SEARCH_OPTIONS = (
         "--max-sweeps",
         type=click.IntRange(2),
         help=f"fast, folds, iterate: the most sweeps of a restart. [default: {_FAST.max_sweeps}]",
+    ),
+    click.option(
+        "--rounds",
+        type=click.IntRange(1),
+        help="bootstrap: how often the labels predicted become the next demos. "
+        f"[default: {FewShotSettings().rounds}]",
     ),
     click.option(
         "--steps",
@@ -445,7 +469,7 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
         implies: str | None,
         **kwargs: Any,
     ) -> None:
-        settings = settings_of(preset, {name: kwargs.pop(name) for name in _NUMBERS})
+        settings = settings_of(preset, {name: kwargs.pop(name) for name in _TAKEN_BY})
         constraint: Rules | None = None  # the task's own
         if rules:
             constraint = rules_of(rules, group=group, answer=answer, implies=implies)
@@ -468,29 +492,22 @@ def settings_of(preset: Preset, given: Mapping[str, object]) -> Settings:
         if preset not in ("fast", "iterate"):
             raise click.UsageError(f"--iterate is a search of its own, and so is {preset}.")
         preset = "iterate"
-    settings = preset_settings(preset)
-    trains = isinstance(settings, TrainedSettings)
-    known = {field.name for field in fields(settings)}
     own: dict[str, Any] = {}
     of_sweeps: dict[str, Any] = {}  # those that find the first labels of a search that trains
+    settings = preset_settings(preset)
+    trains = isinstance(settings, TrainedSettings)
     for name, value in given.items():
         if value is None:
             continue
-        place = {"iterate": "batch"}.get(name, name)
-        if name == "demos" and preset in ("paper", "official"):
-            place = "max_demos"
-        if name in _OF_FOLDS:  # a sweep has folds of its own
-            fits = preset == "folds"
-        else:
-            fits = name in (*_OF_SWEEPS, "iterate") if trains else place in known
-        if not fits:
+        if preset not in _TAKEN_BY[name]:
             option = {"iterations": "steps", "layout": "contexts"}.get(name, name)
-            others = "folds" if name in _OF_FOLDS else "paper and official"
-            if name in _OF_SWEEPS:
-                others = "fast, folds and iterate"
             raise click.UsageError(
-                f"--{option.replace('_', '-')} is for --preset {others}, not for {preset}."
+                f"--{option.replace('_', '-')} is for --preset "
+                f"{one_after_another(_TAKEN_BY[name])}, not for {preset}."
             )
+        place = {"iterate": "batch"}.get(name, name)
+        if name == "demos" and preset in _ANNEALED:
+            place = "max_demos"
         (of_sweeps if trains and name in _OF_SWEEPS else own)[place] = value
     if isinstance(settings, TrainedSettings):
         own["sweeps"] = replace(settings.sweeps, **of_sweeps)

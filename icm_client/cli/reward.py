@@ -36,7 +36,7 @@ from icm_client.data.job import Job, task_for
 from icm_client.data.whole_files import replace_file
 from icm_client.errors import RunError
 from icm_client.runs.label import label
-from icm_client.runs.presets import InContextPreset, preset_settings
+from icm_client.runs.presets import SearchPreset, preset_settings
 from icm_client.runs.progress import OnProgress, Progress
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server
@@ -249,7 +249,7 @@ _DEFAULTS: Final = LocalSettings()
     "Search",
     click.option(
         "--preset",
-        type=click.Choice(get_args(InContextPreset)),
+        type=click.Choice(get_args(SearchPreset)),
         default="fast",
         show_default=True,
         help="ICM's search.",
@@ -308,7 +308,7 @@ def reward_command(
     gold: str | None,
     file: FileOptions,
     limit: int | None,
-    preset: InContextPreset,
+    preset: SearchPreset,
     server: Server,
     trainer_kind: TrainerKind,
     train_from: str | None,

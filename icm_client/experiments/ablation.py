@@ -15,8 +15,11 @@ from typing import Final, Literal, get_args
 import numpy as np
 import orjson
 
+from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.initial_labels import Start
 from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.simple import SimpleSettings, ZeroShotSettings
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
 from icm_client.data.values import write_json
@@ -123,7 +126,7 @@ def plan_ablations(
     if isinstance(base, TrainedSettings):
         raise InputError(
             f"ablations compare searches in context, and {preset_of(base)} trains models: take "
-            "--preset fast, paper or official"
+            "a preset that trains none, such as fast or paper"
         )
     wanted = set(only)
     variants: list[Variant] = []
@@ -155,6 +158,8 @@ def _constraint(job: Job, base: InContextSettings, start: str | None) -> _Listed
 
 
 def _initial(job: Job, base: InContextSettings, start: str | None) -> _Listed:
+    if isinstance(base, SimpleSettings):
+        return [], f"the ablation 'initial' is left out: the preset {preset_of(base)} has no K"
     if start not in (None, "random", "balanced"):
         return [], ("the ablation 'initial' is left out: the base's start labels more than K items")
     fewest, most = 0, len(job.prompts)
@@ -165,8 +170,8 @@ def _initial(job: Job, base: InContextSettings, start: str | None) -> _Listed:
 
 
 def _alpha(_: Job, base: InContextSettings, start: str | None) -> _Listed:
-    if isinstance(base, SweepSettings):
-        return [], "the ablation 'alpha' is left out: the preset fast has no alpha"
+    if not isinstance(base, AnnealSettings | OfficialSettings):
+        return [], f"the ablation 'alpha' is left out: the preset {preset_of(base)} has no alpha"
     own = [] if base.alpha in ALPHAS else [base.alpha]
     return [
         Variant(
@@ -180,6 +185,8 @@ def _alpha(_: Job, base: InContextSettings, start: str | None) -> _Listed:
 
 
 def _init(job: Job, base: InContextSettings, start: str | None) -> _Listed:
+    if isinstance(base, ZeroShotSettings):
+        return [], f"the ablation 'init' is left out: the preset {preset_of(base)} has no start"
     # The paper's own start is the random one.
     own = "random" if preset_of(base) == "paper" else "own"
     variants = [Variant("init", own, base)]
@@ -195,9 +202,10 @@ def _init(job: Job, base: InContextSettings, start: str | None) -> _Listed:
 
 
 def _preset(_: Job, base: InContextSettings, start: str | None) -> _Listed:
+    every = {preset: _settings_like(base, preset) for preset in get_args(InContextPreset)}
     return [
-        Variant("preset", preset, _settings_like(base, preset), start)
-        for preset in get_args(InContextPreset)
+        Variant("preset", preset, own, None if isinstance(own, ZeroShotSettings) else start)
+        for preset, own in every.items()
     ], None
 
 
@@ -205,10 +213,10 @@ def _settings_like(base: InContextSettings, preset: InContextPreset) -> InContex
     """The preset's settings, with steps and contexts as in `base` where both have them."""
     if preset_of(base) == preset:
         return base
-    own = preset_settings(preset)
-    if isinstance(own, SweepSettings) or isinstance(base, SweepSettings):
-        return own
-    return replace(own, **{name: getattr(base, name) for name in _OF_STEPS})
+    own, annealed = preset_settings(preset), AnnealSettings | OfficialSettings
+    if isinstance(own, annealed) and isinstance(base, annealed):
+        return replace(own, **{name: getattr(base, name) for name in _OF_STEPS})
+    return own
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +402,7 @@ def _start(variant: Variant, job: Job, seed: int, folder: Path) -> str | None:
     """The `start` to pass to `label`; one that is made is written to the folder first."""
     if variant.made is None:
         return variant.start
+    assert not isinstance(variant.settings, ZeroShotSettings)  # noqa: S101 - none has a start
     labels = made_start(variant.made, job, seed, variant.settings.initial)
     path = folder / "starts" / f"{variant.made}-{variant.settings.initial}-{seed}.jsonl"
     lines = [

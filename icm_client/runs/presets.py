@@ -12,6 +12,7 @@ from icm_client.coherence.initial_labels import Start
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.problem import IntArray
 from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.simple import FewShotSettings, SimpleSettings, ZeroShotSettings
 from icm_client.data import JsonValue
 from icm_client.data.job import Job
 from icm_client.data.rows import FEWEST_ROWS, path_of, refused_rows
@@ -20,15 +21,22 @@ from icm_client.errors import InputError, RowsTooLong
 from icm_client.runs.trainer import Trained, Trainer, TrainingProgress
 from icm_client.scoring import Pieces, ScoreStore, tokenize_pieces
 
-InContextPreset = Literal["fast", "paper", "official"]
+SearchPreset = Literal["fast", "paper", "official"]
 """Searches that show the model its labels as few-shot demos. `fast`: sweeps over calibrated scores.
 `paper`: Algorithms 1 and 2 as printed. `official`: as the authors' released code has them."""
+
+SimplePreset = Literal["zero-shot", "zero-shot-calibrated", "random", "bootstrap"]
+"""What a search is judged by (`icm_client.coherence.simple`): rows without demos, given demos with
+random labels, and given the model's own predictions as demos."""
+
+InContextPreset = Literal[SearchPreset, SimplePreset]
+"""Both: whatever asks one model, and trains none."""
 
 Preset = Literal[InContextPreset, "folds", "iterate"]
 """Those, and two that train models on the labels. `folds`: Algorithms 3 and 4, fine-tuned folds.
 `iterate`: batch after batch, each searched with a model trained on those before it."""
 
-InContextSettings = SweepSettings | AnnealSettings | OfficialSettings
+InContextSettings = SweepSettings | AnnealSettings | OfficialSettings | SimpleSettings
 
 TrainedSettings = FoldSettings | IterateSettings
 
@@ -38,12 +46,16 @@ TrainingEvent = TrainingProgress | Trained
 """What a training reports: as it goes on, and when there is a model."""
 
 
-_KINDS: Mapping[Preset, type[Settings]] = {
-    "fast": SweepSettings,
-    "paper": AnnealSettings,
-    "official": OfficialSettings,
-    "folds": FoldSettings,
-    "iterate": IterateSettings,
+_OWN: Mapping[Preset, Settings] = {
+    "fast": SweepSettings(),
+    "paper": AnnealSettings(),
+    "official": OfficialSettings(),
+    "zero-shot": ZeroShotSettings(calibrated=False),
+    "zero-shot-calibrated": ZeroShotSettings(calibrated=True),
+    "random": FewShotSettings(rounds=0),
+    "bootstrap": FewShotSettings(rounds=2),
+    "folds": FoldSettings(),
+    "iterate": IterateSettings(),
 }
 
 
@@ -57,12 +69,17 @@ def preset_settings(preset: Preset) -> Settings: ...
 
 def preset_settings(preset: Preset) -> Settings:
     """The preset's own settings."""
-    return _KINDS[preset]()
+    return _OWN[preset]
 
 
 def preset_of(settings: Settings) -> Preset:
     """Which search the settings are for."""
-    return next(preset for preset, kind in _KINDS.items() if isinstance(settings, kind))
+    match settings:
+        case ZeroShotSettings(calibrated=calibrated):
+            return "zero-shot-calibrated" if calibrated else "zero-shot"
+        case FewShotSettings(rounds=rounds):
+            return "bootstrap" if rounds else "random"
+    return next(preset for preset, own in _OWN.items() if type(settings) is type(own))
 
 
 class Fitted(NamedTuple):
@@ -163,7 +180,9 @@ def fit(
         RowsTooLong: not even one demo of each label fits.
     """
     search = settings.sweeps if isinstance(settings, TrainedSettings) else settings
-    asked = search.demos if isinstance(search, SweepSettings) else search.max_demos
+    asked = (
+        search.max_demos if isinstance(search, AnnealSettings | OfficialSettings) else search.demos
+    )
     n_labels = len(pieces.labels)
     if asked is not None and asked < n_labels:
         raise InputError(f"{asked} demos in a context cannot show {n_labels} labels: allow more")
@@ -178,7 +197,7 @@ def fit(
             f"start the server with a larger context. (The longest row takes {lengths[0]:,} tokens "
             f"of a context of {server.identity.context_length:,}.)"
         )
-    if not isinstance(search, SweepSettings):
+    if isinstance(search, AnnealSettings | OfficialSettings):
         if fitting >= most:
             return search, None
         return replace(search, max_demos=fitting), (
@@ -191,6 +210,8 @@ def fit(
             f"contexts hold {fitting} demos instead of {search.demos}: the longest rows leave no "
             "room for more in the server's context"
         )
+    if not isinstance(search, SweepSettings):
+        return replace(search, demos=min(search.demos, fitting)), notice
     fitted = replace(
         search,
         demos=min(search.demos, fitting),

@@ -15,6 +15,7 @@ from icm_client.coherence.contexts import in_units
 from icm_client.coherence.initial_labels import Start
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.problem import UNLABELLED, IntArray
+from icm_client.coherence.simple import ZeroShotSettings
 from icm_client.data import Dataset, Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, Rows
@@ -173,6 +174,11 @@ class LabelRequest:
         if self.trainer is not None and not trains:
             raise InputError(
                 f"the preset {own} trains no models: a trainer is for folds and iterate"
+            )
+        if self.start is not None and isinstance(settings, ZeroShotSettings):
+            raise InputError(
+                f"the preset {own} reads each row by itself: first labels (--init) are for presets "
+                "that show labelled rows, such as bootstrap"
             )
         if self.start is not None and isinstance(settings, IterateSettings):
             raise InputError(

@@ -133,7 +133,8 @@ async def forecast_job(
     if not isinstance(settings, SweepSettings):
         raise InputError(
             "--forecast is for --preset fast: what Algorithm 1 takes depends on the steps that it "
-            "accepts, and what training takes on the trainer, which cannot be known before"
+            "accepts, and what training takes on the trainer, which cannot be known before. The "
+            "simpler presets read each row 2 or 3 times (docs/methods.md)"
         )
     with open_store(store) as kept:
         async with open_endpoint(endpoint) as server:

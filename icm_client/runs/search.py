@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from icm_client.coherence import fast
+from icm_client.coherence import fast, simple
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.decode import anneal_search
@@ -34,6 +34,7 @@ from icm_client.coherence.result import (
     Watch,
 )
 from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.simple import FewShotSettings, ZeroShotSettings
 from icm_client.coherence.trained import Train
 from icm_client.data.job import Job
 from icm_client.data.rows import FailedRow
@@ -82,6 +83,7 @@ async def find_labels(
         EndpointError, ScoreError, StoreError: whatever `score` raises.
     """
     if isinstance(first, str):  # drawn from a random generator of their own
+        assert not isinstance(settings, ZeroShotSettings)  # noqa: S101 - refused by `LabelRequest`
         chance = np.random.default_rng((seed, 1))
         first = await first_labels(first, job.problem(), score, K=settings.initial, rng=chance)
     problem = job.problem(start=first, pinned=pinned, left_out=left_out)
@@ -91,6 +93,8 @@ async def find_labels(
             return await fast.search(problem, score, settings=settings, rng=rng, watch=watch)
         case AnnealSettings() | OfficialSettings():
             return await anneal_search(problem, score, settings=settings, rng=rng, watch=watch)
+        case ZeroShotSettings() | FewShotSettings():
+            return await simple.search(problem, score, settings=settings, rng=rng, watch=watch)
     assert train is not None  # noqa: S101 - `LabelRequest.prepared` has seen to it
     if isinstance(settings, FoldSettings):
         return await fold_search(problem, score, train, settings=settings, rng=rng, watch=watch)

@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 import numpy as np
 
-from icm_client import SweepSettings, Task, label
+from icm_client import FewShotSettings, SweepSettings, Task, ZeroShotSettings, label
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.coherence.folds import FoldSettings
@@ -39,6 +39,10 @@ PRESETS: dict[str, Any] = {
     "fast": SweepSettings(),
     "paper": AnnealSettings(iterations=50),
     "official": OfficialSettings(iterations=50),
+    "zero-shot": ZeroShotSettings(),
+    "zero-shot-calibrated": ZeroShotSettings(calibrated=True),
+    "random": FewShotSettings(rounds=0),
+    "bootstrap": FewShotSettings(),
     "folds": FoldSettings(passes=2),
     "iterate": IterateSettings(batch=32),
 }
@@ -101,6 +105,18 @@ CASES: dict[str, dict[str, Case]] = {
         "three, pins": Case(3, rows=30, pinned=5),
         "a rule": Case(rows=32, rule=EITHER, meaning=0.2),
         "batches": Case(rows=40, rule=BOTH_WAYS, settings={"batch": 20, "layout": "tree"}),
+    },
+    "zero-shot": {"two": Case(), "a rule, pins": Case(rule=EITHER, pinned=6)},
+    "zero-shot-calibrated": {
+        "three": Case(3, rows=60, shares=(0.6, 0.3, 0.1)),
+        "a prior": Case(rows=60, shares=(0.2, 0.8), told=True),
+    },
+    "random": {"two": Case(rows=64), "four, pins": Case(4, rows=80, pinned=6)},
+    "bootstrap": {
+        "two": Case(rows=64, meaning=0.3),
+        "five": Case(5, rows=90),
+        "a rule on two orders, pins": Case(rule=BOTH_WAYS, meaning=0.3, pinned=6),
+        "a prior": Case(rows=60, shares=(0.2, 0.8), told=True),
     },
     "folds": {
         "two": Case(rows=48),

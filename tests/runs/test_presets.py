@@ -7,24 +7,26 @@ import orjson
 import pytest
 from planted_reviews import COLOURS, TASK, Failing, planted, reviews
 
-from icm_client import SweepSettings, Task, label, rows_from
+from icm_client import FewShotSettings, SweepSettings, Task, ZeroShotSettings, label, rows_from
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.anneal_official import OfficialSettings
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.items import items_of, render_items
 from icm_client.errors import EndpointFault, InputError, TooManyFailed
 from icm_client.record.journal import read
-from icm_client.runs.presets import Settings
+from icm_client.runs.presets import Settings, preset_of
 from icm_client.testing import PlantedConcept
 
 PRESETS: list[Settings] = [
     SweepSettings(),
     AnnealSettings(iterations=60),
     OfficialSettings(iterations=60),
+    ZeroShotSettings(),
+    ZeroShotSettings(calibrated=True),
+    FewShotSettings(rounds=0),
+    FewShotSettings(),
 ]
-EVERY_PRESET = pytest.mark.parametrize(
-    "settings", PRESETS, ids=lambda settings: type(settings).__name__
-)
+EVERY_PRESET = pytest.mark.parametrize("settings", PRESETS, ids=preset_of)
 CLAIMS = Task(
     template="Question: {question}\nClaim: {claim}\nI think this claim is",
     labels=("True", "False"),
@@ -133,7 +135,7 @@ async def test_the_journal_tells_every_move_once_however_often_the_run_goes_on(
     settings: Settings, tmp_path: Path
 ) -> None:
     runs, store = tmp_path / "runs", tmp_path / "store"
-    for allowed in (40, 50):
+    for allowed in (30, 30):
         with pytest.raises((EndpointFault, TooManyFailed)):
             await label(
                 reviews(32),
@@ -164,7 +166,11 @@ async def test_the_journal_tells_every_move_once_however_often_the_run_goes_on(
 
 
 @pytest.mark.parametrize("start", ["random", "balanced", "zero-shot"])
-@EVERY_PRESET
+@pytest.mark.parametrize(
+    "settings",
+    [one for one in PRESETS if not isinstance(one, ZeroShotSettings)],
+    ids=preset_of,
+)
 async def test_a_kind_of_start_is_another_run_with_labels_as_good(
     settings: Settings, start: str, tmp_path: Path
 ) -> None:
@@ -181,6 +187,18 @@ async def test_a_kind_of_start_is_another_run_with_labels_as_good(
     assert found.accuracy is not None
     assert found.accuracy > 0.9
     assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+async def test_zero_shot_has_no_first_labels(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="zero-shot reads each row by itself: first labels"):
+        await label(
+            reviews(32),
+            task=TASK,
+            endpoint=planted(32),
+            preset="zero-shot",
+            start="random",
+            store=tmp_path / "store",
+        )
 
 
 async def test_a_file_of_first_labels_is_where_the_search_starts(tmp_path: Path) -> None:
