@@ -11,7 +11,6 @@ import click
 
 from icm_client.cli.documents import print_json
 from icm_client.cli.dry_run import show_dry_run
-from icm_client.cli.group_display import GroupProgress, print_group_warnings, print_groups
 from icm_client.cli.options import (
     check_output_option,
     file_options,
@@ -25,6 +24,9 @@ from icm_client.cli.options import (
     task_options,
 )
 from icm_client.cli.result_display import (
+    GroupProgress,
+    print_group_warnings,
+    print_groups,
     print_notices,
     print_preview,
     print_result,

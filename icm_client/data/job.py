@@ -119,17 +119,8 @@ class Job:
     ) -> "Job":
         """Read, render and check everything; nothing is sent.
 
-        Args:
-            rows: as for `icm_client.label`.
-            task: a task, the name of a built-in one, or a task file's path.
-            gold: the field with known labels; None takes the task's own, where the rows have it.
-            prior: label -> share; None takes the task's own.
-            constraint: one rule or several; None takes the task's own; the kind "none" disables
-                it.
-            file: how a file of rows is read where neither its name nor its content shows it.
-            skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
-            limit: take a sample of at most so many rows, a rule's groups whole, and the same
-                one each time; None takes all.
+        Arguments are those of `icm_client.label`, and `file` says how a file of rows is read where
+        neither its name nor its content shows it. The rule of kind "none" disables the task's own.
 
         Raises:
             InputError: the message names what is wrong, where, and what to do.

@@ -11,25 +11,23 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeVar
 
-from icm_client.data.choices import (
-    blank_claims,
-    choice_claims,
-    ending_claims,
-    solution_claims,
-    yes_or_no,
-)
 from icm_client.data.layouts import (
     Made,
     Raw,
     alpaca_farm,
+    blank_claims,
+    choice_claims,
+    ending_claims,
     model_solutions,
     own_solutions,
     released_answers,
     released_claims,
     released_responses,
     released_solutions,
+    solution_claims,
     truthfulqa_claims,
     truthfulqa_pairs,
+    yes_or_no,
 )
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.rows import Dataset, collect, path_of

@@ -47,12 +47,8 @@ def build_constraint(task: Task, dataset: Dataset, items: Sequence[Item]) -> Con
     """Return the task's rule on these items; label numbers are those of the labels sorted.
 
     A row that lacks a field of the rule, or has it null or blank, is in no group; nor is a row that
-    is alone with its value, even under "exactly one".
-
-    Args:
-        task: its `rules` say what is wanted.
-        dataset: the rows.
-        items: as `items_of` gives them: a row's second order, if any, right after the row.
+    is alone with its value, even under "exactly one". A row's second order, if any, stands right
+    after the row.
 
     Raises:
         TaskError: a field that no row has, or a function of the user's that cannot be used.

@@ -3,7 +3,7 @@
 A line is written with one call and ends in a newline, so a killed process leaves at most its last
 line torn. Such a line never happened: reading ignores it, and opening cuts it off.
 
-A sweep's event holds the labels after it: `sweep_labels.py`.
+A sweep's event holds the labels after it: `run_labels.py` packs them.
 """
 
 import json

@@ -21,7 +21,7 @@ from icm_client.coherence.matching import best_permutation, pair_counts
 from icm_client.coherence.problem import UNLABELLED, IntArray
 from icm_client.record.archive import Run
 from icm_client.record.journal import read
-from icm_client.record.sweep_labels import labels_by_sweep
+from icm_client.record.run_labels import labels_by_sweep
 from icm_client.report.label_table import NO_GOLD, LabelTable
 
 STEPS_A_POINT = 50

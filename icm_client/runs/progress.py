@@ -29,7 +29,7 @@ from icm_client.endpoints import (
 )
 from icm_client.errors import InputError
 from icm_client.record.journal import PASS, SWEEP, Journal, read
-from icm_client.record.sweep_labels import packed
+from icm_client.record.run_labels import packed
 from icm_client.runs.presets import Settings, TrainingEvent, preset_of
 from icm_client.runs.trainer import Trained, TrainingProgress
 from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
@@ -282,11 +282,6 @@ class SearchJournal:
     A run that goes on replays its search from the score store and from what has been trained. The
     first sweeps, steps or passes that it then reports are in the journal already, and are not
     written twice.
-
-    Args:
-        job: the rows that are searched.
-        searched: their numbers among all rows; None where they are all.
-        n_rows: all rows.
     """
 
     def __init__(self, job: Job, searched: Sequence[int] | None, n_rows: int) -> None:

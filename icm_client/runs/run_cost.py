@@ -122,16 +122,9 @@ async def forecast_job(
 ) -> RunCost:
     """Return what `label` would take for this job, in requests, tokens and minutes.
 
-    Args:
-        job: the rows that are searched, and the task.
-        endpoint: as for `icm_client.label`.
-        settings: of the search.
-        predicted: further rows, which are predicted from the labels of these.
-        store: where token ids are kept; None takes the user's own.
-        skip_bad_rows: as for `icm_client.label`.
-        row_limit: how many tokens a row may take.
-        on_probe: called before anything is scored with what the forecast will ask at most.
-        on_step: called with what is measured next, in words.
+    So many further rows are `predicted` from the labels of these. `on_probe` is called before
+    anything is scored with what the forecast will ask at most, and `on_step` with what is measured
+    next, in words; the other arguments are those of `icm_client.label`.
 
     Raises:
         InputError: the search is not `fast`: its cost cannot be known before.

@@ -43,11 +43,6 @@ class ScoreFile:
 
     The file is named by a digest over both. Each line holds the two scores of a pair, in order.
 
-    Args:
-        folder: where it lies.
-        trained: the model; the last part of its folder's name says which training it is.
-        pairs: what is scored.
-
     Raises:
         RunError: the file cannot be read, or was written by something else.
     """

@@ -75,10 +75,7 @@ def adapter_name(folder: Path, name: str) -> str:
 async def load_adapter(transport: Transport, folder: Path, name: str) -> bool:
     """Have vLLM load the adapter under this name; return False if it had it before.
 
-    Args:
-        transport: connects to the server.
-        folder: the adapter, an absolute path at which the server's machine finds it too.
-        name: of this version alone (`adapter_name`).
+    The server's machine must find the folder at the same absolute path.
 
     Raises:
         TrainingError: the server was not started for adapters or for one of this rank, cannot
