@@ -23,25 +23,41 @@ from icm_client import Labels, SweepSettings, Task, label
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.matching import best_permutation, pair_counts
 from icm_client.runs.presets import InContextSettings
-from icm_client.testing import PlantedConcept
+from icm_client.testing import Axis, PlantedConcept
 
 TEMPLATE = "Note: {text}\nKind:"
 LABELS = ("left", "right", "upper", "lower", "middle")
 WORDS = ("the", "a", "of", "road", "tree", "cup", "rain", "dog", "blue", "slow", "light", "house")
 
-Outcome = Literal["sound", "inverted", "misnamed", "degenerate", "middling"]
+Outcome = Literal["sound", "inverted", "misnamed", "degenerate", "wrong axis", "middling"]
 
-SOUND, INVERTED, ONE_LABEL, MISNAMED = 0.9, 0.2, 0.97, 0.1
+SOUND, INVERTED, ONE_LABEL, MISNAMED, FOLLOWED = 0.9, 0.2, 0.97, 0.1, 0.8
 """Accuracy from which on a run is sound, and up to which it is inverted; the share of one label
 from which on it is degenerate, where the truth is not; by how much the best names of three and more
-must be better for a run to be misnamed."""
+must be better for a run to be misnamed; the accuracy on the second axis, up to an exchange of names,
+from which on a run follows it, unless its accuracy is as high."""
 
-FLAGGED, FALSE_ALARMS = 0.99, 0.02
-"""What is promised: how many inverted and degenerate runs are not trusted at least, and how many
-sound ones at most."""
+FLAGGED, FALSE_ALARMS, FALSE_TRUST = 0.99, 0.02, 0.05
+"""What is promised: how many inverted and degenerate runs are not trusted at least, how many sound
+ones at most, and how many runs that follow the second axis are trusted at most."""
 
 GRADED, WORDLESS, COLLAPSE = "graded", "words that say nothing", "paper, with a bias"
-SEVERAL = "three to five labels"
+SEVERAL, TWO_AXES = "three to five labels", "two axes"
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """Another axis, which the label words do not name.
+
+    Attributes:
+        agreement: the share of the rows of each class that have the same class on it.
+        strength: how far demos that follow it move the log-odds, nats.
+        meaning: what the words say of it all the same, nats.
+    """
+
+    agreement: float
+    strength: float
+    meaning: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +75,7 @@ class Setting:
         rows: how many.
         search: which search, with its numbers.
         labels: how many; more than two are equally common.
+        second: the second axis, where there is one.
     """
 
     group: str
@@ -71,6 +88,7 @@ class Setting:
     rows: int = 96
     search: InContextSettings = field(default_factory=SweepSettings)
     labels: int = 2
+    second: Second | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +149,38 @@ def several(runs: int, draw: int = 0) -> list[Setting]:
     return made
 
 
+def two_axes(runs: int, draw: int = 0) -> list[Setting]:
+    """Two labels, and a second split of the rows, of half the first one's strength to thrice it.
+
+    The words say 30 to 100% of what demos on the first axis do, and of the second nothing or 30% of
+    what they say of the first.
+    """
+    chance = random.Random(f"two axes {draw}")  # noqa: S311 - as above
+    made = []
+    for seed in range(draw * 10_000, draw * 10_000 + runs):
+        strength = chance.choice([1.0, 2.0, 3.0])
+        meaning = strength * chance.choice([0.3, 0.5, 1.0])
+        second = Second(
+            agreement=chance.choice([0.5, 0.6, 0.7, 0.75]),
+            strength=strength * chance.choice([0.5, 1.0, 2.0, 3.0]),
+            meaning=meaning * chance.choice([0.0, 0.3]),
+        )
+        made.append(
+            Setting(
+                TWO_AXES,
+                share=chance.choice([0.5, 0.3, 0.2]),
+                strength=strength,
+                meaning=meaning,
+                bias=chance.choice([-1.5, 0.0, 1.5]),
+                noise=chance.choice([0.5, 1.0]),
+                seed=seed,
+                rows=chance.choice([64, 96, 128, 192]),
+                second=second,
+            )
+        )
+    return made
+
+
 async def judged(setting: Setting, store: Path) -> Judged:
     """Label the planted rows, and only then look at what was planted."""
     chance = random.Random(setting.seed)  # noqa: S311
@@ -146,6 +196,14 @@ async def judged(setting: Setting, store: Path) -> Judged:
         planted = [1] * second + [0] * (setting.rows - second)
     classes = chance.sample(planted, setting.rows)
     prompts = [task.template.replace("{text}", text) for text in texts]
+    second, classes_of_second = None, None
+    if setting.second is not None:
+        classes_of_second = _classes_of_second(classes, setting.second.agreement, chance)
+        second = Axis(
+            dict(zip(prompts, classes_of_second, strict=True)),
+            setting.second.strength,
+            setting.second.meaning,
+        )
     concept = PlantedConcept(
         dict(zip(prompts, classes, strict=True)),
         task.label_texts,
@@ -153,6 +211,7 @@ async def judged(setting: Setting, store: Path) -> Judged:
         meaning=setting.meaning,
         bias=[0.0, setting.bias, *[0.0] * (setting.labels - 2)],
         noise=setting.noise,
+        second=second,
         seed=setting.seed,
     )
     found = await label(
@@ -167,15 +226,31 @@ async def judged(setting: Setting, store: Path) -> Judged:
     table = pair_counts(held, np.array(classes), setting.labels)
     accuracy = float(np.trace(table)) / setting.rows
     renamed = float(table[range(setting.labels), best_permutation(table)].sum()) / setting.rows
-    return Judged(setting, _outcome(accuracy, renamed, found), accuracy, found)
+    followed = 0.0
+    if classes_of_second is not None:
+        alike = float((held == np.array(classes_of_second)).mean())
+        followed = max(alike, 1 - alike)
+    return Judged(setting, _outcome(accuracy, renamed, followed, found), accuracy, found)
 
 
-def _outcome(accuracy: float, renamed: float, found: Labels) -> Outcome:
-    """`renamed`: the accuracy under the best names."""
+def _classes_of_second(classes: list[int], agreement: float, chance: random.Random) -> list[int]:
+    """The classes on the second axis of two: in each class of the first so many are the same."""
+    other = classes.copy()
+    for one in (0, 1):
+        rows = [row for row, its_class in enumerate(classes) if its_class == one]
+        for row in chance.sample(rows, round((1 - agreement) * len(rows))):
+            other[row] = 1 - one
+    return other
+
+
+def _outcome(accuracy: float, renamed: float, followed: float, found: Labels) -> Outcome:
+    """`renamed`: the accuracy under the best names; `followed`: the same on the second axis."""
     if max(found.counts.values()) >= ONE_LABEL * len(found.rows):
         return "degenerate"
     if accuracy >= SOUND:
         return "sound"
+    if followed >= FOLLOWED and accuracy < FOLLOWED:
+        return "wrong axis"
     if len(found.counts) > 2:  # noqa: PLR2004
         return "misnamed" if renamed - accuracy >= MISNAMED else "middling"
     return "inverted" if accuracy <= INVERTED else "middling"
