@@ -85,6 +85,7 @@ from icm_client.coherence.result import (
     Watch,
 )
 from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.unlike import WithinClasses
 
 MOST_ROTATIONS = 6
 """Ways to name the demos that a context is read under at the end, whatever the number of labels."""
@@ -120,6 +121,8 @@ async def search(
         EndpointError, ScoreError: whatever `score` raises.
     """
     problem, assign = prepared(problem)
+    if problem.unlike is not None:
+        score = WithinClasses(score, problem.unlike)
     given = problem.pinned if problem.start is None else problem.start
     if given is not None and (given != UNLABELLED).sum() > settings.initial:
         settings = replace(settings, second_demos=settings.demos)  # worth a sweep like any other

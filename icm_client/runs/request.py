@@ -7,7 +7,7 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import TypedDict, get_args
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 
@@ -16,13 +16,14 @@ from icm_client.coherence.initial_labels import Start
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.problem import UNLABELLED, IntArray
 from icm_client.coherence.simple import ZeroShotSettings
+from icm_client.coherence.unlike import classes_of
 from icm_client.data import Dataset, Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, Rows
 from icm_client.data.rows import FEWEST_ROWS, only
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError
-from icm_client.runs.labels_file import Pins, read_pins, read_start
+from icm_client.runs.labels_file import Pins, read_classes, read_pins, read_start
 from icm_client.runs.presets import (
     Preset,
     Settings,
@@ -54,6 +55,7 @@ class LabelOptions(TypedDict, total=False):
     settings: Settings | None
     start: str | os.PathLike[str] | None
     pins: Pins | None
+    unlike: Sequence[str | os.PathLike[str]]
     trainer: Trainer | None
     seed: int
     budget: Budget | None
@@ -85,6 +87,7 @@ class LabelRequest:
     settings: Settings | None = None
     start: str | os.PathLike[str] | None = None
     pins: Pins | None = None
+    unlike: Sequence[str | os.PathLike[str]] = ()
     trainer: Trainer | None = None
     seed: int = 0
     budget: Budget | None = None
@@ -145,8 +148,18 @@ class LabelRequest:
         )
         first = None if self.start is None else read_start(self.start, whole)
         pinned = None if self.pins is None else read_pins(self.pins, whole)
+        unlike = (
+            classes_of([read_classes(one, whole) for one in self.unlike]) if self.unlike else None
+        )
         return PreparedRun(
-            replace(self, seed=seed), whole, None, whole, settings, first=first, pinned=pinned
+            replace(self, seed=seed),
+            whole,
+            None,
+            whole,
+            settings,
+            first=first,
+            pinned=pinned,
+            unlike=unlike,
         )
 
     def _checked_settings(self) -> Settings:
@@ -184,6 +197,10 @@ class LabelRequest:
             raise InputError(
                 "the preset iterate begins with a search of its first batch: first labels (--init) "
                 "are for the other presets"
+            )
+        if self.unlike and own != "fast":
+            raise InputError(
+                f"the preset {own} cannot look for another concept (--unlike): take --preset fast"
             )
         return settings
 
@@ -234,6 +251,7 @@ class PreparedRun:
         settings: of the search, before they are fitted to the server.
         first: first labels, shape `[N]`, or their kind; None leaves them to the search.
         pinned: labels that the search keeps, shape `[N]`, `UNLABELLED` where an item is free.
+        unlike: classes of other labels that those found are to be independent of, shape `[N]`.
         part: what the rows are of those in the data, for the run's name; None for all.
     """
 
@@ -244,6 +262,7 @@ class PreparedRun:
     settings: Settings
     first: Start | IntArray | None
     pinned: IntArray | None
+    unlike: IntArray | None = None
     part: str | None = None
 
     def only(self, rows: Sequence[int], part: str) -> "PreparedRun":
@@ -257,8 +276,7 @@ class PreparedRun:
         whole = self.whole
         dataset = replace(only(whole.dataset, rows), warnings=(), skipped=(), is_part=True)
         job = Job.prepare(dataset, whole.task)
-        first, pinned = self._labels_of(rows)
-        return replace(self, whole=job, job=job, first=first, pinned=pinned, part=part)
+        return replace(self, whole=job, job=job, part=part, **self._labels_of(rows))
 
     def sampled(self) -> "PreparedRun":
         """The same run, which searches no more rows than it is to, and predicts the others."""
@@ -269,19 +287,18 @@ class PreparedRun:
         if searched is None:
             return self
         dataset = replace(only(whole.dataset, searched), is_part=True)  # checked as a whole
-        first, pinned = self._labels_of(searched)
         job = Job.prepare(dataset, whole.task)
-        return replace(self, searched=searched, job=job, first=first, pinned=pinned)
+        return replace(self, searched=searched, job=job, **self._labels_of(searched))
 
-    def _labels_of(self, rows: Sequence[int]) -> tuple[Start | IntArray | None, IntArray | None]:
-        """First and pinned labels of some of the rows' items."""
+    def _labels_of(self, rows: Sequence[int]) -> dict[str, Any]:
+        """First labels, pins and other labels' classes of some of the rows' items, by their names."""
         there = set(rows)
         items = [number for number, item in enumerate(self.whole.items) if item.row in there]
-        first, pinned = self.first, self.pinned
-        return (
-            first if first is None or isinstance(first, str) else first[items],
-            None if pinned is None else pinned[items],
-        )
+        given = {name: getattr(self, name) for name in ("first", "pinned", "unlike")}
+        return {
+            name: labels[items] if isinstance(labels, np.ndarray) else labels
+            for name, labels in given.items()
+        }
 
     async def within_limit(self, server: Endpoint, store: ScoreStore) -> Limited:
         """The rows that are searched, within the request's limit of tokens.
