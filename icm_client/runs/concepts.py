@@ -201,5 +201,6 @@ async def find_concepts(
         stopped = found.stopped
         if stopped is not None or not follows_a_concept(found):
             break
-        known.append(read_classes({row.row.id: row.label for row in found.rows}, prepared.whole))
+        labels = {str(row.row.id): row.label for row in found.rows}
+        known.append(read_classes(labels, prepared.whole))
     return ConceptLabels(tuple(concepts), nothing, pick, stopped)

@@ -148,9 +148,7 @@ class LabelRequest:
         )
         first = None if self.start is None else read_start(self.start, whole)
         pinned = None if self.pins is None else read_pins(self.pins, whole)
-        unlike = (
-            classes_of([read_classes(one, whole) for one in self.unlike]) if self.unlike else None
-        )
+        others = [read_classes(one, whole) for one in self.unlike]
         return PreparedRun(
             replace(self, seed=seed),
             whole,
@@ -159,7 +157,7 @@ class LabelRequest:
             settings,
             first=first,
             pinned=pinned,
-            unlike=unlike,
+            unlike=classes_of(others) if others else None,
         )
 
     def _checked_settings(self) -> Settings:
@@ -291,7 +289,7 @@ class PreparedRun:
         return replace(self, searched=searched, job=job, **self._labels_of(searched))
 
     def _labels_of(self, rows: Sequence[int]) -> dict[str, Any]:
-        """First labels, pins and other labels' classes of some of the rows' items, by their names."""
+        """The labels that are given, of some of the rows' items, by the attributes' names."""
         there = set(rows)
         items = [number for number, item in enumerate(self.whole.items) if item.row in there]
         given = {name: getattr(self, name) for name in ("first", "pinned", "unlike")}
