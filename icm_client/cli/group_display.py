@@ -129,12 +129,7 @@ def _cell(agreed: Agreement | None) -> str:
 
 
 def print_group_warnings(found: GroupLabels, *, notes: bool) -> None:
-    """Print what a person must see before the labels are used, on standard error.
-
-    Args:
-        found: the labels.
-        notes: print also what is worth knowing, and asks for nothing.
-    """
+    """Print what a person must see before the labels are used, on standard error; `notes` too."""
     console = Console(stderr=True, highlight=False)
     prepared = found.prepared
     print_notices(prepared.notices if notes else (), found.failed, warnings=prepared.warnings)

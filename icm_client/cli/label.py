@@ -45,7 +45,7 @@ from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.streams import say_above
 from icm_client.cli.terminal import step_display
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
-from icm_client.data import Dataset, FileFormat, FileOptions, Task, find_beside, read_rows
+from icm_client.data import FileFormat, FileOptions, Task, find_beside, read_rows
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, task_for
 from icm_client.data.outputs import STANDARD_OUTPUT
@@ -68,7 +68,7 @@ from icm_client.runs.result import Labels
 from icm_client.runs.run_cost import ProbeCost, forecast_job
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server
-from icm_client.scoring import open_store
+from icm_client.scoring import ScoreStore, open_store
 
 STOPPED = 3
 """Exit status of a run that a limit has ended."""
@@ -250,7 +250,7 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
 @click.option("-v", "--verbose", is_flag=True, help="Show a prompt before the run.")
 @click.pass_context
 @_names_skip_bad_rows
-def label_command(  # noqa: C901, PLR0912 - options one by one
+def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
     context: click.Context,
     /,
     *,
@@ -325,7 +325,16 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         check_output_option(output, output_format, as_json=as_json)
     found_at = find_beside(data[0]) if task is None else None
     task = task_for(data[0], task)
-    dataset = _rows(data, output, task, file, gold)
+    with found_files(data) as files:
+        refuse_overwriting(output, files)
+        dataset = read_rows(  # those that cannot be used are among its skipped ones
+            files,
+            **asdict(file),
+            gold=gold,
+            loader=task.loader,
+            template_fields=task.template_fields,
+            skip_bad_rows=True,
+        )
     request = LabelRequest(
         dataset,
         task,
@@ -381,9 +390,19 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     if not as_json and not quiet:  # now, while they can be heeded; after the run again
         print_notices((), (), warnings=job.warnings)
 
-    found, interrupted = _labelled(
-        prepared, groups, server, serve=serve, store=store, hidden=quiet or as_json
-    )
+    interrupted: Interrupted | None = None
+    try:
+        with (
+            served(serve, server) as (asked, has_ended),
+            open_store(store) as kept,
+            ended_at_once(kept),
+        ):
+            work = partial(_labelled, prepared, groups, asked, kept, hidden=quiet or as_json)
+            found = anyio.run(work, has_ended)
+    except Interrupted as stopped:
+        if stopped.labels is None:
+            raise
+        found, interrupted = stopped.labels, stopped
     _put_out(found, output, output_format, as_json=as_json, quiet=quiet)
     if interrupted is not None:
         raise interrupted
@@ -420,22 +439,6 @@ def _print_forecast(
         click.echo(cost.sentence())
 
 
-def _rows(
-    data: tuple[str, ...], output: str | None, task: Task, file: FileOptions, gold: str | None
-) -> Dataset:
-    """The rows, those that cannot be used among its skipped ones."""
-    with found_files(data) as files:
-        refuse_overwriting(output, files)
-        return read_rows(
-            files,
-            **asdict(file),
-            gold=gold,
-            loader=task.loader,
-            template_fields=task.template_fields,
-            skip_bad_rows=True,
-        )
-
-
 def _save(
     context: click.Context, job: Job, task: str | None, config: str | None, *, say: bool
 ) -> None:
@@ -451,49 +454,35 @@ def _save(
         click.echo(f"Wrote {' and '.join(written)}.", err=True)
 
 
-def _labelled(
+async def _labelled(
     prepared: PreparedRun,
     groups: PreparedGroups | None,
     server: Server,
+    store: ScoreStore,
+    has_ended: Callable[[], bool],
     *,
-    serve: str | None,
-    store: str | None,
     hidden: bool,
-) -> tuple[Labels | GroupLabels, Interrupted | None]:
-    """What the run has found, or those of the groups; and the signal that has ended it early."""
+) -> Labels | GroupLabels:
+    """What the run finds, or those of the groups do; a signal or the server's end drains it."""
+    async with draining() as drain:
 
-    async def work() -> Labels | GroupLabels:
-        async with draining() as drain:
+        def stopping() -> bool:
+            return drain.stopping() or has_ended()
 
-            def stopping() -> bool:
-                return drain.stopping() or has_ended()
-
-            if groups is not None:
-                with closing(GroupProgress(groups.field, hidden=hidden)) as shown:
-                    return await label_groups(
-                        groups,
-                        endpoint=asked,
-                        store=kept,
-                        began=shown.begin,
-                        progress=shown,
-                        stopping=stopping,
-                    )
-            with progress_display(hidden=hidden) as progress:
-                return await label_prepared(
-                    prepared, endpoint=asked, store=kept, progress=progress, stopping=stopping
+        if groups is not None:
+            with closing(GroupProgress(groups.field, hidden=hidden)) as shown:
+                return await label_groups(
+                    groups,
+                    endpoint=server,
+                    store=store,
+                    began=shown.begin,
+                    progress=shown,
+                    stopping=stopping,
                 )
-
-    try:
-        with (
-            served(serve, server) as (asked, has_ended),
-            open_store(store) as kept,
-            ended_at_once(kept),
-        ):
-            return anyio.run(work), None
-    except Interrupted as stopped:
-        if stopped.labels is None:
-            raise
-        return stopped.labels, stopped
+        with progress_display(hidden=hidden) as progress:
+            return await label_prepared(
+                prepared, endpoint=server, store=store, progress=progress, stopping=stopping
+            )
 
 
 def _put_out(

@@ -7,11 +7,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from icm_client.cli.terminal import columns_that_fit, duration, share
+from icm_client.cli.terminal import columns_that_fit, duration, facts_table, share
 from icm_client.data.job import Job
 from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.data.rows import FailedRow, named_places
 from icm_client.record.layout import REPORT
+from icm_client.runs.progress import Cost
 from icm_client.runs.result import Labels
 from icm_client.stats.confusion import Confusion
 from icm_client.verdict.findings import NO_CONFIDENCE, Finding, Severity, Verdict, many, of_run
@@ -47,9 +48,7 @@ def print_preview(job: Job, console: Console) -> None:
 
 def print_result(found: Labels, output: str, console: Console | None = None) -> None:
     """Print the table that a run ends with, on standard output or a console of yours."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column()
+    table = facts_table()
     verdict = f"{found.verdict}{of_run(found.stopped)}"
     table.add_row("verdict", Text(verdict, style=VERDICT_STYLES[found.verdict]))
     total = len(found.rows)
@@ -66,14 +65,7 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
         known = f"{found.accuracy:.1%} of {found.rows_with_gold:,} rows with gold"
         table.add_row("accuracy", f"{known}, pinned ones among them" if found.pinned else known)
     table.add_row("coherence", f"{found.coherence:.0%} (U = {found.utility:+.3f} nats an item)")
-    cost = found.cost
-    table.add_row("tokens", f"{cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached")
-    again = f", {cost.checked:,} of them compared with the server's" if cost.checked else ""
-    table.add_row(
-        "scores",
-        f"{cost.from_server:,} from the server, {cost.from_store:,} from the store{again}",
-    )
-    table.add_row("time", duration(cost.seconds))
+    cost_rows(table, found.cost)
     if found.steps:
         accepted = sum(step.accepted for step in found.steps)
         table.add_row("steps", f"{len(found.steps):,}, {accepted:,} accepted ({found.preset})")
@@ -85,6 +77,17 @@ def print_result(found: Labels, output: str, console: Console | None = None) -> 
     console = console or Console(highlight=False)
     console.print(table)
     print_confusion(found.confusion, console)
+
+
+def cost_rows(table: Table, cost: Cost) -> None:
+    """Add what a run has used."""
+    table.add_row("tokens", f"{cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached")
+    again = f", {cost.checked:,} of them compared with the server's" if cost.checked else ""
+    table.add_row(
+        "scores",
+        f"{cost.from_server:,} from the server, {cost.from_store:,} from the store{again}",
+    )
+    table.add_row("time", duration(cost.seconds))
 
 
 def print_confusion(confused: Confusion | None, console: Console) -> None:
@@ -146,12 +149,7 @@ def print_notices(
 
 
 def print_warnings(found: Labels, *, notes: bool) -> None:
-    """Print what a person must see before the labels are used, on standard error.
-
-    Args:
-        found: the labels.
-        notes: print also what is worth knowing, and asks for nothing.
-    """
+    """Print what a person must see before the labels are used, on standard error; `notes` too."""
     console = Console(stderr=True, highlight=False)
     print_notices(found.notices if notes else (), found.failed, warnings=found.warnings)
     if found.stopped is not None:

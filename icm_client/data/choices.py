@@ -84,15 +84,7 @@ def yes_or_no(raw: Raw, number: int) -> Iterator[Made]:
 def _claims(
     raw: Raw, number: int, question: str, choices: _Choices, used: tuple[str, ...]
 ) -> Iterator[Made]:
-    """Yield a claim for each choice; of choices with the same text one.
-
-    Args:
-        raw: the row.
-        number: its place in the file.
-        question: what the choices answer.
-        choices: of which one is right.
-        used: the columns that these come from, that of the answer last.
-    """
+    """Yield a claim for each choice; of choices with the same text one."""
     row_id = _id_of(raw, number)
     names, texts, _ = choices
     right = _right(raw.get(used[-1]), choices)

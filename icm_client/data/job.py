@@ -23,11 +23,10 @@ from icm_client.data import (
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.formats import NO_OPTIONS, FileOptions
 from icm_client.data.frames import Frame
-from icm_client.data.gold_leak import refuse_gold_keys
 from icm_client.data.items import Item, items_of, prompt_warnings, render_items
 from icm_client.data.rows import FEWEST_ROWS, only, path_of, refused_rows, without_rows
 from icm_client.data.rule import build_constraint, idle_rules, rule_notices
-from icm_client.data.sanity import gold_notices, sanity_warnings
+from icm_client.data.sanity import gold_notices, refuse_gold_keys, sanity_warnings
 from icm_client.data.sources import Files, Named
 from icm_client.errors import InputError, TaskError
 
@@ -247,11 +246,7 @@ def _some_rows(job: Job, count: int) -> Dataset:
 
 
 def named_task(name: str | os.PathLike[str]) -> Task:
-    """Return the built-in task of this name, or the one that a file describes.
-
-    Raises:
-        TaskError: there is neither, or the file describes no task.
-    """
+    """Return the built-in task of this name, or the one that a file describes."""
     name = os.fspath(name)
     if name in builtin_names() or not (Path(name).suffix or Path(name).exists()):
         return Task.builtin(name)
@@ -265,9 +260,6 @@ def task_for(data: str | os.PathLike[str], asked: Task | str | None, *, such_as:
         data: the rows' path.
         asked: a task, the name of a built-in one, or a task file's path.
         such_as: which tasks will do, where not all will, for the message.
-
-    Raises:
-        TaskError: there is none, or the file describes no task.
     """
     if asked is not None:
         return asked if isinstance(asked, Task) else named_task(asked)

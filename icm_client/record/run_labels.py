@@ -3,19 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from icm_client.data import Dataset, LabelledRow, Row, Task
 from icm_client.data.messages import shown
+from icm_client.data.outputs import columns_before_fields
 from icm_client.data.values import read_json
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import runs_command
 from icm_client.record.layout import LABELS, RECORD, RESULT
-
-OUR_COLUMNS: Final = ("label", "confidence", "exactness")
-"""Columns of labels.jsonl beside the row's own fields; the log-probs' names depend on the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +106,7 @@ def read_labels(folder: Path) -> RunLabels:
 
 def _fields(record: Mapping[str, Any], task: Task, *, cuts: bool) -> dict[str, Any]:
     """Return the row's own fields; one that has the name of our column is called `row_<name>`."""
-    ours = {*OUR_COLUMNS, *(f"log_prob_{label}" for label in task.labels)}
+    ours = {*columns_before_fields(task.labels)} - {"id"}
     if "row_pinned" in record:  # there are pins, and rows with a field of that name
         ours.add("pinned")
     if cuts:

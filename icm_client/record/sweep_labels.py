@@ -52,9 +52,6 @@ def labels_by_sweep(
 
     Returns:
         For each sweep all rows of the data, as numbers in `words`, -1 where a row has no label.
-
-    Raises:
-        RunError: the journal cannot be read.
     """
     last: dict[object, Mapping[str, Any]] = {}
     for event in read(journal):

@@ -73,11 +73,7 @@ class Course:
 
 
 def read_course(run: Run, table: LabelTable) -> Course:
-    """Return how the run went.
-
-    Raises:
-        RunError: the journal cannot be read.
-    """
+    """Return how the run went."""
     if sweeps := (run.result or {}).get("sweeps"):
         return _of_sweeps(run, table, sweeps)
     events = read(run.path / "journal.jsonl")

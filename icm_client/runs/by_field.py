@@ -241,19 +241,8 @@ async def label_groups(
 ) -> GroupLabels:
     """Label the rows of each value in a run of its own, one after the other.
 
-    The budget is that of all runs together: where it ends one, no further one is begun.
-
-    Args:
-        prepared: what is asked for.
-        endpoint: as for `icm_client.label`, like all that follow but `began`.
-        store: of all runs.
-        began: called with a value and how many rows it has, before its run.
-        progress: of the run under way.
-        stopping: once it says so, the run under way is stopped, and `RunStopped` raised.
-
-    Raises:
-        IcmError: as `icm_client.label`. What earlier runs have found is in their folders, and the
-            same call goes on.
+    The budget is that of all runs together: where it ends one, no further one is begun. `began` is
+    called with a value and how many rows it has, before its run; else as `icm_client.label`.
     """
     runs: dict[str, Labels] = {}
     stopped: str | None = None

@@ -92,11 +92,6 @@ class FoldTraining:
         """Train one model, and open it to be asked about its targets in context, given demos.
 
         What the store has already is not asked.
-
-        Raises:
-            TrainingError: it cannot be trained.
-            RunStopped: it was to stop.
-            EndpointError, StoreError: as `Scorer`.
         """
         async with self._room:
             if self._stopping():

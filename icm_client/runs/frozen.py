@@ -142,14 +142,7 @@ class Frozen:
     ) -> Self:
         """Draw contexts of the labels found, and read up to `MEASURED` rows in each.
 
-        Args:
-            found: the labels.
-            server: asked now; another model than the run's is measured as well as its own.
-            store: where scores are kept: the same call again asks nothing.
-            contexts: `M`; 0 reads rows zero-shot.
-            stats: where the reads are counted.
-            on_progress: as for `Scorer`.
-            stopping: as for `Scorer`.
+        With 0 `contexts` rows are read zero-shot. The same call again asks nothing.
 
         Raises:
             InputError: fewer than two labels were found on rows.
@@ -241,11 +234,7 @@ class Frozen:
         )
 
     def save(self, path: Path) -> None:
-        """Write the file in one step.
-
-        Raises:
-            RunError: it cannot be written.
-        """
+        """Write the file in one step."""
         document = {
             "icm_client_predictor": FORMAT,
             "run": self.run,

@@ -105,33 +105,22 @@ OnProgress = Callable[[Progress], None]
 
 
 def cost_since(began: float, servers: Iterable[tuple[Endpoint, Usage]], stats: ScorerStats) -> Cost:
-    """Return what has been used.
-
-    Args:
-        began: when, by `time.monotonic`.
-        servers: that were asked, each with its usage before.
-        stats: reads.
-    """
-    used = [(server.usage, before) for server, before in servers]
+    """Return what was used since `began` (`time.monotonic`), by servers with their usage then."""
+    used = sum((server.usage - before for server, before in servers), Usage())
     return Cost(
-        requests=sum(now.requests - before.requests for now, before in used),
-        retries=sum(now.retries - before.retries for now, before in used),
+        requests=used.requests,
+        retries=used.retries,
         from_server=stats.asked,
         from_store=stats.from_store,
-        computed_tokens=sum(now.computed_tokens - before.computed_tokens for now, before in used),
-        cached_tokens=sum(now.cached_tokens - before.cached_tokens for now, before in used),
+        computed_tokens=used.computed_tokens,
+        cached_tokens=used.cached_tokens,
         seconds=time.monotonic() - began,
         checked=stats.checked,
     )
 
 
 class ProgressMeter:
-    """Turns what the wire, the scorer and the search report into `Progress`.
-
-    Args:
-        labels: the label words.
-        report: called with each moment; None for nobody.
-    """
+    """Turns what the wire, the scorer and the search report into `Progress`."""
 
     def __init__(self, labels: tuple[str, ...], report: OnProgress | None) -> None:
         self._started = time.monotonic()
@@ -272,10 +261,6 @@ class BudgetMeter:
     what a sweep takes more than the last one, and by the reads that a search ends with. A run that
     goes on does not know what its first sweep beyond the stored ones will take.
 
-    Args:
-        budget: the limits.
-        cost: what has been spent so far.
-
     Attributes:
         spent: the limit that has ended the search, in words; None where none has.
     """
@@ -334,13 +319,7 @@ class SearchJournal:
     def into(
         self, journal: Journal | None, settings: Settings, notice: str | None
     ) -> Iterator[None]:
-        """Write to `journal` in the block, in which a search with these settings goes on.
-
-        Args:
-            journal: None writes nothing.
-            settings: of the search.
-            notice: a sentence on the settings, or None.
-        """
+        """Write to `journal`, if there is one, in the block, in which the search goes on."""
         if journal is None:
             yield
             return

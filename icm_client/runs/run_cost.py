@@ -182,19 +182,8 @@ async def forecast(
 ) -> RunCost:
     """Return what the search of these settings would take, in requests, tokens and minutes.
 
-    Answers that the score store has already are counted too.
-
-    Args:
-        pieces: of the rows that are searched.
-        settings: fitted to the server.
-        predicted: as for `forecast_job`.
-        server: asked 82 times at most: a long prompt twice, and short ones for a few seconds.
-        rng: draws the prompts; they should be new to the server's cache.
-        on_probe: as for `forecast_job`, like `on_step`.
-        on_step: as for `forecast_job`.
-
-    Raises:
-        EndpointError, ScoreError: the server did not answer, or not with a log-prob.
+    Answers that the score store has already are counted too. The server is asked 82 times at most:
+    a long prompt twice, and short ones for a few seconds. Arguments are those of `forecast_job`.
     """
     trie = LabelTrie(pieces.labels, pieces.label_texts)
     long = fresh_reads(pieces, trie, rng, 1, settings.demos)[0]

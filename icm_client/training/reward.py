@@ -250,15 +250,6 @@ async def reward_in_three_steps(
 ) -> RewardSteps:
     """Label a few pairs, train on them, label many by that model, and train on those.
 
-    Args:
-        plan: which pairs.
-        label_few: labels those of the first step.
-        trainer: trains both models.
-        folder: for scores; made if missing, and locked for this process meanwhile.
-        progress: called during trainings and scoring.
-        stopping: asked before a training and before each batch of scores; a training under way is
-            finished.
-
     Raises:
         TrainingError: nothing can be learned from the labels, or a training failed.
         RunError: the folder cannot be used, or another process works in it.

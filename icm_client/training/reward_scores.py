@@ -68,11 +68,6 @@ class ScoreFile:
     ) -> None:
         """Score the missing pairs, and write each batch at once.
 
-        Args:
-            judge: the model.
-            progress: called with the number of scored pairs, after each batch.
-            stopping: asked before each batch.
-
         Raises:
             RunStopped: `stopping` returned true; what was scored is kept.
             TrainingError: a score is NaN or infinite.
@@ -169,13 +164,7 @@ class HeldOutPairs:
 def measured(
     pairs: Sequence[Pair], by_first: Sequence[Scores], by_final: Sequence[Scores]
 ) -> HeldOutPairs:
-    """Return how often each model is right, and how often the longer response is the better one.
-
-    Args:
-        pairs: the better response first.
-        by_first: the first model's scores of them.
-        by_final: the final model's.
-    """
+    """Return how often each model, and the longer response, is right; a better one is first."""
     first, final = _right(by_first), _right(by_final)
     longer = _right([Scores(len(pair.chosen), len(pair.rejected)) for pair in pairs])
     units = np.arange(len(pairs))

@@ -111,11 +111,7 @@ async def load_adapter(transport: Transport, folder: Path, name: str) -> bool:
 
 
 async def unload_adapter(transport: Transport, name: str) -> None:
-    """Have vLLM unload the adapter; do nothing if it does not have it.
-
-    Raises:
-        EndpointError: it does not answer, retries included.
-    """
+    """Have vLLM unload the adapter; do nothing if it does not have it."""
     try:
         await transport.post(UNLOAD, {"lora_name": name}, bytes)
     except AuthenticationRefused:
@@ -136,17 +132,6 @@ async def open_adapter(
     """Load an adapter into a served vLLM, yield it as an endpoint, and unload it at the end.
 
     If somebody else has loaded this version, it is used and not unloaded.
-
-    Args:
-        url: the server's root or its OpenAI root.
-        folder: the adapter; the server must find it at the same path.
-        name: its name there, before the digest of its version.
-        api_key: the server's key, if it has one.
-        settings: deadlines and retries of every request.
-
-    Raises:
-        TrainingError: as `adapter_name` and `load_adapter`.
-        EndpointError: as `connect`.
     """
     key = SecretStr(api_key) if isinstance(api_key, str) else api_key
     folder = await anyio.to_thread.run_sync(folder.absolute)
