@@ -93,6 +93,7 @@ async def label(
     start: str | os.PathLike[str] | None = None,
     pins: Pins | None = None,
     unlike: Sequence[str | os.PathLike[str]] = (),
+    easy: str | os.PathLike[str] | None = None,
     trainer: Trainer | None = None,
     seed: int = 0,
     budget: Budget | None = None,
@@ -137,6 +138,9 @@ async def label(
             them, learns from them, and lets them name the classes where the words do not.
         unlike: folders of runs over these rows, or labels files: find another concept, labels that
             are coherent and independent of all of these. Their label words may be others.
+        easy: a file of further rows whose labels are known, with the field that holds them, such as
+            "easy.jsonl:label": they say which concept is meant. They are searched with the others
+            as pinned rows, and are not among those returned.
         trainer: what trains the models of "folds" and "iterate"; for no other preset.
         seed: of all that is random here.
         budget: what may be spent; the run then ends with the best labels so far.
@@ -188,6 +192,7 @@ async def label(
         start=start,
         pins=pins,
         unlike=unlike,
+        easy=easy,
         trainer=trainer,
         seed=seed,
         budget=budget,
@@ -393,6 +398,7 @@ class _Run:
             )
             if stopped is None:
                 found, stopped = await self._with_the_rest(found, server, store, scorer.stats)
+            found = found.without(prepared.easy)
             if (cut := cut_notice(found.cut, len(found.rows), request.row_limit)) is not None:
                 found = replace(found, notices=(*found.notices, cut))
             if folder is not None:

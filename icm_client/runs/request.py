@@ -22,7 +22,7 @@ from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, Rows
 from icm_client.data.rows import FEWEST_ROWS, only
 from icm_client.endpoints import Endpoint
-from icm_client.errors import InputError
+from icm_client.errors import InputError, RowError
 from icm_client.runs.labels_file import Pins, read_classes, read_pins, read_start
 from icm_client.runs.presets import (
     Preset,
@@ -56,6 +56,7 @@ class LabelOptions(TypedDict, total=False):
     start: str | os.PathLike[str] | None
     pins: Pins | None
     unlike: Sequence[str | os.PathLike[str]]
+    easy: str | os.PathLike[str] | None
     trainer: Trainer | None
     seed: int
     budget: Budget | None
@@ -88,6 +89,7 @@ class LabelRequest:
     start: str | os.PathLike[str] | None = None
     pins: Pins | None = None
     unlike: Sequence[str | os.PathLike[str]] = ()
+    easy: str | os.PathLike[str] | None = None
     trainer: Trainer | None = None
     seed: int = 0
     budget: Budget | None = None
@@ -146,8 +148,15 @@ class LabelRequest:
             skip_bad_rows=self.skip_bad_rows,
             limit=self.limit,
         )
+        easy: dict[str, str] = {}
+        if self.easy is not None:
+            whole, easy = _with_easy(whole, os.fspath(self.easy))
         first = None if self.start is None else read_start(self.start, whole)
         pinned = None if self.pins is None else read_pins(self.pins, whole)
+        if easy:
+            known = read_pins(easy, whole)
+            assert known is not None  # noqa: S101 - there are easy rows
+            pinned = known if pinned is None else np.maximum(pinned, known)
         others = [read_classes(one, whole) for one in self.unlike]
         return PreparedRun(
             replace(self, seed=seed),
@@ -158,6 +167,7 @@ class LabelRequest:
             first=first,
             pinned=pinned,
             unlike=classes_of(others) if others else None,
+            easy=frozenset(easy),
         )
 
     def _checked_settings(self) -> Settings:
@@ -201,6 +211,44 @@ class LabelRequest:
                 f"the preset {own} cannot look for another concept (--unlike): take --preset fast"
             )
         return settings
+
+
+def _with_easy(job: Job, named: str) -> tuple[Job, dict[str, str]]:
+    """The job with further rows at its end whose labels are known, and these, by their new ids.
+
+    Args:
+        job: the rows whose labels are looked for.
+        named: the file of the others, and after a colon the field that holds their labels.
+
+    Raises:
+        InputError: the file cannot be read, names no field, or a row of it has no label.
+    """
+    path, _, field = named.rpartition(":")
+    if not path or not field:
+        raise InputError(
+            f"{named!r} does not say which field holds the labels of these rows: write FILE:FIELD, "
+            "such as easy.jsonl:label"
+        )
+    task = job.task.model_dump()
+    known = Job.prepare(path, Task(**{**task, "gold": None, "constraint": None}), gold=field)
+    rows, words = known.dataset.rows, known.dataset.gold or ()
+    for row, word in zip(rows, words, strict=True):
+        if word is None:
+            raise RowError(f"no label in {field!r}: easy rows need one", path=path, line=row.line)
+    last = max(row.number for row in job.dataset.rows)
+    added = tuple(
+        replace(row, id=f"easy:{row.id}", number=last + place)
+        for place, row in enumerate(rows, start=1)
+    )
+    gold = job.dataset.gold
+    dataset = replace(
+        job.dataset,
+        rows=(*job.dataset.rows, *added),
+        gold=None if gold is None else (*gold, *[None] * len(added)),
+        is_part=True,  # a loader has made all of them
+    )
+    labels = {str(row.id): str(word) for row, word in zip(added, words, strict=True)}
+    return Job.prepare(dataset, job.task), labels
 
 
 def _sample(job: Job, most: int, seed: int, pinned: IntArray | None) -> tuple[int, ...] | None:
@@ -250,6 +298,7 @@ class PreparedRun:
         first: first labels, shape `[N]`, or their kind; None leaves them to the search.
         pinned: labels that the search keeps, shape `[N]`, `UNLABELLED` where an item is free.
         unlike: classes of other labels that those found are to be independent of, shape `[N]`.
+        easy: ids of rows of known labels, which are searched with the others and not returned.
         part: what the rows are of those in the data, for the run's name; None for all.
     """
 
@@ -261,6 +310,7 @@ class PreparedRun:
     first: Start | IntArray | None
     pinned: IntArray | None
     unlike: IntArray | None = None
+    easy: frozenset[str] = frozenset()
     part: str | None = None
 
     def only(self, rows: Sequence[int], part: str) -> "PreparedRun":
