@@ -13,6 +13,7 @@ except ModuleNotFoundError as missing:
 
 import click
 from bench_chance import chance
+from bench_concepts import concepts
 from bench_diagnosis import diagnosis
 from bench_finetune import finetune
 from bench_memory import memory
@@ -34,7 +35,7 @@ def bench() -> None:
 
 
 for command in (
-    *(chance, diagnosis, finetune, memory, neutral, planner, predict, presets, quality),
+    *(chance, concepts, diagnosis, finetune, memory, neutral, planner, predict, presets, quality),
     *(salience_bench, sampling, several, store, thresholds, votes, wire),
 ):
     bench.add_command(command)

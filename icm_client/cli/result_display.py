@@ -207,11 +207,10 @@ _CLEAR = 0.5
 exchange always agrees in more."""
 
 
-class GroupProgress:
-    """Shows the run that is under way, under its value, until it is closed."""
+class RunsProgress:
+    """Shows one of several runs, the one under way, under a title, until it is closed."""
 
-    def __init__(self, field: str, *, hidden: bool) -> None:
-        self._field = field
+    def __init__(self, *, hidden: bool) -> None:
         self._hidden = hidden
         self._shown = ExitStack()
         self._report: OnProgress | None = None
@@ -220,13 +219,11 @@ class GroupProgress:
         """End the display of the last run."""
         self._shown.close()
 
-    def begin(self, value: str, rows: int) -> None:
-        """Show that a value's run begins."""
+    def begin(self, title: str) -> None:
+        """Show that a run begins."""
         self.close()
         if not self._hidden:
-            Console(stderr=True, highlight=False).print(
-                Text(f"{self._field} = {value}, {rows:,} rows", style="bold"), soft_wrap=True
-            )
+            Console(stderr=True, highlight=False).print(Text(title, style="bold"), soft_wrap=True)
         self._report = self._shown.enter_context(progress_display(hidden=self._hidden))
 
     def __call__(self, progress: Progress) -> None:

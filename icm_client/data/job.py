@@ -70,6 +70,7 @@ class Job:
         start: IntArray | None = None,
         pinned: IntArray | None = None,
         left_out: Collection[int] = (),
+        unlike: IntArray | None = None,
     ) -> Problem:
         """What a search is given.
 
@@ -77,6 +78,7 @@ class Job:
             start: first labels, shape `[N]`, `UNLABELLED` where an item has none.
             pinned: labels that are kept, shape `[N]`, `UNLABELLED` where an item is free.
             left_out: items that cannot be scored.
+            unlike: classes of other labels that those found are to be independent of, shape `[N]`.
         """
         n_items = len(self.prompts)
         return Problem(
@@ -87,6 +89,7 @@ class Job:
             start,
             pinned,
             np.setdiff1d(np.arange(n_items), list(left_out)) if left_out else None,
+            unlike,
         )
 
     def by_row(self, reasons: Mapping[int, str]) -> dict[int, str]:

@@ -236,6 +236,24 @@ class Budget:
                 raise InputError(f"{limit.name} must be over 0, not {value}")
 
 
+def left_of(budget: Budget | None, costs: Sequence[Cost]) -> tuple[Budget | None, str | None]:
+    """What runs of these costs leave of a budget for all; and which limit they have reached."""
+    if budget is None:
+        return None, None
+    spent = {
+        "max_requests": sum(cost.requests for cost in costs),
+        "max_prompt_tokens": sum(cost.computed_tokens for cost in costs),
+        "max_minutes": sum(cost.seconds for cost in costs) / 60,
+    }
+    left = {
+        name: limit - spent[name] for name, limit in asdict(budget).items() if limit is not None
+    }
+    for name, rest in left.items():
+        if rest <= 0:
+            return budget, f"--{name.replace('_', '-')} {getattr(budget, name):g}"
+    return replace(budget, **left), None
+
+
 class BudgetMeter:
     """Ends a search before the next sweep would pass a limit.
 

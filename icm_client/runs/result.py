@@ -3,8 +3,8 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -124,6 +124,18 @@ class Labels:
         return (
             f"<Labels of {len(self.rows):,} rows ({counts}), {self.verdict}, "
             f"coherence {self.coherence:.0%}>"
+        )
+
+    def without(self, ids: Collection[str]) -> "Labels":
+        """The same without some of the rows, by their ids."""
+        if not ids:
+            return self
+        kept = [place for place, row in enumerate(self.rows) if str(row.row.id) not in ids]
+        return replace(
+            self,
+            rows=tuple(self.rows[place] for place in kept),
+            dataset=only(self.dataset, kept),
+            failed=tuple(row for row in self.failed if str(row.id) not in ids),
         )
 
     @property
