@@ -345,6 +345,7 @@ _SEARCH_OPTIONS = (
     click.option(
         "--preset",
         type=click.Choice(get_args(Preset)),
+        metavar="NAME",
         default="fast",
         show_default=True,
         help="The search. fast: sweeps; paper: the paper's Algorithms 1 and 2; official: its "
