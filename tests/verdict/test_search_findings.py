@@ -8,7 +8,15 @@ from test_diagnosis import result
 
 from icm_client.coherence.problem import UNLABELLED, IntArray
 from icm_client.coherence.result import RestartEnd, SearchResult, SweepRecord
-from icm_client.verdict.search_findings import AGREE, JUMP, LATE, agreement_matrix, search_findings
+from icm_client.verdict.search_findings import (
+    AGREE,
+    JUMP,
+    LATE,
+    RIVAL,
+    RIVALS,
+    agreement_matrix,
+    search_findings,
+)
 
 HALVES = np.repeat([0, 1], 50)
 CROSSED = np.tile([0, 1], 50)
@@ -54,6 +62,17 @@ def test_starts_that_agree_or_found_nothing_are_no_finding() -> None:
     nearly = HALVES.copy()
     nearly[: round(100 * (1 - AGREE))] = 1
     assert search_findings(ended((HALVES, 0.2), (nearly, 0.2)), 2) == []
+
+
+def test_independent_labels_as_coherent_as_these_are_several_concepts() -> None:
+    def found(coherence: float, rival: float) -> list[str]:
+        other = RestartEnd(CROSSED, 0.3, rival)
+        one = replace(result(coherence=coherence), rival=other)
+        return [finding.code for finding in search_findings(one, 2)]
+
+    assert found(0.8, 0.6) == ["several-concepts"]
+    assert found(0.9, RIVALS * 0.9 - 0.01) == []
+    assert found(0.6, RIVAL - 0.01) == []  # what noise gives
 
 
 def swept(*moved_and_utility: tuple[int, float]) -> SearchResult:
