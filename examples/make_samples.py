@@ -26,7 +26,7 @@ except ModuleNotFoundError as missing:
     )
     sys.exit(2)
 
-from icm_client.data.loaders import load
+from icm_client.data.loaders import made_rows
 
 HERE = Path(__file__).parent
 STARS = ("terrible", "bad", "okay", "good", "great")
@@ -162,7 +162,7 @@ def solutions(path: Path, *, problems: int = 32) -> list[dict[str, Any]]:
     """
     raw = enumerate(lines(path), start=1)
     by_question: dict[str, list[dict[str, Any]]] = {}
-    for _, row in load("gsm8k", raw, path=str(path)):
+    for _, row in made_rows("gsm8k", raw):
         made = cast("dict[str, Any]", row)
         by_question.setdefault(made["question"], []).append(made)
     contested = [

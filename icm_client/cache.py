@@ -31,9 +31,6 @@ def share_like(file: Path) -> None:
 
     safetensors makes its files 0600. Where several people share a folder, or another user's server
     reads it, the model could then not be loaded.
-
-    Raises:
-        OSError: a file is not this user's.
     """
     mode = stat.S_IMODE(file.stat().st_mode)
     for other in file.parent.rglob("*"):

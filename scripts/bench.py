@@ -13,16 +13,19 @@ except ModuleNotFoundError as missing:
 
 import click
 from bench_chance import chance
+from bench_concepts import concepts
 from bench_diagnosis import diagnosis
 from bench_finetune import finetune
 from bench_memory import memory
 from bench_planner import planner
 from bench_predict import predict
 from bench_presets import presets
-from bench_quality import quality, thresholds
+from bench_quality import quality, several, thresholds
 from bench_salience import salience_bench
+from bench_sampling import sampling
 from bench_search import neutral
 from bench_store import store
+from bench_votes import votes
 from bench_wire import wire
 
 
@@ -32,8 +35,8 @@ def bench() -> None:
 
 
 for command in (
-    *(chance, diagnosis, finetune, memory, neutral, planner, predict, presets, quality),
-    *(salience_bench, store, thresholds, wire),
+    *(chance, concepts, diagnosis, finetune, memory, neutral, planner, predict, presets, quality),
+    *(salience_bench, sampling, several, store, thresholds, votes, wire),
 ):
     bench.add_command(command)
 

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from icm_client import EmbeddedEndpoint, Labels, Task, label
 from icm_client.coherence.confidence import fit_label_groups
-from icm_client.data.loaders import load
+from icm_client.data.loaders import made_rows
 
 Sample = Literal["claims", "comparisons", "movies", "products", "gold3", "topic"]
 
@@ -92,7 +92,7 @@ def _claims(data: Path) -> list[Raw]:
     path = data / "truthfulqa" / "TruthfulQA_817.csv"
     with path.open(encoding="utf-8", newline="") as file:
         raw = list(enumerate(csv.DictReader(file), start=1))
-    rows = [cast("Raw", row) for _, row in load("truthfulqa", raw, path=str(path))]
+    rows = [cast("Raw", row) for _, row in made_rows("truthfulqa", raw)]
     return [{**row, "label": str(row["label"])} for row in rows]
 
 

@@ -46,9 +46,8 @@ from icm_client.errors import EndpointError, ScoreError
 from icm_client.scoring import ScoreStore, tokenize_pieces
 from icm_client.scoring.assemble import Pieces, context_ids
 from icm_client.scoring.execute import Caller, execute
-from icm_client.scoring.label_trie import LabelTrie
 from icm_client.scoring.planner import optimal_tokens
-from icm_client.scoring.prompts import Question
+from icm_client.scoring.prompts import LabelTrie, Question
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LIMITS = {"llama.cpp": 1.10, "vllm": 1.20}

@@ -29,13 +29,15 @@ import icm_client
 from icm_client import EmbeddedEndpoint, SweepSettings
 from icm_client.coherence.calibration import pointwise_mutual_information
 from icm_client.coherence.contexts import ScoredFold, fold_contexts, score_folds
+from icm_client.coherence.fast import search
 from icm_client.coherence.label_prior import estimate_prior
-from icm_client.coherence.problem import BoolArray, FloatArray, IntArray
+from icm_client.coherence.problem import BoolArray, FloatArray, IntArray, Problem, Query
 from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Endpoint, Read, ServerIdentity, TokenIds, Usage
 from icm_client.endpoints.protocol import common_prefix
 from icm_client.runs.presets import fit
 from icm_client.scoring import Scorer, ScoreStore, tokenize_pieces
+from icm_client.testing import PlantedConcept
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -407,3 +409,70 @@ def threshold_losses(
             lost.append(100 * (best - (labelled == gold[taken]).mean()))
         means.append(float(np.mean(lost)))
     return means
+
+
+SEVERAL = ("0.6,0.3,0.1", "0.7,0.2,0.1", "0.1,0.2,0.7", "0.4,0.3,0.15,0.15", "1,1,1", "1,1,1,1,1")
+
+
+@click.command()
+@click.option("--share", "shares", multiple=True, default=SEVERAL, show_default=True)
+@click.option("--noise", "noises", multiple=True, type=float, default=(1.0, 1.5), show_default=True)
+@click.option("--rows", default=96, show_default=True, type=click.IntRange(8))
+@click.option("--seeds", default=10, show_default=True, type=click.IntRange(1))
+def several(*, shares: tuple[str, ...], noises: tuple[float, ...], rows: int, seeds: int) -> None:
+    """Planted labels of uneven shares, right with even thresholds and with estimated shares.
+
+    Words say 1 nat and demos 3, a row deviates by up to --noise nats a label, and the model prefers
+    labels by up to half a nat. Five sweeps are what two labels make at least.
+    """
+    table = Table(title=f"{rows} planted rows, {seeds} seeds: right with even thresholds, now")
+    for column in ("shares", "noise", "five sweeps", "better, worse", "now", "better, worse"):
+        table.add_column(column, justify="right")
+    for share in shares:
+        weights = np.array([float(part) for part in share.split(",")])
+        for noise in noises:
+            cells = []
+            for settings in (SweepSettings(several=0), SweepSettings()):
+                runs = [
+                    anyio.run(partial(_planted, weights, noise, rows, settings, seed))
+                    for seed in range(seeds)
+                ]
+                even, found = (100 * np.array(one) for one in zip(*runs, strict=True))
+                cells += [
+                    f"{even.mean():.1f} {found.mean():.1f}",
+                    f"{(found > even).sum()} {(found < even).sum()}",
+                ]
+            table.add_row(share, f"{noise:g}", *cells)
+    Console(width=120).print(table)
+
+
+async def _planted(
+    weights: FloatArray, noise: float, rows: int, settings: SweepSettings, seed: int
+) -> tuple[float, float]:
+    """The share of the labels that is right, with thresholds for even shares and as they are."""
+    rng = np.random.default_rng(seed)
+    ends = np.round(np.cumsum(weights) / weights.sum() * rows).astype(int)
+    classes = rng.permutation(np.searchsorted(ends, np.arange(rows), side="right"))
+    prompts = [f"item {item}:" for item in range(rows)]
+    concept = PlantedConcept(
+        dict(zip(prompts, classes.tolist(), strict=True)),
+        [f" {label}" for label in range(len(weights))],
+        noise=noise,
+        bias=rng.uniform(-0.5, 0.5, len(weights)).tolist(),
+        seed=seed,
+    )
+
+    async def score(queries: Sequence[Query]) -> FloatArray:
+        return np.array(
+            [
+                concept.label_log_probs(
+                    [(prompts[demo.item], demo.label) for demo in query.context],
+                    prompts[query.target],
+                )
+                for query in queries
+            ]
+        )
+
+    result = await search(Problem(rows, len(weights)), score, settings=settings, rng=rng)
+    even = (result.log_probs - result.prior.offsets).argmax(axis=1)
+    return float((even == classes).mean()), float((result.labels == classes).mean())

@@ -5,7 +5,6 @@ from dataclasses import replace
 import anyio
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.documents import print_json
@@ -18,7 +17,7 @@ from icm_client.cli.options import (
 )
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import Drain, draining
-from icm_client.cli.terminal import step_display
+from icm_client.cli.terminal import facts_table, step_display
 from icm_client.data import Dataset, FileOptions, Task
 from icm_client.data.job import Job, task_for
 from icm_client.endpoints.parsing import clipped
@@ -119,9 +118,7 @@ def check_command(
 def print_report(report: CheckReport, console: Console | None = None) -> None:
     """Print the observations and the verdict, on standard output or a console of yours."""
     console = console or Console(highlight=False)
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
+    table = facts_table()
     table.add_column()
     for one in report.observations:
         # A sentence may quote the server: it stays on one line, and moves no cursor.

@@ -49,12 +49,7 @@ def complete_runs(
 
 
 def quick_command(name: str, words: Sequence[str]) -> click.Command | None:
-    """Return what stands in for a command of which a task's or a run's name is being typed.
-
-    Args:
-        name: of the command.
-        words: those that stand before the one that is being typed.
-    """
+    """Return what stands in for a command of which a task's or a run's name is being typed."""
     if words and words[-1] in _TASK:
         return _Quick(name, click.Option([*_TASK, "typed"], shell_complete=complete_tasks))
     if not words and name in _TAKE_A_RUN:

@@ -30,15 +30,7 @@ def print_json_line(document: Mapping[str, object]) -> None:
 
 
 def print_error(command: str, words: str, *, kind: str, status: int, goes_on: bool) -> None:
-    """Print the error that a command has ended with.
-
-    Args:
-        command: its name.
-        words: the message.
-        kind: the error's class (`icm_client.errors`).
-        status: of the exit.
-        goes_on: whether the same command goes on from what is kept.
-    """
+    """Print the error that a command has ended with."""
     document = {
         "command": command,
         "version": icm_client.__version__,

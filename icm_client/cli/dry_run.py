@@ -40,10 +40,6 @@ def show_dry_run(
 
     Rows that cannot be used are named all at once, those too that the server's tokenizer makes
     unusable. Where it cannot be asked, the rest is checked, and that is said.
-
-    Raises:
-        RowError: rows that cannot be used, which are not to be skipped.
-        InputError: as `LabelRequest.prepared` and `prepare_groups`.
     """
     lenient = replace(request, skip_bad_rows=True)
     groups = None if by is None else prepare_groups(lenient, by, match=match)

@@ -28,7 +28,7 @@ from icm_client.cli.options import (
 from icm_client.cli.search_display import moment
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining, ended_at_once
-from icm_client.cli.terminal import live_display, output_console
+from icm_client.cli.terminal import live_display, print_table, share, table_that_fits
 from icm_client.cli.trainer_options import (
     TrainerKind,
     trainer_of,
@@ -70,10 +70,15 @@ from icm_client.runs.progress import Progress
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.runs.trainer import TrainingProgress
 from icm_client.scoring import open_store
+from icm_client.stats.bootstrap import GapRecovered, Interval
 from icm_client.training.base_model import require_training
 
 PICTURES: Final = ("eval.svg", "eval.png")
-_BOLD: Final = ("icm", "finetuned-icm")
+_DROPPED: Final = (
+    *("findings", "requests", "golden 95%", "to golden", "reads", "of training", "95%", "labels"),
+    *("verdict", "gap 95%", "seconds", "tokens computed", "gap recovered"),
+)
+"""What is left out of the table on a narrow terminal, in this order; --json has everything."""
 
 
 def print_notices(notices: Sequence[str]) -> None:
@@ -173,40 +178,50 @@ def print_plan(evaluation: Evaluation, *, as_json: bool) -> None:
         click.echo(f"{trainings} trainings")
 
 
-def print_table(found: Sequence[Result]) -> None:
-    """Print a line for each method; differences to gold labels are in percentage points."""
-    shown = Table(box=None, padding=(0, 2, 0, 0))
-    shown.add_column("", no_wrap=True)
-    for column in ("accuracy", "95%", "to golden", "95%", "labels", "reads", "requests"):
-        shown.add_column(column, header_style="bold", no_wrap=True, justify="right")
-    trained = any(one.method.kind in TAUGHT_BY for one in found)
-    for column in ("tokens computed", "seconds", *(("of training",) if trained else ())):
-        shown.add_column(column, header_style="bold", no_wrap=True, justify="right")
-    shown.add_column("says", header_style="bold")
-    for one in found:
-        against = one.to_golden
-        failed = sum(outcome.error is not None for outcome in one.outcomes)
-        shown.add_row(
-            Text(one.method.name, style="bold" if one.method.kind in _BOLD else ""),
-            "-" if one.accuracy is None else f"{one.accuracy:.1%}",
-            "-" if one.interval is None else f"{one.interval.low:.1%} to {one.interval.high:.1%}",
-            "-" if against is None else f"{100 * against.difference:+.1f}",
-            "-"
-            if against is None
-            else f"{100 * against.interval.low:+.1f} to {100 * against.interval.high:+.1f}",
-            "-" if one.label_accuracy is None else f"{one.label_accuracy:.1%}",
-            f"{one.spent.reads:,}",
-            f"{one.spent.requests:,}",
-            f"{one.spent.computed_tokens:,}",
-            f"{one.spent.seconds:.0f}",
-            *((f"{one.spent.training_seconds:.0f}",) if trained else ()),
-            Text(f"{failed} failed" if failed else _says(one) or "-"),
-        )
-    output_console().print(shown)
+def results_table(found: Sequence[Result]) -> Table:
+    """A line for each method; differences to golden labels are in percentage points."""
+    lines = [_line(one) for one in found]
+    columns = {name: [line[name] for line in lines] for name in lines[0]}
+    if all(one.method.kind not in TAUGHT_BY for one in found):
+        del columns["of training"]
+    numbers = columns.keys() - {"method", "verdict", "findings"}
+    return table_that_fits(
+        columns, drop=[name for name in _DROPPED if name in columns], numbers=numbers
+    )
 
 
-def _says(one: Result) -> str:
-    return ": ".join(said for said in (one.verdict, one.findings) if said)
+def _line(one: Result) -> dict[str, str]:
+    golden, gap, spent = one.to_golden, one.gap, one.spent
+    failed = len(one.outcomes) - len(one.ended)
+    return {
+        "method": one.method.name,
+        "accuracy": share(one.accuracy),
+        "95%": _interval(one.interval, "{:.1%}"),
+        "gap recovered": _gap(gap),
+        "gap 95%": _interval(gap.interval if gap else None, "{:.0%}"),
+        "to golden": f"{100 * golden.difference:+.1f}" if golden else "-",
+        "golden 95%": _interval(golden.interval if golden else None, "{:+.1f}", times=100),
+        "labels": share(one.label_accuracy),
+        "reads": f"{spent.reads:,}",
+        "requests": f"{spent.requests:,}",
+        "tokens computed": f"{spent.computed_tokens:,}",
+        "seconds": f"{spent.seconds:.0f}",
+        "of training": f"{spent.training_seconds:.0f}",
+        "verdict": f"{failed} failed" if failed else one.verdict or "-",
+        "findings": one.findings or "-",
+    }
+
+
+def _interval(interval: Interval | None, written: str, *, times: int = 1) -> str:
+    return " to ".join(written.format(times * end) for end in interval) if interval else "-"
+
+
+def _gap(gap: GapRecovered | None) -> str:
+    if gap is None:
+        return "-"
+    if gap.share is None:
+        return "no gap"
+    return f"{gap.share:.0%}" + (" (unclear)" if gap.interval is None else "")
 
 
 _SWEEP = SweepSettings()
@@ -378,8 +393,9 @@ def eval_command(  # noqa: C901 - options one by one
     """Predict held-out rows of DATA, given train rows as demos with labels from several sources.
 
     ICM's labels are found without gold. All methods that show demos use the same contexts and
-    calibration, so that only the labels differ. Scores are kept: the same command again asks
-    nothing twice, but for a few reads that show that the model is still the same.
+    calibration, so that only the labels differ. Each method's cost stands beside the share that it
+    recovers of the gap between zero-shot and golden labels. Scores are kept: the same command again
+    asks nothing twice, but for a few reads that show that the model is still the same.
 
     With --finetune, models are trained on the labels instead, and predict the held-out rows
     zero-shot. Trained models are kept too, and a training that was killed goes on.
@@ -465,7 +481,7 @@ def eval_command(  # noqa: C901 - options one by one
         print_json({**shown, "files": written})
     else:
         print_notices(notices)
-        print_table(found)
+        print_table(results_table(found))
         if written:
             click.echo(f"Written: {', '.join(written)}")
     if missing is not None:

@@ -10,7 +10,6 @@ import anyio
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.completion import complete_runs
@@ -18,6 +17,7 @@ from icm_client.cli.documents import print_json
 from icm_client.cli.options import file_options, seed_option, store_option
 from icm_client.cli.run_options import runs_option
 from icm_client.cli.sections import SectionedCommand, section
+from icm_client.cli.terminal import facts_table
 from icm_client.cli.trainer_options import (
     epochs_option,
     lora_option,
@@ -239,9 +239,7 @@ def _lines(moment: TrainingProgress) -> None:
 
 
 def _print(done: FineTuned) -> None:
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column()
+    table = facts_table()
     trained = done.trained
     table.add_row("trained on", f"{trained.examples:,} {_UNITS[done.objective]}")
     table.add_row("from", Text(trained.base))

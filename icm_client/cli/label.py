@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial, wraps
+from pathlib import Path
 from typing import ParamSpec
 
 import anyio
@@ -11,7 +12,7 @@ import click
 
 from icm_client.cli.documents import print_json
 from icm_client.cli.dry_run import show_dry_run
-from icm_client.cli.group_display import GroupProgress, print_group_warnings, print_groups
+from icm_client.cli.label_output import Found, put_out
 from icm_client.cli.options import (
     check_output_option,
     file_options,
@@ -25,10 +26,9 @@ from icm_client.cli.options import (
     task_options,
 )
 from icm_client.cli.result_display import (
+    RunsProgress,
     print_notices,
     print_preview,
-    print_result,
-    print_warnings,
     result_console,
 )
 from icm_client.cli.run_file import (
@@ -45,35 +45,36 @@ from icm_client.cli.signals import Interrupted, draining, ended_at_once
 from icm_client.cli.streams import say_above
 from icm_client.cli.terminal import step_display
 from icm_client.cli.trainer_options import TrainerKind, trainer_of, trainer_options
-from icm_client.data import Dataset, FileFormat, FileOptions, Task, find_beside, read_rows
+from icm_client.data import FileFormat, FileOptions, Task, find_beside, read_rows
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, task_for
-from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.data.rows import refused_rows
 from icm_client.data.sources import found_files
 from icm_client.data.task_file import write_task
-from icm_client.errors import IcmError, InputError, RowError
-from icm_client.record.layout import DEFAULT_BASE, LABELS
+from icm_client.errors import InputError, RowError
+from icm_client.record.archive import find_run
+from icm_client.record.layout import DEFAULT_BASE
 from icm_client.runs.by_field import (
-    GroupLabels,
     PreparedGroups,
     label_groups,
     prepare_groups,
 )
+from icm_client.runs.concepts import find_concepts
 from icm_client.runs.label import label_prepared
 from icm_client.runs.presets import Settings, TrainedSettings
 from icm_client.runs.progress import Budget
 from icm_client.runs.request import SEARCH_ROWS, LabelRequest, PreparedRun
-from icm_client.runs.result import Labels
 from icm_client.runs.run_cost import ProbeCost, forecast_job
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server
-from icm_client.scoring import open_store
+from icm_client.scoring import ScoreStore, open_store
 
 STOPPED = 3
 """Exit status of a run that a limit has ended."""
 
 P = ParamSpec("P")
+
+_Asked = PreparedRun | PreparedGroups
 
 
 def _prior(
@@ -186,6 +187,33 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
         help="Labels that a person has checked (id and label): the search keeps and uses them.",
     ),
     click.option(
+        "--easy",
+        metavar="FILE:FIELD",
+        help="Further rows, whose labels FIELD holds: they say which concept is meant. They are "
+        "searched with the others, and not written.",
+    ),
+    click.option(
+        "--unlike",
+        multiple=True,
+        metavar="RUN|FILE",
+        help="Find another concept: labels independent of those of a run, or of a labels file; it "
+        "may be repeated.",
+    ),
+    click.option(
+        "--concepts",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Find up to N concepts, each independent of those before it, and show their clearest "
+        "rows; limits are of all runs together.",
+    ),
+    click.option(
+        "--pick",
+        type=click.IntRange(1),
+        default=1,
+        metavar="K",
+        help="With --concepts: which of them is written. [default: 1]",
+    ),
+    click.option(
         "--search-rows",
         type=click.IntRange(2),
         default=SEARCH_ROWS,
@@ -250,7 +278,7 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
 @click.option("-v", "--verbose", is_flag=True, help="Show a prompt before the run.")
 @click.pass_context
 @_names_skip_bad_rows
-def label_command(  # noqa: C901, PLR0912 - options one by one
+def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
     context: click.Context,
     /,
     *,
@@ -266,6 +294,10 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     start: str | None,
     constraint: Rules | None,
     pins: str | None,
+    easy: str | None,
+    unlike: tuple[str, ...],
+    concepts: int | None,
+    pick: int,
     trainer_kind: TrainerKind | None,
     train_from: str | None,
     epochs: int | None,
@@ -317,6 +349,13 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
     )
     if forecasts and by is not None:
         raise click.UsageError("--forecast is for one run: forecast the rows of one value alone.")
+    if pick > (concepts or 1):
+        raise click.UsageError(f"--pick {pick} takes one of at least --concepts {pick}.")
+    if by is not None and (concepts or unlike or easy):
+        raise click.UsageError(
+            "--by makes a run for each value, and --concepts, --unlike and --easy are for one run: "
+            "label the rows of one value alone."
+        )
     if match and by is None:
         raise click.UsageError("--match goes with --by FIELD.")
     if output is None and not (dry_run or forecasts):
@@ -325,7 +364,16 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         check_output_option(output, output_format, as_json=as_json)
     found_at = find_beside(data[0]) if task is None else None
     task = task_for(data[0], task)
-    dataset = _rows(data, output, task, file, gold)
+    with found_files(data) as files:
+        refuse_overwriting(output, files)
+        dataset = read_rows(  # those that cannot be used are among its skipped ones
+            files,
+            **asdict(file),
+            gold=gold,
+            loader=task.loader,
+            template_fields=task.template_fields,
+            skip_bad_rows=True,
+        )
     request = LabelRequest(
         dataset,
         task,
@@ -334,6 +382,8 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         settings=settings,
         start=start,
         pins=pins,
+        unlike=[_run_or_file(one, Path(runs)) for one in unlike],
+        easy=easy,
         trainer=trainer,
         seed=seed,
         budget=Budget(max_requests, max_prompt_tokens, max_minutes),
@@ -368,29 +418,46 @@ def label_command(  # noqa: C901, PLR0912 - options one by one
         every = replace(request, skip_bad_rows=True).read().whole.dataset
         raise refused_rows(every.skipped, path=dataset.name, usable=len(every.rows))
     groups = None if by is None else prepare_groups(request, by, match=match)
-    prepared = request.prepared() if groups is None else groups.whole
+    prepared = request.read() if groups is None else groups.whole
+    asked_of: _Asked = groups or (prepared.sampled() if concepts is None else prepared)
     job = prepared.whole
     _save(context, job, save_task, save_config, say=not (quiet or as_json))
     if verbose and not as_json:
         print_preview(job, result_console(output))
     if forecasts:
         with served(serve, server) as (asked, _):
-            _print_forecast(prepared, asked, store, as_json=as_json, quiet=quiet)
+            _print_forecast(prepared.sampled(), asked, store, as_json=as_json, quiet=quiet)
     if forecasts or output is None:
         return
     if not as_json and not quiet:  # now, while they can be heeded; after the run again
         print_notices((), (), warnings=job.warnings)
 
-    found, interrupted = _labelled(
-        prepared, groups, server, serve=serve, store=store, hidden=quiet or as_json
-    )
-    _put_out(found, output, output_format, as_json=as_json, quiet=quiet)
+    interrupted: Interrupted | None = None
+    try:
+        with (
+            served(serve, server) as (asked, has_ended),
+            open_store(store) as kept,
+            ended_at_once(kept),
+        ):
+            many = None if concepts is None else (concepts, pick)
+            work = partial(_labelled, asked_of, many, asked, kept, hidden=quiet or as_json)
+            found = anyio.run(work, has_ended)
+    except Interrupted as stopped:
+        if stopped.labels is None:
+            raise
+        found, interrupted = stopped.labels, stopped
+    put_out(found, output, output_format, as_json=as_json, quiet=quiet)
     if interrupted is not None:
         raise interrupted
     if found.stopped is not None:
         context.exit(STOPPED)
     if found.failed:
         context.exit(1)
+
+
+def _run_or_file(named: str, base: Path) -> str:
+    """A labels file as it was named, or else the folder of a run."""
+    return named if Path(named).is_file() else str(find_run(named, base).path)
 
 
 def _print_forecast(
@@ -420,22 +487,6 @@ def _print_forecast(
         click.echo(cost.sentence())
 
 
-def _rows(
-    data: tuple[str, ...], output: str | None, task: Task, file: FileOptions, gold: str | None
-) -> Dataset:
-    """The rows, those that cannot be used among its skipped ones."""
-    with found_files(data) as files:
-        refuse_overwriting(output, files)
-        return read_rows(
-            files,
-            **asdict(file),
-            gold=gold,
-            loader=task.loader,
-            template_fields=task.template_fields,
-            skip_bad_rows=True,
-        )
-
-
 def _save(
     context: click.Context, job: Job, task: str | None, config: str | None, *, say: bool
 ) -> None:
@@ -451,91 +502,48 @@ def _save(
         click.echo(f"Wrote {' and '.join(written)}.", err=True)
 
 
-def _labelled(
-    prepared: PreparedRun,
-    groups: PreparedGroups | None,
+async def _labelled(
+    asked: _Asked,
+    concepts: tuple[int, int] | None,
     server: Server,
+    store: ScoreStore,
+    has_ended: Callable[[], bool],
     *,
-    serve: str | None,
-    store: str | None,
     hidden: bool,
-) -> tuple[Labels | GroupLabels, Interrupted | None]:
-    """What the run has found, or those of the groups; and the signal that has ended it early."""
+) -> Found:
+    """What the run finds, or several do; a signal or the server's end drains it.
 
-    async def work() -> Labels | GroupLabels:
-        async with draining() as drain:
-
-            def stopping() -> bool:
-                return drain.stopping() or has_ended()
-
-            if groups is not None:
-                with closing(GroupProgress(groups.field, hidden=hidden)) as shown:
-                    return await label_groups(
-                        groups,
-                        endpoint=asked,
-                        store=kept,
-                        began=shown.begin,
-                        progress=shown,
-                        stopping=stopping,
-                    )
-            with progress_display(hidden=hidden) as progress:
-                return await label_prepared(
-                    prepared, endpoint=asked, store=kept, progress=progress, stopping=stopping
-                )
-
-    try:
-        with (
-            served(serve, server) as (asked, has_ended),
-            open_store(store) as kept,
-            ended_at_once(kept),
-        ):
-            return anyio.run(work), None
-    except Interrupted as stopped:
-        if stopped.labels is None:
-            raise
-        return stopped.labels, stopped
-
-
-def _put_out(
-    found: Labels | GroupLabels,
-    output: str,
-    output_format: FileFormat | None,
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Write the labels, and print what a person must know about them.
-
-    Raises:
-        IcmError: they cannot be written, though they could when the run began. The result has been
-            printed by then, and the run's record has the labels too.
+    `concepts`: how many to look for at most, and which of them to write.
     """
-    lost: IcmError | None = None
-    place = "standard output" if output == STANDARD_OUTPUT else output
-    try:
-        found.write(output, format=output_format)
-    except InputError as error:
-        runs = (
-            [found.run] if isinstance(found, Labels) else [one.run for one in found.runs.values()]
-        )
-        places = [str(run / LABELS) for run in runs if run is not None]
-        place = ", ".join(places) or "no file"
-        kept = f". The labels are in {place}" if places else ""
-        lost = IcmError(f"{error}{kept}")
-        lost.goes_on = True
-    if as_json:
-        document = {**found.summary(), "output": None if place == "no file" else place}
-        print_json(document)
-    elif not quiet:
-        console = result_console(output)
-        if isinstance(found, Labels):
-            print_result(found, place, console)
-        else:
-            print_groups(found, place, console)
-    notes = not (as_json or quiet)
-    if isinstance(found, Labels):
-        print_warnings(found, notes=notes)
-    else:
-        print_group_warnings(found, notes=notes)
-    if lost is not None:
-        raise lost
+    async with draining() as drain:
+
+        def stopping() -> bool:
+            return drain.stopping() or has_ended()
+
+        if isinstance(asked, PreparedGroups):
+            field = asked.field
+            with closing(RunsProgress(hidden=hidden)) as shown:
+                return await label_groups(
+                    asked,
+                    endpoint=server,
+                    store=store,
+                    began=lambda value, rows: shown.begin(f"{field} = {value}, {rows:,} rows"),
+                    progress=shown,
+                    stopping=stopping,
+                )
+        if concepts is not None:
+            with closing(RunsProgress(hidden=hidden)) as shown:
+                return await find_concepts(
+                    asked,
+                    concepts[0],
+                    pick=concepts[1],
+                    endpoint=server,
+                    store=store,
+                    began=lambda number: shown.begin(f"concept {number}"),
+                    progress=shown,
+                    stopping=stopping,
+                )
+        with progress_display(hidden=hidden) as progress:
+            return await label_prepared(
+                asked, endpoint=server, store=store, progress=progress, stopping=stopping
+            )

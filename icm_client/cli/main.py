@@ -41,6 +41,10 @@ COMMANDS = {
     ),
     "serve": ("serve.serve_command", "Start a vLLM server that suits many short requests."),
     "store": ("store.store_group", "Look after the score store."),
+    "stress": (
+        "stress.stress_command",
+        "Find out where labelling breaks on your rows, and whether the verdict sees it.",
+    ),
     "tasks": ("tasks.tasks_command", "Show the built-in tasks, and write your own."),
     "watch": ("watch.watch_command", "Show how busy a vLLM server is."),
 }
@@ -94,7 +98,7 @@ class Commands(click.Group):
         """The name of the command that was called, and that of its own where it is a group."""
         name = ctx.invoked_subcommand or ""
         command = self.get_command(ctx, name)
-        own = command.commands if isinstance(command, click.Group) else ()
+        own = command.list_commands(ctx) if isinstance(command, click.Group) else ()
         return " ".join([name, *[word for word in ctx.obj if word in own][:1]])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -12,7 +12,6 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.status import Status
-from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.completion import complete_runs
@@ -27,6 +26,7 @@ from icm_client.cli.options import (
 )
 from icm_client.cli.result_display import (
     VERDICT_STYLES,
+    cost_rows,
     print_confusion,
     print_notices,
     print_verdict,
@@ -36,6 +36,7 @@ from icm_client.cli.run_options import runs_option
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.serve import serve_option, served
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
+from icm_client.cli.terminal import facts_table
 from icm_client.coherence.predict import CONTEXTS
 from icm_client.data import FileFormat, FileOptions
 from icm_client.data.sources import found_files
@@ -291,9 +292,7 @@ def _on_ray(
 
 def print_predicted(found: Predicted, console: Console | None = None) -> None:
     """Print the table that a prediction ends with, on standard output or a console of yours."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column()
+    table = facts_table()
     table.add_row("verdict", Text(found.verdict, style=VERDICT_STYLES[found.verdict]))
     for word, count in found.totals.counts.items():
         table.add_row(Text(word), f"{count:,} rows ({count / found.labelled:.0%})")
@@ -303,12 +302,7 @@ def print_predicted(found: Predicted, console: Console | None = None) -> None:
         table.add_row(
             "accuracy", f"{found.accuracy:.1%} of {found.totals.with_gold:,} rows with gold"
         )
-    cost = found.cost
-    table.add_row("tokens", f"{cost.computed_tokens:,} computed, {cost.cached_tokens:,} cached")
-    table.add_row(
-        "scores", f"{cost.from_server:,} from the server, {cost.from_store:,} from the store"
-    )
-    table.add_row("time", f"{cost.seconds:,.1f} s")
+    cost_rows(table, found.cost)
     table.add_row("model", Text(f"{found.server.model} ({found.server.kind})"))
     table.add_row("labels in", Text(found.output or "no file: no row has a label"))
     console = console or Console(highlight=False)

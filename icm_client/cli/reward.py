@@ -9,7 +9,6 @@ import anyio
 import click
 import orjson
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.documents import print_json
@@ -24,7 +23,7 @@ from icm_client.cli.options import (
 from icm_client.cli.search_display import SearchLines, moment
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining
-from icm_client.cli.terminal import live_display
+from icm_client.cli.terminal import facts_table, live_display
 from icm_client.cli.trainer_options import (
     TrainerKind,
     epochs_option,
@@ -159,9 +158,7 @@ def print_steps(done: RewardSteps, written: list[str]) -> None:
             err=True,
             fg="red" if done.verdict == "do not trust" else "yellow",
         )
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column()
+    table = facts_table()
     table.add_row("ICM's labels", f"{len(done.few):,} pairs{_right(done.few_accuracy)}")
     ties = f", {done.ties:,} scored alike and left out" if done.ties else ""
     table.add_row(

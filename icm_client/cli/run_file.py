@@ -200,9 +200,6 @@ def write_config(context: click.Context, path: str) -> tuple[str, ...]:
 
     Returns:
         what was left out because it is secret.
-
-    Raises:
-        InputError: another file is there, or it cannot be written.
     """
     folder = Path(path).parent
     lines: list[str] = []

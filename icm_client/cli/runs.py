@@ -107,7 +107,23 @@ def _kappa(kappa: float | None) -> str:
 _ROWS_SHOWN = 20
 
 
-@click.group("runs", cls=ListingGroup, short_help="List, resume, compare and remove runs.")
+class _RunsGroup(ListingGroup):
+    """The commands on runs; those that need NumPy to be imported are so when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands' names, in alphabetical order."""
+        return sorted([*super().list_commands(ctx), "score", "vote"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command, if it is one of these."""
+        if cmd_name not in ("score", "vote"):
+            return super().get_command(ctx, cmd_name)
+        from icm_client.cli.second_opinions import score_command, vote_command  # noqa: PLC0415
+
+        return score_command if cmd_name == "score" else vote_command
+
+
+@click.group("runs", cls=_RunsGroup, short_help="List, resume, compare and remove runs.")
 def runs_group() -> None:
     """Runs of icm-client label, each in a folder of its own.
 

@@ -5,7 +5,7 @@
 
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +17,9 @@ from icm_client.cache import cache_folder
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import Interrupted
 from icm_client.runs.server import Server
-from icm_client.serving.engine import DEVICES, Device
-from icm_client.serving.flags import KEY_VARIABLE, LORA_RANKS, ServeOptions
-from icm_client.serving.hardware import detect
+from icm_client.serving.hardware import DEVICES, Device, detect
 from icm_client.serving.launch import Launch, ServerFailed, StartInterrupted
-from icm_client.serving.plan import Plan, plan_server
+from icm_client.serving.plan import KEY_VARIABLE, LORA_RANKS, Plan, ServeOptions, plan_server
 from icm_client.settings import Environment
 
 _DEFAULTS: Final = ServeOptions()
@@ -180,13 +178,9 @@ def serve_command(
     if print_only:
         _print(plan)
         return
-    log = None if show_log else cache_folder() / "logs" / f"vllm-{port}.log"
-    click.echo(_heading(plan, log), err=True)
-    launch = Launch(
-        plan.command, plan.environment(), url=plan.url, log=log, start_timeout_s=start_timeout
-    )
+    log = None if show_log else _log(port)
     try:
-        status = launch.run(_ready(plan))
+        status = _launch(plan, plan.environment(), log, start_timeout).run(_ready(plan))
     except ServerFailed as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.status)
@@ -229,13 +223,9 @@ def served(model: str | None, server: Server) -> Iterator[tuple[Server, Callable
     environment.pop(KEY_VARIABLE, None)
     if key is not None:
         environment[KEY_VARIABLE] = key.get_secret_value()
-    log = cache_folder() / "logs" / f"vllm-{port}.log"
-    click.echo(_heading(plan, log), err=True)
-    launch = Launch(
-        plan.command, environment, url=plan.url, log=log, start_timeout_s=_START_TIMEOUT_S
-    )
+    log = _log(port)
     try:
-        with launch.serving() as has_ended:
+        with _launch(plan, environment, log, _START_TIMEOUT_S).serving() as has_ended:
             yield replace(server, url=plan.url, model=plan.name), has_ended
     except StartInterrupted as came:
         raise Interrupted(came.number, goes_on=False) from None
@@ -254,10 +244,18 @@ def _print(plan: Plan) -> None:
     click.echo(f"\nKey: {'from the environment' if plan.key else 'none; loopback only'}.")
 
 
-def _heading(plan: Plan, log: Path | None) -> str:
-    where = _layout(plan)
+def _log(port: int) -> Path:
+    return cache_folder() / "logs" / f"vllm-{port}.log"
+
+
+def _launch(
+    plan: Plan, environment: Mapping[str, str], log: Path | None, timeout_s: float
+) -> Launch:
+    """Say what is started."""
     written = f"; log: {log}" if log is not None else ""
-    return f"Starting vLLM {plan.engine.version} with {plan.name} on {where}{written}"
+    what = f"vLLM {plan.engine.version} with {plan.name} on {_layout(plan)}"
+    click.echo(f"Starting {what}{written}", err=True)
+    return Launch(plan.command, environment, url=plan.url, log=log, start_timeout_s=timeout_s)
 
 
 def _layout(plan: Plan) -> str:

@@ -18,7 +18,7 @@ from icm_client.cli.options import file_options
 from icm_client.cli.result_display import print_notices, print_preview
 from icm_client.cli.run_options import json_option
 from icm_client.cli.sections import ListingGroup, SectionedCommand, section
-from icm_client.cli.terminal import output_console
+from icm_client.cli.terminal import facts_table, output_console
 from icm_client.data import (
     FileOptions,
     Task,
@@ -103,9 +103,7 @@ def show_command(*, name: str, as_json: bool) -> None:
         return
     console = output_console()
     console.print(Text(task.name or name, style="bold"), Text(task.description or ""), sep="  ")
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    table = facts_table()
     table.add_row("labels", Text(", ".join(map(repr, task.label_texts))))
     for rule in task.rules:
         table.add_row("constraint", Text(f"{rule.kind}: {_says(rule, task)}"))

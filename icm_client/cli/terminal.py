@@ -94,19 +94,21 @@ def columns_that_fit(
 def table_that_fits(
     columns: Mapping[str, Sequence[str]], *, drop: Sequence[str], numbers: Collection[str]
 ) -> Table:
-    """Return a table of the columns that standard output has room for: `columns_that_fit`.
-
-    Args:
-        columns: cells by heading.
-        drop: as for `columns_that_fit`.
-        numbers: headings of columns that are aligned to the right.
-    """
+    """Return a table of the columns that standard output has room for: `columns_that_fit`."""
     table = Table(box=None, pad_edge=False)
     kept = columns_that_fit(columns, drop=drop)
     for heading in kept:
         table.add_column(heading, no_wrap=True, justify="right" if heading in numbers else "left")
     for cells in zip(*kept.values(), strict=True):
         table.add_row(*cells)
+    return table
+
+
+def facts_table() -> Table:
+    """Return an empty table of names and what is known of them."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
     return table
 
 

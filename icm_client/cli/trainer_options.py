@@ -61,13 +61,8 @@ def trainer_of(
 ) -> Trainer | None:
     """The trainer that the options describe; None where nothing is trained.
 
-    Args:
-        server: where the base model is served.
-        purpose: what the options are for, where nothing is trained; None trains.
-        kind: None takes this machine.
-        train_from: the model; None takes the embedded server's, where that is the endpoint, and a
-            service's where its name is known.
-        epochs: None takes the trainer's own.
+    Then `purpose` says what the options are for. Without `train_from` the model is the embedded
+    server's, where that is the endpoint, and a service's where its name is known.
 
     Raises:
         click.UsageError: options of training where nothing is trained.

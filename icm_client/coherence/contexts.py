@@ -115,6 +115,7 @@ def fold_contexts(
                 keep=keep,
                 n_labels=problem.n_labels,
                 rng=rng,
+                classes=problem.unlike,
             ),
             targets,
         )
@@ -131,6 +132,7 @@ def draw_demos(
     keep: float,
     n_labels: int,
     rng: np.random.Generator,
+    classes: IntArray | None = None,
 ) -> Context:
     """Draw at most `size` demos from `pool`, equally many of each label, in random order.
 
@@ -146,22 +148,30 @@ def draw_demos(
         keep: the share of each label's candidates, the most certain ones, to draw from.
         n_labels: `K`.
         rng: decides which items, and their order.
+        classes: shape `[N]`: equally many demos of each label in each class. A class that lacks a
+            label is left out, unless all do, since its demos would say that the two go together.
     """
     candidates = []
-    for k in range(n_labels):
-        members = pool[labels[pool] == k]
-        members = members[np.argsort(-certain[members], kind="stable")]
-        candidates.append(members[: int(np.ceil(keep * len(members)))])
-    present = [len(members) for members in candidates if len(members)]
+    for part in [pool] if classes is None else _parts(labels, pool, classes, n_labels):
+        for k in range(n_labels):
+            members = part[labels[part] == k]
+            members = members[np.argsort(-certain[members], kind="stable")]
+            candidates.append((k, members[: int(np.ceil(keep * len(members)))]))
+    present = [len(members) for _, members in candidates if len(members)]
     if not present:
         return ()
     share = max(1, min(size // len(present), *present))
     drawn = [
-        Demo(int(item), k)
-        for k, members in enumerate(candidates)
-        for item in rng.permutation(members)[:share]
+        Demo(int(item), k) for k, members in candidates for item in rng.permutation(members)[:share]
     ]
     return tuple(drawn[j] for j in rng.permutation(len(drawn))[:size])
+
+
+def _parts(labels: IntArray, pool: IntArray, classes: IntArray, n_labels: int) -> list[IntArray]:
+    """The pool's items of each class that has all labels; of each class where none has."""
+    parts = [pool[classes[pool] == number] for number in np.unique(classes[pool])]
+    every = set(range(n_labels))
+    return [part for part in parts if every.issubset(labels[part].tolist())] or parts
 
 
 REPEATED = 8

@@ -15,7 +15,7 @@ tokens, and relabels them all:
             D <- argmax under the rule of S + b, pins fixed;   U <- mean_i s_t(i, y_i)
             stop at max, or t >= min, K = 2, clear in all sweeps but the first, shares told, and
                     another sweep would change < 4%: S <- mean of all sweeps but the first
-                or t >= M and (moved < 1% or coherent) and U no longer climbs
+                or t >= M (K > 2: M + 3) and (moved < 1% or coherent) and U no longer climbs
                     (and no averaged sweep is much less coherent than the last)
             t <= 2: D <- labels sampled at T / 2^(t-1)
         keep the restart of highest U; no further one if coherent
@@ -24,6 +24,7 @@ tokens, and relabels them all:
         over the rotations
     names the wrong way round (or the pins say so): permute; where coherent and not averaged over
         rotations, two more sweeps; K > 2: test again
+    coherent, and the words do not choose: one more start, for labels independent of these
     K > 2: b <- offsets of the groups in S
     return the joint assignment of S + b
 
@@ -83,8 +84,10 @@ from icm_client.coherence.result import (
     SearchResult,
     SweepRecord,
     Watch,
+    ignore,
 )
 from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.unlike import WithinClasses, classes_of
 
 MOST_ROTATIONS = 6
 """Ways to name the demos that a context is read under at the end, whatever the number of labels."""
@@ -120,6 +123,8 @@ async def search(
         EndpointError, ScoreError: whatever `score` raises.
     """
     problem, assign = prepared(problem)
+    if problem.unlike is not None:
+        score = WithinClasses(score, problem.unlike)
     given = problem.pinned if problem.start is None else problem.start
     if given is not None and (given != UNLABELLED).sum() > settings.initial:
         settings = replace(settings, second_demos=settings.demos)  # worth a sweep like any other
@@ -185,6 +190,9 @@ class _Search:
                 break
         assert best is not None  # noqa: S101 - restarts >= 1
         best, exchange, exchanged = await self._named(best, rng, coherent and not stopped)
+        rival = None
+        if coherent and not (stopped or best.stopped) and exchange.ambiguous:
+            rival = await self._rival(best.labels)
         prior = best.prior
         if problem.n_labels > 2:  # noqa: PLR2004
             prior = estimate_prior(best.averaged, problem.prior)
@@ -205,6 +213,7 @@ class _Search:
             exchanged=exchanged,
             stopped=stopped or best.stopped,
             restarts=tuple(ends),
+            rival=rival,
             label_mass=best.label_mass,
             sweep_scores=best.sweep_scores,
             last_asked=self._last_asked,
@@ -247,6 +256,7 @@ class _Search:
                 max_sweeps=last,
             )
         labels, averaged, prior = at.labels, at.averaged, at.prior
+        least = settings.averaged + (settings.several if shape[1] > 2 else 0)  # noqa: PLR2004
         window: deque[FloatArray] = deque(maxlen=settings.averaged)
         # All but the first, whose demos had random labels.
         later: deque[FloatArray] = deque(maxlen=settings.averaged)
@@ -284,7 +294,7 @@ class _Search:
             highest = max(highest, utility)
             sweep += 1
             settled = record.moved < settings.moving * len(labels) or coherent
-            steady = sweep >= settings.averaged and settled and not climbs
+            steady = sweep >= least and settled and not climbs
             over = sweep >= settings.max_sweeps or (
                 sweep >= settings.min_sweeps and (steady or clear is not None)
             )
@@ -418,6 +428,26 @@ class _Search:
             if exchange.ambiguous:
                 reported = exchange
         return found, reported, exchanged
+
+    async def _rival(self, labels: IntArray) -> RestartEnd | None:
+        """Where one more start ends that is to find labels independent of these.
+
+        Words that do not say what is meant do not choose between concepts either, and which one a
+        start finds is chance.
+        """
+        if self._problem.unlike is not None or self._problem.pinned is not None:
+            return None  # a person has chosen
+        classes = classes_of([labels])
+        other = _Search(
+            replace(self._problem, unlike=classes, start=None),
+            WithinClasses(self._score, classes),
+            self._settings,
+            replace(self._watch, observe=ignore),
+            self._assign,
+        )
+        rng = np.random.default_rng(0)  # its own: what follows is as it would be without
+        found = await other._sweeps(other._begun(0, rng), rng)
+        return RestartEnd(found.labels, found.utility, other._coherence(found))
 
     async def _rotated_sweeps(
         self, found: _Restart, sweep: int, rng: np.random.Generator

@@ -22,6 +22,10 @@ labels that merely follow each item's own log-odds do not look learnt. If both e
 the items, the names are right; if they oppose each other, the names are the wrong way round; if
 they are unrelated, the label words say nothing of what was found. Of all permutations of the names
 the one is tried that the words favour most: `sum_i sum_c taught(i, c) said(i, p(c))` is largest.
+
+The words of two labels may also split the items by themselves (`WordSplit`). Where their two groups
+are not the labels', something else than what the words name has drawn the labels, although the two
+may be related closely enough to make names look right.
 """
 
 import math
@@ -35,6 +39,7 @@ import numpy as np
 from icm_client.coherence.calibration import margin, pointwise_mutual_information
 from icm_client.coherence.contexts import ScoredFold, score_folds
 from icm_client.coherence.matching import best_permutation
+from icm_client.coherence.modes import fit_two_modes
 from icm_client.coherence.problem import (
     UNLABELLED,
     Context,
@@ -67,11 +72,43 @@ ASKED_FIRST = 128
 ASKED_FIRST_OF_A_LABEL = 16
 """Items of a fold that are read first, the larger of the two: enough where the words are clear."""
 
+FEWEST_OF_A_SPLIT = 30
+"""Items of which it is said how words split them: fewer fall into two groups by chance."""
+
+SPLIT_GAIN, SPLIT_GAIN_AN_ITEM = 3.0, 0.04
+"""Nats by which two groups must explain what the words say better than a single one, and nats for
+each item, the larger of the two, for words to split the items."""
+
 RESPONSIVE = 0.75
 """Share of the items that must turn with the demos' labels; below it they follow something else."""
 
 _TOLERANCE = 1e-9  # nats
 _CERTAIN = 1 - 1e-9
+
+
+class WordSplit(NamedTuple):
+    """The two groups that two label words make of the items by themselves: of their `said`.
+
+    Attributes:
+        gain: log-likelihood of two groups over that of a single one, nats.
+        separation: Ashman's D: how many standard deviations lie between them.
+        differing: the share of the items that are in the group of the other label. Which group is
+            whose is decided so that most are in their own.
+        items: how many.
+    """
+
+    gain: float
+    separation: float
+    differing: float
+    items: int
+
+    @property
+    def needed(self) -> float:
+        """The gain over which words split the items, nats: items of no group hardly gain as much.
+
+        A single lopsided heap is explained better by two groups the more items it has.
+        """
+        return max(SPLIT_GAIN, SPLIT_GAIN_AN_ITEM * self.items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +130,8 @@ class NameExchange:
         pull_of_all: the pull over all labels, with the names as found. NaN where a label has too
             few items.
         best_pull: the same with the names that the words favour most.
+        split: how the words of two labels split the items; None for more labels, for few items,
+            and where they say the same of all.
     """
 
     names: tuple[int, ...]
@@ -104,6 +143,7 @@ class NameExchange:
     response: float = float("nan")
     pull_of_all: float = float("nan")
     best_pull: float = float("nan")
+    split: WordSplit | None = None
 
     @property
     def ambiguous(self) -> bool:
@@ -287,6 +327,7 @@ async def _compared(folds: Sequence[_Fold]) -> NameExchange:
         _standard_error(lost),
         *contrast(parts, names),
         *pulls(parts),
+        word_split(parts),
     )
 
 
@@ -412,6 +453,20 @@ def pulls(folds: Sequence[Effects]) -> tuple[float, float]:
     gain = _favour(counted)
     best = float(gain[np.arange(len(gain)), best_permutation(gain)].sum())
     return float(np.trace(gain)) / squares, best / squares
+
+
+def word_split(folds: Sequence[Effects]) -> WordSplit | None:
+    """Return how the label words split the items of these folds; None as in `NameExchange`."""
+    held = np.concatenate([fold.held for fold in folds])
+    said = np.concatenate([fold.said for fold in folds])
+    if said.shape[1] > 2 or len(held) < FEWEST_OF_A_SPLIT:  # noqa: PLR2004
+        return None
+    log_odds = said[:, 1] - said[:, 0]
+    if np.ptp(log_odds) < _TOLERANCE:
+        return None
+    modes = fit_two_modes(log_odds)
+    differing = float(((log_odds > modes.threshold) != held).mean())
+    return WordSplit(modes.gain, modes.separation, min(differing, 1 - differing), len(held))
 
 
 def _favour(folds: Sequence[Effects]) -> FloatArray:

@@ -123,6 +123,8 @@ class Problem:
         start: shape `[N]`, first labels in the place of random ones, `UNLABELLED` where an item has
             none; taken as they are, even where they break the rule.
         pinned: shape `[N]`, labels that no search changes, `UNLABELLED` where an item is free.
+        unlike: shape `[N]`, the classes of other labels that those found are to be independent of
+            (`icm_client.coherence.unlike`); None where there are none.
         items: those that are searched; None for all. The others cannot be scored or belong to
             another batch: they never stand in a context and get no label.
 
@@ -138,6 +140,7 @@ class Problem:
     start: IntArray | None = None
     pinned: IntArray | None = None
     items: IntArray | None = None
+    unlike: IntArray | None = None
 
     def __post_init__(self) -> None:
         """Refuse what does not fit the items."""

@@ -171,6 +171,8 @@ class SearchResult:
         contradictions: pairs that contradicted each other when Algorithm 1 ended.
         stopped: whether `Watch.stop` ended the search before its time.
         restarts: where each restart ended, in order; none of Algorithm 1, which starts once.
+        rival: where a search for labels independent of these ended, which is made where the words
+            do not choose between concepts; None elsewhere.
         label_mass: shape `[N]`, the share of the next token's probability that is on any label, a
             mean over the averaged sweeps; NaN where an item could not be scored.
         sweep_scores: shape `[M, N, K]`, nats: calibrated scores of the averaged sweeps, one by
@@ -196,6 +198,7 @@ class SearchResult:
     contradictions: int = 0
     stopped: bool = False
     restarts: tuple[RestartEnd, ...] = ()
+    rival: RestartEnd | None = None
     label_mass: FloatArray | None = None
     sweep_scores: FloatArray | None = None
     last_asked: tuple[Query, ...] = ()

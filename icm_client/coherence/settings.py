@@ -22,6 +22,8 @@ class SweepSettings:
         cold_after: sweeps after which labels are no longer sampled.
         min_sweeps: sweeps before the search may stop where two labels are clear; otherwise it makes
             at least `averaged`.
+        several: further sweeps that three labels and more get before they may have settled: a
+            context shows each label less often than one of two, and labels improve for longer.
         max_sweeps: sweeps after which it stops anyway.
         clear: the share of the labels' entropy that `U` must reach, in each sweep but the first,
             for labels to be clear.
@@ -49,6 +51,7 @@ class SweepSettings:
     temperature: float = 0.5
     cold_after: int = 2
     min_sweeps: int = 3
+    several: int = 3
     max_sweeps: int = 10
     clear: float = 0.4
     changing: float = 0.04
@@ -77,6 +80,7 @@ _LEAST = {
     "averaged": 1,
     "min_sweeps": 2,  # the first leaves the items that it starts from without a score
     "max_sweeps": 2,
+    "several": 0,
     "restarts": 1,
     "all_names": 0,
     "renamed": 0,

@@ -2,7 +2,7 @@
 
 from icm_client.data.formats import FileFormat, FileOptions
 from icm_client.data.items import duplicate_warning
-from icm_client.data.loaders import LOADERS, load, loaded
+from icm_client.data.loaders import LOADERS, loaded, made_rows
 from icm_client.data.outputs import LabelledRow, check_output, write_labels
 from icm_client.data.readers import read_rows
 from icm_client.data.rows import Dataset, Row, check_gold, rows_from, take_own_gold
@@ -24,8 +24,8 @@ __all__ = [
     "duplicate_warning",
     "example_row",
     "find_beside",
-    "load",
     "loaded",
+    "made_rows",
     "read_rows",
     "rows_from",
     "take_own_gold",

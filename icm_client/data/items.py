@@ -44,10 +44,6 @@ def render_items(
         dataset: the rows.
         items: as `items_of` gives them.
         own: `task.render_all(dataset)`, where that has been called already.
-
-    Raises:
-        TaskError: the template uses the field that holds the gold labels.
-        RowError: a row that the template does not fit.
     """
     prompts = {False: task.render_all(dataset) if own is None else own}
     if task.exchange is not None:

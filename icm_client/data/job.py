@@ -23,11 +23,10 @@ from icm_client.data import (
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.formats import NO_OPTIONS, FileOptions
 from icm_client.data.frames import Frame
-from icm_client.data.gold_leak import refuse_gold_keys
 from icm_client.data.items import Item, items_of, prompt_warnings, render_items
 from icm_client.data.rows import FEWEST_ROWS, only, path_of, refused_rows, without_rows
 from icm_client.data.rule import build_constraint, idle_rules, rule_notices
-from icm_client.data.sanity import gold_notices, sanity_warnings
+from icm_client.data.sanity import gold_notices, refuse_gold_keys, sanity_warnings
 from icm_client.data.sources import Files, Named
 from icm_client.errors import InputError, TaskError
 
@@ -71,6 +70,7 @@ class Job:
         start: IntArray | None = None,
         pinned: IntArray | None = None,
         left_out: Collection[int] = (),
+        unlike: IntArray | None = None,
     ) -> Problem:
         """What a search is given.
 
@@ -78,6 +78,7 @@ class Job:
             start: first labels, shape `[N]`, `UNLABELLED` where an item has none.
             pinned: labels that are kept, shape `[N]`, `UNLABELLED` where an item is free.
             left_out: items that cannot be scored.
+            unlike: classes of other labels that those found are to be independent of, shape `[N]`.
         """
         n_items = len(self.prompts)
         return Problem(
@@ -88,6 +89,7 @@ class Job:
             start,
             pinned,
             np.setdiff1d(np.arange(n_items), list(left_out)) if left_out else None,
+            unlike,
         )
 
     def by_row(self, reasons: Mapping[int, str]) -> dict[int, str]:
@@ -120,17 +122,8 @@ class Job:
     ) -> "Job":
         """Read, render and check everything; nothing is sent.
 
-        Args:
-            rows: as for `icm_client.label`.
-            task: a task, the name of a built-in one, or a task file's path.
-            gold: the field with known labels; None takes the task's own, where the rows have it.
-            prior: label -> share; None takes the task's own.
-            constraint: one rule or several; None takes the task's own; the kind "none" disables
-                it.
-            file: how a file of rows is read where neither its name nor its content shows it.
-            skip_bad_rows: leave rows that cannot be used aside, in `Dataset.skipped`.
-            limit: take a sample of at most so many rows, a rule's groups whole, and the same
-                one each time; None takes all.
+        Arguments are those of `icm_client.label`, and `file` says how a file of rows is read where
+        neither its name nor its content shows it. The rule of kind "none" disables the task's own.
 
         Raises:
             InputError: the message names what is wrong, where, and what to do.
@@ -244,11 +237,7 @@ def _some_rows(job: Job, count: int) -> Dataset:
 
 
 def named_task(name: str | os.PathLike[str]) -> Task:
-    """Return the built-in task of this name, or the one that a file describes.
-
-    Raises:
-        TaskError: there is neither, or the file describes no task.
-    """
+    """Return the built-in task of this name, or the one that a file describes."""
     name = os.fspath(name)
     if name in builtin_names() or not (Path(name).suffix or Path(name).exists()):
         return Task.builtin(name)
@@ -262,9 +251,6 @@ def task_for(data: str | os.PathLike[str], asked: Task | str | None, *, such_as:
         data: the rows' path.
         asked: a task, the name of a built-in one, or a task file's path.
         such_as: which tasks will do, where not all will, for the message.
-
-    Raises:
-        TaskError: there is none, or the file describes no task.
     """
     if asked is not None:
         return asked if isinstance(asked, Task) else named_task(asked)

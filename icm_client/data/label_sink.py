@@ -15,15 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import orjson
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
-from icm_client.data.compression import is_compressed
-from icm_client.data.formats import FileFormat, output_format_of, require_pyarrow
+from icm_client.data.formats import FileFormat, is_compressed, output_format_of, require_pyarrow
 from icm_client.data.outputs import (
     LabelledRow,
     columns_before_fields,
@@ -34,7 +32,7 @@ from icm_client.data.outputs import (
 )
 from icm_client.data.record_files import Record, is_array, write_records
 from icm_client.data.values import JsonValue, read_json, write_json
-from icm_client.data.whole_files import put_in_place, replaced
+from icm_client.data.whole_files import locked, put_in_place, replaced
 from icm_client.errors import InputError, RunError
 
 
@@ -118,7 +116,8 @@ class LabelSink:
             require_pyarrow(name)
         files = _Files.beside(output_target(name))
         with explained(name):
-            lock = _locked(files.lock, name)
+            busy = f"{name}: another process writes it: wait for it, or name another output"
+            lock = locked(files.lock, RunError(busy))
             try:
                 files.temporary.unlink(missing_ok=True)  # of a process killed as it wrote
                 if fresh:
@@ -264,12 +263,7 @@ class LabelSink:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _commit(self, **changes: object) -> None:
@@ -294,13 +288,7 @@ class _Files(NamedTuple):
 
 
 class _Records:
-    """The records of OUT.partial as they are in the output, read one by one.
-
-    Args:
-        path: of the file.
-        names: the rows' own keys there -> their columns in the output.
-        pinned: whether the output has the column of this name.
-    """
+    """The records of OUT.partial as they are in the output, read one by one."""
 
     def __init__(self, path: Path, names: Mapping[str, str], *, pinned: bool) -> None:
         self._path = path
@@ -351,17 +339,6 @@ def _key(field: str, known: dict[str, str], ours: Sequence[str]) -> str:
             name = name.removeprefix("row_")
         known[field] = f"row_{field}" if name in (*ours, "pinned", "cut_tokens") else field
     return known[field]
-
-
-def _locked(path: Path, name: str) -> FileLock:
-    lock = FileLock(path, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunError(
-            f"{name}: another process writes it: wait for it, or name another output"
-        ) from None
-    return lock
 
 
 def _earlier(files: _Files, name: str, identity: str) -> _Committed | None:

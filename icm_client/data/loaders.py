@@ -11,30 +11,28 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeVar
 
-from icm_client.data.choices import (
-    blank_claims,
-    choice_claims,
-    ending_claims,
-    solution_claims,
-    yes_or_no,
-)
 from icm_client.data.layouts import (
     Made,
     Raw,
     alpaca_farm,
+    blank_claims,
+    choice_claims,
+    ending_claims,
     model_solutions,
     own_solutions,
     released_answers,
     released_claims,
     released_responses,
     released_solutions,
+    solution_claims,
     truthfulqa_claims,
     truthfulqa_pairs,
+    yes_or_no,
 )
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.data.rows import Dataset, collect, path_of
 from icm_client.data.values import Unusable
-from icm_client.errors import RowError, TaskError
+from icm_client.errors import TaskError
 
 Where = TypeVar("Where")
 
@@ -83,46 +81,19 @@ def loader_named(name: str) -> Loader:
     return LOADERS[name]
 
 
-def load(
-    name: str,
-    rows: Iterable[tuple[int, object]],
-    template_fields: Sequence[str] = (),
-    *,
-    path: str | None = None,
-) -> Iterator[tuple[int, object]]:
-    """Return the rows of `(line, row)` pairs with the task's fields, each with its row's line.
-
-    Rows that have the fields already are returned unchanged. So is what is no object at all: the
-    code that collects the rows refuses it.
-
-    Args:
-        name: one of `LOADERS`.
-        rows: raw rows, each with its line or number; read one by one.
-        template_fields: what the task's template uses; empty means the loader's own.
-        path: the file, for errors.
-
-    Raises:
-        TaskError: no loader has that name; at once, before the first row.
-        RowError: a row has neither the task's fields nor the columns of a file known here.
-    """
-    made = made_rows(name, rows, template_fields)
-
-    def usable() -> Iterator[tuple[int, object]]:
-        for line, row in made:
-            if isinstance(row, Unusable):
-                raise RowError(str(row), path=path, line=line)
-            yield line, row
-
-    return usable()
-
-
 def made_rows(
     name: str, rows: Iterable[tuple[Where, object]], template_fields: Sequence[str] = ()
 ) -> Iterator[tuple[Where, object]]:
-    """Return the same, but with an `Unusable` in the place of each row that cannot be used.
+    """Return the rows with the task's fields, each with where the row stands that it is made of.
 
-    Raises:
-        TaskError: no loader has that name; at once, before the first row.
+    Rows that have the fields already are returned unchanged. So is what is no object at all: the
+    code that collects the rows refuses it. In the place of a row that cannot be used, since it has
+    neither these fields nor the columns of a file known here, stands an `Unusable`.
+
+    Args:
+        name: one of `LOADERS`; that there is one is checked at once, before the first row.
+        rows: raw rows, each with its line, number or place; read one by one.
+        template_fields: what the task's template uses; empty means the loader's own.
     """
     loader = loader_named(name)
     needed = tuple(template_fields) or loader.fields
@@ -141,19 +112,7 @@ def loaded(
     gold: str | None = None,
     skip_bad_rows: bool = False,
 ) -> Dataset:
-    """Return rows that have been read, as the loader makes them; their gold stays gold.
-
-    Args:
-        dataset: the rows.
-        name: one of `LOADERS`.
-        template_fields: as for `load`.
-        gold: the field of the made rows with the known labels; None keeps the dataset's own.
-        skip_bad_rows: as for `read_rows`.
-
-    Raises:
-        TaskError: no loader has that name.
-        RowError: as `collect`, for what the loader makes of the rows.
-    """
+    """Return rows that have been read, as the loader makes them; their gold stays gold."""
     loader = loader_named(name)
     ready = (*(tuple(template_fields) or loader.fields), *loader.added)
     if gold in (None, dataset.gold_field) and all(_has(row.fields, ready) for row in dataset.rows):

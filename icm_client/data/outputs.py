@@ -189,11 +189,7 @@ def column_of(field: str, record: Mapping[str, object], labels: Iterable[str]) -
 def label_records(
     labelled: Sequence[LabelledRow], gold: Sequence[str | None] | None, gold_field: str | None
 ) -> tuple[list[str], list[dict[str, JsonValue]]]:
-    """Return the columns' names and the records; a record has no key for a field it lacks.
-
-    Raises:
-        ValueError: as `write_labels`.
-    """
+    """Return the columns' names and the records; a record has no key for a field it lacks."""
     if not labelled:
         raise ValueError("no rows to write")
     golds = None if gold is None else len(gold)

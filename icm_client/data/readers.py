@@ -26,7 +26,6 @@ from icm_client.data.loaders import made_rows
 from icm_client.data.messages import shown
 from icm_client.data.rows import FEWEST_ROWS, Dataset, Place, collect
 from icm_client.data.sources import STDIN, File, Named, found_files, named, opened, seekable
-from icm_client.data.values import Unusable
 from icm_client.data.xlsx_rows import xlsx_rows
 from icm_client.errors import InputError, RowError
 
@@ -188,8 +187,9 @@ def _rows_of(
             if kind == "csv":
                 yield from csv_rows(lines, name, warnings, broken, options)
             else:
-                rows = json_rows(lines, name, template_fields, fewest=fewest or 1)
-                yield from _with_broken(rows, broken)
+                yield from json_rows(
+                    lines, name, template_fields, fewest=fewest or 1, broken=broken
+                )
             return
         with seekable(stream) as whole:
             if kind == "xlsx":
@@ -345,10 +345,3 @@ def _wide_lines(stream: BufferedReader, path: str, encoding: str) -> Iterator[st
         ) from None
     finally:
         text.detach()
-
-
-def _with_broken(
-    numbered: Iterator[tuple[int, object]], broken: dict[int, str]
-) -> Iterator[tuple[int, object]]:
-    for line, value in numbered:
-        yield line, Unusable(broken.pop(line)) if line in broken else value

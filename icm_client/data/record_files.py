@@ -13,8 +13,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
-from icm_client.data.compression import packed, unpacked_name
-from icm_client.data.formats import FileFormat, delimiter_of, output_format_of
+from icm_client.data.formats import (
+    FileFormat,
+    delimiter_of,
+    output_format_of,
+    packed,
+    unpacked_name,
+)
 from icm_client.data.values import JsonValue, write_json
 
 if TYPE_CHECKING:

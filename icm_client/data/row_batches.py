@@ -211,12 +211,7 @@ def _cut(
 
 
 class _Groups:
-    """The groups of the rows read so far, each known by a hash of 64 bits.
-
-    Args:
-        fields: the `group` fields of each rule.
-        path: the file, for errors.
-    """
+    """The groups of the rows read so far, each known by a hash of 64 bits."""
 
     def __init__(self, fields: Sequence[tuple[str, ...]], path: str | None) -> None:
         self._fields = fields

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 
-from icm_client.data.compression import DAMAGED, unpacked
+from icm_client.data.formats import DAMAGED, unpacked
 from icm_client.data.messages import listed
 from icm_client.data.values import read_json
 from icm_client.errors import InputError, RowError, SetupError

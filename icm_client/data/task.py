@@ -18,8 +18,8 @@ from typing import ClassVar, NamedTuple, Self
 import orjson
 from pydantic import InstanceOf, field_validator
 
-from icm_client.data.compression import unpacked_name
 from icm_client.data.constraint_spec import ConstraintSpec, rules_problems
+from icm_client.data.formats import unpacked_name
 from icm_client.data.messages import Described, did_you_mean, listed, shown
 from icm_client.data.rows import Dataset, Row, path_of, refused_rows
 from icm_client.data.values import Unusable, kind_of

@@ -43,12 +43,7 @@ _RULE = """\
 
 
 def task_text(task: Task, fields: Sequence[str] = ()) -> str:
-    """Return the task as the text of a file, of which `Task.from_toml` makes the same one.
-
-    Args:
-        task: what is written; settings that it leaves to their defaults are comments.
-        fields: of the rows that it is for, named in a comment.
-    """
+    """Return the task as the text of a file, of which `Task.from_toml` makes the same one."""
     parts = [_HEAD]
     defaults = {name: field.default for name, field in Task.model_fields.items()}
     for setting, (about, example) in _SETTINGS.items():
@@ -75,11 +70,7 @@ def task_text(task: Task, fields: Sequence[str] = ()) -> str:
 
 
 def write_task(task: Task, path: str | os.PathLike[str], fields: Sequence[str] = ()) -> None:
-    """Write the task into a file; one that is there stays as it is if it says the same.
-
-    Raises:
-        InputError: another file is there, or the file cannot be written.
-    """
+    """Write the task into a file; one that is there stays as it is if it says the same."""
     write_new(path, task_text(task, fields), "task")
 
 

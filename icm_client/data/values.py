@@ -130,11 +130,7 @@ def _number(number: float) -> int | float:
 
 
 def read_json(text: str | bytes) -> Any:
-    """Return the value; whole numbers are exact, whatever their size.
-
-    Raises:
-        orjson.JSONDecodeError: it is not JSON.
-    """
+    """Return the value; whole numbers are exact, whatever their size."""
     value = orjson.loads(text)
     long = (
         _MAYBE_TOO_LONG.search(text)
@@ -150,11 +146,7 @@ def read_json(text: str | bytes) -> Any:
 
 
 def write_json(value: object, option: int = 0) -> bytes:
-    """Return the value as UTF-8; of orjson's `option`s those for indent, keys and newline count.
-
-    Raises:
-        orjson.JSONEncodeError: it is no JSON value.
-    """
+    """Return the value as UTF-8; of orjson's `option`s those for indent, keys and newline count."""
     try:
         return orjson.dumps(value, option=option)
     except orjson.JSONEncodeError as problem:

@@ -1,4 +1,4 @@
-"""Write a file in one step: at any moment it is the old one or the new one, whole."""
+"""Write a file in one step, so that it is always the old one or the new one; and lock a file."""
 
 import os
 import secrets
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
+from icm_client.errors import IcmError
+
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write the file in one step.
-
-    Raises:
-        OSError: it cannot be written; what was there before is still there.
-    """
+    """Write the file in one step."""
     with replaced(path) as file:
         file.write(content)
 
@@ -29,9 +29,6 @@ def replaced(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
         path: the file; one that is there keeps its permissions.
         temporary: the name under which it is written, in the same folder. None takes a new one;
             whoever names it must be alone in writing it.
-
-    Raises:
-        OSError: it cannot be written.
     """
     if temporary is None:
         temporary = temporary_beside(path)
@@ -44,6 +41,20 @@ def replaced(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def locked(path: Path, busy: IcmError, *, timeout_s: float = 0.0) -> FileLock:
+    """Return the lock of this file, held; raise `busy` where another process holds it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    lock = FileLock(path, timeout=timeout_s, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise busy from None
+    return lock
 
 
 def temporary_beside(path: Path) -> Path:

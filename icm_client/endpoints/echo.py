@@ -53,12 +53,7 @@ class EchoEndpoint(TextPrompts):
     async def open(
         cls, transport: Transport, *, model: str | None = None, context_length: int | None = None
     ) -> Self:
-        """Ask the server for its models; the first read shows whether it echoes.
-
-        Raises:
-            EndpointError: no answer.
-            ModelNotFound: `model` is not served, or is None and several are.
-        """
+        """Ask the server for its models; the first read shows whether it echoes."""
         entry, characters = await text_model(transport, model, context_length)
 
         def identity_of(entry: ModelCard) -> ServerIdentity:

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from subprocess import PIPE
 from typing import Final, Protocol, Self, TypeVar
 
 import anyio
@@ -25,7 +24,7 @@ from anyio.abc import Process
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_serializer
 
 from icm_client.cache import cache_folder
-from icm_client.child_process import stop_child
+from icm_client.child_process import begin_child, last_words, open_child, stop_child
 from icm_client.cores import YIELDING, physical_cores
 from icm_client.endpoints import gemma
 from icm_client.endpoints.gguf import check_gguf, sha256_of, state_of, trained_context_of
@@ -42,9 +41,6 @@ DEFAULT_CONTEXT_LENGTH: Final = 8192
 """Tokens."""
 
 _CHILD: Final = "from icm_client.endpoints.embedded import serve; serve()"
-
-_LAST_WORDS: Final = 2000
-"""An error message ends with so many bytes of the log."""
 
 # No network lies between us and the child: if a second attempt does not help, only a restart does.
 # But a long prompt on a large model and few cores is slow.
@@ -270,17 +266,7 @@ class EmbeddedEndpoint:
                 "can be written"
             ) from error
         with log:
-            # A session of its own: Ctrl-C in the terminal reaches only the parent, which then ends
-            # its child in order.
-            process = await anyio.open_process(
-                # -P: the user's working folder may hold a json.py.
-                [sys.executable, "-P", "-c", _CHILD],
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=log,
-                env={**YIELDING, **os.environ},
-                start_new_session=True,
-            )
+            process = await open_child("-c", _CHILD, log=log, env={**YIELDING, **os.environ})
         transport: Transport | None = None
         try:
             with anyio.fail_after(self._start_timeout_s):
@@ -323,10 +309,7 @@ class EmbeddedEndpoint:
             raise self._failed(f"did not start (exit status {code})") from None
 
     def _failed(self, what: str) -> EmbeddedServerFailed:
-        try:
-            words = self._log.read_bytes()[-_LAST_WORDS:].decode("utf-8", "replace").strip()
-        except OSError:
-            words = ""
+        words = last_words(self._log)
         self._log_is_wanted = True
         return EmbeddedServerFailed(
             f"the embedded server for {self.identity.model} {what}; its log, {self._log}, ends "
@@ -356,22 +339,11 @@ async def _ended(running: _Running) -> None:
 
 def serve() -> None:
     """Serve in a child process until stdin closes."""
-    with open(0, "rb", buffering=0, closefd=False) as orders_pipe:
-        orders = Orders.model_validate_json(orders_pipe.readline())
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    report = os.dup(1)
-    os.dup2(2, 1)  # a library that prints must not fill the pipe, which nobody reads any more
+    orders, report = begin_child(Orders)
     server = start(orders)
     os.write(report, Report(url=server.listening_address).model_dump_json().encode() + b"\n")
     os.close(report)
     threading.Event().wait()
-
-
-def _exit_with_parent() -> None:
-    # What llama.cpp is computing is of no use any more, so no destructors run.
-    while os.read(0, 4096):
-        pass
-    os._exit(0)
 
 
 class Server(Protocol):

@@ -6,8 +6,9 @@ on that order (`icm_client.scoring.planner`), and `Endpoint.lanes` is all it nee
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import StrEnum
+from operator import add, sub
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 TokenIds = tuple[int, ...]
@@ -65,6 +66,12 @@ class Usage:
     cached_tokens: int = 0
     retries: int = 0
     sent_bytes: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(*map(add, astuple(self), astuple(other)))
+
+    def __sub__(self, before: "Usage") -> "Usage":
+        return Usage(*map(sub, astuple(self), astuple(before)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Self, TypeVar
 
 import anyio
@@ -244,10 +244,7 @@ class SeveralEndpoints:
     @property
     def usage(self) -> Usage:
         """Running totals over all servers, those that are lost included."""
-        used = [member.endpoint.usage for member in self._members]
-        return Usage(
-            **{total.name: sum(getattr(one, total.name) for one in used) for total in fields(Usage)}
-        )
+        return sum((member.endpoint.usage for member in self._members), Usage())
 
     @property
     def notices(self) -> tuple[str, ...]:

@@ -175,21 +175,6 @@ class Transport:
         if attempts is None:
             attempts = 1 if COMPARING.get() else self.settings.retry.attempts
         item = _Item(self.settings.retry, attempts)
-
-        async def attempt() -> T:
-            item.made += 1
-            self.usage.retries += item.made > 1
-            sent = await body() if callable(body) else body
-            try:
-                raw = await self._answer(path, sent, item, headers, scoring=scoring)
-                if scoring and not COMPARING.get():
-                    await self._identity.confirm()
-            except EndpointError as error:
-                self._identity.failed(error)
-                raise
-            self._identity.answered()
-            return self._parsed(parse, raw, path)
-
         retrying = AsyncRetrying(
             retry=retry_if_exception(item.may_heal),
             stop=lambda state: item.is_over(state) or self.settings.stopping(),
@@ -199,7 +184,9 @@ class Transport:
             reraise=True,
         )
         try:
-            return await retrying(attempt)
+            return await retrying(
+                self._attempt, path, body, parse, item, headers=headers, scoring=scoring
+            )
         except IcmError as error:
             given_up = item.made > 1 and not LOOKING.get() and not isinstance(error, RunStopped)
             if given_up and "(gave up after" not in str(error):
@@ -208,54 +195,67 @@ class Transport:
                 error.args = (f"{error}; {await self._models_there(body)}",)
             raise
 
-    async def _answer(
+    async def _attempt(
         self,
         path: str,
-        body: Body | None,
+        body: Body | Callable[[], Awaitable[Body]] | None,
+        parse: Callable[[bytes], T],
         item: "_Item",
-        headers: Mapping[str, str],
         *,
+        headers: Mapping[str, str],
         scoring: bool,
-    ) -> bytes:
-        """The body of the answer to one attempt, sent when it is its turn."""
+    ) -> T:
+        """`parse` of the body of the answer to one attempt, sent when it is its turn."""
+        item.made += 1
+        self.usage.retries += item.made > 1
         # GET requests are small, and those who send them have their turn already.
         comparing = COMPARING.get()
-        takes_turn = body is not None and not comparing
-        ready = self._identity.check if scoring and not comparing else None
+        sent = await body() if callable(body) else body
         # Written here: the SDK's json takes ten times as long for thousands of ids.
-        content = body if body is None or isinstance(body, bytes) else orjson.dumps(body)
-        async with self._gate.turn(path, ready) if takes_turn else self._gate.aside():
-            if scoring:
-                self.usage.requests += 1
-                self.usage.sent_bytes += len(content or b"")
-            began = anyio.current_time()
-            try:
-                with self._identity.under_way() if scoring else nullcontext():
-                    return await self._exchange.body_of(
-                        path, content, deadline_s=item.deadline_s(), headers=headers
-                    )
-            finally:
-                item.spent_s += anyio.current_time() - began
-
-    def _parsed(self, parse: Callable[[bytes], T], raw: bytes, path: str) -> T:
-        """`parse` of what the server sent, secrets included: a key may be a word like "token"."""
+        content = sent if sent is None or isinstance(sent, bytes) else orjson.dumps(sent)
+        ready = self._identity.check if scoring and not comparing else None
+        takes_turn = content is not None and not comparing
+        try:
+            async with self._gate.turn(path, ready) if takes_turn else self._gate.aside():
+                if scoring:
+                    self.usage.requests += 1
+                    self.usage.sent_bytes += len(content or b"")
+                began = anyio.current_time()
+                try:
+                    with self._identity.under_way() if scoring else nullcontext():
+                        raw = await self._exchange.body_of(
+                            path, content, deadline_s=item.deadline_s(), headers=headers
+                        )
+                finally:
+                    item.spent_s += anyio.current_time() - began
+            if scoring and not comparing:
+                await self._identity.confirm()
+        except EndpointError as error:
+            self._identity.failed(error)
+            raise
+        self._identity.answered()
         try:
             return parse(raw)
         except MalformedAnswer as error:
-            reason = self.redacted(str(error))
+            reason = str(error)
+        raise self._malformed(reason, raw, path)
+
+    def _malformed(self, reason: str, raw: bytes, path: str) -> MalformedAnswer:
+        """What the server sent may hold secrets: a key may be a word like "token"."""
+        reason = self.redacted(reason)
         if self.url not in reason:
             reason = f"{self.url}{path}: {reason}"
         text = raw.decode("utf-8", "replace")
         page = page_words(text)
         if page is not None:
             shown = f" ({self.redacted(page)!r})" if page else ""
-            raise MalformedAnswer(
+            return MalformedAnswer(
                 f"{self.url}{path}: a web page came instead of an answer{shown}: this is not the "
                 "model server's URL, or a login page or proxy stands before it"
             )
         failure = MalformedAnswer(f"{reason}; the answer begins with {self.redacted(text)!r}")
         failure.is_json = _is_json(raw)
-        raise failure
+        return failure
 
     def _report_wait(self, item: "_Item", state: RetryCallState) -> None:
         seconds = state.next_action.sleep if state.next_action else 0.0

@@ -126,11 +126,7 @@ class VllmEndpoint(TokenPrompts):
             "return_tokens_as_token_ids": True,
             **sampling,
         }
-        return await self._complete(
-            prompts,
-            asked,
-            lambda raw: [self._answer(each, wanted) for each in self._choices(raw, prompts)],
-        )
+        return await self._complete(prompts, asked, partial(self._answers, prompts, wanted))
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
         """As `Endpoint.warm`: a one-token request for the bare prefix.
@@ -181,11 +177,6 @@ class VllmEndpoint(TokenPrompts):
 
         A router before several replicas (vLLM's with `--policy consistent_hash`) sends a session
         to one of them, so that its prefixes are computed only there.
-
-        Args:
-            prompts: at least one.
-            asked: of each, besides one token.
-            parse: reads the answer.
         """
         body = {
             "model": self.identity.model,
@@ -237,22 +228,24 @@ class VllmEndpoint(TokenPrompts):
             )
         return choices
 
-    def _answer(self, choice: _Choice, wanted: TokenIds) -> Answer:
-        positions = choice.logprobs.top_logprobs if choice.logprobs else []
-        if len(positions) != 1 or not (found := positions[0]):
-            raise MalformedAnswer(f"{self._transport.url}: a choice without log-probs of its token")
-        keys = [f"token_id:{token}" for token in wanted]
-        if not all(key in found for key in keys):
-            missing = [token for token, key in zip(wanted, keys, strict=True) if key not in found]
-            raise LabelMissing(
-                f"{self._transport.url}: no log-probs of tokens {missing}; the server ignored "
-                "`logprob_token_ids`: it needs a vLLM whose /v1/completions has that field (0.32 "
-                "does), or --kind prompt-logprobs, which any vLLM has and is slower"
-            )
-        values = [
-            log_prob(found[key], token=token) for key, token in zip(keys, wanted, strict=True)
-        ]
-        return Answer(tuple(values), Exactness.EXACT)
+    def _answers(self, prompts: Sequence[TokenIds], wanted: TokenIds, raw: bytes) -> list[Answer]:
+        keys = {f"token_id:{token}": token for token in wanted}
+        answers = []
+        for choice in self._choices(raw, prompts):
+            positions = choice.logprobs.top_logprobs if choice.logprobs else []
+            if len(positions) != 1 or not (found := positions[0]):
+                raise MalformedAnswer(
+                    f"{self._transport.url}: a choice without log-probs of its token"
+                )
+            if missing := [token for key, token in keys.items() if key not in found]:
+                raise LabelMissing(
+                    f"{self._transport.url}: no log-probs of tokens {missing}; the server ignored "
+                    "`logprob_token_ids`: it needs a vLLM whose /v1/completions has that field "
+                    "(0.32 does), or --kind prompt-logprobs, which any vLLM has and is slower"
+                )
+            values = [log_prob(found[key], token=token) for key, token in keys.items()]
+            answers.append(Answer(tuple(values), Exactness.EXACT))
+        return answers
 
 
 class PromptLogProbsEndpoint(VllmEndpoint):

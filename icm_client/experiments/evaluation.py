@@ -1,9 +1,9 @@
 """What an evaluation compares: methods, seeds, and which rows are held out.
 
 The paper's Figures 1 and 3 on a user's own rows: what a model predicts of held-out rows in context,
-given train rows with ICM's labels, with gold, human or random ones, and zero-shot; and what models
-predict that were fine-tuned on these labels. `evaluation_run` runs it, `evaluation_results` has the
-figures.
+given train rows with ICM's labels, with simpler methods' ones, with gold, human or random ones, and
+zero-shot; and what models predict that were fine-tuned on these labels. `evaluation_run` runs it,
+`evaluation_results` has the figures.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +12,10 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
+from icm_client.coherence.contexts import REPEATED
 from icm_client.coherence.problem import IntArray
 from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.simple import FewShotSettings
 from icm_client.data.job import Job
 from icm_client.data.rows import only
 from icm_client.errors import InputError
@@ -32,12 +34,14 @@ Kind = Literal[
     "zero-shot-calibrated",
     "zero-shot-chat",
     "random",
+    "bootstrap",
     "pseudo-labels",
     "icm",
     "same-accuracy",
     "human",
     "golden",
     "finetuned-random",
+    "finetuned-bootstrap",
     "finetuned-icm",
     "finetuned-same-accuracy",
     "finetuned-human",
@@ -48,6 +52,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 TAUGHT_BY: Final[Mapping[Kind, Kind]] = {
     "finetuned-random": "random",
+    "finetuned-bootstrap": "bootstrap",
     "finetuned-icm": "icm",
     "finetuned-same-accuracy": "same-accuracy",
     "finetuned-human": "human",
@@ -65,6 +70,7 @@ FIGURE_1: Final[tuple[Kind, ...]] = tuple(kind for kind in KINDS if kind not in 
 """The paper's Figure 1: the base model zero-shot, and models fine-tuned on labels."""
 
 _SEARCHED: Final = ("icm", "same-accuracy", "finetuned-icm", "finetuned-same-accuracy")
+"""Methods that use ICM's labels or their accuracy: one for each search wanted."""
 
 FEWEST_ROWS: Final = 8
 """The fewest train rows, and the fewest test rows, that are of any use."""
@@ -76,7 +82,7 @@ class Method:
 
     Attributes:
         kind: which one.
-        search: settings of ICM, for methods that use its labels or their accuracy.
+        search: settings of the search whose labels, or whose labels' accuracy, the method uses.
     """
 
     kind: Kind
@@ -85,7 +91,9 @@ class Method:
     @property
     def name(self) -> str:
         """Its name in tables and pictures; unique within an evaluation."""
-        return self.kind if self.search is None else f"{self.kind}-{preset_of(self.search)}"
+        if self.search is None or self.kind not in _SEARCHED:
+            return self.kind
+        return f"{self.kind}-{preset_of(self.search)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,9 +191,11 @@ def plan_evaluation(
         missing = _missing(kind, job, annotated, chat_prompt)
         if kind in wanted and missing is not None:
             notices.append(f"{kind} is left out: {missing}")
+        elif kind in wanted and kind in _SEARCHED:
+            methods += [Method(kind, search) for search in searches]
         elif kind in wanted:
-            searched = searches if kind in _SEARCHED else [None]
-            methods += [Method(kind, search) for search in searched]
+            bootstraps = TAUGHT_BY.get(kind, kind) == "bootstrap"
+            methods.append(Method(kind, FewShotSettings(demos=demos) if bootstraps else None))
     if not methods:
         raise InputError(f"nothing to compare: {'; '.join(notices)}")
     if annotated is not None:
@@ -281,14 +291,25 @@ def fewest_and_most_reads(evaluation: Evaluation, method: Method) -> tuple[int, 
     """Log-probs that a method reads over all seeds if nothing is stored; None where unknown.
 
     Labels of several tokens take more. Methods that share reads are counted as if each were run
-    alone, except that ICM searches once for all that use the same search.
+    alone, except that methods with the same search share it.
     """
     if method.kind in ("majority", "longer"):
         return 0, 0
     first = next(one for one in evaluation.methods if one.search == method.search)
     search = method.search if method == first else None
-    if search is not None and not isinstance(search, SweepSettings):
-        return None
+    passes: tuple[int, int]
+    match search:
+        case None:
+            passes = 0, 0
+        case SweepSettings():
+            passes = search.min_sweeps, search.max_sweeps * search.restarts
+        case FewShotSettings():
+            # At the end rows are read again with the labels' names exchanged, in up to K ways.
+            n_labels = len(evaluation.job.labels)
+            ways = n_labels if n_labels > 2 else 1  # noqa: PLR2004
+            passes = search.rounds + 1, search.rounds + 1 + ways
+        case _:
+            return None
     orders = len(evaluation.job.items) // len(evaluation.job.dataset.rows)
     fewest = most = 0
     for split in evaluation.splits:
@@ -296,6 +317,6 @@ def fewest_and_most_reads(evaluation: Evaluation, method: Method) -> tuple[int, 
         if method.kind == "pseudo-labels":
             reads += len(split.train)
         sweep = len(split.train) * orders
-        fewest += reads + (sweep * search.min_sweeps if search else 0)
-        most += reads + (sweep * search.max_sweeps * search.restarts if search else 0)
+        fewest += reads + sweep * passes[0]
+        most += reads + sweep * passes[1] + (REPEATED if search else 0)
     return fewest, most

@@ -14,8 +14,10 @@ from icm_client.runs.progress import Progress
 from icm_client.runs.trainer import TrainingProgress
 from icm_client.scoring import ScoringProgress
 from icm_client.stats.bootstrap import (
+    GapRecovered,
     Interval,
     bootstrap_interval,
+    gap_recovered,
     mean_over_seeds,
     paired_interval,
 )
@@ -44,7 +46,7 @@ class Outcome:
             failed.
         labelled: train rows that the method labelled; None for one that labels none.
         label_accuracy: the share of them whose label is gold; None as above, or where it is 0 rows.
-        verdict: the diagnosis's verdict on ICM's labels; None for other methods.
+        verdict: the diagnosis's verdict on labels that a search found; None for other methods.
         findings: the diagnosis's codes.
         spent: what it cost.
         error: why it failed, or None.
@@ -90,6 +92,8 @@ class Result:
         accuracy: mean over the seeds that did not fail; None where all did.
         interval: 95%, over test rows and seeds.
         to_golden: None for golden labels themselves, or where they were not run.
+        gap: the share that it recovers of the gap between zero-shot and golden labels, over the
+            seeds that all three finished; None where there is no such seed.
     """
 
     method: Method
@@ -97,6 +101,7 @@ class Result:
     accuracy: float | None = None
     interval: Interval | None = None
     to_golden: ToGolden | None = None
+    gap: GapRecovered | None = None
 
     @property
     def ended(self) -> tuple[Outcome, ...]:
@@ -111,12 +116,12 @@ class Result:
 
     @property
     def findings(self) -> str:
-        """What the diagnosis found in ICM's labels, and with how many seeds."""
+        """What the diagnosis found in a search's labels, and with how many seeds."""
         return counted(code for outcome in self.ended for code in outcome.findings)
 
     @property
     def verdict(self) -> str:
-        """The diagnosis's verdict on ICM's labels, and with how many seeds."""
+        """The diagnosis's verdict on a search's labels, and with how many seeds."""
         return counted(outcome.verdict for outcome in self.ended if outcome.verdict is not None)
 
     @property
@@ -141,19 +146,21 @@ def results(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> tuple[Result
         for method in evaluation.methods
     }
     correct = {method: _matrix(evaluation, its) for method, its in own.items()}
-    golden = {method.kind: found for method, found in correct.items() if method.kind in _GOLDEN}
-    trained = golden.get("finetuned-golden")
-    found = []
-    for method, its in own.items():
-        if method.kind in _GOLDEN:
-            reference = None
-        elif method.kind in TAUGHT_BY:
-            reference = trained
-        else:
-            reference = golden.get("golden", trained)
-        result = _result(Result(method, its), correct[method], reference, evaluation.units)
-        found.append(result)
-    return tuple(found)
+    of_kind = {method.kind: found for method, found in correct.items()}
+    not_run = _matrix(evaluation, ())
+    zero_shot = of_kind.get("zero-shot", not_run)
+    trained = of_kind.get("finetuned-golden", not_run)
+    untrained = of_kind.get("golden", trained)
+    return tuple(
+        _result(
+            Result(method, its),
+            correct[method],
+            zero_shot,
+            trained if method.kind in TAUGHT_BY else untrained,
+            evaluation.units,
+        )
+        for method, its in own.items()
+    )
 
 
 def _matrix(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> FloatArray:
@@ -167,22 +174,33 @@ def _matrix(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> FloatArray:
 
 
 def _result(
-    failed: Result, correct: FloatArray, golden: FloatArray | None, units: IntArray
+    failed: Result,
+    correct: FloatArray,
+    zero_shot: FloatArray,
+    golden: FloatArray,
+    units: IntArray,
 ) -> Result:
-    ended = np.isfinite(correct).any(axis=1)
+    ended, ended_zero_shot, ended_golden = (
+        np.isfinite(one).any(axis=1) for one in (correct, zero_shot, golden)
+    )
     if not ended.any():
         return failed
-    against = None
-    if golden is not None and (both := ended & np.isfinite(golden).any(axis=1)).any():
+    against, gap = None, None
+    both = ended & ended_golden
+    if both.any() and failed.method.kind not in _GOLDEN:
         against = ToGolden(
             mean_over_seeds(correct[both]) - mean_over_seeds(golden[both]),
             paired_interval(correct[both], golden[both], units),
         )
+    all_three = both & ended_zero_shot
+    if all_three.any():
+        gap = gap_recovered(correct[all_three], zero_shot[all_three], golden[all_three], units)
     return replace(
         failed,
         accuracy=mean_over_seeds(correct[ended]),
         interval=bootstrap_interval(correct[ended], units),
         to_golden=against,
+        gap=gap,
     )
 
 
@@ -218,6 +236,8 @@ def _record(one: Result) -> Record:
     low, high = one.interval or (None, None)
     against = one.to_golden
     golden_low, golden_high = against.interval if against else (None, None)
+    share, interval = one.gap or (None, None)
+    gap_low, gap_high = interval or (None, None)
     return {
         "method": one.method.name,
         "seeds": len(one.ended),
@@ -225,6 +245,10 @@ def _record(one: Result) -> Record:
         "accuracy": rounded(one.accuracy),
         "accuracy_low": rounded(low),
         "accuracy_high": rounded(high),
+        "gap": None if one.gap is None else one.gap.gap,
+        "gap_recovered": rounded(share),
+        "gap_recovered_low": rounded(gap_low),
+        "gap_recovered_high": rounded(gap_high),
         "to_golden": rounded(against.difference if against else None),
         "to_golden_low": rounded(golden_low),
         "to_golden_high": rounded(golden_high),

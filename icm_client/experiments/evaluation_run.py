@@ -213,12 +213,12 @@ class _Bench:
         """Label the train rows by one of `LABEL_SETS`."""
         train, n_labels = self.split.train, len(self.job.labels)
         match method.kind:
-            case "icm":
-                return await self._icm(method)
+            case "icm" | "bootstrap":
+                return await self._found(method)
             case "golden":
                 labels = self.evaluation.gold[train]
             case "same-accuracy":
-                found = (await self._icm(method)).labels[train]
+                found = (await self._found(method)).labels[train]
                 gold = self.evaluation.gold[train]
                 there = found != UNLABELLED
                 wrong = round(float((found != gold)[there].mean()) * len(train))
@@ -273,8 +273,8 @@ class _Bench:
             case _:
                 raise ValueError(method)
 
-    async def _icm(self, method: Method) -> _LabelSet:
-        """ICM's labels for the train rows; each search runs once."""
+    async def _found(self, method: Method) -> _LabelSet:
+        """The labels that the method's search finds for the train rows; each search runs once."""
         settings = method.search
         if settings is None:
             raise ValueError(method)

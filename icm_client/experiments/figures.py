@@ -123,14 +123,18 @@ _LEGEND: Final[dict[Source, str]] = {
 _GOLDEN_LINES: Final[dict[Kind, str]] = {"golden": "--", "finetuned-golden": ":"}
 _DARK = "#22303a"
 _INCHES_A_BAR = 0.32
+_INCHES_OF_GAP = 3.4
+_SHARES_SHOWN = (-0.5, 1.5)
+"""Beyond these an interval is cut, and a dot stands at the edge."""
 
 
 def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) -> None:
-    """Draw each method's accuracy on the test rows.
+    """Draw each method's accuracy on the test rows, and the share of the gap that it recovers.
 
     A bar is the mean over seeds, a line the bootstrap's 95% interval, a dot a seed. The dashed line
-    is the mean of golden labels, the dotted one that of models trained on them. The same figures
-    give the same bytes.
+    is the mean of golden labels, the dotted one that of models trained on them. Beside it, where
+    the gap from zero-shot to golden labels is known, a dot is the share, and a line its interval;
+    0 and 1 are these two. The same figures give the same bytes.
 
     Args:
         found: the methods; those that failed with every seed stay empty.
@@ -145,8 +149,14 @@ def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) 
         from matplotlib.figure import Figure  # noqa: PLC0415 - an optional extra, and slow to load
         from matplotlib.patches import Patch  # noqa: PLC0415
 
-        figure = Figure(figsize=(6.6, 1.5 + _INCHES_A_BAR * len(found)), layout="constrained")
-        axes = figure.subplots()
+        compared = any(one.gap for one in found)
+        figure = Figure(
+            figsize=(6.6 + _INCHES_OF_GAP * compared, 1.5 + _INCHES_A_BAR * len(found)),
+            layout="constrained",
+        )
+        axes, *beside = figure.subplots(
+            1, 1 + compared, squeeze=False, sharey=True, width_ratios=(5, 3)[: 1 + compared]
+        )[0]
         for place, one in enumerate(found):
             if one.accuracy is None or one.interval is None:
                 axes.annotate("failed", (0.01, place), fontsize=8, va="center", color=_DARK)
@@ -190,6 +200,8 @@ def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) 
         axes.grid(visible=True, axis="x", linewidth=0.3)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+        for gap_axes in beside:
+            _draw_gaps(gap_axes, found)
         figure.suptitle(title, fontsize=10)
         shown = dict.fromkeys(_source(one.method.kind) for one in found)
         figure.legend(
@@ -202,6 +214,31 @@ def draw_evaluation(found: Sequence[Result], paths: Sequence[Path], title: str) 
         )
         for path in paths:
             save_figure(figure, path, dpi=150)
+
+
+def _draw_gaps(axes: "Axes", found: Sequence[Result]) -> None:
+    low, high = _SHARES_SHOWN
+    for place, one in enumerate(found):
+        if one.gap is None:
+            continue
+        share, interval = one.gap
+        said = "no gap" if share is None else f"{share:.0%}"
+        axes.annotate(said, (high, place), xytext=(6, 0), textcoords="offset points", va="center")
+        if interval is not None:
+            axes.hlines(place, *interval, color=_DARK, linewidth=1.2)
+        if share is not None:
+            filled = _COLOURS[_source(one.method.kind)] if interval else "white"
+            at = min(max(share, low), high)
+            axes.plot(at, place, "o", color=filled, mec=_DARK, markersize=5, clip_on=False)
+    for end in (0, 1):
+        axes.axvline(end, color=_DARK, linewidth=0.8, linestyle="--", zorder=0)
+    axes.set_xlim(low, high)
+    axes.set_xticks([0, 0.5, 1])
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.set_xlabel("gap recovered")
+    axes.grid(visible=True, axis="x", linewidth=0.3)
+    axes.tick_params(left=False)
+    axes.spines[["left", "top", "right"]].set_visible(False)
 
 
 def _source(kind: Kind) -> Source:

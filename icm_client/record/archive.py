@@ -84,11 +84,7 @@ class RunList:
 
 
 def list_runs(base: Path = DEFAULT_BASE) -> RunList:
-    """Return the runs in `base`; none if there is no such folder.
-
-    Raises:
-        RunError: `base` cannot be read.
-    """
+    """Return the runs in `base`; none if there is no such folder."""
     try:
         folders = sorted(entry for entry in base.iterdir() if not entry.name.startswith("."))
     except FileNotFoundError:
@@ -112,12 +108,7 @@ def _worked_on(run: Run) -> tuple[datetime, str]:
 
 
 def find_run(name: str, base: Path = DEFAULT_BASE) -> Run:
-    """Return the run in the folder `name`, or else the one in `base` that `name` means: `read_run`.
-
-    Raises:
-        InputError: there is none, or more than one.
-        RunError: its folder cannot be read, or is no run's.
-    """
+    """Return the run in the folder `name`, or else `read_run(name, base)`."""
     folder = Path(name)
     if (folder / RECORD).is_file():
         return read_folder(folder.resolve())

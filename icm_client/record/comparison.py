@@ -59,12 +59,7 @@ class RunDiff:
 
 
 def diff_runs(first: Run, second: Run) -> RunDiff:
-    """Return where two runs differ, in their descriptions and in the labels they found.
-
-    Raises:
-        InputError: both have labels, and no row in common.
-        RunError: a labels file cannot be read.
-    """
+    """Return where two runs differ, in their descriptions and in the labels they found."""
     ours, theirs = (dict(_flat(_description(run))) for run in (first, second))
     settings = {
         key: (ours.get(key), theirs.get(key))

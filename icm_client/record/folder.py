@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import orjson
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from icm_client.data.values import write_json
-from icm_client.data.whole_files import replace_file
+from icm_client.data.whole_files import locked, replace_file
 from icm_client.errors import RunError, RunStopped
 from icm_client.record.description import RunDescription, installed_versions, without_secrets
 from icm_client.record.journal import FAILED, FINISHED, STOPPED, Journal
@@ -121,10 +120,6 @@ class RunFolder:
 
         A run whose summary has `stopped` can go on.
 
-        Args:
-            summary: JSON values, `Labels.summary()`.
-            write_labels: writes a JSON Lines file at a path, `Labels.write`.
-
         Raises:
             RunError: the folder cannot be written.
         """
@@ -156,12 +151,7 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         try:
             if error is not None and not self._ended:
                 if isinstance(error, Exception) and not isinstance(error, RunStopped):
@@ -194,15 +184,11 @@ def owned(folder: Path) -> Iterator[None]:
 
 def _locked(folder: Path, busy: str) -> FileLock:
     """Return the folder's lock, held; `busy` is the message if another process holds it."""
-    lock = FileLock(folder / LOCK, timeout=_LOCK_TIMEOUT_S, thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise RunError(busy) from None
+        return locked(folder / LOCK, RunError(busy), timeout_s=_LOCK_TIMEOUT_S)
     except OSError as error:
         raise RunError(f"{folder}: cannot be used: {error.strerror}") from error
-    return lock
 
 
 def _earlier(path: Path) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 A line is written with one call and ends in a newline, so a killed process leaves at most its last
 line torn. Such a line never happened: reading ignores it, and opening cuts it off.
 
-A sweep's event holds the labels after it: `sweep_labels.py`.
+A sweep's event holds the labels after it: `run_labels.py` packs them.
 """
 
 import json
@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from icm_client.errors import RunError
@@ -115,12 +114,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -1,21 +1,31 @@
-"""The labels that a run found, as its folder keeps them."""
+"""The labels that a run found, and those after each sweep, as its folder keeps them.
 
+Those after a sweep are for looking at, not for searching. The journal has them as one word: the
+rows' labels, numbered as in the event's `counts`, -1 where a row has none, as little-endian 16-bit
+integers, deflated, in base64. 100,000 rows take 26 kB with two labels, 52 kB with five. A pair's
+other order is left out: its label follows from the row's.
+"""
+
+import base64
+import binascii
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+import numpy as np
 import orjson
 
+from icm_client.coherence.problem import IntArray
 from icm_client.data import Dataset, LabelledRow, Row, Task
 from icm_client.data.messages import shown
+from icm_client.data.outputs import columns_before_fields
 from icm_client.data.values import read_json
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import runs_command
+from icm_client.record.journal import PASS, SWEEP, read
 from icm_client.record.layout import LABELS, RECORD, RESULT
-
-OUR_COLUMNS: Final = ("label", "confidence", "exactness")
-"""Columns of labels.jsonl beside the row's own fields; the log-probs' names depend on the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +51,18 @@ class RunLabels:
     cuts: bool = False
 
     @property
+    def gold_column(self) -> str | None:
+        """The column of labels.jsonl that holds gold, its last; None where no row has any."""
+        return [*self.records[0]][-1] if self.result.get("rows_with_gold") else None
+
+    @property
     def labelled(self) -> tuple[LabelledRow, ...]:
         """The rows with labels, confidence and log-probs, as the run returned them; no gold."""
-        gold = self.result.get("gold_field")
+        gold = (self.result.get("gold_field"), self.gold_column)
         return tuple(
             LabelledRow(
                 replace(
-                    row, fields={name: row.fields[name] for name in row.fields if name != gold}
+                    row, fields={name: row.fields[name] for name in row.fields if name not in gold}
                 ),
                 label,
                 record["confidence"],
@@ -108,7 +123,7 @@ def read_labels(folder: Path) -> RunLabels:
 
 def _fields(record: Mapping[str, Any], task: Task, *, cuts: bool) -> dict[str, Any]:
     """Return the row's own fields; one that has the name of our column is called `row_<name>`."""
-    ours = {*OUR_COLUMNS, *(f"log_prob_{label}" for label in task.labels)}
+    ours = {*columns_before_fields(task.labels)} - {"id"}
     if "row_pinned" in record:  # there are pins, and rows with a field of that name
         ours.add("pinned")
     if cuts:
@@ -128,3 +143,61 @@ def _summary(folder: Path) -> Mapping[str, Any]:
     except (OSError, orjson.JSONDecodeError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+_NUMBERS = "<i2"
+_SAME = ("utility", "coherence", "moved")
+"""A sweep's event and the run's result agree in these, or belong to different searches."""
+
+
+def packed(labels: IntArray) -> str:
+    """Return a sweep's labels as one word."""
+    return base64.b64encode(zlib.compress(labels.astype(_NUMBERS).tobytes())).decode()
+
+
+def unpacked(word: str) -> IntArray:
+    """Return the labels that `packed` was given, or raise `ValueError`."""
+    try:
+        content = zlib.decompress(base64.b64decode(word, validate=True))
+        return np.frombuffer(content, _NUMBERS).astype(np.int64)
+    except (binascii.Error, zlib.error) as error:
+        raise ValueError(f"no packed labels: {error}") from error
+
+
+def labels_by_sweep(
+    journal: Path, sweeps: Sequence[Mapping[str, Any]], words: Sequence[str]
+) -> list[IntArray | None]:
+    """Return the labels after each of a result's sweeps, or None where they are unknown.
+
+    A search that started again recorded some sweeps twice, and an older version recorded no
+    labels: they are known where the journal's last event of a sweep agrees with the result.
+
+    Args:
+        journal: of the run.
+        sweeps: as the run's result lists them; those with `trained_on` are passes.
+        words: the labels that the numbers returned are to stand for.
+
+    Returns:
+        For each sweep all rows of the data, as numbers in `words`, -1 where a row has no label.
+    """
+    last: dict[object, Mapping[str, Any]] = {}
+    for event in read(journal):
+        if event["event"] in (SWEEP, PASS):
+            last[event["event"], event.get("restart"), event.get("sweep")] = event
+    found: list[IntArray | None] = []
+    for sweep in sweeps:
+        kind = PASS if "trained_on" in sweep else SWEEP
+        recorded = last.get((kind, sweep["restart"], sweep["sweep"]), {})
+        same = all(recorded.get(name) == sweep.get(name) for name in _SAME)
+        found.append(_labels(recorded, words, journal) if same and "labels" in recorded else None)
+    return found
+
+
+def _labels(event: Mapping[str, Any], words: Sequence[str], journal: Path) -> IntArray:
+    try:
+        numbers = np.array([words.index(word) for word in event["counts"]] + [-1])
+        return numbers[unpacked(event["labels"])]  # -1 is the last
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise RunError(
+            f"{journal}: the labels of a sweep cannot be read ({error}): the file was damaged"
+        ) from None

@@ -23,9 +23,8 @@ import icm_client
 from icm_client.data.whole_files import replace_file
 from icm_client.errors import RunError
 from icm_client.record.archive import Run, resume_command
-from icm_client.report.charts import charts_of
+from icm_client.report.charts import chart_svg, charts_of, series_class
 from icm_client.report.report_data import MEANINGS, ReportData, page_rows, read_report
-from icm_client.report.svg import chart_svg, series_class
 from icm_client.verdict.findings import NO_CONFIDENCE, of_run
 
 _ASSETS = resources.files("icm_client.report").joinpath("report_page")
@@ -41,11 +40,6 @@ _ESCAPES = {
 
 def write_report(run: Run, path: Path, *, gold: str | None = None) -> None:
     """Write the report of a run that is done; an old file is replaced in one step.
-
-    Args:
-        run: from `icm_client.record.archive.read_run`.
-        path: of the HTML file.
-        gold: the rows' field with gold labels, if the run did not know it.
 
     Raises:
         InputError: the run has no labels yet, or the gold field is missing or holds no labels.

@@ -109,16 +109,7 @@ class ReportData:
 
 
 def read_report(run: Run, *, gold: str | None = None) -> ReportData:
-    """Return what the report of a run shows.
-
-    Args:
-        run: one that is done.
-        gold: the rows' field with gold labels, if the run did not know it.
-
-    Raises:
-        InputError: the run has no labels yet, or the gold field is missing or holds no labels.
-        RunError: a file of the run cannot be read.
-    """
+    """Return what the report of a run shows."""
     table = read_label_table(run, gold=gold)
     result = run.result or {}
     judged = table.judged

@@ -21,7 +21,7 @@ from icm_client.coherence.matching import best_permutation, pair_counts
 from icm_client.coherence.problem import UNLABELLED, IntArray
 from icm_client.record.archive import Run
 from icm_client.record.journal import read
-from icm_client.record.sweep_labels import labels_by_sweep
+from icm_client.record.run_labels import labels_by_sweep
 from icm_client.report.label_table import NO_GOLD, LabelTable
 
 STEPS_A_POINT = 50
@@ -73,11 +73,7 @@ class Course:
 
 
 def read_course(run: Run, table: LabelTable) -> Course:
-    """Return how the run went.
-
-    Raises:
-        RunError: the journal cannot be read.
-    """
+    """Return how the run went."""
     if sweeps := (run.result or {}).get("sweeps"):
         return _of_sweeps(run, table, sweeps)
     events = read(run.path / "journal.jsonl")

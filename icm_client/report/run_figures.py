@@ -131,9 +131,6 @@ def matplotlib_style(**style: Any) -> Iterator[None]:
 
     Args:
         style: settings of matplotlib, `font_size=8` or `**{"font.size": 8}`.
-
-    Raises:
-        SetupError: matplotlib is not installed.
     """
     try:
         import matplotlib as mpl  # noqa: PLC0415 - an optional extra, and slow to load
@@ -151,10 +148,6 @@ def matplotlib_style(**style: Any) -> Iterator[None]:
 
 
 def save_figure(figure: "Figure", path: Path, *, dpi: int) -> None:
-    """Write a figure, in the format that the file's extension names, without date or version.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a figure, in the format that the file's extension names, without date or version."""
     dated = {".svg": {"Date": None}, ".png": {"Software": None}}
     figure.savefig(path, metadata=dated.get(path.suffix), dpi=dpi)

@@ -5,7 +5,6 @@ for each value: a run of its own, with what is left of the budget
 match the rows that differ in nothing but the value; compare the labels of every two values
 """
 
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from icm_client.data.values import Unusable, write_json
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError, RunStopped
 from icm_client.runs.label import label_prepared
-from icm_client.runs.progress import Budget, Cost, OnProgress
+from icm_client.runs.progress import OnProgress, left_of
 from icm_client.runs.request import LabelRequest, PreparedRun
 from icm_client.runs.result import Labels
 from icm_client.runs.server import Server
@@ -242,24 +241,13 @@ async def label_groups(
 ) -> GroupLabels:
     """Label the rows of each value in a run of its own, one after the other.
 
-    The budget is that of all runs together: where it ends one, no further one is begun.
-
-    Args:
-        prepared: what is asked for.
-        endpoint: as for `icm_client.label`, like all that follow but `began`.
-        store: of all runs.
-        began: called with a value and how many rows it has, before its run.
-        progress: of the run under way.
-        stopping: once it says so, the run under way is stopped, and `RunStopped` raised.
-
-    Raises:
-        IcmError: as `icm_client.label`. What earlier runs have found is in their folders, and the
-            same call goes on.
+    The budget is that of all runs together: where it ends one, no further one is begun. `began` is
+    called with a value and how many rows it has, before its run; else as `icm_client.label`.
     """
     runs: dict[str, Labels] = {}
     stopped: str | None = None
     for value, run in prepared.runs.items():
-        budget, spent = _left(run.request.budget, [found.cost for found in runs.values()])
+        budget, spent = left_of(run.request.budget, [found.cost for found in runs.values()])
         if spent is not None:
             stopped = spent
             break
@@ -283,24 +271,6 @@ async def label_groups(
             stopped += f", in the rows of {shown(value)}"
             break
     return GroupLabels(prepared, runs, stopped)
-
-
-def _left(budget: Budget | None, costs: Sequence[Cost]) -> tuple[Budget | None, str | None]:
-    """What is left of the budget; and where one of its limits has been reached, which."""
-    if budget is None:
-        return None, None
-    spent = {
-        "max_requests": sum(cost.requests for cost in costs),
-        "max_prompt_tokens": sum(cost.computed_tokens for cost in costs),
-        "max_minutes": math.fsum(cost.seconds for cost in costs) / 60,
-    }
-    left = {
-        name: limit - spent[name] for name, limit in asdict(budget).items() if limit is not None
-    }
-    for name, rest in left.items():
-        if rest <= 0:
-            return budget, f"--{name.replace('_', '-')} {getattr(budget, name):g}"
-    return replace(budget, **left), None
 
 
 def _by_content(rows: Sequence[LabelledRow], fields: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ import os
 import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -105,13 +105,7 @@ class CheckReport:
             "ready": self.ready,
             "reasons": list(self.reasons),
             "observations": [
-                {
-                    "name": one.name,
-                    "verdict": one.verdict.value,
-                    "says": one.says,
-                    "figures": dict(one.figures),
-                }
-                for one in self.observations
+                {**asdict(one), "verdict": one.verdict.value} for one in self.observations
             ],
             "run": None if self.cost is None else self.cost.summary(),
             "requests": self.requests,
@@ -272,13 +266,6 @@ _REPORTED_EVERY_S: Final = 10.0
 
 class Probing:
     """Makes the probes one after the other, over one job and one server.
-
-    Args:
-        job: rows and task.
-        server: the server that is asked.
-        store: where token ids are kept.
-        rng: draws the prompts.
-        step: called before each probe, with its name.
 
     Attributes:
         observations: one a probe, in the order they were made.

@@ -21,21 +21,10 @@ class FoldTraining:
     """The `icm_client.coherence.trained.Train` over one trainer and one store.
 
     A call that ended early can be made again: the trainer finds the models that it has finished,
-    and the store has their answers, under the trained model's own fingerprint.
-
-    Args:
-        job: prompts and label texts; examples are made of them, and of nothing else.
-        trainer: trains models, as many at a time as it can, and opens them.
-        store: where the models' answers are looked up and kept.
-        base: the base model's scorer. The trained models' add to its totals and to its record of
-            how exact an item's log-probs were.
-        seed: of every training.
-        observe: called with what trainings report.
-        opened: called with each model that is opened, for its cost.
-        on_progress: as of a `Scorer`.
-        on_failed: as of a `Scorer`.
-        stopping: as of a `Scorer`; asked before a training begins, too. Those that are under way
-            are awaited.
+    and the store has their answers, under the trained model's own fingerprint. Examples are made of
+    the job's prompts and label texts, and of nothing else. The trained models' reads add to the
+    totals of `base`, the base model's scorer, and to its record of how exact log-probs were.
+    `stopping` is asked before a training begins, too; those that are under way are awaited.
     """
 
     def __init__(
@@ -92,11 +81,6 @@ class FoldTraining:
         """Train one model, and open it to be asked about its targets in context, given demos.
 
         What the store has already is not asked.
-
-        Raises:
-            TrainingError: it cannot be trained.
-            RunStopped: it was to stop.
-            EndpointError, StoreError: as `Scorer`.
         """
         async with self._room:
             if self._stopping():

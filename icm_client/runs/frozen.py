@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -85,6 +85,43 @@ class Found:
         content += [settings] if (settings := self.row_limit.settings) else []
         return blake2b(write_json(content), digest_size=16).hexdigest()
 
+    def job(self) -> Job:
+        """The rows that have a label, with the task's rule, unless it needs rows that have none."""
+        rows = tuple(one.row for one in self.rows)
+        dataset = Dataset(self.run, rows, None, None, ())
+        try:
+            return Job.prepare(dataset, self.task)
+        except RowError:  # the rule names a row that has no label
+            return Job.prepare(dataset, self.task, constraint=ConstraintSpec(kind="none"))
+
+    def of_items(self, job: Job) -> tuple[IntArray, FloatArray, FloatArray]:
+        """Labels `[N]`, log-probs `[N, K]` and confidence `[N]` of the job's items.
+
+        A pair's other order has the label that agrees with the row's, and its log-probs exchanged.
+        """
+        labels = np.full(len(job.items), UNLABELLED)
+        log_probs = np.zeros((len(job.items), len(job.labels)))
+        confidence = np.full(len(job.items), np.nan)
+        for number, item in enumerate(job.row_items.tolist()):
+            one = self.rows[number]
+            put(item, job.labels.index(one.label), labels, job)
+            log_probs[item] = [one.log_probs[word] for word in job.labels]
+            confidence[item] = np.nan if one.confidence is None else one.confidence
+            if job.task.exchange is not None:
+                log_probs[item + 1] = log_probs[item, ::-1]
+                confidence[item + 1] = confidence[item]
+        return labels, log_probs, confidence
+
+    def pins(self, job: Job) -> IntArray | None:
+        """Labels `[N]` that a person gave, `UNLABELLED` where none did; None where nobody did."""
+        if not any(one.pinned for one in self.rows):
+            return None
+        pinned = np.full(len(job.items), UNLABELLED)
+        for number, item in enumerate(job.row_items.tolist()):
+            if self.rows[number].pinned:
+                put(item, job.labels.index(self.rows[number].label), pinned, job)
+        return pinned
+
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
@@ -142,22 +179,15 @@ class Frozen:
     ) -> Self:
         """Draw contexts of the labels found, and read up to `MEASURED` rows in each.
 
-        Args:
-            found: the labels.
-            server: asked now; another model than the run's is measured as well as its own.
-            store: where scores are kept: the same call again asks nothing.
-            contexts: `M`; 0 reads rows zero-shot.
-            stats: where the reads are counted.
-            on_progress: as for `Scorer`.
-            stopping: as for `Scorer`.
+        With 0 `contexts` rows are read zero-shot. The same call again asks nothing.
 
         Raises:
             InputError: fewer than two labels were found on rows.
             RowsTooLong: not one demo of each label fits the server's context.
             EndpointError, ScoreError, StoreError: as `Scorer`.
         """
-        job = _job_of(found)
-        labels, log_probs, confidence = _as_found(found, job)
+        job = found.job()
+        labels, log_probs, confidence = found.of_items(job)
         if len(np.unique(labels)) < 2:  # noqa: PLR2004
             raise InputError(
                 f"the run {found.run} gives all rows one label: nothing can be predicted from it"
@@ -172,7 +202,7 @@ class Frozen:
         frozen = freeze(
             labels,
             log_probs,
-            replace(job.problem(), pinned=_pinned(found, job)),
+            job.problem(pinned=found.pins(job)),
             contexts=contexts,
             demos=settings.demos,
             keep=settings.keep,
@@ -241,11 +271,7 @@ class Frozen:
         )
 
     def save(self, path: Path) -> None:
-        """Write the file in one step.
-
-        Raises:
-            RunError: it cannot be written.
-        """
+        """Write the file in one step."""
         document = {
             "icm_client_predictor": FORMAT,
             "run": self.run,
@@ -304,16 +330,6 @@ class Frozen:
             raise RunError(f"{path}: describes no predictor ({error!r}): delete the file") from None
 
 
-def _job_of(found: Found) -> Job:
-    """The rows that have a label, with the task's rule where it can be built without the others."""
-    rows = tuple(one.row for one in found.rows)
-    dataset = Dataset(found.run, rows, None, None, ())
-    try:
-        return Job.prepare(dataset, found.task)
-    except RowError:  # the rule names a row that has no label
-        return Job.prepare(dataset, found.task, constraint=ConstraintSpec(kind="none"))
-
-
 def _other_model(found: Found, now: ServerIdentity) -> tuple[Finding, ...]:
     if now.fingerprint == found.server.fingerprint:
         return ()
@@ -326,32 +342,3 @@ def _other_model(found: Found, now: ServerIdentity) -> tuple[Finding, ...]:
             f"Found with {found.server.model}, predicted with {now.model}",
         ),
     )
-
-
-def _as_found(found: Found, job: Job) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Labels `[N]`, log-probs `[N, K]` and confidence `[N]` of the items.
-
-    A pair's other order has the label that agrees with the row's, and its log-probs exchanged.
-    """
-    labels = np.full(len(job.items), UNLABELLED)
-    log_probs = np.zeros((len(job.items), len(job.labels)))
-    confidence = np.full(len(job.items), np.nan)
-    for number, item in enumerate(job.row_items.tolist()):
-        one = found.rows[number]
-        put(item, job.labels.index(one.label), labels, job)
-        log_probs[item] = [one.log_probs[word] for word in job.labels]
-        confidence[item] = np.nan if one.confidence is None else one.confidence
-        if job.task.exchange is not None:
-            log_probs[item + 1] = log_probs[item, ::-1]
-            confidence[item + 1] = confidence[item]
-    return labels, log_probs, confidence
-
-
-def _pinned(found: Found, job: Job) -> IntArray | None:
-    if not any(one.pinned for one in found.rows):
-        return None
-    pinned = np.full(len(job.items), UNLABELLED)
-    for number, item in enumerate(job.row_items.tolist()):
-        if found.rows[number].pinned:
-            put(item, job.labels.index(found.rows[number].label), pinned, job)
-    return pinned

@@ -92,6 +92,8 @@ async def label(
     settings: Settings | None = None,
     start: str | os.PathLike[str] | None = None,
     pins: Pins | None = None,
+    unlike: Sequence[str | os.PathLike[str]] = (),
+    easy: str | os.PathLike[str] | None = None,
     trainer: Trainer | None = None,
     seed: int = 0,
     budget: Budget | None = None,
@@ -127,12 +129,18 @@ async def label(
         prior: label -> share of the rows, where known; None takes the task's own.
         constraint: which labels may stand together, one rule or several that hold at once; None
             takes the task's own.
-        preset: which search: "fast", "paper", "official", "folds" or "iterate".
+        preset: which search: "fast", "paper", "official", "folds", "iterate", or one of the simpler
+            methods "zero-shot", "zero-shot-calibrated", "random" and "bootstrap".
         settings: of the search, instead of the preset's.
         start: first labels: "random", "balanced", "zero-shot", or a labels file; None leaves them
             to the search.
         pins: labels that a person has checked, as a labels file or by row id: the search keeps
             them, learns from them, and lets them name the classes where the words do not.
+        unlike: folders of runs over these rows, or labels files: find another concept, labels that
+            are coherent and independent of all of these. Their label words may be others.
+        easy: a file of further rows whose labels are known, with the field that holds them, such as
+            "easy.jsonl:label": they say which concept is meant. They are searched with the others
+            as pinned rows, and are not among those returned.
         trainer: what trains the models of "folds" and "iterate"; for no other preset.
         seed: of all that is random here.
         budget: what may be spent; the run then ends with the best labels so far.
@@ -183,6 +191,8 @@ async def label(
         settings=settings,
         start=start,
         pins=pins,
+        unlike=unlike,
+        easy=easy,
         trainer=trainer,
         seed=seed,
         budget=budget,
@@ -338,6 +348,7 @@ class _Run:
                         seed=request.seed,
                         first=prepared.first,
                         pinned=prepared.pinned,
+                        unlike=prepared.unlike,
                         left_out=failures.left_out,
                         watch=watch,
                     ),
@@ -387,6 +398,7 @@ class _Run:
             )
             if stopped is None:
                 found, stopped = await self._with_the_rest(found, server, store, scorer.stats)
+            found = found.without(prepared.easy)
             if (cut := cut_notice(found.cut, len(found.rows), request.row_limit)) is not None:
                 found = replace(found, notices=(*found.notices, cut))
             if folder is not None:
@@ -409,7 +421,7 @@ class _Run:
         if request.runs is None:
             return nullcontext()
         described = run_settings(
-            prepared.settings, prepared.first, request.trainer, prepared.pinned
+            prepared.settings, prepared.first, request.trainer, prepared.pinned, prepared.unlike
         )
         described |= request.row_limit.settings
         if prepared.searched is not None:

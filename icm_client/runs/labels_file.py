@@ -22,6 +22,7 @@ from icm_client.data.outputs import column_of
 from icm_client.data.readers import opened_rows
 from icm_client.data.rows import collect
 from icm_client.errors import InputError, RowError
+from icm_client.record.layout import LABELS
 from icm_client.runs.annotations import labels_of
 
 Pins = Mapping[str, str] | Mapping[int, str] | str | os.PathLike[str]
@@ -52,7 +53,7 @@ def read_start(start: str | os.PathLike[str], job: Job) -> Start | IntArray:
         )
     labels = np.full(len(job.prompts), UNLABELLED)
     for given in _labels_in(name, job, numbered=True):
-        put(given.item, given.label, labels, job)
+        put(given.item, job.labels.index(given.label), labels, job)
     return labels
 
 
@@ -80,12 +81,41 @@ def read_pins(pins: Pins, job: Job) -> IntArray | None:
             raise InputError(
                 f"{given.where}: the row is pinned twice, first by {where_of[given.item]}"
             )
-        put(given.item, given.label, pinned, job)
+        put(given.item, job.labels.index(given.label), pinned, job)
         where_of[given.item] = given.where
         if (other := _other_order(given.item, job)) is not None:
             where_of[other] = given.where
     _refuse_contradictions(pinned, where_of, job)
     return pinned if where_of else None
+
+
+def read_classes(labels: Pins, job: Job) -> IntArray:
+    """Return a class for each other label that the rows have, shape `[N]`, `UNLABELLED` for none.
+
+    Its words may be any; the same word is another class in a pair's other order.
+
+    Args:
+        labels: a run's folder, a file of rows with `id` and `label`, or id -> label.
+        job: whose rows they are.
+
+    Raises:
+        InputError: the file cannot be read, its rows are not the job's, or all have one label.
+    """
+    source = labels
+    if not isinstance(labels, Mapping) and Path(labels).is_dir():
+        source = Path(labels) / LABELS
+    given = list(_labels_in(source, job, numbered=True, any_word=True))
+    words = sorted({one.label for one in given})
+    if len(words) < 2:  # noqa: PLR2004
+        raise InputError(
+            f"{given[0].where}: all rows have the label {shown(words[0])}, and nothing is unlike it"
+        )
+    classes = np.full(len(job.prompts), UNLABELLED)
+    for one in given:
+        classes[one.item] = words.index(one.label)
+        if (other := _other_order(one.item, job)) is not None:
+            classes[other] = len(words) + words.index(one.label)
+    return classes
 
 
 def _refuse_contradictions(pinned: IntArray, where_of: Mapping[int, str], job: Job) -> None:
@@ -117,14 +147,16 @@ def _refuse_contradictions(pinned: IntArray, where_of: Mapping[int, str], job: J
 
 
 class _Given(NamedTuple):
-    """One row's label: its place, for messages, the row's item as it stands, the label's number."""
+    """One row's label: its place, for messages, the row's item as it stands, the label's word."""
 
     where: str
     item: int
-    label: int
+    label: str
 
 
-def _labels_in(source: Pins, job: Job, *, numbered: bool = False) -> Iterator[_Given]:
+def _labels_in(
+    source: Pins, job: Job, *, numbered: bool = False, any_word: bool = False
+) -> Iterator[_Given]:
     """Yield the labels of a file or a mapping, without those of rows that were skipped.
 
     Args:
@@ -132,6 +164,7 @@ def _labels_in(source: Pins, job: Job, *, numbered: bool = False) -> Iterator[_G
             read from; what `icm_client.runs.annotations` reads; or id -> label.
         job: whose rows and labels they are.
         numbered: a file's rows without an id are identified by their number.
+        any_word: the labels need not be the task's.
 
     Raises:
         InputError: the file cannot be read; or its labels are not the task's, or its rows not the
@@ -155,7 +188,7 @@ def _labels_in(source: Pins, job: Job, *, numbered: bool = False) -> Iterator[_G
         lines = [(f"{name}:{row.line}", row.id, row.fields) for row in rows]
     for where, row_id, fields in lines:
         word = fields.get("label")
-        if word not in job.labels:
+        if word not in job.labels and not (any_word and isinstance(word, str)):
             raise InputError(
                 f"{where}: {shown(word)} is none of the labels {listed(job.labels)}{hint}"
             )
@@ -173,7 +206,7 @@ def _labels_in(source: Pins, job: Job, *, numbered: bool = False) -> Iterator[_G
                     f"{shown(field)}: the labels are of other data. If they are of these rows, "
                     "leave only the columns id and label in the file"
                 )
-        yield _Given(where, item, job.labels.index(str(word)))
+        yield _Given(where, item, str(word))
 
 
 def _text(value: object) -> str:

@@ -109,19 +109,8 @@ class Batch(NamedTuple):
 class Prediction:
     """One use of a predictor: which server, with which limits, and what has come of it.
 
-    Args:
-        frozen: the contexts, measured under this server's model.
-        server: open.
-        store: where scores are kept; the same call again asks nothing twice.
-        batch: rows at a time.
-        gold: the field with known labels, used for nothing but the accuracy; None takes the task's.
-        file: how a file is read where neither its name nor its content shows it.
-        skip_bad_rows: leave rows that cannot be used without a label; else one is a `RowError`.
-        fail_on_error: as for `icm_client.label`, of the rows that have come so far.
-        totals: of an earlier process that began this.
-        stats: where reads are counted; None for this object alone.
-        on_progress: called as rows are scored.
-        stopping: as for `icm_client.label`.
+    The options are those of `icm_client.Predictor.label`; `totals` are those of an earlier process
+    that began this, and `stats` counts the reads.
 
     Attributes:
         frozen: the contexts.

@@ -180,27 +180,9 @@ async def predict_file(
 ) -> Predicted:
     """Label the rows of `data` into `output`, in their order.
 
-    Args:
-        predictor: of a run.
-        data: a file or several, as for `icm_client.read_rows`; what can be read only once is copied
-            first.
-        output: a file in any format that labels are written in; it is there when all is done. What
-            goes to `-`, standard output, is printed then, and a kill loses it; scores are kept.
-        endpoint: as for `icm_client.label`.
-        store: where scores are kept.
-        contexts: `M`, in which each row is read.
-        batch: rows that are read and written together.
-        gold: the field with known labels.
-        file: how `data` is read where neither its name nor its content shows it.
-        output_format: of `output`, where its name does not show it.
-        skip_bad_rows: leave rows that cannot be used without a label.
-        fail_on_error: as for `icm_client.label`, of the rows so far.
-        accept_other_model: take another model than the run's.
-        fresh: begin a partial output over.
-        limit: label the first rows alone: so many, and what is left of a group that goes on. None
-            labels all.
-        progress: called as it goes on.
-        stopping: asked before each request.
+    The options are those of `Predictor.label`. What goes to `-`, standard output, is printed when
+    all is done, and a kill loses it; scores are kept. A `limit` labels the first rows alone: so
+    many, and what is left of a group that goes on. `fresh` begins a partial output over.
 
     Raises:
         RowError: rows cannot be used; nothing has been asked.
@@ -298,11 +280,7 @@ def _checked(
     limit: int | None,
     skip_bad_rows: bool,
 ) -> int:
-    """Read and render every row, up to the limit, and return how many there are.
-
-    Raises:
-        RowError: names rows that cannot be used.
-    """
+    """Read and render every row, up to the limit, and return how many there are."""
     task = predictor.found.task
     total = usable = 0
     bad: list[FailedRow] = []

@@ -92,25 +92,10 @@ def predict_shards(
 ) -> Predicted:
     """Label the rows of many files into a folder. The same call again goes on where it stopped.
 
-    Args:
-        predictor: of a run.
-        data: the files, as for `find_shards`.
-        output: the folder of the labels; made where it is not there.
-        endpoint: servers that all workers reach; None takes ICM_ENDPOINT. Every worker asks all of
-            them, and one that is lost is given up. Of `max_in_flight` each gets an equal part.
-        address: of a Ray cluster; None takes RAY_ADDRESS, else starts Ray on this machine.
-        workers: processes that label shards, on one core each.
-        store: where the scores that contexts are measured by are kept, as for `icm_client.label`.
-        contexts: `M`, in which each row is read.
-        batch: rows of a shard that are read and written together.
-        gold: the field with known labels.
-        file: how the shards are read where neither their names nor their content show it.
-        output_format: of the labels; None takes the shards'.
-        skip_bad_rows: leave rows that cannot be used without a label.
-        fail_on_error: as for `icm_client.label`, of a shard's rows so far.
-        accept_other_model: take another model than the run's.
-        fresh: label again what has labels.
-        progress: called when a shard is done.
+    The options are those of `predict_file`. Every worker, a process on one core, asks all servers
+    of `endpoint`, and gets an equal part of `max_in_flight`; a server that is lost is given up. In
+    `store` are the scores that contexts are measured by. An `address` of None takes RAY_ADDRESS,
+    else starts Ray on this machine; `fresh` labels again what has labels.
 
     Raises:
         InputError: no shards, of more than one format, or no server; the folder has labels of

@@ -197,9 +197,6 @@ class Predictor:
             on_progress: called as rows are scored.
             stopping: as for `icm_client.label`.
             options: as for `label`.
-
-        Raises:
-            ModelChanged, RunError, EndpointError, ScoreError, StoreError: as `frozen`.
         """
         stats = stats or ScorerStats()
         frozen = await self.frozen(

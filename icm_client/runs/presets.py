@@ -241,11 +241,12 @@ def run_settings(
     start: Start | IntArray | None,
     trainer: Trainer | None = None,
     pinned: IntArray | None = None,
+    unlike: IntArray | None = None,
 ) -> dict[str, JsonValue]:
     """What of a search can change the labels found, for a run's record and name.
 
-    First labels and pins stand in it as a digest, a trainer as what it says of itself; where there
-    are no pins and no trainer, they are left out.
+    First labels, pins and the labels that these are to be unlike stand in it as digests, a trainer
+    as what it says of itself; where there are none, they are left out.
     """
     described: dict[str, JsonValue] = {"preset": preset_of(settings), **asdict(settings)}
     described["start"] = start if start is None or isinstance(start, str) else _digest(start)
@@ -253,6 +254,8 @@ def run_settings(
         described["trainer"] = {"kind": type(trainer).__name__, **trainer.described}
     if pinned is not None:
         described["pinned"] = _digest(pinned)
+    if unlike is not None:
+        described["unlike"] = _digest(unlike)
     return described
 
 

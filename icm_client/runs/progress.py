@@ -29,7 +29,7 @@ from icm_client.endpoints import (
 )
 from icm_client.errors import InputError
 from icm_client.record.journal import PASS, SWEEP, Journal, read
-from icm_client.record.sweep_labels import packed
+from icm_client.record.run_labels import packed
 from icm_client.runs.presets import Settings, TrainingEvent, preset_of
 from icm_client.runs.trainer import Trained, TrainingProgress
 from icm_client.scoring import Pieces, ScorerStats, ScoringProgress
@@ -105,33 +105,22 @@ OnProgress = Callable[[Progress], None]
 
 
 def cost_since(began: float, servers: Iterable[tuple[Endpoint, Usage]], stats: ScorerStats) -> Cost:
-    """Return what has been used.
-
-    Args:
-        began: when, by `time.monotonic`.
-        servers: that were asked, each with its usage before.
-        stats: reads.
-    """
-    used = [(server.usage, before) for server, before in servers]
+    """Return what was used since `began` (`time.monotonic`), by servers with their usage then."""
+    used = sum((server.usage - before for server, before in servers), Usage())
     return Cost(
-        requests=sum(now.requests - before.requests for now, before in used),
-        retries=sum(now.retries - before.retries for now, before in used),
+        requests=used.requests,
+        retries=used.retries,
         from_server=stats.asked,
         from_store=stats.from_store,
-        computed_tokens=sum(now.computed_tokens - before.computed_tokens for now, before in used),
-        cached_tokens=sum(now.cached_tokens - before.cached_tokens for now, before in used),
+        computed_tokens=used.computed_tokens,
+        cached_tokens=used.cached_tokens,
         seconds=time.monotonic() - began,
         checked=stats.checked,
     )
 
 
 class ProgressMeter:
-    """Turns what the wire, the scorer and the search report into `Progress`.
-
-    Args:
-        labels: the label words.
-        report: called with each moment; None for nobody.
-    """
+    """Turns what the wire, the scorer and the search report into `Progress`."""
 
     def __init__(self, labels: tuple[str, ...], report: OnProgress | None) -> None:
         self._started = time.monotonic()
@@ -247,16 +236,30 @@ class Budget:
                 raise InputError(f"{limit.name} must be over 0, not {value}")
 
 
+def left_of(budget: Budget | None, costs: Sequence[Cost]) -> tuple[Budget | None, str | None]:
+    """What runs of these costs leave of a budget for all; and which limit they have reached."""
+    if budget is None:
+        return None, None
+    spent = {
+        "max_requests": sum(cost.requests for cost in costs),
+        "max_prompt_tokens": sum(cost.computed_tokens for cost in costs),
+        "max_minutes": sum(cost.seconds for cost in costs) / 60,
+    }
+    left = {
+        name: limit - spent[name] for name, limit in asdict(budget).items() if limit is not None
+    }
+    for name, rest in left.items():
+        if rest <= 0:
+            return budget, f"--{name.replace('_', '-')} {getattr(budget, name):g}"
+    return replace(budget, **left), None
+
+
 class BudgetMeter:
     """Ends a search before the next sweep would pass a limit.
 
     A sweep or step is expected to take what the one before it took. A limit is therefore passed by
     what a sweep takes more than the last one, and by the reads that a search ends with. A run that
     goes on does not know what its first sweep beyond the stored ones will take.
-
-    Args:
-        budget: the limits.
-        cost: what has been spent so far.
 
     Attributes:
         spent: the limit that has ended the search, in words; None where none has.
@@ -297,11 +300,6 @@ class SearchJournal:
     A run that goes on replays its search from the score store and from what has been trained. The
     first sweeps, steps or passes that it then reports are in the journal already, and are not
     written twice.
-
-    Args:
-        job: the rows that are searched.
-        searched: their numbers among all rows; None where they are all.
-        n_rows: all rows.
     """
 
     def __init__(self, job: Job, searched: Sequence[int] | None, n_rows: int) -> None:
@@ -316,13 +314,7 @@ class SearchJournal:
     def into(
         self, journal: Journal | None, settings: Settings, notice: str | None
     ) -> Iterator[None]:
-        """Write to `journal` in the block, in which a search with these settings goes on.
-
-        Args:
-            journal: None writes nothing.
-            settings: of the search.
-            notice: a sentence on the settings, or None.
-        """
+        """Write to `journal`, if there is one, in the block, in which the search goes on."""
         if journal is None:
             yield
             return

@@ -25,21 +25,9 @@ async def read_again(
 ) -> FloatArray:
     """Ask what was asked before once more, and return by how much the answers differ.
 
-    Args:
-        queries: those whose answers the store has.
-        server: who answers.
-        store: where both answers are kept.
-        pieces: what the queries index into.
-        run: the run's scorer, in whose totals the second reads are counted.
-        on_progress: as for `Scorer`.
-        stopping: as for `Scorer`.
-
     Returns:
         Shape `[len(queries), K]`, nats: the second log-probs less the first; NaN where the server
         refused one.
-
-    Raises:
-        IcmError: as `Scorer`.
     """
     again = _AskedAgain(server)
     first, second = (
@@ -77,29 +65,23 @@ class _AskedAgain:
 
     @property
     def identity(self) -> ServerIdentity:
-        """The server's, under a fingerprint of its own."""
         return self._identity
 
     @property
     def lanes(self) -> int:
-        """The server's."""
         return self._server.lanes
 
     @property
     def usage(self) -> Usage:
-        """The server's."""
         return self._server.usage
 
     async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:
-        """As the server."""
         return await self._server.tokenize(text, add_special=add_special)
 
     async def read(self, reads: Sequence[Read], *, lane: int | None = None) -> list[Answer]:
-        """As the server."""
         return await self._server.read(reads, lane=lane)
 
     async def warm(self, prefix: TokenIds, *, lane: int | None = None) -> None:
-        """As the server."""
         await self._server.warm(prefix, lane=lane)
 
     async def aclose(self) -> None:

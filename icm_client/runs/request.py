@@ -7,7 +7,7 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import TypedDict, get_args
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 
@@ -16,13 +16,14 @@ from icm_client.coherence.initial_labels import Start
 from icm_client.coherence.iterate import IterateSettings
 from icm_client.coherence.problem import UNLABELLED, IntArray
 from icm_client.coherence.simple import ZeroShotSettings
+from icm_client.coherence.unlike import classes_of
 from icm_client.data import Dataset, Task
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.job import Job, Rows
 from icm_client.data.rows import FEWEST_ROWS, only
 from icm_client.endpoints import Endpoint
-from icm_client.errors import InputError
-from icm_client.runs.labels_file import Pins, read_pins, read_start
+from icm_client.errors import InputError, RowError
+from icm_client.runs.labels_file import Pins, read_classes, read_pins, read_start
 from icm_client.runs.presets import (
     Preset,
     Settings,
@@ -54,6 +55,8 @@ class LabelOptions(TypedDict, total=False):
     settings: Settings | None
     start: str | os.PathLike[str] | None
     pins: Pins | None
+    unlike: Sequence[str | os.PathLike[str]]
+    easy: str | os.PathLike[str] | None
     trainer: Trainer | None
     seed: int
     budget: Budget | None
@@ -85,6 +88,8 @@ class LabelRequest:
     settings: Settings | None = None
     start: str | os.PathLike[str] | None = None
     pins: Pins | None = None
+    unlike: Sequence[str | os.PathLike[str]] = ()
+    easy: str | os.PathLike[str] | None = None
     trainer: Trainer | None = None
     seed: int = 0
     budget: Budget | None = None
@@ -143,10 +148,26 @@ class LabelRequest:
             skip_bad_rows=self.skip_bad_rows,
             limit=self.limit,
         )
+        easy: dict[str, str] = {}
+        if self.easy is not None:
+            whole, easy = _with_easy(whole, os.fspath(self.easy))
         first = None if self.start is None else read_start(self.start, whole)
         pinned = None if self.pins is None else read_pins(self.pins, whole)
+        if easy:
+            known = read_pins(easy, whole)
+            assert known is not None  # noqa: S101 - there are easy rows
+            pinned = known if pinned is None else np.maximum(pinned, known)
+        others = [read_classes(one, whole) for one in self.unlike]
         return PreparedRun(
-            replace(self, seed=seed), whole, None, whole, settings, first=first, pinned=pinned
+            replace(self, seed=seed),
+            whole,
+            None,
+            whole,
+            settings,
+            first=first,
+            pinned=pinned,
+            unlike=classes_of(others) if others else None,
+            easy=frozenset(easy),
         )
 
     def _checked_settings(self) -> Settings:
@@ -185,7 +206,49 @@ class LabelRequest:
                 "the preset iterate begins with a search of its first batch: first labels (--init) "
                 "are for the other presets"
             )
+        if self.unlike and own != "fast":
+            raise InputError(
+                f"the preset {own} cannot look for another concept (--unlike): take --preset fast"
+            )
         return settings
+
+
+def _with_easy(job: Job, named: str) -> tuple[Job, dict[str, str]]:
+    """The job with further rows at its end whose labels are known, and these, by their new ids.
+
+    Args:
+        job: the rows whose labels are looked for.
+        named: the file of the others, and after a colon the field that holds their labels.
+
+    Raises:
+        InputError: the file cannot be read, names no field, or a row of it has no label.
+    """
+    path, _, field = named.rpartition(":")
+    if not path or not field:
+        raise InputError(
+            f"{named!r} does not say which field holds the labels of these rows: write FILE:FIELD, "
+            "such as easy.jsonl:label"
+        )
+    task = job.task.model_dump()
+    known = Job.prepare(path, Task(**{**task, "gold": None, "constraint": None}), gold=field)
+    rows, words = known.dataset.rows, known.dataset.gold or ()
+    for row, word in zip(rows, words, strict=True):
+        if word is None:
+            raise RowError(f"no label in {field!r}: easy rows need one", path=path, line=row.line)
+    last = max(row.number for row in job.dataset.rows)
+    added = tuple(
+        replace(row, id=f"easy:{row.id}", number=last + place)
+        for place, row in enumerate(rows, start=1)
+    )
+    gold = job.dataset.gold
+    dataset = replace(
+        job.dataset,
+        rows=(*job.dataset.rows, *added),
+        gold=None if gold is None else (*gold, *[None] * len(added)),
+        is_part=True,  # a loader has made all of them
+    )
+    labels = {str(row.id): str(word) for row, word in zip(added, words, strict=True)}
+    return Job.prepare(dataset, job.task), labels
 
 
 def _sample(job: Job, most: int, seed: int, pinned: IntArray | None) -> tuple[int, ...] | None:
@@ -234,6 +297,8 @@ class PreparedRun:
         settings: of the search, before they are fitted to the server.
         first: first labels, shape `[N]`, or their kind; None leaves them to the search.
         pinned: labels that the search keeps, shape `[N]`, `UNLABELLED` where an item is free.
+        unlike: classes of other labels that those found are to be independent of, shape `[N]`.
+        easy: ids of rows of known labels, which are searched with the others and not returned.
         part: what the rows are of those in the data, for the run's name; None for all.
     """
 
@@ -244,6 +309,8 @@ class PreparedRun:
     settings: Settings
     first: Start | IntArray | None
     pinned: IntArray | None
+    unlike: IntArray | None = None
+    easy: frozenset[str] = frozenset()
     part: str | None = None
 
     def only(self, rows: Sequence[int], part: str) -> "PreparedRun":
@@ -257,8 +324,7 @@ class PreparedRun:
         whole = self.whole
         dataset = replace(only(whole.dataset, rows), warnings=(), skipped=(), is_part=True)
         job = Job.prepare(dataset, whole.task)
-        first, pinned = self._labels_of(rows)
-        return replace(self, whole=job, job=job, first=first, pinned=pinned, part=part)
+        return replace(self, whole=job, job=job, part=part, **self._labels_of(rows))
 
     def sampled(self) -> "PreparedRun":
         """The same run, which searches no more rows than it is to, and predicts the others."""
@@ -269,19 +335,18 @@ class PreparedRun:
         if searched is None:
             return self
         dataset = replace(only(whole.dataset, searched), is_part=True)  # checked as a whole
-        first, pinned = self._labels_of(searched)
         job = Job.prepare(dataset, whole.task)
-        return replace(self, searched=searched, job=job, first=first, pinned=pinned)
+        return replace(self, searched=searched, job=job, **self._labels_of(searched))
 
-    def _labels_of(self, rows: Sequence[int]) -> tuple[Start | IntArray | None, IntArray | None]:
-        """First and pinned labels of some of the rows' items."""
+    def _labels_of(self, rows: Sequence[int]) -> dict[str, Any]:
+        """The labels that are given, of some of the rows' items, by the attributes' names."""
         there = set(rows)
         items = [number for number, item in enumerate(self.whole.items) if item.row in there]
-        first, pinned = self.first, self.pinned
-        return (
-            first if first is None or isinstance(first, str) else first[items],
-            None if pinned is None else pinned[items],
-        )
+        given = {name: getattr(self, name) for name in ("first", "pinned", "unlike")}
+        return {
+            name: labels[items] if isinstance(labels, np.ndarray) else labels
+            for name, labels in given.items()
+        }
 
     async def within_limit(self, server: Endpoint, store: ScoreStore) -> Limited:
         """The rows that are searched, within the request's limit of tokens.

@@ -3,8 +3,8 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -124,6 +124,18 @@ class Labels:
         return (
             f"<Labels of {len(self.rows):,} rows ({counts}), {self.verdict}, "
             f"coherence {self.coherence:.0%}>"
+        )
+
+    def without(self, ids: Collection[str]) -> "Labels":
+        """The same without some of the rows, by their ids."""
+        if not ids:
+            return self
+        kept = [place for place, row in enumerate(self.rows) if str(row.row.id) not in ids]
+        return replace(
+            self,
+            rows=tuple(self.rows[place] for place in kept),
+            dataset=only(self.dataset, kept),
+            failed=tuple(row for row in self.failed if str(row.id) not in ids),
         )
 
     @property
@@ -345,26 +357,10 @@ def labels_found(
     """Diagnose what a search has found, and translate items and label numbers into rows and words.
 
     Where the findings say not to trust the labels, no row has a confidence: how likely each is
-    right cannot be estimated then.
-
-    Args:
-        job: rows and task.
-        result: of the search.
-        repeated: shape `[R, K]`, nats, by how much reads made twice differ; None where none were.
-        interrupted: whether the search was broken off after its last whole sweep or step.
-        exactness: of each item's log-probs.
-        pinned: shape `[N]`, labels that a person has given, `UNLABELLED` where an item is free.
-        preset: as for `Labels`, like all that follow.
-        warnings: sentences on what the user should mend.
-        notices: sentences on the data, the store, the server and the settings.
-        failed: rows without a label.
-        stopped: what ended the search early.
-        server: who answered.
-        cost: of the run.
-        seed: of the run.
-        run: its folder.
-        row_limit: how many tokens a row could take.
-        cut: row -> tokens that were cut from its prompt; None where none are cut.
+    right cannot be estimated then. `repeated`, shape `[R, K]`, is by how many nats reads made twice
+    differ, `exactness` that of each item's log-probs, `pinned`, shape `[N]`, the labels that a
+    person has given, and `cut` how many tokens were cut from each row's prompt. All from `preset`
+    on are as for `Labels`.
     """
     items = job.row_items
     shown = job.task.exchange or job.task.template_fields

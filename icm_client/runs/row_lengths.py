@@ -124,8 +124,6 @@ async def within_limit(job: Job, limit: RowLimit, server: Endpoint, store: Score
 
     Raises:
         InputError: the server takes only text: how many tokens that is it does not say.
-        EndpointError: the server did not tokenize.
-        StoreError: token ids cannot be kept.
     """
     most = limit.tokens
     if most is None:
@@ -226,18 +224,6 @@ async def check_lengths(
     """Find the rows that `label` would refuse or cut once it knew the server's tokenizer.
 
     Nothing is scored.
-
-    Args:
-        job: all rows, and the task.
-        settings: of the search.
-        row_limit: how many tokens a row may take.
-        endpoint: as for `icm_client.label`.
-        store: where token ids are kept.
-
-    Raises:
-        RowError: fewer than two rows are left.
-        RowsTooLong, TaskError, InputError: the rows cannot be searched.
-        EndpointError, SetupError, StoreError: the tokenizer cannot be asked.
     """
     async with open_endpoint(endpoint) as server:
         within = await within_limit(job, row_limit, server, store)
@@ -283,11 +269,6 @@ def _prompts(rows: Sequence[Row], job: Job) -> list[tuple[str, ...]]:
 
 class _Cut:
     """The search for the most that can be kept of one row.
-
-    Args:
-        row: that takes too many tokens.
-        whole: how many.
-        job: whose task has the template.
 
     Attributes:
         whole: as given.

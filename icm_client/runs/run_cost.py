@@ -122,16 +122,9 @@ async def forecast_job(
 ) -> RunCost:
     """Return what `label` would take for this job, in requests, tokens and minutes.
 
-    Args:
-        job: the rows that are searched, and the task.
-        endpoint: as for `icm_client.label`.
-        settings: of the search.
-        predicted: further rows, which are predicted from the labels of these.
-        store: where token ids are kept; None takes the user's own.
-        skip_bad_rows: as for `icm_client.label`.
-        row_limit: how many tokens a row may take.
-        on_probe: called before anything is scored with what the forecast will ask at most.
-        on_step: called with what is measured next, in words.
+    So many further rows are `predicted` from the labels of these. `on_probe` is called before
+    anything is scored with what the forecast will ask at most, and `on_step` with what is measured
+    next, in words; the other arguments are those of `icm_client.label`.
 
     Raises:
         InputError: the search is not `fast`: its cost cannot be known before.
@@ -182,19 +175,8 @@ async def forecast(
 ) -> RunCost:
     """Return what the search of these settings would take, in requests, tokens and minutes.
 
-    Answers that the score store has already are counted too.
-
-    Args:
-        pieces: of the rows that are searched.
-        settings: fitted to the server.
-        predicted: as for `forecast_job`.
-        server: asked 82 times at most: a long prompt twice, and short ones for a few seconds.
-        rng: draws the prompts; they should be new to the server's cache.
-        on_probe: as for `forecast_job`, like `on_step`.
-        on_step: as for `forecast_job`.
-
-    Raises:
-        EndpointError, ScoreError: the server did not answer, or not with a log-prob.
+    Answers that the score store has already are counted too. The server is asked 82 times at most:
+    a long prompt twice, and short ones for a few seconds. Arguments are those of `forecast_job`.
     """
     trie = LabelTrie(pieces.labels, pieces.label_texts)
     long = fresh_reads(pieces, trie, rng, 1, settings.demos)[0]

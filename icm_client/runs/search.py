@@ -61,6 +61,7 @@ async def find_labels(
     seed: int,
     first: Start | IntArray | None = None,
     pinned: IntArray | None = None,
+    unlike: IntArray | None = None,
     left_out: Collection[int] = (),
     watch: Watch = UNWATCHED,
 ) -> SearchResult:
@@ -74,6 +75,7 @@ async def find_labels(
         seed: of all that is random.
         first: first labels, shape `[N]`, or their kind; None leaves them to the search.
         pinned: labels that the search keeps, shape `[N]`, `UNLABELLED` where an item is free.
+        unlike: classes of other labels that those found are to be independent of, shape `[N]`.
         left_out: items that cannot be scored.
         watch: follows the search, and ends it.
 
@@ -86,7 +88,7 @@ async def find_labels(
         assert not isinstance(settings, ZeroShotSettings)  # noqa: S101 - refused by `LabelRequest`
         chance = np.random.default_rng((seed, 1))
         first = await first_labels(first, job.problem(), score, K=settings.initial, rng=chance)
-    problem = job.problem(start=first, pinned=pinned, left_out=left_out)
+    problem = job.problem(start=first, pinned=pinned, left_out=left_out, unlike=unlike)
     rng = np.random.default_rng(seed)
     match settings:
         case SweepSettings():

@@ -21,13 +21,13 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from icm_client.data import FileFormat
-from icm_client.data.compression import unpacked_name
 from icm_client.data.formats import (
     NO_OPTIONS,
     FileOptions,
     format_of,
     output_format_of,
     require_pyarrow,
+    unpacked_name,
 )
 from icm_client.data.messages import listed
 from icm_client.data.readers import opened_rows
@@ -90,11 +90,7 @@ class Shard(NamedTuple):
         return record if there and record["version"] == self.version() else None
 
     def is_empty(self, file: FileOptions = NO_OPTIONS) -> bool:
-        """Whether there are no rows: of many shards some often have none.
-
-        Raises:
-            RowError: it cannot be read.
-        """
+        """Whether there are no rows: of many shards some often have none."""
         with opened_rows(self.source, [], file=file, fewest=0) as rows:
             return next(rows, None) is None
 
@@ -309,11 +305,7 @@ def _shows(path: Path, wanted: FileFormat) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A document that this module has written, or None where it is not there.
-
-    Raises:
-        RunError: it is damaged.
-    """
+    """A document that this module has written, or None where it is not there."""
     try:
         document = orjson.loads(path.read_bytes())
     except FileNotFoundError:

@@ -9,7 +9,7 @@ they share its time (`Lane`).
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Final
 
@@ -62,14 +62,11 @@ class Shares:
             return _TextShare(self, self.endpoint)
         return _Share(self)
 
-    def settle(self, usage: Usage) -> None:
-        """Add to `usage` what has been used since the last call."""
-        now = self.endpoint.usage
-        for total in fields(Usage):
-            name = total.name
-            used = getattr(now, name) - getattr(self._counted, name)
-            setattr(usage, name, getattr(usage, name) + used)
-        self._counted = replace(now)
+    def used(self) -> Usage:
+        """What has been used since the last call."""
+        now = replace(self.endpoint.usage)
+        used, self._counted = now - self._counted, now
+        return used
 
     def _limit(self) -> int:
         if isinstance(self.endpoint, ServedEndpoint):
@@ -147,7 +144,7 @@ class _Share:
                 yield
             finally:
                 # Counted before anything else is awaited, so that it is this answer's.
-                shares.settle(self._usage)
+                self._usage += shares.used()
 
 
 class _TextShare(_Share):

@@ -149,20 +149,10 @@ async def with_prompts(
 ) -> tuple[Pieces, dict[int, str]]:
     """Tokenize further prompts, after which the labels are to be written as `pieces` has them.
 
-    Args:
-        pieces: of the task; `label_texts` too.
-        prompts: the template filled in.
-        endpoint: tokenizes.
-        store: where token ids are kept.
-
     Returns:
         1. Pieces whose items are those of `pieces`, and then the further ones.
         2. The further ones that cannot be scored, counted from 0, with the reason: their prompt is
            empty, or a label is written differently after it.
-
-    Raises:
-        EndpointError: the server did not tokenize.
-        StoreError: the store could not be read or written.
     """
     found = {number: "its prompt is empty" for number, text in enumerate(prompts) if not text}
     if isinstance(endpoint, TextEndpoint):
@@ -184,16 +174,9 @@ async def with_prompts(
 
 
 async def token_counts(texts: Sequence[str], endpoint: Endpoint, store: ScoreStore) -> list[int]:
-    """Return how many tokens each text takes; ids that are in the store are not asked for again.
+    """Return how many tokens each text takes; `endpoint` is no `TextEndpoint`.
 
-    Args:
-        texts: such as prompts.
-        endpoint: tokenizes; no `TextEndpoint`, whose pieces are characters.
-        store: where token ids are kept.
-
-    Raises:
-        EndpointError: the server did not tokenize.
-        StoreError: the store could not be read or written.
+    Ids that are in the store are not asked for again.
     """
     return list(map(len, await _Tokenizer(endpoint, store, kept=False).ids(texts)))
 
@@ -298,11 +281,6 @@ async def _label_tails(
 
 def _usual(text: str, prompts: Sequence[str], tails: _Tails) -> TokenIds:
     """Return a label's ids after most prompts.
-
-    Args:
-        text: the label's.
-        prompts: of all items.
-        tails: the label's ids after each kind of prompts; None where it merges with them.
 
     Raises:
         TaskError: it is not written in one way after more than half of them.

@@ -48,9 +48,6 @@ class DriftCheck:
     been looked at, are not asked about again. Nothing is asked of an endpoint whose fingerprint is
     a digest of its weights.
 
-    Args:
-        endpoint: answers again.
-
     Attributes:
         reads: how many the server has answered for it.
     """
@@ -148,17 +145,10 @@ class DriftCheck:
 def withdraw_doubtful(error: IcmError, store: ScoreStore, fingerprint: str) -> int:
     """Drop from the store the answers since the server was last known to be unchanged.
 
-    Args:
-        error: why a call ended; only a `ModelChanged`, or a group of errors with one in it, casts
-            doubt on anything.
-        store: where the answers are.
-        fingerprint: of the server that they are stored under.
+    Only a `ModelChanged`, or a group of errors with one in it, casts doubt on any.
 
     Returns:
         How many answers.
-
-    Raises:
-        StoreError: the store cannot be written.
     """
     changed = _model_change(error)
     if changed is None or math.isinf(changed.last_confirmed_at):

@@ -58,9 +58,6 @@ async def execute(
 
     Prefixes are planned over all `questions`: a run that goes on where another ended warms the same
     ones.
-
-    Raises:
-        EndpointError, ScoreError: what `caller.failed` raises; the first one cancels the rest.
     """
     missing = frozenset(missing)
     async with open_task_group() as watched:

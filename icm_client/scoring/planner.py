@@ -168,13 +168,7 @@ def assign_lanes(
 
 
 def _stretches(full: Sequence[int], new: Sequence[int], lanes: int) -> list[tuple[int, int]]:
-    """Return where each lane's stretch of the walk starts and ends.
-
-    Args:
-        full: tokens of each prompt on the walk.
-        new: those of them that it does not share with the prompt before.
-        lanes: stretches at most.
-    """
+    """Return where each lane's stretch of the walk starts and ends."""
     if not full:
         return []
     low, high = max(full), sum(new)

@@ -37,8 +37,7 @@ from icm_client.scoring.call import (
 )
 from icm_client.scoring.drift import DriftCheck, withdraw_doubtful
 from icm_client.scoring.execute import Caller, execute
-from icm_client.scoring.label_trie import LabelTrie
-from icm_client.scoring.prompts import Question, score_keys
+from icm_client.scoring.prompts import LabelTrie, Question, score_keys
 from icm_client.scoring.store import ScoreStore
 
 _CONTROLS = 3
@@ -169,11 +168,7 @@ class Scorer:
         return rows
 
     def _look_up(self, queries: Sequence[Query], *, aside: bool = False) -> Call:
-        """Return what `queries` ask, with the answers that the store has.
-
-        Raises:
-            PromptTooLong: a prompt does not fit the server's context.
-        """
+        """Return what `queries` ask, with the answers that the store has."""
         identity = self._endpoint.identity
         room = identity.context_length - 1  # one for the token that is read
         contexts: dict[Context, TokenIds] = {}  # fold contexts are shared by many queries

@@ -19,7 +19,7 @@ import sqlite3
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -27,7 +27,6 @@ from icm_client.cache import cache_folder
 from icm_client.endpoints.protocol import Answer, Exactness, ServerIdentity, TokenIds
 from icm_client.errors import StoreError
 from icm_client.scoring.prompts import Asked, pack_ids, score_keys, token_keys, unpack_ids
-from icm_client.scoring.store_damage import may_be_set_aside, set_aside
 from icm_client.scoring.store_file import (
     BROKEN,
     SCHEMA_VERSION,
@@ -44,6 +43,7 @@ from icm_client.scoring.store_file import (
     server_number,
     transaction,
 )
+from icm_client.scoring.store_rows import may_be_set_aside, set_aside
 
 __all__ = ["SCHEMA_VERSION", "ScoreStore", "default_path", "open_store"]
 
@@ -136,7 +136,7 @@ class ScoreStore:
                 [identity.kind, identity.model, number],
             )
 
-        self._written(record)
+        self._done(record, writing=True)
 
     def get_many(self, fingerprint: str, reads: Sequence[Asked]) -> list[Answer | None]:
         """Return the stored answers of the server `fingerprint`, aligned with `reads`.
@@ -176,7 +176,7 @@ class ScoreStore:
             self._db.executemany(SCORES.insert, rows)
             return standing
 
-        standing = self._written(put)
+        standing = self._done(put, writing=True)
         self.answers += len(standing)
         return standing
 
@@ -200,7 +200,7 @@ class ScoreStore:
                 [server_number(self._db, fingerprint), math.floor(since)],
             ).rowcount
 
-        return self._written(drop)
+        return self._done(drop, writing=True)
 
     def forget(self, fingerprints: Sequence[str]) -> int:
         """Drop the answers and token ids of the servers with these fingerprints.
@@ -222,7 +222,7 @@ class ScoreStore:
                 for table in TABLES
             )
 
-        return self._written(drop)
+        return self._done(drop, writing=True)
 
     def get_tokens(
         self, fingerprint: str, texts: Sequence[str], *, add_special: bool
@@ -246,7 +246,7 @@ class ScoreStore:
                 TOKENS.insert, [(*row, checksum(row), server, now) for row in rows]
             )
 
-        self._written(put)
+        self._done(put, writing=True)
 
     def _stored_answers(self, keys: Sequence[bytes], reads: Sequence[Asked]) -> list[Answer | None]:
         found = {row[0]: row for row in rows_of(self._db, SCORES, keys) if is_whole(row)}
@@ -255,28 +255,25 @@ class ScoreStore:
             for key, read in zip(keys, reads, strict=True)
         ]
 
-    def _written(self, work: Callable[[], _Found]) -> _Found:
-        """Return what `work` returns, all of it in one transaction."""
+    def _done(self, work: Callable[[], _Found], *, writing: bool = False) -> _Found:
+        """Return what `work` returns, all of it in one transaction where it writes.
 
-        def in_transaction() -> _Found:
-            with transaction(self._db):
-                return work()
-
-        return self._done(in_transaction)
-
-    def _done(self, work: Callable[[], _Found]) -> _Found:
-        """Return what `work` returns; if the file is damaged, it works on a new one."""
+        If the file is damaged, it works on a new one.
+        """
+        renewed = False
         with explained(self.path):
-            try:
-                return work()
-            except BROKEN as error:
-                if not is_damage(error):
-                    raise
-            self._db.close()
-            self._notices += set_aside(self.path, self._file)
-            self._db = connect(self.path)
-            self._file = _inode(self.path)
-            return work()
+            while True:
+                try:
+                    with transaction(self._db) if writing else nullcontext():
+                        return work()
+                except BROKEN as error:
+                    if renewed or not is_damage(error):
+                        raise
+                self._db.close()
+                self._notices += set_aside(self.path, self._file)
+                self._db = connect(self.path)
+                self._file = _inode(self.path)
+                renewed = True
 
 
 def _inode(path: Path) -> int:
@@ -299,11 +296,7 @@ def _fits(log_probs: Sequence[float], read: Asked) -> bool:
 
 @contextmanager
 def open_store(store: ScoreStore | str | os.PathLike[str] | None) -> Iterator[ScoreStore]:
-    """Open the store that a user named, or by default the user's own; close what was opened here.
-
-    Raises:
-        StoreError: it cannot be opened.
-    """
+    """Open the store that a user named, or the user's own; close what was opened here."""
     if isinstance(store, ScoreStore):
         yield store
         return

@@ -100,11 +100,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """Open the file at `path` as it is, of whichever version.
-
-    Raises:
-        sqlite3.Error: it cannot be used.
-    """
+    """Open the file at `path` as it is, of whichever version."""
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from icm_client.data.messages import did_you_mean, listed, shown
 from icm_client.errors import InputError, StoreError
-from icm_client.scoring.store_damage import set_aside
 from icm_client.scoring.store_file import (
     SCHEMA_VERSION,
     SCORES,
@@ -23,7 +22,7 @@ from icm_client.scoring.store_file import (
     is_whole,
     transaction,
 )
-from icm_client.scoring.store_rows import UNKNOWN, as_text, known_servers
+from icm_client.scoring.store_rows import UNKNOWN, as_text, known_servers, set_aside
 
 _PROBLEMS_AT_MOST = 20
 
@@ -133,12 +132,7 @@ _SHARES = """
 
 
 def describe(path: Path) -> StoreInfo:
-    """Return what is in the store at `path`.
-
-    Raises:
-        InputError: there is none.
-        StoreError: it cannot be read.
-    """
+    """Return what is in the store at `path`."""
     with opened(path) as connection:
         known = known_servers(connection)
         servers = [
@@ -163,10 +157,6 @@ def check(path: Path, *, repair: bool = False) -> StoreCheck:
         path: of the store.
         repair: drop the bad rows; where the structure is damaged, set the file aside and keep
             what can be read in a new one.
-
-    Raises:
-        InputError: there is no store at `path`.
-        StoreError: it cannot be read or written.
     """
     found = path.stat().st_ino if path.is_file() else 0
     rows, bad = {}, {}
@@ -247,12 +237,6 @@ def prune(
     """Drop what is older than `older_than`, and of `model`; where both are given, both must hold.
 
     Rows from before their time was recorded count from the day the file was brought up to date.
-
-    Args:
-        path: of the store.
-        older_than: the age from which rows are dropped.
-        model: the one whose answers are dropped.
-        dry_run: change nothing, only count.
 
     Raises:
         ValueError: neither age nor model is given.

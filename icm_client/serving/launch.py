@@ -108,12 +108,7 @@ class Launch:
     def run(self, ready: Sequence[str]) -> int:
         """Start it, print `ready` when it answers, wait for its end; return its exit status.
 
-        The status is 128 + N where signal N ended it.
-
-        Raises:
-            SetupError: the log cannot be written, or the program cannot be started.
-            ServerFailed: it did not answer in time, or it failed, was killed or ended by itself, at
-                its start or later.
+        The status is 128 + N where signal N ended it. Raises as `serving`.
         """
         adopt_orphans()
         with self._output() as output, self._handled():

@@ -33,12 +33,13 @@ from icm_client.testing.faults import (
     without_label,
 )
 from icm_client.testing.finetuning import Fate, FineTuningServer
-from icm_client.testing.planted import PlantedConcept
+from icm_client.testing.planted import Axis, PlantedConcept
 from icm_client.testing.server import PlantedServer, RateLimit, Received
 from icm_client.testing.trainer import PlantedTrainer
 
 __all__ = [
     "Asked",
+    "Axis",
     "Fate",
     "Fault",
     "FineTuningServer",

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import anyio.lowlevel
@@ -24,6 +25,21 @@ _ELSEWHERE = math.log(1e-9)  # of a token that no label continues with
 _TOKEN = re.compile(r" ?\S+|\s")
 
 
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A way to split the prompts that demos can teach.
+
+    Attributes:
+        planted: prompt -> its class.
+        strength: how far a context in which all demos agree on it moves the log-odds, nats.
+        meaning: what the label words say of it without demos, nats.
+    """
+
+    planted: Mapping[str, int]
+    strength: float = 3.0
+    meaning: float = 0.0
+
+
 class PlantedConcept:
     """An `Endpoint` that knows one concept, and follows the labels in its context.
 
@@ -38,6 +54,10 @@ class PlantedConcept:
     `strength` times the demos' agreement with the planted classes, from -1 (all names exchanged)
     to 1.
 
+    With a `second` axis, such as a salient feature that nobody asked for, the two middle terms are
+    there twice: once with each axis's own classes, strength and meaning. Demos whose labels follow
+    one axis teach the other as far as the classes of the two agree, which is up to the caller.
+
     A token is a word with the space before it, or other white space; its id is a hash, the same in
     every process. The prefix that a prompt shares with the last one on its lane counts as cached.
 
@@ -50,12 +70,14 @@ class PlantedConcept:
             as ` A` and ` B`, which are equally coherent when exchanged.
         bias: label bias, one number a label, nats; None stands for none.
         noise: the largest deviation of an item, nats.
+        second: another axis, with a class for each prompt of the first; None for none.
         seed: of the deviations.
         lanes: prefix caches, at least 1.
         context_length: the most tokens of a prompt.
 
     Raises:
-        ValueError: a class has no label, `bias` has another length, or there is no lane.
+        ValueError: a class has no label, a prompt no class on the second axis, `bias` has another
+            length, or there is no lane.
     """
 
     def __init__(
@@ -67,28 +89,35 @@ class PlantedConcept:
         meaning: float = 1.0,
         bias: Sequence[float] | None = None,
         noise: float = 0.5,
+        second: Axis | None = None,
         seed: int = 0,
         lanes: int = 1,
         context_length: int = 8192,
     ) -> None:
         bias = [0.0] * len(labels) if bias is None else list(bias)
-        if not all(0 <= planted_class < len(labels) for planted_class in planted.values()):
-            raise ValueError(f"planted classes must be 0 to {len(labels) - 1}")
+        self._planted = dict(planted)
+        self._axes = [Axis(self._planted, strength, meaning)]
+        if second is not None:
+            self._axes.append(Axis(dict(second.planted), second.strength, second.meaning))
+        for axis in self._axes:
+            if not all(0 <= its_class < len(labels) for its_class in axis.planted.values()):
+                raise ValueError(f"planted classes must be 0 to {len(labels) - 1}")
+            if axis.planted.keys() != self._planted.keys():
+                raise ValueError("the second axis needs a class for each prompt, and no others")
         if len(bias) != len(labels) or lanes < 1:
             raise ValueError("one bias a label and at least one lane are needed")
-        self._planted = dict(planted)
         self._prompts = {_ids(prompt): prompt for prompt in planted}
         self._lengths: dict[TokenIds, dict[int, None]] = {}  # of prompts that begin so, descending
         for ids in sorted(self._prompts, key=len, reverse=True):
             self._lengths.setdefault(ids[:1], {})[len(ids)] = None
         self._labels = [_ids(label) for label in labels]
-        self._strength, self._meaning, self._bias = strength, meaning, bias
-        self._noise, self._seed = noise, seed
+        self._bias, self._noise, self._seed = bias, noise, seed
         # The last prompt up to its target, and the demos in it.
         self._context: tuple[TokenIds, list[tuple[str, int]]] = ((), [])
         self._sent: list[TokenIds] = [()] * lanes  # the last prompt of each lane
         self._usage = Usage()
         described = repr((self._planted, list(labels), strength, meaning, bias, noise, seed))
+        described += "".join(map(repr, self._axes[1:]))
         self._identity = ServerIdentity(
             "planted",
             "planted-concept",
@@ -114,17 +143,18 @@ class PlantedConcept:
 
     def label_log_probs(self, demos: Sequence[tuple[str, int]], target: str) -> list[float]:
         """Return `log P(label | demos, target)` in nats, shape `[K]`; demos are (prompt, label)."""
-        asked = self._planted[target]
         scores = []
         for k, bias in enumerate(self._bias):
-            votes = sum(
-                1 if (self._planted[prompt] == asked) == (label == k) else -1
-                for prompt, label in demos
-            )
-            agreement = self._strength / 2 * votes / max(len(demos), 1)
-            means = self._meaning * (k == asked)
-            deviation = uniform(target, k, self._seed)
-            scores.append(bias + agreement + means + self._noise * deviation)
+            score = bias
+            for axis in self._axes:
+                asked = axis.planted[target]
+                votes = sum(
+                    1 if (axis.planted[prompt] == asked) == (label == k) else -1
+                    for prompt, label in demos
+                )
+                score += axis.strength / 2 * votes / max(len(demos), 1)
+                score += axis.meaning * (k == asked)
+            scores.append(score + self._noise * uniform(target, k, self._seed))
         return log_softmax(scores)
 
     async def tokenize(self, text: str, *, add_special: bool) -> TokenIds:

@@ -24,12 +24,7 @@ _GUIDELINES = (
 def label_studio_tasks(
     found: RunLabels, rows: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, object]]:
-    """Return a task for each row: its prompt, its fields, and its label as a prediction.
-
-    Args:
-        found: the rows with their labels.
-        rows: the fields of each that people may see.
-    """
+    """Return a task for each row: its prompt, its fields, and its label as a prediction."""
     prompts = found.task.render_all(found.dataset)
     return [
         {

@@ -10,8 +10,7 @@ from typing import Final
 
 from icm_client.endpoints.gguf import sha256_of
 from icm_client.errors import SetupError
-from icm_client.serving.dequantize import dequantized
-from icm_client.serving.model import BUNDLED, find
+from icm_client.serving.model import BUNDLED, dequantized, find
 
 NEEDED: Final = ("torch", "transformers", "peft", "trl", "accelerate")
 

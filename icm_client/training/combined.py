@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from icm_client.data.messages import shown
+from icm_client.data.outputs import explained
 from icm_client.data.whole_files import replace_file
 from icm_client.errors import InputError
 from icm_client.record.archive import Run
@@ -84,12 +85,6 @@ def export_combined(
     A row that several runs label alike is taken once, and one that they label differently not at
     all. Which rows are taken, and their order, is drawn.
 
-    Args:
-        runs: finished runs, two or more.
-        path: the JSON Lines file; one that is there is replaced at once.
-        min_confidence: leave out rows whose label has less confidence.
-        seed: of the draw.
-
     Raises:
         InputError: as `export_run`; a run is named twice; or of a run no row with one of its labels
             is left, so that no share can be equal.
@@ -114,11 +109,9 @@ def export_combined(
     facts = [_facts(part, min_confidence) for part in parts]
     verdict = max((one.verdict for one in facts), key=VERDICTS.index)
     card = Path(f"{name}.md")
-    try:
+    with explained(name):
         replace_file(card, _card(facts, len(lines), seed, verdict).encode("utf-8", "replace"))
         write_lines(Path(os.path.realpath(name)), lines)
-    except OSError as error:
-        raise InputError(f"{name} cannot be written ({error.strerror})") from None
     missing: Counter[str] = Counter()
     for part in parts:
         missing.update(part.left_out)

@@ -32,11 +32,7 @@ def examples_of(found: RunLabels) -> list[Example]:
 
 
 def task_examples(task: Task, dataset: Dataset, labels: tuple[str | None, ...]) -> list[Example]:
-    """Return an example for each row that has a label; `labels` are aligned with the rows.
-
-    Raises:
-        RowError: a row lacks a field of the template.
-    """
+    """Return an example for each row that has a label; `labels` are aligned with the rows."""
     texts = dict(zip(task.labels, task.label_texts, strict=True))
     items = items_of(task, dataset)
     other: dict[str, str] = {}
@@ -93,9 +89,6 @@ def preferences_of(found: RunLabels) -> list[list[dict[str, str]]]:
 
     Of a pair that is the better response against the other; else the label's text against that of
     each other label.
-
-    Args:
-        found: the labels; of pairs those that prefer one of the two.
     """
     task = found.task
     if task.exchange is not None:

@@ -11,21 +11,20 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import orjson
 
 from icm_client.data import FileFormat, LabelledRow, Row, check_output, write_labels
-from icm_client.data.compression import packed
-from icm_client.data.formats import format_of, require_pyarrow
-from icm_client.data.outputs import STANDARD_OUTPUT
+from icm_client.data.formats import format_of, packed, require_pyarrow
+from icm_client.data.outputs import STANDARD_OUTPUT, columns_before_fields, explained
 from icm_client.data.values import write_json
 from icm_client.data.whole_files import replace_file, replaced
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run, resume_command
-from icm_client.record.run_labels import OUR_COLUMNS, RunLabels, read_labels
+from icm_client.record.run_labels import RunLabels, read_labels
 from icm_client.training.annotation_tools import (
     argilla_files,
     label_studio_interface,
@@ -95,17 +94,7 @@ class Export:
 
     def summary(self) -> dict[str, object]:
         """Return everything as JSON values."""
-        return {
-            "path": str(self.path),
-            "card": str(self.card),
-            "format": self.format,
-            "rows": self.rows,
-            "records": self.records,
-            "left_out": dict(self.left_out),
-            "verdict": self.verdict,
-            "warnings": list(self.warnings),
-            "shares": {run: dict(labels) for run, labels in self.shares.items()},
-        }
+        return {**asdict(self), "path": str(self.path), "card": str(self.card)}
 
 
 def export_run(
@@ -227,15 +216,13 @@ def _gold_columns(result: Mapping[str, Any], found: RunLabels) -> tuple[str, ...
     """The columns of gold labels: the run's own first, which is written last, then the task's."""
     task, record = found.task, found.records[0]
     named = [name for name in (result.get("gold_field"), task.gold) if name is not None]
-    columns = [f"row_{name}" if name in _our_columns(found) else name for name in named]
+    columns = [
+        f"row_{name}" if name in columns_before_fields(task.labels) else name for name in named
+    ]
     if result.get("rows_with_gold"):
         columns.insert(0, list(record)[-1])
     there = (name for name in columns if name in record and name not in task.template_fields)
     return tuple(dict.fromkeys(there))
-
-
-def _our_columns(found: RunLabels) -> set[str]:
-    return {"id", *OUR_COLUMNS, *(f"{_LOG_PROB}{label}" for label in found.task.labels)}
 
 
 def check_request(
@@ -359,7 +346,7 @@ def _json_writer(value: object) -> _Write:
 
 def _own_fields(kept: RunLabels, gold: Sequence[str]) -> list[_Record]:
     """Each row's own fields by the names of their columns, without gold."""
-    ours = {*_our_columns(kept), *gold}
+    ours = {*columns_before_fields(kept.task.labels), *gold}
     return [
         {name: value for name, value in record.items() if name not in ours}
         for record in kept.records
@@ -416,7 +403,7 @@ def _table_writer(
 
 def _written(name: str, to: ExportFormat, facts: CardFacts, parts: _Parts) -> Path:
     """Write the card, then the data: labels never lie there without a card."""
-    try:
+    with explained(name):
         if to in _FOLDERS:
             content = dataset_card(facts, _DATA_FILE) if to == "hf" else export_card(facts)
             return _write_folder(Path(name), parts, content.encode("utf-8", "replace"))
@@ -424,11 +411,6 @@ def _written(name: str, to: ExportFormat, facts: CardFacts, parts: _Parts) -> Pa
         replace_file(card, export_card(facts).encode("utf-8", "replace"))
         for added, write in parts.items():
             write(Path(os.path.realpath(f"{name}{added}")))
-    except OSError as error:
-        raise InputError(
-            f"{name} cannot be written ({error.strerror}): name a place where you may write and "
-            "there is space"
-        ) from None
     return card
 
 

@@ -54,17 +54,7 @@ class HeldOut:
 async def measure(
     endpoint: Endpoint, job: Job, *, store: ScoreStore | str | os.PathLike[str] | None = None
 ) -> HeldOut:
-    """Have the model label the job's rows zero-shot, and compare with gold.
-
-    Args:
-        endpoint: the model.
-        job: rows, task and gold.
-        store: where scores are kept; None takes the user's own.
-
-    Raises:
-        InputError: no row has a gold label.
-        EndpointError, ScoreError, StoreError: as `Scorer`.
-    """
+    """Have the model label the job's rows zero-shot, and compare with gold."""
     words = job.dataset.gold or ()
     known = [row for row, word in enumerate(words) if word is not None]
     if not known:
@@ -130,14 +120,7 @@ async def fine_tune(
 ) -> FineTuned:
     """Train on a run's labels; with test rows, measure the model's accuracy on them.
 
-    Args:
-        found: the run's labels.
-        trainer: what trains.
-        seed: of the training.
-        objective: learn the label after its prompt, or a reward model for pairs.
-        test: rows with gold that the run did not label.
-        store: where the test rows' scores are kept; None takes the user's own.
-        progress: called after every step.
+    The `test` rows have gold, and the run has not labelled them.
 
     Raises:
         InputError: a reward model was requested for a task without pairs or of a service; test

@@ -101,11 +101,7 @@ class _Events(Wire):
 
 
 class FineTuningApi:
-    """The routes of one service; every method raises `EndpointError` as `Transport.post` does.
-
-    Args:
-        transport: connects to the service; not closed here.
-    """
+    """The routes of one service; every method raises `EndpointError` as `Transport.post` does."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

@@ -8,9 +8,9 @@ from typing import Any, Final
 import orjson
 
 from icm_client.data import check_output
+from icm_client.data.outputs import explained
 from icm_client.data.values import write_json
 from icm_client.data.whole_files import replace_file
-from icm_client.errors import InputError
 from icm_client.runs.frozen import Frozen
 from icm_client.verdict.findings import Verdict, verdict_of
 
@@ -67,21 +67,11 @@ class PromptExport:
 
 
 def export_prompt(frozen: Frozen, path: str | os.PathLike[str]) -> PromptExport:
-    """Write contexts, label tokens and thresholds; an existing file is replaced at once.
-
-    Args:
-        frozen: from `Predictor.frozen` or `Predictor.kept`.
-        path: where to.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write contexts, label tokens and thresholds; an existing file is replaced at once."""
     name = os.fspath(path)
     check_output(name, "jsonl")
-    try:
+    with explained(name):
         replace_file(Path(name), write_json(prompt_document(frozen), orjson.OPT_INDENT_2))
-    except OSError as error:
-        raise InputError(f"{name} cannot be written: {error.strerror}") from None
     verdict = verdict_of(frozen.findings)
     warnings = [f"{one.message} {one.advice}".strip() for one in frozen.findings if one.fatal]
     if frozen.label_ids is not None and any(len(ids) > 1 for ids in frozen.label_ids):

@@ -91,12 +91,7 @@ def collate(batch: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
 
 
 def summed_loss(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the negative log-probs of the batch's labels, summed, in nats.
-
-    Args:
-        model: a causal language model, adapters included.
-        inputs: as `collate` makes them.
-    """
+    """Return the negative log-probs of the batch's labels, summed, in nats."""
     labels = inputs["labels"]  # [B, T]
     read = {key: value for key, value in inputs.items() if key != "labels"}
     kept = int((labels != IGNORED).sum(dim=1).max()) + 1  # one before each label token predicts it

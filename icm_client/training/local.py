@@ -18,11 +18,11 @@ from typing import Final
 
 import anyio
 import orjson
-from filelock import FileLock, Timeout
 
 from icm_client.cache import cache_folder, share_like
 from icm_client.cores import physical_cores
 from icm_client.data import JsonValue
+from icm_client.data.whole_files import locked
 from icm_client.endpoints import Endpoint
 from icm_client.errors import TrainingError
 from icm_client.runs.trainer import Example, OnTraining, Trained
@@ -254,16 +254,13 @@ def _kept(training: _Training) -> Trained | None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=1.0, thread_local=False)
+    busy = TrainingError(
+        f"{folder.name} is being trained by another process (in {folder.parent}): wait for it, or "
+        "end it and run the same command again"
+    )
     with _writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise TrainingError(
-                f"{folder.name} is being trained by another process (in {folder.parent}): wait "
-                "for it, or end it and run the same command again"
-            ) from None
+        lock = locked(folder.with_name(f"{folder.name}.lock"), busy, timeout_s=1.0)
     try:
         yield
     finally:

@@ -8,25 +8,19 @@ complete checkpoint.
 """
 
 import os
-import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
-from subprocess import PIPE
 from typing import Final
 
 import anyio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from icm_client.child_process import stop_child
+from icm_client.child_process import begin_child, last_words, open_child, stop_child
 from icm_client.cores import YIELDING
 from icm_client.errors import TrainingError
 from icm_client.runs.trainer import OnTraining, TrainingProgress
 from icm_client.training.local_settings import Orders, Report
-
-_LOG_TAIL_BYTES: Final = 2000
-"""An error message quotes the last bytes of the log."""
 
 _LONGEST_LINE: Final = 65_536
 _KILLED: Final = -9
@@ -41,32 +35,14 @@ _CLOSED: Final = (
 async def train_in_child(
     orders: Orders, *, name: str, gpu: str | None, progress: OnTraining | None
 ) -> Report:
-    """Train as ordered; return the last report. When cancelled, it ends the child first.
-
-    Args:
-        orders: what to train.
-        name: of the training, for progress and errors.
-        gpu: the one that the child sees; None hides all GPUs.
-        progress: called after every step.
-
-    Raises:
-        TrainingError: the training failed, or its process died; the log stays in the work folder.
-    """
+    """Train as ordered; return the last report. When cancelled, it ends the child first."""
     log = orders.work / "log.txt"
     try:
         file = log.open("ab")
     except OSError as error:
         raise TrainingError(f"{log} cannot be written ({error.strerror})") from error
     with file:
-        # In a session of its own: Ctrl-C in the terminal goes to the parent only, which ends it.
-        process = await anyio.open_process(
-            [sys.executable, "-P", "-m", __name__],
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=file,
-            env=_environment(gpu),
-            start_new_session=True,
-        )
+        process = await open_child("-m", __name__, log=file, env=_environment(gpu))
     try:
         last = await _last_report(process, orders, name, progress)
         if not last.done:
@@ -113,20 +89,13 @@ def _why_it_ended(name: str, status: int, log: Path) -> str:
             "smaller batch and accumulate as many more, or LoRA. The same command continues from "
             "the last checkpoint."
         )
-    try:
-        words = log.read_bytes()[-_LOG_TAIL_BYTES:].decode("utf-8", "replace").strip()
-    except OSError:
-        words = ""
+    words = last_words(log)
     return f"{name}: the training ended with status {status}; its log, {log}, ends with:\n{words}"
 
 
 def main() -> None:
     """In the child: train until done, or until stdin closes."""
-    with open(0, "rb", buffering=0, closefd=False) as pipe:
-        orders = Orders.model_validate_json(pipe.readline())
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    reports = os.dup(1)
-    os.dup2(2, 1)  # a library that prints must not write between our lines
+    orders, reports = begin_child(Orders)
 
     def report(one: Report) -> None:
         os.write(reports, one.model_dump_json().encode() + b"\n")
@@ -134,12 +103,6 @@ def main() -> None:
     from icm_client.training.local_run import run  # noqa: PLC0415 - torch; the parent goes without
 
     report(run(orders, report))
-
-
-def _exit_with_parent() -> None:
-    while os.read(0, 4096):
-        pass
-    os._exit(1)  # whatever torch is doing: an incomplete checkpoint is never used
 
 
 if __name__ == "__main__":

@@ -72,10 +72,6 @@ def rate_for(parameters: int, method: Method) -> float:
     sixteenth of the size is trained at twice the rate. This gives the paper's rates at the paper's
     sizes, and for gemma-3-270m a rate that was measured to be good
     (docs/experiments/finetuning.md).
-
-    Args:
-        parameters: the base model's number of parameters.
-        method: which weights are trained.
     """
     rate, size = _PAPER[method]
     return rate * math.pow(size / parameters, 0.25)

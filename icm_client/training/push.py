@@ -41,11 +41,6 @@ def push(export: Export, repository: str, *, public: bool = False) -> str:
     its other files, gets the folder's as one commit, and is as visible as it was. The hub's address
     is that of HF_ENDPOINT, if set, and who uploads is known by HF_TOKEN or `hf auth login`.
 
-    Args:
-        export: of `icm_client.training.exports.export_run`, to `hf`.
-        repository: OWNER/NAME.
-        public: whether everyone may see it.
-
     Raises:
         InputError: public labels that are not to be trusted; a repository that is public already,
             or private where `public` was asked for; the hub cannot be reached, or refuses.

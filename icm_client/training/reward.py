@@ -96,12 +96,7 @@ def plan_reward(
 ) -> RewardPlan:
     """Draw the pairs of each step from the seed; gold is not used.
 
-    Args:
-        job: the pairs.
-        first: how many ICM labels.
-        many: how many the first reward model labels, those of `first` among them; None takes all.
-        test: held-out pairs with gold.
-        seed: of the sample.
+    ICM labels the `first`, and the first reward model `many`, those among them; None takes all.
 
     Raises:
         InputError: the task compares no two fields; there are too few pairs for the steps; or test
@@ -250,14 +245,8 @@ async def reward_in_three_steps(
 ) -> RewardSteps:
     """Label a few pairs, train on them, label many by that model, and train on those.
 
-    Args:
-        plan: which pairs.
-        label_few: labels those of the first step.
-        trainer: trains both models.
-        folder: for scores; made if missing, and locked for this process meanwhile.
-        progress: called during trainings and scoring.
-        stopping: asked before a training and before each batch of scores; a training under way is
-            finished.
+    The folder, for scores, is made if missing, and locked for this process meanwhile. `stopping` is
+    asked before a training and before each batch of scores; a training under way is finished.
 
     Raises:
         TrainingError: nothing can be learned from the labels, or a training failed.

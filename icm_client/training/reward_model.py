@@ -20,11 +20,7 @@ _BATCH: Final = 16
 
 
 class LocalRewardTrainer:
-    """Trains reward models with torch on this machine; a `RewardTrainer`.
-
-    Args:
-        trainer: base model, settings, and the folder for trained models.
-    """
+    """Trains reward models with torch on this machine; a `RewardTrainer`."""
 
     def __init__(self, trainer: LocalTrainer) -> None:
         self._trainer = trainer
@@ -40,10 +36,6 @@ class LocalRewardTrainer:
         """Train with trl's RewardTrainer on `-log sigmoid(r(chosen) - r(rejected))`.
 
         `Trained.loss` is in nats a pair; `log 2` is chance. The same call again finds the model.
-
-        Raises:
-            TrainingError: a pair holds the same response twice, or as `LocalTrainer.train`.
-            InputError, SetupError: as `LocalTrainer.train`.
         """
         if not pairs:
             raise TrainingError(f"{name}: there are no pairs to learn from")

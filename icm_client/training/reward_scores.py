@@ -43,11 +43,6 @@ class ScoreFile:
 
     The file is named by a digest over both. Each line holds the two scores of a pair, in order.
 
-    Args:
-        folder: where it lies.
-        trained: the model; the last part of its folder's name says which training it is.
-        pairs: what is scored.
-
     Raises:
         RunError: the file cannot be read, or was written by something else.
     """
@@ -67,11 +62,6 @@ class ScoreFile:
         self, judge: Judge, progress: Callable[[int], None], stopping: Callable[[], bool]
     ) -> None:
         """Score the missing pairs, and write each batch at once.
-
-        Args:
-            judge: the model.
-            progress: called with the number of scored pairs, after each batch.
-            stopping: asked before each batch.
 
         Raises:
             RunStopped: `stopping` returned true; what was scored is kept.
@@ -169,13 +159,7 @@ class HeldOutPairs:
 def measured(
     pairs: Sequence[Pair], by_first: Sequence[Scores], by_final: Sequence[Scores]
 ) -> HeldOutPairs:
-    """Return how often each model is right, and how often the longer response is the better one.
-
-    Args:
-        pairs: the better response first.
-        by_first: the first model's scores of them.
-        by_final: the final model's.
-    """
+    """Return how often each model, and the longer response, is right; a better one is first."""
     first, final = _right(by_first), _right(by_final)
     longer = _right([Scores(len(pair.chosen), len(pair.rejected)) for pair in pairs])
     units = np.arange(len(pairs))

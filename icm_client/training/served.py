@@ -121,12 +121,7 @@ class ServedTrainer:
 
     @asynccontextmanager
     async def open(self, trained: Trained) -> AsyncIterator[Endpoint]:
-        """As `Trainer.open`; waits for a model that is trained but not served yet.
-
-        Raises:
-            ModelNotFound: it is not served within `ServedSettings.served_within_s`.
-            EndpointError: as `connect`.
-        """
+        """As `Trainer.open`; waits (`served_within_s`) for a model that is not served yet."""
         endpoint = await self._connected(trained.model)
         try:
             yield endpoint

@@ -19,10 +19,9 @@ from typing import Final, Literal, Self
 
 import anyio
 import orjson
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from icm_client.data.whole_files import replace_file
+from icm_client.data.whole_files import locked, replace_file
 from icm_client.endpoints.settings import Body
 from icm_client.errors import (
     AuthenticationRefused,
@@ -118,11 +117,7 @@ class Submission:
     def of(
         cls, examples: Sequence[Example], base: str, name: str, seed: int, settings: ServedSettings
     ) -> Self:
-        """Write the examples as a training file, in an order drawn from `seed`.
-
-        Raises:
-            TrainingError: they have fewer than two different labels.
-        """
+        """Write the examples as a training file, in an order drawn from `seed`."""
         check_examples(examples, name)
         ordered = list(examples)
         random.Random(seed).shuffle(ordered)  # noqa: S311 - an order, not a secret
@@ -230,15 +225,13 @@ class StateFile:
         stem = _UNSAFE.sub("_", submission.name).strip("_-")[:40] or "training"
         place = blake2b(f"{url} {submission.digest}".encode(), digest_size=8).hexdigest()
         path = folder / f"{stem}-{place}.json"
-        lock = FileLock(f"{path}.lock", timeout=0, thread_local=False)
+        busy = TrainingError(
+            f"the training {submission.name} is under way in another process: wait for it, or end "
+            f"it and make the same call again (state: {path})"
+        )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise TrainingError(
-                f"the training {submission.name} is under way in another process: wait for it, or "
-                f"end it and make the same call again (state: {path})"
-            ) from None
+            lock = locked(Path(f"{path}.lock"), busy)
         except OSError as error:
             raise TrainingError(f"{folder}: cannot be written: {error.strerror}") from error
         new = TrainingState(
@@ -254,11 +247,7 @@ class StateFile:
             lock.release()
 
     def note(self, stage: Stage, **facts: str | float | None) -> None:
-        """Record how far the training is.
-
-        Raises:
-            TrainingError: the file cannot be written.
-        """
+        """Record how far the training is."""
         self.state = self.state.model_copy(update={"stage": stage, **facts})
         try:
             replace_file(self.path, self.state.model_dump_json(indent=2).encode())
@@ -286,15 +275,7 @@ def _read(path: Path) -> TrainingState | None:
 
 
 class ServedJob:
-    """A submission on its way to a model.
-
-    Args:
-        api: the service.
-        submission: what is trained.
-        noted: how far it is; kept up to date.
-        settings: how long to wait.
-        progress: called after every look at the job.
-    """
+    """A submission on its way to a model."""
 
     def __init__(
         self,

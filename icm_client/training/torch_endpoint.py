@@ -50,12 +50,6 @@ def load(kind: Any, base: BaseModel, trained: Path | None = None, **more: Any) -
     """Return the model on its device: float32 on a CPU, bfloat16 on a GPU.
 
     On a CPU an adapter is merged into the weights; in bfloat16, merging would round it.
-
-    Args:
-        kind: one of transformers' AutoModel classes.
-        base: the base model.
-        trained: an adapter's folder or a whole model's; None for the base itself.
-        more: settings of the model's configuration.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -95,13 +89,7 @@ def _quiet() -> Iterator[None]:
 
 
 class TorchEndpoint:
-    """One model of this process; made with `TorchEndpoint.open`.
-
-    Args:
-        model: for causal language modelling, on its device.
-        tokenizer: its own.
-        identity: what it reports about itself.
-    """
+    """One model of this process; made with `TorchEndpoint.open`."""
 
     def __init__(self, model: Any, tokenizer: Any, identity: ServerIdentity) -> None:
         self._model = model

@@ -75,10 +75,7 @@ def adapter_name(folder: Path, name: str) -> str:
 async def load_adapter(transport: Transport, folder: Path, name: str) -> bool:
     """Have vLLM load the adapter under this name; return False if it had it before.
 
-    Args:
-        transport: connects to the server.
-        folder: the adapter, an absolute path at which the server's machine finds it too.
-        name: of this version alone (`adapter_name`).
+    The server's machine must find the folder at the same absolute path.
 
     Raises:
         TrainingError: the server was not started for adapters or for one of this rank, cannot
@@ -111,11 +108,7 @@ async def load_adapter(transport: Transport, folder: Path, name: str) -> bool:
 
 
 async def unload_adapter(transport: Transport, name: str) -> None:
-    """Have vLLM unload the adapter; do nothing if it does not have it.
-
-    Raises:
-        EndpointError: it does not answer, retries included.
-    """
+    """Have vLLM unload the adapter; do nothing if it does not have it."""
     try:
         await transport.post(UNLOAD, {"lora_name": name}, bytes)
     except AuthenticationRefused:
@@ -136,17 +129,6 @@ async def open_adapter(
     """Load an adapter into a served vLLM, yield it as an endpoint, and unload it at the end.
 
     If somebody else has loaded this version, it is used and not unloaded.
-
-    Args:
-        url: the server's root or its OpenAI root.
-        folder: the adapter; the server must find it at the same path.
-        name: its name there, before the digest of its version.
-        api_key: the server's key, if it has one.
-        settings: deadlines and retries of every request.
-
-    Raises:
-        TrainingError: as `adapter_name` and `load_adapter`.
-        EndpointError: as `connect`.
     """
     key = SecretStr(api_key) if isinstance(api_key, str) else api_key
     folder = await anyio.to_thread.run_sync(folder.absolute)

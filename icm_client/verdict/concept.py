@@ -13,7 +13,7 @@ from icm_client.coherence.calibration import (
     utility_of,
 )
 from icm_client.coherence.confidence import LabelGroups, confidences, fit_label_groups
-from icm_client.coherence.label_names import RESPONSIVE
+from icm_client.coherence.label_names import RESPONSIVE, WordSplit
 from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
 from icm_client.coherence.result import SearchResult
 from icm_client.verdict.findings import TRY_ANOTHER_QUESTION, Finding, Severity
@@ -32,6 +32,10 @@ others are condemned only under `FAINT`."""
 UNSURE = 0.7
 """`unsure` is found where the mean confidence of the labels is lower."""
 
+SAME_SPLIT = 0.1
+"""`by-words` takes the place of `unresponsive` where the label words split the rows in two groups,
+and up to this share of the labels differ from these."""
+
 _SAMPLED = 20_000  # rows of no group, drawn to see how coherent their labels look
 
 
@@ -49,16 +53,32 @@ def salience(result: SearchResult, *, one_label: bool) -> list[Finding]:
     response = result.exchange.response
     if not response < RESPONSIVE:  # or NaN
         return []
-    message = (
-        "The labels are not to be trusted: they do not follow the demos, but what the model says "
-        "about each row by itself."
-    )
     figures = (
         f"With the demos' labels exchanged, {response:.0%} of the rows that were asked again turn "
         f"the way their label says, balanced over the labels; 50% is chance, {RESPONSIVE:.0%} is "
         "needed"
     )
+    split = result.exchange.split
+    if split is not None and _of_words(split) and not one_label:
+        message = (
+            "The labels follow what the label words say of each row by itself, which makes two "
+            "groups of the rows, and not the demos."
+        )
+        advice = "Look at a few rows of each label: in demos the model may see something else."
+        figures += (
+            f". Of {split.items:,} labels {split.differing:.0%} differ from the words' groups"
+        )
+        return [Finding("by-words", message, advice, "check", figures)]
+    message = (
+        "The labels are not to be trusted: they do not follow the demos, but what the model says "
+        "about each row by itself."
+    )
     return [Finding("unresponsive", message, TRY_ANOTHER_QUESTION, "fatal", figures)]
+
+
+def _of_words(split: WordSplit) -> bool:
+    """Whether the label words split the rows, and the labels are their two groups."""
+    return split.differing <= SAME_SPLIT and split.gain >= split.needed
 
 
 def groups_of(result: SearchResult, items: IntArray) -> LabelGroups | None:

@@ -2,7 +2,8 @@
 
 The search reads some rows again with the label names exchanged (`coherence/label_names.py`). What
 follows the demos' names is the in-context effect, what does not is the label-word effect: names are
-right where the two go together.
+right where the two go together. Label words that split the rows by themselves, and otherwise than
+the labels do, name something else than was found.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from icm_client.coherence.label_names import (
     CLEAR_STANDARD_ERRORS,
     FEWEST_OF_A_LABEL,
     NameExchange,
+    WordSplit,
 )
 from icm_client.coherence.result import SearchResult
 from icm_client.verdict.findings import Finding
@@ -24,11 +26,42 @@ MOST_STANDARD_ERRORS = 100
 MOST_PULL = 10
 """The same for the label-word effect: there is next to no in-context effect then."""
 
+SPLIT_DIFFERS = 0.15
+"""`other-split` is found from this share of the labels on that differ from the words' groups."""
+
 _LOOK = "Look at a few rows of each label."
 
 
 def name_findings(result: SearchResult, labels: Sequence[str], *, pinned: bool) -> list[Finding]:
-    """Are the names right, exchanged or unclear? `pinned`: a person gave some labels."""
+    """Do the words name what was found, or are they the wrong way round?
+
+    `pinned`: a person gave some labels.
+    """
+    return [*_which_is_which(result, labels, pinned=pinned), *_other_split(result.exchange.split)]
+
+
+def _other_split(split: WordSplit | None) -> list[Finding]:
+    """Do the label words split the rows into other groups than the labels?"""
+    if split is None or split.differing < SPLIT_DIFFERS or split.gain < split.needed:
+        return []
+    message = (
+        "The label words split the rows by themselves, and otherwise than the labels do: something "
+        "else that is common to many rows may have drawn the labels."
+    )
+    advice = (
+        "Look at a few rows of each label for what they have in common, such as a phrase, a length "
+        "or a source. Take it out of the rows or the template, or pin some rows."
+    )
+    figures = (
+        f"{split.differing:.0%} of the {split.items:,} labels asked about differ from the words' "
+        f"two groups, {SPLIT_DIFFERS:.0%} are too many; the groups explain what the words say "
+        f"better than a single one by {split.gain:.1f} nats, {split.needed:.1f} are needed"
+    )
+    return [Finding("other-split", message, advice, "check", figures)]
+
+
+def _which_is_which(result: SearchResult, labels: Sequence[str], *, pinned: bool) -> list[Finding]:
+    """Are the names right, exchanged or unclear?"""
     exchange = result.exchange
     *others, last = (repr(labels[k]) for k, name in enumerate(exchange.names) if name != k)
     words = f"{', '.join(others)} and {last}"

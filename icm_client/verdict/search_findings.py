@@ -14,6 +14,10 @@ from icm_client.verdict.findings import Finding, Severity, many
 AGREE = 0.8
 """`starts-disagree` is found where two starts label a smaller share of the rows alike."""
 
+RIVAL, RIVALS = 0.5, 0.6
+"""`several-concepts` is found where independent labels are so coherent, as such and as a share of
+the coherence of those found: noise gives up to 0.4."""
+
 LATE = 4
 """From this sweep on, counted from 0, a start's labels are expected to stand still."""
 
@@ -31,6 +35,7 @@ def search_findings(result: SearchResult, n_labels: int, *, clear: bool = False)
     """
     return [
         *_disagreeing(result, n_labels),
+        *_several_concepts(result),
         *_jumped(result, clear=clear),
         *_decided_afterwards(result),
         *_stalled(result.steps),
@@ -100,6 +105,23 @@ def _disagreeing(result: SearchResult, n_labels: int) -> list[Finding]:
         "differently (--seed), and use label words or a template that say which split is meant.",
         "check",
         f"Start {result.restart + 1}, which was taken: U = {best.utility:+.3f} nats; {figures}",
+    )
+    return [finding]
+
+
+def _several_concepts(result: SearchResult) -> list[Finding]:
+    """Other labels, independent of these, that are about as coherent: which was found is chance."""
+    rival = result.rival
+    if rival is None or rival.coherence < max(RIVAL, RIVALS * result.coherence):
+        return []
+    finding = Finding(
+        "several-concepts",
+        "The rows are split in more than one way, the label words do not choose, and which way was "
+        "found is chance.",
+        "See the others with --concepts 3, and pick one by its clearest rows; or say what is meant "
+        "by label words, pinned rows or --easy.",
+        "check",
+        f"Coherence {result.coherence:.0%}; {rival.coherence:.0%} of labels independent of these",
     )
     return [finding]
 

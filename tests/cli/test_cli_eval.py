@@ -84,8 +84,8 @@ def test_table_and_pictures_are_written_and_each_method_is_told(rows: Path) -> N
     )
     assert ended.exit_code == 0, ended.exception
     lines = [line for line in ended.stderr.splitlines() if not line.startswith("Note: ")]
-    assert len(lines) == 24
-    assert lines[0].startswith("1/24 majority, seed 0: accuracy ")
+    assert len(lines) == 26
+    assert lines[0].startswith("1/26 majority, seed 0: accuracy ")
     assert any("from 20 labels, 100.0% right" in line for line in lines)
     assert "agrees with gold in 100.0% of the rows" in ended.stderr
     written = orjson.loads(Path("out/eval.json").read_bytes())
@@ -93,15 +93,18 @@ def test_table_and_pictures_are_written_and_each_method_is_told(rows: Path) -> N
     accuracy = {method["method"]: method["accuracy"] for method in written["methods"]}
     assert list(accuracy) == [
         *("majority", "zero-shot", "zero-shot-calibrated", "zero-shot-chat", "random"),
-        *("pseudo-labels", "icm-fast", "icm-paper", "same-accuracy-fast", "same-accuracy-paper"),
-        *("human", "golden"),
+        *("bootstrap", "pseudo-labels", "icm-fast", "icm-paper", "same-accuracy-fast"),
+        *("same-accuracy-paper", "human", "golden"),
     ]
     assert accuracy["golden"] == accuracy["human"] == accuracy["icm-fast"] == 1.0
+    assert accuracy["zero-shot"] == 1.0  # so that there is no gap
+    assert {method["gap"] for method in written["methods"]} == {"none"}
+    assert {method["gap_recovered"] for method in written["methods"]} == {None}
     table = Path("out/eval.csv").read_text().splitlines()
     assert table[0].startswith("method,seeds,failed,accuracy,accuracy_low")
-    assert len(table) == 13
+    assert len(table) == 14
     assert all(Path(file).exists() for file in FILES)
-    for said in ("icm-fast", "golden", "95%", "tokens computed", "Written: out/eval.json"):
+    for said in ("icm-fast", "95%", "gap recovered", "no gap", "tokens computed", "Written: out"):
         assert said in ended.stdout
 
 
@@ -144,6 +147,7 @@ def test_failed_methods_are_in_the_table_and_end_with_an_error(
     assert "1 of 3 predictions failed" in str(ended.exception)
     assert "golden, seed 0: failed: the server fell over" in ended.stderr
     assert "1 failed" in ended.stdout
+    assert "no gap" not in ended.stdout  # that would say that golden labels were tried
     assert Path("out/eval.png").exists()
 
 

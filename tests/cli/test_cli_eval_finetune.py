@@ -78,13 +78,18 @@ def test_the_papers_figure_1_is_drawn_and_the_cost_stands_beside(
 ) -> None:
     ended = evaluate(rows, *FINETUNE, "--out", "out")
     assert ended.exit_code == 0, ended.exception
-    assert "8/8 finetuned-golden, seed 0: accuracy 93.3% from 30 labels" in ended.stderr
+    assert "9/9 finetuned-golden, seed 0: accuracy 93.3% from 30 labels" in ended.stderr
     assert " s (training 3 s)" in ended.stderr
     written = orjson.loads(Path("out/eval.json").read_bytes())
     methods = {one["method"]: one for one in written["methods"]}
     assert list(methods) == [
         *("majority", "zero-shot", "zero-shot-calibrated", "finetuned-random"),
-        *("finetuned-icm-fast", "finetuned-same-accuracy-fast", "finetuned-human"),
+        *(
+            "finetuned-bootstrap",
+            "finetuned-icm-fast",
+            "finetuned-same-accuracy-fast",
+            "finetuned-human",
+        ),
         "finetuned-golden",
     ]
     assert methods["finetuned-icm-fast"]["accuracy"] > 0.8
@@ -94,7 +99,7 @@ def test_the_papers_figure_1_is_drawn_and_the_cost_stands_beside(
     assert written["trainer"] == dict(trainers[0].described)
     header, *lines = Path("out/eval.csv").read_text().splitlines()
     place = header.split(",").index("training_seconds")
-    assert [line.split(",")[place] for line in lines] == [*["0.0"] * 3, *["3.0"] * 5]
+    assert [line.split(",")[place] for line in lines] == [*["0.0"] * 3, *["3.0"] * 6]
     assert "of training" in ended.stdout
     assert "finetuned-golden" in Path("out/eval.svg").read_text()
 
@@ -105,7 +110,7 @@ def test_the_same_command_again_trains_and_asks_nothing(
     first = orjson.loads(evaluate(rows, *FINETUNE, "--json").stdout)
     asked = endpoint.usage.requests
     again = orjson.loads(evaluate(rows, *FINETUNE, "--json").stdout)
-    assert (len(trainers[0].trained), trainers[1].trained) == (5, [])
+    assert (len(trainers[0].trained), trainers[1].trained) == (6, [])
     assert endpoint.usage.requests == asked
     for before, after in zip(first["methods"], again["methods"], strict=True):
         assert before["accuracy"] == after["accuracy"]
@@ -122,9 +127,9 @@ def test_a_dry_run_says_how_much_would_be_trained(
     assert ["finetuned-golden", "90", "reads"] in [
         line.split() for line in ended.stdout.splitlines()
     ]
-    assert ended.stdout.endswith("15 trainings\n")
+    assert ended.stdout.endswith("18 trainings\n")
     told = orjson.loads(evaluate(rows, *FINETUNE, "--dry-run", "--json").stdout)
-    assert told["trainings"] == 5
+    assert told["trainings"] == 6
     assert orjson.loads(evaluate(rows, "--dry-run", "--json").stdout)["trainings"] == 0
 
 
@@ -193,7 +198,7 @@ def test_a_service_trains_what_it_serves(rows: Path, service: FineTuningServer) 
     assert accuracy["finetuned-golden"] == accuracy["finetuned-icm-fast"] == 1.0
     assert accuracy["finetuned-random"] < 0.9
     assert told["trainer"]["base"] == service.base
-    assert len(service.jobs) == 5
+    assert len(service.jobs) == 6
     again = orjson.loads(evaluate(*command, "--json").stdout)
-    assert len(service.jobs) == 5
+    assert len(service.jobs) == 6
     assert [one["accuracy"] for one in again["methods"]] == list(accuracy.values())

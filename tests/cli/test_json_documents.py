@@ -109,6 +109,7 @@ CALLS: dict[tuple[str, ...], Sequence[str]] = {
     ("store", "export"): ("all.jsonl", "--store", "s"),
     ("store", "info"): ("--store", "s"),
     ("store", "prune"): ("--store", "s", "--older-than", "30d"),
+    ("stress",): ("rows.jsonl", "--dry-run", *ASKED),
     ("tasks",): (),
     ("tasks", "init"): ("rows.jsonl", *ASKED),
     ("tasks", "show"): ("sentiment",),

@@ -25,10 +25,12 @@ OF_A_DISPLAY = ("Starting ...", "Scoring", "\u2501", "requests   ", "Measuring",
 
 
 def served(latency_s: float) -> PlantedServer:
-    rows = [{"text": f"words of row {i}"} for i in range(N)]
+    classes = [i * 7 % 5 % 2 for i in range(N)]
+    rows = [
+        {"text": f"words of row {i}", "gold": TASK.labels[one]} for i, one in enumerate(classes)
+    ]
     Path("rows.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
-    prompts = TASK.render_all(rows_from(rows))
-    planted = {prompt: i * 7 % 5 % 2 for i, prompt in enumerate(prompts)}
+    planted = dict(zip(TASK.render_all(rows_from(rows)), classes, strict=True))
     return PlantedServer(PlantedConcept(planted, TASK.label_texts), latency_s=latency_s)
 
 
@@ -79,3 +81,25 @@ async def test_a_forecast_leaves_its_cost_and_its_sentence(columns: int) -> None
     lines = await shown(columns, 0.02, "--forecast")
     assert lines[0].startswith("The forecast sends at most 82 requests")
     assert any(line.startswith("A run over 32 rows") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("columns", "headings"),
+    [
+        (40, "method accuracy"),
+        (60, "method accuracy gap recovered"),
+        (80, "method accuracy gap recovered gap 95% tokens computed seconds"),
+        (100, "method accuracy gap recovered gap 95% tokens computed seconds verdict"),
+    ],
+)
+async def test_an_evaluation_shows_what_it_has_room_for(columns: int, headings: str) -> None:
+    async with served(0) as server:
+        command = [*PROGRAM, "eval", "rows.jsonl", *ASKED, "--gold", "gold", "-e", server.url]
+        run = partial(in_terminal, [*command, "--seeds", "0", "-q"], columns)
+        lines = screen(await anyio.to_thread.run_sync(run), columns)
+    at = next(number for number, line in enumerate(lines) if line.startswith("method"))
+    assert " ".join(lines[at].split()) == headings
+    table = lines[at:-1]
+    assert [line.split()[0] for line in table[1:]][-2:] == ["same-accuracy-fast", "golden"]
+    assert max(map(len, lines)) <= columns
+    assert not any("\u2026" in line for line in table)

@@ -20,7 +20,7 @@ from whole_program import whole_program
 
 import icm_client.runs.server
 from icm_client import Task, read_rows
-from icm_client.data.compression import zstd
+from icm_client.data.formats import zstd
 from icm_client.testing import PlantedConcept, PlantedServer
 
 pytestmark = [

@@ -1,7 +1,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any
 
 import numpy as np
@@ -340,7 +340,7 @@ BEFORE_RULES = [
 @pytest.mark.parametrize(
     ("n", "n_labels", "meaning", "seed", "asked", "labels", "sweeps", "utility"), BEFORE_RULES
 )
-async def test_without_a_rule_a_start_or_clear_labels_nothing_has_changed(  # noqa: PLR0917
+async def test_without_a_rule_a_start_or_an_end_of_its_own_nothing_has_changed(  # noqa: PLR0917
     n: int,
     n_labels: int,
     meaning: float,
@@ -351,14 +351,27 @@ async def test_without_a_rule_a_start_or_clear_labels_nothing_has_changed(  # no
     utility: float,
 ) -> None:
     score = ConceptScore(planted_classes(n, n_labels), n_labels, meaning=meaning)
-    unclear = replace(DEFAULT, clear=np.inf)
-    result = await found(n, n_labels, score, seed=seed, settings=unclear)
+    as_before = replace(DEFAULT, clear=np.inf, several=0)
+    result = await found(n, n_labels, score, seed=seed, settings=as_before)
     calls = [[(tuple(map(tuple, q.context)), q.target) for q in call] for call in score.calls]
     assert hashlib.sha256(repr(calls).encode()).hexdigest()[:16] == asked
     assert "".join(map(str, result.labels)) == labels
     assert len(result.history) == sweeps
     assert result.utility == pytest.approx(utility, abs=1e-9)
     assert (result.by_confidence, result.steps, result.settled) == (0, (), 0)
+
+
+async def test_three_labels_of_uneven_shares_have_the_sweeps_that_they_need() -> None:
+    # After five a label that one row in ten has still has others' rows.
+    right = np.empty((5, 2))
+    for seed, several in product(range(5), (0, DEFAULT.several)):
+        classes = np.random.default_rng(seed).permutation(np.repeat([0, 1, 2], [58, 29, 9]))
+        score = ConceptScore(classes, 3, strength=3.0, meaning=1.0, noise=1.0)
+        settings = replace(DEFAULT, several=several)
+        result = await found(96, 3, score, seed=seed, settings=settings)
+        right[seed, int(several > 0)] = (result.labels == classes).mean()
+    assert right[:, 0].mean() < 0.95
+    assert right[:, 1].min() > 0.97
 
 
 def pairs(n: int) -> Asymmetry:

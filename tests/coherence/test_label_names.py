@@ -1,17 +1,22 @@
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from concept_score import ConceptScore, ScriptedScore, planted_classes
+from numpy.typing import NDArray
 
 from icm_client.coherence.calibration import log_softmax
 from icm_client.coherence.contexts import fold_contexts, score_folds
 from icm_client.coherence.label_names import (
+    FEWEST_OF_A_SPLIT,
+    Effects,
     NameExchange,
     asked_first,
     exchange_names,
     exchange_names_in_folds,
     rotations,
+    word_split,
 )
 from icm_client.coherence.problem import Demo, FloatArray, IntArray, Problem, Query
 from icm_client.coherence.settings import SweepSettings
@@ -268,3 +273,42 @@ async def test_a_part_of_a_large_fold_is_asked_first(meaning: float, *, clear: b
 
 def test_the_part_grows_with_the_number_of_labels() -> None:
     assert [asked_first(n_labels) for n_labels in (2, 8, 20)] == [128, 128, 320]
+
+
+def test_words_that_split_items_otherwise_than_the_labels_are_seen() -> None:
+    classes, other = planted_classes(4 * N, 2), planted_classes(4 * N, 2).copy()
+    other[::3] = 1 - other[::3]  # a feature that goes with the concept in two of three items
+    rng = np.random.default_rng(0)
+    found = word_split([effects(other, 3.0 * other, 2.0 * classes + 0.4 * rng.normal(size=4 * N))])
+    assert found is not None
+    assert found.gain > found.needed
+    assert found.differing == pytest.approx(1 / 3, abs=0.02)
+    same = word_split([effects(classes, 3.0 * classes, 2.0 * classes + 0.4 * rng.normal(size=256))])
+    assert same is not None
+    assert same.differing < 0.02
+    # Under names the wrong way round they are the same groups.
+    exchanged = word_split([effects(1 - classes, 3.0 * classes, 2.0 * classes)])
+    assert exchanged is not None
+    assert exchanged.differing == 0
+
+
+def test_items_that_the_words_say_nothing_of_are_in_no_groups() -> None:
+    """One normal heap, at many sizes: two groups are hardly ever seen where labels differ."""
+    seen = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        n = (32, 64, 128, 512)[seed % 4]
+        found = word_split([effects(np.arange(n) % 2, np.arange(n) % 2, rng.normal(size=n))])
+        assert found is not None
+        seen += found.gain >= found.needed
+    assert seen <= 5
+    few = np.arange(FEWEST_OF_A_SPLIT - 1) % 2
+    assert word_split([effects(few, few, 1.0 * few)]) is None
+    alike = np.arange(N) % 2
+    assert word_split([effects(alike, alike, np.zeros(N))]) is None
+
+
+def effects(labels: IntArray, taught: NDArray[Any], said: NDArray[Any]) -> Effects:
+    """Of two labels, from log-odds in nats."""
+    halves = [np.stack([-effect / 2, effect / 2], axis=1) for effect in (taught, said)]
+    return Effects(labels, *(half - half.mean(axis=0) for half in halves))

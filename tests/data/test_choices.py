@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from icm_client import label
-from icm_client.data import Task, load
+from icm_client.data import Task, made_rows
 from icm_client.data.job import Job
 from icm_client.data.layouts import Raw
-from icm_client.errors import RowError
+from icm_client.data.values import Unusable
 from icm_client.testing import PlantedConcept
 
 ARC: list[Raw] = [
@@ -93,7 +93,14 @@ def lines(path: Path, rows: list[Raw]) -> Path:
 
 
 def made(*rows: Raw, loader: str = "multiple-choice") -> list[dict[str, Any]]:
-    return [dict(row) for _, row in load(loader, enumerate(rows, 1)) if isinstance(row, Mapping)]
+    every = (row for _, row in made_rows(loader, enumerate(rows, 1)))
+    return [dict(row) for row in every if isinstance(row, Mapping)]
+
+
+def refused(row: Raw, loader: str = "multiple-choice") -> str:
+    """Why the loader can make nothing of a row."""
+    every = (row for _, row in made_rows(loader, [(1, row)]))
+    return next(str(row) for row in every if isinstance(row, Unusable))
 
 
 @pytest.mark.parametrize(
@@ -202,17 +209,15 @@ def test_a_row_without_an_answer_has_no_gold(answer: object) -> None:
     ],
 )
 def test_what_cannot_be_read_is_said(row: Raw, said: str) -> None:
-    with pytest.raises(RowError) as caught:
-        made(row)
-    assert said in str(caught.value)
+    assert said in refused(row)
 
 
 def test_boolq_is_answered_yes_or_no(tmp_path: Path) -> None:
     job = Job.prepare(lines(tmp_path / "rows.jsonl", BOOLQ), "boolq")
     assert job.dataset.gold == ("yes", "no")
     assert job.prompts[0] == ("Passage: Botanists say so.\nQuestion: is a banana a berry\nAnswer:")
-    with pytest.raises(RowError, match="'answer' must be true or false, not 'maybe'"):
-        made({**BOOLQ[0], "answer": "maybe"}, loader="boolq")
+    said = refused({**BOOLQ[0], "answer": "maybe"}, loader="boolq")
+    assert said == "the field 'answer' must be true or false, not 'maybe'"
 
 
 def csv(path: Path) -> Path:

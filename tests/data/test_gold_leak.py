@@ -7,7 +7,7 @@ import pytest
 
 from icm_client.data import Task, rows_from
 from icm_client.data.constraint_spec import ConstraintSpec
-from icm_client.data.gold_leak import one_to_one, refuse_gold_keys, same_split, single_labels
+from icm_client.data.sanity import one_to_one, refuse_gold_keys, same_split, single_labels
 from icm_client.errors import TaskError
 
 SOLUTIONS = Path(__file__).parent / "grade_school_math" / "claims.jsonl"

@@ -28,7 +28,7 @@ import pytest
 import xlsxwriter
 
 from icm_client import FileOptions, read_rows
-from icm_client.data.compression import zstd
+from icm_client.data.formats import zstd
 from icm_client.data.sources import found_files
 from icm_client.errors import InputError, RowError, SetupError
 

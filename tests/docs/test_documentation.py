@@ -18,7 +18,7 @@ from click.testing import CliRunner
 import icm_client
 from icm_client.cli.main import cli, main
 from icm_client.cli.predict import predict_command
-from icm_client.data.compression import zstd
+from icm_client.data.formats import zstd
 from icm_client.data.job import named_task
 from icm_client.testing import PlantedConcept
 

@@ -9,6 +9,7 @@ import pytest
 from icm_client import Task
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.simple import FewShotSettings
 from icm_client.data import JsonValue
 from icm_client.data.constraint_spec import ConstraintSpec
 from icm_client.data.job import Job
@@ -17,6 +18,7 @@ from icm_client.experiments.evaluation import (
     KINDS,
     Evaluation,
     Kind,
+    Method,
     fewest_and_most_reads,
     plan_evaluation,
     split_rows,
@@ -47,7 +49,7 @@ def test_everything_is_run_that_can_be_and_the_rest_is_said() -> None:
     plan = plan_evaluation(job_of(), human="who", chat_prompt="Be kind.")
     assert names(plan) == [
         *("majority", "zero-shot", "zero-shot-calibrated", "zero-shot-chat", "random"),
-        *("pseudo-labels", "icm-fast", "same-accuracy-fast", "human", "golden"),
+        *("bootstrap", "pseudo-labels", "icm-fast", "same-accuracy-fast", "human", "golden"),
     ]
     assert plan.notices[0] == "longer is left out: the rows are not pairs shown in both orders"
     bare = plan_evaluation(job_of())
@@ -67,6 +69,13 @@ def test_icm_and_random_labels_like_it_come_in_every_preset() -> None:
     searches = (SweepSettings(), AnnealSettings(iterations=5))
     plan = plan_evaluation(job_of(), kinds=["icm", "same-accuracy"], searches=searches)
     assert names(plan) == ["icm-fast", "icm-paper", "same-accuracy-fast", "same-accuracy-paper"]
+
+
+def test_bootstrap_shows_as_many_demos_as_the_other_methods_whichever_search_icm_takes() -> None:
+    kinds: list[Kind] = ["bootstrap", "finetuned-bootstrap"]
+    plan = plan_evaluation(job_of(), kinds=kinds, searches=(AnnealSettings(),), demos=4)
+    assert plan.methods == tuple(Method(kind, FewShotSettings(demos=4)) for kind in kinds)
+    assert names(plan) == kinds
 
 
 def test_pairs_have_a_longer_one() -> None:
@@ -157,7 +166,8 @@ def test_reads_are_reckoned_ahead() -> None:
     assert reads["zero-shot"] == (20, 20)
     assert reads["golden"] == reads["human"] == reads["same-accuracy-fast"] == (60, 60)
     assert reads["pseudo-labels"] == (80, 80)
-    assert reads["icm-fast"] == (60 + 2 * 10 * 3, 60 + 2 * 10 * 10 * 2)
+    assert reads["bootstrap"] == (60 + 2 * 10 * 3, 60 + 2 * (10 * 4 + 8))
+    assert reads["icm-fast"] == (60 + 2 * 10 * 3, 60 + 2 * (10 * 10 * 2 + 8))
     paper = replace(plan, methods=plan_evaluation(job_of(), searches=[AnnealSettings()]).methods)
     unknown = {method.name for method in paper.methods if not fewest_and_most_reads(paper, method)}
     assert unknown == {"icm-paper"}

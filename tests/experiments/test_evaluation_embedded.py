@@ -36,7 +36,7 @@ async def test_every_method_on_movie_reviews_and_a_replay_without_a_server(tmp_p
         outcomes, _ = await run_evaluation(plan, endpoint=endpoint, store=store)
         found = {one.method.name: one for one in results(plan, outcomes)}
     assert {outcome.error for outcome in outcomes} == {None}
-    assert len(found) == 10
+    assert len(found) == 11
     accuracy = {name: one.accuracy or 0.0 for name, one in found.items()}
     assert accuracy["golden"] >= 0.75
     assert accuracy["icm-fast"] >= 0.75

@@ -20,12 +20,14 @@ from icm_client.experiments.evaluation_results import (
     table,
 )
 from icm_client.experiments.figures import draw_evaluation
+from icm_client.stats.bootstrap import GapRecovered
 
 TASK = Task(template="Review: {text}\nSentiment:", labels=("negative", "positive"))
+JOB = Job.prepare(
+    [{"text": f"row {n}", "gold": TASK.labels[n % 2]} for n in range(40)], TASK, gold="gold"
+)
 PLAN = plan_evaluation(
-    Job.prepare(
-        [{"text": f"row {n}", "gold": TASK.labels[n % 2]} for n in range(40)], TASK, gold="gold"
-    ),
+    JOB,
     kinds=["majority", "zero-shot", "icm", "golden"],
     seeds=(4, 2),
 )
@@ -93,12 +95,93 @@ def test_without_golden_labels_there_is_no_difference() -> None:
     assert alone.to_golden is None
 
 
+def gaps(right: dict[str, tuple[int | None, int | None]]) -> dict[str, GapRecovered | None]:
+    """The gaps of these methods, by how many of the 20 test rows are right with seeds 4 and 2."""
+    kinds = [name.removesuffix("-fast") for name in right]
+    plan = plan_evaluation(JOB, kinds=kinds, seeds=(4, 2))  # type: ignore[arg-type]
+    outcomes = [
+        outcome(plan, name, seed, its)
+        for name, both in right.items()
+        for seed, its in zip(plan.seeds, both, strict=True)
+    ]
+    return {name: one.gap for name, one in by_name(results(plan, outcomes)).items()}
+
+
+def test_the_gap_is_0_at_zero_shot_and_1_at_golden_and_by_hand_between_them() -> None:
+    found = gaps(
+        {
+            "majority": (2, 4),
+            "zero-shot": (4, 6),
+            "bootstrap": (10, 12),
+            "icm-fast": (None, 18),
+            "golden": (12, 18),
+        }
+    )
+    assert found["zero-shot"] == (0.0, (0.0, 0.0))
+    assert found["golden"] == (1.0, (1.0, 1.0))
+    bootstrap, majority, icm = (found[name] for name in ("bootstrap", "majority", "icm-fast"))
+    assert bootstrap is not None
+    assert bootstrap.share == pytest.approx(12 / 20)
+    low, high = bootstrap.interval or (0.0, 0.0)
+    assert 0.2 < low < 0.6 < high <= 1.0
+    assert majority is not None
+    assert majority.share == pytest.approx(-4 / 20)
+    assert icm is not None
+    assert icm.share == 1.0  # with seed 2, the only one that all three have
+
+
+@pytest.mark.parametrize("golden", [(8, 8), (7, 8)])
+def test_golden_labels_that_are_no_better_leave_no_gap(golden: tuple[int, int]) -> None:
+    found = gaps({"zero-shot": (8, 8), "bootstrap": (9, 9), "golden": golden})
+    assert {name: gap and gap.gap for name, gap in found.items()} == dict.fromkeys(found, "none")
+
+
+def test_a_gap_that_may_not_be_there_has_shares_without_an_interval() -> None:
+    found = gaps({"zero-shot": (8, 8), "bootstrap": (9, 9), "golden": (10, 10)})
+    assert found["bootstrap"] == (0.5, None)
+
+
+def test_without_zero_shot_or_golden_with_the_same_seed_no_gap_is_said() -> None:
+    for right in (
+        {"bootstrap": (9, 9), "golden": (18, 18)},
+        {"zero-shot": (8, 8), "bootstrap": (9, 9)},
+        {"zero-shot": (None, None), "bootstrap": (9, 9), "golden": (18, 18)},
+        {"zero-shot": (8, None), "bootstrap": (9, 9), "golden": (None, 18)},
+    ):
+        assert set(gaps(right).values()) == {None}  # type: ignore[arg-type]
+
+
+def test_trained_models_have_a_gap_of_their_own() -> None:
+    right = {
+        "zero-shot": (8, 8),
+        "random": (9, 9),
+        "golden": (10, 18),
+        "finetuned-random": (14, 14),
+        "finetuned-golden": (20, 20),
+    }
+    found = gaps(right)  # type: ignore[arg-type]
+    shares = {name: gap and gap.share for name, gap in found.items()}
+    assert shares == pytest.approx(
+        {
+            "zero-shot": 0.0,
+            "random": 1 / 6,
+            "golden": 1.0,
+            "finetuned-random": 0.5,
+            "finetuned-golden": 1.0,
+        }
+    )
+    del right["golden"]
+    alone = gaps(right)["random"]  # type: ignore[arg-type]
+    assert alone is not None
+    assert alone.share == pytest.approx(1 / 12)  # as `to_golden`, where golden is not in context
+
+
 def test_the_table_has_no_number_where_nothing_ended() -> None:
     _, zero_shot, icm, golden = table(made_up())
     assert csv_text(made_up()).splitlines()[0] == (
-        "method,seeds,failed,accuracy,accuracy_low,accuracy_high,to_golden,to_golden_low,"
-        "to_golden_high,label_accuracy,reads,requests,computed_tokens,seconds,training_seconds,"
-        "verdict,findings"
+        "method,seeds,failed,accuracy,accuracy_low,accuracy_high,gap,gap_recovered,"
+        "gap_recovered_low,gap_recovered_high,to_golden,to_golden_low,to_golden_high,"
+        "label_accuracy,reads,requests,computed_tokens,seconds,training_seconds,verdict,findings"
     )
     assert (zero_shot["seeds"], zero_shot["failed"], zero_shot["accuracy"]) == (0, 2, None)
     assert (icm["seeds"], icm["failed"], icm["label_accuracy"]) == (1, 1, 0.9)
@@ -106,7 +189,7 @@ def test_the_table_has_no_number_where_nothing_ended() -> None:
     assert [golden[name] for name in ("reads", "requests", "computed_tokens", "seconds")] == [
         *(200, 14, 2000, 3.0),
     ]
-    assert csv_text(made_up()).splitlines()[2] == "zero-shot,0,2,,,,,,,,0,0,0,0.0,0.0,,"
+    assert csv_text(made_up()).splitlines()[2] == "zero-shot,0,2,,,,,,,,,,,,0,0,0,0.0,0.0,,"
 
 
 def test_json_has_every_seed_with_its_error() -> None:
@@ -129,7 +212,21 @@ def test_the_picture_shows_every_method_and_is_the_same_for_the_same_figures(
     for said in ("no labels", "gold labels", "ICM's labels", "accuracy on held-out rows"):
         assert said.replace("'", "&#x27;") in drawn or said in drawn
     assert "human labels" not in drawn
+    assert "gap recovered" not in drawn  # zero-shot failed
     assert paths[1].read_bytes().startswith(b"\x89PNG")
     before = [path.read_bytes() for path in paths]
     draw_evaluation(made_up(), paths, "reviews: 40 rows")
     assert [path.read_bytes() for path in paths] == before
+
+
+def test_the_picture_has_the_gap_beside_the_accuracy(tmp_path: Path) -> None:
+    plan = plan_evaluation(JOB, kinds=["majority", "zero-shot", "bootstrap", "golden"])
+    right = {"majority": 0, "zero-shot": 8, "bootstrap": 11, "golden": 16}
+    for golden, said in ((16, ["-100%", "0%", "38%", "100%"]), (8, ["no gap"] * 4)):
+        outcomes = [
+            outcome(plan, name, 0, its) for name, its in (right | {"golden": golden}).items()
+        ]
+        draw_evaluation(results(plan, outcomes), [path := tmp_path / "gap.svg"], "reviews")
+        drawn = path.read_text()
+        assert "gap recovered" in drawn
+        assert all(f">{share}<" in drawn or f"<!-- {share} -->" in drawn for share in said)

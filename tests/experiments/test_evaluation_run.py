@@ -16,7 +16,7 @@ from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Read, TokenIds
 from icm_client.errors import EndpointFault, RunStopped, StoreError
 from icm_client.experiments.evaluation import Evaluation, Kind, plan_evaluation
-from icm_client.experiments.evaluation_results import Moment, Outcome
+from icm_client.experiments.evaluation_results import Moment, Outcome, results
 from icm_client.experiments.evaluation_run import run_evaluation
 from icm_client.runs.progress import Progress
 from icm_client.scoring import ScoringProgress
@@ -80,16 +80,22 @@ def accuracy(outcomes: Outcomes, name: str) -> float:
 
 
 async def test_methods_fare_as_they_must(tmp_path: Path) -> None:
-    job = job_of()
-    outcomes = await ran(plan_of(job), tmp_path)
+    plan = plan_of(job_of())
+    outcomes = await ran(plan, tmp_path)
     assert {outcome.error for outcome in outcomes.values()} == {None}
-    assert len(outcomes) == 10 * len(SEEDS)
+    assert len(outcomes) == 11 * len(SEEDS)
     # The model's taste decides every row by itself; divided out, the words' meaning is left.
     assert accuracy(outcomes, "zero-shot") == pytest.approx(1 - np.mean(CLASSES), abs=0.15)
     assert accuracy(outcomes, "zero-shot-calibrated") > accuracy(outcomes, "zero-shot") + 0.2
     assert accuracy(outcomes, "golden") == 1.0
     assert accuracy(outcomes, "golden") > accuracy(outcomes, "random") + 0.05
     assert accuracy(outcomes, "icm-fast") == 1.0
+    assert accuracy(outcomes, "bootstrap") > accuracy(outcomes, "random")
+    gap = {
+        one.method.name: one.gap.share for one in results(plan, list(outcomes.values())) if one.gap
+    }
+    assert (gap["zero-shot"], gap["golden"], gap["icm-fast"]) == (0.0, 1.0, 1.0)
+    assert 0.0 < (gap["random"] or 0.0) < (gap["bootstrap"] or 0.0) <= 1.0
     assert accuracy(outcomes, "human") > accuracy(outcomes, "random")
     for seed in SEEDS:
         labels = {
@@ -98,6 +104,8 @@ async def test_methods_fare_as_they_must(tmp_path: Path) -> None:
         assert labels["golden"] == 1.0
         assert labels["same-accuracy-fast"] == labels["icm-fast"]
         assert (labels["icm-fast"] or 0) > 0.95
+        assert (labels["bootstrap"] or 0) > 0.9
+        assert outcomes["bootstrap", seed].verdict == outcomes["icm-fast", seed].verdict == "trust"
         assert 0.3 < (labels["random"] or 0) < 0.7
         assert 0.6 < (labels["human"] or 0) < 1.0  # one in three of the negative rows is misread
         assert labels["majority"] is None

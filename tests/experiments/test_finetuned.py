@@ -34,6 +34,7 @@ CLASSES = np.random.default_rng(7).integers(2, size=N).tolist()
 SEEDS = (0, 1)
 TRAINED: tuple[Kind, ...] = (
     "finetuned-random",
+    "finetuned-bootstrap",
     "finetuned-icm",
     "finetuned-same-accuracy",
     "finetuned-human",
@@ -102,8 +103,8 @@ async def test_models_are_as_good_as_the_labels_they_were_taught(tmp_path: Path)
     plan = plan_of(job_of())
     assert [method.name for method in plan.methods] == [
         *("majority", "zero-shot", "zero-shot-calibrated"),
-        *("finetuned-random", "finetuned-icm-fast", "finetuned-same-accuracy-fast"),
-        *("finetuned-human", "finetuned-golden"),
+        *("finetuned-random", "finetuned-bootstrap", "finetuned-icm-fast"),
+        *("finetuned-same-accuracy-fast", "finetuned-human", "finetuned-golden"),
     ]
     outcomes = await ran(plan, tmp_path, Listens(plan.job))
     assert {one.error for one in outcomes.values()} == {None}

@@ -14,7 +14,7 @@ from icm_client.errors import IcmError, RunError
 from icm_client.record.archive import read_run
 from icm_client.record.journal import Journal
 from icm_client.record.journal import read as events_of
-from icm_client.record.sweep_labels import labels_by_sweep, packed, unpacked
+from icm_client.record.run_labels import labels_by_sweep, packed, unpacked
 from icm_client.runs.progress import SearchJournal
 from icm_client.testing import PlantedConcept
 

@@ -5,9 +5,17 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from icm_client.report.charts import Axis, Chart, histogram, line_chart, reliability_chart
+from icm_client.report.charts import (
+    HEIGHT,
+    WIDTH,
+    Axis,
+    Chart,
+    chart_svg,
+    histogram,
+    line_chart,
+    reliability_chart,
+)
 from icm_client.report.run_course import Series
-from icm_client.report.svg import HEIGHT, WIDTH, chart_svg
 from icm_client.stats.calibration_curve import reliability
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -16,7 +16,7 @@ from icm_client.data.job import Job
 from icm_client.endpoints import Answer, Read
 from icm_client.errors import RequestRefused
 from icm_client.record.archive import Run, read_run
-from icm_client.record.sweep_labels import packed
+from icm_client.record.run_labels import packed
 from icm_client.report.label_table import read_label_table
 from icm_client.report.report import render_report
 from icm_client.report.report_data import read_report

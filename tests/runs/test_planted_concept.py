@@ -7,7 +7,7 @@ import pytest
 from icm_client import Task, label, rows_from
 from icm_client.endpoints import Endpoint, Exactness, Read
 from icm_client.errors import PromptTooLong
-from icm_client.testing import PlantedConcept
+from icm_client.testing import Axis, PlantedConcept
 
 PROMPTS = {"Q: a\nA:": 0, "Q: b\nA:": 1, "Q: c d\nA:": 0}
 LABELS = (" yes", " no")
@@ -45,6 +45,21 @@ def test_the_formula_by_hand() -> None:
     # 3 from the context, 0.5 from the word, 2 - 1 from taste
     other = concept(meaning=0.5, bias=[2, 1])
     assert log_odds(other.label_log_probs(right, target)) == pytest.approx(4.5)
+
+
+def test_the_formula_with_a_second_axis_by_hand() -> None:
+    target, *others = PROMPTS  # classes 0; 1, 0
+    second = Axis(dict(zip(PROMPTS, (1, 0, 0), strict=True)), strength=4.0, meaning=0.25)
+    one = PlantedConcept(PROMPTS, LABELS, strength=3.0, meaning=0.5, noise=0.0, second=second)
+    # The words say 0.5 by the first axis, and 0.25 against it by the second.
+    assert log_odds(one.label_log_probs([], target)) == pytest.approx(0.25)
+    # Demos named by the first axis, whose votes cancel on the second, and the other way round.
+    first_alone = [(others[0], 1), (others[1], 0)]
+    assert log_odds(one.label_log_probs(first_alone, target)) == pytest.approx(0.25 + 3)
+    second_alone = [(others[0], 1), (others[1], 1)]  # its class 0 is named 1, so 1 is named 0
+    assert log_odds(one.label_log_probs(second_alone, target)) == pytest.approx(0.25 + 4)
+    both = [(others[1], 0)]
+    assert log_odds(one.label_log_probs(both, target)) == pytest.approx(0.25 + 3 - 4)
 
 
 async def test_tokens_are_the_text_s_own_and_labels_have_their_own() -> None:
@@ -109,6 +124,9 @@ def test_everything_in_the_formula_is_in_the_fingerprint() -> None:
     variants: list[Endpoint] = [concept(), concept(meaning=1), concept(bias=[1, 0])]
     variants += [PlantedConcept(PROMPTS, LABELS, seed=seed) for seed in (0, 1)]
     variants.append(PlantedConcept({**PROMPTS, "Q: b\nA:": 0}, LABELS))
+    axes = [Axis(PROMPTS), Axis(PROMPTS, strength=1.0), Axis(PROMPTS, meaning=1.0)]
+    axes.append(Axis(dict.fromkeys(PROMPTS, 1)))
+    variants += [PlantedConcept(PROMPTS, LABELS, second=second) for second in axes]
     assert len({one.identity.fingerprint for one in variants}) == len(variants)
     assert concept().identity == concept().identity
 
@@ -118,6 +136,10 @@ def test_a_concept_that_makes_no_sense_is_refused() -> None:
         PlantedConcept({"x": 2}, LABELS)
     with pytest.raises(ValueError, match="one bias a label"):
         PlantedConcept(PROMPTS, LABELS, bias=[1])
+    with pytest.raises(ValueError, match="0 to 1"):
+        PlantedConcept(PROMPTS, LABELS, second=Axis(dict.fromkeys(PROMPTS, 2)))
+    with pytest.raises(ValueError, match="second axis"):
+        PlantedConcept(PROMPTS, LABELS, second=Axis({"Q: a\nA:": 0}))
 
 
 async def test_the_example_in_the_docs_finds_its_classes(

@@ -8,7 +8,7 @@ from planted_reviews import TASK, data, planted, reviews
 from icm_client import Labels, Task, label
 from icm_client.record.archive import read_folder
 from icm_client.record.journal import read
-from icm_client.record.sweep_labels import labels_by_sweep
+from icm_client.record.run_labels import labels_by_sweep
 from icm_client.runs.predictor import Predictor
 from icm_client.runs.request import LabelRequest
 

@@ -2,7 +2,7 @@ import pytest
 
 from icm_client.endpoints.protocol import Answer, Exactness, Read
 from icm_client.errors import TaskError
-from icm_client.scoring.label_trie import LabelTrie
+from icm_client.scoring.prompts import LabelTrie
 
 
 def test_single_token_labels_are_one_read() -> None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from icm_client.cli.predict import predict_command
 from icm_client.cli.serve import serve_command
-from icm_client.serving.flags import REASONS, VARIABLE_REASONS
+from icm_client.serving.plan import REASONS, VARIABLE_REASONS
 
 yaml = import_module("yaml")  # untyped, and of the dev extra
 

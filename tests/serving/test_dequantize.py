@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from icm_client.errors import SetupError
-from icm_client.serving import dequantize
-from icm_client.serving.dequantize import dequantized, folder_for
+from icm_client.serving import model
+from icm_client.serving.model import dequantized, folder_for
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def gguf(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dequantize, "find_spec", lambda _: object())
+    monkeypatch.setattr(model, "find_spec", lambda _: object())
 
 
 def child(monkeypatch: pytest.MonkeyPatch, *, status: int, words: str = "") -> list[Path]:
@@ -36,7 +36,7 @@ def child(monkeypatch: pytest.MonkeyPatch, *, status: int, words: str = "") -> l
         folders.append(folder)
         return subprocess.CompletedProcess(command, status, stdout=words)
 
-    monkeypatch.setattr("icm_client.serving.dequantize.subprocess.run", run)
+    monkeypatch.setattr("icm_client.serving.model.subprocess.run", run)
     return folders
 
 
@@ -92,7 +92,7 @@ def test_what_fails_leaves_nothing_and_says_why(
 def test_missing_packages_are_named_with_the_line_that_installs_them(
     gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dequantize, "find_spec", lambda name: None if name == "gguf" else object())
+    monkeypatch.setattr(model, "find_spec", lambda name: None if name == "gguf" else object())
     with pytest.raises(SetupError, match=r"gguf is not installed for .*; run: pip install gguf"):
         dequantized(gguf, lambda _: None)
 
@@ -102,7 +102,7 @@ def test_a_disk_that_is_full_is_reported_before_a_minute_of_work(
     gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = child(monkeypatch, status=0)
-    monkeypatch.setattr(dequantize, "GROWTH", 10**15)
+    monkeypatch.setattr(model, "GROWTH", 10**15)
     with pytest.raises(SetupError, match=r"too little room .*another disk"):
         dequantized(gguf, lambda _: None)
     assert not made

@@ -3,8 +3,7 @@
 import pytest
 
 from icm_client.errors import SetupError
-from icm_client.serving.engine import Engine, choose
-from icm_client.serving.hardware import Gpu, Hardware
+from icm_client.serving.hardware import Engine, Gpu, Hardware, choose
 
 CPU = Hardware(gpus=(), memory=None, cores=4, amx=False)
 H100 = Gpu("NVIDIA H100", 80 * 1024**3)

@@ -10,10 +10,17 @@ import pytest
 
 from icm_client.errors import InputError
 from icm_client.serving import plan as planning
-from icm_client.serving.engine import Engine, choose
-from icm_client.serving.flags import REASONS, VARIABLE_REASONS, ServeOptions, flags_for
-from icm_client.serving.hardware import Gpu, Hardware
-from icm_client.serving.plan import Plan, is_loopback, plan_server, url_of
+from icm_client.serving.hardware import Engine, Gpu, Hardware, choose
+from icm_client.serving.plan import (
+    REASONS,
+    VARIABLE_REASONS,
+    Plan,
+    ServeOptions,
+    flags_for,
+    is_loopback,
+    plan_server,
+    url_of,
+)
 
 GIB = 1024**3
 CPU = Hardware(gpus=(), memory=16 * GIB, cores=4, amx=False)

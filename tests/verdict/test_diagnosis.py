@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from icm_client.coherence.anneal import STALL_WINDOW
-from icm_client.coherence.label_names import RESPONSIVE, NameExchange
+from icm_client.coherence.label_names import RESPONSIVE, NameExchange, WordSplit
 from icm_client.coherence.label_prior import PriorEstimate
 from icm_client.coherence.problem import UNLABELLED
 from icm_client.coherence.result import RestartEnd, SearchResult, Step
-from icm_client.verdict.concept import INCOHERENT
+from icm_client.verdict.concept import INCOHERENT, SAME_SPLIT
 from icm_client.verdict.diagnosis import ANNOUNCED_SHARE, DEGENERATE_SHARE, Evidence, diagnose
 from icm_client.verdict.findings import Finding, Severity, recorded_finding, verdict_of, worst_first
 
@@ -71,6 +71,19 @@ def test_labels_that_the_demos_have_no_say_in_are_not_to_be_trusted() -> None:
     assert finding.fatal
     assert f"{RESPONSIVE - 0.01:.0%} of the rows" in finding.figures
     assert codes(result(exchange=replace(CLEAR, words=12.0, response=RESPONSIVE))) == []
+
+
+def test_labels_that_are_the_words_two_groups_are_to_be_checked_whatever_demos_teach() -> None:
+    """The words name the rows clearly, and the model follows something else in demos."""
+    split = WordSplit(gain=20.0, separation=5.0, differing=SAME_SPLIT, items=96)
+    by_words = replace(CLEAR, response=RESPONSIVE - 0.01, split=split)
+    (finding,) = diagnose(result(exchange=by_words), WORDS)
+    assert (finding.code, finding.severity) == ("by-words", "check")
+    assert "Of 96 labels 10% differ" in finding.figures
+    for vague in (split._replace(gain=3.8), split._replace(differing=SAME_SPLIT + 0.01)):
+        assert "unresponsive" in codes(result(exchange=replace(by_words, split=vague)))
+    assert "incoherent" in codes(result(coherence=0.1, exchange=by_words))
+    assert "unresponsive" in codes(result(first=98, exchange=by_words))  # nearly all are one
 
 
 def test_names_are_not_doubted_where_the_labels_are() -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from test_diagnosis import CLEAR, CLOSE, WORDS, codes, result
 
-from icm_client.coherence.label_names import CLEAR_PULL, NameExchange
+from icm_client.coherence.label_names import CLEAR_PULL, NameExchange, WordSplit
 from icm_client.verdict.diagnosis import diagnose
+from icm_client.verdict.names import SPLIT_DIFFERS
 
 
 def test_too_few_rows_of_a_label_to_look_at_are_to_be_checked() -> None:
@@ -77,3 +78,24 @@ def test_names_of_which_nothing_is_known_have_no_figures_that_are_no_numbers() -
     (finding,) = diagnose(result(exchange=unknown), WORDS)
     assert finding.code == "ambiguous-names"
     assert "nan" not in finding.text
+
+
+@pytest.mark.parametrize(
+    ("split", "found"),
+    [
+        (WordSplit(gain=8.0, separation=3.5, differing=SPLIT_DIFFERS, items=96), True),
+        (WordSplit(gain=8.0, separation=3.5, differing=SPLIT_DIFFERS - 0.01, items=96), False),
+        (WordSplit(gain=3.8, separation=2.5, differing=0.3, items=96), False),  # 0.04 a row
+        (WordSplit(gain=3.1, separation=2.5, differing=0.3, items=50), True),
+        (None, False),
+    ],
+)
+def test_words_that_split_the_rows_otherwise_than_the_labels_are_told(
+    split: WordSplit | None, found: bool
+) -> None:
+    """Labels that a salient feature drew away from what the words name, which looks well named."""
+    findings = diagnose(result(exchange=replace(CLEAR, split=split)), WORDS)
+    assert [(one.code, one.severity) for one in findings] == [("other-split", "check")] * found
+    if found:
+        assert split is not None
+        assert f"of the {split.items} labels" in findings[0].figures

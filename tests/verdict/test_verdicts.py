@@ -12,12 +12,16 @@ from bench_diagnosis import (
     COLLAPSE,
     GRADED,
     SEVERAL,
+    TWO_AXES,
     WORDLESS,
+    HeldTo,
     Judged,
+    Second,
     Setting,
     judge_all,
     settings,
     several,
+    two_axes,
 )
 
 pytestmark = pytest.mark.slow
@@ -64,3 +68,47 @@ async def test_words_that_mean_the_opposite_cannot_be_told_from_words_that_fit()
     assert right.outcome == "sound"
     assert reversed_words.outcome == "inverted"
     assert reversed_words.found.verdict == right.found.verdict == "trust"
+
+
+DRAWN_AWAY = Setting(
+    TWO_AXES,
+    0.5,
+    1.0,
+    1.0,
+    0.0,
+    0.5,
+    seed=6,
+    second=Second(agreement=0.75, strength=3.0, meaning=0),
+)
+
+
+async def test_labels_that_a_salient_feature_drew_away_are_not_trusted() -> None:
+    """Three of four rows have the same class on both axes, so the words look right on average."""
+    faint = replace(DRAWN_AWAY, second=Second(agreement=0.75, strength=0.5, meaning=0))
+    wrong, sound = await judge_all([DRAWN_AWAY, faint])
+    assert (wrong.outcome, sound.outcome) == ("wrong axis", "sound")
+    assert [finding.code for finding in wrong.found.findings] == ["other-split"]
+    assert (wrong.found.verdict, sound.found.verdict) == ("check", "trust")
+
+
+async def test_either_axis_may_be_followed() -> None:
+    runs = await judge_all(two_axes(12))
+    assert {run.setting.group for run in runs} == {TWO_AXES}
+    assert {"sound", "wrong axis"} <= {run.outcome for run in runs}
+
+
+async def test_the_bench_fails_where_a_promise_is_not_kept() -> None:
+    """Runs whose outcome is said to be another one stand for verdicts that are wrong."""
+    plain = Setting(GRADED, 0.5, 3.0, 1.0, 0.0, 0.5, seed=3)
+    trusted, condemned = await judge_all([plain, replace(plain, group=WORDLESS, meaning=0.0)])
+    assert (trusted.found.verdict, condemned.found.verdict) == ("trust", "do not trust")
+    assert HeldTo.of([trusted, condemned]).broken() == ""
+    alarm = replace(condemned, setting=plain, outcome="sound")
+    assert "sound labels" in HeldTo.of([alarm]).broken()
+    assert HeldTo.of([alarm, *[trusted] * 49]).broken() == ""
+    elsewhere, doubted = (replace(run, outcome="wrong axis") for run in (trusted, condemned))
+    assert "on a wrong axis are trusted" in HeldTo.of([elsewhere, *[doubted] * 18]).broken()
+    assert HeldTo.of([elsewhere, *[doubted] * 19]).broken() == ""
+    missed = replace(trusted, outcome="inverted")
+    assert "wrong labels are flagged" in HeldTo.of([missed]).broken()
+    assert HeldTo.of([missed, alarm, elsewhere]).misjudged() == [missed, alarm, elsewhere]

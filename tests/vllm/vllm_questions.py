@@ -11,8 +11,8 @@ from vllm_server import MODEL, PYTHON, ROOT, VllmServer
 
 from icm_client.data.job import Job
 from icm_client.endpoints import EmbeddedEndpoint, Read, TokenIds, VllmEndpoint, connect, gemma
-from icm_client.serving.dequantize import folder_for
 from icm_client.serving.hardware import detect
+from icm_client.serving.model import folder_for
 
 ON_A_GPU = bool(detect().gpus)
 
