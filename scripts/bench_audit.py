@@ -1,9 +1,10 @@
 """How many wrong labels an audit finds, and how many it says there are: `scripts/bench audit`.
 
-Reviews are drawn at natural shares, and some of their labels are exchanged. Beside the audit's order
-and share stand those of cleanlab, by its formulas, on the same probabilities: rows by normalised
-margin, and the off-diagonal share of confident learning's joint (Northcutt et al. 2021, arXiv
-1911.00068).
+Reviews are drawn at natural shares, and some of their labels are exchanged. Beside the audit's
+order and share stand those of cleanlab, by its formulas, on the same probabilities: rows by
+normalised margin (by self-confidence the order is the same where there are two labels), and the
+off-diagonal share of confident learning's joint (Northcutt et al. 2021, arXiv 1911.00068).
+docs/audit.md has the figures.
 """
 
 import tempfile
@@ -50,15 +51,17 @@ def audits(
     numbers = [int(seed) for seed in seeds.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         kept = store or Path(folder) / "scores.sqlite3"
-        anyio.run(partial(_audits, data, samples, numbers, rows, flipped, contexts, kept))
+        work = partial(_audits, data, samples, numbers, flipped, rows=rows, contexts=contexts)
+        anyio.run(partial(work, store=kept))
 
 
 async def _audits(
     data: Path,
     samples: tuple[str, ...],
     seeds: list[int],
-    rows: int,
     flipped: tuple[float, ...],
+    *,
+    rows: int,
     contexts: int,
     store: Path,
 ) -> None:
@@ -72,10 +75,8 @@ async def _audits(
             for seed in seeds:
                 job = drawn(data, sample, "natural", rows, seed)
                 truth = list(job.dataset.gold or ())
-                wrong = np.zeros(rows, dtype=bool)
-                wrong[
-                    np.random.default_rng((seed, 99)).permutation(rows)[: round(share * rows)]
-                ] = 1
+                shuffled = np.random.default_rng((seed, 99)).permutation(rows)
+                wrong = np.isin(np.arange(rows), shuffled[: round(share * rows)])
                 given = [
                     next(other for other in job.labels if other != word) if one else word
                     for word, one in zip(truth, wrong, strict=True)
@@ -118,7 +119,7 @@ def found_first(order: FloatArray, wrong: BoolArray, first: int) -> int:
 
 
 def normalised_margin(given: IntArray, predicted: FloatArray) -> FloatArray:
-    """Probability of the given label minus that of the likeliest other; cleanlab's default order."""
+    """Probability of the given label minus that of the likeliest other; cleanlab's order."""
     rows = np.arange(len(given))
     others = predicted.copy()
     others[rows, given] = -np.inf

@@ -1,6 +1,8 @@
 """`icm-client audit`: which of the labels that rows already have are probably wrong."""
 
-from typing import Self
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Self
 
 import anyio
 import click
@@ -37,6 +39,21 @@ from icm_client.scoring import ScoringProgress, open_store
 
 _TEXT = 60
 """Characters of a suspect's text that the terminal shows."""
+
+
+def _tells_labels_from_given(command: Callable[..., None]) -> Callable[..., None]:
+    """Say which option is meant where --labels names the field."""
+
+    @wraps(command)
+    def checked(*args: Any, template: str | None, labels: str | None, **kwargs: Any) -> None:
+        if labels is not None and template is None:
+            raise click.UsageError(
+                "--labels lists the words that a label may be, and goes with --template. The field "
+                "with the labels to audit is --given FIELD."
+            )
+        command(*args, template=template, labels=labels, **kwargs)
+
+    return checked
 
 
 @click.command(
@@ -85,6 +102,7 @@ _TEXT = 60
         help="How many rows without a score end it: a count if at least 1, else a fraction.",
     ),
 )
+@_tells_labels_from_given
 @task_options
 @file_options
 @section(

@@ -29,8 +29,8 @@ FREEDOM: Final = 4.0
 5 too many on movie reviews (docs/audit.md)."""
 
 APART: Final = 2.8
-"""Widths of a group that must lie between two: on planted rows estimates were off by up to 14 points
-where it was 2.4 and less, and by 4 at most from 3.4 on; movie reviews have about 4."""
+"""Widths of a group that must lie between two: on planted rows estimates were off by up to 14
+points where it was 2.4 and less, and by 4 at most from 3.4 on; movie reviews have about 4."""
 
 DRAWS: Final = 300
 _AT_A_TIME: Final = 2_000_000  # weights of rows in draws that are fitted at once

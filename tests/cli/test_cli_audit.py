@@ -7,10 +7,10 @@ import numpy as np
 import orjson
 import pytest
 from click.testing import CliRunner, Result
+from planted_reviews import planted, reviews
 
 import icm_client.runs.server
 from icm_client.cli.main import cli
-from tests.runs.planted_reviews import planted, reviews
 
 N = 80
 WRONG = (3, 11, 20, 47, 61, 70)

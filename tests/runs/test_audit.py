@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from planted_reviews import COLOURS, TASK, planted, reviews
 
 from icm_client import Task
 from icm_client.errors import InputError, RowError
 from icm_client.runs.audit import audit, prepare_audit, related_items
 from icm_client.runs.audit_result import Audit
 from icm_client.testing import PlantedConcept
-from tests.runs.planted_reviews import COLOURS, TASK, planted, reviews
 
 N = 120
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_audited_is_refused() -> None:
     rows, _ = flipped(N, 0)
     with pytest.raises(InputError, match="--given FIELD"):
         prepare_audit(rows, task=TASK)
-    with pytest.raises(InputError, match="no row has the field 'giben'.*'given'"):
+    with pytest.raises(InputError, match=r"no row has the field 'giben'.*'given'"):
         prepare_audit(rows, task=TASK, given="giben")
     with pytest.raises(InputError, match="the task reads it"):
         prepare_audit(rows, task=TASK, given="text")
