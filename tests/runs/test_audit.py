@@ -15,10 +15,12 @@ from icm_client.testing import PlantedConcept
 N = 120
 
 
-def flipped(n: int, wrong: int, task: Task = TASK) -> tuple[list[dict[str, str]], set[int]]:
+def flipped(
+    n: int, wrong: int, task: Task = TASK, *, seed: int = 5
+) -> tuple[list[dict[str, str]], set[int]]:
     """Rows whose field `given` is wrong in `wrong` of them; their ids count from 1."""
     rows = [{"text": row["text"], "given": row["label"]} for row in reviews(n, task)]
-    which = np.random.default_rng(5).permutation(n)[:wrong].tolist()
+    which = np.random.default_rng(seed).permutation(n)[:wrong].tolist()
     words = task.labels
     for number in which:
         at = words.index(rows[number]["given"])
@@ -32,9 +34,12 @@ async def audited(
     return await audit(rows, task=task, given="given", endpoint=server, store=store)
 
 
+@pytest.mark.parametrize("seed", [5, 6, 7])
 @pytest.mark.parametrize("task", [TASK, COLOURS], ids=["two labels", "three"])
-async def test_wrong_labels_come_first_and_are_counted(task: Task, tmp_path: Path) -> None:
-    rows, wrong = flipped(N, 12, task)
+async def test_wrong_labels_come_first_and_are_counted(
+    task: Task, seed: int, tmp_path: Path
+) -> None:
+    rows, wrong = flipped(N, 12, task, seed=seed)
     found = await audited(rows, planted(N, task), tmp_path / "s.sqlite3", task)
     assert found.noise is not None
     assert {one.row.id for one in found.suspects[:12]} == wrong
