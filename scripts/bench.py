@@ -12,6 +12,7 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 import click
+from bench_audit import audits
 from bench_chance import chance
 from bench_concepts import concepts
 from bench_diagnosis import diagnosis
@@ -35,7 +36,19 @@ def bench() -> None:
 
 
 for command in (
-    *(chance, concepts, diagnosis, finetune, memory, neutral, planner, predict, presets, quality),
+    *(
+        audits,
+        chance,
+        concepts,
+        diagnosis,
+        finetune,
+        memory,
+        neutral,
+        planner,
+        predict,
+        presets,
+        quality,
+    ),
     *(salience_bench, sampling, several, store, thresholds, votes, wire),
 ):
     bench.add_command(command)

@@ -109,10 +109,32 @@ def write_labels(
         SetupError: a Parquet or Arrow file, but pyarrow is not installed.
         ValueError: no rows, rows with different labels, or a number that is not finite.
     """
+    columns, records = label_records(labelled, gold, gold_field)
+    write_table(path, columns, records, format=format)
+
+
+def write_table(
+    path: str | os.PathLike[str],
+    columns: Sequence[str],
+    records: Sequence[Mapping[str, JsonValue]],
+    *,
+    format: FileFormat | None = None,  # noqa: A002 - the word that users look for
+) -> None:
+    """Write records as `write_labels` does.
+
+    Args:
+        path: the file, or `-`.
+        columns: every key of the records, in the order of a table's columns.
+        records: at least one.
+        format: the format where the file's name does not show it.
+
+    Raises:
+        InputError: the file cannot be written; what was there before is still there.
+        SetupError: a Parquet or Arrow file, but pyarrow is not installed.
+    """
     name = os.fspath(path)
     if output_format_of(name, format) in ("parquet", "arrow"):
         require_pyarrow(name)
-    columns, records = label_records(labelled, gold, gold_field)
     if name == STANDARD_OUTPUT:
         with explained("standard output"):
             write_records(_standard_output(), name, format, columns, records)

@@ -366,10 +366,22 @@ def take_own_gold(dataset: Dataset, field: str, *, skip_bad_rows: bool = False) 
     return replace(made, warnings=(*gaps, *made.warnings))
 
 
-def check_gold(dataset: Dataset, labels: Sequence[str], *, skip_bad_rows: bool = False) -> Dataset:
+def check_gold(
+    dataset: Dataset,
+    labels: Sequence[str],
+    *,
+    skip_bad_rows: bool = False,
+    called: str = "gold field",
+) -> Dataset:
     """Return the dataset with its gold labels spelled as in `labels`.
 
     Each is compared as it is, then without regard to case and white space around it.
+
+    Args:
+        dataset: rows and gold.
+        labels: the task's.
+        skip_bad_rows: skip rows of other labels.
+        called: what the messages call the field.
 
     Raises:
         RowError: gold labels are none of the labels, or could be more than one of them.
@@ -391,7 +403,7 @@ def check_gold(dataset: Dataset, labels: Sequence[str], *, skip_bad_rows: bool =
             reason = "could be any of" if matches else "is none of the labels"
             hint = "" if matches else did_you_mean(text, labels)
             problems[number] = (
-                f"the gold field {shown(dataset.gold_field)} holds {shown(text)}, which {reason} "
+                f"the {called} {shown(dataset.gold_field)} holds {shown(text)}, which {reason} "
                 f"{listed(matches or labels)}.{hint}"
             )
         spelled.append(matches[0] if matches else None)

@@ -20,6 +20,8 @@ from icm_client.record.layout import LABELS
 NO_GOLD = -1
 """The gold label of a row that has none."""
 
+_LONG_ID = 8
+
 
 @dataclass(frozen=True, slots=True)
 class LabelTable:
@@ -61,6 +63,11 @@ class LabelTable:
         others[rows, self.held] = -np.inf
         found: FloatArray = self.log_probs[rows, self.held] - others.max(axis=1)
         return found
+
+    @property
+    def long_ids(self) -> bool:
+        """Whether the column of ids is a wide one."""
+        return max(len(str(row)) for row in self.ids) > _LONG_ID
 
     @property
     def judged(self) -> BoolArray:

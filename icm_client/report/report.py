@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 from markupsafe import Markup
 
+import icm_client
 from icm_client.data.whole_files import replace_file
 from icm_client.errors import RunError
 from icm_client.record.archive import Run, resume_command
@@ -28,7 +29,6 @@ from icm_client.verdict.findings import NO_CONFIDENCE, of_run
 
 _ASSETS = resources.files("icm_client.report").joinpath("report_page")
 _MOST_KEYS = 9
-_LONG_ID = 8
 _ESCAPES = {
     "<": "\\u003c",
     ">": "\\u003e",
@@ -45,27 +45,24 @@ def write_report(run: Run, path: Path, *, gold: str | None = None) -> None:
         InputError: the run has no labels yet, or the gold field is missing or holds no labels.
         RunError: a file of the run cannot be read, or the page cannot be written.
     """
-    page = render_report(read_report(run, gold=gold))
+    write_page(path, render_report(read_report(run, gold=gold)), "Name another file with -o.")
+
+
+def write_page(path: Path, html: str, advice: str = "Name another file.") -> None:
+    """Write a page in one step; raises `RunError`, which ends in `advice`, where that fails."""
     try:
-        replace_file(path, page.encode())
+        replace_file(path, html.encode())
     except OSError as error:
         raise RunError(
-            f"{path}: the report cannot be written: {error.strerror}. Name another file with -o."
+            f"{path}: the report cannot be written: {error.strerror}. {advice}"
         ) from error
 
 
 def render_report(data: ReportData) -> str:
     """Return the page, which follows from the data alone."""
-    # These two files are ours: they hold no `</script>` and no `</style>`.
-    css, script = _asset("page.css"), _asset("page.js")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_asset("page.html.j2")).render(
+    return page(
+        "page.html.j2",
         data=data,
-        policy=Markup(_policy(css, script)),  # noqa: S704 - hashes
-        css=Markup(css),  # noqa: S704 - ours
-        script=Markup(script),  # noqa: S704 - ours
         rows_json=Markup(embedded_json(page_rows(data.table))),  # noqa: S704 - escaped there
         charts=charts_of(data),
         drawn=lambda chart: Markup(chart_svg(chart)),  # noqa: S704 - its texts are escaped there
@@ -82,6 +79,22 @@ def render_report(data: ReportData) -> str:
         warnings=_sentences(data.result.get("warnings", ())),
         notices=_sentences(data.result.get("notices", ())),
         most_keys=min(_MOST_KEYS, len(data.table.words)),
+    )
+
+
+def page(template: str, **values: object) -> str:
+    """Return the template filled in, with style sheet, script, and a policy that allows both."""
+    # These two files are ours: they hold no `</script>` and no `</style>`.
+    css, script = _asset("page.css"), _asset("page.js")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_asset(template)).render(
+        policy=Markup(_policy(css, script)),  # noqa: S704 - hashes
+        css=Markup(css),  # noqa: S704 - ours
+        script=Markup(script),  # noqa: S704 - ours
+        version=icm_client.__version__,
+        **values,
     )
 
 
@@ -217,6 +230,6 @@ def _facts(data: ReportData) -> dict[str, object]:
         "subtitle": f"{len(data.table.held):,} rows labelled by {server.get('model')}, preset "
         f"{preset}, seed {record['seed']}, {str(data.run.created)[:10]}",
         "version": record["versions"].get("icm-client", ""),
-        "long_ids": max(len(str(row)) for row in data.table.ids) > _LONG_ID,
+        "long_ids": data.table.long_ids,
         "all": [(key, value) for key, value in facts if value],
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,25 @@ _FEWEST_CHARACTERS, _MOST_CHARACTERS = 400, 20_000
 
 _MOST_OF_ALL = 24_000_000
 """... less than the most where all rows together would be too much for a browser."""
+
+
+class Said(NamedTuple):
+    """Words of the page's script, which differ between a run's labels and an audit's.
+
+    Attributes:
+        found: what a row's own label is.
+        gold: what the label beside it is.
+        first: in which order rows are shown one by one.
+        file: where the whole text of a long row stands.
+    """
+
+    found: str = "found"
+    gold: str = "gold"
+    first: str = "least certain first"
+    file: str = "labels.jsonl"
+
+
+OF_A_RUN: Final = Said()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +137,7 @@ def read_report(run: Run, *, gold: str | None = None) -> ReportData:
     )
 
 
-def page_rows(table: LabelTable) -> dict[str, Any]:
+def page_rows(table: LabelTable, said: Said = OF_A_RUN) -> dict[str, Any]:
     """Return the rows as the page's script reads them: JSON values, long texts cut.
 
     A row is `[id, label, confidence, margin, gold, exactness, texts, cut]`: labels as numbers in
@@ -144,6 +163,7 @@ def page_rows(table: LabelTable) -> dict[str, Any]:
         "fields": list(table.fields),
         "exactness": kinds,
         "gold": table.gold_field is not None,
+        "said": said._asdict(),
         "rows": list(rows),
     }
 

@@ -389,7 +389,7 @@ class _Run:
                 ),
                 row_limit=request.row_limit,
                 cut=within.cut,
-                failed=failures.without_label(result),
+                failed=failures.without_label(result.labels),
                 stopped=self._why(stopped) if result.stopped or stopped else None,
                 server=server.identity,
                 cost=meter.cost(),

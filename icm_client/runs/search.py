@@ -131,7 +131,7 @@ async def search_or_replay(
 
     try:
         while True:
-            with suppress(_StartAgainError):
+            with suppress(StartAgainError):
                 return await search(scorer, Watch(observe, watch.stop)), None
             seen.clear()
             await failures.ask_zero_shot(scorer)
@@ -247,7 +247,7 @@ class FailureBudget:
         gone = {item for item, one in failed.items() if one.as_demo or not self._sweeps}
         if gone:
             self.left_out |= gone
-            raise _StartAgainError
+            raise StartAgainError
 
     async def ask_zero_shot(self, score: Score) -> None:
         """Ask for every item zero-shot before Algorithm 1 starts again; no other search needs it.
@@ -256,21 +256,25 @@ class FailureBudget:
         """
         while not self._sweeps:
             items = (item for item in range(len(self._job.items)) if item not in self.left_out)
-            with suppress(_StartAgainError):
+            with suppress(StartAgainError):
                 await score([Query((), item) for item in items])
                 return
 
-    def without_label(self, result: SearchResult) -> tuple[FailedRow, ...]:
-        """The rows without a label, in their order: those that failed, and those skipped."""
+    def without_label(self, labels: IntArray) -> tuple[FailedRow, ...]:
+        """The rows without a label, in their order: those that failed, and those skipped.
+
+        Args:
+            labels: shape `[N]`, those found, `UNLABELLED` where an item has none.
+        """
         dataset = self._job.dataset
         reasons = {**self._unusable, **self._reasons}
         failed = (
             dataset.rows[number].failed(reasons.get(item, "it was never scored"))
             for number, item in enumerate(self._job.row_items.tolist())
-            if result.labels[item] == UNLABELLED
+            if labels[item] == UNLABELLED
         )
         return tuple(sorted((*dataset.skipped, *failed), key=lambda row: row.number))
 
 
-class _StartAgainError(Exception):
+class StartAgainError(Exception):
     """The search cannot go on with an item that it has built on."""

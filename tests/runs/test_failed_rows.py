@@ -100,7 +100,7 @@ async def test_rows_that_fail_are_listed_and_the_others_labelled(
 ) -> None:
     result, failures = await found(Poisoned(3, 17), store, settings, seed=seed)
     assert np.flatnonzero(result.labels == UNLABELLED).tolist() == [3, 17]
-    listed = failures.without_label(result)
+    listed = failures.without_label(result.labels)
     assert [(row.id, row.reason) for row in listed] == [
         (4, "400: content policy"),
         (18, "400: content policy"),
@@ -139,7 +139,7 @@ async def test_the_same_again_finds_the_same_and_asks_only_what_failed(
 async def test_rows_that_have_healed_get_their_labels(store: ScoreStore) -> None:
     await found(Poisoned(3, 17), store, FAST)
     result, failures = await found(Poisoned(), store, FAST)
-    assert not failures.without_label(result)
+    assert not failures.without_label(result.labels)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@
   const PAGE = 50;
   const EXCERPT = 400;
   const COLOURS = 6;
-  const { words, rows } = data;
+  const { words, rows, said } = data;
   const run = document.body.dataset.run;
   const byId = (id) => document.getElementById(id);
   const percent = (share) => `${(100 * share).toFixed(1)}%`;
@@ -133,10 +133,10 @@
     const n = queue[at];
     const row = rows[n];
     byId("deck-place").textContent =
-      `${(at + 1).toLocaleString("en")} of ${queue.length.toLocaleString("en")}, least certain first \u00b7 row ${visible(String(row[ID]))}`;
-    const gold = row[GOLD] >= 0 ? ` \u00b7 gold ${words[row[GOLD]]}` : "";
+      `${(at + 1).toLocaleString("en")} of ${queue.length.toLocaleString("en")}, ${said.first} \u00b7 row ${visible(String(row[ID]))}`;
+    const gold = row[GOLD] >= 0 ? ` \u00b7 ${said.gold} ${words[row[GOLD]]}` : "";
     byId("deck-facts").textContent =
-      `found: ${words[row[LABEL]]}, ${row[CONFIDENCE] === null ? "" : `${percent(row[CONFIDENCE])} `}(${signed(row[MARGIN])} nats, ${data.exactness[row[EXACT]]})${gold}`;
+      `${said.found}: ${words[row[LABEL]]}, ${row[CONFIDENCE] === null ? "" : `${percent(row[CONFIDENCE])} `}(${signed(row[MARGIN])} nats, ${data.exactness[row[EXACT]]})${gold}`;
     if (shownCard !== n) {
       shownCard = n;
       byId("deck-text").replaceChildren(...fullText(row));
@@ -144,7 +144,7 @@
     choices.forEach((button, k) => {
       button.setAttribute("aria-pressed", String(checks.get(n) === k));
       button.querySelector(".was-found")?.remove();
-      if (row[LABEL] === k) button.append(element("span", { className: "was-found", textContent: "found" }));
+      if (row[LABEL] === k) button.append(element("span", { className: "was-found", textContent: said.found }));
     });
     byId("previous").disabled = at === 0;
     byId("next").disabled = at === queue.length - 1;
@@ -156,7 +156,7 @@
       element("dt", { textContent: data.fields[k] }), element("dd", {}, part)]))];
     if (row[LEFT_OUT]) {
       shown.push(element("p", { className: "aside", textContent:
-        `${many(row[LEFT_OUT], "more character")} in labels.jsonl` }));
+        `${many(row[LEFT_OUT], "more character")} in ${said.file}` }));
     }
     return shown;
   };
@@ -271,7 +271,7 @@
       const unlike = row[GOLD] >= 0 && row[GOLD] !== row[LABEL];
       cells.push(element("td", { className: `c-gold${unlike ? " unlike" : ""}` },
         row[GOLD] < 0 ? "\u2013" : `${words[row[GOLD]]}${unlike ? " \u2260" : ""}`));
-      cells[cells.length - 1].dataset.name = "gold";
+      cells[cells.length - 1].dataset.name = said.gold;
     }
     cells.push(element("td", { className: "c-check" }, choice));
     cells[4].dataset.name = "margin";
