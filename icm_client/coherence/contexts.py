@@ -102,24 +102,65 @@ def fold_contexts(
         if len(first) <= settings.initial and len(targets):
             shown = rng.permutation(first)
             return [(tuple(Demo(int(i), int(labels[i])) for i in shown), targets)]
-    # Nothing is known of how certain first labels are: in the first sweep all are drawn from.
-    keep = settings.keep if sweep else 1.0
-    certain = certainty(averaged, problem.pinned)
+    return part_contexts(
+        labels,
+        groups,
+        folds=settings.folds,
+        size=settings.second_demos if sweep == 1 else settings.demos,
+        n_labels=problem.n_labels,
+        rng=rng,
+        # Nothing is known of how certain first labels are: in the first sweep all are drawn from.
+        keep=settings.keep if sweep else 1.0,
+        certain=certainty(averaged, problem.pinned),
+        classes=problem.unlike,
+    )
+
+
+def part_contexts(
+    labels: IntArray,
+    groups: Sequence[Sequence[int]],
+    *,
+    folds: int,
+    size: int,
+    n_labels: int,
+    rng: np.random.Generator,
+    keep: float = 1.0,
+    certain: FloatArray | None = None,
+    classes: IntArray | None = None,
+) -> list[tuple[Context, IntArray]]:
+    """A context for each of `folds` parts of the items, of demos from the other parts.
+
+    Args:
+        labels: shape `[N]`; items that are `UNLABELLED` are no demos.
+        groups: disjoint items, each kept in one part.
+        folds: parts.
+        size: as for `draw_demos`, like all that follow.
+        n_labels: `K`.
+        rng: decides who goes together, and draws demos.
+        keep: 1 draws from all.
+        certain: None where nothing is known.
+        classes: None for none.
+
+    Returns:
+        Contexts with their targets, all items of the part.
+    """
+    everything = np.arange(len(labels))
+    certain = np.zeros(len(labels)) if certain is None else certain
     return [
         (
             draw_demos(
                 labels,
                 np.setdiff1d(everything, targets),
                 certain,
-                size=settings.second_demos if sweep == 1 else settings.demos,
+                size=size,
                 keep=keep,
-                n_labels=problem.n_labels,
+                n_labels=n_labels,
                 rng=rng,
-                classes=problem.unlike,
+                classes=classes,
             ),
             targets,
         )
-        for targets in split_folds(problem.n_items, settings.folds, rng, groups)
+        for targets in split_folds(len(labels), folds, rng, groups)
     ]
 
 

@@ -14,13 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from icm_client.coherence.contexts import (
-    draw_demos,
-    joined,
-    mean_of_scored,
-    score_folds,
-    split_folds,
-)
+from icm_client.coherence.contexts import joined, mean_of_scored, part_contexts, score_folds
 from icm_client.coherence.problem import UNLABELLED, FloatArray, Groups, IntArray, Score
 
 FOLDS = 2
@@ -62,27 +56,12 @@ async def read_given(
     Raises:
         EndpointError, ScoreError: whatever `score` raises.
     """
-    n = len(given)
-    has_label = np.flatnonzero(given != UNLABELLED)
-    unsure, read = np.zeros(n), []
-    parts = np.zeros(n, dtype=np.int64)
+    shape, read = (len(given), n_labels), []
+    parts = np.zeros(len(given), dtype=np.int64)
     for _ in range(contexts):
-        halves = split_folds(n, FOLDS, rng, related)
-        shown = [
-            draw_demos(
-                given,
-                np.setdiff1d(has_label, half),
-                unsure,
-                size=demos,
-                keep=1.0,
-                n_labels=n_labels,
-                rng=rng,
-            )
-            for half in halves
-        ]
-        targets = [half[given[half] != UNLABELLED] for half in halves]
-        folds = await score_folds(list(zip(shown, targets, strict=True)), score)
-        read.append(joined(folds, (n, n_labels))[0])
-        for number, half in enumerate(halves):
-            parts[half] = FOLDS * parts[half] + number
+        shown = part_contexts(given, related, folds=FOLDS, size=demos, n_labels=n_labels, rng=rng)
+        labelled = [(context, part[given[part] != UNLABELLED]) for context, part in shown]
+        read.append(joined(await score_folds(labelled, score), shape)[0])
+        for number, (_, part) in enumerate(shown):
+            parts[part] = FOLDS * parts[part] + number
     return GivenRead(mean_of_scored(read), parts)

@@ -38,11 +38,10 @@ from icm_client.coherence.calibration import (
 )
 from icm_client.coherence.contexts import (
     ScoredFold,
-    draw_demos,
     joined,
     last_asked,
+    part_contexts,
     score_folds,
-    split_folds,
 )
 from icm_client.coherence.label_names import exchange_names_in_folds
 from icm_client.coherence.label_prior import PriorEstimate, estimate_prior
@@ -228,23 +227,14 @@ class _Method:
     async def read(self, labels: IntArray) -> list[ScoredFold]:
         """Score every item, given demos of the other parts with these labels."""
         problem, settings = self.problem, self.settings
-        everything, unsure = np.arange(problem.n_items), np.zeros(problem.n_items)
-        parts = split_folds(len(labels), settings.folds, self.rng, problem.constraint.groups)
-        contexts = [
-            (
-                draw_demos(
-                    labels,
-                    np.setdiff1d(everything, targets),
-                    unsure,
-                    size=settings.demos,
-                    keep=1.0,
-                    n_labels=problem.n_labels,
-                    rng=self.rng,
-                ),
-                targets,
-            )
-            for targets in parts
-        ]
+        contexts = part_contexts(
+            labels,
+            problem.constraint.groups,
+            folds=settings.folds,
+            size=settings.demos,
+            n_labels=problem.n_labels,
+            rng=self.rng,
+        )
         return await score_folds(contexts, self.score)
 
     def record(self, labels: IntArray, utility: float) -> None:

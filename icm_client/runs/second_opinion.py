@@ -25,7 +25,7 @@ from icm_client.coherence.calibration import (
     log_softmax,
     utility_of,
 )
-from icm_client.coherence.contexts import fold_contexts, joined, score_folds
+from icm_client.coherence.contexts import joined, part_contexts, score_folds
 from icm_client.coherence.label_prior import estimate_prior, offsets_for_prior
 from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
 from icm_client.coherence.settings import SweepSettings
@@ -49,7 +49,6 @@ from icm_client.stats.agreement import Agreement, agreement
 from icm_client.stats.votes import HARDLY, SOME, exchanged
 
 _SEED = 21  # with the run's seed, of halves and demos: the search drew its own from the seed alone
-_LATER_SWEEP = 2  # whose demos are drawn from all rows; the first two are a search's beginning
 _OWN = ("utility", "coherence")
 _TWO = 2
 
@@ -300,12 +299,12 @@ async def _read(
     while True:
         known, usable = len(spoilt), labels.copy()
         usable[list(spoilt)] = UNLABELLED
-        contexts = fold_contexts(
-            _LATER_SWEEP,
+        contexts = part_contexts(
             usable,
-            np.zeros(shape),
-            job.problem(),
-            settings=settings,
+            job.constraint.groups,
+            folds=settings.folds,
+            size=settings.demos,
+            n_labels=len(job.labels),
             rng=np.random.default_rng((found.seed, _SEED)),
         )
         scores, _ = joined(await score_folds(contexts, scorer), shape)
