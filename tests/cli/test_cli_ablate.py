@@ -3,6 +3,7 @@
 import builtins
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import orjson
 import pytest
@@ -13,10 +14,12 @@ from icm_client import Task
 from icm_client.cli.ablate import ablate_command
 from icm_client.endpoints import Answer, Read
 from icm_client.errors import EndpointFault, IcmError, InputError, TaskError
+from icm_client.runs.presets import InContextPreset
 from icm_client.testing import PlantedConcept
 
 WORDS = ("negative", "positive")
 TASK = Task(template="Review: {text}\nSentiment:", labels=WORDS)
+PRESETS = list(get_args(InContextPreset))
 CHEAP = ("--steps", "3", "--initial", "4", "--seeds", "2")
 
 
@@ -57,13 +60,13 @@ def test_a_dry_run_counts_the_runs_and_sends_nothing(
     assert ended.exit_code == 0
     lines = ended.stdout.splitlines()
     assert lines[0].split(maxsplit=1) == ["initial", "0, 2, 8, 20"]
-    assert lines[-1] == "16 variants (3 of 19 variants share the runs of another), 3 seeds: 48 runs"
+    assert lines[-1] == "20 variants (3 of 23 variants share the runs of another), 3 seeds: 60 runs"
     assert (
         ended.stderr == "Note: the ablation 'constraint' is left out: no rule joins these rows.\n"
     )
     told = orjson.loads(ablate(rows, "--dry-run", "--json", "--only", "preset").stdout)
-    assert told["runs"] == 9
-    assert [variant["variant"] for variant in told["variants"]] == ["fast", "paper", "official"]
+    assert told["runs"] == 3 * len(PRESETS)
+    assert [variant["variant"] for variant in told["variants"]] == PRESETS
 
 
 def test_rows_steps_and_seeds_keep_it_affordable(rows: Path) -> None:
@@ -80,14 +83,14 @@ def test_table_and_picture_are_written_and_each_run_is_told(rows: Path) -> None:
     ended = ablate(rows, "--out", "out", "--only", "preset,init", *CHEAP)
     assert ended.exit_code == 0, ended.exception
     lines = ended.stderr.splitlines()
-    assert lines[0].startswith("1/18 init random, seed 0: accuracy ")
-    assert len(lines) == 18
+    assert lines[0].startswith("1/26 init random, seed 0: accuracy ")
+    assert len(lines) == 26
     assert any(": kept" in line or ", kept" in line for line in lines)  # paper is init random
     table = Path("out/results.csv").read_text().splitlines()
     assert table[0].startswith("ablation,variant,runs,failed,accuracy_mean")
     assert [line.split(",")[1] for line in table[1:]] == [
         *("random", "balanced", "zero-shot", "golden", "all-wrong", "random-labels"),
-        *("fast", "paper", "official"),
+        *PRESETS,
     ]
     assert Path("out/ablation.svg").exists()
     assert Path("out/ablation.png").exists()
@@ -104,7 +107,7 @@ def test_the_same_command_again_asks_nothing(rows: Path, endpoint: PlantedConcep
     assert endpoint.usage.requests == asked
     assert again.stdout == first.stdout
     told = orjson.loads(again.stdout)
-    assert [row["variant"] for row in told["rows"]] == ["fast", "paper", "official"]
+    assert [row["variant"] for row in told["rows"]] == PRESETS
     assert told["files"] == ["out/results.csv", "out/ablation.svg", "out/ablation.png"]
 
 
@@ -146,7 +149,7 @@ def test_failed_runs_are_in_the_table_and_end_with_an_error(
     monkeypatch.setattr(endpoint, "read", read)
     ended = ablate(rows, "--out", "out", "--only", "preset", *CHEAP)
     assert isinstance(ended.exception, IcmError)
-    assert "of 6 runs failed" in str(ended.exception)
+    assert "of 14 runs failed" in str(ended.exception)
     lines = ended.stderr.splitlines()
     assert "accuracy" in lines[0]
     assert any("failed: " in line and "the server fell over" in line for line in lines)
