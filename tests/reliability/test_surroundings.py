@@ -182,7 +182,6 @@ def test_only_stamps_are_taken_from_the_wall_clock() -> None:
         "record/folder.py",
         "record/journal.py",
         "scoring/store.py",
-        "scoring/store_damage.py",
         "scoring/store_file.py",
         "scoring/store_upkeep.py",
         "scoring/store_rows.py",
