@@ -3,10 +3,13 @@
 The search knows an item by its number among these.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
+from icm_client.coherence.problem import IntArray
 from icm_client.data.rows import Dataset
 from icm_client.data.task import Task
 
@@ -86,3 +89,18 @@ def duplicate_warning(prompts: Sequence[str]) -> str | None:
         f"{rows} the same prompt as an earlier row; such a twin in the context gives a row's label "
         "away. Remove the repeated rows, or let the template show how they differ"
     )
+
+
+def connected(n: int, groups: Iterable[Sequence[int]]) -> IntArray:
+    """Number `n` things so that those of one group share a number, across groups that overlap.
+
+    Returns:
+        Shape `[n]`: the smallest of all that each is connected with, itself among them.
+    """
+    numbers, members = np.arange(n), [list(group) for group in groups]
+    while True:
+        before = numbers.copy()
+        for group in members:
+            numbers[group] = numbers[group].min()
+        if np.array_equal(numbers, before):
+            return numbers

@@ -18,7 +18,7 @@ from icm_client.data.messages import (
     shown,
 )
 from icm_client.data.values import BLANK, JsonValue, Unusable, json_value, kind_of
-from icm_client.errors import RowError
+from icm_client.errors import InputError, RowError
 
 FEWEST_ROWS = 2
 """A search compares rows."""
@@ -435,6 +435,25 @@ def only(dataset: Dataset, rows: Collection[int]) -> Dataset:
         return dataset
     gold = None if dataset.gold is None else tuple(dataset.gold[number] for number in rows)
     return replace(dataset, rows=tuple(dataset.rows[number] for number in rows), gold=gold)
+
+
+def check_field(dataset: Dataset, field: str, said: str) -> None:
+    """Refuse a field that no row has.
+
+    Args:
+        dataset: the rows.
+        field: its name.
+        said: goes on from its name to the fields that there are, such as "; there are".
+
+    Raises:
+        InputError: no row has it.
+    """
+    fields = dict.fromkeys(name for row in dataset.rows for name in row.fields)
+    if field not in fields:
+        raise InputError(
+            f"no row has the field {shown(field)}{said} {listed(fields)}."
+            f"{did_you_mean(field, fields)}"
+        )
 
 
 def refused_rows(

@@ -17,7 +17,7 @@ from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray, Query
 from icm_client.data import JsonValue
 from icm_client.data.job import Job
 from icm_client.data.messages import did_you_mean, listed, shown
-from icm_client.data.rows import path_of
+from icm_client.data.rows import check_field, path_of
 from icm_client.data.values import Unusable, kind_of
 from icm_client.errors import InputError, RowError
 from icm_client.runs.labels_file import put
@@ -252,12 +252,7 @@ def _check_field(job: Job, field: str) -> None:
             f"the template shows {shown(field)}, so the model would read the human labels. Take "
             "it out of the template, or name another field"
         )
-    fields = dict.fromkeys(name for row in job.dataset.rows for name in row.fields)
-    if field not in fields:
-        raise InputError(
-            f"no row has the field {shown(field)}, which should hold human labels; there are "
-            f"{listed(fields)}.{did_you_mean(field, fields)}"
-        )
+    check_field(job.dataset, field, ", which should hold human labels; there are")
 
 
 def _given(

@@ -16,6 +16,7 @@ from icm_client.coherence.contexts import REPEATED
 from icm_client.coherence.problem import IntArray
 from icm_client.coherence.settings import SweepSettings
 from icm_client.coherence.simple import FewShotSettings
+from icm_client.data.items import connected
 from icm_client.data.job import Job
 from icm_client.data.rows import only
 from icm_client.errors import InputError
@@ -247,13 +248,7 @@ def units_of(job: Job) -> IntArray:
     for prompt, item in zip(job.prompts, job.items, strict=True):
         same.setdefault(prompt, []).append(item.row)
     grouped = [[job.items[item].row for item in group] for group in job.constraint.groups]
-    units = np.arange(len(job.dataset.rows))
-    while True:
-        before = units.copy()
-        for rows in (*same.values(), *grouped):
-            units[rows] = units[rows].min()
-        if np.array_equal(units, before):
-            return units
+    return connected(len(job.dataset.rows), [*same.values(), *grouped])
 
 
 def split_rows(units: IntArray, test: float, seed: int) -> Split:

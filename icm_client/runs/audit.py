@@ -25,8 +25,10 @@ from icm_client.coherence.simple import FewShotSettings
 from icm_client.data import Dataset, Task, check_gold
 from icm_client.data.constraint_spec import Rules
 from icm_client.data.formats import NO_OPTIONS, FileOptions
+from icm_client.data.items import connected
 from icm_client.data.job import Job, Rows, named_task
-from icm_client.data.messages import did_you_mean, listed, shown
+from icm_client.data.messages import listed, shown
+from icm_client.data.rows import check_field
 from icm_client.endpoints import Endpoint, NoticingEndpoint
 from icm_client.errors import InputError
 from icm_client.runs.audit_result import Audit, AuditedRow
@@ -131,12 +133,7 @@ def _given_words(job: Job, field: str, *, skip_bad_rows: bool) -> tuple[list[str
     dataset = job.dataset
     if dataset.gold_field == field and dataset.gold is not None:  # of a loader, or read so
         return list(dataset.gold), dataset
-    fields = dict.fromkeys(name for row in dataset.rows for name in row.fields)
-    if field not in fields:
-        raise InputError(
-            f"no row has the field {shown(field)}, which holds the labels to audit; there are "
-            f"{listed(fields)}.{did_you_mean(field, fields)}"
-        )
+    check_field(dataset, field, ", which holds the labels to audit; there are")
     held = (row.fields.get(field) for row in dataset.rows)
     words = tuple(None if value is None or not f"{value}".strip() else f"{value}" for value in held)
     checked = check_gold(
@@ -243,7 +240,7 @@ async def audit_prepared(
             stopping=stopping,
             unusable=unusable,
         )
-        read = None
+        read, related = None, related_items(job)
         while read is None:
             shown_labels = prepared.given.copy()
             shown_labels[list(failures.left_out)] = UNLABELLED
@@ -251,7 +248,7 @@ async def audit_prepared(
                 read = await read_given(
                     shown_labels,
                     len(job.labels),
-                    related_items(job),
+                    related,
                     scorer,
                     demos=settings.demos,
                     contexts=contexts,
@@ -267,7 +264,7 @@ async def audit_prepared(
         )
         cost = cost_since(began, [(server, usage)], scorer.stats)
         identity = server.identity
-    judged = _judge(prepared, read, seed)
+    judged = _judge(prepared, read, related, seed)
     unread = np.full(len(job.items), UNLABELLED)  # those without a given label are not missed
     unread[prepared.given == UNLABELLED] = 0
     unread[job.row_items[judged.rows]] = 0
@@ -293,22 +290,14 @@ async def audit_prepared(
 
 def related_items(job: Job) -> Groups:
     """Groups of items of which no one may be read given another: the rule's, and equal prompts."""
-    root = list(range(len(job.items)))
-
-    def found(item: int) -> int:
-        while root[item] != item:
-            root[item] = item = root[root[item]]
-        return item
-
-    first: dict[str, int] = {}
+    same: dict[str, list[int]] = {}
     for item, prompt in enumerate(job.prompts):
-        root[found(item)] = found(first.setdefault(prompt, item))
-    for group in job.constraint.groups:
-        for item in group[1:]:
-            root[found(item)] = found(group[0])
+        same.setdefault(prompt, []).append(item)
     groups: dict[int, list[int]] = defaultdict(list)
-    for item in range(len(job.items)):
-        groups[found(item)].append(item)
+    for item, number in enumerate(
+        connected(len(job.items), [*same.values(), *job.constraint.groups]).tolist()
+    ):
+        groups[number].append(item)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
@@ -330,7 +319,7 @@ class _Judged(NamedTuple):
     beyond: str | None
 
 
-def _judge(prepared: PreparedAudit, read: GivenRead, seed: int) -> _Judged:
+def _judge(prepared: PreparedAudit, read: GivenRead, related: Groups, seed: int) -> _Judged:
     job = prepared.job
     items = job.row_items
     scores, given = read.scores[items], prepared.given[items]
@@ -338,7 +327,7 @@ def _judge(prepared: PreparedAudit, read: GivenRead, seed: int) -> _Judged:
         scores = (scores + read.scores[items + 1][:, ::-1]) / 2
     rows = np.flatnonzero((given != UNLABELLED) & ~np.isnan(scores).any(axis=1))
     scores, given, items = scores[rows], given[rows], items[rows]
-    group_of = {item: n for n, group in enumerate(related_items(job)) for item in group}
+    group_of = {item: n for n, group in enumerate(related) for item in group}
     units = np.array([group_of.get(item, -1 - item) for item in items.tolist()])
     noise, beyond = _noise(scores, given, read.parts[items], units, seed)
     found = coherence(utility_of(scores, given), label_counts(given, len(job.labels)))

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from icm_client.data import Dataset, FileFormat, LabelledRow, write_labels
 from icm_client.data.answer_text import exact
-from icm_client.data.messages import did_you_mean, listed, shown
-from icm_client.data.rows import FEWEST_ROWS, FailedRow, path_of, refused_rows
+from icm_client.data.messages import listed, shown
+from icm_client.data.rows import FEWEST_ROWS, FailedRow, check_field, path_of, refused_rows
 from icm_client.data.values import Unusable, write_json
 from icm_client.endpoints import Endpoint
 from icm_client.errors import InputError, RunStopped
@@ -111,12 +111,7 @@ def prepare_groups(
 def _check_field(name: str, dataset: Dataset) -> None:
     if name == dataset.gold_field:
         raise InputError(f"{shown(name)} is the gold field, which no run may see: name another")
-    if not any(name in row.fields for row in dataset.rows):
-        known = tuple(dict.fromkeys(name for row in dataset.rows for name in row.fields))
-        raise InputError(
-            f"no row has the field {shown(name)}; the rows have {listed(known)}."
-            f"{did_you_mean(name, known)}"
-        )
+    check_field(dataset, name, "; the rows have")
 
 
 def _values(dataset: Dataset, field: str) -> tuple[list[str | None], dict[int, str]]:
