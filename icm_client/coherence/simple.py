@@ -140,12 +140,11 @@ async def search(
         if isinstance(settings, ZeroShotSettings)
         else method.few_shot(settings.rounds)
     )
-    folds, judged = found.folds, found.scores
+    folds = found.folds
     if not folds:
         folds = await method.read(found.labels)
-        judged, _ = joined(folds, found.scores.shape)
-        method.record(found.labels, utility_of(judged, found.labels))
-    utility = utility_of(judged, found.labels)
+        method.record(found.labels, joined(folds, found.scores.shape)[0])
+    utility = method.history[-1].utility
     decided = found.scores + found.prior.offsets
     labels, by_confidence = assign(problem.hold_pins(decided))
     labels = problem.reported(labels, decided)
@@ -219,7 +218,7 @@ class _Method:
             scores, mass = joined(folds, shape)
             prior = estimate_prior(scores, problem.prior, final=number == rounds)
             labels = self._labelled(scores, prior)
-            self.record(labels, utility_of(scores, labels))
+            self.record(labels, scores)
             if stopped := number < rounds and watch.stop():
                 break
         return _Found(labels, scores, prior, mass, folds if number or stopped else [], stopped)
@@ -237,8 +236,9 @@ class _Method:
         )
         return await score_folds(contexts, self.score)
 
-    def record(self, labels: IntArray, utility: float) -> None:
-        """Report a round that ended with these labels."""
+    def record(self, labels: IntArray, scores: FloatArray) -> None:
+        """Report a round that ended with these labels, and with these scores in context."""
+        utility = utility_of(scores, labels)
         counts = label_counts(labels, self.problem.n_labels)
         share = coherence(utility, counts)
         before = self.history[-1].labels if self.history else UNLABELLED

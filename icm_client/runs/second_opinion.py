@@ -25,10 +25,10 @@ from icm_client.coherence.calibration import (
     log_softmax,
     utility_of,
 )
-from icm_client.coherence.contexts import joined, part_contexts, score_folds
+from icm_client.coherence.given import read_given
 from icm_client.coherence.label_prior import estimate_prior, offsets_for_prior
 from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
-from icm_client.coherence.settings import SweepSettings
+from icm_client.coherence.simple import FewShotSettings
 from icm_client.data import FileFormat, Row
 from icm_client.data.job import Job
 from icm_client.data.outputs import explained, output_target
@@ -40,7 +40,7 @@ from icm_client.record.archive import find_run
 from icm_client.record.layout import DEFAULT_BASE
 from icm_client.runs.frozen import Found
 from icm_client.runs.predictor import Predictor
-from icm_client.runs.presets import Settings, fitted_job
+from icm_client.runs.presets import fitted_job
 from icm_client.runs.row_lengths import within_limit
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server, open_endpoint
@@ -279,11 +279,15 @@ async def _read(
     """Calibrated scores `[N, K]` of all items, nats; NaN of those that the server cannot score."""
     store.record_server(server.identity)
     within = await within_limit(job, found.row_limit, server, store)
-    settings: Settings = SweepSettings(keep=1.0)  # any row may be a demo
     pieces, settings, unusable, _ = await fitted_job(
-        within.job, settings, server, store, skip_bad_rows=True, too_long=within.too_long
+        within.job,
+        FewShotSettings(rounds=0),
+        server,
+        store,
+        skip_bad_rows=True,
+        too_long=within.too_long,
     )
-    assert isinstance(settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
+    assert isinstance(settings, FewShotSettings)  # noqa: S101 - `fit` keeps the kind
     spoilt = set(unusable)  # not to be shown
     scorer = Scorer(
         server,
@@ -295,21 +299,20 @@ async def _read(
         unusable=unusable,
     )
     scorer.stats = stats
-    shape = len(labels), len(job.labels)
     while True:
         known, usable = len(spoilt), labels.copy()
         usable[list(spoilt)] = UNLABELLED
-        contexts = part_contexts(
+        read = await read_given(
             usable,
+            len(job.labels),
             job.constraint.groups,
-            folds=settings.folds,
-            size=settings.demos,
-            n_labels=len(job.labels),
+            scorer,
+            demos=settings.demos,
+            contexts=1,
             rng=np.random.default_rng((found.seed, _SEED)),
         )
-        scores, _ = joined(await score_folds(contexts, scorer), shape)
         if len(spoilt) == known:
-            return scores
+            return read.scores
 
 
 def _offsets(scores: FloatArray, labels: IntArray, prior: FloatArray | None) -> FloatArray:
