@@ -1,13 +1,13 @@
 """`icm-client audit`: which of the labels that rows already have are probably wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Self
+from typing import Any
 
 import anyio
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -24,9 +24,10 @@ from icm_client.cli.options import (
     task_options,
 )
 from icm_client.cli.result_display import print_notices, print_preview, result_console
+from icm_client.cli.search_display import rows_bar
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining, ended_at_once
-from icm_client.cli.terminal import share
+from icm_client.cli.terminal import beginning, facts_table, share
 from icm_client.data import FileFormat, FileOptions, Task
 from icm_client.data.job import task_for
 from icm_client.data.outputs import STANDARD_OUTPUT, check_output
@@ -176,7 +177,7 @@ def audit_command(
 
     async def work() -> Audit:
         async with draining() as drain:
-            with _Reading(hidden=hidden) as reading:
+            with _reading(hidden=hidden) as reading:
                 return await audit_prepared(
                     prepared,
                     endpoint=server,
@@ -256,10 +257,8 @@ def print_audit(found: Audit, top: int, written: list[str], console: Console | N
             table.add_column(heading, justify="right" if heading == "wrong" else "left")
         for one in suspects:
             text = " ".join(f"{one.row.fields.get(name)}" for name in found.task.template_fields)
-            text = " ".join(text.split())
-            text = text if len(text) <= _TEXT else f"{text[: _TEXT - 1]}\u2026"
-            cells = (f"{one.row.id}", one.given, one.read_as, f"{one.wrong:.0%}", text)
-            table.add_row(*map(Text, cells))
+            cells = (f"{one.row.id}", one.given, one.read_as, f"{one.wrong:.0%}")
+            table.add_row(*map(Text, (*cells, beginning(text, _TEXT))))
         console.print(table)
         console.print()
     console.print(Text(found.sentence(), style="bold"), soft_wrap=True)
@@ -270,9 +269,7 @@ def print_audit(found: Audit, top: int, written: list[str], console: Console | N
         console.print(_matrix(found))
     console.print()
     cost = found.cost
-    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    facts.add_column(style="bold")
-    facts.add_column()
+    facts = facts_table()
     facts.add_row("coherence", f"{found.coherence:.0%} of the given labels")
     if found.unlabelled:
         facts.add_row("not audited", f"{len(found.unlabelled):,} rows without a given label")
@@ -323,31 +320,13 @@ def _show(prepared: PreparedAudit, *, as_json: bool, quiet: bool) -> None:
     print_notices(() if quiet else job.notices, job.dataset.skipped, warnings=job.warnings)
 
 
-class _Reading:
-    """A bar as rows are read, on a terminal; nothing elsewhere."""
-
-    def __init__(self, *, hidden: bool) -> None:
-        console = Console(stderr=True, highlight=False)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(
-            *columns,
-            console=console,
-            transient=True,
-            disable=hidden or not console.is_terminal,
-        )
-        self._task = self._bar.add_task("Reading", total=None)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, at: ScoringProgress) -> None:
-        self._bar.update(self._task, completed=at.done, total=at.total)
+@contextmanager
+def _reading(*, hidden: bool) -> Iterator[Callable[[ScoringProgress], None] | None]:
+    """Yield what to call as rows are read: a bar on a terminal, None elsewhere."""
+    console = Console(stderr=True, highlight=False)
+    if hidden or not console.is_terminal:
+        yield None
+        return
+    with rows_bar(console) as bar:
+        rows = bar.add_task("Reading", total=None)
+        yield lambda at: bar.update(rows, completed=at.done, total=at.total)

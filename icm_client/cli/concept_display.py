@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icm_client.cli.result_display import VERDICT_STYLES, print_notices, print_verdict
+from icm_client.cli.terminal import beginning
 from icm_client.data import LabelledRow, Task
 from icm_client.runs.concepts import ConceptLabels, clearest_rows
 
@@ -74,5 +75,4 @@ def print_concept_warnings(found: ConceptLabels, *, notes: bool) -> None:
 def _beginning(row: LabelledRow, task: Task) -> str:
     """What the template shows of a row, as one line."""
     shown = " | ".join(f"{row.row.fields.get(name, '')}" for name in task.template_fields)
-    line = " ".join(shown.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+    return beginning(shown, _LONGEST)

@@ -120,16 +120,21 @@ def file_options(command: Callable[..., None]) -> Callable[..., None]:
     return section("Data", *_FILE_OPTIONS)(with_file)
 
 
-limit_option = section(
-    "Data",
-    click.option(
-        "--limit",
-        type=click.IntRange(2),
-        metavar="N",
-        help="A sample of N rows, the same ones each time; a rule's groups stay whole. "
-        "[default: all]",
-    ),
-)
+def limit_option_of(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option --limit, where a command that is not given it takes `default` rows."""
+    return section(
+        "Data",
+        click.option(
+            "--limit",
+            type=click.IntRange(2),
+            metavar="N",
+            help="A sample of N rows, the same ones each time; a rule's groups stay whole. "
+            f"[default: {default}]",
+        ),
+    )
+
+
+limit_option = limit_option_of("all")
 
 rows_alias = click.option("--rows", "limit", type=click.IntRange(2), hidden=True)
 """What --limit was called in `eval` and `ablate`."""

@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 import anyio
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.status import Status
 from rich.text import Text
 
@@ -33,6 +32,7 @@ from icm_client.cli.result_display import (
     result_console,
 )
 from icm_client.cli.run_options import runs_option
+from icm_client.cli.search_display import rows_bar
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.serve import serve_option, served
 from icm_client.cli.signals import Interrupted, draining, ended_at_once
@@ -317,13 +317,7 @@ def _display(*, hidden: bool) -> Iterator[Callable[[PredictProgress], None]]:
     if hidden:
         yield lambda _: None
     elif console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
+        with rows_bar(console) as bar:
             rows = bar.add_task("Labelling", total=None)
 
             def show(at: PredictProgress) -> None:

@@ -1,9 +1,11 @@
-"""How a search goes on: a live display, or plain lines where no terminal is."""
+"""How a search or a reading goes on: a live display, or plain lines where no terminal is."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as BarProgress
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -42,6 +44,18 @@ def progress_display(*, hidden: bool) -> Iterator[OnProgress | None]:
                 show(moment(progress))
 
         yield None if hidden else report
+
+
+def rows_bar(console: Console) -> BarProgress:
+    """Return a bar of the rows done, with the time that the others take; gone at the end."""
+    return BarProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
 
 
 class WaitLines:

@@ -18,6 +18,7 @@ from icm_client.cli.options import (
     Names,
     file_options,
     gold_option,
+    limit_option_of,
     search_options,
     server_options,
     store_option,
@@ -85,16 +86,7 @@ MOST_ROWS: Final = 128
         help="Runs on each trouble, each with rows drawn anew.",
     ),
 )
-@section(
-    "Data",
-    click.option(
-        "--limit",
-        type=click.IntRange(2),
-        metavar="N",
-        help="A sample of N rows, the same ones each time; a rule's groups stay whole. "
-        f"[default: {MOST_ROWS}]",
-    ),
-)
+@limit_option_of(f"{MOST_ROWS}")
 @server_options(wire=True)
 @search_options
 @section("Record", store_option)

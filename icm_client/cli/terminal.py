@@ -112,6 +112,12 @@ def facts_table() -> Table:
     return table
 
 
+def beginning(text: str, most: int) -> str:
+    """Return a text as one line of at most so many characters, an ellipsis where it is cut."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}\u2026"
+
+
 def print_table(table: Table) -> None:
     """Print the table; where it does not go to a terminal, no line is cut."""
     if Console().is_terminal:

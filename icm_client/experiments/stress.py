@@ -241,7 +241,7 @@ def _troubles(
     known: Labelling | None = _gold(job)
     order = np.random.default_rng((seed, 3)).permutation(len(job.dataset.rows)).tolist()
     if known is None and undisturbed_labels is not None:
-        known = _by_id(undisturbed_labels)
+        known = undisturbed_labels.by_id
         sure = {f"{row.row.id}": max(row.log_probs.values()) for row in undisturbed_labels.rows}
         ids = [f"{row.id}" for row in job.dataset.rows]
         order = sorted(order, key=lambda row: -sure.get(ids[row], -np.inf))
@@ -266,21 +266,17 @@ def _gold(job: Job) -> Labelling | None:
     return {f"{row.id}": gold for row, gold in pairs if gold is not None} or None
 
 
-def _by_id(found: Labels) -> dict[str, str]:
-    return {f"{row.row.id}": row.label for row in found.rows}
-
-
 class _Judge:
     """Says of labels how many are right, and whether they should be trusted."""
 
     def __init__(self, gold: Labelling | None, before: Labels) -> None:
-        self._before = _by_id(before)
+        self._before = before.by_id
         self._right = self._before if gold is None else gold
         kappa = agreement(self._right, self._before).kappa
         self._at_chance = gold is not None and (kappa is None or kappa < AT_CHANCE)
 
     def __call__(self, trouble: Trouble, seed: int, found: Labels) -> Outcome:
-        labels = _by_id(found)
+        labels = found.by_id
         outcome = Outcome(
             kind=trouble.kind,
             name=trouble.name,

@@ -100,7 +100,7 @@ class ConceptLabels:
     @cached_property
     def agreements(self) -> Mapping[tuple[int, int], Agreement]:
         """How far every two concepts' labels agree, by their numbers from 1."""
-        by_id = [{str(row.row.id): row.label for row in labels.rows} for labels in self.concepts]
+        by_id = [labels.by_id for labels in self.concepts]
         return {
             (one + 1, other + 1): agreement(by_id[one], by_id[other])
             for one, other in combinations(range(len(by_id)), 2)
@@ -201,6 +201,5 @@ async def find_concepts(
         stopped = found.stopped
         if stopped is not None or not follows_a_concept(found):
             break
-        labels = {str(row.row.id): row.label for row in found.rows}
-        known.append(read_classes(labels, prepared.whole))
+        known.append(read_classes(found.by_id, prepared.whole))
     return ConceptLabels(tuple(concepts), nothing, pick, stopped)

@@ -126,6 +126,11 @@ class Labels:
             f"coherence {self.coherence:.0%}>"
         )
 
+    @property
+    def by_id(self) -> dict[str, str]:
+        """Row id, as text -> label."""
+        return {str(row.row.id): row.label for row in self.rows}
+
     def without(self, ids: Collection[str]) -> "Labels":
         """The same without some of the rows, by their ids."""
         if not ids:
