@@ -8,9 +8,9 @@ one seen through a noise matrix (Angluin and Laird 1988; Northcutt et al. 2021, 
 
 fitted by expectation maximisation. Groups are multivariate t distributions of one shape. Their long
 tails are the reads' own errors: a row that is misread lies somewhere between the groups or beyond
-them, a row whose given label is wrong lies in the middle of another label's group. So disputes,
-of which there are twice as many as wrong labels, are told apart without gold, and no offset, scale
-or rotation of the scores makes a difference.
+them, a row whose given label is wrong lies in the middle of another label's group. So among the
+disputes, twice as many as there are wrong labels, these are separated from misread rows without
+gold, and no offset, scale or rotation of the scores makes a difference.
 
 That the chance of a wrong label depends on the row's true label alone is assumed, as everywhere
 in this literature. Where people err on rows that are hard to read, too, fewer are found.
@@ -74,7 +74,7 @@ class LabelNoise(NamedTuple):
 
     @property
     def apart(self) -> bool:
-        """Whether the scores show a group for each label, without which nothing is told apart."""
+        """Whether the scores show a group for each label, or else nothing can be estimated."""
         return self.separation >= APART
 
 
