@@ -9,6 +9,7 @@ escaped, and the script only ever sets them as text.
 import base64
 import shlex
 from collections.abc import Iterable
+from functools import cache
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -60,42 +61,61 @@ def write_page(path: Path, html: str, advice: str = "Name another file.") -> Non
 
 def render_report(data: ReportData) -> str:
     """Return the page, which follows from the data alone."""
-    return page(
-        "page.html.j2",
-        data=data,
-        rows_json=Markup(embedded_json(page_rows(data.table))),  # noqa: S704 - escaped there
-        charts=charts_of(data),
-        drawn=lambda chart: Markup(chart_svg(chart)),  # noqa: S704 - its texts are escaped there
-        series_class=series_class,
-        verdict_words=data.verdict.capitalize(),
-        verdict_class=data.verdict.replace(" ", "-"),
-        meaning=MEANINGS[data.verdict],
-        unfinished=of_run(data.result.get("stopped")).removeprefix(", "),
-        resume=resume_command(data.run) if data.run.record.get("command") else "",
-        numbers=_numbers(data),
-        balance=_balance(data),
-        balance_words=", ".join(f"{word}: {share:.0%}" for word, _, share in data.counts),
-        facts=_facts(data),
-        warnings=_sentences(data.result.get("warnings", ())),
-        notices=_sentences(data.result.get("notices", ())),
-        most_keys=min(_MOST_KEYS, len(data.table.words)),
-    )
+    rows = Markup(embedded_json(page_rows(data.table)))  # noqa: S704 - escaped there
+    return page("page.html.j2", rows_json=rows, **sections_of(data))
+
+
+def sections_of(data: ReportData) -> dict[str, object]:
+    """Return what the templates show of a run, by the names they use."""
+    return {
+        "data": data,
+        "charts": charts_of(data),
+        "verdict_words": data.verdict.capitalize(),
+        "verdict_class": data.verdict.replace(" ", "-"),
+        "meaning": MEANINGS[data.verdict],
+        "unfinished": of_run(data.result.get("stopped")).removeprefix(", "),
+        "resume": resume_command(data.run) if data.run.record.get("command") else "",
+        "numbers": _numbers(data),
+        "balance": _balance(data),
+        "balance_words": ", ".join(f"{word}: {share:.0%}" for word, _, share in data.counts),
+        "facts": _facts(data),
+        "warnings": _sentences(data.result.get("warnings", ())),
+        "notices": _sentences(data.result.get("notices", ())),
+        "most_keys": min(_MOST_KEYS, len(data.table.words)),
+    }
 
 
 def page(template: str, **values: object) -> str:
     """Return the template filled in, with style sheet, script, and a policy that allows both."""
     # These two files are ours: they hold no `</script>` and no `</style>`.
-    css, script = _asset("page.css"), _asset("page.js")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    css, script = asset("page.css"), asset("page.js")
+    return (
+        templates()
+        .get_template(template)
+        .render(
+            policy=Markup(_policy(css, script)),  # noqa: S704 - hashes
+            css=Markup(css),  # noqa: S704 - ours
+            script=Markup(script),  # noqa: S704 - ours
+            version=icm_client.__version__,
+            **values,
+        )
     )
-    return environment.from_string(_asset(template)).render(
-        policy=Markup(_policy(css, script)),  # noqa: S704 - hashes
-        css=Markup(css),  # noqa: S704 - ours
-        script=Markup(script),  # noqa: S704 - ours
-        version=icm_client.__version__,
-        **values,
+
+
+@cache
+def templates(*folders: tuple[str, str]) -> jinja2.Environment:
+    """Return the templates, those in `folders` (a package, a folder in it) before the report's."""
+    places = (*folders, ("icm_client.report", "report_page"))
+    made = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(*place) for place in places]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    made.globals["drawn"] = lambda chart: Markup(chart_svg(chart))  # noqa: S704 - escaped there
+    made.globals["series_class"] = series_class
+    return made
 
 
 def embedded_json(value: object) -> str:
@@ -110,7 +130,8 @@ def _sentences(said: Iterable[object]) -> list[str]:
     return [f"{str(one).rstrip('.')}." for one in said]
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return the text of a style sheet or script of the page."""
     return _ASSETS.joinpath(name).read_text("utf-8")
 
 
