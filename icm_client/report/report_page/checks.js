@@ -55,14 +55,15 @@ function keptChecks(data, run) {
   return checks;
 }
 
-// How many rows are checked, the downloads, and forgetting.
+// How many rows are checked, the downloads, and forgetting, which not every page offers.
 function checkButtons({ rows, words }, checks, run) {
+  const forget = byId("forget");
   const show = () => {
     byId("checked-count").textContent = checks.size === 0
       ? "Nothing checked yet."
       : `${many(checks.size, "row")} checked, ${checks.corrected.toLocaleString("en")} of them corrected.`;
     byId("download-checked").disabled = checks.size === 0;
-    byId("forget").disabled = checks.size === 0;
+    if (forget) forget.disabled = checks.size === 0;
   };
   const download = (name, numbers) => {
     const lines = numbers.map((n) =>
@@ -75,7 +76,7 @@ function checkButtons({ rows, words }, checks, run) {
     download(`${run}.checked.jsonl`, checks.numbers()));
   byId("download-all").addEventListener("click", () =>
     download(`${run}.corrected.jsonl`, rows.map((_, n) => n)));
-  byId("forget").addEventListener("click", () => {
+  forget?.addEventListener("click", () => {
     if (!confirm(`Forget ${many(checks.size, "check")}?`)) return;
     for (const n of checks.numbers()) checks.set(n, null);
   });

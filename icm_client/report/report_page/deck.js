@@ -27,7 +27,12 @@ function rowDeck({ rows, words, said, fields, exactness }, order, checks) {
   const long = fields.length > 1 || lengths[Math.floor(0.95 * (lengths.length - 1))] > 320;
   deck.classList.toggle("short", !long);
 
-  const choose = (k) => checks.set(order[at], checks.get(order[at]) === k ? null : k);
+  const advance = byId("advance"); // where the page asks whether to
+  const answer = (k) => {
+    checks.set(order[at], k);
+    if (k !== null && advance?.checked) nextUnchecked();
+  };
+  const choose = (k) => answer(checks.get(order[at]) === k ? null : k);
   const move = (to) => {
     at = Math.max(0, Math.min(order.length - 1, to));
     show();
@@ -81,8 +86,8 @@ function rowDeck({ rows, words, said, fields, exactness }, order, checks) {
     if (digit >= 0 && digit < words.length) choose(digit);
     else if (event.key === "ArrowRight") move(at + 1);
     else if (event.key === "ArrowLeft") move(at - 1);
-    else if (event.key === "Backspace") checks.set(order[at], null);
-    else if (event.key === "Enter" && !onButton) checks.set(order[at], rows[order[at]][LABEL]);
+    else if (event.key === "Backspace") answer(null);
+    else if (event.key === "Enter" && !onButton) answer(rows[order[at]][LABEL]);
     else return;
     event.preventDefault();
   });

@@ -28,6 +28,13 @@ const kept = {
       else localStorage.setItem(`icm-client ${name}`, text);
     } catch { /* the page forgets when it is closed */ }
   },
+  // The names that begin so, without that beginning.
+  names(prefix) {
+    const whole = `icm-client ${prefix}`;
+    try {
+      return Object.keys(localStorage).filter((name) => name.startsWith(whole)).map((name) => name.slice(whole.length));
+    } catch { return []; }
+  },
 };
 
 {
