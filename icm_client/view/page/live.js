@@ -22,7 +22,7 @@ const inWords = (line) => {
   const place = line.sweep ? `start ${line.start}, sweep ${line.sweep}` : line.step ? `step ${count(line.step)}` : "";
   return {
     state: line.state === "running" && line.waiting ? "waiting" : line.state,
-    place: place || (line.state === "running" ? "not begun" : NONE),
+    place: place || (line.state === "running" ? "not begun" : ""),
     reads: line.total ? `${count(line.done)} of ${count(line.total)} reads` : "",
     utility: line.utility === null ? NONE : signed(line.utility),
     moved: line.moved === null ? NONE : percent(line.moved),
@@ -35,7 +35,7 @@ const inWords = (line) => {
     time: cost ? duration(cost.seconds) : NONE,
     left: line.state !== "running" ? "" : line.left_s === null ? NONE : `${duration(line.left_s)} left`,
     reason: line.waiting ?? line.reason ?? "",
-    checked: line.checked ? `${count(line.checked)} checked` : "",
+    checked: `${many(line.rows, "row")}${line.checked ? `, ${count(line.checked)} checked` : ""}`,
   };
 };
 
@@ -45,7 +45,7 @@ const setText = (shown, text) => { if (shown.textContent !== text) shown.textCon
 // A bar of the labels' shares; `show(line)` draws it anew.
 const balanceBar = () => {
   const bar = document.createElementNS(SVG, "svg");
-  for (const [name, value] of Object.entries({ viewBox: "0 0 1000 10", preserveAspectRatio: "none", role: "img", class: "shares" })) {
+  for (const [name, value] of Object.entries({ viewBox: "0 0 1000 10", preserveAspectRatio: "none", role: "img", class: "share-bar" })) {
     bar.setAttribute(name, value);
   }
   const show = ({ labels, counts }) => {

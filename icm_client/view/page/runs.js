@@ -28,7 +28,7 @@
   const row = (line) => {
     const part = (className, name = "span") => element(name, { className });
     const parts = Object.fromEntries(
-      ["about", "state", "verdict", "place", "utility", "moved", "accuracy", "shares", "requests", "tokens", "time", "left"]
+      ["about", "state", "verdict", "place", "utility", "moved", "shares", "requests", "tokens", "time", "left"]
         .map((name) => [name, part(name)]));
     const { bar, show: showBar } = balanceBar();
     const box = element("input", { type: "checkbox", checked: chosen.has(line.name) });
@@ -43,25 +43,24 @@
       cell("c-box", box),
       cell("c-run", link, parts.about),
       cell("c-state", element("span", { className: "badges" }, parts.state, parts.verdict), parts.place),
-      cell("c-utility", parts.utility, element("span", { className: "second" }, parts.moved, parts.accuracy)),
+      cell("c-utility", parts.utility, parts.moved),
       cell("c-balance", bar, parts.shares),
       cell("c-requests", parts.requests, parts.tokens),
       cell("c-time", parts.time, parts.left));
     shown.setAttribute("role", "row");
     const update = (now) => {
       const words = inWords(now);
-      setText(parts.about, [fileName(now.data), now.task, now.model, now.preset, `seed ${now.seed}`].filter(Boolean).map(visible).join(" \u00b7 "));
+      setText(parts.about, [fileName(now.data), now.task.includes("{") ? "" : now.task, now.model, now.preset, `seed ${now.seed}`].filter(Boolean).map(visible).join(" \u00b7 "));
       parts.about.title = parts.about.textContent;
       parts.state.className = `state ${words.state}`;
       setText(parts.state, words.state);
       parts.verdict.className = `verdict-word ${(now.verdict ?? "").replaceAll(" ", "-")}`;
       setText(parts.verdict, now.verdict ?? "");
-      setText(parts.place, now.state === "running" ? words.reads || words.place : words.checked || words.place);
+      setText(parts.place, now.state === "running" ? words.place : words.checked);
       parts.place.title = words.reason;
       setText(parts.utility, words.utility);
-      setText(parts.moved, words.moved === NONE ? "" : `${words.moved} flips`);
-      setText(parts.accuracy, words.accuracy && `${words.accuracy} right`);
-      setText(parts.shares, words.shares);
+      setText(parts.moved, words.accuracy ? `${words.accuracy} right` : words.moved === NONE ? "" : `${words.moved} flips`);
+      setText(parts.shares, words.shares.split(", ").length === 2 ? words.shares.split(", ")[0] : words.shares);
       parts.shares.title = words.shares;
       showBar(now);
       bar.setAttribute("aria-label", `Balance: ${words.shares}`);
