@@ -53,8 +53,8 @@ class Journal:
             raise RunError(f"{path}: the journal cannot be opened: {error.strerror}") from error
         return cls(path, descriptor, size)
 
-    def append(self, event: str, /, **fields: object) -> None:
-        """Write one line: the time (`at`, UTC), `event`, and `fields` in their order.
+    def append(self, event: str, /, **fields: object) -> Mapping[str, Any]:
+        """Write one line and return it: the time (`at`, UTC), `event`, `fields` in their order.
 
         The operating system has the line when this returns: a killed process loses nothing, a
         power cut may lose the lines since the last `sync`.
@@ -74,12 +74,8 @@ class Journal:
         if self._descriptor is None:
             raise ValueError(f"{self.path} is closed")
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        text = json.dumps(
-            {"at": at, "event": event, **fields},
-            allow_nan=False,
-            separators=(",", ":"),
-            default=_plain,
-        )
+        whole = {"at": at, "event": event, **fields}
+        text = json.dumps(whole, allow_nan=False, separators=(",", ":"), default=_plain)
         line = text.encode() + b"\n"
         try:
             written = os.write(self._descriptor, line)
@@ -92,6 +88,7 @@ class Journal:
                 "disk, then run the same command again."
             ) from error
         self._size += len(line)
+        return whole
 
     def sync(self) -> None:
         """Force every line onto the disk, which takes milliseconds, or raise `RunError`."""
@@ -132,6 +129,55 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise RunError(f"{path}: the journal cannot be read: {error.strerror}") from error
     # After the last newline: a torn line, or nothing.
     return [_event(line, path, number) for number, line in enumerate(lines[:-1], start=1)]
+
+
+class Tail:
+    """Reads a journal that grows: each call of `new` returns what has been written since the last.
+
+    A journal that is not the one it was, of a run that was started over, is read from its start.
+
+    Attributes:
+        count: events read so far.
+        last: the last of them; empty where there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode: int | None = None
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._offset = self.count = 0
+        self.last: Mapping[str, Any] = {}
+
+    def new(self) -> list[dict[str, Any]]:
+        """Return the events since the last call; a torn line waits until it is whole.
+
+        Raises:
+            RunError: the file cannot be read, or a line is no event; the next call goes on.
+        """
+        try:
+            with self._path.open("rb") as file:
+                about = os.fstat(file.fileno())
+                if about.st_ino != self._inode or about.st_size < self._offset:
+                    self._start_over()
+                self._inode = about.st_ino
+                file.seek(self._offset)
+                content = file.read()
+        except FileNotFoundError:
+            self._start_over()
+            return []
+        except OSError as error:
+            raise RunError(f"{self._path}: the journal cannot be read: {error.strerror}") from error
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        events = [
+            _event(line, self._path, number)
+            for number, line in enumerate(whole.split(b"\n")[:-1], start=self.count + 1)
+        ]
+        self.count += len(events)
+        self.last = events[-1] if events else self.last
+        return events
 
 
 def count_events(path: Path) -> tuple[int, Mapping[str, Any]]:

@@ -77,7 +77,7 @@ def sections_of(data: ReportData) -> dict[str, object]:
         "unfinished": of_run(data.result.get("stopped")).removeprefix(", "),
         "resume": resume_command(data.run) if data.run.record.get("command") else "",
         "numbers": _numbers(data),
-        "balance": balance(data.counts),
+        "balance": _balance(data),
         "balance_words": ", ".join(f"{word}: {share:.0%}" for word, _, share in data.counts),
         "facts": _facts(data),
         "warnings": _sentences(data.result.get("warnings", ())),
@@ -198,9 +198,8 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def balance(counts: Sequence[tuple[str, int, float]]) -> list[dict[str, str]]:
-    """Return the parts of a bar of these labels: word, number of rows, and their share."""
-    starts = np.cumsum([0.0, *(share for _, _, share in counts)])
+def _balance(data: ReportData) -> list[dict[str, str]]:
+    starts = np.cumsum([0.0, *(share for _, _, share in data.counts)])
     return [
         {
             "word": word,
@@ -210,7 +209,9 @@ def balance(counts: Sequence[tuple[str, int, float]]) -> list[dict[str, str]]:
             "width": f"{1000 * share:.2f}",
             "css": series_class(number),
         }
-        for number, ((word, count, share), start) in enumerate(zip(counts, starts, strict=False))
+        for number, ((word, count, share), start) in enumerate(
+            zip(data.counts, starts, strict=False)
+        )
     ]
 
 
