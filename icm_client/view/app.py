@@ -72,7 +72,7 @@ _MOST_NAME: Final = 100
 _SIGN_OF_LIFE_S: Final = 15.0
 """After so long without an event something is sent, so that proxies keep the connection."""
 
-_REPORT_ASSETS: Final = frozenset({"page.css", "page.js"})
+_REPORT_ASSETS: Final = frozenset({"page.css", "page.js", "checks.js", "deck.js", "rows.js"})
 _VIEW_ASSETS: Final = Path(__file__).with_name("page")
 _ASSET_KINDS: Final = frozenset({".css", ".js", ".svg"})
 

@@ -17,15 +17,15 @@ from icm_client.record.archive import Run, read_folder
 from icm_client.record.checks import Check, Checks
 from icm_client.record.comparison import diff_runs, labels_by_row
 from icm_client.record.layout import LABELS, RESULT
-from icm_client.report.charts import course_charts
+from icm_client.report.charts import Chart, course_charts, line_chart
 from icm_client.report.label_table import NO_GOLD
 from icm_client.report.report import sections_of, templates
 from icm_client.report.report_data import ReportData, page_rows, read_report
-from icm_client.report.run_course import read_course_so_far
+from icm_client.report.run_course import Series, read_course_so_far
 from icm_client.stats.agreement import agreements
 from icm_client.view.live import RunLine, file_stamps
 
-SECTIONS: Final = ("progress", "verdict", "figures", "run")
+SECTIONS: Final = ("progress", "verdict", "checks", "figures", "run")
 """The parts of a run's page that change as it goes on; `progress` changes with the run's line."""
 
 _KEPT: Final = 4
@@ -94,10 +94,12 @@ def run_values(reader: RunReader, folder: Path, line: RunLine) -> dict[str, obje
     """Return what the templates of a run's page show, by the names they use.
 
     Always there are `line` (the `RunLine`), `labelled` and `charts`; of a run with labels also what
-    the report shows (`icm_client.report.report.sections_of`).
+    the report shows (`icm_client.report.report.sections_of`), and `checks_chart`.
     """
     if line.labelled:
-        return {"line": line, "labelled": True, **sections_of(reader.report(folder))}
+        report = reader.report(folder)
+        chart = checks_chart(accuracy_by_checks(report, Checks(folder).read()))
+        return {"line": line, "labelled": True, "checks_chart": chart, **sections_of(report)}
     charts = course_charts(read_course_so_far(read_folder(folder)))
     return {"line": line, "labelled": False, "charts": charts}
 
@@ -135,6 +137,26 @@ def accuracy_by_checks(report: ReportData, checks: Sequence[Check]) -> list[Chec
         people = said_right / said_judged if said_judged else None
         found.append(CheckedAccuracy(count, agreed / count, right / judged, people))
     return found
+
+
+def checks_chart(found: Sequence[CheckedAccuracy]) -> Chart | None:
+    """Return accuracy by number of checked rows as a chart; None before one is checked."""
+    if len(found) < 2:  # noqa: PLR2004 - the first is of none
+        return None
+    said = tuple((one.checked, one.people) for one in found if one.people is not None)
+    series = (
+        Series("labels", tuple((one.checked, one.labels) for one in found)),
+        Series("answers", said),
+    )
+    return line_chart(
+        series,
+        name="checks",
+        title="Accuracy by checked rows",
+        note="Share of the rows with gold whose label is right, with the answers put in place, and "
+        "of the answers that are the gold label.",
+        unit="rows checked",
+        y_name="accuracy",
+    )
 
 
 def compare_values(runs: Sequence[Run], lines: Sequence[RunLine]) -> dict[str, object]:
