@@ -85,12 +85,19 @@ def sections_of(data: ReportData) -> dict[str, object]:
     }
 
 
-def page(template: str, *, rows: object, **values: object) -> str:
-    """Return the template filled in, with style sheet, script, and a policy that allows both."""
+def page(
+    template: str,
+    *,
+    rows: object,
+    scripts: Sequence[str] = _SCRIPTS,
+    folders: Sequence[tuple[str, str]] = (),
+    **values: object,
+) -> str:
+    """Return the template filled in, with style sheet, scripts, and a policy that allows both."""
     # These files are ours: they hold no `</script>` and no `</style>`.
-    css, script = asset("page.css"), "\n".join(map(asset, _SCRIPTS))
+    css, script = asset("page.css"), "\n".join(map(asset, scripts))
     return (
-        templates()
+        templates(*folders)
         .get_template(template)
         .render(
             policy=Markup(_policy(css, script)),  # noqa: S704 - hashes

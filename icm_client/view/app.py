@@ -119,6 +119,10 @@ class View:
             lifespan=self._lifespan,
         )
 
+    def close(self) -> None:
+        """End the answers that would go on for ever."""
+        self._live.close()
+
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
@@ -158,7 +162,7 @@ class View:
                 with anyio.move_on_after(_SIGN_OF_LIFE_S):
                     try:
                         sent = _sent(await events.receive())
-                    except anyio.EndOfStream:  # too slow: the browser asks again
+                    except anyio.EndOfStream:  # it was too slow, or the server ends
                         return
                 yield sent
 

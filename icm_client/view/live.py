@@ -302,6 +302,12 @@ class LiveRuns:
                 self._listeners.discard(listener)
                 listener.close()
 
+    def close(self) -> None:
+        """Send all who listen away: the server ends."""
+        for listener in list(self._listeners):
+            listener.close()
+        self._listeners.clear()
+
     @contextmanager
     def listening(self) -> Iterator[MemoryObjectReceiveStream[Event]]:
         """Give what is told in the block; the stream ends where a listener is too slow."""
