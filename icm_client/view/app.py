@@ -19,6 +19,12 @@ Data and sections of pages. An error is `{"error": WORDS}` with a status of 400 
     GET  /runs/NAME/checks.json         {"checks": [{"id", "label", "by", "at"}], "accuracy":
                                         [{"checked", "agreed", "labels", "people"}]}
     POST /runs/NAME/checks              {"id", "label": WORD or null, "by"} -> the check, "checked"
+    POST /runs/NAME/again               {} -> the `Child` that runs its command with the checks
+    POST /new                           a form (`children.label_arguments`) -> the `Child`
+    POST /new/preview                   a form, and "forecast": BOOL -> `label --dry-run --json`, or
+                                        `label --forecast --json`
+    GET  /children.json                 {"children": [Child]}
+    POST /children/ID/stop              {} -> {}
 """
 
 import mimetypes
@@ -43,7 +49,8 @@ from icm_client.errors import IcmError, InputError
 from icm_client.record.archive import read_folder
 from icm_client.record.checks import Checks
 from icm_client.report.report import asset
-from icm_client.view.live import Event, LiveRuns, RunLine, run_folder
+from icm_client.view.children import Child, Children, files_to_label, preview
+from icm_client.view.live import INTERVAL_S, Event, LiveRuns, RunLine, run_folder
 from icm_client.view.pages import (
     SECTIONS,
     RunReader,
@@ -83,6 +90,9 @@ class View:
         self._read_only = read_only
         self._live = LiveRuns(base)
         self._reader = RunReader()
+        self._folder = Path.cwd()
+        self._children = Children(base)
+        self._previewing = anyio.Lock()
 
     def app(self) -> Starlette:
         """Return the application, unguarded."""
@@ -98,6 +108,12 @@ class View:
                 Route("/runs/{name}/rows.json", self.rows),
                 Route("/runs/{name}/checks.json", self.checks),
                 Route("/runs/{name}/checks", self.check, methods=["POST"]),
+                Route("/runs/{name}/again", self.again, methods=["POST"]),
+                Route("/new", self.new_page),
+                Route("/new", self.new, methods=["POST"]),
+                Route("/new/preview", self.preview, methods=["POST"]),
+                Route("/children.json", self.children),
+                Route("/children/{child}/stop", self.stop, methods=["POST"]),
             ],
             exception_handlers={IcmError: _told, HTTPException: _told},
             lifespan=self._lifespan,
@@ -107,8 +123,15 @@ class View:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._live.watch)
+            tasks.start_soon(self._watch_children)
             yield
             tasks.cancel_scope.cancel()
+
+    async def _watch_children(self) -> None:
+        while True:
+            await anyio.sleep(INTERVAL_S)
+            for child in await _threaded(self._children.ended):
+                self._live.tell(Event("child", child.document()))
 
     async def list_page(self, _: Request) -> Response:
         """All runs."""
@@ -194,6 +217,45 @@ class View:
         runs = [read_folder(self._base / line.name) for line in lines]
         values = await _threaded(compare_values, runs, lines)
         return self._page("compare.html.j2", **values)
+
+    async def new_page(self, _: Request) -> Response:
+        """The form for a new run."""
+        files = await _threaded(files_to_label, self._folder, self._base)
+        return self._page("new.html.j2", files=files, folder=str(self._folder))
+
+    async def new(self, request: Request) -> Response:
+        """Start a run."""
+        form = await _posted(request)
+        return self._started(await _threaded(self._children.label, form, self._folder))
+
+    async def preview(self, request: Request) -> Response:
+        """Show what a run would ask, or what it would take."""
+        form = await _posted(request)
+        forecast = form.pop("forecast", False) is True
+        async with self._previewing:  # each is a process: a hasty reader gets them one by one
+            return _json(await preview(form, self._folder, forecast=forecast))
+
+    async def again(self, request: Request) -> Response:
+        """Start a run's command once more, with what people have checked."""
+        folder, _ = await self._run(request)
+        await _posted(request)
+        run = await _threaded(read_folder, folder)
+        return self._started(await _threaded(self._children.again, run))
+
+    def _started(self, child: Child) -> Response:
+        self._live.tell(Event("child", child.document()))
+        return _json(child.document())
+
+    async def children(self, _: Request) -> Response:
+        """The runs that were started from pages."""
+        children = await _threaded(self._children.all)
+        return _json({"children": [child.document() for child in children]})
+
+    async def stop(self, request: Request) -> Response:
+        """Ask a run that was started from a page to stop."""
+        await _posted(request)
+        await _threaded(self._children.stop, request.path_params["child"])
+        return _json({})
 
     async def assets(self, request: Request) -> Response:
         """A style sheet or a script."""
