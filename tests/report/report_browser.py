@@ -131,4 +131,4 @@ def press(driver: Chrome, *keys: str) -> None:
 
 def wait_for(driver: Chrome, what: Callable[[Chrome], Any]) -> Any:
     """Wait until `what` finds something, and return it."""
-    return WebDriverWait(driver, 10).until(what)
+    return WebDriverWait(driver, 60).until(what)
