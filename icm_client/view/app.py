@@ -115,7 +115,7 @@ class View:
                 Route("/children.json", self.children),
                 Route("/children/{child}/stop", self.stop, methods=["POST"]),
             ],
-            exception_handlers={IcmError: _told, HTTPException: _told},
+            exception_handlers={IcmError: self._told, HTTPException: self._told},
             lifespan=self._lifespan,
         )
 
@@ -268,6 +268,19 @@ class View:
             raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such file")
         return Response(path.read_bytes(), media_type=kind)
 
+    async def _told(self, request: Request, error: Exception) -> Response:
+        """An error, as a page to who reads pages and as JSON to all else."""
+        if isinstance(error, HTTPException):
+            status, words = error.status_code, error.detail
+        else:
+            status = HTTPStatus.BAD_REQUEST if isinstance(error, InputError) else 500
+            words = str(error)
+        if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+            answer = self._page("error.html.j2", status=status, words=words)
+            answer.status_code = status
+            return answer
+        return _json({"error": words}, status)
+
     def _page(self, template: str, **values: object) -> Response:
         return HTMLResponse(rendered(template, read_only=self._read_only, **values))
 
@@ -320,15 +333,3 @@ def _json(value: object, status: int = HTTPStatus.OK) -> Response:
 
 def _sent(event: Event) -> bytes:
     return b"event: " + event.kind.encode() + b"\ndata: " + orjson.dumps(event.data) + b"\n\n"
-
-
-async def _told(request: Request, error: Exception) -> Response:
-    """An error, as a page to who reads pages and as JSON to all else."""
-    if isinstance(error, HTTPException):
-        status, words = error.status_code, error.detail
-    else:
-        status = HTTPStatus.BAD_REQUEST if isinstance(error, InputError) else 500
-        words = str(error)
-    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-        return HTMLResponse(rendered("error.html.j2", status=status, words=words), status)
-    return _json({"error": words}, status)
