@@ -22,6 +22,7 @@ from report_browser import (
 from report_runs import TASK, opened_run, reviews, write_run
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
 from view_server import Served, served
 
 from icm_client import rows_from
@@ -78,6 +79,10 @@ def names(driver: Chrome) -> list[str]:
     return [one.text for one in driver.find_elements(By.CSS_SELECTOR, "#runs .c-run a")]
 
 
+def choose(driver: Chrome, name: str, words: str) -> None:
+    Select(driver.find_element(By.ID, name)).select_by_visible_text(words)
+
+
 def test_a_run_started_elsewhere_appears_and_moves(page: Chrome, base: Path) -> None:
     assert "There is no run here yet" in text(page, "#no-runs")
     job = Job.prepare(rows_from(reviews(40), gold="label"), TASK)
@@ -119,11 +124,11 @@ def test_the_list_is_searched_filtered_and_sorted(page: Chrome, server: Served, 
     page.find_element(By.ID, "search").send_keys(runs[1].name)
     assert names(page) == [runs[1].name]
     page.find_element(By.ID, "search").clear()
-    page.find_element(By.ID, "by-order").send_keys("U, h")
+    choose(page, "by-order", "U, highest first")
     assert names(page) == [runs[1].name, runs[2].name, runs[0].name]
-    page.find_element(By.ID, "by-verdict").send_keys("do")
+    choose(page, "by-verdict", "do not trust")
     assert names(page) == [runs[2].name]
-    page.find_element(By.ID, "by-verdict").send_keys("any")
+    choose(page, "by-verdict", "any")
     assert not page.find_element(By.ID, "compare").is_enabled()
     for box in page.find_elements(By.CSS_SELECTOR, "#runs input")[:2]:
         box.click()
@@ -162,7 +167,7 @@ def test_two_tabs_and_two_people_lose_no_check(page: Chrome, server: Served, bas
     theirs = page.current_window_handle
     try:
         open_run(page, server, run, "#check")
-        seen = []
+        seen: list[str] = []
         for tab, key in ((theirs, "1"), (ours, "2"), (theirs, "2"), (ours, "1")):
             page.switch_to.window(tab)
             page.execute_script("document.getElementById('deck-text').focus()")
