@@ -2,19 +2,30 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
 import pytest
-from report_browser import browser, phone, prefer, told
+from report_browser import (
+    SHIFTS,
+    browser,
+    click,
+    ids,
+    phone,
+    prefer,
+    press,
+    scroll_to,
+    text,
+    told,
+    wait_for,
+)
 from report_runs import TASK, confidences, reviews, write_run
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import alert_is_present
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 from test_report import HOSTILE
 
 from icm_client.data import JsonValue, read_rows
@@ -22,16 +33,6 @@ from icm_client.data.job import Job
 from icm_client.record.archive import Run
 from icm_client.report.report import write_report
 from icm_client.runs.labels_file import read_pins, read_start
-
-SHIFTS = """
-  const done = arguments[0];
-  let sum = 0;
-  new PerformanceObserver((list) => {
-    for (const entry of list.getEntries()) sum += entry.value;
-  }).observe({ type: "layout-shift", buffered: true });
-  requestAnimationFrame(() => setTimeout(() => done(sum), 300));
-"""
-"""Adds up what moved, whether or not a person had just typed."""
 
 
 @pytest.fixture(scope="module")
@@ -82,47 +83,6 @@ def requests(driver: Chrome) -> set[str]:
     return {url for url in urls if not url.startswith(("data:", "blob:"))}
 
 
-IN_SIGHT = """
-  const head = document.querySelector("#rows thead").getBoundingClientRect().bottom;
-  const end = document.getElementById("rows-box").getBoundingClientRect().bottom;
-  return [...document.querySelectorAll("#rows tbody tr[data-row]")]
-    .map((row) => [row.getBoundingClientRect(), row.querySelector(".open").textContent])
-    .filter(([place]) => place.top >= head - 1 && place.bottom <= end + 1)
-    .sort(([a], [b]) => a.top - b.top)
-    .map(([, id]) => id);
-"""
-"""The ids of the rows that can be seen whole, from the top."""
-
-
-def ids(driver: Chrome) -> list[str]:
-    return list(driver.execute_script(IN_SIGHT))
-
-
-def scroll_to(driver: Chrome, share: float) -> None:
-    """Scroll the table to this share of its height, and wait for the frame that shows it."""
-    driver.execute_async_script(
-        "const box = document.getElementById('rows-box');"
-        "box.scrollTop = arguments[0] * (box.scrollHeight - box.clientHeight);"
-        "requestAnimationFrame(() => requestAnimationFrame(arguments[1]));",
-        share,
-    )
-
-
-def click(driver: Chrome, selector: str) -> None:
-    element = driver.find_element(By.CSS_SELECTOR, selector)
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-    element.click()
-
-
-def text(driver: Chrome, selector: str) -> str:
-    return driver.find_element(By.CSS_SELECTOR, selector).text
-
-
-def press(driver: Chrome, *keys: str) -> None:
-    for key in keys:
-        driver.switch_to.active_element.send_keys(key)
-
-
 def sort_state(driver: Chrome) -> dict[str, str]:
     headers = driver.find_elements(By.CSS_SELECTOR, "th[aria-sort]")
     found = {
@@ -136,10 +96,6 @@ def sort_state(driver: Chrome) -> dict[str, str]:
 
 def least_certain(n: int) -> list[str]:
     return [f"r{i}" for i in sorted(range(n), key=confidences(n).__getitem__)]
-
-
-def wait_for(driver: Chrome, what: Callable[[Chrome], Any]) -> Any:
-    return WebDriverWait(driver, 10).until(what)
 
 
 def download(driver: Chrome, place: Path, button: str, name: str) -> Path:

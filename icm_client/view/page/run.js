@@ -7,6 +7,7 @@
   const home = `/runs/${encodeURIComponent(run)}`;
   const { bar, show: showBar } = balanceBar();
   byId("balance-bar").append(bar);
+  const stop = byId("stop");
   let line = null;
 
   // ---- how it goes
@@ -17,7 +18,6 @@
     for (const field of fields) setText(field, words[field.dataset.live] ?? "");
     fields.find((field) => field.dataset.live === "state").className = `state ${words.state}`;
     byId("progress").hidden = labelled && now.state === "done";
-    if (!readOnly) byId("stop").hidden = now.state !== "running";
     const share = now.total ? now.done / now.total : 0;
     const meter = byId("meter");
     meter.classList.toggle("idle", now.state !== "running");
@@ -76,32 +76,53 @@
   };
   if (labelled) openRows().catch((error) => { byId("deck-text").textContent = `The rows cannot be shown: ${error.message}`; });
 
-  again?.addEventListener("click", async () => {
-    again.disabled = true;
-    const said = byId("again-said");
-    said.textContent = "Starting\u2026";
-    try {
-      await post(`${home}/again`, {});
-      said.textContent = "Started. Its page opens as soon as it has begun.";
-    } catch (error) {
-      said.textContent = error.message;
-    }
+  // ---- what is started and stopped from here
+  const said = byId("again-said");
+  const runs = startedRuns((child) => {
+    said.textContent = child.said || "The run ended before it began.";
     again.disabled = checks.size === 0;
   });
-  byId("stop")?.addEventListener("click", async (event) => {
-    event.target.disabled = true;
+  const offerStop = () => {
+    if (stop) stop.hidden = line.state !== "running" || !runs.of(line.process)?.running;
+  };
+  again?.addEventListener("click", async () => {
+    again.disabled = true;
+    said.textContent = "Starting\u2026";
     try {
-      await post(`${home}/stop`, {});
+      runs.await(await post(`${home}/again`, {}));
+      said.textContent = "Started: its page opens as soon as the server has answered.";
+    } catch (error) {
+      said.textContent = error.message;
+      again.disabled = checks.size === 0;
+    }
+  });
+  stop?.addEventListener("click", async () => {
+    stop.disabled = true;
+    try {
+      await post(`/children/${runs.of(line.process).id}/stop`, {});
     } catch (error) {
       fields.find((field) => field.dataset.live === "reason").textContent = error.message;
     }
-    event.target.disabled = false;
+    stop.disabled = false;
   });
+  const readChildren = async () => {
+    try {
+      const answer = await fetch("/children.json");
+      if (!answer.ok) return;
+      for (const child of (await answer.json()).children) runs.child(child);
+      offerStop();
+    } catch { /* asked again when the server is heard again */ }
+  };
 
   listen({
-    run(now) { if (now.name === run) changed(now); },
+    run(now) {
+      if (now.name === run) changed(now);
+      runs.run(now);
+      offerStop();
+    },
+    child(child) { runs.child(child); offerStop(); },
     gone({ name }) { if (name === run) location.assign("/"); },
     checks(said) { if (said.run === run) checks?.heard?.(said); },
-    open() { checks?.read?.(); },
+    open() { checks?.read?.(); readChildren(); },
   });
 }
