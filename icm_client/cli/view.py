@@ -70,7 +70,7 @@ def view_command(
     try:
         from icm_client.view.serve import serve  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
+        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
             raise
         raise SetupError(
             "icm-client view needs starlette and uvicorn: pip install 'icm-client[view]'"
