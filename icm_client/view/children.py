@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +38,8 @@ _CHILDREN: Final = "children.jsonl"
 _CHILD: Final = "child"
 _PREVIEW_S: Final = 60.0
 _MOST_FILES: Final = 500
+_MOST_FOLDERS: Final = 2_000
+"""That a form offers, and that are looked through for them: the folder may be a whole home."""
 _TASK_FILE: Final = ".toml"
 
 
@@ -262,11 +265,10 @@ _NUMBERS: Final = ("seed", "limit")
 def files_to_label(folder: Path, base: Path) -> dict[str, list[str]]:
     """Return what a form can choose from: `data` and `task` files within `folder`, not in `base`.
 
-    Folders whose name begins with a dot are left out, and so is what comes after many files.
+    Folders whose name begins with a dot are left out, and so is what comes after very many.
     """
     found: dict[str, list[str]] = {"data": [], "task": list(builtin_names())}
-    left = _MOST_FILES
-    for at, folders, names in os.walk(folder):
+    for at, folders, names in islice(os.walk(folder), _MOST_FOLDERS):
         here = Path(at)
         folders[:] = sorted(
             one
@@ -277,8 +279,7 @@ def files_to_label(folder: Path, base: Path) -> dict[str, list[str]]:
             kind = "task" if name.endswith(_TASK_FILE) else "data"
             if kind == "task" or _is_data(name):
                 found[kind].append(str((here / name).relative_to(folder)))
-                left -= 1
-        if left <= 0:
+        if len(found["data"]) >= _MOST_FILES:
             break
     return found
 
