@@ -10,6 +10,7 @@ RECORD: Final = "run.json"
 JOURNAL: Final = "journal.jsonl"
 LABELS: Final = "labels.jsonl"
 RESULT: Final = "result.json"
+CHECKED: Final = "checked.jsonl"
 REPORT: Final = "report.html"
 LOCK: Final = "lock"
 
