@@ -21,7 +21,7 @@ _BACK: Final = ("\x1b[D", "\x1bOD", "\x1b[A", "\x1bOA", "b", "\x7f")
 """The arrows to the left and up, in both ways that terminals send them; b; and backspace."""
 
 _SKIP: Final = ("\x1b[C", "\x1bOC", "\x1b[B", "\x1bOB", "s")
-_QUIT: Final = ("q", "\x04", "")
+_QUIT: Final = "q"
 _LABEL_KEYS: Final = "123456789acdefghijklmnoprtuvwxyz"
 
 
@@ -121,8 +121,8 @@ def _ask(run: Run, asked: Sequence[Asked], by: str) -> None:
         click.echo(row.prompt)
         said = f"  (you said {answers[at]})" if at in answers else ""
         click.echo(f"{listed}  \u2190 back  s skip  q quit{said}")
-        key = next(key for key in keys if key in (*labels, *_BACK, *_SKIP, *_QUIT))
-        if key in _QUIT:
+        key = next(key for key in keys if key in (*labels, *_BACK, *_SKIP, _QUIT))
+        if key == _QUIT:
             break
         if key in _BACK:
             at = max(at - 1, 0)
@@ -137,10 +137,16 @@ def _ask(run: Run, asked: Sequence[Asked], by: str) -> None:
 
 
 def _keys() -> Iterator[str]:
-    """Each key that is pressed; an arrow is one, although it is several characters."""
+    """Each key that is pressed; an arrow is one, although it is several characters.
+
+    Where the terminal is gone or Ctrl-D was pressed, the key to quit.
+    """
     while True:
-        pressed = click.getchar()
-        yield from [pressed] if pressed.startswith("\x1b") or not pressed else pressed
+        try:
+            pressed = click.getchar() or _QUIT
+        except EOFError:
+            pressed = _QUIT
+        yield from [pressed] if pressed.startswith("\x1b") else pressed
 
 
 def _tell(run: Run, asked: Sequence[Asked], answers: dict[int, str]) -> None:

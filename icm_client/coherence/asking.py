@@ -73,7 +73,7 @@ def order_to_ask(
     margins = log_probs[items, labels] - others[items, rivals]
     free = np.flatnonzero((answers == UNLABELLED) & ~np.isnan(margins))
     rising = free[np.argsort(margins[free], kind="stable")]
-    uncertain = rising[:MOST_UNCERTAIN]
+    uncertain = rising[: max(MOST_UNCERTAIN, budget)]
     surest = [rising[labels[rising] == k][: -MOST_SURE - 1 : -1] for k in range(n_labels)]
     answered = np.flatnonzero(answers != UNLABELLED)
     compared = np.unique(np.concatenate([uncertain, *surest, answered]))
@@ -82,8 +82,9 @@ def order_to_ask(
         for k in range(n_labels):
             if number >= (answers == k).sum() and len(chosen.found) < budget:
                 chosen.take(surest[k], 1, "names")
-    while (left := budget - len(chosen.found)) and chosen.take(uncertain, left, "uncertain"):
-        chosen.let_all_in()
+    while left := budget - len(chosen.found):
+        if not chosen.take(uncertain, left, "uncertain") and not chosen.let_all_in():
+            break
     return chosen.found
 
 
@@ -117,9 +118,11 @@ class _Chosen:
                 break
         return len(self.found) - before
 
-    def let_all_in(self) -> None:
-        """From here on items that read like others are chosen too."""
+    def let_all_in(self) -> bool:
+        """From here on an item that reads like one before may be chosen too; whether any waited."""
+        waited = bool((self._passed & ~self._asked).any())
         self._passed = self._asked.copy()
+        return waited
 
     def _alike(self, place: int) -> BoolArray:
         alike: BoolArray = self._vectors @ self._vectors[place] >= ALIKE

@@ -24,7 +24,8 @@ from icm_client.record.run_labels import RunLabels, read_labels
 _WORDS = 512
 """Numbers that stand for a row: each word adds to one of them."""
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W\d_]+")
+"""Without digits: numbers are what tells rows of one wording apart."""
 
 
 @dataclass(frozen=True, slots=True)
