@@ -1,7 +1,10 @@
 """`icm-client ask`: the rows that a person's answers tell a run most about, one key a row."""
 
+import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +25,7 @@ _BACK: Final = ("\x1b[D", "\x1bOD", "\x1b[A", "\x1bOA", "b", "\x7f")
 
 _SKIP: Final = ("\x1b[C", "\x1bOC", "\x1b[B", "\x1bOB", "s")
 _QUIT: Final = "q"
+_KEY: Final = re.compile(r"\x1b[\[O].|.", re.DOTALL)
 _LABEL_KEYS: Final = "123456789acdefghijklmnoprtuvwxyz"
 
 
@@ -114,42 +118,54 @@ def _ask(run: Run, asked: Sequence[Asked], by: str) -> None:
     listed = "  ".join(f"{key} {word}" for key, word in labels.items())
     checks = keep_pins(run)
     answers: dict[int, str] = {}
-    at, keys = 0, _keys()
-    while at < len(asked):
-        row = asked[at]
-        click.secho(f"\n{at + 1} of {len(asked)}: row {row.id}, {row.reason}", bold=True)
-        click.echo(row.prompt)
-        said = f"  (you said {answers[at]})" if at in answers else ""
-        click.echo(f"{listed}  \u2190 back  s skip  q quit{said}")
-        key = next(key for key in keys if key in (*labels, *_BACK, *_SKIP, _QUIT))
-        if key == _QUIT:
-            break
-        if key in _BACK:
-            at = max(at - 1, 0)
-            continue
-        if key in labels:
-            checks.add(row.id, labels[key], by)
-            answers[at] = labels[key]
-            other = "" if labels[key] == row.label else f" (the run says {row.label})"
-            click.echo(f"{labels[key]}{other}")
-        at += 1
+    at = 0
+    with _pressed() as keys:
+        while at < len(asked):
+            row = asked[at]
+            click.secho(f"\n{at + 1} of {len(asked)}: row {row.id}, {row.reason}", bold=True)
+            click.echo(row.prompt)
+            said = f"  (you said {answers[at]})" if at in answers else ""
+            click.echo(f"{listed}  \u2190 back  s skip  q quit{said}")
+            key = next(key for key in keys if key in (*labels, *_BACK, *_SKIP, _QUIT))
+            if key == _QUIT:
+                break
+            if key in labels:
+                checks.add(row.id, labels[key], by)
+                answers[at] = labels[key]
+                other = "" if labels[key] == row.label else f" (the run says {row.label})"
+                click.echo(f"{labels[key]}{other}")
+            at = max(at - 1, 0) if key in _BACK else at + 1
     _tell(run, asked, answers)
 
 
-def _keys() -> Iterator[str]:
-    """Each key that is pressed; an arrow is one, although it is several characters.
+@contextmanager
+def _pressed() -> Iterator[Iterator[str]]:
+    """Give each key that is pressed, without Enter; an arrow is one, although it is three letters.
 
-    Where the terminal is gone or Ctrl-D was pressed, the key to quit.
+    Within the block no key is lost that is pressed before it is asked for. Where the terminal has
+    gone, or Ctrl-D is pressed, the key to quit.
     """
-    while True:
-        try:
-            pressed = click.getchar() or _QUIT
-        except EOFError:
-            pressed = _QUIT
-        yield from [pressed] if pressed.startswith("\x1b") else pressed
+    try:
+        # Not on Windows.
+        import termios  # noqa: PLC0415
+        import tty  # noqa: PLC0415
+    except ImportError:
+        yield iter(click.getchar, None)
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    tty.setcbreak(terminal, termios.TCSANOW)
+    try:
+        yield (
+            key if key != "\x04" else _QUIT
+            for pressed in iter(lambda: os.read(terminal, 64).decode(errors="replace"), None)
+            for key in _KEY.findall(pressed) or [_QUIT]
+        )
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
-def _tell(run: Run, asked: Sequence[Asked], answers: dict[int, str]) -> None:
+def _tell(run: Run, asked: Sequence[Asked], answers: Mapping[int, str]) -> None:
     """What was said, and how to go on."""
     changed = sum(asked[at].label != said for at, said in answers.items())
     click.echo(f"\n{len(answers)} of {len(asked)} rows answered, {changed} with another label.")

@@ -82,7 +82,7 @@ def test_a_run_without_labels_says_how_to_get_some() -> None:
             )
         )
     (run,) = list_runs(Path("runs")).runs
-    with pytest.raises(InputError, match="no labels yet. Continue it"):
+    with pytest.raises(InputError, match="no labels yet"):
         choose_rows(run, 5)
     with pytest.raises(InputError, match="at least 1 row"):
         choose_rows(run, 0)
