@@ -17,7 +17,7 @@ from icm_client.coherence.problem import UNLABELLED, BoolArray, FloatArray, IntA
 
 SURE: Final = 2
 """Answers for each label that sure items are to give; fewer of many labels, so that half of the
-budget is left. docs/asking.md has what one, two and three of them do."""
+budget is left. docs/asking.md has what they bring and cost."""
 
 ALIKE: Final = 0.7
 """The cosine of two items' vectors from which on they read alike."""

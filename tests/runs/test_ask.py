@@ -22,7 +22,7 @@ def found(seed: int = 0, **options: object) -> tuple[Labels, Run]:
     """Label planted reviews for real."""
     rows = data(reviews(32))
     labelled = partial(label, rows, task=TASK, endpoint=planted(), seed=seed, store="store")
-    labels: Labels = anyio.run(partial(labelled, runs="runs", **options))  # type: ignore[arg-type]
+    labels: Labels = anyio.run(partial(labelled, runs="runs", **options))
     assert labels.run is not None
     return labels, read_folder(labels.run)
 
