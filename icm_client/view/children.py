@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -145,7 +146,8 @@ class Children:
         """
         for event in read(self._folder / _CHILDREN):
             if event["id"] == child_id and self._lives(event):
-                os.kill(event["process"], signal.SIGINT)
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(event["process"], signal.SIGINT)
                 return
         raise InputError("nothing of that name was started here and still runs")
 
