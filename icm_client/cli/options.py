@@ -23,6 +23,7 @@ from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.data.sources import Files
 from icm_client.endpoints import KINDS as SERVER_KINDS
 from icm_client.endpoints import GoodNeighbour, Kind, RetryPolicy, TransportSettings
+from icm_client.endpoints.settings import Connections
 from icm_client.errors import InputError
 from icm_client.runs.labels_file import KINDS as STARTS
 from icm_client.runs.presets import Preset, Settings, TrainedSettings, preset_settings
@@ -233,6 +234,12 @@ _SERVER_OPTIONS = (
 
 _WIRE_OPTIONS = (
     click.option(
+        "--transport",
+        type=click.Choice(get_args(Connections)),
+        help="Whose connections requests go over: aiohttp, or httpx2, slower, for SOCKS proxies, "
+        "HTTP/2, and machines without aiohttp. [default: aiohttp where it is installed]",
+    ),
+    click.option(
         "--max-in-flight",
         type=click.IntRange(1),
         default=_TRANSPORT.max_in_flight,
@@ -273,12 +280,14 @@ def _server(
     kind: Kind | None,
     allow_floor: bool,
     context_length: int | None,
+    transport: Connections | None = None,
     max_in_flight: int = _TRANSPORT.max_in_flight,
     good_neighbour: int | None = None,
     attempt_timeout: float = _RETRY.attempt_timeout_s,
     item_timeout: float = _RETRY.item_timeout_s,
 ) -> Server:
-    transport = TransportSettings(
+    settings = TransportSettings(
+        transport=transport,
         retry=RetryPolicy(attempt_timeout_s=attempt_timeout, item_timeout_s=item_timeout),
         max_in_flight=max_in_flight,
         good_neighbour=None if good_neighbour is None else GoodNeighbour(queue=good_neighbour),
@@ -290,7 +299,7 @@ def _server(
         allow_floor=allow_floor,
         context_length=context_length,
         gguf=gguf,
-        transport=transport,
+        transport=settings,
     )
 
 
