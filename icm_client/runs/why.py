@@ -312,6 +312,7 @@ async def explain(
                 context, pool = next(half for half in reader.halves() if item in half[1])
                 left = reads - len(wordings) - 1
                 effects = await reader.effects(context, pool, witnesses, left, item)
+                reader.check(item)
                 labels = (int(reader.labels[item]), int(effects.others[0]))
                 fallen = await wording_effects(context, item, wordings, labels, reader.scorer)
             identity = server.identity
