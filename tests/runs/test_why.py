@@ -185,10 +185,10 @@ async def test_the_rows_that_teach_most_come_first(tmp_path: Path) -> None:
     assert effects == sorted(effects, reverse=True)
     assert {one.row for one in found.rows[:2]} == {"r8", "r11"}
     assert all(one.effect == pytest.approx(1.36, abs=0.1) for one in found.rows[:2])
-    # Each of the others does its share of the planted strength, 4 nats over some 22 demos, twice.
-    assert all(one.effect == pytest.approx(0.36, abs=0.1) for one in found.rows[2:-1])
+    # Each of the others does its share of the planted strength: 4 nats over 14 or 24 demos, twice.
+    assert {round(one.effect, 2) for one in found.rows[2:-1]} == {0.57, 0.33}
     assert found.rows[-1].row == "r20"
-    assert found.rows[-1].effect == pytest.approx(-0.36, abs=0.1)
+    assert found.rows[-1].effect == pytest.approx(-0.33, abs=0.01)
     assert found.rows[-1].helped < 0.1
     assert found.speak_for == pytest.approx(1 - 1 / len(found.rows))
     assert found.of_a_tenth is not None
