@@ -144,7 +144,8 @@ def print_explanation(found: Explanation) -> None:
         "relabelled": [f"{one.relabelled:+.2f}" for one in demos],
         "": [beginning(one.text, _TEXT) for one in demos],
     }
-    print_table(table_that_fits(columns, drop=("",), numbers={"left out", "relabelled"}))
+    if demos:
+        print_table(table_that_fits(columns, drop=("",), numbers={"left out", "relabelled"}))
     if found.unread:
         most = found.unread_effect
         blocks = (
@@ -183,13 +184,13 @@ def _print_teaching(found: Teaching) -> None:
         "demo": [str(one.row) for one in rows],
         "label": [one.label for one in rows],
         "teaches": [f"{one.effect:+.3f}" for one in rows],
-        "its own": [f"{one.own:+.3f}" for one in rows],
-        "others": [f"{one.others:+.3f}" for one in rows],
+        "same label": [f"{one.own:+.3f}" for one in rows],
+        "other labels": [f"{one.others:+.3f}" for one in rows],
         "helps": [share(one.helped) for one in rows],
         "": [beginning(one.text, _TEXT) for one in rows],
     }
     print_table(table_that_fits(columns, drop=("", "helps"), numbers=columns.keys() - {"demo", ""}))
-    click.echo(f"\n{found.sentence()} ({found.read_by} rows each).")
+    click.echo(f"\n{found.sentence()}.")
     if found.unread:
         click.echo(f"{found.unread} demos were not tried: --reads tries more")
 

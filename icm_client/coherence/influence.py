@@ -75,8 +75,8 @@ async def demo_effects(
         n_labels: `K`.
         target: the item that is asked about; None for the witnesses, each of them.
         leave_out: whether demos are left out one by one, too, and not relabelled alone.
-        reads: of a target in a context, at most, but for one block. What none are left for is not
-            read.
+        reads: of a target in a context at most, but for the first block; where none are left,
+            demos are not read.
 
     Raises:
         EndpointError, ScoreError: whatever `score` raises.
@@ -108,16 +108,15 @@ async def demo_effects(
 
     by_block = odds(given) - odds(given_bare)
     strength = np.abs(by_block[:, : len(asked) or None]).mean(axis=1)
-    tries: list[_Try] = []
-    for number in np.argsort(-strength, kind="stable").tolist():
-        further = [
-            _Try(int(demo), number, drop, changed(whole[number], place, n_labels, drop=drop))
-            for drop in ((True, False) if leave_out else (False,))
-            for place, demo in enumerate(blocks[number], start=len(bare[number]))
-        ]
-        if (2 * len(blocks) + len(tries) + len(further)) * len(targets) > reads:
-            break
-        tries += further
+    kinds = (True, False) if leave_out else (False,)
+    tries = [
+        _Try(int(demo), number, drop, changed(whole[number], place, n_labels, drop=drop))
+        for number in np.argsort(-strength, kind="stable").tolist()
+        for place, demo in enumerate(blocks[number], start=len(bare[number]))
+        for drop in kinds
+    ]
+    affordable = max(0, reads // len(targets) - 2 * len(blocks)) // len(kinds)
+    tries = tries[: affordable * len(kinds)]
     shape = (len(context), len(targets))
     without_block, left_out, relabelled = (np.full(shape, np.nan) for _ in range(3))
     for block, effect in zip(blocks, by_block, strict=True):

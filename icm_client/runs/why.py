@@ -201,10 +201,14 @@ class Teaching:
 
     def sentence(self) -> str:
         """Return in a sentence what was found."""
-        tenth = "" if self.of_a_tenth is None else f", a tenth of them {self.of_a_tenth:.0%} of it"
+        tenth = (
+            ""
+            if self.of_a_tenth is None
+            else f"; the most teaching tenth does {self.of_a_tenth:.0%} of what all do for them"
+        )
         return (
-            f"{self.speak_for:.0%} of {len(self.rows):,} demos speak for the labels of the rows "
-            f"that they are shown to{tenth}"
+            f"{self.speak_for:.0%} of {len(self.rows):,} demos speak for the labels of the "
+            f"{self.read_by} rows that each was shown to{tenth}"
         )
 
 

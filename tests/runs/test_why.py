@@ -194,7 +194,7 @@ async def test_the_rows_that_teach_most_come_first(tmp_path: Path) -> None:
     assert found.of_a_tenth is not None
     assert found.of_a_tenth > 0.2
     assert (found.read_by, found.unread) == (12, 0)
-    assert "speak for the labels of the rows" in found.sentence()
+    assert "speak for the labels of the 12 rows that each was shown to; the" in found.sentence()
     with pytest.raises(InputError, match="8 rows at least"):
         await teaching(plan_why(run.path), 7, endpoint=endpoint, store=tmp_path / "store")
     with pytest.raises(InputError, match="too few to show a demo"):
