@@ -1,6 +1,6 @@
 """Which demos a label hangs on, over models whose answers are a formula."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from icm_client.coherence.influence import (
     wording_effects,
 )
 from icm_client.coherence.problem import Context, Demo, FloatArray, IntArray, Query
+from icm_client.scoring.planner import optimal_tokens
 
 DEMOS, WITNESSES, TARGET = 16, 8, 24
 LABELS = np.array([n % 2 for n in range(25)])
@@ -39,7 +40,7 @@ class Teachers:
 
     def _of(self, query: Query) -> FloatArray:
         scores = np.zeros(self.n_labels)
-        scores[LABELS[query.target]] = 1.0
+        scores[query.target % 2] = 1.0
         for item, label in query.context:
             scores[label] += self.lean
             if query.target == TARGET:
@@ -138,6 +139,25 @@ async def test_three_labels_are_held_against_the_likeliest_other() -> None:
     assert found.left_out[:, 0] == pytest.approx([1.0, -0.5, 0, 0, 0, 0])
     # Relabelled, demo 0 speaks for label 1, and demo 1 for label 2 and no longer for label 1.
     assert found.relabelled[:, 0] == pytest.approx([2.0, -0.5, 0, 0, 0, 0])
+
+
+async def test_demos_that_are_tried_at_the_end_cost_less_than_where_they_stand() -> None:
+    labels = np.array([n % 2 for n in range(80)])
+    context = tuple(Demo(item, item % 2) for item in range(64))
+    score = Teachers({})
+    await demo_effects(
+        context, labels, np.array([66, 67]), score, n_labels=2, target=65, reads=10_000
+    )
+    where_they_stand = [
+        changed(context, place, 2, drop=drop) for place in range(64) for drop in (True, False)
+    ]
+
+    def tokens(contexts: Iterable[Context]) -> int:
+        return optimal_tokens(
+            [tuple(100 * item + label for item, label in one) for one in contexts]
+        )
+
+    assert tokens({query.context for query in score.asked}) < tokens(where_they_stand) / 4
 
 
 def test_a_changed_context_by_hand() -> None:
