@@ -124,7 +124,7 @@ def why_command(
         print_json(asdict(found))
         return
     if isinstance(found, Explanation):
-        print_explanation(found)
+        _print_explanation(found)
     else:
         _print_teaching(found)
     stats = found.stats
@@ -133,15 +133,15 @@ def why_command(
         click.echo(f"Note: {notice}.", err=True)
 
 
-def print_explanation(found: Explanation) -> None:
+def _print_explanation(found: Explanation) -> None:
     """Print what carries a row's label: demos, words, and what other runs say."""
     click.echo(f"{found.sentence()}.\n")
     demos = _ends([(one.relabelled, one) for one in found.demos])
     columns = {
         "demo": [str(one.row) for one in demos],
         "label": [one.label for one in demos],
-        "left out": [f"{one.left_out:+.2f}" for one in demos],
-        "relabelled": [f"{one.relabelled:+.2f}" for one in demos],
+        "left out": [f"{one.left_out:+.3f}" for one in demos],
+        "relabelled": [f"{one.relabelled:+.3f}" for one in demos],
         "": [beginning(one.text, _TEXT) for one in demos],
     }
     if demos:

@@ -11,7 +11,7 @@ prompt. So no effect shown here follows from a rule: it is what the model makes 
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -68,14 +68,14 @@ class CarryingDemo:
     """A row as a demo with its label, and what it does for another row's label.
 
     `left_out` and `relabelled` are by how many nats that one's log-odds fall without the demo, and
-    with another label of it; under 0 they rise.
+    with another label of it; under 0 they rise. Each order of a pair is a demo of its own.
     """
 
     row: str | int
     label: str
+    text: str
     left_out: float
     relabelled: float
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +155,21 @@ class TeachingRow:
     Attributes:
         row: its id.
         label: that it is shown with.
+        text: what it says.
         effect: nats by which their log-odds fall where it has another label, on average; under 0
             it speaks against the others' labels.
         own: of rows of its label.
         others: of rows of other labels.
         helped: share of the rows whose log-odds fall.
-        text: what it says.
     """
 
     row: str | int
     label: str
+    text: str
     effect: float
     own: float
     others: float
     helped: float
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,14 +333,11 @@ async def explain(
         shown=len(context),
         demos=tuple(
             CarryingDemo(
-                one.id,
-                words[context[demo].label],
+                *_named(planned, context[demo].item),
                 float(effects.left_out[demo, 0]),
                 float(effects.relabelled[demo, 0]),
-                text_of(one, job.task)[:_TEXT],
             )
             for demo in read.tolist()
-            for one in (job.dataset.rows[job.items[context[demo].item].row],)
         ),
         unread=len(unread),
         unread_effect=None if np.isnan(most) else most,
@@ -388,24 +385,7 @@ async def teaching(
                     for context, pool in reader.halves()
                 ]
             identity = server.identity
-    taught = []
-    for one in read:
-        own = reader.labels[one.targets]
-        for (item, label), effects in zip(one.context, one.relabelled, strict=True):
-            if np.isnan(effects).any():
-                continue
-            row = job.dataset.rows[job.items[item].row]
-            taught.append(
-                TeachingRow(
-                    row.id,
-                    job.labels[label],
-                    float(effects.mean()),
-                    float(effects[own == label].mean()),
-                    float(effects[own != label].mean()),
-                    float((effects > 0).mean()),
-                    text_of(row, job.task)[:_TEXT],
-                )
-            )
+    taught = [row for one in read for row in _taught(planned, reader.labels, one)]
     if not taught:
         raise InputError(
             f"{reads} reads are too few to show a demo to {rows // 2} rows: allow more"
@@ -550,6 +530,26 @@ async def _reader(
 def text_of(row: Row, task: Task) -> str:
     """What the template shows of a row, in one line."""
     return " ".join(" ".join(str(row.fields[name]) for name in task.template_fields).split())
+
+
+def _taught(planned: Planned, labels: IntArray, found: DemoEffects) -> Iterator[TeachingRow]:
+    """The demos that were tried."""
+    own = labels[found.targets]
+    for (item, label), effects in zip(found.context, found.relabelled, strict=True):
+        if not np.isnan(effects).any():
+            yield TeachingRow(
+                *_named(planned, item),
+                float(effects.mean()),
+                float(effects[own == label].mean()),
+                float(effects[own != label].mean()),
+                float((effects > 0).mean()),
+            )
+
+
+def _named(planned: Planned, item: int) -> tuple[str | int, str, str]:
+    """A demo's id, label and text; of a pair shown the other way round those of its own order."""
+    one = planned.found.rows[planned.job.items[item].row]
+    return one.row.id, one.label, text_of(one.row, planned.job.task)[:_TEXT]
 
 
 def spans_of(row: Row, task: Task, most: int) -> tuple[CarryingSpan, ...]:

@@ -10,6 +10,7 @@ from planted_reviews import TASK
 from several_runs import ROWS, gold, mistaken, model, rows, run_of
 from test_failed_rows import Poisoned
 
+from icm_client import Task, label
 from icm_client.data import Row
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run
@@ -55,9 +56,9 @@ class Teachers(PlantedConcept):
 
     def label_log_probs(self, demos: Sequence[tuple[str, int]], target: str) -> list[float]:
         scores = super().label_log_probs(demos, target)
-        for shown, label in demos:
+        for shown, said in demos:
             if shown in self._taught.get(target, ()):
-                scores[label] += self._nats
+                scores[said] += self._nats
         return log_softmax(scores)
 
 
@@ -167,9 +168,9 @@ class Loud(PlantedConcept):
 
     def label_log_probs(self, demos: Sequence[tuple[str, int]], target: str) -> list[float]:
         scores = super().label_log_probs(demos, target)
-        for shown, label in demos:
+        for shown, said in demos:
             if shown in self.loud:
-                taught = label if self.classes[shown] == self.classes[target] else 1 - label
+                taught = said if self.classes[shown] == self.classes[target] else 1 - said
                 scores[taught] += 0.5
         return log_softmax(scores)
 
@@ -203,6 +204,40 @@ async def test_the_rows_that_teach_most_come_first(tmp_path: Path) -> None:
         )
 
 
+PAIRS = Task(
+    template="First: {a}\nSecond: {b}\nBetter:",
+    labels=("first", "second"),
+    exchange=("a", "b"),
+)
+
+
+async def test_pairs_teach_under_the_labels_of_their_rows_and_no_row_itself(tmp_path: Path) -> None:
+    data = [{"id": f"r{n}", "a": f"text {n}", "b": f"answer {n}"} for n in range(32)]
+    better = [n * 7 % 5 % 2 for n in range(32)]
+    planted = {}
+    for row, one in zip(data, better, strict=True):
+        for a, b, which in (("a", "b", one), ("b", "a", 1 - one)):
+            planted[f"First: {row[a]}\nSecond: {row[b]}\nBetter:"] = which
+
+    class Listening(PlantedConcept):
+        def label_log_probs(self, demos: Sequence[tuple[str, int]], target: str) -> list[float]:
+            numbers = {target.split()[2]} & {shown.split()[2] for shown, _ in demos}
+            assert not numbers
+            return super().label_log_probs(demos, target)
+
+    endpoint = Listening(planted, PAIRS.label_texts, strength=4.0, meaning=1.5)
+    found = await label(
+        data, task=PAIRS, endpoint=endpoint, store=tmp_path / "store", runs=tmp_path / "runs"
+    )
+    words = {row.row.id: row.label for row in found.rows}
+    taught = await teaching(
+        plan_why(found.run or ""), 16, endpoint=endpoint, store=tmp_path / "store"
+    )
+    assert all(one.label == words[one.row] for one in taught.rows)
+    assert len({one.row for one in taught.rows}) < len(taught.rows)  # both orders
+    assert taught.speak_for == 1.0
+
+
 async def test_what_cannot_be_explained_is_refused(tmp_path: Path) -> None:
     run = await run_by(tmp_path, Teachers({}))
     with pytest.raises(InputError, match="has no row 'r99' with a label"):
@@ -223,7 +258,7 @@ async def test_what_cannot_be_explained_is_refused(tmp_path: Path) -> None:
 
 def test_a_text_is_cut_into_words_or_parts() -> None:
     row = Row("a", {"text": "one two  three\nfour five", "other": "alone", "n": 3}, 1)
-    task = type(TASK)(template="{text} {other} {n}", labels=("a", "b"))
+    task = Task(template="{text} {other} {n}", labels=("a", "b"))
     spans = spans_of(row, task, 32)
     assert [one.text for one in spans] == ["one", "two", "three", "four", "five"]
     assert all(str(row.fields["text"])[one.start : one.end] == one.text for one in spans)
