@@ -140,12 +140,13 @@ def _print_explanation(found: Explanation) -> None:
     columns = {
         "demo": [str(one.row) for one in demos],
         "label": [one.label for one in demos],
-        "left out": [f"{one.left_out:+.3f}" for one in demos],
-        "relabelled": [f"{one.relabelled:+.3f}" for one in demos],
+        "left out": [_nats(one.left_out) for one in demos],
+        "relabelled": [_nats(one.relabelled) for one in demos],
         "": [beginning(one.text, _TEXT) for one in demos],
     }
     if demos:
         print_table(table_that_fits(columns, drop=("",), numbers={"left out", "relabelled"}))
+        _say_more(len(demos), len(found.demos))
     if found.unread:
         most = found.unread_effect
         blocks = (
@@ -157,9 +158,10 @@ def _print_explanation(found: Explanation) -> None:
         click.echo()
         columns = {
             "words": [beginning(one.text, _TEXT) for one in spans],
-            "left out": [f"{one.effect:+.2f}" for one in spans],
+            "left out": [_nats(one.effect) for one in spans],
         }
         print_table(table_that_fits(columns, drop=(), numbers={"left out"}))
+        _say_more(len(spans), len(found.spans))
     if found.beside:
         click.echo()
         columns = {
@@ -178,18 +180,28 @@ def _ends(found: Sequence[tuple[float | None, _One]]) -> list[_One]:
     return [*(one for _, one in ordered[:_SHOWN]), *against[-_SHOWN:]]
 
 
+def _say_more(shown: int, every: int) -> None:
+    if shown < every:
+        click.echo(f"and {every - shown:,} more; --json has them all")
+
+
+def _nats(effect: float | None) -> str:
+    return "-" if effect is None else f"{effect:+.3f}"
+
+
 def _print_teaching(found: Teaching) -> None:
     rows = _ends([(one.effect, one) for one in found.rows])
     columns = {
         "demo": [str(one.row) for one in rows],
         "label": [one.label for one in rows],
-        "teaches": [f"{one.effect:+.3f}" for one in rows],
-        "same label": [f"{one.own:+.3f}" for one in rows],
-        "other labels": [f"{one.others:+.3f}" for one in rows],
+        "teaches": [_nats(one.effect) for one in rows],
+        "same label": [_nats(one.own) for one in rows],
+        "other labels": [_nats(one.others) for one in rows],
         "helps": [share(one.helped) for one in rows],
         "": [beginning(one.text, _TEXT) for one in rows],
     }
     print_table(table_that_fits(columns, drop=("", "helps"), numbers=columns.keys() - {"demo", ""}))
+    _say_more(len(rows), len(found.rows))
     click.echo(f"\n{found.sentence()}.")
     if found.unread:
         click.echo(f"{found.unread} demos were not tried: --reads tries more")

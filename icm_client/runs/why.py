@@ -21,13 +21,13 @@ import numpy as np
 from icm_client.coherence.calibration import certainty
 from icm_client.coherence.contexts import draw_demos, part_contexts
 from icm_client.coherence.influence import DemoEffects, demo_effects, reads_for, wording_effects
-from icm_client.coherence.problem import UNLABELLED, Context, IntArray
+from icm_client.coherence.problem import UNLABELLED, Context, FloatArray, IntArray
 from icm_client.coherence.settings import SweepSettings
 from icm_client.data import Row, Task
 from icm_client.data.job import Job
 from icm_client.data.messages import did_you_mean, shown
 from icm_client.endpoints import Endpoint, ServerIdentity
-from icm_client.errors import InputError
+from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run, find_run, list_runs
 from icm_client.record.comparison import label_records, labels_by_row
 from icm_client.record.explanations import keep_explanation
@@ -158,8 +158,8 @@ class TeachingRow:
         text: what it says.
         effect: nats by which their log-odds fall where it has another label, on average; under 0
             it speaks against the others' labels.
-        own: of rows of its label.
-        others: of rows of other labels.
+        own: of rows of its label; None where none were read.
+        others: of rows of other labels; likewise.
         helped: share of the rows whose log-odds fall.
     """
 
@@ -167,8 +167,8 @@ class TeachingRow:
     label: str
     text: str
     effect: float
-    own: float
-    others: float
+    own: float | None
+    others: float | None
     helped: float
 
 
@@ -278,7 +278,7 @@ async def explain(
     on_progress: Callable[[ScoringProgress], None] | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Explanation:
-    """Find out why a row has its label. The run's folder keeps the result, for its report.
+    """Find out why a row has its label. The run's folder keeps the result, where it can be written.
 
     Args:
         planned: the row.
@@ -291,7 +291,7 @@ async def explain(
 
     Raises:
         InputError: `reads` are too few, the run's rows are, or the server cannot read the row.
-        RunError, EndpointError, ScoreError, StoreError, RunStopped: as `icm_client.label`.
+        EndpointError, ScoreError, StoreError, RunStopped: as `icm_client.label`.
     """
     job, words = planned.job, planned.job.labels
     witnesses = max(_WITNESSES, len(words))
@@ -350,7 +350,10 @@ async def explain(
         notices=_notices(planned.found, identity),
         stats=reader.scorer.stats,
     )
-    keep_explanation(planned.run.path, asdict(explanation))
+    try:
+        keep_explanation(planned.run.path, asdict(explanation))
+    except RunError as error:  # of a folder that others may read only
+        return replace(explanation, notices=(*explanation.notices, f"not kept: {error}"))
     return explanation
 
 
@@ -534,14 +537,18 @@ def text_of(row: Row, task: Task) -> str:
 
 def _taught(planned: Planned, labels: IntArray, found: DemoEffects) -> Iterator[TeachingRow]:
     """The demos that were tried."""
+
+    def mean(some: FloatArray) -> float | None:
+        return float(some.mean()) if some.size else None
+
     own = labels[found.targets]
     for (item, label), effects in zip(found.context, found.relabelled, strict=True):
         if not np.isnan(effects).any():
             yield TeachingRow(
                 *_named(planned, item),
                 float(effects.mean()),
-                float(effects[own == label].mean()),
-                float(effects[own != label].mean()),
+                mean(effects[own == label]),
+                mean(effects[own != label]),
                 float((effects > 0).mean()),
             )
 

@@ -254,6 +254,10 @@ async def test_what_cannot_be_explained_is_refused(tmp_path: Path) -> None:
     (run.path / "why.jsonl").write_bytes(b"{}\n")
     with pytest.raises(RunError, match="explain no row"):
         read_explanations(run.path)
+    found = await explain(
+        plan_why(run.path, TAUGHT), reads=36, endpoint=Teachers({}), store=tmp_path / "store"
+    )
+    assert "not kept: " in found.notices[0]
 
 
 def test_a_text_is_cut_into_words_or_parts() -> None:
