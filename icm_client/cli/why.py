@@ -22,15 +22,14 @@ from icm_client.runs.server import Server
 from icm_client.runs.why import (
     READS,
     SPANS,
-    Explanation,
     Planned,
-    Teaching,
     explain,
     plan_why,
     spans_of,
     teaching,
     text_of,
 )
+from icm_client.runs.why_result import Explanation, Teaching
 from icm_client.scoring import ScoringProgress, open_store
 
 _SHOWN = 8  # demos and words for the label, and as many against it; rows that teach
@@ -195,8 +194,6 @@ def _print_teaching(found: Teaching) -> None:
         "demo": [str(one.row) for one in rows],
         "label": [one.label for one in rows],
         "teaches": [_nats(one.effect) for one in rows],
-        "same label": [_nats(one.own) for one in rows],
-        "other labels": [_nats(one.others) for one in rows],
         "helps": [share(one.helped) for one in rows],
         "": [beginning(one.text, _TEXT) for one in rows],
     }
