@@ -18,18 +18,18 @@ from icm_client.cli.run_options import json_option, runs_option
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining, ended_at_once
 from icm_client.cli.terminal import beginning, live_display, print_table, share, table_that_fits
+from icm_client.coherence.influence import reads_for
+from icm_client.coherence.settings import SweepSettings
 from icm_client.runs.server import Server
 from icm_client.runs.why import (
     READS,
-    SPANS,
     Planned,
     explain,
     plan_why,
-    spans_of,
     teaching,
     text_of,
 )
-from icm_client.runs.why_result import Explanation, Teaching
+from icm_client.runs.why_result import Explanation, OtherLabel, Teaching
 from icm_client.scoring import ScoringProgress, open_store
 
 _SHOWN = 8  # demos and words for the label, and as many against it; rows that teach
@@ -94,7 +94,7 @@ def why_command(
         raise click.UsageError("--beside goes with a row.")
     planned = plan_why(run_name, row, beside=beside, runs=base)
     if dry_run:
-        _show(planned, READS if reads is None else reads, rows, as_json=as_json)
+        _show(planned, reads, rows, as_json=as_json)
         return
 
     options = {} if reads is None else {"reads": reads}
@@ -161,13 +161,17 @@ def _print_explanation(found: Explanation) -> None:
         }
         print_table(table_that_fits(columns, drop=(), numbers={"left out"}))
         _say_more(len(spans), len(found.spans))
-    if found.beside:
+    _print_beside(found.beside)
+
+
+def _print_beside(beside: Sequence[OtherLabel]) -> None:
+    if beside:
         click.echo()
         columns = {
-            "other run": [one.run for one in found.beside],
-            "label": [one.label or "none" for one in found.beside],
-            "confidence": [share(one.confidence) for one in found.beside],
-            "kappa": ["-" if one.kappa is None else f"{one.kappa:.2f}" for one in found.beside],
+            "other run": [one.run for one in beside],
+            "label": [one.label or "none" for one in beside],
+            "confidence": [share(one.confidence) for one in beside],
+            "kappa": ["-" if one.kappa is None else f"{one.kappa:.2f}" for one in beside],
         }
         print_table(table_that_fits(columns, drop=(), numbers={"confidence", "kappa"}))
 
@@ -204,27 +208,22 @@ def _print_teaching(found: Teaching) -> None:
         click.echo(f"{found.unread} demos were not tried: --reads tries more")
 
 
-def _show(planned: Planned, reads: int, rows: int | None, *, as_json: bool) -> None:
+def _show(planned: Planned, reads: int | None, rows: int | None, *, as_json: bool) -> None:
     """Print what is known before anything is asked."""
+    if reads is None:
+        demos = SweepSettings().demos
+        reads = READS if rows is None else 2 * reads_for(demos, rows // 2, leave_out=False)
     job, number = planned.job, planned.number
-    labelled = None if number is None else planned.found.rows[number]
-    spans = () if labelled is None else spans_of(labelled.row, job.task, min(SPANS, reads // 8))
-    if as_json:
-        print_json(
-            {
-                "run": planned.run.name,
-                "row": None if labelled is None else labelled.row.id,
-                "label": None if labelled is None else labelled.label,
-                "reads": reads if rows is None else None,
-                "rows": rows,
-                "spans": [asdict(one) for one in spans],
-                "beside": [asdict(one) for one in planned.beside],
-            }
-        )
-    elif labelled is None:
-        click.echo(f"{rows:,} of {len(job.dataset.rows):,} rows would be read in two contexts.")
+    if number is None:
+        shown: dict[str, object] = {"rows": rows}
+        words = f"{rows:,} of {len(job.dataset.rows):,} rows, in two contexts"
     else:
-        click.echo(
-            f"{labelled.row.id}, labelled {labelled.label}: {text_of(labelled.row, job.task)}"
-        )
-        click.echo(f"At most {reads:,} reads, {len(spans) + 1} of them for its words.")
+        one = planned.found.rows[number]
+        shown = {"row": one.row.id, "label": one.label}
+        words = f"{one.row.id}, labelled {one.label}: {text_of(one.row, job.task)}"
+    if as_json:
+        beside = [asdict(one) for one in planned.beside]
+        print_json({"run": planned.run.name, **shown, "reads": reads, "beside": beside})
+        return
+    click.echo(f"{words}\nAt most {reads:,} reads.")
+    _print_beside(planned.beside)

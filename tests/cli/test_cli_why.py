@@ -74,18 +74,20 @@ def test_few_reads_and_another_run_beside(run: Run, tmp_path: Path) -> None:
     assert "demos were not tried one by one (" in done.stdout
     assert " nats a block at most): --reads tries more" in done.stdout
     assert any(line.startswith(other.name) for line in done.stdout.splitlines())
+    before = why(run.name, "r5", "--dry-run", "--beside", other.path).stdout
+    assert before.splitlines()[-1].startswith(other.name)
     fewest = why(run.name, "r5", "--reads", "36")
     assert "(not all of them in a block)" in fewest.stdout
 
 
 def test_an_explanation_as_json_and_a_dry_run(run: Run) -> None:
     planned = orjson.loads(why(run.name, "r5", "--dry-run", "--json").stdout)
-    assert (planned["row"], planned["reads"], len(planned["spans"])) == ("r5", 640, 4)
+    assert (planned["row"], planned["reads"], planned["beside"]) == ("r5", 640, [])
     assert not (run.path / "why.jsonl").exists()
     shown = why(run.name, "r5", "--dry-run").stdout.splitlines()
     assert shown == [
         f"r5, labelled {planned['label']}: words of row 5",
-        "At most 640 reads, 5 of them for its words.",
+        "At most 640 reads.",
     ]
     found = orjson.loads(why(run.name, "r5", "--json").stdout)
     assert found["command"] == "why"
@@ -96,7 +98,10 @@ def test_an_explanation_as_json_and_a_dry_run(run: Run) -> None:
 
 
 def test_the_rows_that_teach(run: Run) -> None:
-    assert "16 of 64 rows would be read" in why(run.name, "--rows", "16", "--dry-run").stdout
+    assert why(run.name, "--rows", "16", "--dry-run").stdout.splitlines() == [
+        "16 of 64 rows, in two contexts",
+        "At most 1,280 reads.",
+    ]
     done = why(run.name, "--rows", "16")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()

@@ -17,7 +17,7 @@ from icm_client.record.archive import Run
 from icm_client.record.explanations import read_explanations
 from icm_client.runs.why import explain, plan_why, spans_of, teaching
 from icm_client.testing import PlantedConcept
-from icm_client.testing.planted import log_softmax
+from icm_client.testing.planted import log_softmax, uniform
 
 TAUGHT = "r5"
 
@@ -34,7 +34,8 @@ class Teachers(PlantedConcept):
     """Knows the rows' classes, but of some rows the labels of their teachers say more.
 
     Each teacher adds `nats` to the label that it is shown with, for each row that it teaches. The
-    row `TAUGHT` is known by its number: without it, it is of the other class.
+    row `TAUGHT` is known by its number: without it, it is of the other class. Every context moves
+    every row's scores by up to 0.2 nats, as no demo explains.
     """
 
     def __init__(self, taught: Mapping[int, Collection[int]], nats: float = 1.5) -> None:
@@ -56,6 +57,7 @@ class Teachers(PlantedConcept):
 
     def label_log_probs(self, demos: Sequence[tuple[str, int]], target: str) -> list[float]:
         scores = super().label_log_probs(demos, target)
+        scores = [one + 0.2 * uniform(demos, target, k) for k, one in enumerate(scores)]
         for shown, said in demos:
             if shown in self._taught.get(target, ()):
                 scores[said] += self._nats
