@@ -37,7 +37,6 @@ class DemoEffects:
         targets: shape `[T]`, the items that were read; the one that was asked about is the first.
         others: shape `[T]`, the likeliest label of each but its own.
         log_odds: shape `[T]`, nats, of its label against that one, given all demos.
-        block_of: shape `[D]`, which block each demo is in.
         without_block: shape `[D, T]`, of all demos of its block; NaN where it was not read.
         left_out: shape `[D, T]`, of the demo; NaN where it was not read by itself.
         relabelled: shape `[D, T]`, of its label: the next one stands in its place, of two the
@@ -48,7 +47,6 @@ class DemoEffects:
     targets: IntArray
     others: IntArray
     log_odds: FloatArray
-    block_of: IntArray
     without_block: FloatArray
     left_out: FloatArray
     relabelled: FloatArray
@@ -94,8 +92,7 @@ async def demo_effects(
         centred: FloatArray = log_probs - np.mean(means, axis=0)[:, np.newaxis]
         return centred
 
-    every_block = blocks_of(len(context))
-    blocks = every_block[: max(1, reads // (2 * len(targets)))]
+    blocks = blocks_of(len(context))[: max(1, reads // (2 * len(targets)))]
     whole = [last(context, block) for block in blocks]
     bare = [one[: len(one) - len(block)] for one, block in zip(whole, blocks, strict=True)]
     given, given_bare = np.split(await read([*whole, *bare]), 2)
@@ -130,7 +127,6 @@ async def demo_effects(
         targets=targets,
         others=others,
         log_odds=odds(mean),
-        block_of=np.repeat(np.arange(len(every_block)), [len(block) for block in every_block]),
         without_block=without_block,
         left_out=left_out,
         relabelled=relabelled,

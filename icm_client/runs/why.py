@@ -151,11 +151,13 @@ async def explain(
         InputError: `reads` are too few, the run's rows are, or the server cannot read the row.
         EndpointError, ScoreError, StoreError, RunStopped: as `icm_client.label`.
     """
+    if planned.number is None:
+        raise InputError("no row is named to explain: plan_why takes its id")
     job, words = planned.job, planned.job.labels
     witnesses = max(_WITNESSES, len(words))
     if reads < (least := 4 * (1 + witnesses)):
         raise InputError(f"an explanation takes {least} reads at least, not {reads}: allow more")
-    item = int(job.row_items[planned.number or 0])
+    item = int(job.row_items[planned.number])
     with open_store(store) as kept:
         async with open_endpoint(endpoint, stopping=stopping) as server:
             reader = await _reader(
@@ -184,7 +186,7 @@ async def explain(
     most = float(np.abs(effects.without_block[unread, 0]).max(initial=0.0))
     explanation = Explanation(
         run=planned.found.run,
-        row=job.dataset.rows[planned.number or 0].id,
+        row=job.dataset.rows[planned.number].id,
         label=words[labels[0]],
         other=words[labels[1]],
         log_odds=float(effects.log_odds[0]),

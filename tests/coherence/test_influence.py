@@ -65,7 +65,6 @@ async def test_the_effects_of_demos_are_those_planted() -> None:
     assert found.others[0] == 1
     by_block = [expected[block].sum() for block in blocks_of(DEMOS)]
     assert found.without_block[:, 0] == pytest.approx(np.repeat(by_block, 4))
-    assert found.block_of.tolist() == np.repeat(range(4), 4).tolist()
 
 
 async def test_few_reads_go_to_the_blocks_that_matter() -> None:

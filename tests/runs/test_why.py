@@ -244,6 +244,8 @@ async def test_what_cannot_be_explained_is_refused(tmp_path: Path) -> None:
     run = await run_by(tmp_path, Teachers({}))
     with pytest.raises(InputError, match="has no row 'r99' with a label"):
         plan_why(run.path, "r99")
+    with pytest.raises(InputError, match="no row is named"):
+        await explain(plan_why(run.path), endpoint=Teachers({}), store=tmp_path / "store")
     one_label = await run_of(
         tmp_path,
         model(gold()),
