@@ -47,6 +47,7 @@ COMMANDS = {
     ),
     "tasks": ("tasks.tasks_command", "Show the built-in tasks, and write your own."),
     "watch": ("watch.watch_command", "Show how busy a vLLM server is."),
+    "why": ("why.why_command", "Show what carries a row's label."),
 }
 """Name -> the file and attribute of this folder, and the line in the list of commands."""
 

@@ -11,6 +11,7 @@ JOURNAL: Final = "journal.jsonl"
 LABELS: Final = "labels.jsonl"
 RESULT: Final = "result.json"
 REPORT: Final = "report.html"
+WHY: Final = "why.jsonl"
 LOCK: Final = "lock"
 
 DEFAULT_BASE: Final = Path("runs")

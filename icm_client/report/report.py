@@ -87,7 +87,11 @@ def page(template: str, **values: object) -> str:
     # These two files are ours: they hold no `</script>` and no `</style>`.
     css, script = _asset("page.css"), _asset("page.js")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.from_string(_asset(template)).render(
         policy=Markup(_policy(css, script)),  # noqa: S704 - hashes
