@@ -12,6 +12,7 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 import click
+from bench_ask import asks
 from bench_audit import audits
 from bench_chance import chance
 from bench_concepts import concepts
@@ -37,6 +38,7 @@ def bench() -> None:
 
 for command in (
     *(
+        asks,
         audits,
         chance,
         concepts,

@@ -24,6 +24,7 @@ PROGRAM = "icm-client"
 
 COMMANDS = {
     "ablate": ("ablate.ablate_command", "Change one thing at a time, and compare."),
+    "ask": ("ask.ask_command", "Ask a person about the rows that tell a run most."),
     "audit": ("audit.audit_command", "Find wrong labels among those that rows have."),
     "check": ("check.check_command", "Find out whether a server can label, and what it costs."),
     "eval": ("eval.eval_command", "Compare ICM labels with gold, human and random labels."),

@@ -6,6 +6,7 @@
     result.json    the summary, with `stopped` if the run can go on
     report.html    the report
     why.jsonl      explanations of rows, where they were asked for
+    checked.jsonl  what people say about the labels (`checks.py`)
     lock           held by the process at work: a run without that process has ended or died
 
 NAME is the data file's name and a digest of everything that can change the labels: other settings

@@ -53,8 +53,8 @@ class Journal:
             raise RunError(f"{path}: the journal cannot be opened: {error.strerror}") from error
         return cls(path, descriptor, size)
 
-    def append(self, event: str, /, **fields: object) -> None:
-        """Write one line: the time (`at`, UTC), `event`, and `fields` in their order.
+    def append(self, event: str, /, **fields: object) -> Mapping[str, Any]:
+        """Write one line and return it: the time (`at`, UTC), `event`, `fields` in their order.
 
         The operating system has the line when this returns: a killed process loses nothing, a
         power cut may lose the lines since the last `sync`.
@@ -74,12 +74,8 @@ class Journal:
         if self._descriptor is None:
             raise ValueError(f"{self.path} is closed")
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        text = json.dumps(
-            {"at": at, "event": event, **fields},
-            allow_nan=False,
-            separators=(",", ":"),
-            default=_plain,
-        )
+        whole = {"at": at, "event": event, **fields}
+        text = json.dumps(whole, allow_nan=False, separators=(",", ":"), default=_plain)
         line = text.encode() + b"\n"
         try:
             written = os.write(self._descriptor, line)
@@ -92,6 +88,7 @@ class Journal:
                 "disk, then run the same command again."
             ) from error
         self._size += len(line)
+        return whole
 
     def sync(self) -> None:
         """Force every line onto the disk, which takes milliseconds, or raise `RunError`."""

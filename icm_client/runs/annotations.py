@@ -1,8 +1,9 @@
-"""Labels that people gave in Label Studio or Argilla, as rows of `id` and `label`.
+"""Labels that people gave in Label Studio, Argilla or our page, as rows of `id` and `label`.
 
-Read are Label Studio's exports JSON (https://labelstud.io/guide/task_format) and JSON-MIN, and the
-records that Argilla's `records.to_json` and `records.to_list(flatten=True)` give. Which row a label
-is for they know where the rows came from `icm-client export`.
+Read are the checks of a run (`icm_client.record.checks`), Label Studio's exports JSON
+(https://labelstud.io/guide/task_format) and JSON-MIN, and the records that Argilla's
+`records.to_json` and `records.to_list(flatten=True)` give. Which row a label is for the two tools
+know where the rows came from `icm-client export`.
 """
 
 from collections import Counter
@@ -14,6 +15,7 @@ from icm_client.data.messages import listed, shown
 from icm_client.data.rows import Place
 from icm_client.data.values import Unusable, kind_of
 from icm_client.errors import InputError
+from icm_client.record.checks import CHECK
 
 ROW_ID: Final = "icm_id"
 """The field of a Label Studio task with the row's id: its own `id` is the task's number."""
@@ -40,6 +42,8 @@ _ADDED: Final = (
 )
 _MOST_NAMED: Final = 10
 
+_CHECK: Final = frozenset({"event", "id", "label"})
+
 _Row = Mapping[str, Any]
 
 
@@ -65,7 +69,7 @@ def labels_of(rows: Iterable[tuple[Place, object]], name: str) -> Iterator[tuple
 
     Rows that nobody has answered are left out, and so are answers that were skipped or discarded.
     Several people must have said the same of a row, unless one answer is marked as ground truth in
-    Label Studio.
+    Label Studio. Of the checks of a run, whose order is known, the last one of a row counts.
 
     Args:
         rows: as a reader gives them, with their lines.
@@ -75,8 +79,13 @@ def labels_of(rows: Iterable[tuple[Place, object]], name: str) -> Iterator[tuple
         InputError: people disagree about rows, or no row has an answer.
     """
     found: dict[str, _Answers] = {}
+    checks: dict[str, tuple[Place, _Row]] = {}
     unusable = False
     for line, raw in rows:
+        if isinstance(raw, Mapping) and raw.keys() >= _CHECK and raw["event"] == CHECK:
+            checks.pop(str(raw["id"]), None)
+            checks[str(raw["id"])] = line, {"id": raw["id"], "label": raw["label"]}
+            continue
         kind = _kind(raw)
         if kind is None or not isinstance(raw, Mapping):
             yield line, raw
@@ -90,6 +99,10 @@ def labels_of(rows: Iterable[tuple[Place, object]], name: str) -> Iterator[tuple
         answers = found.setdefault(row_id, _Answers(line, fields))
         answers.given += given
         answers.settled += settled
+    counting = [check for check in checks.values() if check[1]["label"] is not None]
+    if checks and not counting:
+        raise InputError(f"{name}: every answer in it was taken back")
+    yield from counting
     _refuse_disagreement(found, name)
     answered = {row_id: one for row_id, one in found.items() if one.given}
     if found and not answered and not unusable:
