@@ -47,6 +47,7 @@ COMMANDS = {
         "Find out where labelling breaks on your rows, and whether the verdict sees it.",
     ),
     "tasks": ("tasks.tasks_command", "Show the built-in tasks, and write your own."),
+    "view": ("view.view_command", "Look at runs in the browser, live; check rows there."),
     "watch": ("watch.watch_command", "Show how busy a vLLM server is."),
     "why": ("why.why_command", "Show what carries a row's label."),
 }

@@ -189,8 +189,12 @@ def _names(base: Path) -> list[str]:
         return []
 
 
-def read_folder(folder: Path) -> Run:
+def read_folder(folder: Path, journal: tuple[int, Mapping[str, Any]] | None = None) -> Run:
     """Return the run in this folder.
+
+    Args:
+        folder: of the run.
+        journal: how many events its journal has and the last one, where they are known already.
 
     Raises:
         RunError: it cannot be read, or is no run's.
@@ -202,7 +206,7 @@ def read_folder(folder: Path) -> Run:
     if missing or record.get("icm_client_run") != FORMAT or record["name"] != folder.name:
         raise RunError(f"{folder}: run.json describes no run of this name, or a newer version's")
     result = _document(folder / RESULT)
-    events, last = count_events(folder / JOURNAL)
+    events, last = journal or count_events(folder / JOURNAL)
     # A process that goes on writes an event first; asking for the lock takes longer than all else.
     if last.get("event") not in ENDS and is_running(folder):
         state, reason = "running", None

@@ -131,6 +131,55 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [_event(line, path, number) for number, line in enumerate(lines[:-1], start=1)]
 
 
+class Tail:
+    """Reads a journal that grows: each call of `new` returns what has been written since the last.
+
+    A journal that is not the one it was, of a run that was started over, is read from its start.
+
+    Attributes:
+        count: events read so far.
+        last: the last of them; empty where there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode: int | None = None
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._offset = self.count = 0
+        self.last: Mapping[str, Any] = {}
+
+    def new(self) -> list[dict[str, Any]]:
+        """Return the events since the last call; a torn line waits until it is whole.
+
+        Raises:
+            RunError: the file cannot be read, or a line is no event; the next call goes on.
+        """
+        try:
+            with self._path.open("rb") as file:
+                about = os.fstat(file.fileno())
+                if about.st_ino != self._inode or about.st_size < self._offset:
+                    self._start_over()
+                self._inode = about.st_ino
+                file.seek(self._offset)
+                content = file.read()
+        except FileNotFoundError:
+            self._start_over()
+            return []
+        except OSError as error:
+            raise RunError(f"{self._path}: the journal cannot be read: {error.strerror}") from error
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        events = [
+            _event(line, self._path, number)
+            for number, line in enumerate(whole.split(b"\n")[:-1], start=self.count + 1)
+        ]
+        self.count += len(events)
+        self.last = events[-1] if events else self.last
+        return events
+
+
 def count_events(path: Path) -> tuple[int, Mapping[str, Any]]:
     """Return how many events a journal has, and the last one; 0 and nothing without a file.
 

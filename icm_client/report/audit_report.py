@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from markupsafe import Markup
-
 from icm_client.report.label_table import LabelTable
-from icm_client.report.report import embedded_json, page, write_page
+from icm_client.report.report import Matrix, page, write_page
 from icm_client.report.report_data import Said, page_rows
 from icm_client.stats.label_noise import LabelNoise
 
@@ -48,18 +46,26 @@ def write_audit_page(found: AuditPage, path: Path) -> None:
         RunError: it cannot be written.
     """
     low, high = found.noise.matrix_interval
-    rows = embedded_json(page_rows(found.table, _SAID))
+    words = found.table.words
+    matrix = Matrix(
+        "What was given for what",
+        "Of the rows that are truly of a label, the share that was given each, with 95% intervals.",
+        "Truly",
+        [f"given {word}" for word in words],
+        [
+            (word, [f"{share:.1%} ({a:.0%} to {b:.0%})" for share, a, b in zip(*line, strict=True)])
+            for word, *line in zip(words, found.noise.matrix, low, high, strict=True)
+        ],
+        agreed=True,
+    )
     write_page(
         path,
         page(
             "audit.html.j2",
+            rows=page_rows(found.table, _SAID),
             audit=found,
             name=found.data.replace("\\", "/").rpartition("/")[2],
-            rows_json=Markup(rows),  # noqa: S704 - escaped there
-            matrix=[
-                [f"{share:.1%} ({a:.0%} to {b:.0%})" for share, a, b in zip(*line, strict=True)]
-                for line in zip(found.noise.matrix, low, high, strict=True)
-            ],
-            long_ids=found.table.long_ids,
+            matrix=matrix,
+            notices=[f"{one}." for one in found.notices],
         ),
     )

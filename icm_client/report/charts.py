@@ -15,7 +15,7 @@ import numpy as np
 
 from icm_client.coherence.problem import FloatArray, IntArray
 from icm_client.report.report_data import ReportData
-from icm_client.report.run_course import STEPS_A_POINT, Series
+from icm_client.report.run_course import STEPS_A_POINT, Course, Series
 from icm_client.stats.calibration_curve import Reliability
 
 _MOST_BINS = 30
@@ -111,10 +111,15 @@ class Chart:
 
 def charts_of(data: ReportData) -> list[Chart]:
     """Return the charts that this run has something to show in."""
-    words, course = data.table.words, data.course
+    words = data.table.words
     found = [histogram(data.log_odds, data.table.held, words)]
     if data.reliability is not None:
         found.append(reliability_chart(data.reliability, lowest=1 / len(words)))
+    return found + course_charts(data.course)
+
+
+def course_charts(course: Course) -> list[Chart]:
+    """Return the charts of how a search goes, or went."""
     sweeps = course.unit == "sweep"
     if sweeps:
         utility = (
@@ -139,7 +144,7 @@ def charts_of(data: ReportData) -> list[Chart]:
         else ("acceptance", "Acceptance", moved, course.moved, "steps accepted"),
         ("accuracy", "Accuracy", accuracy, course.accuracy, "accuracy"),
     ]
-    return found + [
+    return [
         line_chart(
             series,
             name=name,

@@ -8,7 +8,8 @@ escaped, and the script only ever sets them as text.
 
 import base64
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cache
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -28,7 +29,8 @@ from icm_client.report.report_data import MEANINGS, ReportData, page_rows, read_
 from icm_client.verdict.findings import NO_CONFIDENCE, of_run
 
 _ASSETS = resources.files("icm_client.report").joinpath("report_page")
-_MOST_KEYS = 9
+_SCRIPTS = ("page.js", "checks.js", "deck.js", "rows.js", "report.js")
+_NONE = "\N{EN DASH}"
 _ESCAPES = {
     "<": "\\u003c",
     ">": "\\u003e",
@@ -60,46 +62,68 @@ def write_page(path: Path, html: str, advice: str = "Name another file.") -> Non
 
 def render_report(data: ReportData) -> str:
     """Return the page, which follows from the data alone."""
-    return page(
-        "page.html.j2",
-        data=data,
-        rows_json=Markup(embedded_json(page_rows(data.table))),  # noqa: S704 - escaped there
-        charts=charts_of(data),
-        drawn=lambda chart: Markup(chart_svg(chart)),  # noqa: S704 - its texts are escaped there
-        series_class=series_class,
-        verdict_words=data.verdict.capitalize(),
-        verdict_class=data.verdict.replace(" ", "-"),
-        meaning=MEANINGS[data.verdict],
-        unfinished=of_run(data.result.get("stopped")).removeprefix(", "),
-        resume=resume_command(data.run) if data.run.record.get("command") else "",
-        numbers=_numbers(data),
-        balance=_balance(data),
-        balance_words=", ".join(f"{word}: {share:.0%}" for word, _, share in data.counts),
-        facts=_facts(data),
-        warnings=_sentences(data.result.get("warnings", ())),
-        notices=_sentences(data.result.get("notices", ())),
-        most_keys=min(_MOST_KEYS, len(data.table.words)),
+    return page("page.html.j2", rows=page_rows(data.table), **sections_of(data))
+
+
+def sections_of(data: ReportData) -> dict[str, object]:
+    """Return what the templates in `sections/` show of a run, by the names they use."""
+    return {
+        "data": data,
+        "charts": charts_of(data),
+        "matrices": _matrices(data),
+        "verdict_words": data.verdict.capitalize(),
+        "verdict_class": data.verdict.replace(" ", "-"),
+        "meaning": MEANINGS[data.verdict],
+        "unfinished": of_run(data.result.get("stopped")).removeprefix(", "),
+        "resume": resume_command(data.run) if data.run.record.get("command") else "",
+        "numbers": _numbers(data),
+        "balance": _balance(data),
+        "balance_words": ", ".join(f"{word}: {share:.0%}" for word, _, share in data.counts),
+        "facts": _facts(data),
+        "warnings": _sentences(data.result.get("warnings", ())),
+        "notices": _sentences(data.result.get("notices", ())),
+    }
+
+
+def page(
+    template: str,
+    *,
+    rows: object,
+    scripts: Sequence[str] = _SCRIPTS,
+    folders: Sequence[tuple[str, str]] = (),
+    **values: object,
+) -> str:
+    """Return the template filled in, with style sheet, scripts, and a policy that allows both."""
+    # These files are ours: they hold no `</script>` and no `</style>`.
+    css, script = asset("page.css"), "\n".join(map(asset, scripts))
+    return (
+        templates(*folders)
+        .get_template(template)
+        .render(
+            policy=Markup(_policy(css, script)),  # noqa: S704 - hashes
+            css=Markup(css),  # noqa: S704 - ours
+            script=Markup(script),  # noqa: S704 - ours
+            rows_json=Markup(embedded_json(rows)),  # noqa: S704 - escaped there
+            version=icm_client.__version__,
+            **values,
+        )
     )
 
 
-def page(template: str, **values: object) -> str:
-    """Return the template filled in, with style sheet, script, and a policy that allows both."""
-    # These two files are ours: they hold no `</script>` and no `</style>`.
-    css, script = _asset("page.css"), _asset("page.js")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset),
+@cache
+def templates(*folders: tuple[str, str]) -> jinja2.Environment:
+    """Return the templates, those in `folders` (a package, a folder in it) before the report's."""
+    places = (*folders, ("icm_client.report", "report_page"))
+    made = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(*place) for place in places]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.from_string(_asset(template)).render(
-        policy=Markup(_policy(css, script)),  # noqa: S704 - hashes
-        css=Markup(css),  # noqa: S704 - ours
-        script=Markup(script),  # noqa: S704 - ours
-        version=icm_client.__version__,
-        **values,
-    )
+    made.globals["drawn"] = lambda chart: Markup(chart_svg(chart))  # noqa: S704 - escaped there
+    made.globals["series_class"] = series_class
+    return made
 
 
 def embedded_json(value: object) -> str:
@@ -114,7 +138,8 @@ def _sentences(said: Iterable[object]) -> list[str]:
     return [f"{str(one).rstrip('.')}." for one in said]
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return the text of a style sheet or script of the page."""
     return _ASSETS.joinpath(name).read_text("utf-8")
 
 
@@ -195,6 +220,70 @@ def _balance(data: ReportData) -> list[dict[str, str]]:
             zip(data.counts, starts, strict=False)
         )
     ]
+
+
+class Matrix(NamedTuple):
+    """A table of figures: a line for each of its rows, their names first."""
+
+    title: str
+    note: str
+    corner: str
+    columns: Sequence[str]
+    lines: Sequence[tuple[str, Sequence[str]]]
+    agreed: bool = False
+
+
+def _matrices(data: ReportData) -> list[Matrix]:
+    found = []
+    if (against := data.confusion) is not None:
+        found.append(
+            Matrix(
+                "Labels against gold",
+                "Which labels the rows of each gold label were given.",
+                "Gold",
+                [f"as {word}" for word in against.labels],
+                [
+                    (word, [f"{count:,}" for count in counts])
+                    for word, counts in zip(against.labels, against.counts, strict=True)
+                ],
+                agreed=True,
+            )
+        )
+        found.append(
+            Matrix(
+                "Precision and recall",
+                "Precision: of the rows given a label, the share whose gold label it is. Recall: "
+                "of the rows with that gold label, the share given it.",
+                "Label",
+                ("Precision", "Recall", "F1"),
+                [
+                    (one.label, [_share(share) for share in (one.precision, one.recall, one.f1)])
+                    for one in against.by_label
+                ],
+            )
+        )
+    if (starts := data.starts) is not None:
+        found.append(
+            Matrix(
+                "Agreement of the starts",
+                "Share of the rows that two starts of the search gave the same label, with label "
+                "names matched: independent starts that agree have found something that is in "
+                "the rows.",
+                "",
+                starts.names,
+                [
+                    (name, [_NONE if k == n else f"{share:.0%}" for k, share in enumerate(line)])
+                    for n, (name, line) in enumerate(
+                        zip(starts.names, starts.agreement, strict=True)
+                    )
+                ],
+            )
+        )
+    return found
+
+
+def _share(share: float | None) -> str:
+    return _NONE if share is None else f"{share:.1%}"
 
 
 def _facts(data: ReportData) -> dict[str, object]:

@@ -20,7 +20,8 @@ import numpy as np
 from icm_client.coherence.matching import best_permutation, pair_counts
 from icm_client.coherence.problem import UNLABELLED, IntArray
 from icm_client.record.archive import Run
-from icm_client.record.journal import read
+from icm_client.record.journal import PASS, SWEEP, read
+from icm_client.record.layout import JOURNAL
 from icm_client.record.run_labels import labels_by_sweep
 from icm_client.report.label_table import NO_GOLD, LabelTable
 
@@ -75,14 +76,44 @@ class Course:
 def read_course(run: Run, table: LabelTable) -> Course:
     """Return how the run went."""
     if sweeps := (run.result or {}).get("sweeps"):
-        return _of_sweeps(run, table, sweeps)
-    events = read(run.path / "journal.jsonl")
-    return _of_steps([event for event in events if event["event"] == "step"], table)
+        kept = int((run.result or {}).get("restart", 0))
+        accuracy, renamed = _sweep_accuracy(run, table, sweeps, kept)
+        return _of_sweeps(table.words, sweeps, kept, accuracy, renamed=renamed)
+    events = read(run.path / JOURNAL)
+    steps = [event for event in events if event["event"] == "step"]
+    pairs = zip(table.ids, table.gold.tolist(), strict=True)
+    gold = {str(row): table.words[gold] for row, gold in pairs if gold != NO_GOLD}
+    return _of_steps(steps, _Replay(table.words, gold))
 
 
-def _of_sweeps(run: Run, table: LabelTable, sweeps: Sequence[Mapping[str, Any]]) -> Course:
-    kept = int((run.result or {}).get("restart", 0))
-    accuracy, renamed = _sweep_accuracy(run, table, sweeps, kept)
+def read_course_so_far(run: Run) -> Course:
+    """Return how a run goes that has no labels yet, from its journal; its latest start is kept."""
+    events = read(run.path / JOURNAL)
+    words = tuple(map(str, run.record["task"]["labels"]))
+    latest = {
+        (event["event"], event.get("restart"), event.get("sweep")): event
+        for event in events
+        if event["event"] in (SWEEP, PASS)
+    }
+    if not latest:
+        steps = [event for event in events if event["event"] == "step"]
+        return _of_steps(steps, _Replay(words))
+    order = sorted(words)  # as the search numbers its labels
+    sweeps = [
+        {**event, "counts": [event["counts"][word] for word in order]} for event in latest.values()
+    ]
+    kept = max(sweep["restart"] for sweep in sweeps)
+    return _of_sweeps(words, sweeps, kept, [None] * len(sweeps), renamed=False)
+
+
+def _of_sweeps(
+    words: Sequence[str],
+    sweeps: Sequence[Mapping[str, Any]],
+    kept: int,
+    accuracy: Sequence[float | None],
+    *,
+    renamed: bool,
+) -> Course:
     starts: dict[int, list[tuple[int, int]]] = defaultdict(list)  # x, place in `sweeps`
     for place, sweep in enumerate(sweeps):
         if "trained_on" not in sweep:
@@ -109,13 +140,13 @@ def _of_sweeps(run: Run, table: LabelTable, sweeps: Sequence[Mapping[str, Any]])
         )
 
     items = max(1, *(sum(sweep["counts"]) for sweep in sweeps))  # the first leaves demos out
-    order = sorted(table.words)  # as the search numbers its labels
+    order = sorted(words)  # as the search numbers its labels
     return Course(
         unit="sweep",
         utility=lines([sweep["utility"] for sweep in sweeps]),
         shares=tuple(
             Series(word, tuple((x, _share(sweeps[place], k)) for x, place in (*own, *passes)))
-            for word, k in ((word, order.index(word)) for word in table.words)
+            for word, k in ((word, order.index(word)) for word in words)
         ),
         moved=lines([sweep["moved"] / items for sweep in sweeps]),
         accuracy=tuple(one for one in lines(accuracy) if one.points),
@@ -144,7 +175,7 @@ def _sweep_accuracy(
         return unknown, False
     words = sorted(table.words)  # as the search numbers its labels
     numbers = np.array([words.index(word) for word in table.words])
-    found = labels_by_sweep(run.path / "journal.jsonl", sweeps, words)
+    found = labels_by_sweep(run.path / JOURNAL, sweeps, words)
     passes = [place for place, sweep in enumerate(sweeps) if "trained_on" in sweep]
     own = [
         place
@@ -205,11 +236,11 @@ def _accuracy(labels: IntArray, gold: IntArray) -> float | None:
     return float((labels == gold)[judged].mean()) if judged.any() else None
 
 
-def _of_steps(steps: Sequence[Mapping[str, Any]], table: LabelTable) -> Course:
+def _of_steps(steps: Sequence[Mapping[str, Any]], replay: "_Replay") -> Course:
     batches: dict[int, list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
     for number, step in enumerate(steps, start=1):
         batches[int(step.get("batch", 0))].append((number, step))
-    shares, accuracy = _replayed(steps, table)
+    shares, accuracy = _replayed(steps, replay)
     return Course(
         unit="step",
         utility=tuple(
@@ -232,11 +263,10 @@ def _acceptance(steps: Sequence[tuple[int, Mapping[str, Any]]]) -> list[tuple[fl
 
 
 def _replayed(
-    steps: Sequence[Mapping[str, Any]], table: LabelTable
+    steps: Sequence[Mapping[str, Any]], replay: "_Replay"
 ) -> tuple[tuple[Series, ...], tuple[Series, ...]]:
     """Shares and accuracy of the labels that accepted steps have set."""
-    replay = _Replay(table)
-    shares: dict[str, list[tuple[float, float]]] = {word: [] for word in table.words}
+    shares: dict[str, list[tuple[float, float]]] = {word: [] for word in replay.words}
     accuracy: list[tuple[float, float]] = []
     for number, step in enumerate(steps, start=1):
         if step["accepted"]:
@@ -257,9 +287,9 @@ def _replayed(
 class _Replay:
     """Labels by item: a row's id, or `ID (exchanged)` for a pair's other order, without gold."""
 
-    def __init__(self, table: LabelTable) -> None:
-        pairs = zip(table.ids, table.gold.tolist(), strict=True)
-        self._gold = {str(row): table.words[gold] for row, gold in pairs if gold != NO_GOLD}
+    def __init__(self, words: Sequence[str], gold: Mapping[str, str] | None = None) -> None:
+        self.words = words
+        self._gold = gold or {}
         self.labels: dict[str, str] = {}
         self.counts: Counter[str] = Counter()
         self.right = self.wrong = 0

@@ -69,7 +69,7 @@ from icm_client.runs.search import (
 )
 from icm_client.runs.server import Server, open_endpoint
 from icm_client.runs.trainer import Trainer
-from icm_client.scoring import Scorer, ScorerStats, ScoreStore, open_store
+from icm_client.scoring import Scorer, ScorerStats, ScoreStore, ScoringProgress, open_store
 
 INTERRUPTED: Final = "an interruption"
 """`Labels.stopped` of a run that was stopped by its caller."""
@@ -258,7 +258,7 @@ class _Run:
         self._meter = ProgressMeter(prepared.job.labels, progress)
         self._limit = BudgetMeter(prepared.request.budget or Budget(), self._meter.cost)
         self._journal = SearchJournal(
-            prepared.job, prepared.searched, len(prepared.whole.dataset.rows)
+            prepared.job, prepared.searched, len(prepared.whole.dataset.rows), self._meter
         )
 
     def observe(self, seen: Observed | WireEvent | TrainingEvent) -> None:
@@ -275,6 +275,11 @@ class _Run:
             )
         self._meter.observed(seen)
         self._journal.observed(seen)
+
+    def scored(self, progress: ScoringProgress) -> None:
+        """Report how far the scorer is."""
+        self._meter.scored(progress)
+        self._journal.scored()
 
     def stopping(self) -> bool:
         """Whether no further request is to be begun: the caller stops the run, or its time is over.
@@ -317,7 +322,7 @@ class _Run:
             server,
             store,
             pieces,
-            on_progress=meter.scored,
+            on_progress=self.scored,
             on_failed=failures.failed,
             stopping=self.stopping,
             unusable=unusable,
@@ -333,30 +338,32 @@ class _Run:
                 seed=request.seed,
                 observe=self.observe,
                 opened=meter.opened,
-                on_progress=meter.scored,
+                on_progress=self.scored,
                 on_failed=failures.failed,
                 stopping=self.stopping,
             )
-        with self._folder(server) as folder:
-            with self._journal.into(folder.journal if folder else None, settings, notice):
-                result, stopped = await search_or_replay(
-                    lambda score, watch: find_labels(
-                        job,
-                        settings,
-                        score,
-                        train,
-                        seed=request.seed,
-                        first=prepared.first,
-                        pinned=prepared.pinned,
-                        unlike=prepared.unlike,
-                        left_out=failures.left_out,
-                        watch=watch,
-                    ),
-                    scorer,
-                    stored_scores(server, store, pieces, unusable),
-                    failures,
-                    Watch(self.observe, self._limit),
-                )
+        with (
+            self._folder(server) as folder,
+            self._journal.into(folder.journal if folder else None, settings, notice),
+        ):
+            result, stopped = await search_or_replay(
+                lambda score, watch: find_labels(
+                    job,
+                    settings,
+                    score,
+                    train,
+                    seed=request.seed,
+                    first=prepared.first,
+                    pinned=prepared.pinned,
+                    unlike=prepared.unlike,
+                    left_out=failures.left_out,
+                    watch=watch,
+                ),
+                scorer,
+                stored_scores(server, store, pieces, unusable),
+                failures,
+                Watch(self.observe, self._limit),
+            )
             repeated = None
             if result.last_asked and not result.stopped:  # a limit is not passed for this
                 labelled = [q for q in result.last_asked if result.labels[q.target] != UNLABELLED]
@@ -367,7 +374,7 @@ class _Run:
                         store,
                         pieces,
                         scorer,
-                        on_progress=meter.scored,
+                        on_progress=self.scored,
                         stopping=self.stopping,
                     )
                 except RunStopped as late:  # these were the last reads of all
@@ -459,7 +466,7 @@ class _Run:
                     server,
                     store,
                     stats=stats,
-                    on_progress=self._meter.scored,
+                    on_progress=self.scored,
                     stopping=self.stopping,
                     skip_bad_rows=request.skip_bad_rows,
                     fail_on_error=request.fail_on_error,

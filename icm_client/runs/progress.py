@@ -6,7 +6,7 @@ a `Budget`, `SearchJournal` writes into the run's folder.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Final
 
@@ -27,7 +27,7 @@ from icm_client.endpoints import (
     Waiting,
     WireEvent,
 )
-from icm_client.errors import InputError
+from icm_client.errors import InputError, RunError
 from icm_client.record.journal import PASS, SWEEP, Journal, read
 from icm_client.record.run_labels import packed
 from icm_client.runs.presets import Settings, TrainingEvent, preset_of
@@ -38,8 +38,11 @@ _TIME_TOLERATED: Final = 1.1
 """Times `max_minutes`, after which even a sweep under way is broken off. Between the two the reads
 that a search ends with can still be made."""
 
-_STEP, _TRAINED = "step", "trained"
+_STEP, _TRAINED, _PROGRESS = "step", "trained", "progress"
 """Events of the journal, beside those that hold labels."""
+
+_PROGRESS_INTERVAL_S: Final = 2.0
+"""Between two `progress` events, at least: who watches the run from elsewhere sees it move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +181,14 @@ class ProgressMeter:
         return cost_since(self._started, self._servers, self._stats)
 
     def _report(self) -> None:
+        if self._report_to is not None and (moment := self.now()) is not None:
+            self._report_to(moment)
+
+    def now(self) -> Progress | None:
+        """The moment of the run; None until its rows are tokenized."""
         settings = self._settings
-        if self._report_to is None or settings is None:
-            return
+        if settings is None:
+            return None
         cost = self.cost()
         left_s = None
         # What a step of Algorithm 1 takes, nobody knows before. Of sweeps, the fewest of this
@@ -194,19 +202,17 @@ class ProgressMeter:
         steps = None
         if isinstance(settings, AnnealSettings | OfficialSettings):
             steps = settings.iterations
-        self._report_to(
-            Progress(
-                labels=self._labels,
-                label_tokens=self._label_tokens,
-                done=self._now.done,
-                total=self._now.total,
-                last=self._last,
-                of=steps,
-                cost=cost,
-                left_s=left_s,
-                waiting=self._waiting,
-                training=tuple(self._training.values()),
-            )
+        return Progress(
+            labels=self._labels,
+            label_tokens=self._label_tokens,
+            done=self._now.done,
+            total=self._now.total,
+            last=self._last,
+            of=steps,
+            cost=cost,
+            left_s=left_s,
+            waiting=self._waiting,
+            training=tuple(self._training.values()),
         )
 
 
@@ -296,18 +302,24 @@ class SearchJournal:
     """Writes what a search and its wire report, while there is a journal to write to.
 
     The labels of a sweep over all items are written, the rows' own only; those of a batch are not.
+    With them stands the cost so far of the process at work, and between sweeps how far it is: no
+    other process can know that.
 
     A run that goes on replays its search from the score store and from what has been trained. The
     first sweeps, steps or passes that it then reports are in the journal already, and are not
     written twice.
     """
 
-    def __init__(self, job: Job, searched: Sequence[int] | None, n_rows: int) -> None:
+    def __init__(
+        self, job: Job, searched: Sequence[int] | None, n_rows: int, meter: ProgressMeter
+    ) -> None:
         self._job = job
+        self._meter = meter
         self._searched = searched
         self._n_rows = n_rows
         self._journal: Journal | None = None
         self._written = 0
+        self._due = time.monotonic() + _PROGRESS_INTERVAL_S
         self._trained: set[object] = set()
 
     @contextmanager
@@ -331,6 +343,22 @@ class SearchJournal:
             yield
         finally:  # the wire may report something until it is closed
             self._journal = None
+
+    def scored(self) -> None:
+        """Write how far the run is, where the last time was long ago."""
+        if self._journal is None or time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + _PROGRESS_INTERVAL_S
+        now = self._meter.now()
+        if now is not None:
+            with suppress(RunError):  # what has to be written will fail too, and say so
+                self._journal.append(
+                    _PROGRESS,
+                    done=now.done,
+                    total=now.total,
+                    left_s=now.left_s,
+                    cost=asdict(now.cost),
+                )
 
     def observed(self, seen: Observed | WireEvent | TrainingEvent) -> None:
         """Write it; labels as their words, items as row ids."""
@@ -357,6 +385,7 @@ class SearchJournal:
 
     def _sweep(self, sweep: SweepRecord) -> dict[str, object]:
         written = sweep.summary()
+        written["cost"] = asdict(self._meter.cost())
         written["counts"] = dict(zip(self._job.labels, sweep.counts, strict=True))
         if sweep.labels is not None and len(sweep.labels) == len(self._job.items):
             labels = np.full(self._n_rows, UNLABELLED)

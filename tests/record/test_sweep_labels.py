@@ -15,7 +15,7 @@ from icm_client.record.archive import read_run
 from icm_client.record.journal import Journal
 from icm_client.record.journal import read as events_of
 from icm_client.record.run_labels import labels_by_sweep, packed, unpacked
-from icm_client.runs.progress import SearchJournal
+from icm_client.runs.progress import ProgressMeter, SearchJournal
 from icm_client.testing import PlantedConcept
 
 SETTINGS = SweepSettings(min_sweeps=3, max_sweeps=5, restarts=2)
@@ -119,7 +119,7 @@ def sweep(utility: float, *labels: int, restart: int = 0) -> SweepRecord:
 def journalled(tmp_path: Path, *records: SweepRecord, n: int = 4) -> Path:
     job = Job.prepare(data(reviews(n)), TASK)
     path = tmp_path / "journal.jsonl"
-    told = SearchJournal(job, None, len(job.dataset.rows))
+    told = SearchJournal(job, None, len(job.dataset.rows), ProgressMeter(job.labels, None))
     with Journal.open(path) as journal, told.into(journal, SETTINGS, None):
         for record in records:
             told.observed(record)
@@ -149,7 +149,8 @@ def test_of_a_pair_in_both_orders_the_row_s_own_label_is_told(tmp_path: Path) ->
     task = Task(template="{a} or {b}?", labels=("first", "second"), exchange=("a", "b"))
     job = Job.prepare(rows_from([{"a": f"a{i}", "b": f"b{i}"} for i in range(3)]), task)
     assert [item.exchanged for item in job.items] == [False, True] * 3
-    told, path = SearchJournal(job, None, len(job.dataset.rows)), tmp_path / "journal.jsonl"
+    told = SearchJournal(job, None, len(job.dataset.rows), ProgressMeter(job.labels, None))
+    path = tmp_path / "journal.jsonl"
     with Journal.open(path) as journal, told.into(journal, SETTINGS, None):
         told.observed(seen := sweep(0.1, 0, 1, 1, 0, 0, 1))
     (labels,) = labels_by_sweep(path, result_of(seen), ["first", "second"])

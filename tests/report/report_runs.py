@@ -98,12 +98,17 @@ def write_run(
         **(result or {}),
     }
     write = partial(_write, labelled, job.dataset.gold, job.dataset.gold_field)
-    described = RunDescription.of(job, {"preset": "fast", "demos": 64}, seed, SERVER)
-    with RunFolder.open(described, base=base, command=["label", "rows.jsonl"]) as folder:
+    with opened_run(base, job, seed) as folder:
         for event, fields in events:
             folder.journal.append(event, **fields)
         folder.finish(summary, write)
     return read_run(folder.name, base)
+
+
+def opened_run(base: Path, job: Job, seed: int = 0) -> RunFolder:
+    """The folder of a run that this process works on, until the `with` block ends."""
+    described = RunDescription.of(job, {"preset": "fast", "demos": 64}, seed, SERVER)
+    return RunFolder.open(described, base=base, command=["label", "rows.jsonl"])
 
 
 def sweep(

@@ -1,0 +1,364 @@
+"""Runs that are started from the page: processes that outlive the page and the server.
+
+Each is the program's own `label` command in a session of its own. What it prints goes into a log
+in `.view/` beside the runs, and with it stands which process it is, so that a server that is
+started later knows it too. A process is known by its id and by when it began: the id alone may be
+another's by then, and no signal is sent to that.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+
+from icm_client.child_process import last_words
+from icm_client.data import builtin_names
+from icm_client.data.formats import format_of
+from icm_client.data.values import write_json
+from icm_client.errors import IcmError, InputError, RunError
+from icm_client.record.archive import Run
+from icm_client.record.checks import Checks
+from icm_client.record.comparison import label_records
+from icm_client.record.journal import Journal, read
+
+FOLDER: Final = ".view"
+"""In the folder of the runs; its name says that it is no run."""
+
+_CHILDREN: Final = "children.jsonl"
+_CHILD: Final = "child"
+_PREVIEW_S: Final = 60.0
+_MOST_FILES: Final = 500
+_TASK_FILE: Final = ".toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A run that was started from a page.
+
+    Attributes:
+        id: names it, and its log.
+        process: the id of its process; the `RunLine` of its run has it too.
+        arguments: of `icm-client`.
+        at: when it was started, UTC, ISO 8601.
+        running: whether its process lives.
+        said: the end of what it has printed: an error, where it failed before its run began.
+    """
+
+    id: str
+    process: int
+    arguments: tuple[str, ...]
+    at: str
+    running: bool
+    said: str
+
+    def document(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return asdict(self)
+
+
+class Children:
+    """The runs that were started from pages over the runs in `base`."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._folder = base / FOLDER
+        self._ours: dict[int, subprocess.Popen[bytes]] = {}
+
+    def all(self) -> list[Child]:
+        """Return them, the latest last.
+
+        Raises:
+            RunError: the list of them cannot be read.
+        """
+        return [
+            Child(
+                id=event["id"],
+                process=event["process"],
+                arguments=tuple(event["arguments"]),
+                at=event["at"],
+                running=self._lives(event),
+                said=last_words(self._folder / f"{event['id']}.log"),
+            )
+            for event in read(self._folder / _CHILDREN)
+        ]
+
+    def ended(self) -> list[Child]:
+        """Return those that this server has started and that have ended since the last call."""
+        gone = [number for number, one in list(self._ours.items()) if one.poll() is not None]
+        for number in gone:
+            del self._ours[number]
+        return [one for one in self.all() if one.process in gone] if gone else []
+
+    def again(self, run: Run) -> Child:
+        """Start the command of a run again, with what is pinned there and what people have checked.
+
+        The pins are written down as they are now: what is checked later makes another run.
+
+        Raises:
+            InputError: nothing is checked, or the run's command cannot be given again.
+            RunError: something cannot be read, written or started.
+        """
+        command, folder = _command_of(run)
+        checks = {str(check.id): check for check in Checks(run.path).read()}
+        if not checks:
+            raise InputError(f"no row of the run {run.name} is checked: check some first")
+        pins: dict[str, dict[str, Any]] = {}
+        if "pinned" in run.record["settings"]:
+            pins = {
+                str(record["id"]): {"id": record["id"], "label": record["label"]}
+                for record in label_records(run)
+                if record.get("pinned") is True
+            }
+        pins |= {key: {"id": one.id, "label": one.label} for key, one in checks.items()}
+        name = secrets.token_hex(4)
+        path = self._file(f"{name}.pins.jsonl")
+        try:
+            path.write_bytes(b"".join(write_json(pin) + b"\n" for pin in pins.values()))
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+        # The last one of an option counts. What the first run wrote is not written over.
+        options, rows = _parted(command)
+        return self._start(name, [*options, f"--pin={path}", *self._places(name), *rows], folder)
+
+    def label(self, form: Mapping[str, object], folder: Path) -> Child:
+        """Start `icm-client label` as a form says; errors as `label_arguments` and `again`."""
+        name = secrets.token_hex(4)
+        return self._start(name, [*label_arguments(form, folder), *self._places(name)], folder)
+
+    def stop(self, child_id: str) -> None:
+        """Ask a child to stop, as Ctrl-C does: its run keeps what it has, and can go on.
+
+        Raises:
+            InputError: there is no such child, or it has ended.
+        """
+        for event in read(self._folder / _CHILDREN):
+            if event["id"] == child_id and self._lives(event):
+                os.kill(event["process"], signal.SIGINT)
+                return
+        raise InputError("nothing of that name was started here and still runs")
+
+    def _places(self, name: str) -> list[str]:
+        return [f"--output={self._file(f'{name}.labels.jsonl')}", f"--runs={self._base.resolve()}"]
+
+    def _file(self, name: str) -> Path:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self._folder}: cannot be made: {error.strerror}") from error
+        if self._folder.is_symlink():
+            raise RunError(f"{self._folder} leads elsewhere: remove it, and try again")
+        return self._folder.resolve() / name
+
+    def _start(self, name: str, arguments: Sequence[str], folder: Path) -> Child:
+        log = self._file(f"{name}.log")
+        try:
+            with log.open("wb") as file:
+                process = subprocess.Popen(
+                    _program(arguments),
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    start_new_session=True,
+                )
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in an argument
+            raise RunError(f"the run cannot be started: {error}") from error
+        self._ours[process.pid] = process
+        with Journal.open(self._folder / _CHILDREN) as journal:
+            written = journal.append(
+                _CHILD,
+                id=name,
+                process=process.pid,
+                born=_born(process.pid),
+                arguments=list(arguments),
+            )
+        return Child(name, process.pid, tuple(arguments), written["at"], running=True, said="")
+
+    def _lives(self, event: Mapping[str, Any]) -> bool:
+        """Whether the process that was started then still is the one of this id."""
+        return event["born"] is not None and _born(event["process"]) == event["born"]
+
+
+async def preview(form: Mapping[str, object], folder: Path, *, forecast: bool) -> dict[str, Any]:
+    """Return what `label --dry-run --json` says of a form, or `--forecast`: a prompt, the labels.
+
+    Raises:
+        InputError: it says that something is wrong.
+        RunError: it says nothing for a minute.
+    """
+    arguments = [*label_arguments(form, folder), "--forecast" if forecast else "--dry-run"]
+    try:
+        with anyio.fail_after(_PREVIEW_S):
+            ended = await anyio.run_process(
+                _program([*arguments, "--json"]), check=False, cwd=folder, start_new_session=True
+            )
+    except TimeoutError:
+        raise RunError(f"a preview takes more than {_PREVIEW_S:.0f} seconds here") from None
+    try:
+        said: dict[str, Any] = json.loads(ended.stdout)
+    except ValueError:
+        words = ended.stderr.decode("utf-8", "replace").strip()
+        raise RunError(words or "the preview was ended") from None
+    if "error" in said:
+        raise InputError(str(said["error"]))
+    return said
+
+
+def label_arguments(form: Mapping[str, object], folder: Path) -> list[str]:
+    """Return the arguments of `icm-client` that a form stands for.
+
+    Each value is joined to its option, and a file begins with its folder, so that no value can be
+    read as an option.
+
+    Args:
+        form: `data` (a file in `folder` or below it), `task` (a built-in one, or such a file) or
+            `template` and `labels`, and where they are given `gold`, `endpoint` (an http or https
+            URL), `model`, `seed` and `limit`.
+        folder: in which the command is started.
+
+    Raises:
+        InputError: a value is not of its kind, or names a file elsewhere.
+    """
+    unknown = form.keys() - {*_WORDS, *_NUMBERS, "data", "task", "endpoint"}
+    if unknown:
+        raise InputError(f"a new run has no {min(unknown)!r}")
+    words = {
+        name: text for name in (*_WORDS, "data", "task", "endpoint") if (text := _text(form, name))
+    }
+    if "data" not in words:
+        raise InputError("choose the file of the rows")
+    arguments = ["label", f"./{_within(words['data'], folder)}"]
+    if task := words.get("task"):
+        known = task in builtin_names()
+        arguments.append(f"--task={task if known else f'./{_within(task, folder)}'}")
+    if endpoint := words.get("endpoint"):
+        if not endpoint.startswith(("http://", "https://")):
+            raise InputError("a server is named by a URL that begins with http:// or https://")
+        arguments.append(f"--endpoint={endpoint}")
+    arguments += [f"--{name}={words[name]}" for name in _WORDS if name in words]
+    for name in _NUMBERS:
+        number = form.get(name)
+        if number is None:
+            continue
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise InputError(f"{name} must be a whole number")
+        arguments.append(f"--{name}={number}")
+    return arguments
+
+
+_WORDS: Final = ("template", "labels", "gold", "model")
+_NUMBERS: Final = ("seed", "limit")
+
+
+def files_to_label(folder: Path, base: Path) -> dict[str, list[str]]:
+    """Return what a form can choose from: `data` and `task` files within `folder`, not in `base`.
+
+    Folders whose name begins with a dot are left out, and so is what comes after many files.
+    """
+    found: dict[str, list[str]] = {"data": [], "task": list(builtin_names())}
+    left = _MOST_FILES
+    for at, folders, names in os.walk(folder):
+        here = Path(at)
+        folders[:] = sorted(
+            one
+            for one in folders
+            if not one.startswith(".") and (here / one).resolve() != base.resolve()
+        )
+        for name in sorted(names):
+            kind = "task" if name.endswith(_TASK_FILE) else "data"
+            if kind == "task" or _is_data(name):
+                found[kind].append(str((here / name).relative_to(folder)))
+                left -= 1
+        if left <= 0:
+            break
+    return found
+
+
+def _is_data(name: str) -> bool:
+    try:
+        return bool(format_of(name, None))
+    except IcmError:
+        return False
+
+
+def _text(form: Mapping[str, object], name: str) -> str:
+    value = form.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or "\0" in value:
+        raise InputError(f"{name} must be a text")
+    return value
+
+
+def _within(name: str, folder: Path) -> str:
+    """The path of a file from the folder that it is in, or below."""
+    root = folder.resolve()
+    try:
+        path = (folder / name).resolve()
+        inside = path.is_relative_to(root) and path.is_file()
+    except (OSError, RuntimeError):
+        inside = False
+    if not inside:
+        raise InputError(
+            "choose a file in the folder in which the view was started, or below it: there is no "
+            f"{name} there"
+        )
+    return os.path.relpath(path, root)
+
+
+def _command_of(run: Run) -> tuple[list[str], Path]:
+    """The command of a run and the folder in which it was started."""
+    command = [str(word) for word in run.record.get("command") or ()]
+    folder = Path(str(run.record.get("folder")))
+    why = None
+    if not command:
+        why = "it was started from Python: make the same call with pins"
+    elif command[0] != "label":
+        why = f"it was started by icm-client {command[0]}, which takes no pins"
+    elif run.record.get("part") is not None:
+        why = "it is one of several runs of a command: label its rows alone"
+    elif "-" in command:
+        why = "its rows came from standard input, and are not kept"
+    elif not folder.is_dir():
+        why = f"the folder {folder}, in which it was started, is gone"
+    if why is not None:
+        raise InputError(f"the run {run.name} cannot be started again from here: {why}")
+    return command, folder
+
+
+def _parted(command: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """A command's words up to a `--`, after which there are no options, and from there."""
+    place = command.index("--") if "--" in command else len(command)
+    return command[:place], command[place:]
+
+
+def _program(arguments: Iterable[str]) -> list[str]:
+    # -P: the user's working folder may hold a json.py.
+    return [sys.executable, "-P", "-m", "icm_client", *arguments]
+
+
+def _born(process: int) -> str | None:
+    """When the process of this id began, in the system's own words; None where none lives."""
+    try:
+        about = Path(f"/proc/{process}/stat").read_text("utf-8", errors="replace")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
+    except OSError:
+        if Path("/proc/self").exists() or (ps := shutil.which("ps")) is None:
+            return None
+        asked = [ps, "-o", "lstart=", "-p", str(process)]
+        return (
+            subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+            or None
+        )
+    # After the name, which is in brackets and may hold anything: proc(5) counts from 3 there.
+    fields = about.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
