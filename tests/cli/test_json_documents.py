@@ -114,6 +114,7 @@ CALLS: dict[tuple[str, ...], Sequence[str]] = {
     ("tasks",): (),
     ("tasks", "init"): ("rows.jsonl", *ASKED),
     ("tasks", "show"): ("sentiment",),
+    ("why",): ("latest", "1", "--dry-run"),
 }
 
 
