@@ -49,6 +49,7 @@ from icm_client.errors import IcmError, InputError
 from icm_client.record.archive import read_folder
 from icm_client.record.checks import Checks
 from icm_client.report.report import asset
+from icm_client.report.report_data import page_id
 from icm_client.view.children import Child, Children, files_to_label, preview
 from icm_client.view.live import INTERVAL_S, Event, LiveRuns, RunLine, run_folder
 from icm_client.view.pages import (
@@ -207,7 +208,12 @@ class View:
         known = await _threaded(_own_id, report.table.ids, row_id)
         written = await _threaded(Checks(folder).add, known, label, by)
         checked = len(await _threaded(Checks(folder).read))
-        answer = {"run": line.name, **asdict(written), "checked": checked}
+        answer = {
+            "run": line.name,
+            **asdict(written),
+            "id": page_id(known),
+            "checked": checked,
+        }
         self._live.tell(Event("checks", answer))
         return _json(answer)
 
