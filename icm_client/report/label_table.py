@@ -124,6 +124,8 @@ def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
             f"{path}: a row lacks what a run writes ({error}): the file was damaged"
         ) from None
     column = _gold_column(run, records, gold, words)
+    ours = {*columns_before_fields(words)} - {"id"}
+    moved = any(field in ours for field in fields)  # rarely, and then each record says where to
     return LabelTable(
         words=words,
         ids=ids,
@@ -132,16 +134,17 @@ def read_label_table(run: Run, *, gold: str | None = None) -> LabelTable:
         confidence=confidence,
         exactness=exactness,
         fields=fields,
-        texts=tuple(_texts(record, fields, words) for record in records),
+        texts=tuple(
+            _texts(record, [column_of(one, record, words) for one in fields] if moved else fields)
+            for record in records
+        ),
         gold=_gold(records, column, words, path),
         gold_field=column,
     )
 
 
-def _texts(
-    record: Mapping[str, Any], fields: Sequence[str], words: Sequence[str]
-) -> tuple[str, ...]:
-    values = (record.get(column_of(field, record, words)) for field in fields)
+def _texts(record: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
+    values = (record.get(column) for column in columns)
     return tuple(
         value if isinstance(value, str) else write_json(value).decode() for value in values
     )

@@ -151,8 +151,7 @@ def page_rows(table: LabelTable, said: Said = OF_A_RUN) -> dict[str, Any]:
     limit = max(_FEWEST_CHARACTERS, min(_MOST_CHARACTERS, _MOST_OF_ALL // len(table.ids)))
     kinds = sorted(set(table.exactness))
     rows = zip(
-        # JavaScript's whole numbers end at 2**53: of 1234567890123456789 it would make ...800.
-        (name if isinstance(name, str) or abs(name) < 2**53 else str(name) for name in table.ids),
+        map(page_id, table.ids),
         table.held.tolist(),
         [None if np.isnan(one) else one for one in table.confidence.round(5).tolist()],
         table.margins.round(4).tolist(),
@@ -175,6 +174,14 @@ def page_rows(table: LabelTable, said: Said = OF_A_RUN) -> dict[str, Any]:
 def _explained(run: Run, table: LabelTable) -> list[dict[str, Any]]:
     held = {row: table.words[label] for row, label in zip(table.ids, table.held, strict=True)}
     return [one for one in read_explanations(run.path) if one["label"] == held.get(one["row"])]
+
+
+def page_id(row: str | int) -> str | int:
+    """Return a row's id as the page has it: JavaScript's whole numbers end at 2**53.
+
+    Of 1234567890123456789 it would make 1234567890123456800.
+    """
+    return row if isinstance(row, str) or abs(row) < 2**53 else str(row)
 
 
 def _starts(starts: Sequence[Mapping[str, Any]]) -> Starts | None:

@@ -52,6 +52,7 @@ from icm_client.errors import IcmError, InputError
 from icm_client.record.archive import read_folder
 from icm_client.record.checks import Checks
 from icm_client.report.report import asset
+from icm_client.report.report_data import page_id
 from icm_client.runs.ask import Asked, choose_rows
 from icm_client.view.children import Child, Children, files_to_label, preview
 from icm_client.view.live import INTERVAL_S, Event, LiveRuns, RunLine, run_folder
@@ -222,7 +223,12 @@ class View:
         known = await _threaded(_own_id, report.table.ids, row_id)
         written = await _threaded(Checks(folder).add, known, label, by)
         checked = len(await _threaded(Checks(folder).read))
-        answer = {"run": line.name, **asdict(written), "checked": checked}
+        answer = {
+            "run": line.name,
+            **asdict(written),
+            "id": page_id(known),
+            "checked": checked,
+        }
         self._live.tell(Event("checks", answer))
         return _json(answer)
 
@@ -233,7 +239,8 @@ class View:
         if not _NUMBER.fullmatch(budget) or int(budget) > _MOST_ASKED:
             raise InputError(f"budget is a number of rows, at most {_MOST_ASKED:,}")
         chosen = await _threaded(_chosen, folder, int(budget))
-        return _json({"asked": [row.summary() for row in chosen]})
+        asked = [{**row.summary(), "id": page_id(row.id)} for row in chosen]
+        return _json({"asked": asked})
 
     async def compare_page(self, request: Request) -> Response:
         """How runs differ."""

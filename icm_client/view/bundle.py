@@ -12,6 +12,7 @@ from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run
 from icm_client.record.layout import LABELS
 from icm_client.report.report import page, write_page, write_report
+from icm_client.view.pages import TEMPLATES
 
 INDEX: Final = "index.html"
 
@@ -42,11 +43,10 @@ def write_bundle(runs: Sequence[Run], folder: Path) -> list[Path]:
         written.append(path)
     index = page(
         "bundle.html.j2",
+        {"runs": runs, "labelled": {run.name for run in labelled}},
         rows=None,
         scripts=("page.js",),
-        folders=(("icm_client.view", "page"),),
-        runs=runs,
-        labelled={run.name for run in labelled},
+        folders=(TEMPLATES,),
     )
     write_page(written[0], index, "Name another folder.")
     return written

@@ -20,7 +20,7 @@ from icm_client.record.layout import LABELS, RESULT
 from icm_client.report.charts import Chart, course_charts, line_chart
 from icm_client.report.label_table import NO_GOLD
 from icm_client.report.report import sections_of, templates
-from icm_client.report.report_data import ReportData, page_rows, read_report
+from icm_client.report.report_data import ReportData, page_id, page_rows, read_report
 from icm_client.report.run_course import Series, read_course_so_far
 from icm_client.stats.agreement import agreements
 from icm_client.view.live import RunLine, file_stamps
@@ -31,12 +31,12 @@ SECTIONS: Final = ("progress", "verdict", "checks", "figures", "run")
 _KEPT: Final = 4
 """Runs whose rows are kept; 100,000 rows take about 200 MB."""
 
-_TEMPLATES: Final = ("icm_client.view", "page")
+TEMPLATES: Final = ("icm_client.view", "page")
 
 
 def rendered(template: str, **values: object) -> str:
     """Return one of the view's templates filled in."""
-    return templates(_TEMPLATES).get_template(template).render(**values)
+    return templates(TEMPLATES).get_template(template).render(**values)
 
 
 class CheckedAccuracy(NamedTuple):
@@ -108,7 +108,7 @@ def checks_document(folder: Path, report: ReportData) -> dict[str, Any]:
     """Return the checks of a run and what follows from them, as JSON values."""
     checks = Checks(folder).read()
     return {
-        "checks": [{"id": c.id, "label": c.label, "by": c.by, "at": c.at} for c in checks],
+        "checks": [{"id": page_id(c.id), "label": c.label, "by": c.by, "at": c.at} for c in checks],
         "accuracy": [one._asdict() for one in accuracy_by_checks(report, checks)],
     }
 

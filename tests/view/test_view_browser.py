@@ -4,6 +4,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio.to_thread
+import orjson
+import planted_reviews
 import pytest
 from axe import violations
 from report_browser import (
@@ -27,8 +30,10 @@ from view_server import Served, served
 
 from icm_client import rows_from
 from icm_client.data.job import Job
-from icm_client.record.archive import Run
+from icm_client.record.archive import Run, read_folder
 from icm_client.record.checks import Checks
+from icm_client.record.comparison import label_records
+from icm_client.testing import PlantedServer
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +164,8 @@ def test_rows_are_checked_by_keyboard_and_saved_at_once(
 
 
 def test_two_tabs_and_two_people_lose_no_check(page: Chrome, server: Served, base: Path) -> None:
-    run = write_run(base, reviews(60), gold="label")
+    rows = [{**row, "id": 2**60 + n} for n, row in enumerate(reviews(60))]
+    run = write_run(base, rows, gold="label")
     open_run(page, server, run)
     ours = page.current_window_handle
     page.execute_script("document.getElementById('by').value = 'Ada'")
@@ -172,22 +178,23 @@ def test_two_tabs_and_two_people_lose_no_check(page: Chrome, server: Served, bas
             page.switch_to.window(tab)
             page.execute_script("document.getElementById('deck-text').focus()")
             # what the other tab said is known here before this one goes on
-            count = len(seen)
             wait_for(
                 page,
-                lambda driver, n=count: text(driver, "#checked-count").startswith(
-                    f"{n} " if n else "Nothing"
+                lambda driver: text(driver, "#checked-count").startswith(
+                    f"{len(seen)} " if seen else "Nothing"
                 ),
             )
             click(page, "#unchecked")
             seen.append(text(page, "#deck-place").split()[-1])
             page.execute_script("document.getElementById('deck-text').focus()")
             press(page, key)
-            wait_for(page, lambda _, n=count: len(said(run)) == n + 1)
-        server.post(f"/runs/{run.name}/checks", {"id": "r30", "label": "positive", "by": "Bob"})
+            wait_for(page, lambda _: len(said(run)) == len(seen))
+        server.post(
+            f"/runs/{run.name}/checks", {"id": str(2**60 + 30), "label": "positive", "by": "Bob"}
+        )
         wait_for(page, lambda driver: text(driver, "#checked-count").startswith("5 "))
         assert len(set(seen)) == 4
-        assert said(run).keys() == {*seen, "r30"}
+        assert said(run).keys() == {*map(int, seen), 2**60 + 30}
         assert {one.by for one in Checks(run.path).read()} == {"", "Ada", "Bob"}
     finally:
         page.switch_to.window(theirs)
@@ -251,9 +258,67 @@ def test_nothing_moves_while_a_run_goes_on(page: Chrome, server: Served, base: P
                     coherence=0.3,
                     counts=counts,
                 )
-            sweep = "#runs .c-state" if path == "/" else "#progress-title"
-            wait_for(page, lambda driver, where=sweep: "sweep 3" in text(driver, where))
+            wait_for(
+                page, lambda driver: "sweep 3" in text(driver, "#runs .c-state, #progress-title")
+            )
             assert page.execute_async_script(SHIFTS) < 0.1
+
+
+async def test_a_run_is_started_corrected_by_keyboard_and_run_again(
+    chromium: Chrome, tmp_path: Path
+) -> None:
+    rows = [
+        {"id": f"r{n}", "text": row["text"]} for n, row in enumerate(planted_reviews.reviews(32))
+    ]
+    (tmp_path / "rows.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    runs = tmp_path / "runs"
+
+    def page(url: str) -> None:
+        with served(runs, folder=tmp_path) as server:
+            chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+            chromium.get(f"{server.origin}/?token={server.token}")
+            chromium.execute_script("localStorage.clear()")
+            click(chromium, "a[href='/new'].button")
+            assert violations(chromium) == []
+            choose(chromium, "data", "rows.jsonl")
+            choose(chromium, "task", "a template of my own")
+            typed = {"template": "{nothing}:", "labels": "positive,negative", "endpoint": url}
+            for name, words in typed.items():
+                chromium.find_element(By.ID, name).send_keys(words)
+            wait_for(chromium, lambda driver: "nothing" in text(driver, "#preview-said"))
+            told(chromium, "browser")  # it tells that the form was refused
+            assert not chromium.find_element(By.ID, "start").is_enabled()
+            template = chromium.find_element(By.ID, "template")
+            template.clear()
+            template.send_keys(TASK.template)
+            wait_for(chromium, lambda driver: "Review: words of row 0" in text(driver, "#preview"))
+            assert "\u2423negative" in text(chromium, ".label-texts")
+            wait_for(chromium, lambda driver: driver.find_element(By.ID, "start").is_enabled())
+            click(chromium, "#start")
+            wait_for(
+                chromium, lambda driver: driver.find_elements(By.CSS_SELECTOR, "#rows tr[data-row]")
+            )
+            first = chromium.current_url.split("/")[-1]
+            chromium.find_element(By.ID, "by").send_keys("Ada")
+            chromium.execute_script("document.getElementById('deck-text').focus()")
+            row = text(chromium, "#deck-place").split()[-1]
+            found = text(chromium, "#deck-facts").split()[1].rstrip(",")
+            other = "positive" if found == "negative" else "negative"
+            press(chromium, str(TASK.labels.index(other) + 1))
+            wait_for(chromium, lambda driver: "All answers are saved" in text(driver, "#saved"))
+            click(chromium, "#again")
+            wait_for(chromium, lambda driver: driver.current_url.split("/")[-1] != first)
+            wait_for(
+                chromium, lambda driver: driver.find_elements(By.CSS_SELECTOR, "#rows tr[data-row]")
+            )
+            run = read_folder(runs / chromium.current_url.split("/")[-1])
+            (kept,) = [one for one in label_records(run) if one["id"] == row]
+            assert (kept["label"], kept["pinned"]) == (other, True)
+            assert told(chromium, "browser") == []
+            chromium.get("about:blank")
+
+    async with PlantedServer(planted_reviews.planted(32)) as server:
+        await anyio.to_thread.run_sync(page, server.url)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -23,7 +23,7 @@ const inWords = (line) => {
   return {
     state: line.state === "running" && line.waiting ? "waiting" : line.state,
     place: place || (line.state === "running" ? "not begun" : ""),
-    reads: line.total ? `${count(line.done)} of ${count(line.total)} reads` : "",
+    reads: line.total ? `${count(line.done)} of ${count(line.total)} reads of the sweep under way` : "",
     utility: line.utility === null ? NONE : signed(line.utility),
     moved: line.moved === null ? NONE : percent(line.moved),
     accuracy: line.accuracy === null ? "" : percent(line.accuracy),

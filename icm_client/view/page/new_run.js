@@ -98,7 +98,7 @@
 
   const chosen = () => { byId("own").hidden = fields.task.value !== "own"; };
   fields.task.addEventListener("change", chosen);
-  for (const field of Object.values(fields)) field.addEventListener("input", look);
+  for (const field of Object.values(fields)) field.addEventListener(field.localName === "select" ? "change" : "input", look);
   chosen();
   look();
   listen(runs);

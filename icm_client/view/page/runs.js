@@ -110,7 +110,8 @@
     else { known.line = line; known.update(line); }
   };
 
-  for (const filter of Object.values(filters)) filter.addEventListener("input", select);
+  filters.text.addEventListener("input", select);
+  for (const name of ["state", "verdict", "order"]) filters[name].addEventListener("change", select);
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("compare").addEventListener("click", () => {
     location.assign(`/compare?${new URLSearchParams([...chosen].map((name) => ["run", name]))}`);
