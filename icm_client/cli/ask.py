@@ -90,12 +90,12 @@ def ask_command(
                 "rows": [row.summary() for row in asked],
                 "written_to": None if output is None else str(output),
                 "checked": str(Checks(run.path).path),
-                "goes_on": pin_command(run),
+                "again": pin_command(run),
             }
         )
     elif output is not None:
         click.echo(f"Wrote {len(asked):,} rows to {output}.")
-        click.echo(f"With the answers in a file, add to the run's command: --pin {output}")
+        click.echo("Give the file with the answers to the run's command, as --pin FILE.")
     else:
         _ask(run, asked, by)
 
