@@ -1,4 +1,4 @@
-"""Which items a person is best asked about: one sure of each label, then uncertain ones that differ.
+"""Which items a person is best asked about: a sure one of each label, then uncertain ones.
 
 Labels are wrong at large in two ways: names belong to other classes, or a threshold lies elsewhere.
 A search that is given a right label of each class begins with these instead of random ones, and
