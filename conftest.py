@@ -18,8 +18,8 @@ _USERS = ("FORCE_COLOR", "TTY_COMPATIBLE", "VLLM_API_KEY")
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
-    """The loop that the openai SDK's aiohttp transport runs on; another may be installed too."""
-    return "asyncio"
+    """The loop of the tests: asyncio, on which aiohttp runs, or that of ICM_TEST_LOOP."""
+    return os.environ.get("ICM_TEST_LOOP", "asyncio")
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 import click
+from bench_ask import asks
 from bench_audit import audits
 from bench_chance import chance
 from bench_concepts import concepts
@@ -26,6 +27,7 @@ from bench_salience import salience_bench
 from bench_sampling import sampling
 from bench_search import neutral
 from bench_store import store
+from bench_view import view
 from bench_votes import votes
 from bench_wire import wire
 
@@ -37,6 +39,7 @@ def bench() -> None:
 
 for command in (
     *(
+        asks,
         audits,
         chance,
         concepts,
@@ -49,7 +52,7 @@ for command in (
         presets,
         quality,
     ),
-    *(salience_bench, sampling, several, store, thresholds, votes, wire),
+    *(salience_bench, sampling, several, store, thresholds, view, votes, wire),
 ):
     bench.add_command(command)
 

@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 from icm_client.record.layout import DEFAULT_BASE, RECORD
 
 _TASK: Final = ("-t", "--task")
-_TAKE_A_RUN: Final = ("export", "figures", "finetune", "predict", "report")
+_TAKE_A_RUN: Final = ("ask", "export", "figures", "finetune", "predict", "report", "why")
 _TAKE_A_TASK: Final = (("show",), ("convert",))
 
 

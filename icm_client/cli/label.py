@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import ParamSpec
 
 import anyio
 import click
@@ -51,7 +50,6 @@ from icm_client.data.job import Job, task_for
 from icm_client.data.rows import refused_rows
 from icm_client.data.sources import found_files
 from icm_client.data.task_file import write_task
-from icm_client.errors import InputError, RowError
 from icm_client.record.archive import find_run
 from icm_client.record.layout import DEFAULT_BASE
 from icm_client.runs.by_field import (
@@ -72,8 +70,6 @@ from icm_client.scoring import ScoreStore, open_store
 STOPPED = 3
 """Exit status of a run that a limit has ended."""
 
-P = ParamSpec("P")
-
 _Asked = PreparedRun | PreparedGroups
 
 
@@ -92,21 +88,6 @@ def _prior(
                 f"{share!r} is not LABEL=SHARE, such as positive=0.2"
             ) from None
     return prior or None
-
-
-def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
-    """Let errors about some of the rows end with the option that goes on without them."""
-
-    @wraps(command)
-    def named(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except RowError as error:
-            if not error.skippable:
-                raise
-            raise InputError(f"{error}\n--skip-bad-rows labels the other rows.") from error
-
-    return named
 
 
 @click.command("label", cls=ConfiguredCommand, short_help="Label the rows of a file.")
@@ -277,7 +258,6 @@ def _names_skip_bad_rows(command: Callable[P, None]) -> Callable[P, None]:
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show a prompt before the run.")
 @click.pass_context
-@_names_skip_bad_rows
 def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
     context: click.Context,
     /,

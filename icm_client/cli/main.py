@@ -18,12 +18,13 @@ from icm_client.cli.completion import quick_command
 from icm_client.cli.documents import print_error, printed
 from icm_client.cli.signals import Interrupted
 from icm_client.cli.streams import output_error, prepare_streams
-from icm_client.errors import IcmError, InputError
+from icm_client.errors import IcmError, InputError, RowError
 
 PROGRAM = "icm-client"
 
 COMMANDS = {
     "ablate": ("ablate.ablate_command", "Change one thing at a time, and compare."),
+    "ask": ("ask.ask_command", "Ask a person about the rows that tell a run most."),
     "audit": ("audit.audit_command", "Find wrong labels among those that rows have."),
     "check": ("check.check_command", "Find out whether a server can label, and what it costs."),
     "eval": ("eval.eval_command", "Compare ICM labels with gold, human and random labels."),
@@ -48,6 +49,7 @@ COMMANDS = {
     "tasks": ("tasks.tasks_command", "Show the built-in tasks, and write your own."),
     "view": ("view.view_command", "Look at runs in the browser, live; check rows there."),
     "watch": ("watch.watch_command", "Show how busy a vLLM server is."),
+    "why": ("why.why_command", "Show what carries a row's label."),
 }
 """Name -> the file and attribute of this folder, and the line in the list of commands."""
 
@@ -84,6 +86,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (click.ClickException, *_ENDS) as error:
+            if isinstance(error, RowError) and error.skippable and self._skips_bad_rows(ctx):
+                error.add_note("--skip-bad-rows goes on with the other rows.")
             if "--json" in (ctx.obj or ()) and printed() == before:
                 end = _end(error)
                 print_error(
@@ -94,6 +98,12 @@ class Commands(click.Group):
                     goes_on=end.goes_on,
                 )
             raise
+
+    def _skips_bad_rows(self, ctx: click.Context) -> bool:
+        """Whether the command that was called has that option."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        parameters = () if command is None else command.params
+        return any(parameter.name == "skip_bad_rows" for parameter in parameters)
 
     def _called(self, ctx: click.Context) -> str:
         """The name of the command that was called, and that of its own where it is a group."""
@@ -170,7 +180,7 @@ def _end(error: BaseException) -> _End:
         case click.ClickException():
             return _End(error.format_message(), error.exit_code)
         case InputError():
-            return _End(str(error), 2)
+            return _End("\n".join([str(error), *getattr(error, "__notes__", ())]), 2)
         case IcmError():
             return _End(str(error), 1, error.goes_on)
         case Interrupted():

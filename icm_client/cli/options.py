@@ -1,15 +1,14 @@
 """Options that several commands have: for task and rows, the server, the search, the runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import click
 
 from icm_client.cli.completion import complete_tasks
-from icm_client.cli.sections import section
+from icm_client.cli.sections import Decorator, made_of, section
 from icm_client.coherence.anneal import AnnealSettings
 from icm_client.coherence.folds import FoldSettings
 from icm_client.coherence.iterate import IterateSettings
@@ -24,6 +23,7 @@ from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.data.sources import Files
 from icm_client.endpoints import KINDS as SERVER_KINDS
 from icm_client.endpoints import GoodNeighbour, Kind, RetryPolicy, TransportSettings
+from icm_client.endpoints.settings import Connections
 from icm_client.errors import InputError
 from icm_client.runs.labels_file import KINDS as STARTS
 from icm_client.runs.presets import Preset, Settings, TrainedSettings, preset_settings
@@ -43,32 +43,23 @@ _TASK_OPTIONS = (
 )
 
 
-def task_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add --task, --template and --labels to a command, which receives one `task`.
+def _task(task_name: str | None, template: str | None, labels: str | None) -> Task | str | None:
+    if template is None and labels is None:
+        return task_name
+    if template is None or labels is None:
+        raise click.UsageError("--template and --labels go together.")
+    if task_name is not None:
+        raise click.UsageError("--task and --template exclude each other.")
+    words = tuple(word.strip() for word in labels.split(","))
+    return Task(template=unescape(template), labels=words)
 
-    It is a `Task` where the options write one down, the name or file that --task gives, or None;
-    `icm_client.data.job.task_for` makes a task of each.
-    """
 
-    @wraps(command)
-    def with_task(
-        *args: Any,
-        task_name: str | None,
-        template: str | None,
-        labels: str | None,
-        **kwargs: Any,
-    ) -> None:
-        task: Task | str | None = task_name
-        if template is not None or labels is not None:
-            if template is None or labels is None:
-                raise click.UsageError("--template and --labels go together.")
-            if task_name is not None:
-                raise click.UsageError("--task and --template exclude each other.")
-            words = tuple(word.strip() for word in labels.split(","))
-            task = Task(template=unescape(template), labels=words)
-        command(*args, task=task, **kwargs)
+task_options = section("Task", *_TASK_OPTIONS, made_of("task", _task))
+"""--task, --template and --labels: the command receives one `task`.
 
-    return section("Task", *_TASK_OPTIONS)(with_task)
+It is a `Task` where the options write one down, the name or file that --task gives, or None;
+`icm_client.data.job.task_for` makes a task of each.
+"""
 
 
 _FORMATS = click.Choice(get_args(FileFormat))
@@ -97,30 +88,25 @@ _FILE_OPTIONS = (
 )
 
 
-def file_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add what says how DATA is read to a command, which receives one `file`."""
-
-    @wraps(command)
-    def with_file(
-        *args: Any,
-        format: FileFormat | None,  # noqa: A002 - the option's name
-        encoding: str | None,
-        delimiter: str | None,
-        quote: Quote,
-        **kwargs: Any,
-    ) -> None:
-        file = FileOptions(
-            format=format,
-            encoding=encoding,
-            delimiter=None if delimiter is None else unescape(delimiter),
-            quote=quote,
-        )
-        command(*args, file=file, **kwargs)
-
-    return section("Data", *_FILE_OPTIONS)(with_file)
+def _file(
+    format: FileFormat | None,  # noqa: A002 - the option's name
+    encoding: str | None,
+    delimiter: str | None,
+    quote: Quote,
+) -> FileOptions:
+    return FileOptions(
+        format=format,
+        encoding=encoding,
+        delimiter=None if delimiter is None else unescape(delimiter),
+        quote=quote,
+    )
 
 
-def limit_option_of(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+file_options = section("Data", *_FILE_OPTIONS, made_of("file", _file))
+"""How DATA is read: the command receives one `file`."""
+
+
+def limit_option_of(default: str) -> Decorator:
     """The option --limit, where a command that is not given it takes `default` rows."""
     return section(
         "Data",
@@ -248,6 +234,12 @@ _SERVER_OPTIONS = (
 
 _WIRE_OPTIONS = (
     click.option(
+        "--transport",
+        type=click.Choice(get_args(Connections)),
+        help="Whose connections requests go over: aiohttp, or httpx2, slower, for SOCKS proxies, "
+        "HTTP/2, and machines without aiohttp. [default: aiohttp where it is installed]",
+    ),
+    click.option(
         "--max-in-flight",
         type=click.IntRange(1),
         default=_TRANSPORT.max_in_flight,
@@ -280,50 +272,45 @@ _WIRE_OPTIONS = (
 )
 
 
-def server_options(*, wire: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _server(
+    *,
+    urls: tuple[str, ...],
+    model: str | None,
+    gguf: Path | None,
+    kind: Kind | None,
+    allow_floor: bool,
+    context_length: int | None,
+    transport: Connections | None = None,
+    max_in_flight: int = _TRANSPORT.max_in_flight,
+    good_neighbour: int | None = None,
+    attempt_timeout: float = _RETRY.attempt_timeout_s,
+    item_timeout: float = _RETRY.item_timeout_s,
+) -> Server:
+    settings = TransportSettings(
+        transport=transport,
+        retry=RetryPolicy(attempt_timeout_s=attempt_timeout, item_timeout_s=item_timeout),
+        max_in_flight=max_in_flight,
+        good_neighbour=None if good_neighbour is None else GoodNeighbour(queue=good_neighbour),
+    )
+    return Server(
+        url=urls or None,
+        model=model,
+        kind=kind,
+        allow_floor=allow_floor,
+        context_length=context_length,
+        gguf=gguf,
+        transport=settings,
+    )
+
+
+def server_options(*, wire: bool = False) -> Decorator:
     """Return a decorator that adds the options to a command, which receives one `server`.
 
     Args:
         wire: deadlines and requests in flight as well.
     """
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def with_server(
-            *args: Any,
-            urls: tuple[str, ...],
-            model: str | None,
-            gguf: Path | None,
-            kind: Kind | None,
-            allow_floor: bool,
-            context_length: int | None,
-            max_in_flight: int = _TRANSPORT.max_in_flight,
-            good_neighbour: int | None = None,
-            attempt_timeout: float = _RETRY.attempt_timeout_s,
-            item_timeout: float = _RETRY.item_timeout_s,
-            **kwargs: Any,
-        ) -> None:
-            neighbour = None if good_neighbour is None else GoodNeighbour(queue=good_neighbour)
-            transport = TransportSettings(
-                retry=RetryPolicy(attempt_timeout_s=attempt_timeout, item_timeout_s=item_timeout),
-                max_in_flight=max_in_flight,
-                good_neighbour=neighbour,
-            )
-            server = Server(
-                url=urls or None,
-                model=model,
-                kind=kind,
-                allow_floor=allow_floor,
-                context_length=context_length,
-                gguf=gguf,
-                transport=transport,
-            )
-            command(*args, server=server, **kwargs)
-
-        options = (*_SERVER_OPTIONS, *(_WIRE_OPTIONS if wire else ()))
-        return section("Server", *options)(with_server)
-
-    return decorate
+    options = (*_SERVER_OPTIONS, *(_WIRE_OPTIONS if wire else ()))
+    return section("Server", *options, made_of("server", _server))
 
 
 _FAST, _PAPER, _FOLDS = SweepSettings(), AnnealSettings(), FoldSettings()
@@ -462,32 +449,17 @@ _CONSTRAINT_OPTIONS = (
 )
 
 
-def search_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options to a command, which receives `settings`, `constraint` and `start`."""
-
-    @wraps(command)
-    def with_search(
-        *args: Any,
-        preset: Preset,
-        rules: tuple[str, ...],
-        group: tuple[str, ...],
-        answer: str | None,
-        implies: str | None,
-        **kwargs: Any,
-    ) -> None:
-        settings = settings_of(preset, {name: kwargs.pop(name) for name in _TAKEN_BY})
-        constraint: Rules | None = None  # the task's own
-        if rules:
-            constraint = rules_of(rules, group=group, answer=answer, implies=implies)
-        elif group or answer or implies:
-            raise click.UsageError("--group, --answer and --implies go with --constraint KIND.")
-        command(*args, settings=settings, constraint=constraint, **kwargs)
-
-    constraint = section("Constraint", *_CONSTRAINT_OPTIONS)
-    return section("Search", *_SEARCH_OPTIONS)(constraint(with_search))
+def _constraint(
+    rules: tuple[str, ...], group: tuple[str, ...], answer: str | None, implies: str | None
+) -> Rules | None:
+    if rules:
+        return rules_of(rules, group=group, answer=answer, implies=implies)
+    if group or answer or implies:
+        raise click.UsageError("--group, --answer and --implies go with --constraint KIND.")
+    return None  # the task's own
 
 
-def settings_of(preset: Preset, given: Mapping[str, object]) -> Settings:
+def settings_of(preset: Preset, **given: object) -> Settings:
     """The preset's settings, changed by the options given; None means not given.
 
     Raises:
@@ -518,3 +490,12 @@ def settings_of(preset: Preset, given: Mapping[str, object]) -> Settings:
     if isinstance(settings, TrainedSettings):
         own["sweeps"] = replace(settings.sweeps, **of_sweeps)
     return replace(settings, **own)
+
+
+search_options = section(
+    "Search",
+    *_SEARCH_OPTIONS,
+    made_of("settings", settings_of, ("preset", *_TAKEN_BY)),
+    section("Constraint", *_CONSTRAINT_OPTIONS, made_of("constraint", _constraint)),
+)
+"""Preset, numbers and rule of a search: the command receives `settings`, `constraint`, `start`."""

@@ -1,6 +1,6 @@
 """`icm-client runs score` and `runs vote`: what other models and other runs say of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -20,7 +20,7 @@ from icm_client.cli.options import (
 from icm_client.cli.run_options import json_option, runs_option
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining, ended_at_once
-from icm_client.cli.terminal import live_display, print_table, share, table_that_fits
+from icm_client.cli.terminal import beginning, live_display, print_table, share, table_that_fits
 from icm_client.data import FileFormat
 from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.errors import InputError
@@ -136,11 +136,10 @@ def _signed(value: object) -> str:
     return f"{value:+.3f}" if isinstance(value, float) else "-"
 
 
-def _text(fields: object) -> str:
+def _text(fields: Mapping[str, object]) -> str:
     """The beginning of a row's longest text."""
-    texts = [one for one in dict(fields).values() if isinstance(one, str)]  # type: ignore[call-overload]
-    longest = " ".join(max(texts, key=len, default="").split())
-    return longest if len(longest) <= _TEXT else f"{longest[: _TEXT - 3]}..."
+    texts = [one for one in fields.values() if isinstance(one, str)]
+    return beginning(max(texts, key=len, default=""), _TEXT)
 
 
 def _say_more(rows: int, where: str) -> None:

@@ -6,10 +6,14 @@ A command has `cls=SectionedCommand`, and its options are added by `section`:
     @section("Server", server_options())
     @section("Data", click.option("--data"), file_options)
 
+Options that belong together reach it as one argument: `made_of` says what is made of which.
+
 Options that stand in no section, such as --json and --help, come last, as "Options".
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -40,6 +44,40 @@ def section(name: str, *options: Decorator) -> Decorator:
 def _parameters(command: Callable[..., Any]) -> list[click.Parameter]:
     found: list[click.Parameter] = getattr(command, _PARAMETERS, [])
     return found
+
+
+_Makers = dict[str, tuple[Callable[..., Any], frozenset[str]]]
+
+_MAKERS: Final[WeakKeyDictionary[Callable[..., None], _Makers]] = WeakKeyDictionary()
+"""A command -> its arguments that are made of options: what makes each, and of which."""
+
+
+def made_of(name: str, make: Callable[..., Any], options: Sequence[str] | None = None) -> Decorator:
+    """Have a command receive one argument in the place of several options.
+
+    Args:
+        name: of the argument.
+        make: is called with the options, and returns the argument.
+        options: their names; None takes those of the parameters of `make`.
+    """
+    every = frozenset(options or inspect.signature(make).parameters)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        if (makers := _MAKERS.get(command)) is not None:
+            makers[name] = (make, every)
+            return command
+        makers = {name: (make, every)}
+
+        @wraps(command)
+        def with_made(*args: Any, **given: Any) -> None:
+            for made, (one, taken) in makers.items():
+                given[made] = one(**{option: given.pop(option) for option in taken & given.keys()})
+            command(*args, **given)
+
+        _MAKERS[with_made] = makers
+        return with_made
+
+    return decorate
 
 
 _WHOLE: Final = 200

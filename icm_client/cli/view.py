@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from icm_client.errors import SetupError
+from icm_client.record.archive import find_run, list_runs
 from icm_client.record.layout import DEFAULT_BASE
+from icm_client.view.bundle import write_bundle
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -30,16 +32,45 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 )
 @click.option("--read-only", is_flag=True, help="Let nobody check rows or start runs.")
 @click.option("--no-open", is_flag=True, help="Do not open the browser.")
-def view_command(*, base: Path, host: str, port: int, read_only: bool, no_open: bool) -> None:
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write static pages of the runs into DIR instead, for a web server or a supplement.",
+)
+@click.option(
+    "--run",
+    "names",
+    multiple=True,
+    metavar="RUN",
+    help="With --bundle: only this run; it may be repeated.",
+)
+def view_command(
+    *,
+    base: Path,
+    host: str,
+    port: int,
+    read_only: bool,
+    no_open: bool,
+    bundle: Path | None,
+    names: tuple[str, ...],
+) -> None:
     """Show the runs in the folder RUNS [default: runs] in the browser, live.
 
     The page is served by this command until Ctrl-C ends it. Who opens it must know the token in the
     URL that is printed.
     """
+    if names and bundle is None:
+        raise click.UsageError("--run goes with --bundle DIR.")
+    if bundle is not None:
+        runs = [find_run(name, base) for name in names] if names else list_runs(base).runs
+        written = write_bundle(runs, bundle)
+        click.echo(f"{len(written) - 1:,} runs: open {written[0]}")
+        return
     try:
         from icm_client.view.serve import serve  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
+        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
             raise
         raise SetupError(
             "icm-client view needs starlette and uvicorn: pip install 'icm-client[view]'"

@@ -41,6 +41,7 @@ stands in one fold: no target reads the label of an item that gives its own away
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -170,6 +171,7 @@ class _Search:
     ) -> None:
         self._problem, self._settings = problem, settings
         self._watch, self._assign, self._ask = watch, assign, score
+        self._contexts = partial(fold_contexts, problem=problem, settings=settings)
         self._history: list[SweepRecord] = []
         self._last_asked: tuple[Query, ...] = ()
 
@@ -266,7 +268,8 @@ class _Search:
         shares: deque[float] = deque(maxlen=settings.averaged)
         highest = -np.inf
         while True:
-            folds = await self._read(sweep, labels, averaged, rng)
+            contexts = self._contexts(sweep, labels, averaged, rng=rng)
+            folds = await score_folds(contexts, self._score)
             scores, mass = joined(folds, shape)
             window.append(scores)
             if sweep:
@@ -344,15 +347,6 @@ class _Search:
             return None
         return averaged, labels, prior
 
-    async def _read(
-        self, sweep: int, labels: IntArray, averaged: FloatArray, rng: np.random.Generator
-    ) -> list[ScoredFold]:
-        """Score every item, given demos of other folds."""
-        contexts = fold_contexts(
-            sweep, labels, averaged, self._problem, settings=self._settings, rng=rng
-        )
-        return await score_folds(contexts, self._score)
-
     def _relabelled(
         self, averaged: FloatArray, before: PriorEstimate
     ) -> tuple[IntArray, PriorEstimate]:
@@ -422,7 +416,9 @@ class _Search:
             if self._watch.stop():
                 found = replace(found, stopped=True)
                 break
-            folds = await self._read(sweep, found.labels, found.averaged, rng)
+            folds = await score_folds(
+                self._contexts(sweep, found.labels, found.averaged, rng=rng), self._score
+            )
             found = replace(found, folds=folds)
             exchange = await exchange_names_in_folds(folds, found.labels, self._score)
             if exchange.ambiguous:
@@ -485,7 +481,9 @@ class _Search:
             moved = (found.labels != before).sum()
             if self._watch.stop():
                 return replace(found, stopped=True)
-            folds = await self._read(number, found.labels, found.averaged, rng)
+            folds = await score_folds(
+                self._contexts(number, found.labels, found.averaged, rng=rng), self._score
+            )
             taught = await self._taught(folds, shape)
             before, utility = found.labels, _utility_of_taught(taught, found.labels)
             found = replace(found, folds=folds, utility=utility)

@@ -5,7 +5,7 @@ import io
 import os
 import re
 import shlex
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from io import BufferedReader
@@ -152,29 +152,32 @@ def opened_rows(
         def every() -> Generator[tuple[Place, object]]:
             for one in found.files:
                 said: list[str] = []
-                rows = _rows_of(one, said, file, template_fields, 0 if several else fewest)
                 name = one.name if several else None
-                for line, row in rows:
-                    yield Place(line, name), row
+                least = 0 if several else fewest
+                with _rows_of(one, said, file, template_fields, least) as rows_of_one:
+                    for line, row in rows_of_one:
+                        yield Place(line, name), row
                 warnings.extend(f"{one.name}: {words}" if several else words for words in said)
 
         with closing(every()) as rows:
             yield rows if loader is None else made_rows(loader, rows, template_fields)
 
 
+@contextmanager
 def _rows_of(
     file: File,
     warnings: list[str],
     options: FileOptions,
     template_fields: Sequence[str],
     fewest: int,
-) -> Iterator[tuple[int, object]]:
-    """Yield the rows of a file with their lines; `fewest` is 0 where it may have none."""
+) -> Iterator[Iterable[tuple[int, object]]]:
+    """Give the rows of a file with their lines; `fewest` is 0 where it may have none."""
     name = file.name
     with opened(file) as stream:
         if not stream.peek(1):
             if not fewest:
                 warnings.append("the file is empty")
+                yield ()
                 return
             if name == STDIN:
                 raise RowError("nothing came: pipe the rows into the command", path=name)
@@ -185,18 +188,16 @@ def _rows_of(
             broken: dict[int, str] = {}
             lines = _lines_of(stream, name, broken, options.encoding)
             if kind == "csv":
-                yield from csv_rows(lines, name, warnings, broken, options)
+                yield csv_rows(lines, name, warnings, broken, options)
             else:
-                yield from json_rows(
-                    lines, name, template_fields, fewest=fewest or 1, broken=broken
-                )
+                yield json_rows(lines, name, template_fields, fewest=fewest or 1, broken=broken)
             return
         with seekable(stream) as whole:
             if kind == "xlsx":
-                yield from xlsx_rows(whole, name, warnings, file.sheet)
+                yield xlsx_rows(whole, name, warnings, file.sheet)
             else:
                 require_pyarrow(name)
-                yield from (parquet_rows if kind == "parquet" else arrow_rows)(whole, name)
+                yield (parquet_rows if kind == "parquet" else arrow_rows)(whole, name)
 
 
 def _kind_of(stream: BufferedReader, file: File, options: FileOptions) -> FileFormat:

@@ -2,6 +2,9 @@
 
 No secret leaves this file: neither key nor password stands in an error.
 
+Requests go over aiohttp, which the openai SDK puts below httpx2, or over httpx2's own connections:
+three times the CPU a request, but under trio too, and through proxies that aiohttp does not know.
+
 Of the openai SDK only the HTTP client is used. Its typed methods validate every token id of a
 prompt and are 15 times slower (25 against 0.8 ms of CPU for a request of 2,000 ids). Its retries
 give up at once on a long Retry-After and do not see malformed answers. Read time-outs are off: a
@@ -13,17 +16,17 @@ import json
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Final
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 import anyio
 import httpx2
-from openai import DefaultAioHttpClient
 from pydantic import SecretStr
 
 from icm_client.endpoints.http_errors import error_of_status
@@ -37,6 +40,15 @@ from icm_client.errors import (
     InputError,
     MalformedAnswer,
 )
+
+HAS_AIOHTTP: Final = find_spec("aiohttp") is not None
+
+_FAILURES: tuple[type[Exception], ...] = (httpx2.TransportError, OSError)
+
+if TYPE_CHECKING or HAS_AIOHTTP:
+    import aiohttp
+
+    _FAILURES = (*_FAILURES, aiohttp.ClientError)
 
 ERROR_BODY_BYTES: Final = 64 * 1024
 """So much is read of an answer whose status is an error; no message holds more."""
@@ -61,7 +73,8 @@ class Exchange:
         # A proxy from the environment must not stand between us and our own machine.
         local = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
         self._proxy = None if local else _proxy_of(self.url)
-        self._client = DefaultAioHttpClient(
+        self._client = _client_of(
+            settings,
             base_url=self.url,
             headers={
                 "Accept": "application/json",
@@ -113,12 +126,10 @@ class Exchange:
             failure: IcmError = EndpointTimeout(
                 f"{asked}: no complete answer in {deadline_s:.3g} s"
             )
-        except aiohttp.ClientResponseError as error:
-            failure = self._not_http(asked, error)
         # A time-out is one of these: the SDK's aiohttp bridge calls a connection that the server
         # closed a "connect time-out".
-        except (httpx2.TransportError, aiohttp.ClientError, OSError) as error:
-            failure = self._unreachable(asked, _root_cause(error))
+        except _FAILURES as error:
+            failure = self._unreachable(asked, _causes(error))
         except (httpx2.DecodingError, httpx2.TooManyRedirects) as error:
             failure = MalformedAnswer(f"{asked}: {self._words_of(error)}")
         if (
@@ -199,23 +210,21 @@ class Exchange:
     def _asked(self, path: str, body: bytes | None) -> str:
         return f"{'GET' if body is None else 'POST'} {self.url}{path}"
 
-    def _not_http(self, asked: str, error: aiohttp.ClientResponseError) -> IcmError:
-        if isinstance(error, aiohttp.ClientHttpProxyError):
-            return self._unreachable(asked, error)
-        return MalformedAnswer(
-            f"{asked}: what listens there does not speak HTTP; look at the port "
-            f"({self._words_of(error)})"
-        )
-
-    def _unreachable(self, asked: str, cause: BaseException) -> IcmError:
+    def _unreachable(self, asked: str, causes: Sequence[BaseException]) -> IcmError:
+        cause = causes[-1]
         words = self._words_of(cause)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return EndpointUntrusted(f"{asked}: {words} ({_certificate_advice(cause)})")
         through = f"by way of the proxy {self._proxy}, " if self._proxy else ""
-        if isinstance(cause, aiohttp.ClientHttpProxyError):
-            if cause.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-                return error_of_status(cause.status, {}, b"", asked=asked)
-            words = f"the proxy refuses to connect ({cause.status} {self.redacted(cause.message)})"
+        if (refused := _refused_by_proxy(causes)) is not None:
+            status, why = refused
+            if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+                return error_of_status(status, {}, b"", asked=asked)
+            words = f"the proxy refuses to connect ({status} {self.redacted(why)})"
+        elif _is_not_http(causes):
+            return MalformedAnswer(
+                f"{asked}: what listens there does not speak HTTP; look at the port ({words})"
+            )
         elif isinstance(cause, socket.gaierror):
             words = f"no host has that name ({words})"
         elif isinstance(cause, ConnectionRefusedError):
@@ -311,10 +320,57 @@ async def _speaks_http(host: str, port: int) -> bool:
     return False
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error, its cause, and so on to where it began; of several addresses, at the first."""
+    found = [error]
+    while True:
+        last = found[-1]
+        cause = last.exceptions[0] if isinstance(last, BaseExceptionGroup) else last.__cause__
+        # httpx2's and anyio's say that no connection was made, and not from which error.
+        if cause is None and getattr(last, "errno", None) is None:
+            context = last.__context__
+            cause = context if isinstance(context, OSError | ExceptionGroup) else None
+        if cause is None:
+            return found
+        found.append(cause)
+
+
+def _refused_by_proxy(causes: Sequence[BaseException]) -> tuple[int, str] | None:
+    """Status and words with which a proxy refused to connect; None where none did."""
+    for one in causes:
+        if HAS_AIOHTTP and isinstance(one, aiohttp.ClientHttpProxyError):
+            return one.status, one.message
+        if isinstance(one, httpx2.ProxyError) and (said := str(one))[:3].isdecimal():
+            return int(said[:3]), said[4:]
+    return None
+
+
+def _is_not_http(causes: Sequence[BaseException]) -> bool:
+    """Whether what was read is no answer of HTTP."""
+    if HAS_AIOHTTP and any(isinstance(one, aiohttp.ClientResponseError) for one in causes):
+        return True
+    return "illegal" in str(causes[-1]) and type(causes[-1]).__module__.startswith("h11")
+
+
+def _client_of(settings: TransportSettings, **options: Any) -> httpx2.AsyncClient:
+    """A client over the connections that the settings name.
+
+    Raises:
+        InputError: aiohttp is named, and it is not installed or this loop is trio's.
+    """
+    chosen = settings.transport
+    if chosen != "httpx2":
+        why = "" if HAS_AIOHTTP else "it is not installed (pip install aiohttp)"
+        trio = sys.modules.get("trio")
+        if trio is not None and trio.lowlevel.in_trio_run():
+            why = "it needs an asyncio loop, and this one is trio's"
+        if not why:
+            from openai import DefaultAioHttpClient  # noqa: PLC0415 - it takes half a second
+
+            return DefaultAioHttpClient(**options)
+        if chosen == "aiohttp":
+            raise InputError(f"requests cannot go over aiohttp: {why}; take the transport httpx2")
+    return httpx2.AsyncClient(**options, http2=find_spec("h2") is not None)
 
 
 def _header_value(api_key: SecretStr | None) -> str:

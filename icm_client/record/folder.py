@@ -5,6 +5,7 @@
     labels.jsonl   the labels; of a run that was stopped, those found so far
     result.json    the summary, with `stopped` if the run can go on
     report.html    the report
+    why.jsonl      explanations of rows, where they were asked for
     checked.jsonl  what people say about the labels (`checks.py`)
     lock           held by the process at work: a run without that process has ended or died
 
@@ -36,6 +37,7 @@ from icm_client.record.layout import (
     RECORD,
     REPORT,
     RESULT,
+    WHY,
 )
 
 _LOCK_TIMEOUT_S = 1.0  # who only looks whether a run is under way holds the lock for less
@@ -100,7 +102,7 @@ class RunFolder:
                 for torn in path.glob(".*.tmp"):  # of a process that was killed as it wrote
                     torn.unlink()
                 if fresh:
-                    for name in (JOURNAL, LABELS, REPORT, RESULT, RECORD):
+                    for name in (JOURNAL, LABELS, REPORT, WHY, RESULT, RECORD):
                         (path / name).unlink(missing_ok=True)
                 earlier = _earlier(path / RECORD)
                 record = _record(description, command, earlier)

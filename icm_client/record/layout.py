@@ -12,6 +12,7 @@ LABELS: Final = "labels.jsonl"
 RESULT: Final = "result.json"
 CHECKED: Final = "checked.jsonl"
 REPORT: Final = "report.html"
+WHY: Final = "why.jsonl"
 LOCK: Final = "lock"
 
 DEFAULT_BASE: Final = Path("runs")

@@ -62,10 +62,12 @@ def write_audit_page(found: AuditPage, path: Path) -> None:
         path,
         page(
             "audit.html.j2",
+            {
+                "audit": found,
+                "name": found.data.replace("\\", "/").rpartition("/")[2],
+                "matrix": matrix,
+                "notices": [f"{one}." for one in found.notices],
+            },
             rows=page_rows(found.table, _SAID),
-            audit=found,
-            name=found.data.replace("\\", "/").rpartition("/")[2],
-            matrix=matrix,
-            notices=[f"{one}." for one in found.notices],
         ),
     )

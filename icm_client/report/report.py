@@ -8,7 +8,7 @@ escaped, and the script only ever sets them as text.
 
 import base64
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from importlib import resources
@@ -62,7 +62,7 @@ def write_page(path: Path, html: str, advice: str = "Name another file.") -> Non
 
 def render_report(data: ReportData) -> str:
     """Return the page, which follows from the data alone."""
-    return page("page.html.j2", rows=page_rows(data.table), **sections_of(data))
+    return page("page.html.j2", sections_of(data), rows=page_rows(data.table))
 
 
 def sections_of(data: ReportData) -> dict[str, object]:
@@ -85,12 +85,19 @@ def sections_of(data: ReportData) -> dict[str, object]:
     }
 
 
-def page(template: str, *, rows: object, **values: object) -> str:
-    """Return the template filled in, with style sheet, script, and a policy that allows both."""
+def page(
+    template: str,
+    values: Mapping[str, object],
+    *,
+    rows: object,
+    scripts: Sequence[str] = _SCRIPTS,
+    folders: Sequence[tuple[str, str]] = (),
+) -> str:
+    """Return the template filled in, with style sheet, scripts, and a policy that allows both."""
     # These files are ours: they hold no `</script>` and no `</style>`.
-    css, script = asset("page.css"), "\n".join(map(asset, _SCRIPTS))
+    css, script = asset("page.css"), "\n".join(map(asset, scripts))
     return (
-        templates()
+        templates(*folders)
         .get_template(template)
         .render(
             policy=Markup(_policy(css, script)),  # noqa: S704 - hashes

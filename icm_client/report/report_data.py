@@ -8,6 +8,7 @@ import numpy as np
 
 from icm_client.coherence.problem import FloatArray
 from icm_client.record.archive import Run
+from icm_client.record.explanations import read_explanations
 from icm_client.report.label_table import NO_GOLD, LabelTable, read_label_table
 from icm_client.report.run_course import Course, read_course
 from icm_client.stats.calibration_curve import Reliability, reliability
@@ -82,6 +83,7 @@ class ReportData:
         log_odds: what the histogram shows, nats, shape `[N]`: of two labels the first's log-odds,
             of more each row's margin. The threshold is 0.
         starts: how far they agree; None where there was one, or the record does not say.
+        explained: rows that were explained, and still have the label that was.
     """
 
     run: Run
@@ -94,6 +96,7 @@ class ReportData:
     reliability: Reliability | None
     log_odds: FloatArray
     starts: Starts | None
+    explained: Sequence[Mapping[str, Any]] = ()
 
     @property
     def result(self) -> Mapping[str, Any]:
@@ -134,6 +137,7 @@ def read_report(run: Run, *, gold: str | None = None) -> ReportData:
         if len(table.words) == 2  # noqa: PLR2004 - log-odds are of two
         else table.margins,
         starts=_starts(result.get("starts") or ()),
+        explained=_explained(run, table),
     )
 
 
@@ -165,6 +169,11 @@ def page_rows(table: LabelTable, said: Said = OF_A_RUN) -> dict[str, Any]:
         "said": said._asdict(),
         "rows": list(rows),
     }
+
+
+def _explained(run: Run, table: LabelTable) -> list[dict[str, Any]]:
+    held = {row: table.words[label] for row, label in zip(table.ids, table.held, strict=True)}
+    return [one for one in read_explanations(run.path) if one["label"] == held.get(one["row"])]
 
 
 def page_id(row: str | int) -> str | int:

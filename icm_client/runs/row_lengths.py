@@ -12,6 +12,7 @@ the model reads, and nothing else: rules and output have the row as it was.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
 from icm_client.data import Dataset, JsonValue, Row
@@ -80,11 +81,13 @@ class Limited(NamedTuple):
         too_long: items whose rows take more and could not be cut or were not to be, with reasons.
         cut: row -> tokens that were cut from its prompt, 0 for a row that is whole; None where the
             limit cuts no rows.
+        as_read: row -> the row with the texts that are left of it, of those that are cut.
     """
 
     job: Job
     too_long: Mapping[int, str]
     cut: Mapping[int, int] | None
+    as_read: Mapping[int, Row] = MappingProxyType({})
 
     def refuse(self) -> None:
         """Raise `RowError` where rows take too many tokens; it names them all."""
@@ -145,7 +148,7 @@ async def within_limit(job: Job, limit: RowLimit, server: Endpoint, store: Score
     while under_way := [one for one in cuts if not one.is_done(most)]:
         tried = [one.next_length(most) for one in under_way]
         rows = [one.cut(length) for one, length in zip(under_way, tried, strict=True)]
-        prompts = _prompts(rows, job)
+        prompts = prompts_of(rows, job)
         counts = await token_counts([text for texts in prompts for text in texts], server, store)
         orders = len(counts) // len(rows)
         for place, (one, length) in enumerate(zip(under_way, tried, strict=True)):
@@ -158,7 +161,8 @@ async def within_limit(job: Job, limit: RowLimit, server: Endpoint, store: Score
         if not one.fits
     }
     kept = {row: one for row, one in done.items() if one.fits}
-    made = dict(zip(kept, _prompts([one.cut(one.fits) for one in kept.values()], job), strict=True))
+    as_read = {row: one.cut(one.fits) for row, one in kept.items()}
+    made = dict(zip(kept, prompts_of(list(as_read.values()), job), strict=True))
     job = replace(
         job,
         prompts=tuple(
@@ -167,7 +171,7 @@ async def within_limit(job: Job, limit: RowLimit, server: Endpoint, store: Score
         ),
     )
     cut = {row: kept[row].left_out if row in kept else 0 for row in lengths}
-    return Limited(job, job.by_item(uncut), cut)
+    return Limited(job, job.by_item(uncut), cut, as_read)
 
 
 class LengthCheck(NamedTuple):
@@ -258,8 +262,12 @@ def _too_long(length: int, most: int) -> str:
     )
 
 
-def _prompts(rows: Sequence[Row], job: Job) -> list[tuple[str, ...]]:
-    """Each row's prompts: one, or two where pairs are shown in both orders."""
+def prompts_of(rows: Sequence[Row], job: Job) -> list[tuple[str, ...]]:
+    """Return each row's prompts: one, or two where pairs are shown in both orders.
+
+    Raises:
+        RowError: the template does not fit a row.
+    """
     dataset = Dataset(job.dataset.name, tuple(rows), None, None, ())
     items = items_of(job.task, dataset)
     prompts = render_items(job.task, dataset, items)

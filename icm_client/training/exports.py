@@ -104,6 +104,7 @@ def export_run(
     *,
     min_confidence: float | None = None,
     with_gold: bool = False,
+    only: Sequence[str | int] | None = None,
 ) -> Export:
     """Write a finished run's labels and a card beside them; an existing file is replaced at once.
 
@@ -114,6 +115,7 @@ def export_run(
             Label Studio is written beside the file, as `path` + `.xml`.
         min_confidence: leave out rows whose label has less confidence (`LabelledRow`).
         with_gold: also write the gold labels that the run was compared with, as a column.
+        only: these rows alone, by their ids, in this order; those that `choose_rows` chose, say.
 
     Raises:
         InputError: the run has no labels; no row is confident enough; rows were requested by
@@ -128,6 +130,10 @@ def export_run(
     gold = _gold_columns(run.result or {}, found)
     check_request(found, to, name, min_confidence=min_confidence, gold=gold if with_gold else None)
     kept, left_out = kept_rows(run, found, to, min_confidence)
+    if only is not None:
+        numbers = {row.id: number for number, row in enumerate(kept.dataset.rows)}
+        left_out |= {"not asked about": len(numbers) - len(only)}
+        kept = kept.only([numbers[row_id] for row_id in only])
     parts, records = _parts(to, kept, gold, with_gold=with_gold)
     facts = CardFacts(
         run=run,

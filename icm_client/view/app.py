@@ -19,6 +19,8 @@ Data and sections of pages. An error is `{"error": WORDS}` with a status of 400 
     GET  /runs/NAME/checks.json         {"checks": [{"id", "label", "by", "at"}], "accuracy":
                                         [{"checked", "agreed", "labels", "people"}]}
     POST /runs/NAME/checks              {"id", "label": WORD or null, "by"} -> the check, "checked"
+    GET  /runs/NAME/ask?budget=20       {"asked": [{"id", "prompt", "found", "confidence",
+                                        "reason"}]}: rows to check first (`icm_client.runs.ask`)
     POST /runs/NAME/again               {} -> the `Child` that runs its command with the checks
     POST /new                           a form (`children.label_arguments`) -> the `Child`
     POST /new/preview                   a form, and "forecast": BOOL -> `label --dry-run --json`, or
@@ -28,7 +30,8 @@ Data and sections of pages. An error is `{"error": WORDS}` with a status of 400 
 """
 
 import mimetypes
-from collections.abc import AsyncIterator, Callable, Mapping
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
@@ -50,6 +53,7 @@ from icm_client.record.archive import read_folder
 from icm_client.record.checks import Checks
 from icm_client.report.report import asset
 from icm_client.report.report_data import page_id
+from icm_client.runs.ask import Asked, choose_rows
 from icm_client.view.children import Child, Children, files_to_label, preview
 from icm_client.view.live import INTERVAL_S, Event, LiveRuns, RunLine, run_folder
 from icm_client.view.pages import (
@@ -69,6 +73,12 @@ _MOST_BYTES: Final = 64 * 1024
 
 _MOST_NAME: Final = 100
 """Characters of the name of who checks."""
+
+_BUDGET: Final = 20
+_MOST_ASKED: Final = 1_000
+"""Rows that are asked about: unless the page says otherwise, and at most."""
+
+_NUMBER: Final = re.compile("[0-9]{1,9}")
 
 _SIGN_OF_LIFE_S: Final = 15.0
 """After so long without an event something is sent, so that proxies keep the connection."""
@@ -109,6 +119,7 @@ class View:
                 Route("/runs/{name}/rows.json", self.rows),
                 Route("/runs/{name}/checks.json", self.checks),
                 Route("/runs/{name}/checks", self.check, methods=["POST"]),
+                Route("/runs/{name}/ask", self.ask),
                 Route("/runs/{name}/again", self.again, methods=["POST"]),
                 Route("/new", self.new_page),
                 Route("/new", self.new, methods=["POST"]),
@@ -119,6 +130,10 @@ class View:
             exception_handlers={IcmError: self._told, HTTPException: self._told},
             lifespan=self._lifespan,
         )
+
+    def close(self) -> None:
+        """End the answers that would go on for ever."""
+        self._live.close()
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -159,7 +174,7 @@ class View:
                 with anyio.move_on_after(_SIGN_OF_LIFE_S):
                     try:
                         sent = _sent(await events.receive())
-                    except anyio.EndOfStream:  # too slow: the browser asks again
+                    except anyio.EndOfStream:  # it was too slow, or the server ends
                         return
                 yield sent
 
@@ -216,6 +231,16 @@ class View:
         }
         self._live.tell(Event("checks", answer))
         return _json(answer)
+
+    async def ask(self, request: Request) -> Response:
+        """The rows to ask people about."""
+        folder, _ = await self._run(request)
+        budget = request.query_params.get("budget", str(_BUDGET))
+        if not _NUMBER.fullmatch(budget) or int(budget) > _MOST_ASKED:
+            raise InputError(f"budget is a number of rows, at most {_MOST_ASKED:,}")
+        chosen = await _threaded(_chosen, folder, int(budget))
+        asked = [{**row.summary(), "id": page_id(row.id)} for row in chosen]
+        return _json({"asked": asked})
 
     async def compare_page(self, request: Request) -> Response:
         """How runs differ."""
@@ -303,6 +328,10 @@ class View:
 
 async def _threaded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     return await anyio.to_thread.run_sync(partial(function, *args, **kwargs))
+
+
+def _chosen(folder: Path, budget: int) -> Sequence[Asked]:
+    return choose_rows(read_folder(folder), budget)
 
 
 def _own_id(ids: tuple[str | int, ...], asked: str | int) -> str | int:

@@ -14,7 +14,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +39,8 @@ _CHILDREN: Final = "children.jsonl"
 _CHILD: Final = "child"
 _PREVIEW_S: Final = 60.0
 _MOST_FILES: Final = 500
+_MOST_FOLDERS: Final = 2_000
+"""That a form offers, and that are looked through for them: the folder may be a whole home."""
 _TASK_FILE: Final = ".toml"
 
 
@@ -142,7 +146,8 @@ class Children:
         """
         for event in read(self._folder / _CHILDREN):
             if event["id"] == child_id and self._lives(event):
-                os.kill(event["process"], signal.SIGINT)
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(event["process"], signal.SIGINT)
                 return
         raise InputError("nothing of that name was started here and still runs")
 
@@ -262,11 +267,10 @@ _NUMBERS: Final = ("seed", "limit")
 def files_to_label(folder: Path, base: Path) -> dict[str, list[str]]:
     """Return what a form can choose from: `data` and `task` files within `folder`, not in `base`.
 
-    Folders whose name begins with a dot are left out, and so is what comes after many files.
+    Folders whose name begins with a dot are left out, and so is what comes after very many.
     """
     found: dict[str, list[str]] = {"data": [], "task": list(builtin_names())}
-    left = _MOST_FILES
-    for at, folders, names in os.walk(folder):
+    for at, folders, names in islice(os.walk(folder), _MOST_FOLDERS):
         here = Path(at)
         folders[:] = sorted(
             one
@@ -277,8 +281,7 @@ def files_to_label(folder: Path, base: Path) -> dict[str, list[str]]:
             kind = "task" if name.endswith(_TASK_FILE) else "data"
             if kind == "task" or _is_data(name):
                 found[kind].append(str((here / name).relative_to(folder)))
-                left -= 1
-        if left <= 0:
+        if len(found["data"]) >= _MOST_FILES:
             break
     return found
 

@@ -93,8 +93,8 @@ class Guard:
         ):
             return _refused(
                 HTTPStatus.FORBIDDEN,
-                "The token is missing or wrong. Open the URL that icm-client view has printed, "
-                "with its ?token=.",
+                "The token is missing or wrong. Paste the URL that icm-client view has printed, "
+                "with its ?token=, into the address bar.",
             )
         origin = request.headers.get("origin")
         reads = request.method in _READING

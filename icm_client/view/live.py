@@ -173,11 +173,14 @@ class _Followed:
         self.note: str | None = None
 
     def look(self) -> bool:
-        """Whether the line is another one than before."""
+        """Whether the line is another one than before; there is none of what is no run."""
         stamps = file_stamps(self._path)
         if stamps == self._stamps and not self._seems_killed():
             return False
         self._stamps, before = stamps, self.line
+        if run_folder(self._path.parent, self._path.name) is None:
+            self.line = self.note = None
+            return before is not None
         try:
             known = self._tail.count
             events = self._tail.new()
@@ -187,7 +190,7 @@ class _Followed:
                 self._moment = self._moment.after(event)
             run = read_folder(self._path, (self._tail.count, self._tail.last))
             self.line, self.note = self._line(run), None
-        except (RunError, TypeError, ValueError, KeyError) as error:
+        except (RunError, AttributeError, KeyError, TypeError, ValueError) as error:
             self.line, self.note = None, f"not listed: {error}"
         return self.line != before
 
@@ -233,22 +236,15 @@ def file_stamps(
 ) -> tuple[tuple[int, int, int] | None, ...]:
     """Return what changes as soon as one of these files of a run does."""
     found: list[tuple[int, int, int] | None] = []
+    root = str(folder)
     for name in names:
         try:
-            about = os.stat(folder / name)  # noqa: PTH116 - a fifth of the time, many times a second
+            # Many times a second: a path object takes five times as long.
+            about = os.stat(f"{root}{os.sep}{name}")  # noqa: PTH116
             found.append((about.st_mtime_ns, about.st_size, about.st_ino))
         except OSError:
             found.append(None)
     return tuple(found)
-
-
-def folders_within(base: Path) -> list[Path]:
-    """Return the folders of runs in `base`, without those that lead out of it."""
-    try:
-        names = [one.name for one in os.scandir(base) if not one.name.startswith(".")]
-    except OSError:
-        return []
-    return [folder for name in sorted(names) if (folder := run_folder(base, name)) is not None]
 
 
 def run_folder(base: Path, name: str) -> Path | None:
@@ -302,6 +298,12 @@ class LiveRuns:
                 self._listeners.discard(listener)
                 listener.close()
 
+    def close(self) -> None:
+        """Send all who listen away: the server ends."""
+        for listener in list(self._listeners):
+            listener.close()
+        self._listeners.clear()
+
     @contextmanager
     def listening(self) -> Iterator[MemoryObjectReceiveStream[Event]]:
         """Give what is told in the block; the stream ends where a listener is too slow."""
@@ -330,13 +332,19 @@ class LiveRuns:
                 self.tell(event)
 
     def _changes(self) -> list[Event]:
-        folders = {folder.name: folder for folder in folders_within(self._base)}
-        told = []
-        for name in self._followed.keys() - folders.keys():
-            del self._followed[name]
-            told.append(Event("gone", {"name": name}))
-        for name, folder in folders.items():
-            followed = self._followed.setdefault(name, _Followed(folder))
+        try:
+            names = {one.name for one in os.scandir(self._base) if not one.name.startswith(".")}
+        except OSError:
+            names = set()
+        told = [
+            Event("gone", {"name": name})
+            for name in self._followed.keys() - names
+            if self._followed.pop(name).line is not None
+        ]
+        for name in sorted(names):
+            followed = self._followed.get(name)
+            if followed is None:
+                followed = self._followed[name] = _Followed(self._base / name)
             if followed.look():
                 line = followed.line
                 told.append(

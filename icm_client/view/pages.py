@@ -31,12 +31,12 @@ SECTIONS: Final = ("progress", "verdict", "checks", "figures", "run")
 _KEPT: Final = 4
 """Runs whose rows are kept; 100,000 rows take about 200 MB."""
 
-_TEMPLATES: Final = ("icm_client.view", "page")
+TEMPLATES: Final = ("icm_client.view", "page")
 
 
 def rendered(template: str, **values: object) -> str:
     """Return one of the view's templates filled in."""
-    return templates(_TEMPLATES).get_template(template).render(**values)
+    return templates(TEMPLATES).get_template(template).render(**values)
 
 
 class CheckedAccuracy(NamedTuple):

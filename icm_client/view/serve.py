@@ -14,7 +14,7 @@ from icm_client.view.guard import Guard
 
 _BACKLOG: Final = 128
 _GRACE_S: Final = 1
-"""For what is being answered when the server is to end; who listens to events never ends."""
+"""For what is being answered when the server is to end."""
 
 
 def serve(
@@ -47,8 +47,9 @@ def serve(
         ) from None
     taken = listening.getsockname()[1]
     token = secrets.token_urlsafe(32)
+    view = View(base, read_only=read_only)
     app = Guard(
-        View(base, read_only=read_only).app(),
+        view.app(),
         token=token,
         host=host,
         port=taken,
@@ -67,4 +68,16 @@ def serve(
     )
     name = f"[{host}]" if ":" in host else host
     opened(f"http://{name}:{taken}/?token={token}")
-    uvicorn.Server(config).run(sockets=[listening])
+    _Server(config, view).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Ends at once, whoever listens to events."""
+
+    def __init__(self, config: uvicorn.Config, view: View) -> None:
+        super().__init__(config)
+        self._view = view
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._view.close()
+        await super().shutdown(sockets)

@@ -441,7 +441,7 @@ def test_bad_rows_are_all_named_and_nothing_goes_on_from_there(
                 "in it must be in double quotes. The row begins '41'"
             ),
             "2 rows cannot be used",
-            "--skip-bad-rows labels the other rows.",
+            "--skip-bad-rows goes on with the other rows.",
         ]
     assert endpoint.usage.requests == 0
 

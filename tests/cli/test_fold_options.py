@@ -16,20 +16,19 @@ from icm_client.training.served import ServedTrainer
 
 
 def test_numbers_go_to_the_search_that_they_are_of() -> None:
-    assert settings_of("folds", {"folds": 3, "passes": 2, "demos": 16, "initial": None}) == (
+    assert settings_of("folds", folds=3, passes=2, demos=16, initial=None) == (
         FoldSettings(folds=3, passes=2, sweeps=SweepSettings(demos=16))
     )
-    given = {"restarts": 3, "max_sweeps": 6, "initial": 4}
-    assert settings_of("iterate", given) == IterateSettings(
+    assert settings_of("iterate", restarts=3, max_sweeps=6, initial=4) == IterateSettings(
         sweeps=SweepSettings(restarts=3, max_sweeps=6, initial=4)
     )
 
 
 def test_iterate_is_a_preset_of_its_own() -> None:
-    assert settings_of("fast", {"iterate": 64}) == IterateSettings(batch=64)
-    assert settings_of("iterate", {}) == IterateSettings(batch=256)
+    assert settings_of("fast", iterate=64) == IterateSettings(batch=64)
+    assert settings_of("iterate") == IterateSettings(batch=256)
     with pytest.raises(click.UsageError, match="search of its own"):
-        settings_of("folds", {"iterate": 64})
+        settings_of("folds", iterate=64)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,7 @@ def test_iterate_is_a_preset_of_its_own() -> None:
 )
 def test_an_option_of_another_search_is_refused(preset: Preset, name: str, message: str) -> None:
     with pytest.raises(click.UsageError, match=message):
-        settings_of(preset, {name: 3})
+        settings_of(preset, **{name: 3})
 
 
 def of(

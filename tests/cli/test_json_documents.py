@@ -92,6 +92,7 @@ def _all(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[str
 
 CALLS: dict[tuple[str, ...], Sequence[str]] = {
     ("ablate",): ("rows.jsonl", "--dry-run", *ASKED),
+    ("ask",): ("latest", "--budget", "3"),
     ("check",): ("http://127.0.0.1:9",),
     ("eval",): ("rows.jsonl", "--dry-run", "--gold", "gold", *ASKED),
     ("export",): ("latest", "--to", "sft", "-o", "out.jsonl"),
@@ -113,6 +114,7 @@ CALLS: dict[tuple[str, ...], Sequence[str]] = {
     ("tasks",): (),
     ("tasks", "init"): ("rows.jsonl", *ASKED),
     ("tasks", "show"): ("sentiment",),
+    ("why",): ("latest", "1", "--dry-run"),
 }
 
 

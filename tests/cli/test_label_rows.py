@@ -64,7 +64,7 @@ def test_a_dry_run_names_bad_rows_of_every_kind_at_once(
     ]
     assert TAKEN in others[2]
     assert count == "8 rows cannot be used"
-    assert advice == "--skip-bad-rows labels the other rows."
+    assert advice == "--skip-bad-rows goes on with the other rows."
     assert endpoint.usage.requests == 0
 
 
@@ -97,7 +97,7 @@ def test_rows_are_cut_and_told(run: Run, rows: Path, monkeypatch: pytest.MonkeyP
     asked = ("label", rows.name, *ASKED, "--gold", "gold", "--max-row-tokens", "30")
     refused = run(*asked, "-o", "out.csv")
     assert refused.code == 2
-    assert "3 rows cannot be used\n--skip-bad-rows labels the other rows." in refused.err
+    assert "3 rows cannot be used\n--skip-bad-rows goes on with the other rows." in refused.err
     dry = run(*asked, "--truncate", "--dry-run")
     assert "Note: 3 rows were cut to 30 tokens" in dry.err
     ended = run(*asked, "--truncate", "-o", "out.csv")

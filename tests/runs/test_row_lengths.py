@@ -15,7 +15,7 @@ from icm_client.endpoints.protocol import TokenIds
 from icm_client.errors import InputError, RowError
 from icm_client.runs.predict_file import predict_file
 from icm_client.runs.predictor import Predictor
-from icm_client.runs.row_lengths import NO_LIMIT, RowLimit, within_limit
+from icm_client.runs.row_lengths import NO_LIMIT, RowLimit, prompts_of, within_limit
 from icm_client.scoring import open_store
 from icm_client.testing import PlantedConcept
 from icm_client.training.frozen_prompt import prompt_document
@@ -188,7 +188,10 @@ async def cut_prompts(job: Job, most: int, tmp_path: Path) -> list[str]:
     with open_store(tmp_path / "s") as store:
         within = await within_limit(job, RowLimit(most, truncate=True), endpoint, store)
     assert within.too_long == {}
-    return list(within.job.prompts)
+    read = [within.as_read.get(n, row) for n, row in enumerate(job.dataset.rows)]
+    prompts = list(within.job.prompts)
+    assert [one for both in prompts_of(read, job) for one in both] == prompts
+    return prompts
 
 
 async def test_both_orders_of_a_pair_show_the_same_texts(tmp_path: Path) -> None:

@@ -29,6 +29,11 @@ def test_a_run_is_listed_shown_and_checked(tmp_path: Path) -> None:
         assert [one["label"] for one in found["checks"]] == ["negative"]
         assert [one["checked"] for one in found["accuracy"]] == [0, 1]
         assert found["accuracy"][1]["labels"] > found["accuracy"][0]["labels"]
+        asked = get(f"/runs/{run.name}/ask?budget=5").json()["asked"]
+        assert len({row["id"] for row in asked}) == 5
+        assert "r0" not in {row["id"] for row in asked}, "it is checked already"
+        for budget in ("0", "-1", "x", "100000", ""):
+            assert get(f"/runs/{run.name}/ask?budget={budget}").status_code == 400
     assert [(one.id, one.label, one.by) for one in Checks(run.path).read()] == [
         ("r0", "negative", "A")
     ]
