@@ -136,14 +136,15 @@ class _Moment:
             case "search":
                 now = {"preset": event.get("preset")}
             case kind if kind in (SWEEP, PASS):
-                counts = event.get("counts") or {}
+                counts, moved = event.get("counts") or {}, event.get("moved", 0)
                 now = {
                     "coherence": event.get("coherence"),
                     "utility": event.get("utility"),
                     "start": event.get("restart", 0) + 1,
                     "sweep": event.get("sweep", 0) + 1,
                     "counts": counts,
-                    "moved": event.get("moved", 0) / max(1, sum(counts.values())),
+                    "moved": moved
+                    / max(1, moved, sum(counts.values())),  # the first leaves demos out
                     "done": 0,
                     "total": 0,
                     "cost": event.get("cost", self.cost),

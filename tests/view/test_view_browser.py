@@ -33,6 +33,7 @@ from icm_client.data.job import Job
 from icm_client.record.archive import Run, read_folder
 from icm_client.record.checks import Checks
 from icm_client.record.comparison import label_records
+from icm_client.runs.ask import choose_rows
 from icm_client.testing import PlantedServer
 
 
@@ -161,6 +162,21 @@ def test_rows_are_checked_by_keyboard_and_saved_at_once(
     page.refresh()
     wait_for(page, lambda driver: text(driver, "#checked-count").startswith("1 row checked"))
     wait_for(page, lambda driver: driver.find_elements(By.CSS_SELECTOR, "#part-checks .chart"))
+
+
+def test_rows_that_tell_most_come_first_where_they_are_asked_for(
+    page: Chrome, server: Served, base: Path
+) -> None:
+    run = write_run(base, reviews(60), gold="label")
+    asked = [one.id for one in choose_rows(run, 20)]
+    open_run(page, server, run)
+    choose(page, "deck-order", "the 20 rows that tell most")
+    wait_for(page, lambda driver: "least certain" not in text(driver, "#deck-place"))
+    page.execute_script("document.getElementById('deck-text').focus()")
+    for row in asked[:3]:
+        assert text(page, "#deck-place").split()[-1] == row
+        press(page, Keys.ENTER)
+    wait_for(page, lambda _: said(run).keys() == set(asked[:3]))
 
 
 def test_two_tabs_and_two_people_lose_no_check(page: Chrome, server: Served, base: Path) -> None:

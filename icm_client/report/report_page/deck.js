@@ -11,8 +11,11 @@ const sortedBy = (rows, key, falling = false) => {
   return Uint32Array.from(rows, (_, n) => n).sort((a, b) => sign * (keys[a] - keys[b]) || a - b);
 };
 
-// `order`: row numbers, in which they are shown. Returns how to open a row.
-function rowDeck({ rows, words, said, fields, exactness }, order, checks) {
+// `sure`: all row numbers, the least certain first. Returns how to open a row, and how to show some
+// rows before all others: `reasons` is a map from their numbers to why, in words.
+function rowDeck({ rows, words, said, fields, exactness }, sure, checks) {
+  let order = sure;
+  let reasons = new Map();
   let at = 0;
   let shown = -1;
   const deck = byId("deck");
@@ -48,7 +51,7 @@ function rowDeck({ rows, words, said, fields, exactness }, order, checks) {
     const n = order[at];
     const row = rows[n];
     byId("deck-place").textContent =
-      `${(at + 1).toLocaleString("en")} of ${order.length.toLocaleString("en")}, ${said.first} \u00b7 row ${visible(String(row[ID]))}`;
+      `${(at + 1).toLocaleString("en")} of ${order.length.toLocaleString("en")}, ${reasons.get(n) ?? said.first} \u00b7 row ${visible(String(row[ID]))}`;
     const gold = row[GOLD] >= 0 ? ` \u00b7 ${said.gold} ${words[row[GOLD]]}` : "";
     byId("deck-facts").textContent =
       `${said.found}: ${words[row[LABEL]]}, ${row[CONFIDENCE] === null ? "" : `${percent(row[CONFIDENCE])} `}(${signed(row[MARGIN])} nats, ${exactness[row[EXACT]]})${gold}`;
@@ -94,9 +97,16 @@ function rowDeck({ rows, words, said, fields, exactness }, order, checks) {
   checks.listen((n) => { if (n === order[at]) show(); });
   show();
 
-  return (n) => {
-    move(order.indexOf(n));
-    byId("check").scrollIntoView({ block: "start" });
-    byId("deck-text").focus({ preventScroll: true });
+  return {
+    open(n) {
+      move(order.indexOf(n));
+      byId("check").scrollIntoView({ block: "start" });
+      byId("deck-text").focus({ preventScroll: true });
+    },
+    showFirst(chosen) {
+      reasons = chosen;
+      order = Uint32Array.from([...reasons.keys(), ...sure.filter((n) => !reasons.has(n))]);
+      move(0);
+    },
   };
 }

@@ -6,5 +6,5 @@
   const checks = keptChecks(data, run);
   const order = sortedBy(data.rows, (n) => sureness(data.rows[n]));
   checkButtons(data, checks, run);
-  rowTable(data, order, checks, rowDeck(data, order, checks));
+  rowTable(data, order, checks, rowDeck(data, order, checks).open);
 }

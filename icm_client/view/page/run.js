@@ -58,6 +58,20 @@
     by.addEventListener("change", () => kept.write("name", by.value.trim() || null));
   }
   const again = byId("again");
+  // Rows that tell most can come first; they are chosen anew each time, without those checked by now.
+  const offerAsked = (data, deck) => byId("deck-order")?.addEventListener("change", async (event) => {
+    if (event.target.value === "") { deck.showFirst(new Map()); return; }
+    try {
+      const answer = await fetch(`${home}/ask?budget=${event.target.value}`);
+      const found = await answer.json();
+      if (!answer.ok) throw new Error(found.error);
+      const place = new Map(data.rows.map((row, n) => [JSON.stringify(row[ID]), n]));
+      deck.showFirst(new Map(found.asked.map(({ id, reason }) => [place.get(JSON.stringify(id)), reason])));
+    } catch (error) {
+      byId("deck-facts").textContent = error.message;
+      event.target.value = "";
+    }
+  });
   const openRows = async () => {
     const answer = await fetch(`${home}/rows.json`);
     if (!answer.ok) throw new Error((await answer.json()).error);
@@ -65,7 +79,9 @@
     checks = readOnly ? keptChecks(data, run) : savedChecks(data, run, () => by.value.trim(), () => take("checks"));
     const order = sortedBy(data.rows, (n) => sureness(data.rows[n]));
     checkButtons(data, checks, run);
-    rowTable(data, order, checks, rowDeck(data, order, checks));
+    const deck = rowDeck(data, order, checks);
+    rowTable(data, order, checks, deck.open);
+    offerAsked(data, deck);
     if (again) {
       const offer = () => { again.disabled = checks.size === 0; };
       checks.listen(offer);

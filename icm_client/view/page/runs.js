@@ -50,8 +50,9 @@
     shown.setAttribute("role", "row");
     const update = (now) => {
       const words = inWords(now);
-      setText(parts.about, [fileName(now.data), now.task.includes("{") ? "" : now.task, now.model, now.preset, `seed ${now.seed}`].filter(Boolean).map(visible).join(" \u00b7 "));
-      parts.about.title = parts.about.textContent;
+      const file = fileName(now.data); // a run's name begins with it, as a rule
+      setText(parts.about, [now.name.startsWith(file.split(".")[0]) ? "" : file, now.task.includes("{") ? "" : now.task, now.model, now.preset, `seed ${now.seed}`].filter(Boolean).map(visible).join(" \u00b7 "));
+      parts.about.title = `${visible(now.data)}: ${parts.about.textContent}`;
       parts.state.className = `state ${words.state}`;
       setText(parts.state, words.state);
       parts.verdict.className = `verdict-word ${(now.verdict ?? "").replaceAll(" ", "-")}`;
