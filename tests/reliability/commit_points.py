@@ -7,6 +7,7 @@ before it forks, so that a process takes no longer than its run.
 """
 
 import json
+import math
 import os
 import signal
 import sqlite3
@@ -20,6 +21,7 @@ import anyio
 from icm_client import Labels, SweepSettings, Task, label, rows_from
 from icm_client.endpoints import Answer, Read
 from icm_client.record.journal import Journal
+from icm_client.runs import progress
 from icm_client.testing import PlantedConcept
 
 TASK = Task(template="Review: {text}\nSentiment:", labels=("positive", "negative"))
@@ -79,6 +81,10 @@ class Commits:
         found = work(sql, *arguments)
         self.reach(f"after {kind}")
         return found
+
+
+# On a busy machine a run would write more: how far it is, every two seconds.
+progress._PROGRESS_INTERVAL_S = math.inf  # type: ignore[misc]
 
 
 def patch(commits: Commits) -> None:

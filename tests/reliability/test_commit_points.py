@@ -59,7 +59,9 @@ def one_run(folder: Path) -> Run:
 
 def sweeps(run: Run) -> list[dict[str, Any]]:
     events = [event for event in read(run.path / "journal.jsonl") if event["event"] == "sweep"]
-    return [{name: event[name] for name in event if name != "at"} for event in events]
+    # When it was, and what the process had asked by then, is each process's own.
+    own = ("at", "cost")
+    return [{name: event[name] for name in event if name not in own} for event in events]
 
 
 def summary(run: Run) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from icm_client.testing import PlantedServer
 from icm_client.view.children import FOLDER, Children
 from icm_client.view.form import label_arguments
 
+pytestmark = pytest.mark.slow  # each starts several processes
+
 ROWS = [{"id": f"r{n}", "text": row["text"]} for n, row in enumerate(reviews(32))]
 FORM = {
     "data": "rows.jsonl",
