@@ -61,8 +61,8 @@ def ask_command(
 ) -> None:
     """Ask which labels some rows of RUN have: a run's name, its beginning, `latest`, or its folder.
 
-    First a few of the surest rows of each label, which tell whether the names are right, then rows
-    that could as well have another label, no two that read alike while there are others.
+    First the surest row of each label, which tells whether the names are right, then rows that
+    could as well have another label, no two that read alike while there are others.
 
     In the terminal a key answers a row, and each answer is saved at once, in checked.jsonl in the
     run's folder. The same command again asks about other rows. At the end stands the command that
@@ -90,12 +90,12 @@ def ask_command(
                 "rows": [row.summary() for row in asked],
                 "written_to": None if output is None else str(output),
                 "checked": str(Checks(run.path).path),
-                "goes_on": pin_command(run),
+                "again": pin_command(run),
             }
         )
     elif output is not None:
         click.echo(f"Wrote {len(asked):,} rows to {output}.")
-        click.echo(f"With the answers in a file, add to the run's command: --pin {output}")
+        click.echo("Give the file with the answers to the run's command, as --pin FILE.")
     else:
         _ask(run, asked, by)
 

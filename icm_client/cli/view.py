@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from icm_client.cli.completion import complete_runs
 from icm_client.errors import SetupError
 from icm_client.record.archive import find_run, list_runs
 from icm_client.record.layout import DEFAULT_BASE
@@ -43,6 +44,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
     "names",
     multiple=True,
     metavar="RUN",
+    shell_complete=complete_runs,
     help="With --bundle: only this run; it may be repeated.",
 )
 def view_command(

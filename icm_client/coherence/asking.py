@@ -1,11 +1,11 @@
-"""Which items a person is best asked about: a few sure ones, then uncertain ones that differ.
+"""Which items a person is best asked about: a sure one of each label, then uncertain ones.
 
 Labels are wrong at large in two ways: names belong to other classes, or a threshold lies elsewhere.
 A search that is given a right label of each class begins with these instead of random ones, and
-sets its names right by them. So first a few of the surest items of each label are asked about, as
-far as no answer of that label is known: what is said of an item that could as well have another
-label tells nothing about names. Then come the items that are nearest to another label, where an
-answer corrects most. One that reads like an item asked about before waits until all others were.
+sets its names right by them. So first the surest item of each label is asked about, where no answer
+of that label is known: what is said of an item that could as well have another label tells nothing
+about names. Then come the items that are nearest to another label, where an answer corrects most.
+One that reads like an item asked about before waits until all others were.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,8 @@ import numpy as np
 
 from icm_client.coherence.problem import UNLABELLED, BoolArray, FloatArray, IntArray
 
-SURE: Final = 2
-"""Answers for each label that sure items are to give; fewer of many labels, so that half of the
-budget is left. docs/asking.md has what they bring and cost."""
+SURE: Final = 1
+"""Sure items of each label; docs/asking.md has what they bring and cost."""
 
 ALIKE: Final = 0.7
 """The cosine of two items' vectors from which on they read alike."""

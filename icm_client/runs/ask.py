@@ -72,12 +72,11 @@ def choose_rows(run: Run, budget: int) -> Sequence[Asked]:
     numbers = {word: number for number, word in enumerate(words)}
     checked = {str(check.id): check.label for check in Checks(run.path).read()}
     labels = np.array([numbers[label] for label in found.labels])
-    answers = np.full(len(labels), UNLABELLED)
-    for number, row in enumerate(found.labelled):
-        said = checked.get(str(row.row.id), row.label if row.pinned else None)
-        if said is not None:
-            answers[number] = numbers[said]
-    log_probs = np.array([[row.log_probs[word] for word in words] for row in found.labelled])
+    rows = found.labelled
+    said = [checked.get(str(row.row.id), row.label if row.pinned else None) for row in rows]
+    # A word that is none of the task's, in a file that was edited: asked again, it is put right.
+    answers = np.array([numbers.get(one or "", UNLABELLED) for one in said])
+    log_probs = np.array([[row.log_probs[word] for word in words] for row in rows])
     chosen = order_to_ask(
         log_probs, labels, answers, budget, lambda items: _vectors(_prompts(found, items))
     )

@@ -22,7 +22,7 @@ Data and sections of pages. An error is `{"error": WORDS}` with a status of 400 
     GET  /runs/NAME/ask?budget=20       {"asked": [{"id", "prompt", "found", "confidence",
                                         "reason"}]}: rows to check first (`icm_client.runs.ask`)
     POST /runs/NAME/again               {} -> the `Child` that runs its command with the checks
-    POST /new                           a form (`children.label_arguments`) -> the `Child`
+    POST /new                           a form (`form.label_arguments`) -> the `Child`
     POST /new/preview                   a form, and "forecast": BOOL -> `label --dry-run --json`, or
                                         `label --forecast --json`
     GET  /children.json                 {"children": [Child]}
@@ -54,7 +54,8 @@ from icm_client.record.checks import Checks
 from icm_client.report.report import asset
 from icm_client.report.report_data import page_id
 from icm_client.runs.ask import Asked, choose_rows
-from icm_client.view.children import Child, Children, files_to_label, preview
+from icm_client.view.children import Child, Children
+from icm_client.view.form import files_to_label, label_arguments, preview
 from icm_client.view.live import INTERVAL_S, Event, LiveRuns, RunLine, run_folder
 from icm_client.view.pages import (
     SECTIONS,
@@ -257,7 +258,8 @@ class View:
     async def new(self, request: Request) -> Response:
         """Start a run."""
         form = await _posted(request)
-        return self._started(await _threaded(self._children.label, form, self._folder))
+        arguments = await _threaded(label_arguments, form, self._folder)
+        return self._started(await _threaded(self._children.label, arguments, self._folder))
 
     async def preview(self, request: Request) -> Response:
         """Show what a run would ask, or what it would take."""

@@ -6,7 +6,6 @@ started later knows it too. A process is known by its id and by when it began: t
 another's by then, and no signal is sent to that.
 """
 
-import json
 import os
 import secrets
 import shutil
@@ -16,17 +15,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-import anyio
-
 from icm_client.child_process import last_words
-from icm_client.data import builtin_names
-from icm_client.data.formats import format_of
 from icm_client.data.values import write_json
-from icm_client.errors import IcmError, InputError, RunError
+from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run
 from icm_client.record.checks import Checks
 from icm_client.record.comparison import label_records
@@ -37,11 +31,6 @@ FOLDER: Final = ".view"
 
 _CHILDREN: Final = "children.jsonl"
 _CHILD: Final = "child"
-_PREVIEW_S: Final = 60.0
-_MOST_FILES: Final = 500
-_MOST_FOLDERS: Final = 2_000
-"""That a form offers, and that are looked through for them: the folder may be a whole home."""
-_TASK_FILE: Final = ".toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +122,10 @@ class Children:
         options, rows = _parted(command)
         return self._start(name, [*options, f"--pin={path}", *self._places(name), *rows], folder)
 
-    def label(self, form: Mapping[str, object], folder: Path) -> Child:
-        """Start `icm-client label` as a form says; errors as `label_arguments` and `again`."""
+    def label(self, arguments: Sequence[str], folder: Path) -> Child:
+        """Start `icm-client` with the arguments of a `label` in a folder; errors as `again`."""
         name = secrets.token_hex(4)
-        return self._start(name, [*label_arguments(form, folder), *self._places(name)], folder)
+        return self._start(name, [*arguments, *self._places(name)], folder)
 
     def stop(self, child_id: str) -> None:
         """Ask a child to stop, as Ctrl-C does: its run keeps what it has, and can go on.
@@ -168,7 +157,7 @@ class Children:
         try:
             with log.open("wb") as file:
                 process = subprocess.Popen(
-                    _program(arguments),
+                    program(arguments),
                     cwd=folder,
                     stdin=subprocess.DEVNULL,
                     stdout=file,
@@ -191,131 +180,6 @@ class Children:
     def _lives(self, event: Mapping[str, Any]) -> bool:
         """Whether the process that was started then still is the one of this id."""
         return event["born"] is not None and _born(event["process"]) == event["born"]
-
-
-async def preview(form: Mapping[str, object], folder: Path, *, forecast: bool) -> dict[str, Any]:
-    """Return what `label --dry-run --json` says of a form, or `--forecast`: a prompt, the labels.
-
-    Raises:
-        InputError: it says that something is wrong.
-        RunError: it says nothing for a minute.
-    """
-    arguments = [*label_arguments(form, folder), "--forecast" if forecast else "--dry-run"]
-    try:
-        with anyio.fail_after(_PREVIEW_S):
-            ended = await anyio.run_process(
-                _program([*arguments, "--json"]), check=False, cwd=folder, start_new_session=True
-            )
-    except TimeoutError:
-        raise RunError(f"a preview takes more than {_PREVIEW_S:.0f} seconds here") from None
-    try:
-        said: dict[str, Any] = json.loads(ended.stdout)
-    except ValueError:
-        words = ended.stderr.decode("utf-8", "replace").strip()
-        raise RunError(words or "the preview was ended") from None
-    if "error" in said:
-        raise InputError(str(said["error"]))
-    return said
-
-
-def label_arguments(form: Mapping[str, object], folder: Path) -> list[str]:
-    """Return the arguments of `icm-client` that a form stands for.
-
-    Each value is joined to its option, and a file begins with its folder, so that no value can be
-    read as an option.
-
-    Args:
-        form: `data` (a file in `folder` or below it), `task` (a built-in one, or such a file) or
-            `template` and `labels`, and where they are given `gold`, `endpoint` (an http or https
-            URL), `model`, `seed` and `limit`.
-        folder: in which the command is started.
-
-    Raises:
-        InputError: a value is not of its kind, or names a file elsewhere.
-    """
-    unknown = form.keys() - {*_WORDS, *_NUMBERS, "data", "task", "endpoint"}
-    if unknown:
-        raise InputError(f"a new run has no {min(unknown)!r}")
-    words = {
-        name: text for name in (*_WORDS, "data", "task", "endpoint") if (text := _text(form, name))
-    }
-    if "data" not in words:
-        raise InputError("choose the file of the rows")
-    arguments = ["label", f"./{_within(words['data'], folder)}"]
-    if task := words.get("task"):
-        known = task in builtin_names()
-        arguments.append(f"--task={task if known else f'./{_within(task, folder)}'}")
-    if endpoint := words.get("endpoint"):
-        if not endpoint.startswith(("http://", "https://")):
-            raise InputError("a server is named by a URL that begins with http:// or https://")
-        arguments.append(f"--endpoint={endpoint}")
-    arguments += [f"--{name}={words[name]}" for name in _WORDS if name in words]
-    for name in _NUMBERS:
-        number = form.get(name)
-        if number is None:
-            continue
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise InputError(f"{name} must be a whole number")
-        arguments.append(f"--{name}={number}")
-    return arguments
-
-
-_WORDS: Final = ("template", "labels", "gold", "model")
-_NUMBERS: Final = ("seed", "limit")
-
-
-def files_to_label(folder: Path, base: Path) -> dict[str, list[str]]:
-    """Return what a form can choose from: `data` and `task` files within `folder`, not in `base`.
-
-    Folders whose name begins with a dot are left out, and so is what comes after very many.
-    """
-    found: dict[str, list[str]] = {"data": [], "task": list(builtin_names())}
-    for at, folders, names in islice(os.walk(folder), _MOST_FOLDERS):
-        here = Path(at)
-        folders[:] = sorted(
-            one
-            for one in folders
-            if not one.startswith(".") and (here / one).resolve() != base.resolve()
-        )
-        for name in sorted(names):
-            kind = "task" if name.endswith(_TASK_FILE) else "data"
-            if kind == "task" or _is_data(name):
-                found[kind].append(str((here / name).relative_to(folder)))
-        if len(found["data"]) >= _MOST_FILES:
-            break
-    return found
-
-
-def _is_data(name: str) -> bool:
-    try:
-        return bool(format_of(name, None))
-    except IcmError:
-        return False
-
-
-def _text(form: Mapping[str, object], name: str) -> str:
-    value = form.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str) or "\0" in value:
-        raise InputError(f"{name} must be a text")
-    return value
-
-
-def _within(name: str, folder: Path) -> str:
-    """The path of a file from the folder that it is in, or below."""
-    root = folder.resolve()
-    try:
-        path = (folder / name).resolve()
-        inside = path.is_relative_to(root) and path.is_file()
-    except (OSError, RuntimeError):
-        inside = False
-    if not inside:
-        raise InputError(
-            "choose a file in the folder in which the view was started, or below it: there is no "
-            f"{name} there"
-        )
-    return os.path.relpath(path, root)
 
 
 def _command_of(run: Run) -> tuple[list[str], Path]:
@@ -344,7 +208,8 @@ def _parted(command: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     return command[:place], command[place:]
 
 
-def _program(arguments: Iterable[str]) -> list[str]:
+def program(arguments: Iterable[str]) -> list[str]:
+    """Return the command that runs `icm-client` with these arguments."""
     # -P: the user's working folder may hold a json.py.
     return [sys.executable, "-P", "-m", "icm_client", *arguments]
 

@@ -19,7 +19,7 @@ from icm_client.errors import RunError
 from icm_client.record.archive import Run, is_running, read_folder
 from icm_client.record.checks import Checks
 from icm_client.record.journal import ENDS, PASS, SWEEP, Tail
-from icm_client.record.layout import CHECKED, JOURNAL, LABELS, RECORD, RESULT
+from icm_client.record.layout import CHECKED, JOURNAL, LABELS, RECORD, RESULT, WHY
 
 INTERVAL_S: Final = 0.3
 """Between two looks: what a run does is seen within a second."""
@@ -27,7 +27,7 @@ INTERVAL_S: Final = 0.3
 _MOST_WAITING: Final = 1_000
 """Events that a listener may be behind; a slower one is sent away, and begins anew."""
 
-_FILES: Final = (RECORD, JOURNAL, LABELS, RESULT, CHECKED)
+_FILES: Final = (RECORD, JOURNAL, LABELS, RESULT, CHECKED, WHY)
 
 
 class Event(NamedTuple):
@@ -143,8 +143,8 @@ class _Moment:
                     "start": event.get("restart", 0) + 1,
                     "sweep": event.get("sweep", 0) + 1,
                     "counts": counts,
-                    "moved": moved
-                    / max(1, moved, sum(counts.values())),  # the first leaves demos out
+                    # The counts of the first sweep leave its demos out.
+                    "moved": moved / max(1, moved, sum(counts.values())),
                     "done": 0,
                     "total": 0,
                     "cost": event.get("cost", self.cost),

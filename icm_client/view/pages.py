@@ -16,7 +16,7 @@ from icm_client.errors import InputError
 from icm_client.record.archive import Run, read_folder
 from icm_client.record.checks import Check, Checks
 from icm_client.record.comparison import diff_runs, labels_by_row
-from icm_client.record.layout import LABELS, RESULT
+from icm_client.record.layout import LABELS, RESULT, WHY
 from icm_client.report.charts import Chart, course_charts, line_chart
 from icm_client.report.label_table import NO_GOLD
 from icm_client.report.report import sections_of, templates
@@ -44,13 +44,13 @@ class CheckedAccuracy(NamedTuple):
 
     Attributes:
         checked: how many.
-        agreed: share of them whose answer is the run's label.
+        agreed: share of them whose answer is the run's label; None before one.
         labels: share of the rows with gold whose label is right, with the answers put in place.
         people: share of the checked rows with gold whose answer is the gold label; None before one.
     """
 
     checked: int
-    agreed: float
+    agreed: float | None
     labels: float
     people: float | None
 
@@ -78,7 +78,7 @@ class RunReader:
 
     def _read(self, folder: Path) -> _Read:
         with self._reading:  # the page and its rows are asked for at the same time
-            stamps = file_stamps(folder, (LABELS, RESULT))
+            stamps = file_stamps(folder, (LABELS, RESULT, WHY))
             kept = self._kept.get(folder)
             if kept is None or kept.stamps != stamps:
                 report = read_report(read_folder(folder))
@@ -123,7 +123,7 @@ def accuracy_by_checks(report: ReportData, checks: Sequence[Check]) -> list[Chec
     held, gold = table.held.tolist(), table.gold.tolist()
     right = int(table.right.sum())
     agreed = said_right = said_judged = 0
-    found = [CheckedAccuracy(0, 1.0, right / judged, None)]
+    found = [CheckedAccuracy(0, None, right / judged, None)]
     for count, check in enumerate(
         (one for one in checks if str(one.id) in places and one.label in table.words), start=1
     ):

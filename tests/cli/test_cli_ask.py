@@ -171,7 +171,7 @@ def test_the_command_that_is_told_keeps_what_was_said(
     for row in listed["rows"]:
         other = next(word for word in TASK.labels if word != row["found"])
         Checks(run.path).add(row["id"], other)
-    program, *arguments = shlex.split(listed["goes_on"])
+    program, *arguments = shlex.split(listed["again"])
     assert program == "icm-client"
     done = CliRunner().invoke(cli, arguments, obj=tuple(arguments))
     assert done.exit_code == 0, done.output

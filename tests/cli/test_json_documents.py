@@ -25,8 +25,8 @@ ROWS = [
 ASKED = ("--template", r"Review: {text}\nSentiment:", "--labels", "positive,negative")
 PAIRS = [{"prompt": f"q {n}", "response_1": "a", "response_2": f"b {n}"} for n in range(40)]
 
-NO_RESULT = {("serve",), ("tasks", "convert")}
-"""One serves until Ctrl-C, the other prints rows."""
+NO_RESULT = {("serve",), ("tasks", "convert"), ("view",)}
+"""Two serve until Ctrl-C, the third prints rows."""
 
 
 def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -19,6 +19,7 @@ from icm_client.record.checks import Checks
 from icm_client.record.comparison import label_records
 from icm_client.testing import PlantedServer
 from icm_client.view.children import FOLDER, Children
+from icm_client.view.form import label_arguments
 
 ROWS = [{"id": f"r{n}", "text": row["text"]} for n, row in enumerate(reviews(32))]
 FORM = {
@@ -160,7 +161,9 @@ async def test_a_kill_of_the_view_or_of_the_child_loses_no_check_and_no_run(fold
 def test_no_signal_goes_to_a_process_that_has_the_id_of_an_ended_child(folder: Path) -> None:
     base = folder / "runs"
     children = Children(base)
-    child = children.label(FORM | {"endpoint": "http://127.0.0.1:9"}, folder)
+    child = children.label(
+        label_arguments(FORM | {"endpoint": "http://127.0.0.1:9"}, folder), folder
+    )
     assert children.all()[0].running
     listed = base / FOLDER / "children.jsonl"
     ours = str(child.process), str(os.getpid())
