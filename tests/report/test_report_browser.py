@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
+from axe import violations
 from report_browser import (
     SHIFTS,
     browser,
@@ -322,6 +323,12 @@ def test_every_text_can_be_read(chromium: Chrome, place: Path, scheme: str, verd
     for page in opened(chromium, run, place):
         prefer(page, scheme)
         assert page.execute_script(CONTRAST) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(page: Chrome, scheme: str) -> None:
+    prefer(page, scheme)
+    assert violations(page) == []
 
 
 def test_nothing_moves_while_the_page_opens_or_is_used(page: Chrome) -> None:

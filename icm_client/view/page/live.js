@@ -29,7 +29,7 @@ const inWords = (line) => {
     accuracy: line.accuracy === null ? "" : percent(line.accuracy),
     shares: items ? line.labels.map((word) => `${word} ${Math.round((100 * (counts[word] ?? 0)) / items)}%`).join(", ") : NONE,
     requests: cost ? count(cost.requests) : NONE,
-    retries: cost?.retries ? `${many(cost.retries, "retry").replace("retrys", "retries")}` : "",
+    retries: cost?.retries ? `${count(cost.retries)} sent again` : "",
     tokens: cost ? COMPACT.format(cost.computed_tokens + cost.cached_tokens) : NONE,
     cached: cost ? `${COMPACT.format(cost.cached_tokens)} from cache` : "",
     time: cost ? duration(cost.seconds) : NONE,

@@ -14,13 +14,11 @@
   const fields = [...document.querySelectorAll("[data-live]")];
   const show = (now) => {
     const words = { ...inWords(now), utility_unit: now.utility === null ? "" : now.step ? "nats" : "nats an item" };
-    if (words.place === NONE) words.place = "";
     for (const field of fields) setText(field, words[field.dataset.live] ?? "");
     fields.find((field) => field.dataset.live === "state").className = `state ${words.state}`;
     byId("progress").hidden = labelled && now.state === "done";
     const share = now.total ? now.done / now.total : 0;
     const meter = byId("meter");
-    meter.classList.toggle("idle", now.state !== "running");
     meter.querySelector(".part").setAttribute("width", (1000 * share).toFixed(1));
     meter.setAttribute("aria-valuenow", Math.round(100 * share));
     showBar(now);

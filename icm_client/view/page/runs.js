@@ -51,7 +51,7 @@
     const update = (now) => {
       const words = inWords(now);
       const file = fileName(now.data); // a run's name begins with it, as a rule
-      setText(parts.about, [now.name.startsWith(file.split(".")[0]) ? "" : file, now.task.includes("{") ? "" : now.task, now.model, now.preset, `seed ${now.seed}`].filter(Boolean).map(visible).join(" \u00b7 "));
+      setText(parts.about, [now.name.startsWith(file.split(".")[0]) ? "" : file, now.preset, `seed ${now.seed}`, now.model, now.task.includes("{") ? "" : now.task].filter(Boolean).map(visible).join(" \u00b7 "));
       parts.about.title = `${visible(now.data)}: ${parts.about.textContent}`;
       parts.state.className = `state ${words.state}`;
       setText(parts.state, words.state);
