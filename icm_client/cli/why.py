@@ -1,5 +1,6 @@
 """`icm-client why`: which demos and which words carry a row's label, and which rows teach which."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -19,11 +20,11 @@ from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining, ended_at_once
 from icm_client.cli.terminal import beginning, live_display, print_table, share, table_that_fits
 from icm_client.coherence.influence import reads_for
-from icm_client.coherence.settings import SweepSettings
 from icm_client.runs.server import Server
 from icm_client.runs.why import (
     READS,
     Planned,
+    check_amounts,
     explain,
     plan_why,
     teaching,
@@ -34,6 +35,7 @@ from icm_client.scoring import ScoringProgress, open_store
 
 _SHOWN = 8  # demos and words for the label, and as many against it; rows that teach
 _TEXT = 60
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal may obey these
 _One = TypeVar("_One")
 
 
@@ -94,6 +96,7 @@ def why_command(
         raise click.UsageError("--beside goes with a row.")
     planned = plan_why(run_name, row, beside=beside, runs=base)
     if dry_run:
+        check_amounts(planned, reads=reads, rows=rows)
         _show(planned, reads, rows, as_json=as_json)
         return
 
@@ -134,14 +137,14 @@ def why_command(
 
 def _print_explanation(found: Explanation) -> None:
     """Print what carries a row's label: demos, words, and what other runs say."""
-    click.echo(f"{found.sentence()}.\n")
+    click.echo(f"{_escaped(found.sentence())}.\n")
     demos = _ends([(one.relabelled, one) for one in found.demos])
     columns = {
-        "demo": [str(one.row) for one in demos],
+        "demo": [_escaped(str(one.row)) for one in demos],
         "label": [one.label for one in demos],
         "left out": [_nats(one.left_out) for one in demos],
         "relabelled": [_nats(one.relabelled) for one in demos],
-        "": [beginning(one.text, _TEXT) for one in demos],
+        "": [_text(one.text) for one in demos],
     }
     if demos:
         print_table(table_that_fits(columns, drop=("",), numbers={"left out", "relabelled"}))
@@ -156,7 +159,7 @@ def _print_explanation(found: Explanation) -> None:
     if spans:
         click.echo()
         columns = {
-            "words": [beginning(one.text, _TEXT) for one in spans],
+            "words": [_text(one.text) for one in spans],
             "left out": [_nats(one.effect) for one in spans],
         }
         print_table(table_that_fits(columns, drop=(), numbers={"left out"}))
@@ -188,6 +191,16 @@ def _say_more(shown: int, every: int) -> None:
         click.echo(f"and {every - shown:,} more; --json has them all")
 
 
+def _escaped(text: str) -> str:
+    """The text with control characters as Python writes them."""
+    return _CONTROL.sub(lambda one: repr(one[0])[1:-1], text)
+
+
+def _text(text: str) -> str:
+    """The beginning of a row's text, for a table."""
+    return beginning(_escaped(" ".join(text.split())), _TEXT)
+
+
 def _nats(effect: float | None) -> str:
     return "-" if effect is None else f"{effect:+.3f}"
 
@@ -195,13 +208,13 @@ def _nats(effect: float | None) -> str:
 def _print_teaching(found: Teaching) -> None:
     rows = _ends([(one.effect, one) for one in found.rows])
     columns = {
-        "demo": [str(one.row) for one in rows],
+        "demo": [_escaped(str(one.row)) for one in rows],
         "label": [one.label for one in rows],
         "teaches": [_nats(one.effect) for one in rows],
         "helps": [share(one.helped) for one in rows],
-        "": [beginning(one.text, _TEXT) for one in rows],
+        "": [_text(one.text) for one in rows],
     }
-    print_table(table_that_fits(columns, drop=("", "helps"), numbers=columns.keys() - {"demo", ""}))
+    print_table(table_that_fits(columns, drop=("", "helps"), numbers={"teaches", "helps"}))
     _say_more(len(rows), len(found.rows))
     click.echo(f"\n{found.sentence()}.")
     if found.unread:
@@ -211,7 +224,7 @@ def _print_teaching(found: Teaching) -> None:
 def _show(planned: Planned, reads: int | None, rows: int | None, *, as_json: bool) -> None:
     """Print what is known before anything is asked."""
     if reads is None:
-        demos = SweepSettings().demos
+        demos = planned.settings.demos
         reads = READS if rows is None else 2 * reads_for(demos, rows // 2, leave_out=False)
     job, number = planned.job, planned.number
     if number is None:
@@ -225,5 +238,5 @@ def _show(planned: Planned, reads: int | None, rows: int | None, *, as_json: boo
         beside = [asdict(one) for one in planned.beside]
         print_json({"run": planned.run.name, **shown, "reads": reads, "beside": beside})
         return
-    click.echo(f"{words}\nAt most {reads:,} reads.")
+    click.echo(f"{_escaped(words)}\nAt most {reads:,} reads.")
     _print_beside(planned.beside)

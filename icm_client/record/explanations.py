@@ -15,7 +15,7 @@ _PATIENCE_S = 10.0
 
 
 def read_explanations(folder: Path) -> list[dict[str, Any]]:
-    """Return what `icm_client.runs.why.Explanation.record` gave, in the order of the explanations.
+    """Return the fields of each `icm_client.runs.why_result.Explanation`, in the order they came.
 
     Raises:
         RunError: the file cannot be read, or is damaged.

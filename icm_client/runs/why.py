@@ -6,7 +6,8 @@
     beside  the labels of the run's other concepts, and of runs that were named
 
 No row stands in a context of its own, nor does one that a rule relates to it or that has the same
-prompt. So no effect shown here follows from a rule: it is what the model makes of other rows.
+prompt, with all of its words or without some. So no effect shown here follows from a rule: it is
+what the model makes of other rows.
 """
 
 import os
@@ -79,6 +80,7 @@ class Planned(NamedTuple):
         job: its rows.
         number: of the row among them; None for all.
         beside: what other runs say of it.
+        settings: of contexts, as the run's search had them.
     """
 
     run: Run
@@ -86,6 +88,7 @@ class Planned(NamedTuple):
     job: Job
     number: int | None
     beside: tuple[OtherLabel, ...]
+    settings: SweepSettings
 
 
 def plan_why(
@@ -113,8 +116,9 @@ def plan_why(
     job = found.job()
     if len({one.label for one in found.rows}) < _TWO:
         raise InputError(f"the run {kept.name} gives all rows one label: nothing carries it")
+    settings = _context_settings(kept)
     if row is None:
-        return Planned(kept, found, job, None, ())
+        return Planned(kept, found, job, None, (), settings)
     ids = [str(one.row.id) for one in found.rows]
     if str(row) not in ids:
         raise InputError(
@@ -124,7 +128,43 @@ def plan_why(
     others = {one.name: one for one in _other_concepts(kept)}
     others |= {one.name: one for one in (find_run(os.fspath(name), Path(runs)) for name in beside)}
     said = tuple(_other_label(kept, str(row), one) for one in others.values())
-    return Planned(kept, found, job, ids.index(str(row)), said)
+    return Planned(kept, found, job, ids.index(str(row)), said, settings)
+
+
+def _context_settings(run: Run) -> SweepSettings:
+    """The most demos that the run showed, and how certain ones; the default where it does not say.
+
+    A search that trains models has them in `sweeps`; those of Algorithm 1 have `max_demos`.
+    """
+    recorded = run.record["settings"]
+    recorded = {**recorded, **recorded.get("sweeps", {})}
+    default = SweepSettings()
+    return replace(
+        default,
+        demos=recorded.get("demos") or recorded.get("max_demos") or default.demos,
+        keep=recorded.get("keep", default.keep),
+    )
+
+
+def check_amounts(planned: Planned, *, reads: int | None = None, rows: int | None = None) -> None:
+    """Raise `InputError` where `explain`, or with `rows` `teaching`, could show nothing."""
+    n_labels = len(planned.job.labels)
+    if rows is None:
+        least = 4 * (1 + max(_WITNESSES, n_labels))
+        if reads is not None and reads < least:
+            raise InputError(
+                f"an explanation takes {least} reads at least, not {reads}: allow more"
+            )
+        return
+    if rows < (least := 4 * n_labels):
+        raise InputError(f"{least} rows at least are read, two of each label twice, not {rows}")
+    # Each row with a block of demos, without it, and with another label of one.
+    if reads is not None and reads < 3 * 2 * (rows // 2):
+        raise _too_few_reads(reads, rows)
+
+
+def _too_few_reads(reads: int | None, rows: int) -> InputError:
+    return InputError(f"{reads} reads are too few to show a demo to {rows // 2} rows: allow more")
 
 
 async def explain(
@@ -155,8 +195,7 @@ async def explain(
         raise InputError("no row is named to explain: plan_why takes its id")
     job, words = planned.job, planned.job.labels
     witnesses = max(_WITNESSES, len(words))
-    if reads < (least := 4 * (1 + witnesses)):
-        raise InputError(f"an explanation takes {least} reads at least, not {reads}: allow more")
+    check_amounts(planned, reads=reads)
     item = int(job.row_items[planned.number])
     with open_store(store) as kept:
         async with open_endpoint(endpoint, stopping=stopping) as server:
@@ -233,8 +272,7 @@ async def teaching(
     other. Arguments and errors are those of `explain`; `reads` None takes as many as are needed.
     """
     job = planned.job
-    if rows < (least := 4 * len(job.labels)):
-        raise InputError(f"{least} rows at least are read, two of each label twice, not {rows}")
+    check_amounts(planned, reads=reads, rows=rows)
     with open_store(store) as kept:
         async with open_endpoint(endpoint, stopping=stopping) as server:
             reader = await _reader(
@@ -255,20 +293,22 @@ async def teaching(
         if not np.isnan(nats).any()
     ]
     if not taught:
-        raise InputError(
-            f"{reads} reads are too few to show a demo to {rows // 2} rows: allow more"
-        )
+        raise _too_few_reads(reads, rows)
     taught.sort(key=lambda one: -one.effect)
     gains = [one.effect for one in taught if one.effect > 0]
+    notices, read_by = _notices(planned.found, identity), min(len(one.targets) for one in read)
+    if read_by < (asked := rows // 2 // len(job.labels) * len(job.labels)):
+        few = f"some demos were shown to {read_by} rows, not {asked}"
+        notices += (f"{few}: as many of each label are read, and one label has no more",)
     return Teaching(
         run=planned.found.run,
         rows=tuple(taught),
-        read_by=len(read[0].targets),
+        read_by=read_by,
         speak_for=len(gains) / len(taught),
         of_a_tenth=sum(gains[: -(-len(taught) // 10)]) / sum(gains) if gains else None,
         unread=sum(len(one.context) for one in read) - len(taught),
         server=identity,
-        notices=_notices(planned.found, identity),
+        notices=notices,
         stats=reader.scorer.stats,
     )
 
@@ -280,9 +320,11 @@ class _Reader:
     Attributes:
         planned: the rows.
         labels: shape `[N]`, of the items, the run's.
-        settings: of contexts, as the search has them.
+        settings: of contexts, fitted to the server.
         scorer: of the items, and of the row without each span.
         spans: parts of the row's texts.
+        twins: items that say what the row does without a span, and those related to these: their
+            labels would give away what is read there, so they are no demos.
         spoilt: items that cannot be read or that spoil contexts, with the reasons.
     """
 
@@ -291,12 +333,15 @@ class _Reader:
     settings: SweepSettings
     scorer: Scorer
     spans: tuple[CarryingSpan, ...]
+    twins: frozenset[int]
     spoilt: dict[int, str]
 
     def halves(self) -> list[tuple[Context, IntArray]]:
         """A context of each half of the items, and the rows' own items of the other half."""
         found, job, labels = self.planned.found, self.planned.job, self.labels.copy()
         labels[[item for item in self.spoilt if item < len(labels)]] = UNLABELLED
+        usable = job.row_items[labels[job.row_items] != UNLABELLED]
+        labels[list(self.twins)] = UNLABELLED
         parts = part_contexts(
             labels,
             related_items(job),
@@ -307,7 +352,6 @@ class _Reader:
             keep=self.settings.keep,
             certain=certainty(found.of_items(job)[1], found.pins(job)),
         )
-        usable = job.row_items[labels[job.row_items] != UNLABELLED]
         return [(context, np.intersect1d(part, usable)) for context, part in parts]
 
     async def effects(
@@ -367,16 +411,18 @@ async def _reader(
     within = await within_limit(planned.job, planned.found.row_limit, server, store)
     job = within.job
     pieces, settings, unusable, _ = await fitted_job(
-        job, SweepSettings(), server, store, skip_bad_rows=True, too_long=within.too_long
+        job, planned.settings, server, store, skip_bad_rows=True, too_long=within.too_long
     )
     assert isinstance(settings, SweepSettings)  # noqa: S101 - `fit` keeps the kind
     spoilt = dict(unusable)
     parts: tuple[CarryingSpan, ...] = ()
+    twins: frozenset[int] = frozenset()
     if planned.number is not None:
         row = within.as_read.get(planned.number, job.dataset.rows[planned.number])
         parts = spans_of(row, job.task, spans)
-        prompts = [one[0] for one in prompts_of([_without(row, part) for part in parts], job)]
-        pieces, odd = await with_prompts(pieces, prompts, server, store)
+        wordings = prompts_of([_without(row, part) for part in parts], job)
+        pieces, odd = await with_prompts(pieces, [one[0] for one in wordings], server, store)
+        twins = _same_as(wordings, job)
         spoilt |= {len(job.items) + place: reason for place, reason in odd.items()}
 
     def failed(items: Mapping[int, FailedItem]) -> None:
@@ -392,7 +438,15 @@ async def _reader(
         unusable=tuple(spoilt),
     )
     planned = planned._replace(job=job)
-    return _Reader(planned, planned.found.of_items(job)[0], settings, scorer, parts, spoilt)
+    return _Reader(planned, planned.found.of_items(job)[0], settings, scorer, parts, twins, spoilt)
+
+
+def _same_as(wordings: Sequence[tuple[str, ...]], job: Job) -> frozenset[int]:
+    """The items with the prompt of a wording, in either order of a pair, and all related ones."""
+    prompts = {prompt for orders in wordings for prompt in orders}
+    same = {item for item, prompt in enumerate(job.prompts) if prompt in prompts}
+    related = [group for group in related_items(job) if not same.isdisjoint(group)]
+    return frozenset(same.union(*related))
 
 
 def text_of(row: Row, task: Task) -> str:

@@ -118,7 +118,7 @@ class Teaching:
     Attributes:
         run: its name.
         rows: those that were tried as demos, the ones that teach most first.
-        read_by: how many rows each was shown to.
+        read_by: how many rows each was shown to, at least.
         speak_for: share of the demos whose label speaks for those of the others.
         of_a_tenth: the most teaching tenth's share of all that demos do for others' labels; None
             where none do anything.

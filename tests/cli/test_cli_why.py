@@ -1,6 +1,7 @@
 """`icm-client why` as a user meets it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from test_label_concepts import TEMPLATE, two_concepts
 
 from icm_client import Labels, Task, label
 from icm_client.cli.main import cli
+from icm_client.cli.why import _print_explanation, _print_teaching, _show
 from icm_client.errors import InputError
 from icm_client.record.archive import Run
-from icm_client.runs.why import plan_why
+from icm_client.runs.why import explain, plan_why
+from icm_client.runs.why_result import Teaching, TeachingRow
 from icm_client.testing import PlantedConcept
 
 
@@ -113,6 +116,53 @@ def test_the_rows_that_teach(run: Run) -> None:
     assert found["rows"][0]["effect"] >= found["rows"][-1]["effect"]
     fewer = why(run.name, "--rows", "16", "--reads", "300")
     assert "demos were not tried" in fewer.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("r5", "--reads", "35"), "36 reads at least, not 35"),
+        (("--rows", "7"), "8 rows at least are read"),
+        (("--rows", "16", "--reads", "47"), "too few to show a demo to 8 rows"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_refuses(
+    run: Run, arguments: tuple[str, ...], says: str
+) -> None:
+    for further in ((), ("--dry-run",)):
+        refused = why(run.name, *arguments, *further)
+        assert isinstance(refused.exception, InputError), refused.output
+        assert says in str(refused.exception)
+
+
+async def test_no_control_character_reaches_the_terminal(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a row's own nor those of its demos, in the text or in the id."""
+    hostile, escaped = "a\x1b]0;title\x07 b\x9b31m", "a\\x1b]0;title\\x07 b\\x9b31m"
+    planned = plan_why(run.path, "r5")
+    found = await explain(planned, reads=200, endpoint=known_rows())
+    taught = TeachingRow(hostile, "positive", hostile, 1.0, 1.0)
+    teaching = Teaching(
+        run.name, (taught,), 8, 1.0, None, 0, found.server, found.notices, found.stats
+    )
+    demo, span = found.demos[0], found.spans[0]
+    _print_explanation(
+        replace(
+            found,
+            row=hostile,
+            demos=(replace(demo, row=hostile, text=hostile),),
+            spans=(replace(span, text=hostile),),
+        )
+    )
+    _print_teaching(teaching)
+    rows = planned.found.rows
+    one = replace(rows[0], row=replace(rows[0].row, id=hostile, fields={"text": hostile}))
+    shown = planned._replace(number=0, found=replace(planned.found, rows=[one]))
+    _show(shown, None, None, as_json=False)
+    printed = capsys.readouterr().out
+    assert not set(printed) & {"\x1b", "\x07", "\x9b"}
+    assert printed.count(escaped) == 8
 
 
 def test_what_does_not_go_together_is_refused(run: Run) -> None:

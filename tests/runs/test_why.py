@@ -1,6 +1,7 @@
 """Why a row has its label, on models in which some rows are planted to teach others."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,19 @@ from several_runs import ROWS, gold, mistaken, model, rows, run_of
 from test_failed_rows import Poisoned
 
 from icm_client import Task, label
+from icm_client.coherence.anneal import AnnealSettings
+from icm_client.coherence.folds import FoldSettings
+from icm_client.coherence.settings import SweepSettings
 from icm_client.data import Row
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run
 from icm_client.record.explanations import read_explanations
-from icm_client.runs.why import explain, plan_why, spans_of, teaching
+from icm_client.runs.why import _context_settings, explain, plan_why, spans_of, teaching
 from icm_client.testing import PlantedConcept
 from icm_client.testing.planted import log_softmax, uniform
 
 TAUGHT = "r5"
+SMALL = SweepSettings(demos=16, keep=0.4)
 
 
 def prompt(text: str) -> str:
@@ -238,6 +243,76 @@ async def test_pairs_teach_under_the_labels_of_their_rows_and_no_row_itself(tmp_
     assert all(one.label == words[one.row] for one in taught.rows)
     assert len({one.row for one in taught.rows}) < len(taught.rows)  # both orders
     assert taught.speak_for == 1.0
+
+
+def parts(prompt: str) -> frozenset[str]:
+    """The texts of a prompt of `PAIRS` or `TASK`, in whichever order."""
+    return frozenset(line.partition(": ")[2] for line in prompt.splitlines()[:-1])
+
+
+@pytest.mark.parametrize("task", [TASK, PAIRS], ids=["one text", "pairs"])
+async def test_no_row_is_a_demo_that_reads_as_another_without_a_word(
+    task: Task, tmp_path: Path
+) -> None:
+    """Its label would be copied: "item 3 not good" without "not" is another row."""
+    data, planted = [], {}
+    for n in range(24):
+        for words in ("good", "not good"):
+            item, rival = f"item{n} {words}", f"rival{n}"
+            # Of pairs it is the other order of that row that reads so.
+            swapped = n % 2 == (words == "not good")
+            a, b = (rival, item) if swapped else (item, rival)
+            data.append({"id": f"{words} {n}", "text": item, "a": a, "b": b})
+            for word in ("", *item.split()):
+                left = " ".join(one for one in item.split() if one != word)
+                bad = int("not" in left.split())
+                planted[prompt(left)] = bad
+                planted[PAIRS.template.format(a=left, b=rival)] = bad
+                planted[PAIRS.template.format(a=rival, b=left)] = 1 - bad
+
+    class Listening(PlantedConcept):
+        def label_log_probs(self, demos: Sequence[tuple[str, int]], target: str) -> list[float]:
+            assert parts(target) not in {parts(shown) for shown, _ in demos}
+            return super().label_log_probs(demos, target)
+
+    endpoint = Listening(planted, task.label_texts, strength=4.0, meaning=1.5)
+    options: dict[str, Any] = {"endpoint": endpoint, "store": tmp_path / "store"}
+    found = await label(data, task=task, runs=tmp_path / "runs", **options)
+    for n in range(8):
+        plan = plan_why(found.run or "", f"not good {n}")
+        explained = await explain(plan, reads=60, **options)
+        assert [one.text for one in explained.spans][:3] == [f"item{n}", "not", "good"]
+        assert all(one.effect is not None for one in explained.spans)
+
+
+async def test_contexts_are_as_the_search_had_them(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"store": tmp_path / "store"}
+    run = await run_by(tmp_path, model(gold()), settings=SweepSettings(demos=8, keep=0.5))
+    plan = plan_why(run.path, TAUGHT)
+    assert (plan.settings.demos, plan.settings.keep) == (8, 0.5)
+    found = await explain(plan, endpoint=Teachers({}), **options)
+    assert found.shown == 8
+    trained = replace(run, record={**run.record, "settings": asdict(FoldSettings(sweeps=SMALL))})
+    annealed = replace(run, record={**run.record, "settings": asdict(AnnealSettings(max_demos=12))})
+    whole = replace(run, record={**run.record, "settings": asdict(AnnealSettings())})
+    assert _context_settings(trained) == SMALL
+    assert _context_settings(annealed).demos == 12
+    assert _context_settings(whole) == SweepSettings()
+
+
+async def test_fewer_rows_are_shown_demos_where_a_label_is_rare(tmp_path: Path) -> None:
+    """The number is that of the half in which there are fewest, and a note says why."""
+    rare = {row["id"]: TASK.labels[int(n % 13 == 0)] for n, row in enumerate(rows())}
+    run = await run_by(tmp_path, model(gold()), pins=rare)
+    options: dict[str, Any] = {"endpoint": model(gold()), "store": tmp_path / "store"}
+    for seed in range(3):
+        plan = plan_why(run.path)
+        plan = plan._replace(found=replace(plan.found, seed=seed))
+        taught = await teaching(plan, 32, **options)
+        # Five rows of the rare label, which the halves share: two of them at most in the smaller.
+        assert taught.read_by <= 4
+        (notice,) = taught.notices
+        assert notice.startswith(f"some demos were shown to {taught.read_by} rows, not 16: ")
 
 
 async def test_what_cannot_be_explained_is_refused(tmp_path: Path) -> None:
