@@ -161,7 +161,7 @@ async def test_of_several_files_the_last_that_names_a_row_counts(
     assert (await labelled(tmp_path, (checked,))).run == alone.run
     assert (await labelled(tmp_path, ())).run == free.run
     with pytest.raises(InputError, match=r"'7'\]: the row is pinned twice, first by pins\[7\]"):
-        read_pins([{7: "positive", "7": "positive"}], Job.prepare(reviews(N), TASK))  # type: ignore[list-item, dict-item]
+        read_pins([{7: "positive", "7": "positive"}], Job.prepare(reviews(N), TASK))  # type: ignore[list-item]
 
 
 async def test_a_run_that_was_stopped_goes_on_with_its_pins(tmp_path: Path, checked: Path) -> None:
