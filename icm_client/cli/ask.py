@@ -17,7 +17,7 @@ from icm_client.cli.sections import SectionedCommand, section
 from icm_client.errors import InputError
 from icm_client.record.archive import Run, find_run
 from icm_client.record.checks import Checks
-from icm_client.runs.ask import Asked, choose_rows, keep_pins, pin_command
+from icm_client.runs.ask import Asked, choose_rows, missing_from_command, pin_command
 from icm_client.training.exports import export_run, write_lines
 
 _BACK: Final = ("\x1b[D", "\x1bOD", "\x1b[A", "\x1bOA", "b", "\x7f")
@@ -25,7 +25,12 @@ _BACK: Final = ("\x1b[D", "\x1bOD", "\x1b[A", "\x1bOA", "b", "\x7f")
 
 _SKIP: Final = ("\x1b[C", "\x1bOC", "\x1b[B", "\x1bOB", "s")
 _QUIT: Final = "q"
-_KEY: Final = re.compile(r"\x1b[\[O].|.", re.DOTALL)
+_KEY: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|.", re.DOTALL)
+"""A key as terminals send it: ECMA-48's control sequences are one each, whatever they hold."""
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What a terminal obeys instead of showing it, without tabs and newlines; and half characters."""
+
 _LABEL_KEYS: Final = "123456789acdefghijklmnoprtuvwxyz"
 
 
@@ -91,11 +96,12 @@ def ask_command(
                 "written_to": None if output is None else str(output),
                 "checked": str(Checks(run.path).path),
                 "again": pin_command(run),
+                "again_lacks": missing_from_command(run),
             }
         )
     elif output is not None:
         click.echo(f"Wrote {len(asked):,} rows to {output}.")
-        click.echo("Give the file with the answers to the run's command, as --pin FILE.")
+        click.echo("Give the file with the answers to the run's command, as one more --pin FILE.")
     else:
         _ask(run, asked, by)
 
@@ -116,14 +122,15 @@ def _ask(run: Run, asked: Sequence[Asked], by: str) -> None:
         )
     labels = dict(zip(_LABEL_KEYS, words, strict=False))
     listed = "  ".join(f"{key} {word}" for key, word in labels.items())
-    checks = keep_pins(run)
+    checks = Checks(run.path)
     answers: dict[int, str] = {}
     at = 0
     with _pressed() as keys:
         while at < len(asked):
             row = asked[at]
-            click.secho(f"\n{at + 1} of {len(asked)}: row {row.id}, {row.reason}", bold=True)
-            click.echo(row.prompt)
+            row_id = _plain(row.id)
+            click.secho(f"\n{at + 1} of {len(asked)}: row {row_id}, {row.reason}", bold=True)
+            click.echo(_plain(row.prompt))
             said = f"  (you said {answers[at]})" if at in answers else ""
             click.echo(f"{listed}  \u2190 back  s skip  q quit{said}")
             key = next(key for key in keys if key in (*labels, *_BACK, *_SKIP, _QUIT))
@@ -136,6 +143,11 @@ def _ask(run: Run, asked: Sequence[Asked], by: str) -> None:
                 click.echo(f"{labels[key]}{other}")
             at = max(at - 1, 0) if key in _BACK else at + 1
     _tell(run, asked, answers)
+
+
+def _plain(text: object) -> str:
+    r"""A text whose control characters are shown, as `\x1b` is, and not obeyed."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 @contextmanager
@@ -169,11 +181,14 @@ def _tell(run: Run, asked: Sequence[Asked], answers: Mapping[int, str]) -> None:
     """What was said, and how to go on."""
     changed = sum(asked[at].label != said for at, said in answers.items())
     click.echo(f"\n{len(answers)} of {len(asked)} rows answered, {changed} with another label.")
-    path = Checks(run.path).path
-    if not path.exists():
+    checks = Checks(run.path)
+    if not checks.read():
         return
-    click.echo(f"The answers are in {path}.")
+    click.echo(f"The answers are in {checks.path}.")
     if command := pin_command(run):
         click.echo(f"Label all rows again, and keep them:\n  {command}")
+        for sentence in missing_from_command(run):
+            click.echo(sentence)
     else:
-        click.echo(f"Label all rows again, and keep them: label(..., pins={str(path)!r})")
+        last = f"label(..., pins=[..., {str(checks.path)!r}])"
+        click.echo(f"Label all rows again, with this file as the last of the pins: {last}")

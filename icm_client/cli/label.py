@@ -164,8 +164,10 @@ def _prior(
         "--pin",
         "pins",
         type=click.Path(),
+        multiple=True,
         metavar="FILE",
-        help="Labels that a person has checked (id and label): the search keeps and uses them.",
+        help="Labels that a person has checked (id and label): the search keeps and uses them. It "
+        "may be repeated: what a later file says of a row counts.",
     ),
     click.option(
         "--easy",
@@ -273,7 +275,7 @@ def label_command(  # noqa: C901, PLR0912, PLR0915 - options one by one
     settings: Settings,
     start: str | None,
     constraint: Rules | None,
-    pins: str | None,
+    pins: tuple[str, ...],
     easy: str | None,
     unlike: tuple[str, ...],
     concepts: int | None,

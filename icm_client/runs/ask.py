@@ -16,6 +16,7 @@ import numpy as np
 
 from icm_client.coherence.asking import Choice, order_to_ask
 from icm_client.coherence.problem import UNLABELLED, FloatArray, IntArray
+from icm_client.data.sources import STDIN
 from icm_client.errors import InputError
 from icm_client.record.archive import Run
 from icm_client.record.checks import Checks
@@ -106,7 +107,9 @@ def _reason(choice: Choice, found: RunLabels) -> str:
     elif len(words) == 2:  # noqa: PLR2004
         reason = "near the threshold"
     else:
-        reason = f"between {found.labels[choice.item]!r} and {words[choice.rival]!r}"
+        # In the task's order: the run's own label is not to be told.
+        two = sorted((found.labels[choice.item], words[choice.rival]), key=words.index)
+        reason = f"between {two[0]!r} and {two[1]!r}"
     return f"{reason}; stands for {choice.alike:,} rows like it" if choice.alike else reason
 
 
@@ -123,41 +126,38 @@ def _vectors(texts: Sequence[str]) -> FloatArray:
     return vectors
 
 
-def keep_pins(run: Run) -> Checks:
-    """Return the run's checks, with the labels that were pinned among them.
-
-    So the file alone is what the next run is to be given, after a second round of questions too.
-
-    Raises:
-        InputError: the run has no labels yet.
-        RunError: the run's files are damaged, or cannot be written.
-    """
-    checks = Checks(run.path)
-    checked = {str(check.id) for check in checks.read()}
-    for row in read_labels(run.path).labelled:
-        if row.pinned and str(row.row.id) not in checked:
-            checks.add(row.row.id, row.label, by="--pin")
-    return checks
-
-
 def pin_command(run: Run) -> str | None:
     """Return the command that labels the run's rows again with what people said of them pinned.
 
-    None where the run was started from Python: there the file is `label(..., pins=PATH)`.
+    What the run had pinned stays so, but where somebody has said otherwise since.
+
+    None where the run was not started by `icm-client label`: there the file is the last of
+    `label(..., pins=[..., PATH])`.
     """
     command = run.record.get("command")
-    if not command:
+    if not command or command[0] != "label":
         return None
-    kept: list[str] = []
-    rest = iter(map(str, command))
-    for argument in rest:
-        if argument == "--pin":
-            next(rest, None)
-        elif not argument.startswith("--pin="):
-            kept.append(argument)
     started = Path(str(run.record.get("folder")))
     path = Checks(run.path).path.resolve()
     if path.is_relative_to(started.resolve()):
         path = path.relative_to(started.resolve())
-    line = shlex.join(["icm-client", kept[0], "--pin", str(path), *kept[1:]])
+    line = shlex.join(["icm-client", *with_options(command, "--pin", str(path))])
     return line if started.resolve() == Path.cwd() else f"cd {shlex.quote(str(started))} && {line}"
+
+
+def missing_from_command(run: Run) -> list[str]:
+    """Return sentences on what a run's command needs besides, as it is never kept."""
+    missing = [
+        f"It lacks what is not kept, so give it again: {option}"
+        for option in run.record.get("left_out", ())
+    ]
+    if STDIN in str(run.record.get("data")):
+        missing.append("It reads the rows from standard input: pipe the same rows into it.")
+    return missing
+
+
+def with_options(command: Sequence[str], *options: str) -> list[str]:
+    """Return a command's words with more options, the last ones, before a `--` that ends them."""
+    words = list(map(str, command))
+    place = words.index("--") if "--" in words else len(words)
+    return [*words[:place], *options, *words[place:]]

@@ -134,8 +134,9 @@ async def label(
         settings: of the search, instead of the preset's.
         start: first labels: "random", "balanced", "zero-shot", or a labels file; None leaves them
             to the search.
-        pins: labels that a person has checked, as a labels file or by row id: the search keeps
-            them, learns from them, and lets them name the classes where the words do not.
+        pins: labels that a person has checked, as a labels file or by row id, or several of these,
+            of which the last that names a row counts: the search keeps them, learns from them, and
+            lets them name the classes where the words do not.
         unlike: folders of runs over these rows, or labels files: find another concept, labels that
             are coherent and independent of all of these. Their label words may be others.
         easy: a file of further rows whose labels are known, with the field that holds them, such as

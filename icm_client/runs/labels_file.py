@@ -5,7 +5,7 @@ has checked (`--pin`): the search keeps and uses these. Both read what annotatio
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -25,8 +25,11 @@ from icm_client.errors import InputError, RowError
 from icm_client.record.layout import LABELS
 from icm_client.runs.annotations import labels_of
 
-Pins = Mapping[str, str] | Mapping[int, str] | str | os.PathLike[str]
+_Source = Mapping[str, str] | Mapping[int, str] | str | os.PathLike[str]
 """Row id -> label, or a file of rows with `id` and `label`, or of a tool's annotations."""
+
+Pins = _Source | Sequence[_Source]
+"""The same, or several of these: what a later one says of a row counts."""
 
 KINDS = get_args(Start)
 
@@ -63,8 +66,8 @@ def read_pins(pins: Pins, job: Job) -> IntArray | None:
     Of a pair that is shown in both orders, the other order is pinned to the label that agrees.
 
     Args:
-        pins: id -> label, of which nothing may be pinned; or a file of rows with `id` and `label`,
-            at least one.
+        pins: id -> label, of which nothing may be pinned; a file of rows with `id` and `label`, at
+            least one; or several of these, of which the last that names a row counts.
         job: whose rows and labels they are.
 
     Returns:
@@ -74,13 +77,19 @@ def read_pins(pins: Pins, job: Job) -> IntArray | None:
         InputError: the file cannot be read, its labels are not the task's or its rows not the
             job's, or the rule forbids them; with file and line.
     """
+    counting: dict[int, _Given] = {}
+    for source in [pins] if isinstance(pins, Mapping | str | os.PathLike) else pins:
+        own: dict[int, _Given] = {}
+        for given in _labels_in(source, job):
+            if given.item in own:  # 7 and "7" are one id
+                raise InputError(
+                    f"{given.where}: the row is pinned twice, first by {own[given.item].where}"
+                )
+            own[given.item] = given
+        counting |= own
     pinned = np.full(len(job.items), UNLABELLED)
     where_of: dict[int, str] = {}
-    for given in _labels_in(pins, job):
-        if given.item in where_of:  # 7 and "7" are one id
-            raise InputError(
-                f"{given.where}: the row is pinned twice, first by {where_of[given.item]}"
-            )
+    for given in counting.values():
         put(given.item, job.labels.index(given.label), pinned, job)
         where_of[given.item] = given.where
         if (other := _other_order(given.item, job)) is not None:
@@ -89,7 +98,7 @@ def read_pins(pins: Pins, job: Job) -> IntArray | None:
     return pinned if where_of else None
 
 
-def read_classes(labels: Pins, job: Job) -> IntArray:
+def read_classes(labels: _Source, job: Job) -> IntArray:
     """Return a class for each other label that the rows have, shape `[N]`, `UNLABELLED` for none.
 
     Its words may be any; the same word is another class in a pair's other order.
@@ -155,7 +164,7 @@ class _Given(NamedTuple):
 
 
 def _labels_in(
-    source: Pins, job: Job, *, numbered: bool = False, any_word: bool = False
+    source: _Source, job: Job, *, numbered: bool = False, any_word: bool = False
 ) -> Iterator[_Given]:
     """Yield the labels of a file or a mapping, without those of rows that were skipped.
 

@@ -30,8 +30,8 @@ _FORMATS: Final = {
     "csv": "CSV, one line for each row",
     "parquet": "Parquet",
     "hf": "a dataset folder: `datasets.load_dataset(FOLDER)`",
-    "label-studio": "tasks of Label Studio, the labels as predictions; the labeling interface is "
-    "the `.xml` file beside them",
+    "label-studio": "tasks of Label Studio, the labels as predictions unless people are to answer "
+    "without seeing them; the labeling interface is the `.xml` file beside them",
     "argilla": "a dataset folder of Argilla, the labels as suggestions: "
     "`argilla.Dataset.from_disk(FOLDER)`",
 }

@@ -115,7 +115,8 @@ def export_run(
             Label Studio is written beside the file, as `path` + `.xml`.
         min_confidence: leave out rows whose label has less confidence (`LabelledRow`).
         with_gold: also write the gold labels that the run was compared with, as a column.
-        only: these rows alone, by their ids, in this order; those that `choose_rows` chose, say.
+        only: the rows that people are to be asked about, by their ids, in this order: they alone
+            are written, and for Label Studio without the label found, which people would repeat.
 
     Raises:
         InputError: the run has no labels; no row is confident enough; rows were requested by
@@ -134,7 +135,7 @@ def export_run(
         numbers = {row.id: number for number, row in enumerate(kept.dataset.rows)}
         left_out |= {"not asked about": len(numbers) - len(only)}
         kept = kept.only([numbers[row_id] for row_id in only])
-    parts, records = _parts(to, kept, gold, with_gold=with_gold)
+    parts, records = _parts(to, kept, gold, with_gold=with_gold, blind=only is not None)
     facts = CardFacts(
         run=run,
         to=to,
@@ -179,7 +180,7 @@ def kept_rows(
 
 
 def _parts(
-    to: ExportFormat, kept: RunLabels, gold: tuple[str, ...], *, with_gold: bool
+    to: ExportFormat, kept: RunLabels, gold: tuple[str, ...], *, with_gold: bool, blind: bool
 ) -> tuple[_Parts, int]:
     """Return what is to be written, and how many records it holds."""
     match to:
@@ -189,6 +190,8 @@ def _parts(
             return {_DATA_FILE if to == "hf" else "": write}, len(rows)
         case "label-studio":
             tasks = label_studio_tasks(kept, _own_fields(kept, gold))
+            if blind:
+                tasks = [{"data": task["data"]} for task in tasks]
             interface = label_studio_interface(kept.task).encode()
             return {"": _json_writer(tasks), ".xml": _writer(interface)}, len(tasks)
         case "argilla":

@@ -23,8 +23,8 @@ from icm_client.data.values import write_json
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run
 from icm_client.record.checks import Checks
-from icm_client.record.comparison import label_records
 from icm_client.record.journal import Journal, read
+from icm_client.runs.ask import with_options
 
 FOLDER: Final = ".view"
 """In the folder of the runs; its name says that it is no run."""
@@ -92,35 +92,29 @@ class Children:
         return [one for one in self.all() if one.process in gone] if gone else []
 
     def again(self, run: Run) -> Child:
-        """Start the command of a run again, with what is pinned there and what people have checked.
+        """Start the command of a run again, with what people have checked pinned, too.
 
-        The pins are written down as they are now: what is checked later makes another run.
+        The checks are written down as they are now: what is checked later makes another run.
 
         Raises:
             InputError: nothing is checked, or the run's command cannot be given again.
             RunError: something cannot be read, written or started.
         """
         command, folder = _command_of(run)
-        checks = {str(check.id): check for check in Checks(run.path).read()}
+        checks = Checks(run.path).read()
         if not checks:
             raise InputError(f"no row of the run {run.name} is checked: check some first")
-        pins: dict[str, dict[str, Any]] = {}
-        if "pinned" in run.record["settings"]:
-            pins = {
-                str(record["id"]): {"id": record["id"], "label": record["label"]}
-                for record in label_records(run)
-                if record.get("pinned") is True
-            }
-        pins |= {key: {"id": one.id, "label": one.label} for key, one in checks.items()}
         name = secrets.token_hex(4)
         path = self._file(f"{name}.pins.jsonl")
         try:
-            path.write_bytes(b"".join(write_json(pin) + b"\n" for pin in pins.values()))
+            path.write_bytes(
+                b"".join(write_json({"id": one.id, "label": one.label}) + b"\n" for one in checks)
+            )
         except OSError as error:
             raise RunError(f"{path}: cannot be written: {error.strerror}") from error
-        # The last one of an option counts. What the first run wrote is not written over.
-        options, rows = _parted(command)
-        return self._start(name, [*options, f"--pin={path}", *self._places(name), *rows], folder)
+        # What the first run wrote is not written over: the last --output and --runs count.
+        arguments = with_options(command, f"--pin={path}", *self._places(name))
+        return self._start(name, arguments, folder)
 
     def label(self, arguments: Sequence[str], folder: Path) -> Child:
         """Start `icm-client` with the arguments of a `label` in a folder; errors as `again`."""
@@ -200,12 +194,6 @@ def _command_of(run: Run) -> tuple[list[str], Path]:
     if why is not None:
         raise InputError(f"the run {run.name} cannot be started again from here: {why}")
     return command, folder
-
-
-def _parted(command: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """A command's words up to a `--`, after which there are no options, and from there."""
-    place = command.index("--") if "--" in command else len(command)
-    return command[:place], command[place:]
 
 
 def program(arguments: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import shlex
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from terminals import PROGRAM
 
 import icm_client.runs.server
 from icm_client import Task, label, rows_from
+from icm_client.cli.ask import _tell
 from icm_client.cli.main import cli
 from icm_client.data.job import Job
 from icm_client.errors import InputError
@@ -48,8 +50,12 @@ def concept() -> PlantedConcept:
 @pytest.fixture
 def run() -> Run:
     """A run that the command has made, so that it can be run again."""
+    return labelled()
+
+
+def labelled(*more: str, pins: str | None = None) -> Run:
     Path("rows.jsonl").write_bytes(b"\n".join(map(orjson.dumps, ROWS)))
-    command = ("label", "rows.jsonl", "-o", "labels.jsonl", "--store", "store", *ASKED)
+    command = ("label", "rows.jsonl", "-o", "labels.jsonl", "--store", "store", *ASKED, *more)
     found = anyio.run(
         partial(
             label,
@@ -59,6 +65,7 @@ def run() -> Run:
             store="store",
             runs="runs",
             command=command,
+            pins=pins,
         )
     )
     assert found.run is not None
@@ -116,9 +123,43 @@ def test_a_key_answers_a_row_and_every_answer_is_saved_at_once(run: Run) -> None
     assert {check.by for check in checks.values()} == {"Ada"}
     assert "(you said positive)" not in written.split(" of 8: row ")[3]
     assert "3 of 8 rows answered" in written
-    assert f"--pin runs/{run.name}/checked.jsonl rows.jsonl" in written.replace("\r\n", "")
+    assert f"--pin runs/{run.name}/checked.jsonl" in written.replace("\r\n", "")
     written, _ = in_terminal(["q"])
     assert ids[0] not in written, "the next time other rows are asked about"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+@pytest.mark.usefixtures("run")
+def test_keys_of_many_characters_answer_nothing() -> None:
+    shift_left, f10, delete = "\x1b[1;2D", "\x1b[21~", "\x1b[3~"
+    written, saved = in_terminal([shift_left + f10 + delete + "s", "q"])
+    assert saved == [0, 0]
+    assert "0 of 20 rows answered" in written
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_what_is_pinned_is_not_written_down_as_somebody_s_answer() -> None:
+    Path("old.csv").write_text("id,label\nr3,positive\n", "utf-8")
+    run = labelled("--pin", "old.csv", pins="old.csv")
+    in_terminal(["q"])
+    assert not Checks(run.path).path.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_row_cannot_order_the_terminal_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {**row, "id": f"{row['id']}\x9b6n", "text": f"{row['text']}\x1b[6n\t.\r"} for row in ROWS
+    ]
+    monkeypatch.setattr(sys.modules[__name__], "ROWS", rows)
+    labelled()
+    written, _ = in_terminal(["q"])
+    assert "\x1b[6n" not in written
+    assert "\x9b" not in written
+    assert "\\x9b6n, among the surest" in written
+    assert re.search(r"words of row \d+\\x1b\[6n(\t| +)\.\\r\r?\n", written)
 
 
 @pytest.mark.slow
@@ -140,6 +181,7 @@ def test_label_studio_gets_these_rows_alone_in_this_order(run: Run) -> None:
     listed = document("--budget", "6", "-o", "tasks.json")
     tasks = orjson.loads(Path("tasks.json").read_bytes())
     assert [task["data"]["icm_id"] for task in tasks] == [row["id"] for row in listed["rows"]]
+    assert {tuple(task) for task in tasks} == {("data",)}, "who sees the label found agrees to it"
     assert '<Choice value="negative"/>' in Path("tasks.json.xml").read_text()
     assert "not asked about" in Path("tasks.json.md").read_text()
     assert "gold" not in tasks[0]["data"] or run.record["task"].get("gold") is None
@@ -167,24 +209,42 @@ def test_the_command_that_is_told_keeps_what_was_said(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(icm_client.runs.server, "EmbeddedEndpoint", concept)
-    listed = document("--budget", "3")
-    for row in listed["rows"]:
-        other = next(word for word in TASK.labels if word != row["found"])
-        Checks(run.path).add(row["id"], other)
-    program, *arguments = shlex.split(listed["again"])
-    assert program == "icm-client"
-    done = CliRunner().invoke(cli, arguments, obj=tuple(arguments))
-    assert done.exit_code == 0, done.output
-    labels = {
-        row["id"]: row["label"]
-        for row in map(orjson.loads, Path("labels.jsonl").read_bytes().splitlines())
-    }
-    assert all(labels[row["id"]] != row["found"] for row in listed["rows"])
-    again = find_run("latest")
-    assert again.name != run.name
-    assert not {row["id"] for row in document("--budget", "32")["rows"]} & {
-        row["id"] for row in listed["rows"]
-    }, "pinned rows are not asked about again"
+    said: dict[str, str] = {}
+    before = run
+    for _ in range(2):  # what was said in the first round is kept in the second
+        listed = document("--budget", "3")
+        assert not said.keys() & {row["id"] for row in listed["rows"]}, "pinned: not asked again"
+        for row in listed["rows"]:
+            said[row["id"]] = next(word for word in TASK.labels if word != row["found"])
+            Checks(before.path).add(row["id"], said[row["id"]])
+        if before is not run:  # one of the first round is corrected
+            first = next(iter(said))
+            said[first] = next(word for word in TASK.labels if word != said[first])
+            Checks(before.path).add(first, said[first])
+        program, *arguments = shlex.split(listed["again"])
+        assert program == "icm-client"
+        done = CliRunner().invoke(cli, arguments, obj=tuple(arguments))
+        assert done.exit_code == 0, done.output
+        labels = {
+            row["id"]: row["label"]
+            for row in map(orjson.loads, Path("labels.jsonl").read_bytes().splitlines())
+        }
+        assert {row_id: labels[row_id] for row_id in said} == said
+        again = find_run("latest")
+        assert again.name != before.name
+        before = again
+    assert len(said) == 6
+
+
+def test_what_the_command_lacks_is_told_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    run = labelled("--api-key", "secret")
+    listed = document()
+    assert "secret" not in listed["again"]
+    (lacks,) = listed["again_lacks"]
+    assert "--api-key" in lacks
+    Checks(run.path).add("r1", "positive")
+    _tell(run, [], {})
+    assert capsys.readouterr().out.endswith(f"{listed['again']}\n{lacks}\n")
 
 
 def document(*arguments: str) -> Any:

@@ -1,6 +1,7 @@
 """The rows of a run that a person is asked about, and what becomes of the answers."""
 
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 from planted_reviews import TASK, Failing, data, planted, reviews
 
 from icm_client import Labels, Task, label, rows_from
+from icm_client.data.sources import STDIN
 from icm_client.errors import IcmError, InputError
 from icm_client.record.archive import Run, find_run, list_runs, read_folder
 from icm_client.record.checks import Checks
-from icm_client.runs.ask import choose_rows, keep_pins, pin_command
+from icm_client.runs.ask import choose_rows, missing_from_command, pin_command
 from icm_client.testing import PlantedConcept
 
 NOTHING_SAID = Task(template="Note: {text}\nKind:", labels=("A", "B"))
@@ -58,14 +60,28 @@ def test_rows_that_somebody_has_said_something_of_are_left_out() -> None:
     assert {row.id for row in first} & {row.id for row in again} == {first[0].id}
 
 
-def test_pinned_rows_are_left_out_and_kept_among_the_answers() -> None:
+def test_pinned_rows_are_left_out_and_are_no_answers_of_people() -> None:
     _, run = found(pins={1: "positive", 2: "negative"})
     assert not {1, 2} & {row.id for row in choose_rows(run, 32)}
-    Checks(run.path).add(2, "positive", by="Ada")
-    checks = keep_pins(run).read()
-    assert {check.id: check.label for check in checks} == {1: "positive", 2: "positive"}
-    keep_pins(run)
-    assert len(checks) == len(Checks(run.path).read())
+    assert Checks(run.path).read() == ()
+
+
+def test_of_three_labels_no_reason_tells_which_one_the_run_has() -> None:
+    words = ("C", "A", "B")
+    task = Task(template="Note: {text}\nKind:", labels=words)
+    rows = rows_from([{"text": f"number {n}"} for n in range(36)])
+    classes = [n * 7 % 5 % 3 for n in range(36)]
+    concept = PlantedConcept(
+        dict(zip(task.render_all(rows), classes, strict=True)), task.label_texts
+    )
+    labels = anyio.run(
+        partial(label, rows, task=task, endpoint=concept, store="store", runs="runs")
+    )
+    assert labels.run is not None
+    asked = [row for row in choose_rows(read_folder(labels.run), 36) if "between" in row.reason]
+    told = {f"between {one!r} and {other!r}" for one, other in ("CA", "CB", "AB")}
+    assert {row.reason.partition(";")[0] for row in asked} <= told
+    assert any(f"and {row.label!r}" in row.reason for row in asked)
 
 
 def test_a_run_without_labels_says_how_to_get_some() -> None:
@@ -129,7 +145,7 @@ def test_a_few_answers_put_names_right_that_words_do_not_tell() -> None:
     assert wrong, "some of these runs had their names exchanged"
 
 
-def test_the_command_is_the_run_s_own_with_these_pins(
+def test_the_command_is_the_run_s_own_with_these_pins_as_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("label", "my rows.jsonl", "--pin=old.jsonl", "-o", "out.jsonl", "--pin", "older")
@@ -137,12 +153,35 @@ def test_the_command_is_the_run_s_own_with_these_pins(
     line = pin_command(run)
     assert line is not None
     assert shlex.split(line) == [
-        *("icm-client", "label", "--pin", f"runs/{run.name}/checked.jsonl"),
-        *("my rows.jsonl", "-o", "out.jsonl"),
+        *("icm-client", *command, "--pin", f"runs/{run.name}/checked.jsonl"),
     ]
+    assert missing_from_command(run) == []
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
     run = find_run(run.name, tmp_path / "runs")
     assert pin_command(run) == f"cd {tmp_path} && {line}"
     monkeypatch.chdir(tmp_path)
     assert pin_command(found(seed=1)[1]) is None, "it was started from Python"
+
+
+def test_the_pins_stand_before_what_ends_the_options() -> None:
+    line = pin_command(found(command=("label", "-o", "out.jsonl", "--", "-rows.jsonl"))[1])
+    assert line is not None
+    assert line.endswith("checked.jsonl -- -rows.jsonl")
+
+
+def test_what_the_command_lacks_is_told() -> None:
+    rows = replace(data(reviews(32)), name=STDIN)
+    command = ("label", "-", "--api-key", "secret", "-o", "out.jsonl")
+    labelled = partial(label, rows, task=TASK, endpoint=planted(), store="store")
+    labels = anyio.run(partial(labelled, runs="runs", command=command))
+    assert labels.run is not None
+    run = read_folder(labels.run)
+    key, piped = missing_from_command(run)
+    assert key.endswith(": --api-key")
+    assert "pipe the same rows" in piped
+    assert "secret" not in str(pin_command(run))
+
+
+def test_another_command_takes_no_pins() -> None:
+    assert pin_command(found(command=("eval", "movies"))[1]) is None

@@ -147,6 +147,23 @@ async def test_pins_make_another_run_that_resumes_and_shares_scores(
     assert "pinned" not in repr(settings[1])
 
 
+async def test_of_several_files_the_last_that_names_a_row_counts(
+    tmp_path: Path, checked: Path
+) -> None:
+    later = tmp_path / "later.csv"
+    other = "negative" if WORDS["r1"] == "positive" else "positive"
+    later.write_text(f"id,label\nr1,{other}\nr7,{WORDS['r7']}\n", "utf-8")
+    both = await labelled(tmp_path, [checked, later])
+    one = await labelled(tmp_path, {**NAMED, "r1": other, "r7": WORDS["r7"]})
+    assert (both.run, both.rows, both.pinned) == (one.run, one.rows, 5)
+    assert (await labelled(tmp_path, [later, checked])).run != both.run
+    alone, free = await labelled(tmp_path, checked), await labelled(tmp_path, None)
+    assert (await labelled(tmp_path, (checked,))).run == alone.run
+    assert (await labelled(tmp_path, ())).run == free.run
+    with pytest.raises(InputError, match=r"'7'\]: the row is pinned twice, first by pins\[7\]"):
+        read_pins([{7: "positive", "7": "positive"}], Job.prepare(reviews(N), TASK))  # type: ignore[list-item]
+
+
 async def test_a_run_that_was_stopped_goes_on_with_its_pins(tmp_path: Path, checked: Path) -> None:
     whole = await labelled(tmp_path / "whole", checked)
     asked = 0
