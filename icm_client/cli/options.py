@@ -230,15 +230,15 @@ _SERVER_OPTIONS = (
         metavar="TOKENS",
         help="How long the server's context is, where it does not report it.",
     ),
-)
-
-_WIRE_OPTIONS = (
     click.option(
         "--transport",
         type=click.Choice(get_args(Connections)),
         help="Whose connections requests go over: aiohttp, or httpx2, slower, for SOCKS proxies, "
         "HTTP/2, and machines without aiohttp. [default: aiohttp where it is installed]",
     ),
+)
+
+_WIRE_OPTIONS = (
     click.option(
         "--max-in-flight",
         type=click.IntRange(1),

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -72,9 +72,11 @@ class Exchange:
         self._secrets = _spellings(key, *(credentials or ()))
         # A proxy from the environment must not stand between us and our own machine.
         local = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
-        self._proxy = None if local else _proxy_of(self.url)
+        proxy = None if local else _proxy_of(self.url)
+        self._proxy = None if proxy is None else proxy.words
         self._client = _client_of(
             settings,
+            proxy,
             base_url=self.url,
             headers={
                 "Accept": "application/json",
@@ -84,7 +86,6 @@ class Exchange:
             },
             timeout=httpx2.Timeout(None, connect=settings.connect_timeout_s),
             follow_redirects=False,
-            trust_env=not local,
             verify=_authorities(),
             auth=httpx2.BasicAuth(*credentials) if credentials else None,
             # The in-flight limit decides how many connections there are.
@@ -264,8 +265,15 @@ def _certificate_advice(error: ssl.SSLCertVerificationError) -> str:
     return "a private authority's certificate is trusted with SSL_CERT_FILE=authority.pem"
 
 
-def _proxy_of(url: str) -> str | None:
-    """The proxy from the environment that `url` is reached through, without its password."""
+class _Proxy(NamedTuple):
+    """A proxy of the environment: its URL, and what is said of it, without its password."""
+
+    url: str
+    words: str
+
+
+def _proxy_of(url: str) -> _Proxy | None:
+    """The proxy from the environment that `url` is reached through."""
     parts = urlsplit(url)
     proxies = getproxies()
     if not proxies or proxy_bypass(parts.netloc):
@@ -274,8 +282,9 @@ def _proxy_of(url: str) -> str | None:
     if (proxy := proxies.get(name)) is None:
         return None
     variable = f"{name.upper()}_PROXY"
+    whole = proxy if "://" in proxy else f"http://{proxy}"
     try:
-        found = _split(proxy if "://" in proxy else f"http://{proxy}")
+        found = _split(whole)
     except ValueError:
         found = None
     if found is None or not found.hostname or found.scheme not in _PROXY_SCHEMES:
@@ -283,7 +292,7 @@ def _proxy_of(url: str) -> str | None:
             f"{variable} in the environment is not the URL of a proxy, which looks like "
             "http://proxy:3128: mend it, or unset it"
         )
-    return f"{found.netloc.rpartition('@')[2]} ({variable})"
+    return _Proxy(whole, f"{found.netloc.rpartition('@')[2]} ({variable})")
 
 
 _PROXY_SCHEMES: Final = ("http", "https", "socks5", "socks5h")
@@ -329,15 +338,16 @@ def _causes(error: BaseException) -> list[BaseException]:
         # httpx2's and anyio's say that no connection was made, and not from which error.
         if cause is None and getattr(last, "errno", None) is None:
             context = last.__context__
-            cause = context if isinstance(context, OSError | ExceptionGroup) else None
-        if cause is None:
+            said = (OSError, ExceptionGroup, anyio.BrokenResourceError)
+            cause = context if isinstance(context, said) else None
+        if cause is None or any(cause is one for one in found):
             return found
         found.append(cause)
 
 
 def _refused_by_proxy(causes: Sequence[BaseException]) -> tuple[int, str] | None:
     """Status and words with which a proxy refused to connect; None where none did."""
-    for one in causes:
+    for one in reversed(causes):
         if HAS_AIOHTTP and isinstance(one, aiohttp.ClientHttpProxyError):
             return one.status, one.message
         if isinstance(one, httpx2.ProxyError) and (said := str(one))[:3].isdecimal():
@@ -347,30 +357,48 @@ def _refused_by_proxy(causes: Sequence[BaseException]) -> tuple[int, str] | None
 
 def _is_not_http(causes: Sequence[BaseException]) -> bool:
     """Whether what was read is no answer of HTTP."""
-    if HAS_AIOHTTP and any(isinstance(one, aiohttp.ClientResponseError) for one in causes):
-        return True
-    return "illegal" in str(causes[-1]) and type(causes[-1]).__module__.startswith("h11")
+    return any(
+        (HAS_AIOHTTP and isinstance(one, aiohttp.ClientResponseError))
+        or (isinstance(one, httpx2.RemoteProtocolError) and str(one).startswith("illegal"))
+        for one in causes
+    )
 
 
-def _client_of(settings: TransportSettings, **options: Any) -> httpx2.AsyncClient:
-    """A client over the connections that the settings name.
+def _client_of(
+    settings: TransportSettings, proxy: _Proxy | None, **options: Any
+) -> httpx2.AsyncClient:
+    """A client over the connections that the settings name, and through that proxy.
 
     Raises:
-        InputError: aiohttp is named, and it is not installed or this loop is trio's.
+        InputError: aiohttp is named, and cannot be taken: it is not installed, this loop is trio's,
+            or the proxy is one that it does not know. Or a package is missing for the proxy.
     """
-    chosen = settings.transport
-    if chosen != "httpx2":
-        why = "" if HAS_AIOHTTP else "it is not installed (pip install aiohttp)"
-        trio = sys.modules.get("trio")
-        if trio is not None and trio.lowlevel.in_trio_run():
-            why = "it needs an asyncio loop, and this one is trio's"
-        if not why:
-            from openai import DefaultAioHttpClient  # noqa: PLC0415 - it takes half a second
+    chosen, why = settings.transport, None
+    trio = sys.modules.get("trio")
+    if not HAS_AIOHTTP:
+        why = "it is not installed (pip install aiohttp)"
+    elif trio is not None and trio.lowlevel.in_trio_run():
+        why = "it needs an asyncio loop, and this one is trio's"
+    elif proxy is not None and proxy.url.startswith("socks"):
+        why = f"it knows no SOCKS proxy, and the way leads by {proxy.words}"
+    if why is None and chosen != "httpx2":
+        from openai import DefaultAioHttpClient  # noqa: PLC0415 - it takes half a second
 
-            return DefaultAioHttpClient(**options)
-        if chosen == "aiohttp":
-            raise InputError(f"requests cannot go over aiohttp: {why}; take the transport httpx2")
-    return httpx2.AsyncClient(**options, http2=find_spec("h2") is not None)
+        # It looks for proxies in the environment by itself. What it says of one that is no URL may
+        # hold a password, so the error is raised outside of the handler.
+        with suppress(ValueError, httpx2.InvalidURL):
+            return DefaultAioHttpClient(**options, trust_env=proxy is not None)
+        raise InputError(
+            "one of HTTP_PROXY, HTTPS_PROXY and ALL_PROXY in the environment is not the URL of a "
+            "proxy, which looks like http://proxy:3128: mend it, or unset it"
+        )
+    if chosen == "aiohttp":
+        raise InputError(f"requests cannot go over aiohttp: {why}; take the transport httpx2")
+    http2 = find_spec("h2") is not None
+    with suppress(ImportError):
+        through = None if proxy is None else proxy.url
+        return httpx2.AsyncClient(**options, trust_env=False, proxy=through, http2=http2)
+    raise InputError("a SOCKS proxy needs one package more: pip install 'httpx2[socks]'")
 
 
 def _header_value(api_key: SecretStr | None) -> str:

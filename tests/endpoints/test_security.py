@@ -17,7 +17,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from planted_run import concept, scores, settings
 from pydantic import SecretStr
 
-from icm_client.endpoints import Transport, VllmEndpoint, exchange
+from icm_client.endpoints import Transport, TransportSettings, VllmEndpoint, exchange
 from icm_client.errors import (
     AuthenticationRefused,
     EndpointError,
@@ -393,6 +393,28 @@ def test_a_proxy_that_is_no_url_is_the_users_error(
     with pytest.raises(InputError, match="HTTP_PROXY in the environment") as caught:
         Transport("http://model.example", settings=settings())
     assert "canary" not in str(caught.value)
+
+
+def test_a_proxy_of_another_scheme_that_is_no_url_gives_no_password_away(
+    no_proxies: pytest.MonkeyPatch,
+) -> None:
+    no_proxies.setenv("HTTP_PROXY", "http://proxy.example:3128")
+    no_proxies.setenv("HTTPS_PROXY", "http://user:canary/x@proxy.example:1")
+    with pytest.raises(InputError, match="is not the URL of a proxy") as caught:
+        Transport("http://model.example", settings=settings())
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_socks_proxy_needs_connections_that_know_it(no_proxies: pytest.MonkeyPatch) -> None:
+    no_proxies.setenv("ALL_PROXY", "socks5://bob:canary@proxy.example:1080")
+    with pytest.raises(InputError, match=r"pip install 'httpx2\[socks\]'"):
+        Transport("http://model.example")  # aiohttp, the default, would speak HTTP to it
+    named = TransportSettings(transport="aiohttp")
+    with pytest.raises(InputError, match=r"no SOCKS proxy, and the way leads by proxy\.ex") as told:
+        Transport("http://model.example", settings=named)
+    assert "canary" not in str(told.value)
+    no_proxies.setenv("NO_PROXY", "model.example")
+    Transport("http://model.example", settings=TransportSettings(transport="httpx2"))
 
 
 async def test_no_proxy_stands_between_us_and_our_own_machine(
