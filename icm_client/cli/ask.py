@@ -14,6 +14,7 @@ from icm_client.cli.completion import complete_runs
 from icm_client.cli.documents import print_json
 from icm_client.cli.run_options import json_option, runs_option
 from icm_client.cli.sections import SectionedCommand, section
+from icm_client.cli.terminal import plain
 from icm_client.errors import InputError
 from icm_client.record.archive import Run, find_run
 from icm_client.record.checks import Checks
@@ -28,7 +29,6 @@ _QUIT: Final = "q"
 _KEY: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|.", re.DOTALL)
 """A key as terminals send it: ECMA-48's control sequences are one each, whatever they hold."""
 
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """What a terminal obeys instead of showing it, without tabs and newlines; and half characters."""
 
 _LABEL_KEYS: Final = "123456789acdefghijklmnoprtuvwxyz"
@@ -128,9 +128,9 @@ def _ask(run: Run, asked: Sequence[Asked], by: str) -> None:
     with _pressed() as keys:
         while at < len(asked):
             row = asked[at]
-            row_id = _plain(row.id)
+            row_id = plain(row.id)
             click.secho(f"\n{at + 1} of {len(asked)}: row {row_id}, {row.reason}", bold=True)
-            click.echo(_plain(row.prompt))
+            click.echo(plain(row.prompt))
             said = f"  (you said {answers[at]})" if at in answers else ""
             click.echo(f"{listed}  \u2190 back  s skip  q quit{said}")
             key = next(key for key in keys if key in (*labels, *_BACK, *_SKIP, _QUIT))
@@ -143,11 +143,6 @@ def _ask(run: Run, asked: Sequence[Asked], by: str) -> None:
                 click.echo(f"{labels[key]}{other}")
             at = max(at - 1, 0) if key in _BACK else at + 1
     _tell(run, asked, answers)
-
-
-def _plain(text: object) -> str:
-    r"""A text whose control characters are shown, as `\x1b` is, and not obeyed."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 Nothing that takes long is imported here: `icm-client runs list` is to be there at once.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import click
 from rich.cells import cell_len
@@ -94,8 +96,9 @@ def columns_that_fit(
 def table_that_fits(
     columns: Mapping[str, Sequence[str]], *, drop: Sequence[str], numbers: Collection[str]
 ) -> Table:
-    """Return a table of the columns that standard output has room for: `columns_that_fit`."""
+    """Return a table of the columns that standard output has room for, in plain text."""
     table = Table(box=None, pad_edge=False)
+    columns = {heading: [plain(cell) for cell in cells] for heading, cells in columns.items()}
     kept = columns_that_fit(columns, drop=drop)
     for heading in kept:
         table.add_column(heading, no_wrap=True, justify="right" if heading in numbers else "left")
@@ -112,9 +115,17 @@ def facts_table() -> Table:
     return table
 
 
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def plain(text: object) -> str:
+    r"""Return a text whose control characters are shown, as `\x1b` is, and not obeyed."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
 def beginning(text: str, most: int) -> str:
-    """Return a text as one line of at most so many characters, an ellipsis where it is cut."""
-    line = " ".join(text.split())
+    """Return a text as one plain line of at most so many characters, with an ellipsis if cut."""
+    line = plain(" ".join(text.split()))
     return line if len(line) <= most else f"{line[: most - 1]}\u2026"
 
 

@@ -1,6 +1,5 @@
 """`icm-client why`: which demos and which words carry a row's label, and which rows teach which."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -18,7 +17,14 @@ from icm_client.cli.options import server_options, store_option
 from icm_client.cli.run_options import json_option, runs_option
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining, ended_at_once
-from icm_client.cli.terminal import beginning, live_display, print_table, share, table_that_fits
+from icm_client.cli.terminal import (
+    beginning,
+    live_display,
+    plain,
+    print_table,
+    share,
+    table_that_fits,
+)
 from icm_client.coherence.influence import reads_for
 from icm_client.runs.server import Server
 from icm_client.runs.why import (
@@ -35,7 +41,6 @@ from icm_client.scoring import ScoringProgress, open_store
 
 _SHOWN = 8  # demos and words for the label, and as many against it; rows that teach
 _TEXT = 60
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal may obey these
 _One = TypeVar("_One")
 
 
@@ -137,10 +142,10 @@ def why_command(
 
 def _print_explanation(found: Explanation) -> None:
     """Print what carries a row's label: demos, words, and what other runs say."""
-    click.echo(f"{_escaped(found.sentence())}.\n")
+    click.echo(f"{plain(found.sentence())}.\n")
     demos = _ends([(one.relabelled, one) for one in found.demos])
     columns = {
-        "demo": [_escaped(str(one.row)) for one in demos],
+        "demo": [str(one.row) for one in demos],
         "label": [one.label for one in demos],
         "left out": [_nats(one.left_out) for one in demos],
         "relabelled": [_nats(one.relabelled) for one in demos],
@@ -191,14 +196,9 @@ def _say_more(shown: int, every: int) -> None:
         click.echo(f"and {every - shown:,} more; --json has them all")
 
 
-def _escaped(text: str) -> str:
-    """The text with control characters as Python writes them."""
-    return _CONTROL.sub(lambda one: repr(one[0])[1:-1], text)
-
-
 def _text(text: str) -> str:
     """The beginning of a row's text, for a table."""
-    return beginning(_escaped(" ".join(text.split())), _TEXT)
+    return beginning(text, _TEXT)
 
 
 def _nats(effect: float | None) -> str:
@@ -208,7 +208,7 @@ def _nats(effect: float | None) -> str:
 def _print_teaching(found: Teaching) -> None:
     rows = _ends([(one.effect, one) for one in found.rows])
     columns = {
-        "demo": [_escaped(str(one.row)) for one in rows],
+        "demo": [str(one.row) for one in rows],
         "label": [one.label for one in rows],
         "teaches": [_nats(one.effect) for one in rows],
         "helps": [share(one.helped) for one in rows],
@@ -238,5 +238,5 @@ def _show(planned: Planned, reads: int | None, rows: int | None, *, as_json: boo
         beside = [asdict(one) for one in planned.beside]
         print_json({"run": planned.run.name, **shown, "reads": reads, "beside": beside})
         return
-    click.echo(f"{_escaped(words)}\nAt most {reads:,} reads.")
+    click.echo(f"{plain(words)}\nAt most {reads:,} reads.")
     _print_beside(planned.beside)
