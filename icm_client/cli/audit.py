@@ -1,7 +1,6 @@
 """`icm-client audit`: which of the labels that rows already have are probably wrong."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -24,7 +23,7 @@ from icm_client.cli.options import (
     task_options,
 )
 from icm_client.cli.result_display import print_notices, print_preview, result_console
-from icm_client.cli.search_display import rows_bar
+from icm_client.cli.search_display import reading_display
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining, ended_at_once
 from icm_client.cli.terminal import beginning, facts_table, share
@@ -36,7 +35,7 @@ from icm_client.runs.audit import CONTEXTS, PreparedAudit, audit_prepared, prepa
 from icm_client.runs.audit_result import Audit
 from icm_client.runs.search import DEFAULT_FAIL_ON_ERROR
 from icm_client.runs.server import Server
-from icm_client.scoring import ScoringProgress, open_store
+from icm_client.scoring import open_store
 
 _TEXT = 60
 """Characters of a suspect's text that the terminal shows."""
@@ -177,7 +176,7 @@ def audit_command(
 
     async def work() -> Audit:
         async with draining() as drain:
-            with _reading(hidden=hidden) as reading:
+            with reading_display(hidden=hidden) as reading:
                 return await audit_prepared(
                     prepared,
                     endpoint=server,
@@ -318,15 +317,3 @@ def _show(prepared: PreparedAudit, *, as_json: bool, quiet: bool) -> None:
     without = f"; {len(unlabelled):,} rows have none and are not audited" if unlabelled else ""
     click.echo(f"{words}{without}.")
     print_notices(() if quiet else job.notices, job.dataset.skipped, warnings=job.warnings)
-
-
-@contextmanager
-def _reading(*, hidden: bool) -> Iterator[Callable[[ScoringProgress], None] | None]:
-    """Yield what to call as rows are read: a bar on a terminal, None elsewhere."""
-    console = Console(stderr=True, highlight=False)
-    if hidden or not console.is_terminal:
-        yield None
-        return
-    with rows_bar(console) as bar:
-        rows = bar.add_task("Reading", total=None)
-        yield lambda at: bar.update(rows, completed=at.done, total=at.total)

@@ -1,6 +1,6 @@
 """How a search or a reading goes on: a live display, or plain lines where no terminal is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group
@@ -13,6 +13,7 @@ from rich.text import Text
 from icm_client.cli.terminal import duration, live_display
 from icm_client.coherence.result import Observed, PassRecord, Step, SweepRecord
 from icm_client.runs.progress import OnProgress, Progress
+from icm_client.scoring import ScoringProgress
 
 _SHORTEST_WAIT_S = 1.0
 """Shorter waits are not shown."""
@@ -56,6 +57,18 @@ def rows_bar(console: Console) -> BarProgress:
         console=console,
         transient=True,
     )
+
+
+@contextmanager
+def reading_display(*, hidden: bool) -> Iterator[Callable[[ScoringProgress], None] | None]:
+    """Yield what to call as rows are read: a bar on a terminal, None elsewhere."""
+    console = Console(stderr=True, highlight=False)
+    if hidden or not console.is_terminal:
+        yield None
+        return
+    with rows_bar(console) as bar:
+        rows = bar.add_task("Reading", total=None)
+        yield lambda at: bar.update(rows, completed=at.done, total=at.total)
 
 
 class WaitLines:

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import anyio
 import click
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from icm_client.cli.completion import complete_runs
 from icm_client.cli.documents import print_json
@@ -18,9 +16,10 @@ from icm_client.cli.options import (
     store_option,
 )
 from icm_client.cli.run_options import json_option, runs_option
+from icm_client.cli.search_display import reading_display
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining, ended_at_once
-from icm_client.cli.terminal import beginning, live_display, print_table, share, table_that_fits
+from icm_client.cli.terminal import beginning, print_table, share, table_that_fits
 from icm_client.data import FileFormat
 from icm_client.data.outputs import STANDARD_OUTPUT
 from icm_client.errors import InputError
@@ -28,7 +27,7 @@ from icm_client.record.archive import find_run
 from icm_client.runs.second_opinion import SecondOpinion, second_opinion
 from icm_client.runs.server import Server
 from icm_client.runs.vote import Vote, Voter, vote
-from icm_client.scoring import ScoringProgress, open_store
+from icm_client.scoring import open_store
 
 _ROWS_SHOWN = 20
 _TEXT = 60  # of a row, in a table
@@ -73,12 +72,7 @@ def score_command(
 
     async def ask() -> SecondOpinion:
         async with draining() as drain:
-            with live_display(Console(stderr=True), hidden=as_json) as show:
-
-                def progress(at: ScoringProgress) -> None:
-                    if show is not None:
-                        show(Text(f"Reading the run's rows: {at.done:,} of {at.total:,}"))
-
+            with reading_display(hidden=as_json) as progress:
                 return await second_opinion(
                     run.path,
                     endpoint=server,

@@ -8,18 +8,16 @@ from typing import TypeVar
 
 import anyio
 import click
-from rich.console import Console
-from rich.text import Text
 
 from icm_client.cli.completion import complete_runs
 from icm_client.cli.documents import print_json
 from icm_client.cli.options import server_options, store_option
 from icm_client.cli.run_options import json_option, runs_option
+from icm_client.cli.search_display import reading_display
 from icm_client.cli.sections import SectionedCommand, section
 from icm_client.cli.signals import draining, ended_at_once
 from icm_client.cli.terminal import (
     beginning,
-    live_display,
     plain,
     print_table,
     share,
@@ -37,7 +35,7 @@ from icm_client.runs.why import (
     text_of,
 )
 from icm_client.runs.why_result import Explanation, OtherLabel, Teaching
-from icm_client.scoring import ScoringProgress, open_store
+from icm_client.scoring import open_store
 
 _SHOWN = 8  # demos and words for the label, and as many against it; rows that teach
 _TEXT = 60
@@ -109,12 +107,7 @@ def why_command(
 
     async def ask() -> Explanation | Teaching:
         async with draining() as drain:
-            with live_display(Console(stderr=True), hidden=as_json) as show:
-
-                def progress(at: ScoringProgress) -> None:
-                    if show is not None:
-                        show(Text(f"Reading: {at.done:,} of {at.total:,}"))
-
+            with reading_display(hidden=as_json) as progress:
                 find = explain if rows is None else partial(teaching, rows=rows)
                 return await find(
                     planned,
