@@ -11,7 +11,7 @@ Pages, rendered here; a page's script listens to `/events` and replaces the sect
 Data and sections of pages. An error is `{"error": WORDS}` with a status of 400 and above.
 
     GET  /events                        server-sent events: `run` (a `RunLine`), `gone` ({"name"}),
-                                        `checks` ({"run", "id", "label", "by", "at", "checked"}),
+                                        `checks` ({"run", "id", "label", "by", "at"}),
                                         `child` (a `Child`); first `all` ({"names"}) and every run
                                         as it is
     GET  /runs.json                     {"runs": [RunLine], "notes": [WORDS], "read_only": BOOL}
@@ -19,7 +19,7 @@ Data and sections of pages. An error is `{"error": WORDS}` with a status of 400 
     GET  /runs/NAME/rows.json           rows, as `icm_client.report.report_data.page_rows`
     GET  /runs/NAME/checks.json         {"checks": [{"id", "label", "by", "at"}], "accuracy":
                                         [{"checked", "agreed", "labels", "people"}]}
-    POST /runs/NAME/checks              {"id", "label": WORD or null, "by"} -> the check, "checked"
+    POST /runs/NAME/checks              {"id", "label": WORD or null, "by"} -> the check
     GET  /runs/NAME/ask?budget=20       {"asked": [{"id", "prompt", "found", "confidence",
                                         "reason"}]}: rows to check first (`icm_client.runs.ask`)
     POST /runs/NAME/again               {} -> the `Child` that runs its command with the checks
@@ -32,7 +32,7 @@ Data and sections of pages. An error is `{"error": WORDS}` with a status of 400 
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
@@ -204,10 +204,7 @@ class View:
         section = request.path_params["section"]
         if section not in SECTIONS:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"a run's page has no section {section}")
-        if section == "progress":
-            values: Mapping[str, object] = {"line": line}
-        else:
-            values = await _threaded(run_values, self._reader, folder, line)
+        values = await _threaded(run_values, self._reader, folder, line)
         return self._page(f"run_{section}.html.j2", **values)
 
     async def rows(self, request: Request) -> Response:
@@ -236,13 +233,7 @@ class View:
         report = await _threaded(self._reader.report, folder)
         known = await _threaded(_own_id, report.table.ids, row_id)
         written = await _threaded(Checks(folder).add, known, label, by)
-        checked = len(await _threaded(Checks(folder).read))
-        answer = {
-            "run": line.name,
-            **asdict(written),
-            "id": page_id(known),
-            "checked": checked,
-        }
+        answer = {"run": line.name, **asdict(written), "id": page_id(known)}
         self._live.tell(Event("checks", answer))
         return _json(answer)
 

@@ -162,7 +162,7 @@ def test_what_rows_labels_ids_names_and_errors_hold_is_text(tmp_path: Path) -> N
     with served(base) as server:
         assert server.post(f"/runs/{run.name}/checks", {"id": f"{SCRIPT}0", "label": None}).json()
         pages = ["/", f"/runs/{run.name}", f"/compare?run={run.name}&run={other.name}", "/new"]
-        sections = ("progress", "verdict", "figures", "run")
+        sections = ("checks", "figures")
         pages += [f"/runs/{run.name}/part/{section}" for section in sections]
         pages += [f"/runs/{SCRIPT.replace('/', '%2f')}", "/runs/<img src=x onerror=alert(1)>"]
         for path in pages:
