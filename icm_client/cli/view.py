@@ -1,5 +1,6 @@
 """`icm-client view`: the runs of a folder in the browser, live."""
 
+import threading
 import webbrowser
 from contextlib import suppress
 from pathlib import Path
@@ -8,8 +9,9 @@ import click
 
 from icm_client.cli.completion import complete_runs
 from icm_client.errors import SetupError
-from icm_client.record.archive import find_run, list_runs
+from icm_client.record.archive import RunList, find_run, list_runs
 from icm_client.record.layout import DEFAULT_BASE
+from icm_client.verdict.findings import many
 from icm_client.view.bundle import write_bundle
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -65,9 +67,13 @@ def view_command(
     if names and bundle is None:
         raise click.UsageError("--run goes with --bundle DIR.")
     if bundle is not None:
-        runs = [find_run(name, base) for name in names] if names else list_runs(base).runs
-        written = write_bundle(runs, bundle)
-        click.echo(f"{len(written) - 1:,} runs: open {written[0]}")
+        found = RunList(tuple(find_run(name, base) for name in names), ())
+        if not names:
+            found = list_runs(base)
+        for note in found.notes:
+            click.echo(note, err=True)
+        written = write_bundle(found.runs, bundle)
+        click.echo(f"{many(len(written) - 1, 'run')}: open {written[0]}")
         return
     try:
         from icm_client.view.serve import serve  # noqa: PLC0415 - an extra
@@ -87,8 +93,13 @@ def view_command(
     def opened(url: str) -> None:
         click.echo(f"Runs of {base}: {url}")
         click.echo("Ctrl-C ends this.", err=True)
-        if not no_open and not webbrowser.open(url):
-            click.echo("No browser could be opened: open the URL by hand.", err=True)
+        if not no_open:  # a browser in the terminal stays until it is closed, and wants answers
+            threading.Thread(target=_open_browser, args=(url,), daemon=True).start()
 
     with suppress(KeyboardInterrupt):
         serve(base, host=host, port=port, read_only=read_only, opened=opened)
+
+
+def _open_browser(url: str) -> None:
+    if not webbrowser.open(url):
+        click.echo("No browser could be opened: open the URL by hand.", err=True)

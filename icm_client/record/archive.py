@@ -8,6 +8,7 @@ import os
 import secrets
 import shlex
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -245,8 +246,10 @@ def _document(path: Path) -> dict[str, Any] | None:
 def is_running(folder: Path) -> bool:
     """Whether a living process works on the run in `folder`."""
     lock_path = folder / LOCK
-    if not lock_path.exists() or not os.access(lock_path, os.W_OK):
-        return False  # in a folder that we cannot write, nobody can know
+    if not lock_path.exists():
+        return False
+    if not os.access(lock_path, os.W_OK):
+        return _is_locked(lock_path)
     from filelock import FileLock, Timeout  # noqa: PLC0415 - asyncio comes with it
 
     try:
@@ -256,6 +259,27 @@ def is_running(folder: Path) -> bool:
         return True
     except OSError:
         return False
+
+
+def _is_locked(lock_path: Path) -> bool:
+    """Whether a lock file that we may only read is locked; on Windows nobody can know."""
+    if sys.platform == "win32":
+        return False
+    import fcntl  # noqa: PLC0415 - there is none on Windows
+
+    try:
+        descriptor = os.open(lock_path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def remove_run(run: Run) -> None:

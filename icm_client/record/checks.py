@@ -58,7 +58,8 @@ class Checks:
             by: who says so.
 
         Raises:
-            RunError: it cannot be written, and nothing of it is.
+            RunError: it cannot be written, and nothing of it is; or it is written, and the disk
+                does not say that it is kept.
         """
         busy = RunError(f"{self.path}: another process has been writing it for long: try again")
         try:

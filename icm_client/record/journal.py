@@ -144,6 +144,7 @@ class Tail:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._inode: int | None = None
+        self._head = b""
         self._start_over()
 
     def _start_over(self) -> None:
@@ -159,9 +160,12 @@ class Tail:
         try:
             with self._path.open("rb") as file:
                 about = os.fstat(file.fileno())
-                if about.st_ino != self._inode or about.st_size < self._offset:
+                # The first line has a time: ext4 gives a new file the inode of the one before.
+                head = file.readline()
+                another = about.st_ino != self._inode or (self._offset and head != self._head)
+                if another or about.st_size < self._offset:
                     self._start_over()
-                self._inode = about.st_ino
+                self._inode, self._head = about.st_ino, head
                 file.seek(self._offset)
                 content = file.read()
         except FileNotFoundError:

@@ -11,14 +11,15 @@ Pages, rendered here; a page's script listens to `/events` and replaces the sect
 Data and sections of pages. An error is `{"error": WORDS}` with a status of 400 and above.
 
     GET  /events                        server-sent events: `run` (a `RunLine`), `gone` ({"name"}),
-                                        `checks` ({"run", "id", "label", "by", "at", "checked"}),
-                                        `child` (a `Child`); first every run as it is
+                                        `checks` ({"run", "id", "label", "by", "at"}),
+                                        `child` (a `Child`); first `all` ({"names"}) and every run
+                                        as it is
     GET  /runs.json                     {"runs": [RunLine], "notes": [WORDS], "read_only": BOOL}
     GET  /runs/NAME/part/SECTION        HTML of `run_SECTION.html.j2`: one of `pages.SECTIONS`
     GET  /runs/NAME/rows.json           rows, as `icm_client.report.report_data.page_rows`
     GET  /runs/NAME/checks.json         {"checks": [{"id", "label", "by", "at"}], "accuracy":
                                         [{"checked", "agreed", "labels", "people"}]}
-    POST /runs/NAME/checks              {"id", "label": WORD or null, "by"} -> the check, "checked"
+    POST /runs/NAME/checks              {"id", "label": WORD or null, "by"} -> the check
     GET  /runs/NAME/ask?budget=20       {"asked": [{"id", "prompt", "found", "confidence",
                                         "reason"}]}: rows to check first (`icm_client.runs.ask`)
     POST /runs/NAME/again               {} -> the `Child` that runs its command with the checks
@@ -29,9 +30,9 @@ Data and sections of pages. An error is `{"error": WORDS}` with a status of 400 
     POST /children/ID/stop              {} -> {}
 """
 
-import mimetypes
+import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
@@ -69,6 +70,8 @@ from icm_client.view.pages import (
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_LOG: Final = logging.getLogger("icm_client")
+
 _MOST_BYTES: Final = 64 * 1024
 """Of what is posted: a check, or a form."""
 
@@ -86,7 +89,11 @@ _SIGN_OF_LIFE_S: Final = 15.0
 
 _REPORT_ASSETS: Final = frozenset({"page.css", "page.js", "checks.js", "deck.js", "rows.js"})
 _VIEW_ASSETS: Final = Path(__file__).with_name("page")
-_ASSET_KINDS: Final = frozenset({".css", ".js", ".svg"})
+_ASSET_KINDS: Final = {
+    ".css": "text/css",
+    ".js": "text/javascript",  # a system's own table may have another, which browsers do not run
+    ".svg": "image/svg+xml",
+}
 
 
 class View:
@@ -147,7 +154,12 @@ class View:
     async def _watch_children(self) -> None:
         while True:
             await anyio.sleep(INTERVAL_S)
-            for child in await _threaded(self._children.ended):
+            try:
+                ended = await _threaded(self._children.ended)
+            except IcmError as error:  # the next one may be told of again
+                _LOG.warning("runs that have ended are not told of: %s", error)
+                continue
+            for child in ended:
                 self._live.tell(Event("child", child.document()))
 
     async def list_page(self, _: Request) -> Response:
@@ -168,6 +180,7 @@ class View:
     async def _told_events(self) -> AsyncIterator[bytes]:
         with self._live.listening() as events:
             lines, _ = await self._live.lines()
+            yield _sent(Event("all", {"names": [line.name for line in lines]}))
             for line in lines:
                 yield _sent(Event("run", line.document()))
             while True:
@@ -191,10 +204,7 @@ class View:
         section = request.path_params["section"]
         if section not in SECTIONS:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"a run's page has no section {section}")
-        if section == "progress":
-            values: Mapping[str, object] = {"line": line}
-        else:
-            values = await _threaded(run_values, self._reader, folder, line)
+        values = await _threaded(run_values, self._reader, folder, line)
         return self._page(f"run_{section}.html.j2", **values)
 
     async def rows(self, request: Request) -> Response:
@@ -223,13 +233,7 @@ class View:
         report = await _threaded(self._reader.report, folder)
         known = await _threaded(_own_id, report.table.ids, row_id)
         written = await _threaded(Checks(folder).add, known, label, by)
-        checked = len(await _threaded(Checks(folder).read))
-        answer = {
-            "run": line.name,
-            **asdict(written),
-            "id": page_id(known),
-            "checked": checked,
-        }
+        answer = {"run": line.name, **asdict(written), "id": page_id(known)}
         self._live.tell(Event("checks", answer))
         return _json(answer)
 
@@ -246,7 +250,7 @@ class View:
     async def compare_page(self, request: Request) -> Response:
         """How runs differ."""
         lines = [await self._line(name) for name in request.query_params.getlist("run")]
-        runs = [read_folder(self._base / line.name) for line in lines]
+        runs = [await _threaded(read_folder, self._base / line.name) for line in lines]
         values = await _threaded(compare_values, runs, lines)
         return self._page("compare.html.j2", **values)
 
@@ -266,6 +270,8 @@ class View:
         form = await _posted(request)
         forecast = form.pop("forecast", False) is True
         async with self._previewing:  # each is a process: a hasty reader gets them one by one
+            if await request.is_disconnected():  # the form is another one by now
+                return _json({})
             return _json(await preview(form, self._folder, forecast=forecast))
 
     async def again(self, request: Request) -> Response:
@@ -294,10 +300,10 @@ class View:
         """A style sheet or a script."""
         name = request.path_params["file"]
         path = _VIEW_ASSETS / name
-        kind, _ = mimetypes.guess_type(name)
+        kind = _ASSET_KINDS.get(path.suffix)
         if name in _REPORT_ASSETS:
             return Response(asset(name), media_type=kind)
-        if path.suffix not in _ASSET_KINDS or path.parent != _VIEW_ASSETS or not path.is_file():
+        if kind is None or path.parent != _VIEW_ASSETS or not path.is_file():
             raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such file")
         return Response(path.read_bytes(), media_type=kind)
 

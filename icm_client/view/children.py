@@ -12,14 +12,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from icm_client.child_process import last_words
 from icm_client.data.values import write_json
+from icm_client.data.whole_files import locked
 from icm_client.errors import InputError, RunError
 from icm_client.record.archive import Run
 from icm_client.record.checks import Checks
@@ -31,6 +32,14 @@ FOLDER: Final = ".view"
 
 _CHILDREN: Final = "children.jsonl"
 _CHILD: Final = "child"
+_WRITTEN: Final = frozenset({"id", "process", "born", "arguments"})
+"""What a line of the list has, beside its time."""
+
+_LOCK: Final = "children.lock"
+_LOCK_TIMEOUT_S: Final = 10.0  # it is held for as long as it takes to start one process
+
+_MOST: Final = 100
+"""Of the children that are told of: the log of each is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,7 @@ class Children:
         self._ours: dict[int, subprocess.Popen[bytes]] = {}
 
     def all(self) -> list[Child]:
-        """Return them, the latest last.
+        """Return the last hundred, the latest last.
 
         Raises:
             RunError: the list of them cannot be read.
@@ -81,7 +90,7 @@ class Children:
                 running=self._lives(event),
                 said=last_words(self._folder / f"{event['id']}.log"),
             )
-            for event in read(self._folder / _CHILDREN)
+            for event in self._listed()[-_MOST:]
         ]
 
     def ended(self) -> list[Child]:
@@ -127,7 +136,7 @@ class Children:
         Raises:
             InputError: there is no such child, or it has ended.
         """
-        for event in read(self._folder / _CHILDREN):
+        for event in self._listed():
             if event["id"] == child_id and self._lives(event):
                 with suppress(ProcessLookupError):  # it has ended meanwhile
                     os.kill(event["process"], signal.SIGINT)
@@ -148,20 +157,20 @@ class Children:
 
     def _start(self, name: str, arguments: Sequence[str], folder: Path) -> Child:
         log = self._file(f"{name}.log")
-        try:
-            with log.open("wb") as file:
-                process = subprocess.Popen(
-                    program(arguments),
-                    cwd=folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=file,
-                    start_new_session=True,
-                )
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in an argument
-            raise RunError(f"the run cannot be started: {error}") from error
-        self._ours[process.pid] = process
-        with Journal.open(self._folder / _CHILDREN) as journal:
+        with self._writing() as journal:  # before the start: what cannot be listed is not started
+            try:
+                with log.open("wb") as file:
+                    process = subprocess.Popen(
+                        program(arguments),
+                        cwd=folder,
+                        stdin=subprocess.DEVNULL,
+                        stdout=file,
+                        stderr=file,
+                        start_new_session=True,
+                    )
+            except (OSError, ValueError) as error:  # ValueError: a zero byte in an argument
+                raise RunError(f"the run cannot be started: {error}") from error
+            self._ours[process.pid] = process
             written = journal.append(
                 _CHILD,
                 id=name,
@@ -170,6 +179,24 @@ class Children:
                 arguments=list(arguments),
             )
         return Child(name, process.pid, tuple(arguments), written["at"], running=True, said="")
+
+    def _listed(self) -> list[dict[str, Any]]:
+        return [one for one in read(self._folder / _CHILDREN) if one.keys() >= _WRITTEN]
+
+    @contextmanager
+    def _writing(self) -> Iterator[Journal]:
+        """The list, to be added to by one server at a time."""
+        path = self._file(_CHILDREN)
+        busy = RunError(f"{path}: another process has been writing it for long: try again")
+        try:
+            lock = locked(self._file(_LOCK), busy, timeout_s=_LOCK_TIMEOUT_S)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+        try:
+            with Journal.open(path) as journal:
+                yield journal
+        finally:
+            lock.release()
 
     def _lives(self, event: Mapping[str, Any]) -> bool:
         """Whether the process that was started then still is the one of this id."""
@@ -204,9 +231,11 @@ def program(arguments: Iterable[str]) -> list[str]:
 
 def _born(process: int) -> str | None:
     """When the process of this id began, in the system's own words; None where none lives."""
+    boot = ""
+    with suppress(OSError):  # some sandboxes have none
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
     try:
         about = Path(f"/proc/{process}/stat").read_text("utf-8", errors="replace")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
     except OSError:
         if Path("/proc/self").exists() or (ps := shutil.which("ps")) is None:
             return None

@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-_EVERY_ADDRESS: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - what a user may have bound
+EVERY_ADDRESS: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - what a user may have bound
 _READING: Final = frozenset({"GET", "HEAD"})
 
 HEADERS: Final[Mapping[str, str]] = {
@@ -56,7 +56,7 @@ class Guard:
         self._token = token
         self._cookie = f"icm-client-view-{port}"
         self._read_only = read_only
-        self._any_address = host in _EVERY_ADDRESS
+        self._any_address = host in EVERY_ADDRESS
         self._hosts = _LOOPBACK | {host.casefold()}
         if self._any_address:
             self._hosts |= {socket.gethostname().casefold(), socket.getfqdn().casefold()}
@@ -123,7 +123,9 @@ class Guard:
         # One slash: two would begin the name of another server.
         path = f"/{request.scope['path'].lstrip('/')}{f'?{urlencode(query)}' if query else ''}"
         answer = RedirectResponse(path, HTTPStatus.SEE_OTHER)
-        answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
+        # Not "strict": the URL may be opened from another site's page, as from a chat. What changes
+        # something must have our Origin.
+        answer.set_cookie(self._cookie, self._token, httponly=True, samesite="lax")
         return answer
 
     def _is_ours(self, host: str) -> bool:

@@ -4,7 +4,9 @@ The folders are looked at a few times a second while somebody listens, and not a
 look is a `stat` of each run's files; of a journal only what is new is read.
 """
 
+import math
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +17,6 @@ import anyio
 import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from icm_client.errors import RunError
 from icm_client.record.archive import Run, is_running, read_folder
 from icm_client.record.checks import Checks
 from icm_client.record.journal import ENDS, PASS, SWEEP, Tail
@@ -26,6 +27,12 @@ INTERVAL_S: Final = 0.3
 
 _MOST_WAITING: Final = 1_000
 """Events that a listener may be behind; a slower one is sent away, and begins anew."""
+
+_AGAIN_S: Final = 5.0
+"""After so long a run that could not be read is tried again: the disk or a share may be back."""
+
+_AT_REST: Final[Mapping[str, Any]] = {"done": 0, "total": 0, "left_s": None, "waiting": None}
+"""Of a `RunLine` while nothing works on the run."""
 
 _FILES: Final = (RECORD, JOURNAL, LABELS, RESULT, CHECKED, WHY)
 
@@ -131,8 +138,8 @@ class _Moment:
         """The moment after an event."""
         now: dict[str, Any] = {}
         match event["event"]:
-            case "started" | "resumed":
-                now = {"process": event.get("process"), "left_s": None, "waiting": None}
+            case "started" | "resumed":  # the process before may have been killed within a sweep
+                now = {"process": event.get("process"), **_AT_REST}
             case "search":
                 now = {"preset": event.get("preset")}
             case kind if kind in (SWEEP, PASS):
@@ -158,7 +165,7 @@ class _Moment:
             case "waiting":
                 now = {"waiting": event.get("reason")}
             case kind if kind in ENDS:
-                now = {"done": 0, "total": 0, "left_s": None, "waiting": None}
+                now = dict(_AT_REST)
         return replace(self, **now)
 
 
@@ -169,6 +176,7 @@ class _Followed:
         self._path = path
         self._tail = Tail(path / JOURNAL)
         self._stamps: object = None
+        self._again_at = math.inf  # of the monotonic clock
         self._moment = _Moment()
         self.line: RunLine | None = None
         self.note: str | None = None
@@ -176,13 +184,14 @@ class _Followed:
     def look(self) -> bool:
         """Whether the line is another one than before; there is none of what is no run."""
         stamps = file_stamps(self._path)
-        if stamps == self._stamps and not self._seems_killed():
+        same = stamps == self._stamps and time.monotonic() < self._again_at
+        if same and not self._seems_killed():
             return False
-        self._stamps, before = stamps, self.line
-        if run_folder(self._path.parent, self._path.name) is None:
-            self.line = self.note = None
-            return before is not None
+        self._stamps, self._again_at, before = stamps, math.inf, self.line
         try:
+            if run_folder(self._path.parent, self._path.name) is None:
+                self.line = self.note = None
+                return before is not None
             known = self._tail.count
             events = self._tail.new()
             if self._tail.count < known + len(events):  # the run was started over
@@ -191,8 +200,11 @@ class _Followed:
                 self._moment = self._moment.after(event)
             run = read_folder(self._path, (self._tail.count, self._tail.last))
             self.line, self.note = self._line(run), None
-        except (RunError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - a folder that cannot be read hides no other
             self.line, self.note = None, f"not listed: {error}"
+            # What was read of the journal may not have been taken in: it is read whole then.
+            self._again_at = time.monotonic() + _AGAIN_S
+            self._tail, self._moment = Tail(self._path / JOURNAL), _Moment()
         return self.line != before
 
     def _seems_killed(self) -> bool:
@@ -202,6 +214,8 @@ class _Followed:
 
     def _line(self, run: Run) -> RunLine:
         record, result, moment = run.record, run.result or {}, self._moment
+        if run.state != "running":
+            moment = replace(moment, **_AT_REST)
         if run.state != "running" and result:
             moment = replace(
                 moment,

@@ -25,8 +25,8 @@ from icm_client.report.run_course import Series, read_course_so_far
 from icm_client.stats.agreement import agreements
 from icm_client.view.live import RunLine, file_stamps
 
-SECTIONS: Final = ("progress", "verdict", "checks", "figures", "run")
-"""The parts of a run's page that change as it goes on; `progress` changes with the run's line."""
+SECTIONS: Final = ("checks", "figures")
+"""The parts of a run's page that are taken anew as it goes on and as rows are checked."""
 
 _KEPT: Final = 4
 """Runs whose rows are kept; 100,000 rows take about 200 MB."""

@@ -1,5 +1,6 @@
 """Runs are listed, found by name, compared row by row, and removed."""
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from icm_client.errors import InputError, RunError
 from icm_client.record.archive import (
     Run,
     find_run,
+    is_running,
     list_runs,
     read_run,
     remove_run,
@@ -203,6 +205,16 @@ def test_a_command_that_is_printed_can_be_pasted(
     name = finished(elsewhere, described())
     printed = shlex.split(resume_command(find_run("latest", elsewhere)))
     assert printed == ["icm-client", "runs", "resume", name, "--runs", str(elsewhere)]
+
+
+def test_a_run_in_a_folder_that_we_cannot_write_is_seen_to_run(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with RunFolder.open(described(), base=base) as folder:
+        assert is_running(folder.path)
+        folder.stop("")
+    assert not is_running(folder.path)
 
 
 def test_a_list_does_not_read_whole_journals(base: Path) -> None:

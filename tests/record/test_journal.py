@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_client.errors import RunError
-from icm_client.record.journal import Journal, read
+from icm_client.record.journal import Journal, Tail, read
 
 
 @pytest.fixture
@@ -47,6 +47,22 @@ def test_a_line_can_be_read_before_the_journal_is_closed(path: Path) -> None:
     journal.close()
     with pytest.raises(ValueError, match="closed"):
         journal.append("late")
+
+
+def test_who_follows_a_journal_knows_another_in_its_place(path: Path) -> None:
+    tail = Tail(path)
+    with Journal.open(path) as journal:
+        journal.append("started")
+        assert [event["event"] for event in tail.new()] == ["started"]
+        journal.append("step")
+        assert [event["event"] for event in tail.new()] == ["step"]
+    first = path.read_bytes()
+    # Longer than the one before, and ext4 may give it the same inode.
+    path.write_bytes(first.replace(b'"at":"2', b'"at":"3').replace(b"step", b"finished") * 2)
+    names = ["started", "finished"] * 2
+    assert [event["event"] for event in tail.new()] == names
+    assert tail.count == 4
+    assert tail.new() == []
 
 
 def test_numbers_of_numpy_are_pythons(path: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 from planted_reviews import TASK, planted, reviews
 from view_server import Served, served
 
+from icm_client.data.whole_files import locked
+from icm_client.errors import RunError
 from icm_client.record.archive import read_folder
 from icm_client.record.checks import Checks
 from icm_client.record.comparison import label_records
@@ -158,6 +160,31 @@ async def test_a_kill_of_the_view_or_of_the_child_loses_no_check_and_no_run(fold
 
     async with PlantedServer(planted(32), latency_s=0.3) as server:
         await anyio.to_thread.run_sync(page, server.url)
+
+
+def test_a_line_of_the_list_that_is_no_child_hides_no_other(folder: Path) -> None:
+    base = folder / "runs"
+    children = Children(base)
+    child = children.label(["--version"], folder)
+    listed = base / FOLDER / "children.jsonl"
+    listed.write_text(listed.read_text() + '{"at":"2026-12-01T00:00:00Z","event":"child"}\n')
+    assert [one.id for one in children.all()] == [child.id]
+    (ended,) = until(children.ended)
+    assert ended.id == child.id
+
+
+def test_what_cannot_be_listed_is_not_started(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icm_client.view.children._LOCK_TIMEOUT_S", 0.0)
+    children = Children(folder / "runs")
+    (folder / "runs" / FOLDER).mkdir(parents=True)
+    with (
+        locked(folder / "runs" / FOLDER / "children.lock", RunError("held")),
+        pytest.raises(RunError, match="another process"),
+    ):
+        children.label(["--version"], folder)
+    assert not children._ours
 
 
 def test_no_signal_goes_to_a_process_that_has_the_id_of_an_ended_child(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Runs of other processes are seen as they move, for next to nothing while nobody looks."""
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,46 @@ async def test_old_journals_and_damaged_folders_are_told_as_what_they_are(tmp_pa
     assert any("not an event" in one for one in notes)
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "no answer"), MemoryError("no answer")])
+async def test_a_passing_error_hides_a_run_for_a_while_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    write_run(tmp_path, reviews(8))
+    runs = LiveRuns(tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(live, "_AGAIN_S", 0.05)
+        broken.setattr(Checks, "read", raising(error))
+        lines, (note,) = await runs.lines()
+        assert not lines
+        assert "no answer" in note
+    await anyio.sleep(0.1)
+    assert (await only(runs)).labelled
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+async def test_of_a_killed_run_nothing_is_shown_as_under_way(tmp_path: Path) -> None:
+    runs = LiveRuns(tmp_path)
+    with RunFolder.open(described(), base=tmp_path) as folder:
+        folder.journal.append("progress", done=3, total=8, left_s=4.5, cost=None)
+        folder.journal.append("waiting", seconds=1.0, reason="503", attempt=1)
+        written = (folder.path / "journal.jsonl").read_bytes()
+        assert (await only(runs)).waiting == "503"
+        folder.stop("")
+    (folder.path / "journal.jsonl").write_bytes(written)  # it got no further
+    line = await only(LiveRuns(tmp_path))
+    assert (line.state, line.done, line.total) == ("stopped", 0, 0)
+    assert (line.left_s, line.waiting) == (None, None)
+    with RunFolder.open(described(), base=tmp_path):
+        line = await only(runs)
+    assert (line.state, line.total, line.waiting) == ("running", 0, None)
+
+
 async def test_who_listens_is_told_of_changes_alone_and_a_slow_one_is_sent_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +188,7 @@ def test_two_tabs_see_a_run_of_another_process_and_each_other_s_checks(tmp_path:
         events_of(other, server.client.cookies) as second,
     ):
         for events in (first, second):
+            assert next(events) == ("all", {"names": [done.name]})
             assert next(events)[1]["name"] == done.name, "what is there comes first"
         with RunFolder.open(described(), base=base) as folder:
             for events in (first, second):

@@ -148,7 +148,11 @@ def test_rows_are_checked_by_keyboard_and_saved_at_once(
 ) -> None:
     run = write_run(base, reviews(60), gold="label")
     open_run(page, server, run, "#check")
-    assert page.switch_to.active_element.get_attribute("id") == "deck-text"
+    wait_for(page, lambda one: one.switch_to.active_element.get_attribute("id") == "deck-text")
+    assert "gold" not in text(page, "#deck-facts"), "the answer comes first"
+    assert {one.text for one in page.find_elements(By.CSS_SELECTOR, "#rows tbody .c-gold")} == {
+        "\u2013"
+    }
     first = text(page, "#deck-place").split()[-1]
     press(page, "2")
     wait_for(page, lambda _: said(run) == {first: "negative"})
@@ -156,7 +160,9 @@ def test_rows_are_checked_by_keyboard_and_saved_at_once(
     assert second != first, "the next row is there at once"
     press(page, Keys.ENTER)
     wait_for(page, lambda _: len(said(run)) == 2)
-    press(page, Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.BACKSPACE)
+    press(page, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert "gold" in text(page, "#deck-facts")
+    press(page, Keys.BACKSPACE)
     wait_for(page, lambda _: first not in said(run))
     wait_for(page, lambda driver: "All answers are saved" in text(driver, "#saved"))
     page.refresh()
@@ -236,6 +242,21 @@ def test_an_answer_that_cannot_be_saved_is_kept_and_sent_again(
         chromium.execute_cdp_cmd("Network.emulateNetworkConditions", found)
         wait_for(chromium, lambda _: len(said(run)) == 1)
         wait_for(chromium, lambda driver: "All answers are saved" in text(driver, "#saved"))
+
+        # Of an earlier page: one that a later answer has replaced, and one that no row takes.
+        (row,) = said(run)
+        for name in (row, "nobody"):
+            chromium.execute_script(
+                "localStorage.setItem(arguments[0], arguments[1])",
+                f'icm-client unsaved {run.name} "{name}"',
+                '{"label":"negative","by":"","at":"2020-01-01T00:00:00.000Z"}',
+            )
+        chromium.get("about:blank")
+        open_run(chromium, first, run)
+        wait_for(chromium, lambda driver: "1 answer refused (row nobody)" in text(driver, "#saved"))
+        assert said(run) == {row: "positive"}
+        kept = chromium.execute_script("return Object.keys(localStorage)")
+        assert not [name for name in kept if "unsaved" in name]
         chromium.get("about:blank")
         told(chromium, "browser")
 

@@ -59,6 +59,14 @@ def test_a_port_that_is_taken_and_options_that_do_not_go_together_are_refused(
     assert "--bundle" in ended.stderr
 
 
+def test_the_same_folder_has_the_same_port_unless_it_is_taken(tmp_path: Path) -> None:
+    with served(tmp_path) as server, served(tmp_path) as other:
+        first = server.origin
+        assert other.origin != first
+    with served(tmp_path) as server:
+        assert server.origin == first, "what the browser keeps for the page is there again"
+
+
 def test_it_warns_where_other_machines_can_reach_it_and_answers_to_its_address(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,7 +82,17 @@ def test_a_bundle_of_one_run(tmp_path: Path) -> None:
     ended = run_view(tmp_path / "runs", "--bundle", pages, "--run", runs[0].name)
     assert ended.returncode == 0
     assert str(pages / "index.html") in ended.stdout
+    assert ended.stdout.startswith("1 run: open ")
     assert {path.name for path in pages.iterdir()} == {"index.html", f"{runs[0].name}.html"}
+
+
+def test_a_bundle_of_all_runs_says_which_folders_are_none(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", reviews(8))
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "run.json").write_text("{")
+    ended = run_view(tmp_path / "runs", "--bundle", tmp_path / "pages")
+    assert ended.returncode == 0
+    assert "not JSON" in ended.stderr
 
 
 @pytest.mark.parametrize(

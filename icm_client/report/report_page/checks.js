@@ -35,6 +35,7 @@ function checksOf({ rows, words }, save) {
       tell(n);
     },
     listen(listener) { listeners.push(listener); },
+    showsGold: () => true, // whether a row's gold label may be seen
   };
 }
 

@@ -52,7 +52,7 @@ function rowDeck({ rows, words, said, fields, exactness }, sure, checks) {
     const row = rows[n];
     byId("deck-place").textContent =
       `${(at + 1).toLocaleString("en")} of ${order.length.toLocaleString("en")}, ${reasons.get(n) ?? said.first} \u00b7 row ${visible(String(row[ID]))}`;
-    const gold = row[GOLD] >= 0 ? ` \u00b7 ${said.gold} ${words[row[GOLD]]}` : "";
+    const gold = row[GOLD] >= 0 && checks.showsGold(n) ? ` \u00b7 ${said.gold} ${words[row[GOLD]]}` : "";
     byId("deck-facts").textContent =
       `${said.found}: ${words[row[LABEL]]}, ${row[CONFIDENCE] === null ? "" : `${percent(row[CONFIDENCE])} `}(${signed(row[MARGIN])} nats, ${exactness[row[EXACT]]})${gold}`;
     if (shown !== n) {

@@ -14,12 +14,13 @@ function rowTable(data, order, checks, open) {
   const body = table.tBodies[0];
   const filters = { text: byId("search"), label: byId("by-label"), confidence: byId("by-confidence"), check: byId("by-check") };
   filters.label.append(...words.map((word, k) => element("option", { value: k, textContent: word })));
+  const goldOf = (n) => (checks.showsGold(n) ? rows[n][GOLD] : -1);
   const SORTS = {
     order: (n) => n,
     label: (n) => rows[n][LABEL],
     confidence: (n) => sureness(rows[n]),
     margin: (n) => rows[n][MARGIN],
-    gold: (n) => rows[n][GOLD],
+    gold: (n) => goldOf(n),
     check: (n) => checks.get(n) ?? words.length,
   };
   const KEEPS = {
@@ -27,7 +28,7 @@ function rowTable(data, order, checks, open) {
     unchecked: (n) => !checks.has(n),
     checked: (n) => checks.has(n),
     corrected: (n) => checks.has(n) && checks.get(n) !== rows[n][LABEL],
-    wrong: (n) => rows[n][GOLD] >= 0 && rows[n][GOLD] !== rows[n][LABEL],
+    wrong: (n) => goldOf(n) >= 0 && goldOf(n) !== rows[n][LABEL],
   };
   let column = "confidence";
   let falling = false;
@@ -142,9 +143,7 @@ function rowTable(data, order, checks, open) {
       cell("confidence", row[CONFIDENCE] === null ? "none" : percent(row[CONFIDENCE])),
       margin);
     if (data.gold) {
-      const unlike = row[GOLD] >= 0 && row[GOLD] !== row[LABEL];
-      const gold = cell("gold", row[GOLD] < 0 ? "\u2013" : `${words[row[GOLD]]}${unlike ? " \u2260" : ""}`);
-      gold.classList.toggle("unlike", unlike);
+      const gold = cell("gold");
       gold.dataset.name = said.gold;
       made.append(gold);
     }
@@ -158,6 +157,12 @@ function rowTable(data, order, checks, open) {
   const mark = (made, n) => {
     made.classList.toggle("checked", checks.has(n));
     made.classList.toggle("corrected", checks.has(n) && checks.get(n) !== rows[n][LABEL]);
+    const gold = made.querySelector(".c-gold");
+    if (gold) {
+      const unlike = KEEPS.wrong(n);
+      gold.classList.toggle("unlike", unlike);
+      gold.textContent = goldOf(n) < 0 ? "\u2013" : `${words[goldOf(n)]}${unlike ? " \u2260" : ""}`;
+    }
     made.querySelector("select").value = checks.has(n) ? String(checks.get(n)) : "";
   };
 

@@ -7,8 +7,13 @@ function startedRuns(told) {
   const lines = new Map(); // process -> the line of the run that it works on
   const children = new Map(); // process -> the child
   let awaited = null;
+  // A process may have the id of an earlier one, whose run is another.
+  const begun = (child) => {
+    const line = lines.get(child?.process);
+    return line && Date.parse(line.updated ?? "") >= Date.parse(child.at) ? line : null;
+  };
   const open = () => {
-    const line = lines.get(awaited?.process);
+    const line = begun(awaited);
     if (!line) return;
     // It was there before, with the same settings and pins: it goes on, or is done.
     awaited = null;
@@ -20,7 +25,7 @@ function startedRuns(told) {
     run(line) { lines.set(line.process, line); open(); },
     child(child) {
       children.set(child.process, child);
-      if (child.process === awaited?.process && !child.running && !lines.has(child.process)) {
+      if (child.process === awaited?.process && !child.running && !begun(child)) {
         awaited = null;
         told(child);
       }

@@ -77,7 +77,7 @@ function listen(heard) {
       say("Not connected");
       if (events.readyState === EventSource.CLOSED) { events = null; setTimeout(again, 2000); }
     });
-    for (const kind of ["run", "gone", "checks", "child"]) {
+    for (const kind of ["all", "run", "gone", "checks", "child"]) {
       events.addEventListener(kind, ({ data }) => heard[kind]?.(JSON.parse(data)));
     }
   };
@@ -92,11 +92,11 @@ function listen(heard) {
 }
 
 // Posts JSON; returns what the server answers, or throws its words.
-async function post(path, value) {
+async function post(path, value, signal) {
   let answer;
   try {
     answer = await fetch(path, {
-      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(value) });
+      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(value), signal });
   } catch {
     throw Object.assign(new Error("The server does not answer."), { status: 0 });
   }

@@ -37,16 +37,19 @@
   };
   let asked = 0;
   let soon;
+  let inquiry = new AbortController();
   const look = () => {
     clearTimeout(soon);
+    inquiry.abort();
     const own = ++asked;
     start.disabled = forecast.disabled = true;
     if (!ready()) return;
     soon = setTimeout(async () => {
       setText(byId("preview-said"), "Rendering\u2026");
       byId("preview").setAttribute("aria-busy", "true");
+      inquiry = new AbortController();
       try {
-        const found = await post("/new/preview", form());
+        const found = await post("/new/preview", form(), inquiry.signal);
         if (own !== asked) return; // the form is another one by now
         show(found);
         start.disabled = forecast.disabled = false;

@@ -127,8 +127,15 @@
     waiting = true;
     requestAnimationFrame(() => { waiting = false; select(); });
   };
+  const drop = (name) => { runs.delete(name); chosen.delete(name); };
   listen({
+    all({ names }) { // what was removed while nobody told this page
+      const there = new Set(names);
+      for (const name of runs.keys()) if (!there.has(name)) drop(name);
+      showChosen();
+      selectSoon();
+    },
     run(line) { take(line); selectSoon(); },
-    gone({ name }) { runs.delete(name); chosen.delete(name); showChosen(); selectSoon(); },
+    gone({ name }) { drop(name); showChosen(); selectSoon(); },
   });
 }
