@@ -91,7 +91,7 @@ def view_command(
         )
 
     def opened(url: str) -> None:
-        click.echo(f"Runs of {base}: {url}")
+        click.echo(f"The runs in {base}: {url}")
         click.echo("Ctrl-C ends this.", err=True)
         if not no_open:  # a browser in the terminal stays until it is closed, and wants answers
             threading.Thread(target=_open_browser, args=(url,), daemon=True).start()
