@@ -29,8 +29,6 @@ _QUIT: Final = "q"
 _KEY: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|.", re.DOTALL)
 """A key as terminals send it: ECMA-48's control sequences are one each, whatever they hold."""
 
-"""What a terminal obeys instead of showing it, without tabs and newlines; and half characters."""
-
 _LABEL_KEYS: Final = "123456789acdefghijklmnoprtuvwxyz"
 
 

@@ -116,6 +116,7 @@ def facts_table() -> Table:
 
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What a terminal obeys instead of showing it, without tabs and newlines; and half characters."""
 
 
 def plain(text: object) -> str:

@@ -31,7 +31,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
     "--port",
     type=click.IntRange(0, 65535),
     default=0,
-    help="The port to listen at. [default: a free one]",
+    help="The port to listen at. [default: the folder's own, or a free one]",
 )
 @click.option("--read-only", is_flag=True, help="Let nobody check rows or start runs.")
 @click.option("--no-open", is_flag=True, help="Do not open the browser.")

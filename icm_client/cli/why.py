@@ -142,7 +142,7 @@ def _print_explanation(found: Explanation) -> None:
         "label": [one.label for one in demos],
         "left out": [_nats(one.left_out) for one in demos],
         "relabelled": [_nats(one.relabelled) for one in demos],
-        "": [_text(one.text) for one in demos],
+        "": [beginning(one.text, _TEXT) for one in demos],
     }
     if demos:
         print_table(table_that_fits(columns, drop=("",), numbers={"left out", "relabelled"}))
@@ -157,7 +157,7 @@ def _print_explanation(found: Explanation) -> None:
     if spans:
         click.echo()
         columns = {
-            "words": [_text(one.text) for one in spans],
+            "words": [beginning(one.text, _TEXT) for one in spans],
             "left out": [_nats(one.effect) for one in spans],
         }
         print_table(table_that_fits(columns, drop=(), numbers={"left out"}))
@@ -189,11 +189,6 @@ def _say_more(shown: int, every: int) -> None:
         click.echo(f"and {every - shown:,} more; --json has them all")
 
 
-def _text(text: str) -> str:
-    """The beginning of a row's text, for a table."""
-    return beginning(text, _TEXT)
-
-
 def _nats(effect: float | None) -> str:
     return "-" if effect is None else f"{effect:+.3f}"
 
@@ -205,7 +200,7 @@ def _print_teaching(found: Teaching) -> None:
         "label": [one.label for one in rows],
         "teaches": [_nats(one.effect) for one in rows],
         "helps": [share(one.helped) for one in rows],
-        "": [_text(one.text) for one in rows],
+        "": [beginning(one.text, _TEXT) for one in rows],
     }
     print_table(table_that_fits(columns, drop=("", "helps"), numbers={"teaches", "helps"}))
     _say_more(len(rows), len(found.rows))

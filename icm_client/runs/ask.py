@@ -1,7 +1,7 @@
 """Which rows of a run a person is best asked about, and how to go on with the answers.
 
-`icm_client.coherence.asking` chooses by the run's log-probs, so that names and threshold are told
-first; here it is given what rows say, as words. Answers are kept beside the run
+`icm_client.coherence.asking` chooses by the run's log-probs, first the rows that show whether names
+are right; here it is given what rows say, as words. Answers are kept beside the run
 (`icm_client.record.checks`).
 """
 

@@ -156,8 +156,8 @@ class View:
             await anyio.sleep(INTERVAL_S)
             try:
                 ended = await _threaded(self._children.ended)
-            except IcmError as error:  # the next one may be told of again
-                _LOG.warning("runs that have ended are not told of: %s", error)
+            except IcmError as error:  # the next look may succeed
+                _LOG.warning("runs that have ended could not be read: %s", error)
                 continue
             for child in ended:
                 self._live.tell(Event("child", child.document()))

@@ -39,7 +39,7 @@ _LOCK: Final = "children.lock"
 _LOCK_TIMEOUT_S: Final = 10.0  # it is held for as long as it takes to start one process
 
 _MOST: Final = 100
-"""Of the children that are told of: the log of each is read."""
+"""Children that are listed, the latest: the log of each is read."""
 
 
 @dataclass(frozen=True, slots=True)

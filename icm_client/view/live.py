@@ -38,7 +38,7 @@ _FILES: Final = (RECORD, JOURNAL, LABELS, RESULT, CHECKED, WHY)
 
 
 class Event(NamedTuple):
-    """Something to tell: `run` (a `RunLine`), `gone` (a name) or `checks` (a run's, as JSON)."""
+    """Something for pages to hear of; `icm_client.view.app` lists the kinds and their JSON."""
 
     kind: str
     data: Any
@@ -321,7 +321,7 @@ class LiveRuns:
 
     @contextmanager
     def listening(self) -> Iterator[MemoryObjectReceiveStream[Event]]:
-        """Give what is told in the block; the stream ends where a listener is too slow."""
+        """Give the events from now on; the stream ends where a listener is too slow."""
         send, receive = anyio.create_memory_object_stream[Event](_MOST_WAITING)
         self._listeners.add(send)
         self._listened.set()
